@@ -1,0 +1,3 @@
+//! The `hookstream` program: arguments, logs, start, signals, exit code.
+
+fn main() {}

@@ -1,0 +1,146 @@
+//! Every option of every subcommand: read once, checked together, all mistakes reported at once.
+//!
+//! This is the only reader of the environment. What the rest of the program sees are the typed groups below.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::schedule::RetrySchedule;
+
+/// How to reach Kafka and under which group to consume.
+#[derive(Clone)]
+pub struct Kafka {
+    /// `--brokers`: bootstrap servers, comma separated.
+    pub brokers: String,
+    /// `--group`: the consumer group; internal groups derive from it.
+    pub group: String,
+    /// `--kafka-property`: librdkafka properties, in the order given. Values may be secrets: never logged.
+    pub properties: Vec<(String, String)>,
+}
+
+/// Names and shapes of the topics.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    /// `--events-topic`
+    pub events: String,
+    /// `--integrations-topic`
+    pub integrations: String,
+    /// `--retry-topic-prefix`; a tier's topic is `<prefix>.<delay>`.
+    pub retry_prefix: String,
+    /// `--dead-letter-topic`
+    pub dead_letter: String,
+    /// `--attempts-topic`
+    pub attempts: String,
+    /// `--health-topic`
+    pub health: String,
+    /// `--topic-partitions`: of topics that `topics apply` creates.
+    pub partitions: u16,
+    /// `--topic-replication-factor`: the same.
+    pub replication_factor: u16,
+}
+
+/// `--ordering`: which first attempts wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordering {
+    /// First attempts of one webhook about the same entity go one after another.
+    Entity,
+    /// One request at a time per webhook, retries included.
+    Webhook,
+    /// No order.
+    None,
+}
+
+/// How deliveries are made.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// `--retry-schedule`
+    pub schedule: RetrySchedule,
+    /// `--request-timeout`: from name resolution to the answer's headers.
+    pub request_timeout: Duration,
+    /// `--connect-timeout`: name resolution, TCP and TLS, within the above.
+    pub connect_timeout: Duration,
+    /// `--ordering`
+    pub ordering: Ordering,
+    /// `--max-in-flight`: requests under way at once in this process.
+    pub max_in_flight: usize,
+    /// `--max-in-flight-per-webhook`
+    pub max_in_flight_per_webhook: usize,
+    /// `--max-in-flight-per-host`: over all webhooks with the same scheme, host and port.
+    pub max_in_flight_per_host: usize,
+    /// `--max-queued-bytes`: event bytes held in memory before consumption pauses.
+    pub max_queued_bytes: usize,
+    /// `--delivery-threads`: 0 means one per core that the process may use.
+    pub threads: usize,
+    /// `--allow-private-networks`
+    pub allow_private_networks: Vec<IpNet>,
+    /// `--drain-timeout`
+    pub drain_timeout: Duration,
+}
+
+/// When an integration counts as failing: the contract's section 9.
+#[derive(Clone, Copy, Debug)]
+pub struct Suspension {
+    /// `--errors-window`
+    pub errors_window: Duration,
+    /// `--errors-min-attempts`
+    pub errors_min_attempts: u32,
+    /// `--suspend-after`
+    pub suspend_after: Duration,
+    /// `--suspend-after-failures`
+    pub suspend_after_failures: u32,
+}
+
+/// The registration API's listener.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// `--api-listen`
+    pub listen: SocketAddr,
+    /// `--api-tokens-file`
+    pub tokens_file: Option<PathBuf>,
+    /// `--api-tls-cert` and `--api-tls-key`: PEM files, both or none.
+    pub tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// `--attempt-log`: which attempts are written to the attempts topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptLog {
+    /// Every attempt.
+    All,
+    /// Failed attempts.
+    Failures,
+    /// None.
+    Off,
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// All options that subcommands share.
+#[derive(Clone)]
+pub struct Settings {
+    /// Connection and group.
+    pub kafka: Kafka,
+    /// Topic names and shapes.
+    pub topics: Topics,
+    /// How deliveries are made.
+    pub delivery: Delivery,
+    /// When an integration counts as failing.
+    pub suspension: Suspension,
+    /// The registration API.
+    pub api: Api,
+    /// `--admin-listen`
+    pub admin_listen: SocketAddr,
+    /// `--attempt-log`
+    pub attempt_log: AttemptLog,
+    /// `--log-format`
+    pub log_format: LogFormat,
+}
