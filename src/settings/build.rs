@@ -32,7 +32,7 @@ pub(super) fn parsed(
     let warnings = scan::environment(environment, subcommand, &mut given, &mut mistakes);
     let mut reader = Reader { subcommand, given: &given, mistakes, mistaken: BTreeSet::new() };
     let logs = logs(&mut reader);
-    let command = command(&mut reader);
+    let command = command(&mut reader, logs.format);
     if reader.mistakes.is_empty() { Ok(Parsed { command, logs, warnings }) } else { Err(reader.mistakes) }
 }
 
@@ -40,7 +40,7 @@ pub(super) fn parsed(
 pub(super) fn defaults() -> Settings {
     let given = GivenOptions::new();
     let mut reader = Reader::new(Subcommand::Worker, &given);
-    settings(&mut reader)
+    settings(&mut reader, LogFormat::Human)
 }
 
 fn without_options(command: Command) -> Parsed {
@@ -172,11 +172,11 @@ fn logs(reader: &mut Reader<'_>) -> Logs {
     }
 }
 
-fn command(reader: &mut Reader<'_>) -> Command {
+fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Command {
     if reader.subcommand == Subcommand::Receiver {
         return Command::Receiver(receiver(reader));
     }
-    let settings = Box::new(settings(reader));
+    let settings = Box::new(settings(reader, log_format));
     contradictions::find(reader, &settings);
     match reader.subcommand {
         Subcommand::Worker => Command::Worker(settings),
@@ -210,7 +210,7 @@ const TIER_SUFFIX_BYTES_MAX: usize = 12;
 /// `.deltas`
 const DELTAS_SUFFIX_BYTES: usize = 7;
 
-fn settings(reader: &mut Reader<'_>) -> Settings {
+fn settings(reader: &mut Reader<'_>, log_format: LogFormat) -> Settings {
     Settings {
         kafka: Kafka {
             brokers: reader.value("brokers", values::brokers),
@@ -228,11 +228,7 @@ fn settings(reader: &mut Reader<'_>) -> Settings {
         api: api(reader),
         admin_listen: reader.value("admin-listen", values::address),
         attempt_log: reader.value("attempt-log", values::attempt_log),
-        // Its mistakes were told when the logs' own settings were read.
-        log_format: reader
-            .given("log-format")
-            .and_then(|given| values::log_format(given.texts.first()?).ok())
-            .unwrap_or(LogFormat::Human),
+        log_format,
     }
 }
 

@@ -1,7 +1,5 @@
 //! Help, made from the table of options: what it says is what is accepted.
 
-use std::fmt::Write as _;
-
 use super::command::{HelpTopic, Subcommand};
 use super::options::{self, Shape, Spec};
 

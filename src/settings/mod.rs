@@ -9,6 +9,8 @@ mod help;
 mod mistake;
 mod options;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::ffi::OsString;
