@@ -1,6 +1,7 @@
 //! Delivers a CRM's change events from Kafka to the integrations that subscribed to them.
 
 pub mod domain;
+pub mod kafka;
 mod run;
 pub mod settings;
 pub mod telemetry;

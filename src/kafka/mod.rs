@@ -1,0 +1,3 @@
+//! Everything that speaks to Kafka; nothing outside names rdkafka.
+
+pub mod properties;
