@@ -13,6 +13,9 @@ pub mod kafka;
 pub mod lanes;
 pub mod pipeline;
 pub mod report;
+mod run;
 pub mod settings;
 pub mod telemetry;
 pub mod worker;
+
+pub use run::run;

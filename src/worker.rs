@@ -73,21 +73,32 @@ pub enum WorkerError {
     Ended(&'static str),
 }
 
-/// Threads of the worker, by name.
-#[derive(Default)]
-struct Threads(Vec<(String, JoinHandle<()>)>);
+/// Threads of the worker, by name. One that panics ends the worker.
+struct Threads {
+    started: Vec<(String, JoinHandle<()>)>,
+    fatal: CancellationToken,
+}
 
 impl Threads {
+    fn new(fatal: &CancellationToken) -> Self {
+        Self { started: Vec::new(), fatal: fatal.clone() }
+    }
+
     fn start(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), WorkerError> {
         let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
-        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)?;
-        self.0.push((name.to_owned(), handle));
+        let unless_it_ends = self.fatal.clone().drop_guard();
+        let guarded = move || {
+            run();
+            unless_it_ends.disarm();
+        };
+        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(failed)?;
+        self.started.push((name.to_owned(), handle));
         Ok(())
     }
 
     /// Joins all. Blocks.
     fn join(self) {
-        for (name, handle) in self.0 {
+        for (name, handle) in self.started {
             if handle.join().is_err() {
                 tracing::error!(thread = name, "a thread panicked");
             }
@@ -161,7 +172,7 @@ impl Started {
         let fatal = CancellationToken::new();
         let table = Arc::new(RwLock::new(Table::default()));
         let feed_stop = CancellationToken::new();
-        let mut feed = Threads::default();
+        let mut feed = Threads::new(&fatal);
         let read = self.start_feed(&mut feed, &table, &feed_stop, &fatal)?;
         tokio::select! {
             biased;
@@ -207,7 +218,7 @@ impl Started {
         let sink_stop = CancellationToken::new();
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), sink_stop.clone(), fatal.clone())?;
         let shared = self.shared(sink.clone(), &pressure)?;
-        let mut shard_threads = Threads::default();
+        let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
         let pipeline = Pipeline::new(Arc::clone(table), Arc::clone(&pressure), Arc::clone(&self.metrics), shards);
         let outlet = Outlet {
@@ -218,7 +229,7 @@ impl Started {
             fatal: fatal.clone(),
             condition: Arc::clone(&self.condition),
         };
-        let mut consumers = Threads::default();
+        let mut consumers = Threads::new(fatal);
         let lag = self.start_consumers(&mut consumers, outlet, &shared)?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");

@@ -5,6 +5,7 @@ pub mod compacted;
 pub mod events;
 pub mod group;
 pub mod lag;
+pub mod properties;
 pub mod retries;
 pub mod sink;
 pub mod table_feed;
