@@ -2,5 +2,7 @@
 //! as a value.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod hash;
 pub mod schedule;
 pub mod signature;
+pub mod target;
