@@ -1,0 +1,3 @@
+//! Everything that speaks HTTP; nothing outside names hyper.
+
+pub mod address;
