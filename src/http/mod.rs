@@ -1,3 +1,4 @@
 //! Everything that speaks HTTP; nothing outside names hyper.
 
 pub mod address;
+pub mod resolver;
