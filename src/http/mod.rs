@@ -1,4 +1,9 @@
 //! Everything that speaks HTTP; nothing outside names hyper.
 
 pub mod address;
+pub mod admin;
+pub mod connector;
+pub mod courier;
 pub mod resolver;
+pub mod stream;
+pub mod tls;
