@@ -10,5 +10,7 @@ pub mod retries;
 pub mod sink;
 pub mod table_feed;
 pub mod wire;
+pub mod embedded;
+pub mod observer;
 
 pub use rdkafka::error::KafkaError as ClientError;
