@@ -177,5 +177,8 @@ fn client(kafka: &settings::Kafka, role: &'static str) -> Result<BaseConsumer<Cl
 fn partitions(consumer: &BaseConsumer<ClientLog>, topic: &str) -> Result<Vec<TopicPartition>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT)?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic);
-    Ok(found.flat_map(|found| found.partitions().iter().map(MetadataPartition::id)).map(|id| (topic.to_owned(), id)).collect())
+    Ok(found
+        .flat_map(|found| found.partitions().iter().map(MetadataPartition::id))
+        .map(|id| (topic.to_owned(), id))
+        .collect())
 }
