@@ -213,7 +213,7 @@ static SELECTION: &[Spec] = &[
 
 static DEMO: &[Spec] = &[
     Spec::one("for", "DURATION", "end by itself after this time; without it, when interrupted", &[Demo]),
-    Spec::one("rate", "COUNT", "sample events a second", &[Demo]).default("50"),
+    Spec::one("rate", "COUNT", "sample events a second, at most", &[Demo]).default("50"),
 ];
 
 static RECEIVER: &[Spec] = &[

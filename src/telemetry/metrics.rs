@@ -299,7 +299,7 @@ pub enum Within {
 
 /// The smallest upper end of a bucket that at least `share` of the observations of histograms with the same buckets are in.
 fn within(histograms: &[Histogram], share: f64) -> Option<Within> {
-    let protos: Vec<_> = histograms.iter().map(|histogram| histogram.metric()).collect();
+    let protos: Vec<_> = histograms.iter().map(Histogram::metric).collect();
     let total: u64 = protos.iter().map(|proto| proto.get_histogram().get_sample_count()).sum();
     if total == 0 {
         return None;

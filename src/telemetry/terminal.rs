@@ -63,8 +63,9 @@ fn home(frame: &[String]) -> String {
     if frame.is_empty() { String::new() } else { format!("\x1b[{}A\r", frame.len()) }
 }
 
+/// Line by line: terminals may keep what is erased all at once.
 fn erase(frame: &[String]) -> String {
-    format!("{}\x1b[J", home(frame))
+    format!("{}{}{}", home(frame), "\x1b[2K\n".repeat(frame.len()), home(frame))
 }
 
 /// Draws over the last frame. Lines are cut at the right edge (wrapping is off while they are written), so that a frame
@@ -90,6 +91,6 @@ mod tests {
         let first = frame(&["a", "b"]);
         assert_eq!(redraw(&[], &first), "\x1b[?7la\x1b[0m\x1b[K\r\nb\x1b[0m\x1b[K\r\n\x1b[?7h\x1b[J");
         assert!(redraw(&first, &frame(&["c"])).starts_with("\x1b[2A\r\x1b[?7lc"));
-        assert_eq!(erase(&first), "\x1b[2A\r\x1b[J");
+        assert_eq!(erase(&first), "\x1b[2A\r\x1b[2K\n\x1b[2K\n\x1b[2A\r");
     }
 }

@@ -50,6 +50,7 @@ impl Webhooks {
 
     /// These and those.
     #[cfg(test)]
+    #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -371,12 +372,15 @@ impl Balance {
         } else if self.dropped > self.missing {
             faults.push(Fault::Dropped { excess: self.dropped - self.missing });
         }
-        let counted: [(u64, fn(u64) -> Fault); 3] = [
-            (self.strangers, Fault::Strangers),
-            (self.changed_ids, Fault::ChangedIds),
-            (self.unsigned, Fault::Unsigned),
-        ];
-        faults.extend(counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, fault)| fault(count)));
+        if self.strangers > 0 {
+            faults.push(Fault::Strangers(self.strangers));
+        }
+        if self.changed_ids > 0 {
+            faults.push(Fault::ChangedIds(self.changed_ids));
+        }
+        if self.unsigned > 0 {
+            faults.push(Fault::Unsigned(self.unsigned));
+        }
         faults
     }
 }

@@ -1,8 +1,8 @@
 //! `hookstream demo`: the whole system in one process, on a broker of its own, and an account of every event at the end.
 //!
 //! The worker is the real one, with all it has; around it stand a broker, three receivers, a producer, a view and the
-//! account. Everything is on loopback and in memory: nothing is left behind. [`run`] says what is started and in which
-//! order, [`Stage::perform`] what happens then.
+//! account. Everything is on loopback and in memory: nothing is left behind. [`run`] starts what must be there before the
+//! worker, `Stage::show` what lives as long as it does, and `Performance::perform` says what happens then.
 
 pub mod account;
 pub mod sample;
@@ -20,6 +20,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use bytes::Bytes;
 use ipnet::IpNet;
+use prometheus::IntCounter;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,7 @@ use watch::{Watch, tier_topics};
 /// Partitions of each topic.
 const PARTITIONS: i32 = 4;
 /// How long the worker may take to join its groups: the broker lets members gather for 3 s.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long retries may run out beyond the whole schedule: requests and a busy machine take time too.
 const RUN_OUT_EXTRA: Duration = Duration::from_secs(5);
 /// Between two looks at whether something has come about.
@@ -51,8 +52,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const FRAME_EVERY: Duration = Duration::from_millis(200);
 /// Between two lines elsewhere.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// The share of the view's percentiles.
+/// The shares of the view's percentiles.
 const P99: f64 = 0.99;
+const HALF: f64 = 0.5;
 
 /// Why a demo could not be shown to its end.
 #[derive(Debug, thiserror::Error)]
@@ -243,13 +245,14 @@ impl Stage {
         }
         worker_ended.cancel();
         let remains = watching.join_next().await.ok_or(DemoError::WorkerEnded)???;
+        performance.set(Phase::Ended);
         stop_view.cancel();
         while let Some(viewed) = viewing.join_next().await {
             viewed?;
         }
         performed?;
         let dropped = metrics.dropped().map(|(_, count)| count).sum();
-        conclude(&settings, &ledger, Remains { dropped, ..remains })
+        conclude(&settings, &ledger, &Remains { dropped, ..remains })
     }
 }
 
@@ -262,9 +265,9 @@ fn unasked(ended: Option<Result<Result<(), WorkerError>, tokio::task::JoinError>
 }
 
 /// Writes the summary; says whether the account balances.
-fn conclude(settings: &Settings, ledger: &Ledger, remains: Remains) -> Result<bool, DemoError> {
+fn conclude(settings: &Settings, ledger: &Ledger, remains: &Remains) -> Result<bool, DemoError> {
     let account = lock(ledger);
-    let balance: Balance = account.balance(&remains);
+    let balance: Balance = account.balance(remains);
     let tiers: Vec<String> = settings.delivery.schedule.tiers().iter().map(ToString::to_string).collect();
     let dead: Vec<_> = account.dead_by_reason().collect();
     drop(account);
@@ -400,8 +403,7 @@ impl Camera {
             rate: self.demo.rate,
             admin: self.admin.clone(),
             broker: self.broker.clone(),
-            events: [&metrics.events_matched, &metrics.events_unmatched, &metrics.events_invalid]
-                .map(|count| count.get()),
+            events: [&metrics.events_matched, &metrics.events_unmatched, &metrics.events_invalid].map(IntCounter::get),
             acknowledged: metrics.deliveries_acknowledged.get(),
             tiers: (self.tiers.iter().zip(&metrics.retries).enumerate())
                 .map(|(tier, (name, put))| (name.clone(), put.get(), account.waiting(tier)))
@@ -411,7 +413,7 @@ impl Camera {
             queued: metrics.queued_deliveries.get(),
             circuits_open: metrics.circuits_open.get(),
             lateness: metrics.lateness_within(P99),
-            latency: metrics.latency_within(P99),
+            latency: metrics.latency_within(HALF),
             receivers: (0..4).map(|webhook| account.requests(webhook)).collect(),
             is_down: receivers::is_down(elapsed),
         }

@@ -18,6 +18,9 @@ use crate::settings::Demo;
 const BATCH_EVERY: Duration = Duration::from_millis(20);
 /// Events under way to Kafka at once. A rate that would need more is not reached.
 const BATCH_MAX: u64 = 2_000;
+/// Deliveries that may be without an end at once. A tier's partition may hold all of them, and the broker forgets what is
+/// beyond 5 MiB there. A rate that would need more is not reached either.
+const OPEN_MAX: u64 = 6_000;
 
 /// Produces for as long as the demo is to last, or until `finish`, or until the account is full.
 ///
@@ -42,8 +45,13 @@ pub async fn produce(
         let elapsed = began.elapsed();
         let is_last = demo.duration.is_some_and(|duration| elapsed >= duration);
         let elapsed = demo.duration.map_or(elapsed, |duration| elapsed.min(duration));
-        let produced = lock(ledger).produced();
-        let batch = due(elapsed, demo.rate).saturating_sub(produced).min(BATCH_MAX);
+        let (produced, open) = {
+            let account = lock(ledger);
+            (account.produced(), account.open())
+        };
+        // An event is for two webhooks at most.
+        let room = OPEN_MAX.saturating_sub(open) / 2;
+        let batch = due(elapsed, demo.rate).saturating_sub(produced).min(BATCH_MAX).min(room);
         try_join_all(
             (0..batch).filter_map(|_| next(topic, ledger)).map(|event| async move { sink.publish(&event).await }),
         )

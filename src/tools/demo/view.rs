@@ -20,6 +20,8 @@ pub enum Phase {
     RunningOut,
     /// The worker drains.
     Stopping,
+    /// Nothing runs any more.
+    Ended,
 }
 
 impl Phase {
@@ -29,6 +31,7 @@ impl Phase {
             Self::Producing => "producing",
             Self::RunningOut => "running-out",
             Self::Stopping => "stopping",
+            Self::Ended => "ended",
         }
     }
 }
@@ -64,7 +67,7 @@ pub struct Reading {
     pub circuits_open: i64,
     /// 99 of 100 retries were attempted within this after they fell due.
     pub lateness: Option<Within>,
-    /// 99 of 100 deliveries were acknowledged within this after their event was written.
+    /// Half of the deliveries were acknowledged within this after their event was written.
     pub latency: Option<Within>,
     /// By webhook: what its receiver has seen.
     pub receivers: Vec<Requests>,
@@ -154,14 +157,15 @@ impl Reading {
 
     fn head(&self, paint: Paint) -> Vec<String> {
         let clock = match self.duration {
-            Some(duration) => format!("{} of {}", minutes(self.elapsed), minutes(duration)),
-            None => minutes(self.elapsed),
+            Some(duration) if self.elapsed < duration => format!("{} of {}", minutes(self.elapsed), minutes(duration)),
+            Some(_) | None => minutes(self.elapsed),
         };
         let phase = match self.phase {
             Phase::Starting => paint.yellow("starting: the worker joins its groups, which takes 3 s"),
-            Phase::Producing => paint.green(&format!("producing {} events/s", self.rate)),
+            Phase::Producing => paint.green(&format!("producing up to {} events/s (Ctrl-C: no more)", self.rate)),
             Phase::RunningOut => paint.yellow("no more events: the retries run out (Ctrl-C: stop at once)"),
             Phase::Stopping => paint.yellow("stopping: the worker drains"),
+            Phase::Ended => paint.dim("ended"),
         };
         vec![
             format!("{}  {clock}  {phase}", paint.bold("hookstream demo")),
@@ -204,7 +208,7 @@ impl Reading {
     }
 
     fn receivers(&self, paint: Paint) -> Vec<String> {
-        let head = format!("{:<13}{:<27}{:>9}{:>14}   answers", "receiver", "webhook", "requests", "acknowledged");
+        let head = format!("{:<14}{:<26}{:>9}{:>14}   answers", "receiver", "webhook", "requests", "acknowledged");
         let mut lines = vec![paint.bold(&head)];
         for sample in &SAMPLES {
             for (place, webhook) in sample.webhooks.iter().enumerate() {
@@ -217,7 +221,7 @@ impl Reading {
                     Behaviour::NeverEchoes => paint.red("without echo"),
                 };
                 let counts = format!("{:>9}{:>14}", seen.received, seen.acknowledged);
-                lines.push(format!("{name:<13}{:<27}{counts}   {answers}", webhook.name));
+                lines.push(format!("{name:<14}{:<26}{counts}   {answers}", webhook.name));
             }
         }
         lines
@@ -245,7 +249,7 @@ impl Reading {
             format!("wait now     {wait}"),
             format!("{}{dead}", paint.bold("dead letters")),
             format!(
-                "in flight {}   circuits open {}   p99: retry lateness {}, delivery {}",
+                "in flight {}   circuits open {}   retry lateness p99 {}   delivery p50 {}",
                 self.in_flight,
                 self.circuits_open,
                 within(self.lateness),
@@ -307,7 +311,7 @@ mod tests {
         }
         let text = frame.join("\n");
         for part in
-            ["01:17 of 00:30", "acknowledged 1001", "in a tier 28", "dead 9", "circuits open 1", "<=25ms", "503"]
+            ["01:17  no more events", "acknowledged 1001", "in a tier 28", "dead 9", "circuits open 1", "<=25ms", "503"]
         {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
