@@ -12,8 +12,7 @@ pub fn lines(balance: &Balance, tiers: &[String], dead: &[(DeadReason, u64)]) ->
     let invalid = balance.invalid;
     let (requests, distinct) = (balance.requests, balance.distinct);
     let mut lines = vec![
-        "what became of everything, by what was produced, what the receivers answered and what the topics hold:"
-            .to_owned(),
+        "what became of everything, from what receivers answered and topics hold:".to_owned(),
         row("events produced", balance.produced, ""),
         row("  for no webhook", balance.unmatched, ""),
         row("  not events", invalid, &format!("   dead letters {}", balance.invalid_dead)),

@@ -163,7 +163,7 @@ impl Reading {
         let phase = match self.phase {
             Phase::Starting => paint.yellow("starting: the worker joins its groups, which takes 3 s"),
             Phase::Producing => paint.green(&format!("producing up to {} events/s (Ctrl-C: no more)", self.rate)),
-            Phase::RunningOut => paint.yellow("no more events: the retries run out (Ctrl-C: stop at once)"),
+            Phase::RunningOut => paint.yellow("no more events, retries run out (Ctrl-C: stop)"),
             Phase::Stopping => paint.yellow("stopping: the worker drains"),
             Phase::Ended => paint.dim("ended"),
         };
