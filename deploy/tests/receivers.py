@@ -1,4 +1,7 @@
-"""Runs the receivers of docs/receivers.md as they stand there, each against requests signed here, good and bad ones."""
+"""Runs the receivers of docs/receivers.md as they stand there, each against requests signed here, good and bad ones.
+
+For other tests `python3 deploy/tests/receivers.py FOLDER` writes them out: receiver.py, receiver.mjs, receiver.go, and a package in rust/.
+"""
 
 import base64
 import hashlib
@@ -8,6 +11,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -38,6 +42,22 @@ def sign(secret: str, delivery: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
 
 
+MANIFEST = '[package]\nname = "receiver"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n\n'
+
+
+def write_out(folder: Path) -> None:
+    code = blocks()
+    for name, text in {
+        "receiver.py": code["Python", "python"],
+        "receiver.mjs": code["Node", "javascript"],
+        "receiver.go": code["Go", "go"],
+        "rust/Cargo.toml": MANIFEST + code["Rust", "toml"],
+        "rust/src/main.rs": code["Rust", "rust"],
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 def python(folder: Path) -> list:
     (folder / "receiver.py").write_text(blocks()["Python", "python"])
     return ["python3", folder / "receiver.py"]
@@ -59,8 +79,7 @@ def rust(_: Path) -> list:
     # Kept from run to run, so that its dependencies are built once.
     package = Path(os.environ["TOOLS"]) / "receiver-rust"
     (package / "src").mkdir(parents=True, exist_ok=True)
-    manifest = '[package]\nname = "receiver"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n\n' + blocks()["Rust", "toml"]
-    for path, text in ((package / "Cargo.toml", manifest), (package / "src/main.rs", blocks()["Rust", "rust"])):
+    for path, text in ((package / "Cargo.toml", MANIFEST + blocks()["Rust", "toml"]), (package / "src/main.rs", blocks()["Rust", "rust"])):
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
     # The project's own versions, so that the example is built from what the project is built from.
@@ -175,3 +194,7 @@ def check(report: Report) -> None:
     for language, start in (("Python", python), ("Node", node), ("Go", go), ("Rust", rust)):
         report.check(f"the receiver in {language} believes what is signed, echoes it, and nothing else", behaves, start)
     report.check("the request by hand is acknowledged", by_hand)
+
+
+if __name__ == "__main__":
+    write_out(Path(sys.argv[1]))
