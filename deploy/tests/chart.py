@@ -70,7 +70,7 @@ WITH = {
     "monitoring.serviceMonitor.labels": {"monitoring.serviceMonitor.enabled": True},
     "monitoring.rules.labels": {"monitoring.rules.enabled": True},
     "monitoring.rules.runbookBaseUrl": {"monitoring.rules.enabled": True},
-    "delivery.drainTimeout": {"worker.terminationGracePeriodSeconds": 90},
+    "delivery.drainTimeout": {"worker.terminationGracePeriodSeconds": 90, "api.terminationGracePeriodSeconds": 90},
     "serviceAccount.create": {"serviceAccount.name": "there-already"},
 }
 for role in ("worker", "api"):
@@ -108,11 +108,14 @@ REFUSED = [
     ({"delivery.requestTimeout": "30s"}, "delivery.drainTimeout (25s) is shorter than delivery.requestTimeout (30s)"),
     ({"delivery.connectTimeout": "11s"}, "delivery.connectTimeout (11s) is longer than delivery.requestTimeout (10s)"),
     ({"delivery.drainTimeout": "55s"}, "worker.terminationGracePeriodSeconds (60) leaves less than 10 s beyond delivery.drainTimeout (55s)"),
+    ({"api.terminationGracePeriodSeconds": 30}, "api.terminationGracePeriodSeconds (30) leaves less than 10 s beyond delivery.drainTimeout (25s)"),
     ({"delivery.retrySchedule": ""}, 'delivery.retrySchedule holds ""'),
     ({"delivery.retrySchedule": "30s,soon"}, 'delivery.retrySchedule holds "soon"'),
     ({"delivery.ordering": "strict"}, "'entity', 'webhook', 'none'"),
     ({"delivery.maxInFlightPerWebhook": 2000}, "delivery.maxInFlightPerWebhook (2000) is more than delivery.maxInFlight (1024)"),
     ({"delivery.maxInFlightPerHost": 2000}, "delivery.maxInFlightPerHost (2000) is more than delivery.maxInFlight (1024)"),
+    ({"delivery.maxInFlight": 200000}, "maxInFlight"),
+    ({"delivery.maxQueuedBytes": 1000}, "maxQueuedBytes"),
     ({"delivery.maxQueuedBytes": "lots"}, 'delivery.maxQueuedBytes is "lots"'),
     ({"delivery.allowPrivateNetworks": ["10.0.0.1"]}, 'delivery.allowPrivateNetworks holds "10.0.0.1": write address ranges'),
     ({"delivery.attemptLog": "some"}, "'all', 'failures', 'off'"),

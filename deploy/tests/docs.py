@@ -17,6 +17,7 @@ SUBCOMMANDS = {
 
 
 def check(report: Report) -> None:
+    report.check("the options that are compared with are the program's", known_options)
     for page in PAGES:
         report.check(f"{page.name}: links lead somewhere", links, page)
         report.check(f"{page.name}: options and commands are the program's", options, page)
@@ -83,3 +84,11 @@ def headings(page: Path) -> None:
 def no_machine(page: Path) -> None:
     for word in ("/work/", "/root/", "/tmp/", "/home/"):
         need(word not in page.read_text(), f"it names {word}")
+
+
+def known_options() -> None:
+    """The list that pages, chart and compose file are compared with is the program's own."""
+    table = (ROOT / "src/settings/options.rs").read_text()
+    there = set(re.findall(r'Spec::(?:one|flag)\(\s*"([a-z-]+)"', table))
+    listed = NAMES - {"help", "version"}
+    need(there == listed, f"only the program has {there - listed}; only deploy/tests/options.py has {listed - there}")

@@ -67,15 +67,17 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- $request := include "hookstream.millis" $v.delivery.requestTimeout | int64 -}}
 {{- $connect := include "hookstream.millis" $v.delivery.connectTimeout | int64 -}}
 {{- $drain := include "hookstream.millis" $v.delivery.drainTimeout | int64 -}}
-{{- $grace := mul ($v.worker.terminationGracePeriodSeconds | int64) 1000 -}}
 {{- if lt $drain $request -}}
 {{- $m = append $m (printf "delivery.drainTimeout (%s) is shorter than delivery.requestTimeout (%s): a stopping worker would cut off requests that still have time" $v.delivery.drainTimeout $v.delivery.requestTimeout) -}}
 {{- end -}}
 {{- if gt $connect $request -}}
 {{- $m = append $m (printf "delivery.connectTimeout (%s) is longer than delivery.requestTimeout (%s), which it is a part of" $v.delivery.connectTimeout $v.delivery.requestTimeout) -}}
 {{- end -}}
-{{- if lt $grace (add $drain 10000) -}}
-{{- $m = append $m (printf "worker.terminationGracePeriodSeconds (%d) leaves less than 10 s beyond delivery.drainTimeout (%s): Kubernetes would kill a worker before it has committed" (int $v.worker.terminationGracePeriodSeconds) $v.delivery.drainTimeout) -}}
+{{- range $role := list "worker" "api" -}}
+{{- $grace := (get $v $role).terminationGracePeriodSeconds | int64 -}}
+{{- if and (or (eq $role "worker") $v.api.enabled) (lt (mul $grace 1000) (add $drain 10000)) -}}
+{{- $m = append $m (printf "%s.terminationGracePeriodSeconds (%d) leaves less than 10 s beyond delivery.drainTimeout (%s): Kubernetes would kill it before it is through" $role $grace $v.delivery.drainTimeout) -}}
+{{- end -}}
 {{- end -}}
 {{- if gt (include "hookstream.millis" $v.monitoring.serviceMonitor.scrapeTimeout | int64) (include "hookstream.millis" $v.monitoring.serviceMonitor.interval | int64) -}}
 {{- $m = append $m (printf "monitoring.serviceMonitor.scrapeTimeout (%s) is longer than its interval (%s)" $v.monitoring.serviceMonitor.scrapeTimeout $v.monitoring.serviceMonitor.interval) -}}

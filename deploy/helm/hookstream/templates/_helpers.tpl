@@ -112,7 +112,6 @@ imagePullSecrets:
 {{- include "hookstream.option" (list "DEAD_LETTER_TOPIC" .Values.topics.deadLetter) }}
 {{- include "hookstream.option" (list "ATTEMPTS_TOPIC" .Values.topics.attempts) }}
 {{- include "hookstream.option" (list "HEALTH_TOPIC" .Values.topics.health) }}
-{{- include "hookstream.option" (list "RETRY_SCHEDULE" .Values.delivery.retrySchedule) }}
 {{- include "hookstream.option" (list "LOG_FORMAT" .Values.logs.format) }}
 {{- include "hookstream.option" (list "LOG_LEVEL" .Values.logs.level) }}
 {{- end -}}
@@ -121,6 +120,7 @@ imagePullSecrets:
 {{- define "hookstream.env.requests" -}}
 {{- include "hookstream.option" (list "REQUEST_TIMEOUT" .Values.delivery.requestTimeout) }}
 {{- include "hookstream.option" (list "CONNECT_TIMEOUT" .Values.delivery.connectTimeout) }}
+{{- include "hookstream.option" (list "DRAIN_TIMEOUT" .Values.delivery.drainTimeout) }}
 {{- with .Values.delivery.allowPrivateNetworks }}
 {{- include "hookstream.option" (list "ALLOW_PRIVATE_NETWORKS" (join "," .)) }}
 {{- end }}
@@ -128,6 +128,7 @@ imagePullSecrets:
 {{- end -}}
 
 {{- define "hookstream.env.worker" -}}
+{{- include "hookstream.env.topics" . }}
 {{- include "hookstream.option" (list "ORDERING" .Values.delivery.ordering) }}
 {{- include "hookstream.option" (list "MAX_IN_FLIGHT" .Values.delivery.maxInFlight) }}
 {{- include "hookstream.option" (list "MAX_IN_FLIGHT_PER_WEBHOOK" .Values.delivery.maxInFlightPerWebhook) }}
@@ -135,14 +136,15 @@ imagePullSecrets:
 {{- include "hookstream.option" (list "MAX_QUEUED_BYTES" .Values.delivery.maxQueuedBytes) }}
 {{- include "hookstream.option" (list "DELIVERY_THREADS" .Values.delivery.deliveryThreads) }}
 {{- include "hookstream.option" (list "ATTEMPT_LOG" .Values.delivery.attemptLog) }}
-{{- include "hookstream.option" (list "DRAIN_TIMEOUT" .Values.delivery.drainTimeout) }}
 {{- include "hookstream.option" (list "ERRORS_WINDOW" .Values.health.errorsWindow) }}
 {{- include "hookstream.option" (list "ERRORS_MIN_ATTEMPTS" .Values.health.errorsMinAttempts) }}
 {{- include "hookstream.option" (list "SUSPEND_AFTER" .Values.health.suspendAfter) }}
 {{- include "hookstream.option" (list "SUSPEND_AFTER_FAILURES" .Values.health.suspendAfterFailures) }}
 {{- end -}}
 
+{{/* What the topics are to be like: for the job that makes them, and for the worker, which checks them. */}}
 {{- define "hookstream.env.topics" -}}
+{{- include "hookstream.option" (list "RETRY_SCHEDULE" .Values.delivery.retrySchedule) }}
 {{- include "hookstream.option" (list "TOPIC_PARTITIONS" .Values.topics.apply.partitions) }}
 {{- include "hookstream.option" (list "TOPIC_REPLICATION_FACTOR" .Values.topics.apply.replicationFactor) }}
 {{- end -}}
