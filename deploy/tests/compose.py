@@ -128,9 +128,10 @@ def scripts() -> None:
         lines = must("sh", ROOT / "deploy/compose/events.sh", env=environment).splitlines()
     need(len(lines) == 15, f"{len(lines)} events and not 15")
     for line in lines:
-        workspace, _, value = line.partition("|")
+        headers, _, record = line.partition("\t")
+        key, _, value = record.partition("|")
         event = json.loads(value)
-        need(workspace == "demo" and event["id"] and event["type"] == "change" and event["entityIds"], line)
+        need(headers == "workspace:demo" and key in event["entityIds"].values() and event["id"] and event["type"] == "change" and event["entityIds"], line)
 
 
 def secret(services: dict) -> None:
