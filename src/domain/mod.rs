@@ -2,5 +2,15 @@
 //! as a value.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod event;
+pub mod filter;
+pub mod hash;
+pub mod integration;
+pub mod outcome;
 pub mod schedule;
+pub mod signature;
+pub mod table;
+pub mod target;
+pub mod ticks;
 pub mod topics;
+pub mod tracker;

@@ -1,4 +1,15 @@
-//! Everything that speaks to Kafka. No other module names the client library.
+//! Everything that speaks to Kafka; nothing outside names rdkafka.
 
 pub mod client;
+pub mod compacted;
+pub mod events;
+pub mod group;
+pub mod lag;
+pub mod properties;
+pub mod retries;
+pub mod sink;
+pub mod table_feed;
 pub mod topics;
+pub mod wire;
+
+pub use rdkafka::error::KafkaError as ClientError;

@@ -12,7 +12,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 
-use super::client::{self, ClientLog, ConsumerRole};
+use super::client::{ClientLog, admin_config, table_consumer_config};
 use crate::domain::schedule::RetrySchedule;
 use crate::domain::topics::{self, Actual, ActualTopic, Finding, Fix, Plan, Severity, TopicSpec};
 use crate::settings;
@@ -138,7 +138,7 @@ pub async fn apply(
     schedule: &RetrySchedule,
 ) -> Result<Applied, TopicsError> {
     let names = names(topics, schedule);
-    let admin = client::admin(kafka).map_err(TopicsError::Configuration)?;
+    let admin = admin_client(kafka)?;
     let plan = plan(kafka, topics, schedule).await?;
     let mut applied = Applied::default();
     create(&admin, &plan, &mut applied).await;
@@ -159,10 +159,14 @@ fn names(topics: &settings::Topics, schedule: &RetrySchedule) -> Vec<String> {
     topics::expected(topics, schedule, topics::MESSAGE_BYTES_DEFAULT, 1).into_iter().map(|spec| spec.name).collect()
 }
 
+fn admin_client(kafka: &settings::Kafka) -> Result<AdminClient<ClientLog>, TopicsError> {
+    admin_config(kafka).create_with_context(ClientLog::new("admin")).map_err(TopicsError::Configuration)
+}
+
 /// Reads the named topics from the cluster. Names of topics are not asked for, since that may create them.
 async fn read(kafka: &settings::Kafka, names: &[String]) -> Result<Actual, TopicsError> {
     let wanted: BTreeSet<String> = names.iter().cloned().collect();
-    let config = client::consumer_config(kafka, ConsumerRole::Range);
+    let config = table_consumer_config(kafka, "topics");
     let brokers = kafka.brokers.clone();
     let metadata = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer<ClientLog> =
@@ -206,7 +210,7 @@ async fn describe(kafka: &settings::Kafka, actual: &mut Actual) -> Result<(), To
     if actual.topics.is_empty() {
         return Ok(());
     }
-    let admin = client::admin(kafka).map_err(TopicsError::Configuration)?;
+    let admin = admin_client(kafka)?;
     let names: Vec<_> = actual.topics.keys().cloned().collect();
     match entries(&admin, &names).await {
         Ok(mut entries) => {
