@@ -47,25 +47,25 @@ impl Judge<'_> {
         let wanted = self.spec.partitions;
         let partitions = actual.partitions;
         match self.spec.purpose {
+            Purpose::Tier(_) | Purpose::DeadLetter | Purpose::Attempts if partitions < wanted => {
+                let cost = format!("at most {} can share the work on this topic", count(partitions, "worker"));
+                let values = (partitions.to_string(), wanted.to_string());
+                self.add("partitions", values, (Severity::Warning, cost), Fix::Partitions(wanted));
+            }
+            Purpose::HealthDeltas if partitions != wanted => {
+                let cost = "failures of an integration would be counted where its state is not kept".to_owned();
+                let values = (partitions.to_string(), format!("{wanted}, as many as the health topic has"));
+                let fix = if partitions < wanted { Fix::Partitions(wanted) } else { Fix::ByHand };
+                self.add("partitions", values, (Severity::Error, cost), fix);
+            }
             // Tables keep the count they were made with: another would move keys away from their records.
-            Purpose::Events | Purpose::Integrations | Purpose::Health => {}
-            Purpose::Tier(_) | Purpose::DeadLetter | Purpose::Attempts if partitions < wanted => self.add(
-                "partitions",
-                (partitions.to_string(), wanted.to_string()),
-                (
-                    Severity::Warning,
-                    format!("at most {} can share the work on this topic", count(partitions, "worker")),
-                ),
-                Fix::Partitions(wanted),
-            ),
-            Purpose::Tier(_) | Purpose::DeadLetter | Purpose::Attempts => {}
-            Purpose::HealthDeltas if partitions != wanted => self.add(
-                "partitions",
-                (partitions.to_string(), format!("{wanted}, as many as the health topic has")),
-                (Severity::Error, "failures of an integration would be counted where its state is not kept".to_owned()),
-                if partitions < wanted { Fix::Partitions(wanted) } else { Fix::ByHand },
-            ),
-            Purpose::HealthDeltas => {}
+            Purpose::Events
+            | Purpose::Integrations
+            | Purpose::Tier(_)
+            | Purpose::DeadLetter
+            | Purpose::Attempts
+            | Purpose::Health
+            | Purpose::HealthDeltas => {}
         }
         if actual.replicas < self.spec.replicas {
             self.add(
@@ -123,35 +123,28 @@ impl Judge<'_> {
     fn cleanup(&mut self, policy: &str) {
         let mut words: Vec<_> = policy.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
         words.sort_unstable();
-        let purpose = self.spec.purpose;
-        if purpose.is_table() {
-            if words != ["compact"] {
-                let cost = match purpose {
-                    Purpose::Integrations => {
-                        "registrations older than the retention vanish, and their events with them"
-                    }
-                    _ => {
-                        "suspensions older than the retention are forgotten, and the integration is delivered to again"
-                    }
-                };
-                self.set(Severity::Error, "cleanup.policy", Some(policy), cost.to_owned());
+        let is_compacted = words.contains(&"compact");
+        let (severity, cost) = match self.spec.purpose {
+            Purpose::Integrations | Purpose::Health if words == ["compact"] => return,
+            Purpose::Integrations => (
+                Severity::Error,
+                "registrations older than the retention vanish, and what they subscribed to with them",
+            ),
+            Purpose::Health => (
+                Severity::Error,
+                "suspensions older than the retention are forgotten, and what failed is sent to again",
+            ),
+            _ if words.is_empty() => (Severity::Warning, "the topic grows for ever"),
+            _ if !is_compacted => return,
+            Purpose::Events => (Severity::Error, "events are replaced by newer ones of their key before they are read"),
+            Purpose::Tier(_) => {
+                (Severity::Error, "retries are replaced by newer ones of their webhook before they are due")
             }
-        } else if words.contains(&"compact") {
-            let (severity, cost) = match purpose {
-                Purpose::Events => {
-                    (Severity::Error, "events are replaced by newer ones of the same key before they are read")
-                }
-                Purpose::Tier(_) => {
-                    (Severity::Error, "retries are replaced by newer ones of the same webhook before they are due")
-                }
-                Purpose::DeadLetter => (Severity::Error, "dead letters are replaced by newer ones of the same webhook"),
-                Purpose::HealthDeltas => (Severity::Error, "counts are replaced by newer ones before they are summed"),
-                _ => (Severity::Warning, "only the newest attempt of an integration is kept"),
-            };
-            self.set(severity, "cleanup.policy", Some(policy), cost.to_owned());
-        } else if words.is_empty() {
-            self.set(Severity::Warning, "cleanup.policy", Some(policy), "the topic grows for ever".to_owned());
-        }
+            Purpose::DeadLetter => (Severity::Error, "dead letters are replaced by newer ones of their webhook"),
+            Purpose::HealthDeltas => (Severity::Error, "counts are replaced by newer ones before they are summed"),
+            Purpose::Attempts => (Severity::Warning, "only the newest attempt of an integration is kept"),
+        };
+        self.set(severity, "cleanup.policy", Some(policy), cost.to_owned());
     }
 
     fn retention(&mut self, millis: i64) {
