@@ -9,6 +9,7 @@ pub mod properties;
 pub mod retries;
 pub mod sink;
 pub mod table_feed;
+pub mod topics;
 pub mod wire;
 pub mod embedded;
 pub mod observer;

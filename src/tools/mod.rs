@@ -1,3 +1,8 @@
-//! What people run beside the service: not on the path of an event.
+//! The subcommands beside the worker and the API.
 
 pub mod demo;
+pub mod receiver;
+mod receiver_log;
+
+pub use receiver_log::Output;
+pub mod topics;

@@ -209,7 +209,8 @@ impl Stage {
         began: Arc<Began>,
         sink: Sink,
     ) -> Result<Self, DemoError> {
-        let worker = bind(&settings).await?;
+        // This broker answers no question about topics.
+        let worker = bind(&settings).await?.without_topic_check();
         Ok(Self { settings, demo, ledger, began, sink, worker, phase: Arc::new(Mutex::new(Phase::Starting)) })
     }
 
