@@ -3,3 +3,4 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod schedule;
+pub mod signature;
