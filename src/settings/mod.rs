@@ -2,6 +2,19 @@
 //!
 //! This is the only reader of the environment. What the rest of the program sees are the typed groups below.
 
+mod build;
+mod command;
+mod contradictions;
+mod help;
+mod mistake;
+mod options;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,8 +23,15 @@ use ipnet::IpNet;
 
 use crate::domain::schedule::RetrySchedule;
 
+pub use command::{
+    Command, DEAD_LETTER_REASONS, Demo, EventSource, HelpTopic, Logs, Parsed, Receiver, Selection, Subcommand,
+    TopicsOutput,
+};
+pub use help::render as help;
+pub use mistake::Mistake;
+
 /// How to reach Kafka and under which group to consume.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Kafka {
     /// `--brokers`: bootstrap servers, comma separated.
     pub brokers: String,
@@ -21,8 +41,19 @@ pub struct Kafka {
     pub properties: Vec<(String, String)>,
 }
 
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.properties.iter().map(|(key, _)| (key, "***")).collect();
+        f.debug_struct("Kafka")
+            .field("brokers", &self.brokers)
+            .field("group", &self.group)
+            .field("properties", &keys)
+            .finish()
+    }
+}
+
 /// Names and shapes of the topics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
     /// `--events-topic`
     pub events: String,
@@ -54,7 +85,7 @@ pub enum Ordering {
 }
 
 /// How deliveries are made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// `--retry-schedule`
     pub schedule: RetrySchedule,
@@ -81,7 +112,7 @@ pub struct Delivery {
 }
 
 /// When an integration counts as failing: the contract's section 9.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspension {
     /// `--errors-window`
     pub errors_window: Duration,
@@ -94,7 +125,7 @@ pub struct Suspension {
 }
 
 /// The registration API's listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
     /// `--api-listen`
     pub listen: SocketAddr,
@@ -125,7 +156,7 @@ pub enum LogFormat {
 }
 
 /// All options that subcommands share.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Connection and group.
     pub kafka: Kafka,
@@ -143,4 +174,32 @@ pub struct Settings {
     pub attempt_log: AttemptLog,
     /// `--log-format`
     pub log_format: LogFormat,
+}
+
+impl Default for Settings {
+    /// What a worker without any option works with.
+    fn default() -> Self {
+        build::defaults()
+    }
+}
+
+/// Understands arguments (without the program's name) and environment, or says everything that is wrong with them.
+///
+/// A flag wins over its variable. Variables of other subcommands' options are not looked at; help and version look at none.
+///
+/// # Errors
+/// All mistakes, in the order in which they were found; never empty.
+pub fn parse(
+    args: impl Iterator<Item = OsString>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Parsed, Vec<Mistake>> {
+    build::parsed(args, environment)
+}
+
+/// Understands this process's own arguments and environment.
+///
+/// # Errors
+/// As [`parse`].
+pub fn from_process() -> Result<Parsed, Vec<Mistake>> {
+    parse(std::env::args_os().skip(1), std::env::vars_os())
 }

@@ -1,0 +1,273 @@
+//! What the command line asks for: one variant a subcommand, each with all it needs and nothing else.
+//!
+//! Only shapes live here; how they are read is in `scan`, `values` and `build`.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{LogFormat, Settings};
+
+/// A subcommand's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subcommand {
+    /// `worker`
+    Worker,
+    /// `api`
+    Api,
+    /// `demo`
+    Demo,
+    /// `receiver`
+    Receiver,
+    /// `topics plan`
+    TopicsPlan,
+    /// `topics apply`
+    TopicsApply,
+    /// `dead-letters list`
+    DeadLettersList,
+    /// `dead-letters show`
+    DeadLettersShow,
+    /// `dead-letters redrive`
+    DeadLettersRedrive,
+    /// `replay`
+    Replay,
+    /// `resume`
+    Resume,
+    /// `explain`
+    Explain,
+}
+
+impl Subcommand {
+    /// All of them, in the order in which help lists them.
+    pub const ALL: [Self; 12] = [
+        Self::Worker,
+        Self::Api,
+        Self::Demo,
+        Self::Receiver,
+        Self::TopicsPlan,
+        Self::TopicsApply,
+        Self::DeadLettersList,
+        Self::DeadLettersShow,
+        Self::DeadLettersRedrive,
+        Self::Replay,
+        Self::Resume,
+        Self::Explain,
+    ];
+
+    /// The words that ask for it, with one space between.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Api => "api",
+            Self::Demo => "demo",
+            Self::Receiver => "receiver",
+            Self::TopicsPlan => "topics plan",
+            Self::TopicsApply => "topics apply",
+            Self::DeadLettersList => "dead-letters list",
+            Self::DeadLettersShow => "dead-letters show",
+            Self::DeadLettersRedrive => "dead-letters redrive",
+            Self::Replay => "replay",
+            Self::Resume => "resume",
+            Self::Explain => "explain",
+        }
+    }
+
+    /// What it does, in one line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Worker => "deliver events to the integrations; runs until SIGTERM or SIGINT",
+            Self::Api => "serve the registration API; runs until SIGTERM or SIGINT",
+            Self::Demo => {
+                "show the whole system on this machine: embedded broker, sample events, good and bad receivers"
+            }
+            Self::Receiver => {
+                "run a reference integration endpoint: verifies signatures, echoes, misbehaves on request"
+            }
+            Self::TopicsPlan => "say which topics are missing or misconfigured, and what that would cost",
+            Self::TopicsApply => "create the missing topics and alter the misconfigured ones",
+            Self::DeadLettersList => "list the records of the dead-letter topic",
+            Self::DeadLettersShow => "show one record of the dead-letter topic: headers and body",
+            Self::DeadLettersRedrive => "send dead letters back to delivery, as first attempts with their delivery ids",
+            Self::Replay => "deliver past events again to one webhook or integration",
+            Self::Resume => "set a suspended integration active again",
+            Self::Explain => "say for one event and one integration which webhooks match, and why or why not",
+        }
+    }
+
+    /// The first word: of a family (`topics`, `dead-letters`) or the whole name.
+    pub fn first_word(self) -> &'static str {
+        self.words().split(' ').next().unwrap_or_default()
+    }
+
+    /// The second word of a family's member.
+    pub fn second_word(self) -> Option<&'static str> {
+        self.words().split(' ').nth(1)
+    }
+}
+
+/// What a help text is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HelpTopic {
+    /// The program: all subcommands.
+    Program,
+    /// `topics` or `dead-letters`: the members of that family.
+    Family(&'static str),
+    /// One subcommand and its options.
+    Subcommand(Subcommand),
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// `worker`
+    Worker(Box<Settings>),
+    /// `api`
+    Api(Box<Settings>),
+    /// `demo`
+    Demo(Box<Settings>, Demo),
+    /// `receiver`
+    Receiver(Receiver),
+    /// `topics plan`
+    TopicsPlan(Box<Settings>, TopicsOutput),
+    /// `topics apply`
+    TopicsApply(Box<Settings>, TopicsOutput),
+    /// `dead-letters list`
+    DeadLettersList(Box<Settings>, Selection),
+    /// `dead-letters show`: `event` is set and is a record.
+    DeadLettersShow(Box<Settings>, Selection),
+    /// `dead-letters redrive`: `event`, if set, is a record.
+    DeadLettersRedrive(Box<Settings>, Selection),
+    /// `replay`: `workspace` and `integration` are set.
+    Replay(Box<Settings>, Selection),
+    /// `resume`: `workspace` and `integration` are set.
+    Resume(Box<Settings>, Selection),
+    /// `explain`: `workspace`, `integration` and `event` are set.
+    Explain(Box<Settings>, Selection),
+    /// `help`, `--help`, or no argument at all.
+    Help {
+        /// What about.
+        topic: HelpTopic,
+        /// False when the program was started without any argument: a mistake, to be told on stderr.
+        asked: bool,
+    },
+    /// `--version`
+    Version,
+}
+
+/// How the topic tools answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicsOutput {
+    /// `--json`
+    pub json: bool,
+}
+
+/// `demo`: how long and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demo {
+    /// `--for`: until interrupted without it.
+    pub duration: Option<Duration>,
+    /// `--rate`: sample events a second.
+    pub rate: u32,
+}
+
+/// `receiver`: where it listens and how it misbehaves.
+#[derive(Clone, PartialEq)]
+pub struct Receiver {
+    /// `--listen`
+    pub listen: SocketAddr,
+    /// `--fail-rate`: the share of requests answered with a failure, 0 to 1.
+    pub fail_rate: f64,
+    /// `--latency`: waits this long before it answers.
+    pub latency: Duration,
+    /// `--status`: answers with this instead of 200.
+    pub status: Option<u16>,
+    /// `--no-echo`: leaves the echo header out.
+    pub no_echo: bool,
+    /// `--secret`: signatures are verified with it. Never logged.
+    pub secret: Option<String>,
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver")
+            .field("listen", &self.listen)
+            .field("fail_rate", &self.fail_rate)
+            .field("latency", &self.latency)
+            .field("status", &self.status)
+            .field("no_echo", &self.no_echo)
+            .field("secret", &self.secret.as_ref().map(|_| "***"))
+            .finish()
+    }
+}
+
+/// `--event`: where an event comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventSource {
+    /// `topic/partition/offset`: a record in Kafka.
+    Record {
+        /// Its topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// Its offset.
+        offset: i64,
+    },
+    /// A file that holds the event's JSON.
+    File(PathBuf),
+    /// `-`: the event's JSON on standard input.
+    Stdin,
+}
+
+/// What a tool looks at and how it answers. Which fields a tool takes, and which it demands, is said by its [`Command`].
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Selection {
+    /// `--workspace`
+    pub workspace: Option<String>,
+    /// `--integration`
+    pub integration: Option<String>,
+    /// `--webhook`
+    pub webhook: Option<String>,
+    /// `--reason`: one of [`DEAD_LETTER_REASONS`].
+    pub reason: Option<&'static str>,
+    /// `--from`: records of this time and later.
+    pub from: Option<Timestamp>,
+    /// `--to`: records before this time.
+    pub to: Option<Timestamp>,
+    /// `--event`
+    pub event: Option<EventSource>,
+    /// `--dry-run`: say what would be done, do nothing.
+    pub dry_run: bool,
+    /// `--json`
+    pub json: bool,
+    /// `--rate`: records a second; only `redrive` and `replay` look at it.
+    pub rate: u32,
+    /// `--limit`: stop after so many records.
+    pub limit: Option<u64>,
+}
+
+/// The words of `hookstream-reason` that `--reason` accepts.
+pub const DEAD_LETTER_REASONS: [&str; 4] = ["exhausted", "invalid-event", "suspended", "too-large"];
+
+/// How to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// `--log-format`
+    pub format: LogFormat,
+    /// `--log-level`: checked directives of a filter.
+    pub filter: String,
+}
+
+/// A command line that was understood.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// What to do.
+    pub command: Command,
+    /// How to log.
+    pub logs: Logs,
+    /// Environment variables `HOOKSTREAM_…` that are no option: to be logged, since they may be misspelt. They are no
+    /// mistakes, because Kubernetes sets such variables for every service of that name.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,95 @@
+//! Settings that are good one by one and wrong together.
+
+use super::build::Reader;
+use super::mistake::Mistake;
+use super::{Delivery, Settings};
+use crate::domain::schedule::format_duration;
+
+/// Tells every contradiction between the options that this subcommand takes.
+pub(super) fn find(reader: &mut Reader<'_>, settings: &Settings) {
+    if reader.takes("request-timeout") {
+        timeouts(reader, &settings.delivery);
+    }
+    if reader.takes("max-in-flight") {
+        in_flight(reader, &settings.delivery);
+    }
+    if reader.takes("events-topic") {
+        topics(reader, settings);
+    }
+    if reader.takes("api-listen") {
+        api(reader, settings);
+    }
+}
+
+fn timeouts(reader: &mut Reader<'_>, delivery: &Delivery) {
+    let request = format_duration(delivery.request_timeout);
+    if delivery.drain_timeout < delivery.request_timeout {
+        let accepted = format!("expected a drain at least as long as the request timeout, {request} or more");
+        reader.contradiction("drain-timeout", "request-timeout", &accepted);
+    }
+    if delivery.connect_timeout > delivery.request_timeout {
+        let accepted = format!("connecting is a part of the request, expected at most {request} for it");
+        reader.contradiction("connect-timeout", "request-timeout", &accepted);
+    }
+}
+
+fn in_flight(reader: &mut Reader<'_>, delivery: &Delivery) {
+    let all = delivery.max_in_flight;
+    for (name, part) in [
+        ("max-in-flight-per-webhook", delivery.max_in_flight_per_webhook),
+        ("max-in-flight-per-host", delivery.max_in_flight_per_host),
+    ] {
+        if part > all {
+            let accepted = format!("a part is not more than all, expected from 1 to {all} for --{name}");
+            reader.contradiction(name, "max-in-flight", &accepted);
+        }
+    }
+}
+
+/// Two uses of one topic would feed the service its own output.
+fn topics(reader: &mut Reader<'_>, settings: &Settings) {
+    let topics = &settings.topics;
+    let mut names = vec![
+        ("events-topic", topics.events.clone()),
+        ("integrations-topic", topics.integrations.clone()),
+        ("dead-letter-topic", topics.dead_letter.clone()),
+        ("attempts-topic", topics.attempts.clone()),
+        ("health-topic", topics.health.clone()),
+        ("health-topic", format!("{}.deltas", topics.health)),
+    ];
+    let tiers = settings.delivery.schedule.tiers().iter();
+    names.extend(tiers.map(|tier| ("retry-topic-prefix", format!("{}.{tier}", topics.retry_prefix))));
+    for (index, (option, name)) in names.iter().enumerate() {
+        for (other_option, other) in names.iter().skip(index + 1).filter(|(other, _)| other != option) {
+            if other == name {
+                let accepted = format!("both mean the topic `{name}`, expected two topics");
+                reader.contradiction(option, other_option, &accepted);
+            } else if same_in_metrics(name, other) {
+                let accepted = format!(
+                    "Kafka refuses two topics that differ only in '.' and '_', `{name}` and `{other}`; expected other names"
+                );
+                reader.contradiction(option, other_option, &accepted);
+            }
+        }
+    }
+}
+
+/// Kafka writes '.' as '_' in its metrics and creates no topic that would then be the same as another.
+fn same_in_metrics(one: &str, other: &str) -> bool {
+    one.replace('.', "_") == other.replace('.', "_")
+}
+
+fn api(reader: &mut Reader<'_>, settings: &Settings) {
+    let (cert, key) = ("api-tls-cert", "api-tls-key");
+    for (given, missing) in [(cert, key), (key, cert)] {
+        if reader.is_given(given) && !reader.is_given(missing) {
+            let text = format!("is given without --{missing}; expected both for TLS, or none");
+            reader.mistakes.push(Mistake::new(&format!("--{given}"), &text));
+        }
+    }
+    let (api, admin) = (settings.api.listen, settings.admin_listen);
+    let same_host = api.ip() == admin.ip() || api.ip().is_unspecified() || admin.ip().is_unspecified();
+    if api.port() == admin.port() && api.port() != 0 && same_host {
+        reader.contradiction("api-listen", "admin-listen", "expected two ports");
+    }
+}

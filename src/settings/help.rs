@@ -1,0 +1,113 @@
+//! Help, made from the table of options: what it says is what is accepted.
+
+use super::command::{HelpTopic, Subcommand};
+use super::options::{self, Shape, Spec};
+
+/// Columns of a line.
+const WIDTH: usize = 110;
+
+/// The help text about a topic, with a line feed at its end.
+pub fn render(topic: HelpTopic) -> String {
+    match topic {
+        HelpTopic::Program => program(),
+        HelpTopic::Family(name) => {
+            let members = Subcommand::ALL.into_iter().filter(|subcommand| subcommand.first_word() == name);
+            let list = subcommands(members);
+            format!(
+                "Usage: hookstream {name} SUBCOMMAND [OPTIONS]\n\nSubcommands:\n{list}\nOptions of one: `hookstream help {name} SUBCOMMAND`\n"
+            )
+        }
+        HelpTopic::Subcommand(subcommand) => of_subcommand(subcommand),
+    }
+}
+
+fn program() -> String {
+    format!(
+        "hookstream {}: delivers a CRM's change events from Kafka to the integrations that subscribed to them\n\n\
+         Usage: hookstream SUBCOMMAND [OPTIONS]\n\nSubcommands:\n{}\n\
+         Options of one: `hookstream help SUBCOMMAND` or `hookstream SUBCOMMAND --help`\n\
+         Version: `hookstream --version`\n\n\
+         Every option --like-this is also an environment variable {}LIKE_THIS; the option wins.\n\
+         To begin: `hookstream demo` needs nothing else.\n",
+        env!("CARGO_PKG_VERSION"),
+        subcommands(Subcommand::ALL.into_iter()),
+        options::PREFIX,
+    )
+}
+
+fn subcommands(list: impl Iterator<Item = Subcommand>) -> String {
+    list.map(|subcommand| format!("  {:<22}{}\n", subcommand.words(), subcommand.about())).collect()
+}
+
+fn of_subcommand(subcommand: Subcommand) -> String {
+    let words = subcommand.words();
+    let mut text = format!("hookstream {words}: {}\n\nUsage: hookstream {words} [OPTIONS]\n", subcommand.about());
+    let mut placeholders = Vec::new();
+    for group in options::GROUPS {
+        let specs: Vec<_> = group.specs.iter().filter(|spec| spec.used_by.contains(&subcommand)).collect();
+        if specs.is_empty() {
+            continue;
+        }
+        placeholders.extend(specs.iter().map(|spec| spec.placeholder));
+        let left = specs.iter().map(|spec| left(spec).chars().count()).max().unwrap_or_default() + 4;
+        text.push('\n');
+        text.push_str(group.title);
+        text.push_str(":\n");
+        for spec in specs {
+            option(&mut text, spec, left);
+        }
+    }
+    text.push('\n');
+    for (kind, meaning) in KINDS {
+        if placeholders.iter().any(|placeholder| placeholder.starts_with(kind)) {
+            text.push_str(&format!("{kind}: {meaning}\n"));
+        }
+    }
+    text.push_str("Each option is also the environment variable in brackets; the option wins.\n");
+    text
+}
+
+/// What stands for a value, and how the value is written.
+const KINDS: [(&str, &str); 8] = [
+    ("DURATION", "a whole number and a unit: 250ms, 30s, 5m, 1h"),
+    ("SIZE", "bytes, as a number or with a unit: 65536, 64KiB, 64MiB, 1GiB"),
+    ("TIME", "RFC 3339 with its offset: 2026-01-31T12:00:00Z"),
+    ("EVENT", "topic/partition/offset, such as crm.object-events/3/1042"),
+    ("ADDRESS", "IP address and port: 0.0.0.0:8080, [::1]:8080; port 0 takes a free one"),
+    ("CIDR", "an address range: 10.0.0.0/8, fd00::/8"),
+    ("COUNT", "a whole number"),
+    ("SHARE", "a number from 0 to 1: 0.3"),
+];
+
+fn left(spec: &Spec) -> String {
+    if spec.placeholder.is_empty() { spec.flag_name() } else { format!("{} {}", spec.flag_name(), spec.placeholder) }
+}
+
+fn option(text: &mut String, spec: &Spec, column: usize) {
+    let mut begin = format!("  {}", left(spec));
+    let default = match (spec.default, spec.required, spec.shape) {
+        (Some(default), ..) => format!("default {default}"),
+        (None, true, _) => "required".to_owned(),
+        (None, false, Shape::Flag) => "default false".to_owned(),
+        (None, false, Shape::One | Shape::Many { .. }) => "default none".to_owned(),
+    };
+    for line in wrapped(spec.about, WIDTH.saturating_sub(column)) {
+        text.push_str(&format!("{begin:<column$}{line}\n"));
+        begin.clear();
+    }
+    text.push_str(&format!("{:<column$}[{default}; {}]\n", "", spec.variable()));
+}
+
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,384 @@
+//! The table of all options: names, defaults, who takes them. Parser, help and `Settings::default` are made from it.
+//!
+//! What a value means is read in `build`; nothing here looks at a value.
+
+use super::command::Subcommand;
+
+/// How often an option may be given, and with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// No value; `true` or `false` in the environment.
+    Flag,
+    /// One value.
+    One,
+    /// Any number of values.
+    Many {
+        /// What separates them in the environment.
+        environment: &'static [char],
+        /// What separates them within one argument.
+        argument: &'static [char],
+    },
+}
+
+/// One row: an option as the subcommands in `used_by` take it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spec {
+    /// Without the dashes.
+    pub(super) name: &'static str,
+    /// What stands for the value in help.
+    pub(super) placeholder: &'static str,
+    pub(super) about: &'static str,
+    pub(super) shape: Shape,
+    pub(super) default: Option<&'static str>,
+    pub(super) required: bool,
+    /// Its values are never shown.
+    pub(super) secret: bool,
+    pub(super) used_by: &'static [Subcommand],
+}
+
+impl Spec {
+    const fn flag(name: &'static str, about: &'static str, used_by: &'static [Subcommand]) -> Self {
+        let spec = Self::one(name, "", about, used_by);
+        Self { shape: Shape::Flag, ..spec }
+    }
+
+    const fn one(
+        name: &'static str,
+        placeholder: &'static str,
+        about: &'static str,
+        used_by: &'static [Subcommand],
+    ) -> Self {
+        Self { name, placeholder, about, shape: Shape::One, default: None, required: false, secret: false, used_by }
+    }
+
+    const fn many(self, environment: &'static [char], argument: &'static [char]) -> Self {
+        Self { shape: Shape::Many { environment, argument }, ..self }
+    }
+
+    const fn default(self, text: &'static str) -> Self {
+        Self { default: Some(text), ..self }
+    }
+
+    const fn required(self) -> Self {
+        Self { required: true, ..self }
+    }
+
+    const fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+
+    /// The option as it is written.
+    pub(super) fn flag_name(&self) -> String {
+        format!("--{}", self.name)
+    }
+
+    /// The environment variable of the same meaning.
+    pub(super) fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+/// Of every environment variable that is an option.
+pub(super) const PREFIX: &str = "HOOKSTREAM_";
+
+/// Options that belong together, under one heading in help.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) title: &'static str,
+    pub(super) specs: &'static [Spec],
+}
+
+/// Every row.
+pub(super) fn all() -> impl Iterator<Item = &'static Spec> {
+    GROUPS.iter().flat_map(|group| group.specs)
+}
+
+/// The row of an option as a subcommand takes it.
+pub(super) fn find(name: &str, subcommand: Subcommand) -> Option<&'static Spec> {
+    all().find(|spec| spec.name == name && spec.used_by.contains(&subcommand))
+}
+
+/// The first row of that name, whoever takes it. Rows of one name agree in shape and secrecy.
+pub(super) fn find_any(name: &str) -> Option<&'static Spec> {
+    all().find(|spec| spec.name == name)
+}
+
+use Subcommand::{
+    Api, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Receiver, Replay, Resume, TopicsApply,
+    TopicsPlan, Worker,
+};
+
+const EVERY: &[Subcommand] = &Subcommand::ALL;
+/// Who connects to a cluster.
+const CLUSTER: &[Subcommand] = &[
+    Worker,
+    Api,
+    TopicsPlan,
+    TopicsApply,
+    DeadLettersList,
+    DeadLettersShow,
+    DeadLettersRedrive,
+    Replay,
+    Resume,
+    Explain,
+];
+/// Who knows the tiers of a cluster.
+const TIERS: &[Subcommand] =
+    &[Worker, TopicsPlan, TopicsApply, DeadLettersList, DeadLettersShow, DeadLettersRedrive, Replay, Resume, Explain];
+/// Who checks or creates topics.
+const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply];
+const DELIVERING: &[Subcommand] = &[Worker, Demo];
+/// Who makes requests: the API sends test deliveries.
+const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
+const SERVING_API: &[Subcommand] = &[Api, Demo];
+const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
+const NAMING: &[Subcommand] = &[Replay, Resume, Explain];
+const SENDING: &[Subcommand] = &[DeadLettersRedrive, Replay];
+
+/// All options, in the order in which help lists them.
+pub(super) static GROUPS: &[Group] = &[
+    Group { title: "What to look at", specs: SELECTION },
+    Group { title: "Demo", specs: DEMO },
+    Group { title: "Receiver", specs: RECEIVER },
+    Group { title: "Kafka", specs: KAFKA },
+    Group { title: "Topics", specs: TOPICS },
+    Group { title: "Delivery", specs: DELIVERY },
+    Group { title: "Suspension", specs: SUSPENSION },
+    Group { title: "Listeners", specs: LISTENERS },
+    Group { title: "Output", specs: OUTPUT },
+];
+
+static SELECTION: &[Spec] = &[
+    Spec::one("workspace", "NAME", "the integration's workspace", NAMING).required(),
+    Spec::one("workspace", "NAME", "only records of this workspace", FILTERING),
+    Spec::one("integration", "ID", "the integration", NAMING).required(),
+    Spec::one("integration", "ID", "only records of this integration", FILTERING),
+    Spec::one("webhook", "ID", "only this webhook of the integration", &[Replay, Explain]),
+    Spec::one("webhook", "ID", "only records of this webhook", FILTERING),
+    Spec::one(
+        "reason",
+        "WORD",
+        "only records of this reason: exhausted, invalid-event, suspended or too-large",
+        FILTERING,
+    ),
+    Spec::one("from", "TIME", "only records of this time and later", FILTERING),
+    Spec::one(
+        "from",
+        "TIME",
+        "begin with events of this time; without it, at the offsets that the suspension recorded",
+        &[Replay],
+    ),
+    Spec::one("to", "TIME", "only records before this time", FILTERING),
+    Spec::one("to", "TIME", "end before events of this time; without it, at the end as it is now", &[Replay]),
+    Spec::one(
+        "event",
+        "EVENT",
+        "the dead letter, as topic/partition/offset of the dead-letter topic",
+        &[DeadLettersShow],
+    )
+    .required(),
+    Spec::one(
+        "event",
+        "EVENT",
+        "only this dead letter, as topic/partition/offset of the dead-letter topic",
+        &[DeadLettersRedrive],
+    ),
+    Spec::one(
+        "event",
+        "EVENT",
+        "the event: topic/partition/offset, a file that holds its JSON, or - for stdin",
+        &[Explain],
+    )
+    .required(),
+    Spec::one("limit", "COUNT", "stop after so many records; all without it", &[DeadLettersList]),
+    Spec::one("rate", "COUNT", "records sent a second, at most", SENDING).default("500"),
+    Spec::flag("dry-run", "say what would be done, change nothing", &[DeadLettersRedrive, Replay, Resume]),
+];
+
+static DEMO: &[Spec] = &[
+    Spec::one("for", "DURATION", "end by itself after this time; without it, when interrupted", &[Demo]),
+    Spec::one("rate", "COUNT", "sample events a second", &[Demo]).default("50"),
+];
+
+static RECEIVER: &[Spec] = &[
+    Spec::one("listen", "ADDRESS", "where it takes deliveries", &[Receiver]).default("127.0.0.1:9000"),
+    Spec::one("fail-rate", "SHARE", "share of the requests answered with a failure, 0 to 1", &[Receiver]).default("0"),
+    Spec::one("latency", "DURATION", "wait this long before each answer", &[Receiver]).default("0ms"),
+    Spec::one("status", "CODE", "answer with this status instead of 200", &[Receiver]),
+    Spec::flag("no-echo", "leave the echo header out of the answers", &[Receiver]),
+    Spec::one(
+        "secret",
+        "SECRET",
+        "verify signatures with this secret (whsec_…); refuse what is not signed with it",
+        &[Receiver],
+    )
+    .secret(),
+];
+
+static KAFKA: &[Spec] = &[
+    Spec::one("brokers", "HOST:PORT,…", "bootstrap servers", CLUSTER).default("localhost:9092"),
+    Spec::one("group", "NAME", "consumer group; internal groups derive from it", CLUSTER).default("hookstream"),
+    Spec::one(
+        "kafka-property",
+        "KEY=VALUE",
+        "any librdkafka property (SASL, TLS, …) but those that delivery depends on; repeatable, in the environment \
+         separated by newlines; values are never logged",
+        CLUSTER,
+    )
+    .many(&['\n'], &[])
+    .secret(),
+];
+
+static TOPICS: &[Spec] = &[
+    Spec::one("events-topic", "TOPIC", "events in", CLUSTER).default("crm.object-events"),
+    Spec::one("integrations-topic", "TOPIC", "integrations and webhooks in, compacted", CLUSTER)
+        .default("webhooks.integrations"),
+    Spec::one("retry-topic-prefix", "TOPIC", "retries; the topic of a delay is <prefix>.<delay>", CLUSTER)
+        .default("webhooks.retry"),
+    Spec::one("dead-letter-topic", "TOPIC", "what was given up", CLUSTER).default("webhooks.dead-letter"),
+    Spec::one("attempts-topic", "TOPIC", "the attempt log", CLUSTER).default("webhooks.attempts"),
+    Spec::one(
+        "health-topic",
+        "TOPIC",
+        "the integrations' health, compacted; <topic>.deltas is used beside it",
+        CLUSTER,
+    )
+    .default("webhooks.health"),
+    Spec::one("topic-partitions", "COUNT", "partitions of the topics that `topics apply` creates", SHAPES)
+        .default("12"),
+    Spec::one(
+        "topic-replication-factor",
+        "COUNT",
+        "their replicas; where the cluster has fewer brokers, their number",
+        SHAPES,
+    )
+    .default("3"),
+];
+
+static DELIVERY: &[Spec] = &[
+    Spec::one("retry-schedule", "DURATION,…", "delay before each retry; each distinct delay is a topic", TIERS)
+        .default("30s,1m,5m,15m,1h,1h,1h"),
+    Spec::one("retry-schedule", "DURATION,…", "delay before each retry; each distinct delay is a topic", &[Demo])
+        .default("1s,2s,5s,10s"),
+    Spec::one(
+        "request-timeout",
+        "DURATION",
+        "one deadline from name resolution to the answer's headers; the body may take at most 2s more",
+        REQUESTING,
+    )
+    .default("10s"),
+    Spec::one(
+        "connect-timeout",
+        "DURATION",
+        "name resolution, TCP and TLS, within the above; the default is lowered to a shorter request timeout",
+        REQUESTING,
+    )
+    .default("3s"),
+    Spec::one("ordering", "WORD", "which first attempts wait for each other: entity, webhook or none", DELIVERING)
+        .default("entity"),
+    Spec::one("max-in-flight", "COUNT", "requests under way at once in this process", DELIVERING).default("1024"),
+    Spec::one(
+        "max-in-flight-per-webhook",
+        "COUNT",
+        "of them to one webhook; the default is lowered to a smaller --max-in-flight",
+        DELIVERING,
+    )
+    .default("16"),
+    Spec::one(
+        "max-in-flight-per-host",
+        "COUNT",
+        "of them to one scheme, host and port; the default is lowered to a smaller --max-in-flight",
+        DELIVERING,
+    )
+    .default("256"),
+    Spec::one("max-queued-bytes", "SIZE", "event bytes held in memory before consumption pauses", DELIVERING)
+        .default("67108864"),
+    Spec::one("delivery-threads", "COUNT", "threads that make requests; 0 for one per core", DELIVERING).default("0"),
+    Spec::one(
+        "allow-private-networks",
+        "CIDR",
+        "address ranges that are otherwise refused; repeatable, or separated by commas",
+        REQUESTING,
+    )
+    .many(&[',', '\n'], &[',']),
+    Spec::one(
+        "attempt-log",
+        "WORD",
+        "which attempts are logged to the attempts topic: all, failures or off",
+        DELIVERING,
+    )
+    .default("failures"),
+    Spec::one(
+        "drain-timeout",
+        "DURATION",
+        "how long a stopping process, or a partition being given up, waits for requests under way",
+        REQUESTING,
+    )
+    .default("25s"),
+];
+
+static SUSPENSION: &[Spec] = &[
+    Spec::one("errors-window", "DURATION", "time over which failed attempts are compared with all", DELIVERING)
+        .default("10m"),
+    Spec::one("errors-min-attempts", "COUNT", "attempts within it below which nothing is concluded", DELIVERING)
+        .default("20"),
+    Spec::one("suspend-after", "DURATION", "failing for this long, without an acknowledgement, suspends", DELIVERING)
+        .default("1h"),
+    Spec::one("suspend-after-failures", "COUNT", "and at least so many failed attempts", DELIVERING).default("100"),
+];
+
+static LISTENERS: &[Spec] = &[
+    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz", REQUESTING).default("0.0.0.0:9464"),
+    Spec::one("api-listen", "ADDRESS", "the registration API", SERVING_API).default("0.0.0.0:8080"),
+    Spec::one(
+        "api-tokens-file",
+        "FILE",
+        "bearer tokens, one a line, each followed by the workspaces it may change or *; read again on SIGHUP",
+        SERVING_API,
+    ),
+    Spec::one("api-tls-cert", "FILE", "PEM certificates; with the key, the API speaks TLS", SERVING_API),
+    Spec::one("api-tls-key", "FILE", "PEM key of the certificate", SERVING_API),
+];
+
+static OUTPUT: &[Spec] = &[
+    Spec::flag(
+        "json",
+        "answer with JSON on stdout",
+        &[TopicsPlan, TopicsApply, DeadLettersList, DeadLettersShow, DeadLettersRedrive, Replay, Resume, Explain],
+    ),
+    Spec::one("log-format", "WORD", "human, or json: one object a line; logs go to stderr", EVERY).default("human"),
+    Spec::one(
+        "log-level",
+        "FILTER",
+        "error, warn, info, debug, trace or off, also by part: info,hookstream::http=debug",
+        EVERY,
+    )
+    .default("info"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_has_one_row_a_subcommand_and_one_shape() {
+        for (index, spec) in all().enumerate() {
+            for other in all().skip(index + 1).filter(|other| other.name == spec.name) {
+                assert!(spec.used_by.iter().all(|user| !other.used_by.contains(user)), "{}", spec.name);
+                assert_eq!((spec.shape, spec.secret), (other.shape, other.secret), "{}", spec.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_lower_case_words_and_their_variables_follow() {
+        for spec in all() {
+            assert!(spec.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{}", spec.name);
+            assert!(!spec.used_by.is_empty() && !spec.about.is_empty(), "{}", spec.name);
+            assert_eq!(spec.placeholder.is_empty(), spec.shape == Shape::Flag, "{}", spec.name);
+            assert!(!(spec.required && spec.default.is_some()), "{}", spec.name);
+        }
+        let spec = find("max-in-flight-per-webhook", Worker).unwrap();
+        assert_eq!(spec.variable(), "HOOKSTREAM_MAX_IN_FLIGHT_PER_WEBHOOK");
+    }
+}

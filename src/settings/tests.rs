@@ -1,0 +1,748 @@
+//! The command line as a whole: arguments and environment in, command or mistakes out.
+
+use super::*;
+use proptest::prelude::*;
+
+fn parse_in(args: &[&str], environment: &[(&str, &str)]) -> Result<Parsed, Vec<Mistake>> {
+    let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    parse(args.iter().map(OsString::from), environment)
+}
+
+#[track_caller]
+fn understood(line: &str) -> Command {
+    understood_in(line, &[])
+}
+
+#[track_caller]
+fn understood_in(line: &str, environment: &[(&str, &str)]) -> Command {
+    match parse_in(&line.split_whitespace().collect::<Vec<_>>(), environment) {
+        Ok(parsed) => parsed.command,
+        Err(mistakes) => panic!("{line}: {mistakes:?}"),
+    }
+}
+
+#[track_caller]
+fn worker(line: &str) -> Settings {
+    match understood(&format!("worker {line}")) {
+        Command::Worker(settings) => *settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn selection(line: &str) -> Selection {
+    match understood(line) {
+        Command::DeadLettersList(_, selection)
+        | Command::DeadLettersShow(_, selection)
+        | Command::DeadLettersRedrive(_, selection)
+        | Command::Replay(_, selection)
+        | Command::Resume(_, selection)
+        | Command::Explain(_, selection) => selection,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn mistakes(args: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
+    match parse_in(args, environment) {
+        Ok(parsed) => panic!("{args:?}: {parsed:?}"),
+        Err(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Exactly one mistake, whose line is exactly this.
+#[track_caller]
+fn refused(line: &str, expected: &str) {
+    assert_eq!(mistakes(&line.split_whitespace().collect::<Vec<_>>(), &[]), [expected], "{line}");
+}
+
+/// Exactly one mistake, whose line holds all of these.
+#[track_caller]
+fn refused_with(line: &str, parts: &[&str]) {
+    let mistakes = mistakes(&line.split_whitespace().collect::<Vec<_>>(), &[]);
+    assert_eq!(mistakes.len(), 1, "{line}: {mistakes:?}");
+    for part in parts {
+        assert!(mistakes[0].contains(part), "{line}: no {part:?} in {:?}", mistakes[0]);
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let settings = worker("");
+    assert_eq!(settings, Settings::default());
+    assert_eq!(settings.kafka.brokers, "localhost:9092");
+    assert_eq!(settings.kafka.group, "hookstream");
+    assert_eq!(settings.kafka.properties, []);
+    let topics = &settings.topics;
+    let names = [
+        &topics.events,
+        &topics.integrations,
+        &topics.retry_prefix,
+        &topics.dead_letter,
+        &topics.attempts,
+        &topics.health,
+    ];
+    assert_eq!(
+        names,
+        [
+            "crm.object-events",
+            "webhooks.integrations",
+            "webhooks.retry",
+            "webhooks.dead-letter",
+            "webhooks.attempts",
+            "webhooks.health"
+        ]
+    );
+    assert_eq!((topics.partitions, topics.replication_factor), (12, 3));
+    let delivery = &settings.delivery;
+    assert_eq!(delivery.schedule, RetrySchedule::parse("30s,1m,5m,15m,1h,1h,1h").unwrap());
+    assert_eq!((delivery.request_timeout, delivery.connect_timeout), (Duration::from_secs(10), Duration::from_secs(3)));
+    assert_eq!(delivery.drain_timeout, Duration::from_secs(25));
+    assert_eq!(delivery.ordering, Ordering::Entity);
+    assert_eq!(delivery.max_in_flight, 1024);
+    assert_eq!((delivery.max_in_flight_per_webhook, delivery.max_in_flight_per_host), (16, 256));
+    assert_eq!((delivery.max_queued_bytes, delivery.threads), (67_108_864, 0));
+    assert_eq!(delivery.allow_private_networks, []);
+    let suspension = settings.suspension;
+    assert_eq!((suspension.errors_window, suspension.errors_min_attempts), (Duration::from_mins(10), 20));
+    assert_eq!((suspension.suspend_after, suspension.suspend_after_failures), (Duration::from_hours(1), 100));
+    assert_eq!(settings.admin_listen.to_string(), "0.0.0.0:9464");
+    assert_eq!(settings.api.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!((settings.api.tokens_file, settings.api.tls), (None, None));
+    assert_eq!((settings.attempt_log, settings.log_format), (AttemptLog::Failures, LogFormat::Human));
+}
+
+/// Reads every option's default, whichever subcommand takes it: reading panics where the table and the readers differ.
+#[test]
+fn every_subcommand_reads_all_of_its_options() {
+    let required = "--workspace w --integration i --event webhooks.dead-letter/0/1";
+    for subcommand in Subcommand::ALL {
+        let all = required.split(" --").map(|option| format!("--{}", option.trim_start_matches("--")));
+        let taken: Vec<_> = all
+            .filter(|option| {
+                let name = option.trim_start_matches("--").split(' ').next().unwrap();
+                options::find(name, subcommand).is_some_and(|spec| spec.required)
+            })
+            .collect();
+        understood(&format!("{} {}", subcommand.words(), taken.join(" ")));
+    }
+}
+
+#[test]
+fn every_option_is_accepted_both_ways_and_from_the_environment() {
+    for spec in options::all() {
+        let value = match (spec.name, spec.default) {
+            ("kafka-property", _) => "security.protocol=ssl",
+            ("allow-private-networks", _) => "10.0.0.0/8",
+            ("event", _) => "webhooks.dead-letter/0/1",
+            ("from", _) => "2026-01-01T00:00:00Z",
+            ("to", _) => "2026-01-02T00:00:00Z",
+            ("for", _) => "30s",
+            ("status", _) => "500",
+            ("limit", _) => "7",
+            ("reason", _) => "exhausted",
+            (_, Some(default)) => default,
+            (_, None) if spec.shape == options::Shape::Flag => "true",
+            (_, None) => "some",
+        };
+        for subcommand in spec.used_by {
+            let mut rest: Vec<String> = subcommand.words().split(' ').map(str::to_owned).collect();
+            for (name, value) in [("workspace", "w"), ("integration", "i"), ("event", "webhooks.dead-letter/0/1")] {
+                let required = options::find(name, *subcommand).is_some_and(|spec| spec.required);
+                if required && name != spec.name {
+                    rest.push(format!("--{name}={value}"));
+                }
+            }
+            for (one, other) in [("api-tls-cert", "api-tls-key"), ("api-tls-key", "api-tls-cert")] {
+                if spec.name == one {
+                    rest.push(format!("--{other}=some"));
+                }
+            }
+            let args = |more: &[&str]| {
+                rest.iter().map(OsString::from).chain(more.iter().map(OsString::from)).collect::<Vec<_>>()
+            };
+            let joined = parse(args(&[&format!("--{}={value}", spec.name)]).into_iter(), std::iter::empty()).unwrap();
+            let apart = match spec.shape {
+                options::Shape::Flag => args(&[&spec.flag_name()]),
+                _ => args(&[&spec.flag_name(), value]),
+            };
+            let apart = parse(apart.into_iter(), std::iter::empty()).unwrap();
+            let variable = (OsString::from(spec.variable()), OsString::from(value));
+            let from_environment = parse(args(&[]).into_iter(), std::iter::once(variable)).unwrap();
+            assert_eq!(joined, apart, "{}", spec.name);
+            assert_eq!(joined, from_environment, "{}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn options_reach_their_fields() {
+    let settings = worker(
+        "--brokers a:1,b:2 --group=g --kafka-property security.protocol=sasl_ssl --kafka-property sasl.password=a=b \
+         --events-topic e --integrations-topic i --retry-topic-prefix r --dead-letter-topic d --attempts-topic a \
+         --health-topic h --topic-partitions 5 --topic-replication-factor 2 --retry-schedule 1s,250ms \
+         --request-timeout 4s --connect-timeout 2s --ordering none --max-in-flight 40 --max-in-flight-per-webhook 3 \
+         --max-in-flight-per-host 9 --max-queued-bytes 8MiB --delivery-threads 2 --allow-private-networks 10.1.2.3/8,::1 \
+         --allow-private-networks 127.0.0.1 --admin-listen [::1]:0 --attempt-log all --errors-window 1m \
+         --errors-min-attempts 1 --suspend-after 2h --suspend-after-failures 7 --log-format json --drain-timeout 5s",
+    );
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(settings.kafka.brokers, "a:1,b:2");
+    assert_eq!(settings.kafka.group, "g");
+    assert_eq!(settings.kafka.properties, [pair("security.protocol", "sasl_ssl"), pair("sasl.password", "a=b")]);
+    assert_eq!(
+        settings.topics,
+        Topics {
+            events: "e".to_owned(),
+            integrations: "i".to_owned(),
+            retry_prefix: "r".to_owned(),
+            dead_letter: "d".to_owned(),
+            attempts: "a".to_owned(),
+            health: "h".to_owned(),
+            partitions: 5,
+            replication_factor: 2
+        }
+    );
+    assert_eq!(
+        settings.delivery,
+        Delivery {
+            schedule: RetrySchedule::parse("1s,250ms").unwrap(),
+            request_timeout: Duration::from_secs(4),
+            connect_timeout: Duration::from_secs(2),
+            ordering: Ordering::None,
+            max_in_flight: 40,
+            max_in_flight_per_webhook: 3,
+            max_in_flight_per_host: 9,
+            max_queued_bytes: 8 << 20,
+            threads: 2,
+            allow_private_networks: ["10.0.0.0/8", "::1/128", "127.0.0.1/32"].map(|net| net.parse().unwrap()).to_vec(),
+            drain_timeout: Duration::from_secs(5)
+        }
+    );
+    assert_eq!(settings.suspension.suspend_after_failures, 7);
+    assert_eq!(settings.suspension.suspend_after, Duration::from_hours(2));
+    assert_eq!(settings.suspension.errors_window, Duration::from_mins(1));
+    assert_eq!(settings.suspension.errors_min_attempts, 1);
+    assert_eq!(settings.admin_listen.to_string(), "[::1]:0");
+    assert_eq!((settings.attempt_log, settings.log_format), (AttemptLog::All, LogFormat::Json));
+}
+
+#[test]
+fn the_api_takes_its_listener_and_what_test_deliveries_need() {
+    let Command::Api(settings) = understood(
+        "api --api-listen 127.0.0.1:1 --api-tokens-file t --api-tls-cert c --api-tls-key k --request-timeout 1s",
+    ) else {
+        panic!("not the API");
+    };
+    assert_eq!(settings.api.listen.to_string(), "127.0.0.1:1");
+    assert_eq!(settings.api.tokens_file, Some(PathBuf::from("t")));
+    assert_eq!(settings.api.tls, Some((PathBuf::from("c"), PathBuf::from("k"))));
+    assert_eq!(settings.delivery.request_timeout, Duration::from_secs(1));
+}
+
+#[test]
+fn the_demo_has_a_short_schedule_and_ends_when_told() {
+    let Command::Demo(settings, demo) = understood("demo --for 30s --rate 5") else {
+        panic!("not the demo");
+    };
+    assert_eq!(demo, Demo { duration: Some(Duration::from_secs(30)), rate: 5 });
+    assert_eq!(settings.delivery.schedule, RetrySchedule::parse("1s,2s,5s,10s").unwrap());
+    let Command::Demo(settings, demo) = understood("demo --retry-schedule 1m") else {
+        panic!("not the demo");
+    };
+    assert_eq!(demo, Demo { duration: None, rate: 50 });
+    assert_eq!(settings.delivery.schedule, RetrySchedule::parse("1m").unwrap());
+}
+
+#[test]
+fn the_receiver_misbehaves_as_told() {
+    let Command::Receiver(receiver) = understood("receiver") else {
+        panic!("not the receiver");
+    };
+    assert_eq!(receiver.listen.to_string(), "127.0.0.1:9000");
+    assert_eq!((receiver.fail_rate, receiver.latency, receiver.status), (0.0, Duration::ZERO, None));
+    assert_eq!((receiver.no_echo, receiver.secret), (false, None));
+    let line = "receiver --listen 0.0.0.0:1 --fail-rate 0.25 --latency 20ms --status 503 --no-echo --secret whsec_abc";
+    let Command::Receiver(receiver) = understood(line) else {
+        panic!("not the receiver");
+    };
+    assert_eq!((receiver.fail_rate, receiver.latency, receiver.status), (0.25, Duration::from_millis(20), Some(503)));
+    assert_eq!((receiver.no_echo, receiver.secret.as_deref()), (true, Some("whsec_abc")));
+}
+
+#[test]
+fn tools_take_their_selection() {
+    let all = selection(
+        "dead-letters redrive --workspace w --integration i --webhook h --reason too-large --from 2026-01-01T00:00:00Z \
+         --to 2026-01-01T03:00:01+03:00 --event webhooks.dead-letter/2/9 --rate 3 --dry-run --json",
+    );
+    let record = |topic: &str| EventSource::Record { topic: topic.to_owned(), partition: 2, offset: 9 };
+    let expected = Selection {
+        workspace: Some("w".to_owned()),
+        integration: Some("i".to_owned()),
+        webhook: Some("h".to_owned()),
+        reason: Some("too-large"),
+        from: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+        to: Some("2026-01-01T00:00:01Z".parse().unwrap()),
+        event: Some(record("webhooks.dead-letter")),
+        dry_run: true,
+        json: true,
+        rate: 3,
+        limit: None,
+    };
+    assert_eq!(all, expected);
+    assert_eq!(selection("dead-letters list --limit 4").limit, Some(4));
+    assert_eq!(selection("dead-letters list"), Selection { rate: 500, ..Selection::default() });
+    assert_eq!(selection("dead-letters show --event d/2/9").event, Some(record("d")));
+    assert_eq!(selection("replay --workspace w --integration i").rate, 500);
+    assert!(selection("resume --workspace w --integration i --dry-run").dry_run);
+    assert_eq!(understood("topics plan --json"), Command::TopicsPlan(Box::default(), TopicsOutput { json: true }));
+    assert_eq!(understood("topics apply"), Command::TopicsApply(Box::default(), TopicsOutput { json: false }));
+}
+
+#[test]
+fn an_event_is_a_record_a_file_or_standard_input() {
+    let event = |text: &str| selection(&format!("explain --workspace w --integration i --event {text}")).event.unwrap();
+    let record = EventSource::Record { topic: "crm.object-events".to_owned(), partition: 0, offset: 12 };
+    assert_eq!(event("crm.object-events/0/12"), record);
+    assert_eq!(event("-"), EventSource::Stdin);
+    for file in ["event.json", "./crm/0/12", "a/b/c", "/t/0/1", "crm/-1/5", "crm/0/+5"] {
+        assert_eq!(event(file), EventSource::File(PathBuf::from(file)));
+    }
+}
+
+#[test]
+fn a_flag_wins_over_its_variable_and_replaces_its_list() {
+    let environment = [
+        ("HOOKSTREAM_GROUP", "environment"),
+        ("HOOKSTREAM_EVENTS_TOPIC", "from-environment"),
+        ("HOOKSTREAM_ALLOW_PRIVATE_NETWORKS", "10.0.0.0/8, 127.0.0.0/8\n::1/128"),
+        ("HOOKSTREAM_KAFKA_PROPERTY", "\n  a.b=1, 2\r\n\n c=x y \n"),
+        ("UNRELATED", "x"),
+    ];
+    let Command::Worker(settings) = understood_in("worker --group flag", &environment) else {
+        panic!("not the worker");
+    };
+    assert_eq!((settings.kafka.group.as_str(), settings.topics.events.as_str()), ("flag", "from-environment"));
+    assert_eq!(settings.delivery.allow_private_networks.len(), 3);
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(settings.kafka.properties, [pair("a.b", "1, 2"), pair("c", "x y ")]);
+    let line = "worker --allow-private-networks 192.168.0.0/16 --kafka-property d=1,2";
+    let Command::Worker(settings) = understood_in(line, &environment) else {
+        panic!("not the worker");
+    };
+    assert_eq!(settings.delivery.allow_private_networks, ["192.168.0.0/16".parse().unwrap()]);
+    assert_eq!(settings.kafka.properties, [pair("d", "1,2")]);
+    let environment = [("HOOKSTREAM_DRY_RUN", "true")];
+    let line = "resume --workspace w --integration i --dry-run=false";
+    let Command::Resume(_, selection) = understood_in(line, &environment) else {
+        panic!("not resume");
+    };
+    assert!(!selection.dry_run);
+}
+
+#[test]
+fn variables_of_other_subcommands_are_not_looked_at() {
+    understood_in("worker", &[("HOOKSTREAM_API_LISTEN", "nonsense"), ("HOOKSTREAM_EVENT", "")]);
+    understood_in("help worker", &[("HOOKSTREAM_GROUP", "")]);
+}
+
+#[test]
+fn variables_that_are_no_option_are_warnings() {
+    let environment = [
+        ("HOOKSTREAM_BROKER", "secret"),
+        ("HOOKSTREAM_API_PORT", "tcp://10.0.0.1:8080"),
+        ("HOOKSTREAM_SERVICE_HOST", "10.0.0.1"),
+        ("hookstream_group", "x"),
+    ];
+    let warnings = parse_in(&["worker"], &environment).unwrap().warnings;
+    assert_eq!(warnings.len(), 3);
+    assert_eq!(
+        warnings[1],
+        "the environment variable HOOKSTREAM_BROKER is no option; did you mean HOOKSTREAM_BROKERS?"
+    );
+    assert!(!warnings.concat().contains("secret"));
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_option_value_and_what_is_accepted() {
+    let args =
+        ["worker", "--request-timeout", "10x", "--gruop", "g", "--max-in-flight=0", "--ordering", "fifo", "stray"];
+    let environment = [("HOOKSTREAM_ADMIN_LISTEN", "9464"), ("HOOKSTREAM_DRAIN_TIMEOUT", "1s")];
+    assert_eq!(
+        mistakes(&args, &environment),
+        [
+            "unexpected argument (value not shown): expected only options, see `hookstream worker --help`",
+            "--gruop: unknown option; did you mean `--group`? `hookstream worker --help` lists what is accepted",
+            "--request-timeout `10x`: expected a whole number and a unit (ms, s, m, h) such as 250ms, 30s, 5m or 1h",
+            "--max-in-flight `0`: expected a whole number from 1 to 100000",
+            "--ordering `fifo`: expected entity, webhook or none",
+            "HOOKSTREAM_ADMIN_LISTEN (--admin-listen) `9464`: expected an IP address and a port from 0 to 65535 such as \
+             0.0.0.0:8080 or [::]:8080; port 0 takes a free one",
+        ]
+    );
+}
+
+#[test]
+fn bad_values_say_what_is_accepted() {
+    for (line, parts) in [
+        ("--retry-schedule=", &["--retry-schedule ``", "30s,1m,5m", "at least one delay"][..]),
+        ("--retry-schedule 30s,x", &["`30s,x`", "`x`"]),
+        ("--retry-schedule 0s", &["`0s`", "at least 1ms"]),
+        ("--request-timeout 0s", &["`0s`", "from 1ms to 10m"]),
+        ("--errors-window 1ms", &["`1ms`", "from 1s to 168h"]),
+        ("--errors-min-attempts 0", &["`0`", "from 1 to 1000000"]),
+        ("--suspend-after-failures +5", &["`+5`", "a whole number"]),
+        ("--max-queued-bytes 64MB", &["`64MB`", "KiB, MiB, GiB"]),
+        ("--max-queued-bytes 10", &["`10`", "from 1048576"]),
+        ("--max-queued-bytes 18446744073709551615GiB", &["expected bytes"]),
+        ("--delivery-threads 999", &["from 0 to 256"]),
+        ("--topic-partitions 0", &["from 1 to 10000"]),
+        ("--topic-replication-factor x", &["from 1 to 100"]),
+        ("--brokers kafka:99999", &["`kafka:99999`", "1 to 65535"]),
+        ("--brokers a:1,,b:2", &["host:port"]),
+        ("--brokers :9092", &["host:port"]),
+        ("--brokers [::1]9092", &["host:port"]),
+        ("--group=", &["--group ``", "a name"]),
+        ("--events-topic a/b", &["`a/b`", "a-z, A-Z, 0-9"]),
+        ("--events-topic ..", &["`..`", "not . or .."]),
+        ("--allow-private-networks 10.0.0.0/33", &["`10.0.0.0/33`", "CIDR"]),
+        ("--admin-listen localhost:1", &["`localhost:1`", "IP address"]),
+        ("--admin-listen 0.0.0.0:65536", &["0 to 65535"]),
+        ("--attempt-log some", &["`some`", "all, failures or off"]),
+        ("--log-format xml", &["`xml`", "human or json"]),
+        ("--log-level loud", &["`loud`", "error, warn, info"]),
+        ("--group", &["--group", "needs a value", "NAME", "hookstream"]),
+        ("--group --json", &["--group", "needs a value"]),
+        ("--group a --group b", &["--group", "more than once"]),
+        ("-x", &["-x", "unknown option"]),
+        ("--nonsense-nobody-means=5", &["--nonsense-nobody-means", "unknown option", "hookstream worker --help"]),
+        ("--api-listen 0.0.0.0:1", &["--api-listen", "no option of `worker`", "`api`, `demo`"]),
+        ("--dry-run", &["--dry-run", "no option of `worker`", "`replay`"]),
+    ] {
+        if line != "--group --json" {
+            refused_with(&format!("worker {line}"), parts);
+        } else {
+            refused_with(&format!("topics plan {line}"), parts);
+        }
+    }
+    let long = "x".repeat(250);
+    refused_with(&format!("worker --events-topic {long}"), &["1 to 249"]);
+    refused_with(&format!("worker --retry-topic-prefix {}", &long[..238]), &["1 to 237"]);
+    refused_with(&format!("worker --group {long}"), &["1 to 200"]);
+}
+
+#[test]
+fn bad_values_of_tools_and_receiver_say_what_is_accepted() {
+    for (line, parts) in [
+        ("receiver --fail-rate 1.1", &["`1.1`", "0 to 1"][..]),
+        ("receiver --fail-rate NaN", &["`NaN`", "0 to 1"]),
+        ("receiver --fail-rate -1", &["`-1`", "0 to 1"]),
+        ("receiver --status 99", &["`99`", "200 to 599"]),
+        ("receiver --no-echo=maybe", &["`maybe`", "true or false"]),
+        ("receiver --brokers a", &["no option of `receiver`"]),
+        ("receiver --api-tls-key=", &["no option of `receiver`"]),
+        ("api --api-tokens-file=", &["--api-tokens-file", "a file's path"]),
+        ("demo --for 0s", &["`0s`", "from 1s"]),
+        ("demo --rate 0", &["from 1 to 1000000"]),
+        ("dead-letters list --reason broken", &["`broken`", "exhausted, invalid-event, suspended, too-large"]),
+        ("dead-letters list --from yesterday", &["`yesterday`", "RFC 3339"]),
+        ("dead-letters list --from 2026-01-31T12:00:00", &["RFC 3339"]),
+        ("dead-letters list --workspace a/b", &["`a/b`", "without /"]),
+        ("dead-letters list --limit 0", &["from 1"]),
+        ("dead-letters list --event a/1/2", &["no option of `dead-letters list`", "`dead-letters show`"]),
+        ("dead-letters show --event event.json", &["`event.json`", "topic/partition/offset"]),
+        ("dead-letters show --event a/1/-2", &["topic/partition/offset"]),
+        ("dead-letters show", &["--event", "is required by `dead-letters show`"]),
+        ("explain --workspace w --integration i", &["--event", "is required"]),
+        ("explain --workspace w --integration i --event=", &["--event ``", "a file's path"]),
+        ("resume --workspace w", &["--integration", "is required"]),
+        ("replay --integration i", &["--workspace", "is required"]),
+    ] {
+        refused_with(line, parts);
+    }
+}
+
+#[test]
+fn contradictions_name_both_options_and_what_would_do() {
+    refused(
+        "worker --drain-timeout 5s",
+        "--drain-timeout `5s` and --request-timeout `10s` (default) contradict each other: expected a drain at least as long \
+         as the request timeout, 10s or more",
+    );
+    for (line, parts) in [
+        (
+            "worker --request-timeout 1m",
+            &["--drain-timeout `25s` (default)", "--request-timeout `1m`", "1m or more"][..],
+        ),
+        ("worker --connect-timeout 11s", &["--connect-timeout `11s`", "at most 10s"]),
+        (
+            "worker --max-in-flight 10 --max-in-flight-per-webhook 11",
+            &["per-webhook `11`", "--max-in-flight `10`", "1 to 10"],
+        ),
+        ("worker --max-in-flight-per-host 2000", &["per-host `2000`", "`1024` (default)"]),
+        ("worker --events-topic x --health-topic x", &["--events-topic `x`", "--health-topic `x`", "two topics"]),
+        ("worker --dead-letter-topic webhooks.retry.5m", &["--retry-topic-prefix", "`webhooks.retry.5m`"]),
+        ("worker --attempts-topic webhooks.health.deltas", &["--health-topic", "`webhooks.health.deltas`"]),
+        ("worker --attempts-topic webhooks_health", &["--health-topic", "'.' and '_'"]),
+        ("api --api-tls-cert c", &["--api-tls-cert", "without --api-tls-key"]),
+        ("api --api-tls-key c", &["--api-tls-key", "without --api-tls-cert"]),
+        ("api --api-listen 127.0.0.1:9464", &["--api-listen", "--admin-listen", "two ports"]),
+        (
+            "dead-letters list --from 2026-01-02T00:00:00Z --to 2026-01-01T00:00:00Z",
+            &["--from `2026-01-02T00:00:00Z`", "earlier than --to"],
+        ),
+    ] {
+        refused_with(line, parts);
+    }
+}
+
+#[test]
+fn defaults_give_way_to_smaller_bounds_that_were_given() {
+    let delivery = worker("--max-in-flight 8 --request-timeout 1s").delivery;
+    assert_eq!((delivery.max_in_flight_per_webhook, delivery.max_in_flight_per_host), (8, 8));
+    assert_eq!(delivery.connect_timeout, Duration::from_secs(1));
+}
+
+#[test]
+fn a_value_with_a_mistake_contradicts_nothing() {
+    refused_with("worker --request-timeout x --drain-timeout 1s", &["--request-timeout"]);
+}
+
+#[test]
+fn properties_that_delivery_depends_on_are_refused_with_the_reason() {
+    for (key, part) in [
+        ("enable.auto.commit", "settled"),
+        ("auto.commit.enable", "settled"),
+        ("enable.auto.offset.store", "settled"),
+        ("auto.offset.reset", "lose events"),
+        ("group.id", "--group"),
+        ("bootstrap.servers", "--brokers"),
+        ("metadata.broker.list", "--brokers"),
+        ("enable.idempotence", "always on"),
+        ("acks", "in-sync"),
+        ("request.required.acks", "in-sync"),
+        ("isolation.level", "read_committed"),
+        ("enable.partition.eof", "to their end"),
+        ("transactional.id", "no transactions"),
+        ("delivery.report.only.error", "waited for"),
+    ] {
+        refused_with(&format!("worker --kafka-property {key}=hunter2"), &["--kafka-property", key, part]);
+        let mistakes = mistakes(&["worker"], &[("HOOKSTREAM_KAFKA_PROPERTY", &format!("{key}=hunter2"))]);
+        assert!(mistakes[0].starts_with("HOOKSTREAM_KAFKA_PROPERTY (--kafka-property)"), "{mistakes:?}");
+        assert!(!mistakes[0].contains("hunter2"));
+    }
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    for line in [
+        "worker --kafka-property hunter2",
+        "worker --kafka-property sasl.password:hunter2=x",
+        "worker --kafka-property =hunter2",
+        "worker --kafka-property sasl.password = hunter2",
+        "--kafka-property sasl.password hunter2 worker",
+        "topics --kafka-property sasl.password = hunter2",
+        "worker --kafka-propery sasl.password=hunter2",
+        "worker --kafka-propery=sasl.password=hunter2",
+        "worker --kafka-propery sasl.password = hunter2",
+        "worker -p=hunter2",
+        "receiver --secret whsec_x hunter2",
+        "receiver --secret a --secret hunter2",
+    ] {
+        let lines = mistakes(&line.split_whitespace().collect::<Vec<_>>(), &[]);
+        assert!(!lines.concat().contains("hunter2"), "{line}: {lines:?}");
+    }
+    let long = format!("hunter2{}", "x".repeat(2000));
+    assert!(!mistakes(&["receiver", "--secret", &long], &[]).concat().contains("hunter2"));
+    let command = understood("receiver --secret hunter2");
+    assert!(!format!("{command:?}").contains("hunter2"));
+    let command = understood("worker --kafka-property sasl.password=hunter2");
+    let shown = format!("{command:?}");
+    assert!(!shown.contains("hunter2") && shown.contains("sasl.password"), "{shown}");
+}
+
+#[test]
+fn unknown_subcommands_are_told_with_the_known_ones() {
+    for (line, parts) in [
+        ("wroker", &["unknown subcommand `wroker`", "did you mean `worker`?", "dead-letters"][..]),
+        ("help wroker", &["unknown subcommand `wroker`"]),
+        ("topics", &["topics", "plan, apply"]),
+        ("topics aply", &["`aply`", "plan, apply"]),
+        ("help dead-letters nonsense", &["`nonsense`", "list, show, redrive"]),
+        ("--json", &["subcommand", "worker"]),
+        ("worker twice", &["unexpected argument `twice`", "only options"]),
+    ] {
+        refused_with(line, parts);
+    }
+    assert_eq!(mistakes(&["wroker", "--gruop", "x"], &[]).len(), 2);
+}
+
+#[test]
+fn an_unknown_option_does_not_swallow_the_subcommand() {
+    let told = mistakes(&["--verbose", "worker", "--group="], &[]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1].starts_with("--group ``"), "{told:?}");
+}
+
+#[test]
+fn options_may_stand_before_the_subcommand() {
+    let Command::TopicsPlan(settings, _) = understood("--group g topics --brokers b:1 plan") else {
+        panic!("not the plan");
+    };
+    assert_eq!((settings.kafka.group.as_str(), settings.kafka.brokers.as_str()), ("g", "b:1"));
+}
+
+#[test]
+fn help_and_version_win_over_mistakes() {
+    use HelpTopic::{Family, Program, Subcommand as One};
+    let help = |topic| Command::Help { topic, asked: true };
+    for (line, expected) in [
+        ("help", help(Program)),
+        ("--help", help(Program)),
+        ("-h", help(Program)),
+        ("help worker", help(One(Subcommand::Worker))),
+        ("worker --help", help(One(Subcommand::Worker))),
+        ("worker --nonsense --group -h", help(One(Subcommand::Worker))),
+        ("help topics", help(Family("topics"))),
+        ("dead-letters --help", help(Family("dead-letters"))),
+        ("help topics plan", help(One(Subcommand::TopicsPlan))),
+        ("--version", Command::Version),
+        ("-V", Command::Version),
+        ("worker --version", Command::Version),
+        ("", Command::Help { topic: Program, asked: false }),
+    ] {
+        if line == "worker --nonsense --group -h" {
+            // A single dash may begin a value: here it is the group's.
+            assert_eq!(mistakes(&["worker", "--nonsense", "--group", "-h"], &[]).len(), 1);
+        } else {
+            assert_eq!(understood(line), expected, "{line}");
+        }
+    }
+}
+
+#[test]
+fn help_lists_every_option_of_a_subcommand_with_default_and_variable() {
+    for subcommand in Subcommand::ALL {
+        let text = help(HelpTopic::Subcommand(subcommand));
+        for spec in options::all() {
+            let listed = text.lines().any(|line| line.trim_start().split(' ').next() == Some(&spec.flag_name()));
+            let taken = options::find(spec.name, subcommand).is_some();
+            assert_eq!(listed, taken, "{} {}", subcommand.words(), spec.name);
+            if spec.used_by.contains(&subcommand) {
+                let default = spec.default.map(|default| format!("[default {default}; {}]", spec.variable()));
+                assert!(default.is_none_or(|default| text.contains(&default)), "{} {}", subcommand.words(), spec.name);
+                assert!(text.contains(&spec.variable()));
+            }
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+    }
+    let program = help(HelpTopic::Program);
+    assert!(Subcommand::ALL.iter().all(|subcommand| program.contains(subcommand.words())));
+    assert!(help(HelpTopic::Family("topics")).contains("topics apply"));
+}
+
+#[cfg(unix)]
+#[test]
+fn text_that_is_no_utf_8_is_refused_and_not_shown() {
+    use std::os::unix::ffi::OsStringExt;
+    let raw = |text: &[u8]| OsString::from_vec(text.to_vec());
+    let args = [raw(b"worker"), raw(b"--group=hunter2\xff"), raw(b"\xff")];
+    let environment = [(raw(b"HOOKSTREAM_BROKERS"), raw(b"hunter2\xff")), (raw(b"HOOKSTREAM_\xff"), raw(b"x"))];
+    let lines: Vec<_> =
+        parse(args.into_iter(), environment.into_iter()).unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "--group (value not shown): expected UTF-8 text",
+            "an argument (value not shown): expected UTF-8 text",
+            "HOOKSTREAM_BROKERS (value not shown): expected UTF-8 text"
+        ]
+    );
+}
+
+/// What a set of settings is written as, to be read again.
+fn written(settings: &Settings) -> Vec<(&'static str, String)> {
+    use crate::domain::schedule::format_duration;
+    let delivery = &settings.delivery;
+    let delays: Vec<_> = delivery.schedule.delays().iter().map(ToString::to_string).collect();
+    let mut list = vec![
+        ("group", settings.kafka.group.clone()),
+        ("events-topic", settings.topics.events.clone()),
+        ("topic-partitions", settings.topics.partitions.to_string()),
+        ("retry-schedule", delays.join(",")),
+        ("request-timeout", format_duration(delivery.request_timeout)),
+        ("connect-timeout", format_duration(delivery.connect_timeout)),
+        ("drain-timeout", format_duration(delivery.drain_timeout)),
+        ("max-in-flight", delivery.max_in_flight.to_string()),
+        ("max-in-flight-per-webhook", delivery.max_in_flight_per_webhook.to_string()),
+        ("max-queued-bytes", delivery.max_queued_bytes.to_string()),
+        ("admin-listen", settings.admin_listen.to_string()),
+    ];
+    let networks: Vec<_> = delivery.allow_private_networks.iter().map(ToString::to_string).collect();
+    list.push(("allow-private-networks", networks.join(",")));
+    list
+}
+
+fn any_settings() -> impl Strategy<Value = Settings> {
+    let names = ("[a-z][a-z0-9 _.-]{0,20}[a-z]", "crm[a-zA-Z0-9._-]{0,40}", 1u16..=10_000);
+    let delays = prop::collection::vec(1u64..=604_800_000, 1..20);
+    let timeouts = (1u64..=600_000, 1u64..=600_000, 1u64..=600_000);
+    let bounds = (1usize..=100_000, 1usize..=100_000, 20u32..=40);
+    let addresses = (any::<std::net::IpAddr>(), any::<u16>(), prop::collection::vec((any::<u32>(), 0u8..=32), 0..4));
+    (names, delays, timeouts, bounds, addresses).prop_map(|(names, delays, mut timeouts, bounds, addresses)| {
+        timeouts.1 = timeouts.1.min(timeouts.0);
+        timeouts.2 = timeouts.2.max(timeouts.0);
+        let mut settings = Settings::default();
+        (settings.kafka.group, settings.topics.events, settings.topics.partitions) = names;
+        let delays: Vec<_> = delays.iter().map(|delay| format!("{delay}ms")).collect();
+        let delivery = &mut settings.delivery;
+        delivery.schedule = RetrySchedule::parse(&delays.join(",")).unwrap();
+        delivery.request_timeout = Duration::from_millis(timeouts.0);
+        delivery.connect_timeout = Duration::from_millis(timeouts.1);
+        delivery.drain_timeout = Duration::from_millis(timeouts.2);
+        delivery.max_in_flight = bounds.0.max(bounds.1);
+        delivery.max_in_flight_per_webhook = bounds.1;
+        delivery.max_in_flight_per_host = delivery.max_in_flight.min(256);
+        delivery.max_queued_bytes = 1 << bounds.2;
+        settings.admin_listen = SocketAddr::new(addresses.0, addresses.1);
+        let networks = addresses.2.into_iter();
+        let network = |(bits, length)| IpNet::new(std::net::Ipv4Addr::from_bits(bits).into(), length).unwrap().trunc();
+        delivery.allow_private_networks = networks.map(network).collect();
+        settings
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_again(settings in any_settings(), from_environment in any::<bool>()) {
+        let mut args = vec![OsString::from("worker")];
+        let mut environment = Vec::new();
+        for (name, text) in written(&settings) {
+            if from_environment {
+                let spec = options::find(name, Subcommand::Worker).unwrap();
+                environment.push((OsString::from(spec.variable()), OsString::from(text)));
+            } else {
+                args.push(OsString::from(format!("--{name}={text}")));
+            }
+        }
+        let parsed = parse(args.into_iter(), environment.into_iter());
+        prop_assert_eq!(parsed.map(|parsed| parsed.command), Ok(Command::Worker(Box::new(settings))));
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic_or_break_a_line(
+        args in prop::collection::vec("(worker|topics|plan|help|--|-|=|--[a-z-]{0,9}|--group|--kafka-property|.{0,8}|\\PC{0,8})", 0..8),
+    ) {
+        if let Err(mistakes) = parse(args.iter().map(OsString::from), std::iter::empty()) {
+            prop_assert!(!mistakes.is_empty());
+            prop_assert!(mistakes.iter().all(|mistake| !mistake.to_string().contains(['\n', '\r'])));
+        }
+    }
+
+    #[test]
+    fn sizes_and_counts_round_trip(bytes in 1usize << 20..=1 << 40, count in 1u32..=1_000_000) {
+        let settings = worker(&format!("--max-queued-bytes {bytes} --errors-min-attempts {count}"));
+        prop_assert_eq!(settings.delivery.max_queued_bytes, bytes);
+        prop_assert_eq!(settings.suspension.errors_min_attempts, count);
+    }
+}

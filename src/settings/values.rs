@@ -1,0 +1,294 @@
+//! What a text must be to be a value: one reader a kind. An error says what is accepted, and never repeats the text.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::command::{DEAD_LETTER_REASONS, EventSource};
+use super::{AttemptLog, LogFormat, Ordering};
+use crate::domain::schedule::{RetrySchedule, format_duration, parse_duration};
+use crate::telemetry::logs;
+
+/// A value, or what is accepted instead.
+pub(super) type Read<T> = Result<T, String>;
+
+/// Kafka's own limit.
+const TOPIC_BYTES_MAX: usize = 249;
+/// Well above any real name, well below what a log line or a record header can bear.
+const NAME_BYTES_MAX: usize = 200;
+
+/// `true` or `false`.
+pub(super) fn switch(text: &str) -> Read<bool> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
+/// A whole number within bounds.
+pub(super) fn count<N: FromStr + PartialOrd + fmt::Display>(min: N, max: N) -> impl Fn(&str) -> Read<N> {
+    move |text| {
+        let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        number
+            .filter(|number| (&min..=&max).contains(&number))
+            .ok_or_else(|| format!("expected a whole number from {min} to {max}"))
+    }
+}
+
+/// A duration within bounds.
+pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&str) -> Read<Duration> {
+    move |text| match parse_duration(text) {
+        Ok(duration) if (min..=max).contains(&duration) => Ok(duration),
+        Ok(_) => Err(format!("expected from {} to {}", format_duration(min), format_duration(max))),
+        Err(bad) => Err(bad.to_string()),
+    }
+}
+
+const KIB: usize = 1024;
+
+/// Bytes, as a number or with a unit.
+pub(super) fn size(min: usize, max: usize) -> impl Fn(&str) -> Read<usize> {
+    move |text| {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits).unwrap_or_default();
+        let unit = match unit {
+            "" => Some(1),
+            "KiB" => Some(KIB),
+            "MiB" => Some(KIB * KIB),
+            "GiB" => Some(KIB * KIB * KIB),
+            _ => None,
+        };
+        unit.and_then(|unit| number.parse::<usize>().ok()?.checked_mul(unit))
+            .filter(|bytes| (min..=max).contains(bytes))
+            .ok_or_else(|| {
+                format!("expected bytes from {min} to {max}, as a number or with a unit (KiB, MiB, GiB) such as 64MiB")
+            })
+    }
+}
+
+/// A share from 0 to 1.
+pub(super) fn share(text: &str) -> Read<f64> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let share = is_plain.then(|| text.parse::<f64>().ok()).flatten();
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "expected a number from 0 to 1 such as 0.3".to_owned())
+}
+
+/// An address to listen on.
+pub(super) fn address(text: &str) -> Read<SocketAddr> {
+    text.parse().map_err(|_| {
+        "expected an IP address and a port from 0 to 65535 such as 0.0.0.0:8080 or [::]:8080; port 0 takes a free one"
+            .to_owned()
+    })
+}
+
+/// An address range.
+pub(super) fn network(text: &str) -> Read<IpNet> {
+    let single = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse::<IpNet>()
+        .ok()
+        .or_else(single)
+        .map(|network| network.trunc())
+        .ok_or_else(|| "expected an address range (CIDR) such as 10.0.0.0/8 or fd00::/8".to_owned())
+}
+
+/// Bootstrap servers.
+pub(super) fn brokers(text: &str) -> Read<String> {
+    let is_good = !text.is_empty() && text.split(',').all(|broker| is_broker(broker.trim()));
+    is_good.then(|| text.to_owned()).ok_or_else(|| {
+        "expected host:port, several separated by commas, ports from 1 to 65535, such as kafka-1:9092,kafka-2:9092"
+            .to_owned()
+    })
+}
+
+fn is_broker(text: &str) -> bool {
+    let host_port = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let (host, port) = match host_port.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, rest.strip_prefix(':').or(Some(""))),
+        None => match host_port.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (host_port, None),
+        },
+    };
+    let is_host =
+        !host.is_empty() && !host.chars().any(|char| char.is_whitespace() || char.is_control() || char == '/');
+    is_host && port.is_none_or(|port| count(1, u16::MAX)(port).is_ok())
+}
+
+/// A consumer group.
+pub(super) fn group(text: &str) -> Read<String> {
+    named(text, "a name")
+}
+
+/// A workspace: the first part of a record's key.
+pub(super) fn workspace(text: &str) -> Read<String> {
+    named(text, "a workspace's name, without /").and_then(|name| {
+        if name.contains('/') { Err("expected a workspace's name, without /".to_owned()) } else { Ok(name) }
+    })
+}
+
+/// The id of an integration or a webhook.
+pub(super) fn id(text: &str) -> Read<String> {
+    named(text, "an id")
+}
+
+fn named(text: &str, what: &str) -> Read<String> {
+    let is_good =
+        (1..=NAME_BYTES_MAX).contains(&text.len()) && text.trim() == text && !text.chars().any(char::is_control);
+    is_good.then(|| text.to_owned()).ok_or_else(|| {
+        format!("expected {what}: 1 to {NAME_BYTES_MAX} bytes without spaces around or control characters")
+    })
+}
+
+/// A topic's name, with room for a suffix of so many bytes.
+pub(super) fn topic(suffix_bytes_max: usize) -> impl Fn(&str) -> Read<String> {
+    let bytes_max = TOPIC_BYTES_MAX.saturating_sub(suffix_bytes_max);
+    move |text| {
+        let is_word = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        let is_good = is_word && (1..=bytes_max).contains(&text.len()) && !matches!(text, "." | "..");
+        is_good.then(|| text.to_owned()).ok_or_else(|| {
+            format!("expected a topic's name: 1 to {bytes_max} of a-z, A-Z, 0-9, '.', '_', '-', not . or ..")
+        })
+    }
+}
+
+/// A path; whether something is there is seen when it is opened.
+pub(super) fn path(text: &str) -> Read<PathBuf> {
+    if text.is_empty() || text.contains('\0') {
+        Err("expected a file's path".to_owned())
+    } else {
+        Ok(PathBuf::from(text))
+    }
+}
+
+/// A retry schedule.
+pub(super) fn schedule(text: &str) -> Read<RetrySchedule> {
+    RetrySchedule::parse(text).map_err(|bad| format!("expected delays separated by commas such as 30s,1m,5m: {bad}"))
+}
+
+/// `entity`, `webhook` or `none`.
+pub(super) fn ordering(text: &str) -> Read<Ordering> {
+    match text {
+        "entity" => Ok(Ordering::Entity),
+        "webhook" => Ok(Ordering::Webhook),
+        "none" => Ok(Ordering::None),
+        _ => Err("expected entity, webhook or none".to_owned()),
+    }
+}
+
+/// `all`, `failures` or `off`.
+pub(super) fn attempt_log(text: &str) -> Read<AttemptLog> {
+    match text {
+        "all" => Ok(AttemptLog::All),
+        "failures" => Ok(AttemptLog::Failures),
+        "off" => Ok(AttemptLog::Off),
+        _ => Err("expected all, failures or off".to_owned()),
+    }
+}
+
+/// `human` or `json`.
+pub(super) fn log_format(text: &str) -> Read<LogFormat> {
+    match text {
+        "human" => Ok(LogFormat::Human),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected human or json".to_owned()),
+    }
+}
+
+/// Directives of the logs' filter.
+pub(super) fn log_level(text: &str) -> Read<String> {
+    match logs::check_filter(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(bad) => Err(bad.to_string()),
+    }
+}
+
+/// A dead letter's reason.
+pub(super) fn reason(text: &str) -> Read<&'static str> {
+    DEAD_LETTER_REASONS
+        .into_iter()
+        .find(|word| *word == text)
+        .ok_or_else(|| format!("expected one of: {}", DEAD_LETTER_REASONS.join(", ")))
+}
+
+/// A point in time.
+pub(super) fn time(text: &str) -> Read<Timestamp> {
+    text.parse().map_err(|_| {
+        "expected a time of RFC 3339 with its offset such as 2026-01-31T12:00:00Z or 2026-01-31T15:00:00+03:00"
+            .to_owned()
+    })
+}
+
+/// A status that a receiver may answer with.
+pub(super) fn status(text: &str) -> Read<u16> {
+    count(200, 599)(text).map_err(|_| "expected an HTTP status from 200 to 599".to_owned())
+}
+
+/// A signing secret: what it may be is judged by who signs.
+pub(super) fn secret(text: &str) -> Read<String> {
+    let is_good = (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control);
+    is_good.then(|| text.to_owned()).ok_or_else(|| "expected 1 to 1024 bytes such as whsec_ and base64".to_owned())
+}
+
+/// An event: a record, a file or standard input.
+pub(super) fn event(text: &str) -> Read<EventSource> {
+    if text == "-" {
+        return Ok(EventSource::Stdin);
+    }
+    record(text).or_else(|_| path(text).map(EventSource::File)).map_err(|_| {
+        "expected topic/partition/offset such as crm.object-events/3/1042, a file's path, or - for standard input"
+            .to_owned()
+    })
+}
+
+/// A record: `topic/partition/offset`.
+pub(super) fn record(text: &str) -> Read<EventSource> {
+    let mut parts = text.splitn(3, '/');
+    let record = (|| {
+        let topic = topic(0)(parts.next()?).ok()?;
+        let partition = count(0, i32::MAX)(parts.next()?).ok()?;
+        let offset = count(0, i64::MAX)(parts.next()?).ok()?;
+        Some(EventSource::Record { topic, partition, offset })
+    })();
+    record.ok_or_else(|| "expected topic/partition/offset such as webhooks.dead-letter/3/1042".to_owned())
+}
+
+/// Properties that a user may not set, since delivery depends on them, and why.
+const PROPERTIES_REFUSED: [(&[&str], &str); 10] = [
+    (&["bootstrap.servers", "metadata.broker.list"], "set with --brokers"),
+    (&["group.id"], "set with --group"),
+    (
+        &["enable.auto.commit", "auto.commit.enable", "enable.auto.offset.store"],
+        "an offset is stored only when every delivery of its record is settled",
+    ),
+    (&["auto.offset.reset"], "a group without offsets begins at the start of the topic: skipping would lose events"),
+    (&["enable.idempotence"], "always on: a retry is written once"),
+    (&["acks", "request.required.acks"], "always all: a record counts when every in-sync replica has it"),
+    (&["isolation.level"], "always read_committed: an aborted record is no event"),
+    (&["enable.partition.eof"], "used to see that the integrations are read to their end"),
+    (&["transactional.id"], "no transactions are used"),
+    (&["delivery.report.only.error"], "every record written is waited for"),
+];
+
+/// A librdkafka property. The error names the key and never the value.
+pub(super) fn property(text: &str) -> Read<(String, String)> {
+    let accepted = || "expected KEY=VALUE, the key a librdkafka property such as security.protocol".to_owned();
+    let (key, value) = text.split_once('=').ok_or_else(accepted)?;
+    let is_key =
+        key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_'));
+    if key.is_empty() || key.len() > NAME_BYTES_MAX || !is_key || value.contains('\0') {
+        return Err(accepted());
+    }
+    match PROPERTIES_REFUSED.iter().find(|(keys, _)| keys.contains(&key)) {
+        Some((_, why)) => Err(format!("`{key}` can't be set: {why}; any other librdkafka property is accepted")),
+        None => Ok((key.to_owned(), value.to_owned())),
+    }
+}

@@ -1,0 +1,148 @@
+//! Log lines on stderr: short ones for people or one JSON object a line.
+//!
+//! Everything that is logged goes through `tracing`. Payloads, secrets and query strings are never put there.
+
+use std::io::{self, IsTerminal};
+
+use tracing::Subscriber;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use crate::settings::{LogFormat, Logs};
+
+/// A filter that can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected error, warn, info, debug, trace or off, or directives such as info,hookstream::http=debug")]
+pub struct BadFilter;
+
+/// Checks the directives of a filter.
+///
+/// # Errors
+/// [`BadFilter`] when they can't be used. A lone word must be a level: the library would take any other for a part's name
+/// and log everything of a part that does not exist, and nothing else.
+pub fn check_filter(directives: &str) -> Result<(), BadFilter> {
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok() && !word.bytes().any(|byte| byte.is_ascii_digit());
+    let is_directive = |part: &str| part.contains(['=', '[', '{', ']', '}']) || is_level(part);
+    if !directives.split(',').map(str::trim).all(is_directive) {
+        return Err(BadFilter);
+    }
+    EnvFilter::try_new(directives).map(|_| ()).map_err(|_| BadFilter)
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogsError {
+    /// The filter was not checked before.
+    #[error("log filter: {0}")]
+    Filter(#[from] BadFilter),
+    /// Something else logs already.
+    #[error("a logger is already set")]
+    AlreadySet(#[from] TryInitError),
+}
+
+/// Begins to log to stderr.
+///
+/// # Errors
+/// [`LogsError`] when the filter can't be used or a logger is set already.
+pub fn init(logs: &Logs) -> Result<(), LogsError> {
+    let filter = EnvFilter::try_new(&logs.filter).map_err(|_| BadFilter)?;
+    let registry = tracing_subscriber::registry().with(filter);
+    match logs.format {
+        LogFormat::Json => registry.with(json(io::stderr)).try_init()?,
+        LogFormat::Human => registry.with(human(io::stderr)).try_init()?,
+    }
+    Ok(())
+}
+
+/// One object a line: `timestamp`, `level`, the event's own fields, `target`.
+fn json<S, W>(writer: W) -> impl Layer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    fmt::layer().json().flatten_event(true).with_span_list(false).with_ansi(false).with_writer(writer)
+}
+
+/// Short lines; coloured on a terminal, unless `NO_COLOR` is set.
+fn human<S, W>(writer: W) -> impl Layer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().compact().with_target(false).with_writer(writer);
+    // The layer's own default looks at NO_COLOR, and not at the terminal.
+    if io::stderr().is_terminal() { layer } else { layer.with_ansi(false) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Captured {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+
+        fn writer(&self) -> impl for<'writer> MakeWriter<'writer> + Send + Sync + 'static {
+            let captured = self.clone();
+            move || captured.clone()
+        }
+    }
+
+    #[test]
+    fn json_lines_are_flat_objects() {
+        let captured = Captured::default();
+        let subscriber = tracing_subscriber::registry().with(json(captured.writer()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(topic = "crm.object-events", partition = 3, "record\nunusable");
+            tracing::info!("ready");
+        });
+        let lines: Vec<serde_json::Value> =
+            captured.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["level"], "WARN");
+        assert_eq!(lines[0]["message"], "record\nunusable");
+        assert_eq!(lines[0]["topic"], "crm.object-events");
+        assert_eq!(lines[0]["partition"], 3);
+        assert!(lines[0]["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
+    }
+
+    #[test]
+    fn human_lines_are_short_and_plain_outside_a_terminal() {
+        let captured = Captured::default();
+        let subscriber = tracing_subscriber::registry().with(human(captured.writer()));
+        tracing::subscriber::with_default(subscriber, || tracing::info!(topic = "t", "ready"));
+        if !io::stderr().is_terminal() {
+            assert!(captured.text().ends_with("  INFO ready topic=\"t\"\n"), "{:?}", captured.text());
+        }
+    }
+
+    #[test]
+    fn a_filter_is_levels_and_directives() {
+        for good in ["info", "off", "WARN", "info,hookstream::http=debug", "hookstream[delivery{attempt}]=trace,warn"] {
+            assert_eq!(check_filter(good), Ok(()), "{good}");
+        }
+        for bad in ["", "loud", "info,", "3", "hookstream=loud", "info,hyper", "[", "a=b=c"] {
+            assert_eq!(check_filter(bad), Err(BadFilter), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What the service says about itself: logs and metrics.
+
+pub mod logs;
