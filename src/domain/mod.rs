@@ -2,5 +2,14 @@
 //! as a value.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod event;
+pub mod filter;
+pub mod hash;
+pub mod integration;
+pub mod outcome;
 pub mod schedule;
 pub mod signature;
+pub mod table;
+pub mod target;
+pub mod ticks;
+pub mod tracker;

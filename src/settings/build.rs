@@ -197,6 +197,9 @@ fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Command {
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const TEN_MINUTES: Duration = Duration::from_mins(10);
+/// A member that drains for longer than Kafka's clients let a poll wait (5m here) would be thrown out of its group; and a
+/// request is never longer than a drain.
+const DRAIN_MAX: Duration = Duration::from_mins(4);
 /// Longer than this nothing here waits: the retry schedule's own bound.
 const WEEK: Duration = Duration::from_hours(168);
 /// Far above the files a process may open; a bound for the memory of tables.
@@ -246,8 +249,8 @@ fn topics(reader: &mut Reader<'_>) -> Topics {
 }
 
 fn delivery(reader: &mut Reader<'_>) -> Delivery {
-    let request_timeout = reader.value("request-timeout", values::duration(MILLISECOND, TEN_MINUTES));
-    let connect_timeout = reader.value("connect-timeout", values::duration(MILLISECOND, TEN_MINUTES));
+    let request_timeout = reader.value("request-timeout", values::duration(MILLISECOND, DRAIN_MAX));
+    let connect_timeout = reader.value("connect-timeout", values::duration(MILLISECOND, DRAIN_MAX));
     let max_in_flight = reader.value("max-in-flight", values::count(1, IN_FLIGHT_MAX));
     let per_webhook = reader.value("max-in-flight-per-webhook", values::count(1, IN_FLIGHT_MAX));
     let per_host = reader.value("max-in-flight-per-host", values::count(1, IN_FLIGHT_MAX));
@@ -268,7 +271,7 @@ fn delivery(reader: &mut Reader<'_>) -> Delivery {
         max_queued_bytes: reader.value("max-queued-bytes", values::size(QUEUED_BYTES_MIN, QUEUED_BYTES_MAX)),
         threads: reader.value("delivery-threads", values::count(0, 256)),
         allow_private_networks: reader.many("allow-private-networks", values::network),
-        drain_timeout: reader.value("drain-timeout", values::duration(MILLISECOND, TEN_MINUTES)),
+        drain_timeout: reader.value("drain-timeout", values::duration(MILLISECOND, DRAIN_MAX)),
     }
 }
 

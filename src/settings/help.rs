@@ -1,5 +1,7 @@
 //! Help, made from the table of options: what it says is what is accepted.
 
+use std::fmt::{self, Write};
+
 use super::command::{HelpTopic, Subcommand};
 use super::options::{self, Shape, Spec};
 
@@ -36,7 +38,11 @@ fn program() -> String {
 }
 
 fn subcommands(list: impl Iterator<Item = Subcommand>) -> String {
-    list.map(|subcommand| format!("  {:<22}{}\n", subcommand.words(), subcommand.about())).collect()
+    let mut text = String::new();
+    for subcommand in list {
+        line(&mut text, format_args!("  {:<22}{}", subcommand.words(), subcommand.about()));
+    }
+    text
 }
 
 fn of_subcommand(subcommand: Subcommand) -> String {
@@ -60,7 +66,7 @@ fn of_subcommand(subcommand: Subcommand) -> String {
     text.push('\n');
     for (kind, meaning) in KINDS {
         if placeholders.iter().any(|placeholder| placeholder.starts_with(kind)) {
-            text.push_str(&format!("{kind}: {meaning}\n"));
+            line(&mut text, format_args!("{kind}: {meaning}"));
         }
     }
     text.push_str("Each option is also the environment variable in brackets; the option wins.\n");
@@ -91,11 +97,16 @@ fn option(text: &mut String, spec: &Spec, column: usize) {
         (None, false, Shape::Flag) => "default false".to_owned(),
         (None, false, Shape::One | Shape::Many { .. }) => "default none".to_owned(),
     };
-    for line in wrapped(spec.about, WIDTH.saturating_sub(column)) {
-        text.push_str(&format!("{begin:<column$}{line}\n"));
+    for part in wrapped(spec.about, WIDTH.saturating_sub(column)) {
+        line(text, format_args!("{begin:<column$}{part}"));
         begin.clear();
     }
-    text.push_str(&format!("{:<column$}[{default}; {}]\n", "", spec.variable()));
+    line(text, format_args!("{:<column$}[{default}; {}]", "", spec.variable()));
+}
+
+fn line(text: &mut String, line: fmt::Arguments<'_>) {
+    text.write_fmt(line).expect("a String takes everything");
+    text.push('\n');
 }
 
 fn wrapped(text: &str, width: usize) -> Vec<String> {

@@ -111,7 +111,7 @@ pub struct Delivery {
     pub drain_timeout: Duration,
 }
 
-/// When an integration counts as failing: the contract's section 9.
+/// When an integration counts as failing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspension {
     /// `--errors-window`

@@ -167,13 +167,8 @@ impl CommandLine {
     pub(super) fn into_given(self, asked: Asked, mistakes: &mut Vec<Mistake>) -> GivenOptions {
         let mut given = GivenOptions::new();
         for Written { name, value } in self.options {
-            match placed(&name, asked) {
-                Ok(spec) => {
-                    if let Err(mistake) = give(&mut given, spec, value) {
-                        mistakes.push(mistake);
-                    }
-                }
-                Err(mistake) => mistakes.push(mistake),
+            if let Err(mistake) = placed(&name, asked).and_then(|spec| give(&mut given, spec, value)) {
+                mistakes.push(mistake);
             }
         }
         given

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::command::{DEAD_LETTER_REASONS, EventSource};
 use super::{AttemptLog, LogFormat, Ordering};
 use crate::domain::schedule::{RetrySchedule, format_duration, parse_duration};
+use crate::kafka::properties;
 use crate::telemetry::logs;
 
 /// A value, or what is accepted instead.
@@ -83,7 +84,7 @@ pub(super) fn share(text: &str) -> Read<f64> {
 
 /// An address to listen on.
 pub(super) fn address(text: &str) -> Read<SocketAddr> {
-    text.parse().map_err(|_| {
+    text.parse().ok().ok_or_else(|| {
         "expected an IP address and a port from 0 to 65535 such as 0.0.0.0:8080 or [::]:8080; port 0 takes a free one"
             .to_owned()
     })
@@ -221,7 +222,7 @@ pub(super) fn reason(text: &str) -> Read<&'static str> {
 
 /// A point in time.
 pub(super) fn time(text: &str) -> Read<Timestamp> {
-    text.parse().map_err(|_| {
+    text.parse().ok().ok_or_else(|| {
         "expected a time of RFC 3339 with its offset such as 2026-01-31T12:00:00Z or 2026-01-31T15:00:00+03:00"
             .to_owned()
     })
@@ -229,7 +230,7 @@ pub(super) fn time(text: &str) -> Read<Timestamp> {
 
 /// A status that a receiver may answer with.
 pub(super) fn status(text: &str) -> Read<u16> {
-    count(200, 599)(text).map_err(|_| "expected an HTTP status from 200 to 599".to_owned())
+    count(200, 599)(text).ok().ok_or_else(|| "expected an HTTP status from 200 to 599".to_owned())
 }
 
 /// A signing secret: what it may be is judged by who signs.
@@ -243,7 +244,7 @@ pub(super) fn event(text: &str) -> Read<EventSource> {
     if text == "-" {
         return Ok(EventSource::Stdin);
     }
-    record(text).or_else(|_| path(text).map(EventSource::File)).map_err(|_| {
+    record(text).or_else(|_no_record| path(text).map(EventSource::File)).ok().ok_or_else(|| {
         "expected topic/partition/offset such as crm.object-events/3/1042, a file's path, or - for standard input"
             .to_owned()
     })
@@ -270,9 +271,9 @@ const PROPERTIES_REFUSED: [(&[&str], &str); 10] = [
         "an offset is stored only when every delivery of its record is settled",
     ),
     (&["auto.offset.reset"], "a group without offsets begins at the start of the topic: skipping would lose events"),
-    (&["enable.idempotence"], "always on: a retry is written once"),
-    (&["acks", "request.required.acks"], "always all: a record counts when every in-sync replica has it"),
-    (&["isolation.level"], "always read_committed: an aborted record is no event"),
+    (&["enable.idempotence"], "it is always on, so that a retry is written once"),
+    (&["acks", "request.required.acks"], "it is always all, so that a record counts when every in-sync replica has it"),
+    (&["isolation.level"], "it is always read_committed, since an aborted record is no event"),
     (&["enable.partition.eof"], "used to see that the integrations are read to their end"),
     (&["transactional.id"], "no transactions are used"),
     (&["delivery.report.only.error"], "every record written is waited for"),
@@ -289,6 +290,9 @@ pub(super) fn property(text: &str) -> Read<(String, String)> {
     }
     match PROPERTIES_REFUSED.iter().find(|(keys, _)| keys.contains(&key)) {
         Some((_, why)) => Err(format!("`{key}` can't be set: {why}; any other librdkafka property is accepted")),
-        None => Ok((key.to_owned(), value.to_owned())),
+        None => match properties::check(key, value) {
+            Ok(()) => Ok((key.to_owned(), value.to_owned())),
+            Err(bad) => Err(format!("`{key}`: {bad}")),
+        },
     }
 }

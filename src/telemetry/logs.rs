@@ -25,12 +25,14 @@ pub struct BadFilter;
 /// [`BadFilter`] when they can't be used. A lone word must be a level: the library would take any other for a part's name
 /// and log everything of a part that does not exist, and nothing else.
 pub fn check_filter(directives: &str) -> Result<(), BadFilter> {
-    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok() && !word.bytes().any(|byte| byte.is_ascii_digit());
+    // The library also reads numbers and the empty word as levels.
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let is_level = |word: &str| is_word(word) && word.parse::<LevelFilter>().is_ok();
     let is_directive = |part: &str| part.contains(['=', '[', '{', ']', '}']) || is_level(part);
     if !directives.split(',').map(str::trim).all(is_directive) {
         return Err(BadFilter);
     }
-    EnvFilter::try_new(directives).map(|_| ()).map_err(|_| BadFilter)
+    EnvFilter::try_new(directives).map(|_| ()).map_err(|_parse_error| BadFilter)
 }
 
 /// Why logging could not be set up.
@@ -49,7 +51,7 @@ pub enum LogsError {
 /// # Errors
 /// [`LogsError`] when the filter can't be used or a logger is set already.
 pub fn init(logs: &Logs) -> Result<(), LogsError> {
-    let filter = EnvFilter::try_new(&logs.filter).map_err(|_| BadFilter)?;
+    let filter = EnvFilter::try_new(&logs.filter).map_err(|_parse_error| BadFilter)?;
     let registry = tracing_subscriber::registry().with(filter);
     match logs.format {
         LogFormat::Json => registry.with(json(io::stderr)).try_init()?,

@@ -1,3 +1,4 @@
 //! What the service says about itself: logs and metrics.
 
 pub mod logs;
+pub mod metrics;

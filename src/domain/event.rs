@@ -1,0 +1,333 @@
+//! The envelope of an ObjectEvent: what matching and ordering need, borrowed from the record and parsed once.
+//!
+//! The body itself is never changed or written again: receivers get the bytes as they are in Kafka.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use super::filter::{ChangeWord, EntityType, EventFacts, EventWord};
+use super::hash::hash_bytes;
+
+/// One entity that an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entity {
+    /// Its type, `company` for the field `companyId`.
+    pub entity_type: EntityType,
+    /// A hash of its id: what first attempts of one webhook are ordered by.
+    pub order_key: u64,
+}
+
+/// What the service reads of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// The event's own id.
+    pub id: Cow<'a, str>,
+    /// `type`: change, link, unlink, or a word this version does not know.
+    pub event: EventWord,
+    /// `changeData.type`, or that there is none.
+    pub change: ChangeWord,
+    /// The ids in `entityIds`: at least one.
+    pub entities: Vec<Entity>,
+}
+
+/// Why a record's value is no event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEvent {
+    /// Not UTF-8.
+    #[error("the value is not UTF-8")]
+    NotUtf8,
+    /// Not JSON, not an object, or a field of the wrong type.
+    #[error("the value is no event: {0}")]
+    Malformed(String),
+    /// A needed field is missing.
+    #[error("the event has no `{0}`")]
+    Missing(&'static str),
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads the envelope of `value`, checking all of it as UTF-8 and as JSON.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] unless `value` is a JSON object with `id`, `type` and a non-empty `entityIds`.
+    pub fn parse(value: &'a [u8]) -> Result<Self, InvalidEvent> {
+        let text = simdutf8::basic::from_utf8(value).map_err(|_invalid| InvalidEvent::NotUtf8)?;
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let fields = deserializer
+            .deserialize_map(FieldsVisitor)
+            .and_then(|fields| deserializer.end().map(|()| fields))
+            .map_err(|error| InvalidEvent::Malformed(describe(&error)))?;
+        let id = fields.id.ok_or(InvalidEvent::Missing("id"))?;
+        let event = fields.event.ok_or(InvalidEvent::Missing("type"))?;
+        if fields.entities.is_empty() {
+            return Err(InvalidEvent::Missing("entityIds"));
+        }
+        Ok(Self { id, event, change: fields.change, entities: fields.entities })
+    }
+
+    /// What filters compare.
+    pub fn facts(&self) -> EventFacts<'_> {
+        EventFacts { event: self.event, change: self.change, entities: &self.entities }
+    }
+
+    /// The hashes that order first attempts: one for a change, two for a link.
+    pub fn order_keys(&self) -> [Option<u64>; 2] {
+        let mut keys = self.entities.iter().map(|entity| entity.order_key);
+        [keys.next(), keys.next()]
+    }
+}
+
+/// The parser's message with its place, and without a word of the event: payloads never reach logs.
+fn describe(error: &serde_json::Error) -> String {
+    let kind = match error.classify() {
+        serde_json::error::Category::Syntax => "not JSON",
+        serde_json::error::Category::Data => "not an object with the fields of an event",
+        serde_json::error::Category::Eof => "the JSON ends too early",
+        serde_json::error::Category::Io => "unreadable",
+    };
+    format!("{kind} at line {} column {}", error.line(), error.column())
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    id: Option<Cow<'a, str>>,
+    event: Option<EventWord>,
+    change: ChangeWord,
+    entities: Vec<Entity>,
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(Text(key)) = map.next_key()? {
+            match key.as_ref() {
+                "id" => fields.id = map.next_value::<Option<Scalar<'de>>>()?.map(|scalar| scalar.0),
+                "type" => fields.event = map.next_value::<Option<Text<'de>>>()?.map(|word| EventWord::parse(&word.0)),
+                "changeData" => fields.change = map.next_value::<Change>()?.0,
+                "entityIds" => fields.entities = map.next_value::<Entities>()?.0,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// A JSON string, borrowed where it has no escapes.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> de::Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// A string or a number: an id that some producer wrote without quotes is still an id.
+struct Scalar<'a>(Cow<'a, str>);
+
+impl<'de> de::Deserialize<'de> for Scalar<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ScalarVisitor;
+        impl<'de> Visitor<'de> for ScalarVisitor {
+            type Value = Scalar<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a number")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Scalar(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Scalar(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(Scalar(Cow::Owned(number.to_string())))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
+                Ok(Scalar(Cow::Owned(number.to_string())))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
+                Ok(Scalar(Cow::Owned(number.to_string())))
+            }
+        }
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+/// `changeData`: only its `type` is read. Anything that is no object counts as no change.
+struct Change(ChangeWord);
+
+impl<'de> de::Deserialize<'de> for Change {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ChangeVisitor;
+        impl<'de> Visitor<'de> for ChangeVisitor {
+            type Value = Change;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object or null")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(Change(ChangeWord::NONE))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut word = ChangeWord::NONE;
+                while let Some(Text(key)) = map.next_key()? {
+                    if key == "type" {
+                        word = map
+                            .next_value::<Option<Text<'de>>>()?
+                            .map_or(ChangeWord::NONE, |word| ChangeWord::parse(&word.0));
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Change(word))
+            }
+        }
+        deserializer.deserialize_any(ChangeVisitor)
+    }
+}
+
+/// `entityIds`: a map from `<type>Id` to the id.
+struct Entities(Vec<Entity>);
+
+impl<'de> de::Deserialize<'de> for Entities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntitiesVisitor;
+        impl<'de> Visitor<'de> for EntitiesVisitor {
+            type Value = Entities;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of ids")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(Entities(Vec::new()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entities = Vec::with_capacity(2);
+                while let Some(Text(key)) = map.next_key()? {
+                    let id = map.next_value::<Option<Scalar<'de>>>()?;
+                    let entity_type = EntityType::of(key.strip_suffix("Id").unwrap_or(&key));
+                    let order_key = hash_bytes(id.as_ref().map_or(&[], |id| id.0.as_bytes()));
+                    entities.push(Entity { entity_type, order_key });
+                }
+                Ok(Entities(entities))
+            }
+        }
+        deserializer.deserialize_any(EntitiesVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn invalid(value: &[u8]) -> InvalidEvent {
+        Envelope::parse(value).unwrap_err()
+    }
+
+    #[test]
+    fn the_envelope_of_the_documented_event_is_read() {
+        let value = br#"{ "id": "3c75d291", "offset": "0", "type": "change",
+            "createInfo": { "createdAt": "2021-09-28T11:08:26.903198+00:00" },
+            "entityIds": { "companyId": "a9a2f13c" },
+            "changeData": { "type": "patch", "old": { "a": [1, {"b": null}] }, "new": { } }, "more": 1 }"#;
+        let envelope = Envelope::parse(value).unwrap();
+        assert_eq!(envelope.id, "3c75d291");
+        assert_eq!(envelope.event, EventWord::parse("change"));
+        assert_eq!(envelope.change, ChangeWord::parse("patch"));
+        assert_eq!(envelope.entities.len(), 1);
+        assert_eq!(envelope.entities[0].entity_type, EntityType::of("company"));
+        assert_eq!(envelope.order_keys()[1], None);
+    }
+
+    #[test]
+    fn a_link_has_two_entities_and_the_entity_type_loses_only_its_id() {
+        let value = br#"{"id":"1","type":"link","entityIds":{"catalogItemId":"x","contactId":"y"},"changeData":null}"#;
+        let envelope = Envelope::parse(value).unwrap();
+        assert_eq!(envelope.entities[0].entity_type, EntityType::of("catalogItem"));
+        assert_eq!(envelope.entities[1].entity_type, EntityType::of("contact"));
+        assert!(envelope.order_keys()[1].is_some());
+    }
+
+    #[test]
+    fn escapes_and_numbers_are_no_obstacle() {
+        let value = br#"{"\u0069d":7,"ty\u0070e":"ch\u0061nge","entityIds":{"company\u0049d":"\u0061"}}"#;
+        let envelope = Envelope::parse(value).unwrap();
+        assert_eq!(envelope.id, "7");
+        assert_eq!(envelope.event, EventWord::parse("CHANGE"));
+        assert_eq!(envelope.entities[0].order_key, hash_bytes(b"a"));
+    }
+
+    #[test]
+    fn a_deeply_nested_body_does_not_overflow_the_stack() {
+        let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
+        let value = format!(r#"{{"id":"1","type":"change","entityIds":{{"aId":"1"}},"x":{deep}}}"#);
+        assert!(Envelope::parse(value.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_event_says_why_without_repeating_it() {
+        assert_eq!(invalid(b"\xff"), InvalidEvent::NotUtf8);
+        assert_eq!(invalid(br#"{"id":"1","type":"change"}"#), InvalidEvent::Missing("entityIds"));
+        assert_eq!(invalid(br#"{"id":"1","type":"change","entityIds":{}}"#), InvalidEvent::Missing("entityIds"));
+        assert_eq!(invalid(br#"{"id":"1","type":"change","entityIds":null}"#), InvalidEvent::Missing("entityIds"));
+        assert_eq!(invalid(br#"{"type":"change","entityIds":{"aId":"1"}}"#), InvalidEvent::Missing("id"));
+        assert_eq!(invalid(br#"{"id":null,"type":"change","entityIds":{"aId":"1"}}"#), InvalidEvent::Missing("id"));
+        assert_eq!(invalid(br#"{"id":"1","entityIds":{"aId":"1"}}"#), InvalidEvent::Missing("type"));
+        for malformed in [
+            &b""[..],
+            b"secret",
+            b"[]",
+            b"null",
+            b"\"x\"",
+            b"{",
+            br#"{"id":"1","type":"change","entityIds":{"aId":"1"}} trailing"#,
+            br#"{"id":"1","type":"change","entityIds":["secret"]}"#,
+            br#"{"id":"1","type":1,"entityIds":{"aId":"1"}}"#,
+            br#"{"id":"1","type":"change","entityIds":{"aId":"1"},}"#,
+        ] {
+            let error = invalid(malformed);
+            assert!(matches!(error, InvalidEvent::Malformed(_)), "{error:?}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        assert_eq!(
+            invalid(b"{\"id\":\"1\",\"type\":\"change\",\"entityIds\":{\"aId\":\"1\"},\"x\":\"\xff\"}"),
+            InvalidEvent::NotUtf8
+        );
+    }
+}

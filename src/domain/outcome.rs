@@ -1,0 +1,293 @@
+//! What an attempt came to, and what follows from it.
+
+use std::time::{Duration, SystemTime};
+
+use super::schedule::{Next, RetrySchedule};
+
+/// Why an attempt failed: the contract's reason words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A status other than 200.
+    Status,
+    /// 200 without the echo header.
+    EchoMissing,
+    /// 200 with another echo, or with more than one.
+    EchoMismatch,
+    /// The name could not be resolved.
+    Dns,
+    /// Refused or unreachable.
+    Connect,
+    /// The TLS handshake failed.
+    Tls,
+    /// A deadline passed.
+    Timeout,
+    /// The connection was closed or reset before the answer.
+    Reset,
+    /// The name resolves to an address that is not allowed.
+    RefusedAddress,
+    /// The answer is no HTTP, or breaks a limit.
+    Protocol,
+    /// No request: the circuit of the host is open.
+    CircuitOpen,
+    /// No request: more waits for the receiver than it can take in a few seconds.
+    Overloaded,
+}
+
+impl Reason {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 12] = [
+        Self::Status,
+        Self::EchoMissing,
+        Self::EchoMismatch,
+        Self::Dns,
+        Self::Connect,
+        Self::Tls,
+        Self::Timeout,
+        Self::Reset,
+        Self::RefusedAddress,
+        Self::Protocol,
+        Self::CircuitOpen,
+        Self::Overloaded,
+    ];
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::EchoMissing => "echo-missing",
+            Self::EchoMismatch => "echo-mismatch",
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::RefusedAddress => "refused-address",
+            Self::Protocol => "protocol",
+            Self::CircuitOpen => "circuit-open",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    /// Reads a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.word() == word)
+    }
+
+    /// Whether a request was made: only then does it count against the integration.
+    pub fn is_attempt(self) -> bool {
+        !matches!(self, Self::CircuitOpen | Self::Overloaded)
+    }
+
+    /// Whether the fault may be our own network's.
+    pub fn is_network(self) -> bool {
+        matches!(self, Self::Dns | Self::Connect | Self::Tls | Self::Timeout)
+    }
+}
+
+/// How one slot of a delivery's schedule ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 200 with the right echo.
+    Acknowledged,
+    /// Anything else.
+    Failed {
+        /// Why.
+        reason: Reason,
+        /// The HTTP status, if there was an answer.
+        status: Option<u16>,
+        /// The receiver's `Retry-After`, if it sent one with 429 or 503.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Outcome {
+    /// A failure without an answer.
+    pub fn failed(reason: Reason) -> Self {
+        Self::Failed { reason, status: None, retry_after: None }
+    }
+}
+
+/// Judges an answer: its status, its echo headers and the token that was sent.
+pub fn judge<'a>(status: u16, mut echoes: impl Iterator<Item = &'a [u8]>, token: &[u8]) -> Result<(), Reason> {
+    if status != 200 {
+        return Err(Reason::Status);
+    }
+    match (echoes.next(), echoes.next()) {
+        (None, _) => Err(Reason::EchoMissing),
+        (Some(echo), None) if echo == token => Ok(()),
+        (Some(_), _) => Err(Reason::EchoMismatch),
+    }
+}
+
+/// Why a record is a dead letter: the contract's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeadReason {
+    /// All attempts failed.
+    Exhausted,
+    /// The record is no event.
+    InvalidEvent,
+    /// A retry fell due while its integration is failed.
+    Suspended,
+    /// The retry record is larger than its topic takes.
+    TooLarge,
+}
+
+impl DeadReason {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Exhausted, Self::InvalidEvent, Self::Suspended, Self::TooLarge];
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exhausted => "exhausted",
+            Self::InvalidEvent => "invalid-event",
+            Self::Suspended => "suspended",
+            Self::TooLarge => "too-large",
+        }
+    }
+}
+
+/// Why something was dropped without a dead letter; each is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// The integration is failed: the event matched it and was not sent.
+    Suspended,
+    /// A retry whose integration was removed.
+    IntegrationGone,
+    /// A retry whose integration is paused or not configured by now.
+    IntegrationInactive,
+    /// A retry whose webhook was removed.
+    WebhookGone,
+    /// A retry whose webhook was disabled.
+    WebhookDisabled,
+    /// A retry record that can't be read: not one of ours.
+    UnreadableRetry,
+    /// A retry of a scheduled tick that would come after the next tick.
+    TickOver,
+    /// Too large even for the dead-letter topic.
+    TooLarge,
+}
+
+impl DropReason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Suspended,
+        Self::IntegrationGone,
+        Self::IntegrationInactive,
+        Self::WebhookGone,
+        Self::WebhookDisabled,
+        Self::UnreadableRetry,
+        Self::TickOver,
+        Self::TooLarge,
+    ];
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Suspended => "suspended",
+            Self::IntegrationGone => "integration-gone",
+            Self::IntegrationInactive => "integration-inactive",
+            Self::WebhookGone => "webhook-gone",
+            Self::WebhookDisabled => "webhook-disabled",
+            Self::UnreadableRetry => "unreadable-retry",
+            Self::TickOver => "tick-over",
+            Self::TooLarge => "too-large",
+        }
+    }
+}
+
+/// What becomes of a delivery after a slot of its schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done.
+    Settled,
+    /// Into a tier.
+    Retry(usize),
+    /// Into the dead-letter topic.
+    Dead(DeadReason),
+}
+
+/// What follows from the outcome of attempt `attempt` (1 for the first).
+pub fn verdict(schedule: &RetrySchedule, attempt: u32, outcome: &Outcome) -> Verdict {
+    match outcome {
+        Outcome::Acknowledged => Verdict::Settled,
+        Outcome::Failed { retry_after, .. } => match schedule.after(attempt, *retry_after) {
+            Next::Tier(tier) => Verdict::Retry(tier),
+            Next::Exhausted => Verdict::Dead(DeadReason::Exhausted),
+        },
+    }
+}
+
+/// Reads a `Retry-After`: seconds, or a date, which is compared with `now`. Longer than a million seconds is cut to that.
+pub fn parse_retry_after(status: u16, value: Option<&[u8]>, now: SystemTime) -> Option<Duration> {
+    if !matches!(status, 429 | 503) {
+        return None;
+    }
+    let text = std::str::from_utf8(value?).ok()?.trim();
+    let wish = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    Some(wish.min(RETRY_AFTER_MAX))
+}
+
+/// Longer than any schedule: keeps the arithmetic of tiers small.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(1_000_000);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(status: u16, echoes: &[&str], expected: Result<(), Reason>) {
+        assert_eq!(judge(status, echoes.iter().map(|echo| echo.as_bytes()), b"token"), expected);
+    }
+
+    #[test]
+    fn acknowledged_is_exactly_200_and_one_right_echo() {
+        check(200, &["token"], Ok(()));
+        check(200, &[], Err(Reason::EchoMissing));
+        check(200, &["Token"], Err(Reason::EchoMismatch));
+        check(200, &["token "], Err(Reason::EchoMismatch));
+        check(200, &["token", "token"], Err(Reason::EchoMismatch));
+        check(200, &["token, token"], Err(Reason::EchoMismatch));
+        for status in [201, 202, 204, 301, 307, 400, 429, 500] {
+            check(status, &["token"], Err(Reason::Status));
+        }
+    }
+
+    #[test]
+    fn reason_words_read_back() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.word()), Some(reason));
+        }
+        assert_eq!(Reason::parse("nope"), None);
+    }
+
+    #[test]
+    fn the_verdict_follows_the_schedule() {
+        let schedule = RetrySchedule::parse("1s,2s").unwrap();
+        let failed = Outcome::failed(Reason::Timeout);
+        assert_eq!(verdict(&schedule, 1, &Outcome::Acknowledged), Verdict::Settled);
+        assert_eq!(verdict(&schedule, 1, &failed), Verdict::Retry(0));
+        assert_eq!(verdict(&schedule, 2, &failed), Verdict::Retry(1));
+        assert_eq!(verdict(&schedule, 3, &failed), Verdict::Dead(DeadReason::Exhausted));
+        let asked =
+            Outcome::Failed { reason: Reason::Status, status: Some(503), retry_after: Some(Duration::from_secs(9)) };
+        assert_eq!(verdict(&schedule, 1, &asked), Verdict::Retry(1));
+    }
+
+    #[test]
+    fn retry_after_counts_on_429_and_503_only() {
+        let now = httpdate::parse_http_date("Wed, 21 Oct 2015 07:27:00 GMT").unwrap();
+        let parse = |status, value: &str| parse_retry_after(status, Some(value.as_bytes()), now);
+        assert_eq!(parse(429, "120"), Some(Duration::from_secs(120)));
+        assert_eq!(parse(503, " 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(parse(500, "120"), None);
+        assert_eq!(parse_retry_after(429, None, now), None);
+        assert_eq!(parse(429, "-1"), None);
+        assert_eq!(parse(429, "Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(60)));
+        assert_eq!(parse(429, "Wed, 21 Oct 2015 07:20:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(parse(429, "18446744073709551615"), Some(RETRY_AFTER_MAX));
+    }
+}

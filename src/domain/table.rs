@@ -1,0 +1,352 @@
+//! All integrations by workspace, and the index that finds the webhooks of an event.
+//!
+//! One entry a filter item, packed to 16 bytes and kept together by workspace: an event costs one lookup and a scan of a
+//! few cache lines. Whether an integration is suspended is asked of the integration itself, so following the health topic
+//! rebuilds nothing.
+
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use super::filter::{EventFacts, FilterItem};
+use super::hash::BuildHash64;
+use super::integration::{Integration, STATUS_WORDS, Status, Trigger};
+
+/// An integration as a member of a set, found by its key.
+struct ByKey(Arc<Integration>);
+
+impl Borrow<str> for ByKey {
+    fn borrow(&self) -> &str {
+        self.0.key()
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
+
+/// One filter item of one webhook.
+struct Entry {
+    item: FilterItem,
+    /// In [`Workspace::members`].
+    member: u32,
+    /// In the integration's webhooks.
+    webhook: u32,
+}
+
+#[derive(Default)]
+struct Workspace {
+    members: Vec<Arc<Integration>>,
+    entries: Box<[Entry]>,
+    /// The entries are older than the members.
+    stale: bool,
+}
+
+impl Workspace {
+    fn rebuild(&mut self) {
+        let mut entries = Vec::new();
+        for (member, integration) in self.members.iter().enumerate() {
+            if !integration.status().delivers() {
+                continue;
+            }
+            for webhook in integration.webhooks() {
+                if webhook.is_disabled() || webhook.trigger() != Trigger::EntityEvent {
+                    continue;
+                }
+                entries.extend(webhook.items().iter().map(|item| Entry {
+                    item: *item,
+                    member: u32::try_from(member).unwrap_or(u32::MAX),
+                    webhook: u32::try_from(webhook.index()).unwrap_or(u32::MAX),
+                }));
+            }
+        }
+        self.entries = entries.into();
+        self.stale = false;
+    }
+}
+
+/// How many there are, by what becomes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Integrations by status, in the order of [`STATUS_WORDS`]; a suspended one counts as failed.
+    pub integrations: [usize; STATUS_WORDS.len()],
+    /// Webhooks that are delivered to.
+    pub webhooks_enabled: usize,
+    /// Webhooks whose owner switched them off.
+    pub webhooks_disabled: usize,
+}
+
+/// All integrations that this worker knows.
+#[derive(Default)]
+pub struct Table {
+    by_key: HashSet<ByKey, BuildHash64>,
+    workspaces: HashMap<Box<str>, Workspace, BuildHash64>,
+    /// The workspaces marked stale.
+    stale: Vec<Box<str>>,
+}
+
+impl Table {
+    /// Takes a new version of an integration. [`Table::settle`] makes it visible to [`Table::matching`].
+    pub fn put(&mut self, integration: Arc<Integration>) {
+        let replaced = self.by_key.replace(ByKey(Arc::clone(&integration)));
+        if !self.workspaces.contains_key(integration.workspace()) {
+            self.workspaces.insert(integration.workspace().into(), Workspace::default());
+        }
+        let Some(workspace) = self.workspaces.get_mut(integration.workspace()) else { return };
+        if let Some(ByKey(old)) = replaced {
+            workspace.members.retain(|member| !Arc::ptr_eq(member, &old));
+        }
+        if !std::mem::replace(&mut workspace.stale, true) {
+            self.stale.push(integration.workspace().into());
+        }
+        workspace.members.push(integration);
+    }
+
+    /// Removes an integration. Says whether there was one.
+    pub fn remove(&mut self, key: &str) -> bool {
+        let Some(ByKey(old)) = self.by_key.take(key) else { return false };
+        if let Some(workspace) = self.workspaces.get_mut(old.workspace()) {
+            workspace.members.retain(|member| !Arc::ptr_eq(member, &old));
+            if !std::mem::replace(&mut workspace.stale, true) {
+                self.stale.push(old.workspace().into());
+            }
+        }
+        true
+    }
+
+    /// Brings the index up to date with all that was put and removed.
+    pub fn settle(&mut self) {
+        for name in std::mem::take(&mut self.stale) {
+            if let Some(workspace) = self.workspaces.get_mut(&name) {
+                workspace.members.shrink_to_fit();
+                workspace.rebuild();
+                if workspace.members.is_empty() {
+                    self.workspaces.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// The integration of that key.
+    pub fn get(&self, key: &str) -> Option<&Arc<Integration>> {
+        self.by_key.get(key).map(|ByKey(integration)| integration)
+    }
+
+    /// How many integrations there are.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// All integrations, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Integration>> {
+        self.by_key.iter().map(|ByKey(integration)| integration)
+    }
+
+    /// Calls `found` once for each webhook that the event matches, with its place in the integration's webhooks.
+    /// Suspended integrations are among them: what is dropped for them has to be counted.
+    pub fn matching<'a>(
+        &'a self,
+        workspace: &str,
+        facts: &EventFacts<'_>,
+        mut found: impl FnMut(&'a Arc<Integration>, usize),
+    ) {
+        let Some(workspace) = self.workspaces.get(workspace) else { return };
+        let mut last = None;
+        for entry in &workspace.entries {
+            // Entries of one webhook stand together, so the last match is enough to deliver each webhook once.
+            if last != Some((entry.member, entry.webhook)) && entry.item.matches(facts) {
+                last = Some((entry.member, entry.webhook));
+                if let Some(integration) = workspace.members.get(entry.member as usize) {
+                    found(integration, entry.webhook as usize);
+                }
+            }
+        }
+    }
+
+    /// Counts what is in the table.
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for integration in self.iter() {
+            let status = if integration.is_suspended() { Status::Failed } else { integration.status() };
+            let place = STATUS_WORDS.iter().position(|(_, known)| *known == status);
+            if let Some(count) = place.and_then(|place| census.integrations.get_mut(place)) {
+                *count += 1;
+            }
+            for webhook in integration.webhooks() {
+                if webhook.is_disabled() {
+                    census.webhooks_disabled += 1;
+                } else {
+                    census.webhooks_enabled += 1;
+                }
+            }
+        }
+        census
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::Envelope;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn integration(key: &str, value: &Value) -> Arc<Integration> {
+        Arc::new(Integration::parse(key, value.to_string().as_bytes()).unwrap())
+    }
+
+    fn webhook(id: &str, items: &Value) -> Value {
+        json!({"id": id, "relativeUrl": "http://r/", "triggerType": "entityEvent", "filter": {"items": items}})
+    }
+
+    fn matches(table: &Table, workspace: &str, event: &Value) -> Vec<String> {
+        let event = event.to_string();
+        let envelope = Envelope::parse(event.as_bytes()).unwrap();
+        let mut found = Vec::new();
+        table.matching(workspace, &envelope.facts(), |integration, index| {
+            found.push(format!("{}:{}", integration.id(), integration.webhook(index).unwrap().id()));
+        });
+        found
+    }
+
+    fn change(entity: &str) -> Value {
+        json!({"id": "1", "type": "change", "entityIds": {format!("{entity}Id"): "x"}, "changeData": {"type": "patch"}})
+    }
+
+    #[test]
+    fn one_event_gives_a_webhook_one_delivery_however_many_items_match() {
+        let mut table = Table::default();
+        let items = json!([{}, {"entityType": "company"}, {"eventType": "change"}]);
+        table.put(integration("ws/i", &json!({"webHooks": [webhook("a", &items), webhook("b", &items)]})));
+        table.settle();
+        assert_eq!(matches(&table, "ws", &change("company")), ["i:a", "i:b"]);
+    }
+
+    #[test]
+    fn empty_items_match_nothing_and_other_workspaces_see_nothing() {
+        let mut table = Table::default();
+        table.put(integration("ws/i", &json!({"webHooks": [webhook("a", &json!([])), webhook("b", &json!([{}]))]})));
+        table.settle();
+        assert_eq!(matches(&table, "ws", &change("company")), ["i:b"]);
+        assert!(matches(&table, "other", &change("company")).is_empty());
+    }
+
+    #[test]
+    fn an_update_replaces_and_a_removal_ends() {
+        let mut table = Table::default();
+        table.put(integration("ws/i", &json!({"webHooks": [webhook("a", &json!([{}]))]})));
+        table.put(integration("ws/j", &json!({"webHooks": [webhook("c", &json!([{}]))]})));
+        table.settle();
+        table.put(integration("ws/i", &json!({"webHooks": [webhook("b", &json!([{}]))]})));
+        table.settle();
+        let mut found = matches(&table, "ws", &change("company"));
+        found.sort();
+        assert_eq!(found, ["i:b", "j:c"]);
+        assert!(table.remove("ws/i"));
+        assert!(!table.remove("ws/i"));
+        table.settle();
+        assert_eq!(matches(&table, "ws", &change("company")), ["j:c"]);
+        assert!(table.remove("ws/j"));
+        table.settle();
+        assert!(table.is_empty() && table.workspaces.is_empty());
+    }
+
+    #[test]
+    fn who_is_not_delivered_to_does_not_match() {
+        let mut table = Table::default();
+        for status in ["paused", "notConfigured", "failed", "active", "hasErrors"] {
+            let value = json!({"status": status, "webHooks": [webhook("a", &json!([{}]))]});
+            table.put(integration(&format!("ws/{status}"), &value));
+        }
+        let mut disabled = webhook("a", &json!([{}]));
+        disabled["disabled"] = json!(true);
+        table.put(integration("ws/disabled", &json!({"webHooks": [disabled]})));
+        let mut scheduled = webhook("a", &json!([{}]));
+        scheduled["triggerType"] = json!("schedule");
+        scheduled["schedule"] = json!({"period": "00:01:00"});
+        table.put(integration("ws/scheduled", &json!({"webHooks": [scheduled]})));
+        table.settle();
+        let mut found = matches(&table, "ws", &change("company"));
+        found.sort();
+        assert_eq!(found, ["active:a", "hasErrors:a"]);
+        let census = table.census();
+        assert_eq!((census.webhooks_enabled, census.webhooks_disabled), (6, 1));
+        assert_eq!(census.integrations, [3, 1, 1, 1, 1]);
+    }
+
+    /// The contract's sentences, word by word, on the JSON itself.
+    fn naive(items: &[Value], event: &Value) -> bool {
+        let same = |left: &str, right: &str| left.to_lowercase() == right.to_lowercase();
+        items.iter().any(|item| {
+            let kind = event["type"].as_str().unwrap();
+            let event_ok = item["eventType"].as_str().is_none_or(|word| same(word, kind));
+            let entity_ok = item["entityType"].as_str().is_none_or(|word| {
+                event["entityIds"].as_object().unwrap().keys().any(|key| same(word, key.strip_suffix("Id").unwrap()))
+            });
+            let change_ok = item["changeType"].as_str().is_none_or(|word| {
+                kind == "change" && event["changeData"]["type"].as_str().is_some_and(|change| same(word, change))
+            });
+            event_ok && entity_ok && change_ok
+        })
+    }
+
+    fn any_item() -> impl Strategy<Value = Value> {
+        let event = prop::sample::select(vec![None, Some("change"), Some("LINK"), Some("unlink")]);
+        let entity = prop::sample::select(vec![None, Some("company"), Some("Contact"), Some("catalogitem")]);
+        let change =
+            prop::sample::select(vec![None, None, Some("create"), Some("Patch"), Some("delete"), Some("restore")]);
+        (event, entity, change)
+            .prop_map(|(event, entity, change)| json!({"eventType": event, "entityType": entity, "changeType": change}))
+    }
+
+    fn any_event() -> impl Strategy<Value = Value> {
+        let change = prop::sample::select(vec!["create", "patch", "delete", "restore"]);
+        let entity = || prop::sample::select(vec!["companyId", "contactId", "catalogItemId", "userId"]);
+        let kind = prop::sample::select(vec!["change", "link", "unlink"]);
+        (kind, change, entity(), entity()).prop_map(|(kind, change, first, second)| {
+            let ids = if kind == "change" { json!({first: "1"}) } else { json!({first: "1", second: "2"}) };
+            let data = if kind == "change" { json!({"type": change}) } else { Value::Null };
+            json!({"id": "e", "type": kind, "entityIds": ids, "changeData": data})
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_finds_what_a_naive_matcher_finds(
+            filters in prop::collection::vec(prop::collection::vec(any_item(), 0..4), 1..12),
+            events in prop::collection::vec(any_event(), 1..8),
+        ) {
+            let mut table = Table::default();
+            for (number, pair) in filters.chunks(2).enumerate() {
+                let webhooks: Vec<_> = pair.iter().enumerate().map(|(n, items)| webhook(&n.to_string(), &json!(items))).collect();
+                table.put(integration(&format!("ws/{number}"), &json!({"webHooks": webhooks})));
+            }
+            table.settle();
+            for event in &events {
+                let expected: Vec<_> = filters
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, items)| naive(items, event))
+                    .map(|(number, _)| format!("{}:{}", number / 2, number % 2))
+                    .collect();
+                prop_assert_eq!(matches(&table, "ws", event), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Which offset of a partition may be committed: a ring of the records read and not yet settled, in offset order.
+//!
+//! A record is settled when each of its deliveries is acknowledged, or its successor record is, or a counted rule dropped
+//! it. Only the settled prefix is committable, never the highest offset seen. Slots are addressed by a sequence number, so
+//! gaps in the offsets (compaction, transactions) are harmless. A tracker lives as long as one assignment of its
+//! partition: what is settled after the assignment was lost goes to a tracker that nobody asks any more.
+
+use std::collections::VecDeque;
+
+/// A record's place in its tracker.
+pub type Sequence = u64;
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    offset: i64,
+    settled: bool,
+}
+
+/// The records of one assignment of one partition.
+#[derive(Debug, Default)]
+pub struct OffsetTracker {
+    slots: VecDeque<Slot>,
+    /// The sequence number of the first slot.
+    head: Sequence,
+    /// One past the last offset of the settled prefix.
+    committable: Option<i64>,
+}
+
+impl OffsetTracker {
+    /// Takes a record that was read. Offsets must grow.
+    pub fn admit(&mut self, offset: i64) -> Sequence {
+        self.slots.push_back(Slot { offset, settled: false });
+        self.head + self.slots.len() as Sequence - 1
+    }
+
+    /// Takes a record that needs nothing more.
+    pub fn admit_settled(&mut self, offset: i64) {
+        if self.slots.is_empty() {
+            self.head += 1;
+            self.committable = Some(offset + 1);
+        } else {
+            self.slots.push_back(Slot { offset, settled: true });
+        }
+    }
+
+    /// Settles a record. Says whether the committable offset moved. Settling twice changes nothing.
+    pub fn settle(&mut self, sequence: Sequence) -> bool {
+        let place = sequence.checked_sub(self.head).and_then(|place| usize::try_from(place).ok());
+        let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return false };
+        slot.settled = true;
+        let mut moved = false;
+        while let Some(slot) = self.slots.front().filter(|slot| slot.settled) {
+            self.committable = Some(slot.offset + 1);
+            self.slots.pop_front();
+            self.head += 1;
+            moved = true;
+        }
+        // A slow head lets the ring grow; what it grew to is given back.
+        if self.slots.is_empty() && self.slots.capacity() > 4096 {
+            self.slots.shrink_to(256);
+        }
+        moved
+    }
+
+    /// The offset to commit, once a prefix is settled.
+    pub fn committable(&self) -> Option<i64> {
+        self.committable
+    }
+
+    /// How many records lie between the committed prefix and the last one read.
+    pub fn span(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn only_the_settled_prefix_is_committable() {
+        let mut tracker = OffsetTracker::default();
+        assert_eq!(tracker.committable(), None);
+        let first = tracker.admit(10);
+        let second = tracker.admit(13);
+        tracker.admit_settled(14);
+        assert!(!tracker.settle(second));
+        assert_eq!(tracker.committable(), None);
+        assert!(tracker.settle(first));
+        assert_eq!(tracker.committable(), Some(15));
+        assert!(!tracker.settle(first));
+        tracker.admit_settled(20);
+        assert_eq!((tracker.committable(), tracker.span()), (Some(21), 0));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Admit {
+            gap: i64,
+            settled: bool,
+        },
+        /// Settles one of the admitted, by share of all.
+        Settle(usize),
+        /// The partition is lost and assigned again from the committed offset.
+        Reassign,
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0i64..4, any::<bool>()).prop_map(|(gap, settled)| Step::Admit { gap, settled }),
+            4 => any::<usize>().prop_map(Step::Settle),
+            1 => Just(Step::Reassign),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_naive_model(steps in prop::collection::vec(any_step(), 1..200)) {
+            let mut epoch = 0;
+            let mut trackers = vec![OffsetTracker::default()];
+            // For each (epoch, sequence): the offset and whether it is settled.
+            let mut model: BTreeMap<(usize, Sequence), (i64, bool)> = BTreeMap::new();
+            let mut next = 0;
+            let mut committed = vec![None];
+            for step in steps {
+                match step {
+                    Step::Admit { gap, settled } => {
+                        let offset = next + gap;
+                        next = offset + 1;
+                        let sequence = model.keys().filter(|key| key.0 == epoch).count() as Sequence;
+                        if settled {
+                            trackers[epoch].admit_settled(offset);
+                        } else {
+                            prop_assert_eq!(trackers[epoch].admit(offset), sequence);
+                        }
+                        model.insert((epoch, sequence), (offset, settled));
+                    }
+                    Step::Settle(choice) if !model.is_empty() => {
+                        // Any epoch: completions come late.
+                        let key = *model.keys().nth(choice % model.len()).unwrap();
+                        trackers[key.0].settle(key.1);
+                        model.get_mut(&key).unwrap().1 = true;
+                    }
+                    Step::Settle(_) => {}
+                    Step::Reassign => {
+                        next = committed[epoch].unwrap_or(next);
+                        epoch += 1;
+                        trackers.push(OffsetTracker::default());
+                        committed.push(None);
+                    }
+                }
+                for (number, tracker) in trackers.iter().enumerate() {
+                    let prefix = model
+                        .range((number, 0)..(number + 1, 0))
+                        .map(|(_, slot)| slot)
+                        .take_while(|slot| slot.1)
+                        .last()
+                        .map(|slot| slot.0 + 1);
+                    prop_assert_eq!(tracker.committable(), prefix);
+                    prop_assert!(prefix >= committed[number], "never backwards");
+                    committed[number] = prefix;
+                }
+            }
+        }
+    }
+}

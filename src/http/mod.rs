@@ -1,0 +1,6 @@
+//! Everything that speaks HTTP; nothing outside names hyper.
+
+pub mod address;
+pub mod admin;
+pub mod connector;
+pub mod courier;

@@ -1,0 +1,237 @@
+//! The configuration of every Kafka client, and what its logs become.
+//!
+//! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win; those
+//! that would break delivery are refused with the other options.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use tokio::time::Instant;
+
+use crate::settings;
+
+fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("client.id", format!("hookstream-{role}"))
+        .set("socket.keepalive.enable", "true")
+        // The default of 10 s also delays message time-outs and the notice that a broker is back.
+        .set("reconnect.backoff.ms", "100")
+        .set("reconnect.backoff.max.ms", "1000");
+    config
+}
+
+fn with_properties(mut config: ClientConfig, kafka: &settings::Kafka) -> ClientConfig {
+    for (key, value) in &kafka.properties {
+        config.set(key, value);
+    }
+    // The new protocol configures these on the brokers and refuses clients that set them.
+    if kafka.properties.iter().any(|(key, value)| key == "group.protocol" && value.eq_ignore_ascii_case("consumer")) {
+        for key in ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"] {
+            config.remove(key);
+        }
+    }
+    config
+}
+
+fn group_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+    let mut config = base_config(kafka, role);
+    config
+        .set("group.id", group)
+        .set("enable.auto.offset.store", "false")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        // Only moved partitions drain.
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        // Never the default, which skips in silence.
+        .set("auto.offset.reset", "earliest")
+        .set("session.timeout.ms", "20000")
+        .set("heartbeat.interval.ms", "3000")
+        // Above the longest drain, with room.
+        .set("max.poll.interval.ms", "300000")
+        // Bounds what seek, resume and the first fetch wait for.
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.error.backoff.ms", "100")
+        // The default of a second idles the fetcher whenever the local queue is full.
+        .set("fetch.queue.backoff.ms", "10");
+    config
+}
+
+/// Of the events consumer.
+pub fn consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+    let mut config = group_config(kafka, role, group);
+    config.set("queued.max.messages.kbytes", "16384").set("queued.min.messages", "10000");
+    with_properties(config, kafka)
+}
+
+/// Of the retries consumer: a small prefetch, because pausing throws it away.
+pub fn retry_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+    let mut config = group_config(kafka, role, group);
+    config
+        .set("queued.max.messages.kbytes", "2048")
+        .set("queued.min.messages", "100")
+        .set("fetch.message.max.bytes", "131072");
+    with_properties(config, kafka)
+}
+
+/// Of a consumer that reads a whole topic as a table.
+pub fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = base_config(kafka, role);
+    config
+        // Assigning needs a group; nothing is ever committed to it.
+        .set("group.id", format!("{}-{role}", kafka.group))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.queue.backoff.ms", "10");
+    with_properties(config, kafka)
+}
+
+/// Of the producer of retries and dead letters.
+pub fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = base_config(kafka, role);
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("linger.ms", "5")
+        .set("compression.type", "lz4")
+        .set("queue.buffering.max.messages", "100000")
+        // The default would allow a gibibyte.
+        .set("queue.buffering.max.kbytes", "65536")
+        // Then the sink tries again itself.
+        .set("message.timeout.ms", "30000")
+        .set("request.timeout.ms", "10000")
+        .set("socket.timeout.ms", "30000")
+        // The topic's own limit decides, not the client's.
+        .set("message.max.bytes", "67108864")
+        // The same partition for a key as the Java clients.
+        .set("partitioner", "murmur2_random");
+    with_properties(config, kafka)
+}
+
+/// Of a client for metadata and topics.
+pub fn admin_config(kafka: &settings::Kafka) -> ClientConfig {
+    with_properties(base_config(kafka, "admin"), kafka)
+}
+
+/// One line for each distinct error in this time; repeats are counted.
+const REPEAT_AFTER: Duration = Duration::from_secs(10);
+/// Distinct errors remembered.
+const DISTINCT_MAX: usize = 64;
+
+/// Turns a client's logs and errors into the program's, without repeating itself.
+pub struct ClientLog {
+    role: &'static str,
+    seen: Mutex<HashMap<String, (Instant, u32)>>,
+}
+
+impl ClientLog {
+    /// Of the client that does `role`.
+    pub fn new(role: &'static str) -> Self {
+        Self { role, seen: Mutex::default() }
+    }
+
+    /// What the client does.
+    pub fn role(&self) -> &'static str {
+        self.role
+    }
+
+    /// How often the text was held back since it was last written; nothing if it is to be held back now.
+    fn repeats(&self, text: &str) -> Option<u32> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some((written, held_back)) = seen.get_mut(text) {
+            if now.saturating_duration_since(*written) < REPEAT_AFTER {
+                *held_back += 1;
+                return None;
+            }
+            let repeats = *held_back;
+            (*written, *held_back) = (now, 0);
+            return Some(repeats);
+        }
+        if seen.len() >= DISTINCT_MAX {
+            seen.clear();
+        }
+        seen.insert(text.to_owned(), (now, 0));
+        Some(0)
+    }
+}
+
+impl ClientContext for ClientLog {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        let role = self.role;
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                if let Some(repeats) = self.repeats(facility) {
+                    tracing::warn!(client = role, facility, repeats, detail = message, "kafka client");
+                }
+            }
+            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
+                if let Some(repeats) = self.repeats(facility) {
+                    tracing::info!(client = role, facility, repeats, detail = message, "kafka client");
+                }
+            }
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                tracing::debug!(client = role, facility, detail = message, "kafka client");
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let text = error.to_string();
+        if let Some(repeats) = self.repeats(&text) {
+            tracing::warn!(client = self.role, error = text, reason, repeats, "kafka client error");
+        }
+    }
+}
+
+impl ConsumerContext for ClientLog {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kafka(properties: &[(&str, &str)]) -> settings::Kafka {
+        settings::Kafka {
+            brokers: "localhost:9092".to_owned(),
+            group: "hookstream".to_owned(),
+            properties: properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        }
+    }
+
+    #[test]
+    fn properties_of_the_user_win() {
+        let config = consumer_config(&kafka(&[("fetch.wait.max.ms", "7")]), "events", "g");
+        assert_eq!(config.get("fetch.wait.max.ms"), Some("7"));
+    }
+
+    #[test]
+    fn the_new_group_protocol_is_not_given_what_it_refuses() {
+        let classic = consumer_config(&kafka(&[]), "events", "g");
+        assert_eq!(classic.get("partition.assignment.strategy"), Some("cooperative-sticky"));
+        let new = consumer_config(&kafka(&[("group.protocol", "consumer")]), "events", "g");
+        for key in ["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"] {
+            assert_eq!(new.get(key), None, "{key}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeated_error_is_written_once_in_a_while_with_its_count() {
+        let log = ClientLog::new("test");
+        assert_eq!(log.repeats("a"), Some(0));
+        assert_eq!(log.repeats("a"), None);
+        assert_eq!(log.repeats("b"), Some(0));
+        assert_eq!(log.repeats("a"), None);
+        tokio::time::advance(REPEAT_AFTER).await;
+        assert_eq!(log.repeats("a"), Some(2));
+    }
+}

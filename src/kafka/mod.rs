@@ -1,0 +1,14 @@
+//! Everything that speaks to Kafka; nothing outside names rdkafka.
+
+pub mod client;
+pub mod compacted;
+pub mod events;
+pub mod group;
+pub mod lag;
+pub mod properties;
+pub mod retries;
+pub mod sink;
+pub mod table_feed;
+pub mod wire;
+
+pub use rdkafka::error::KafkaError as ClientError;

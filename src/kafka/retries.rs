@@ -1,0 +1,272 @@
+//! The consumer of the retry tiers: holds what is not due in hand, hands over what is, and never early.
+//!
+//! A retry is due one delay of its tier after the broker appended it, so all workers agree and the records of a partition
+//! fall due in order. What is fetched and not due stays in hand, up to a bound; only then is the partition paused, because
+//! pausing throws the client's prefetch away. Waiting costs no memory beyond the hand: the rest waits in Kafka.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message as _, TopicPartitionList};
+use tokio::time::Instant;
+
+use super::client::retry_consumer_config;
+use super::events::Outlet;
+use super::group::{Membership, readable_headers};
+use super::wire::Wire;
+use crate::assignment::Assignment;
+use crate::clock;
+use crate::delivery::{Due, Job, Origin};
+use crate::http::admin::Loop;
+use crate::lanes::pressure::Reading;
+use crate::pipeline::DueRetry;
+use crate::settings;
+use crate::telemetry::metrics::Metrics;
+
+/// Retries in hand, a partition. With their payloads: see [`HAND_BYTES_MAX`].
+const HAND_MAX: usize = 256;
+/// Bytes in hand, a partition. A fuller hand pauses the partition.
+const HAND_BYTES_MAX: usize = 128 * 1024;
+/// The longest poll: bounds how late a retry, a stop or a resume is seen.
+const POLL_MAX: Duration = Duration::from_millis(50);
+/// The shortest poll that does not spin.
+const POLL_MIN: Duration = Duration::from_millis(1);
+/// Polls between two looks at what is due.
+const BATCH: usize = 256;
+/// How often offsets are stored and gauges set.
+const KEEP_UP_EVERY: Duration = Duration::from_millis(200);
+
+struct Waiting {
+    payload: Bytes,
+    wire: Wire,
+    due_ms: i64,
+    offset: i64,
+    sequence: u64,
+}
+
+/// What is in hand of one partition.
+struct Hand {
+    assignment: Arc<Assignment>,
+    tier: usize,
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    paused: bool,
+}
+
+/// The consumer of the retry tiers.
+pub struct Retries {
+    consumer: BaseConsumer<Membership>,
+    outlet: Outlet,
+    metrics: Arc<Metrics>,
+    /// Topic and delay of each tier.
+    tiers: Vec<(Arc<str>, Duration)>,
+    hands: HashMap<(usize, i32), Hand>,
+    generation: u64,
+}
+
+impl Retries {
+    /// Joins the group of the retry tiers.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses, or a topic name it does.
+    pub fn subscribe(
+        kafka: &settings::Kafka,
+        tiers: &[(Arc<str>, Duration)],
+        membership: Membership,
+        outlet: Outlet,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, KafkaError> {
+        let group = format!("{}-retry", kafka.group);
+        let consumer: BaseConsumer<Membership> =
+            retry_consumer_config(kafka, "retries", &group).create_with_context(membership)?;
+        let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
+        consumer.subscribe(&topics)?;
+        Ok(Self { consumer, outlet, metrics, tiers: tiers.to_vec(), hands: HashMap::new(), generation: 0 })
+    }
+
+    /// Consumes until told to stop, then drains. Blocks its thread.
+    pub fn run(mut self) {
+        let mut batches = self.outlet.batches();
+        let mut kept_up = Instant::now();
+        while !self.outlet.stop.is_cancelled() {
+            if !self.read_batch() {
+                break;
+            }
+            self.hand_over_due(&mut batches);
+            if kept_up.elapsed() >= KEEP_UP_EVERY {
+                self.consumer.context().keep_up(&self.consumer);
+                self.export();
+                self.outlet.condition.beat(Loop::Retries);
+                kept_up = Instant::now();
+            }
+        }
+        self.outlet.condition.ended(Loop::Retries);
+        self.consumer.context().leave(&self.consumer);
+        tracing::info!("the retries consumer has drained");
+    }
+
+    /// Reads what is there, waiting no longer than until the next retry is due. Says whether the consumer can go on.
+    fn read_batch(&mut self) -> bool {
+        let mut wait = self.until_next_due();
+        for _ in 0..BATCH {
+            let message = match self.consumer.poll(wait) {
+                None => return true,
+                Some(Err(error)) => return self.consumer.context().poll_failed(&error, &self.outlet.fatal),
+                Some(Ok(message)) => message,
+            };
+            let generation = self.consumer.context().generation();
+            if self.generation != generation {
+                self.generation = generation;
+                follow(&self.tiers, self.consumer.context(), &mut self.hands);
+            }
+            take(&self.tiers, &mut self.hands, &message);
+            wait = Duration::ZERO;
+        }
+        true
+    }
+
+    fn until_next_due(&self) -> Duration {
+        if self.outlet.pressure.reading() == Reading::Wait {
+            return POLL_MAX;
+        }
+        let next = self.hands.values().filter_map(|hand| hand.waiting.front()).map(|waiting| waiting.due_ms).min();
+        let until = next.map_or(i64::MAX, |due| due.saturating_sub(clock::now_ms()));
+        Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(POLL_MIN, POLL_MAX)
+    }
+
+    /// Hands over what is due while there is room, and pauses and resumes partitions by their hands.
+    fn hand_over_due(&mut self, batches: &mut [Vec<Job>]) {
+        if self.generation != self.consumer.context().generation() {
+            self.generation = self.consumer.context().generation();
+            follow(&self.tiers, self.consumer.context(), &mut self.hands);
+        }
+        let now_ms = clock::now_ms();
+        let mut pause = TopicPartitionList::new();
+        let mut resume = TopicPartitionList::new();
+        for ((_, partition), hand) in &mut self.hands {
+            while self.outlet.pressure.reading() == Reading::Go
+                && let Some(waiting) = hand.pop_due(now_ms)
+            {
+                let position = Origin {
+                    topic: Arc::clone(hand.assignment.topic()),
+                    partition: *partition,
+                    offset: waiting.offset,
+                };
+                let due = Due { at_ms: waiting.due_ms, tier: hand.tier };
+                let retry = DueRetry {
+                    payload: waiting.payload,
+                    wire: waiting.wire,
+                    due,
+                    position,
+                    sequence: waiting.sequence,
+                };
+                self.outlet.pipeline.retry(retry, &hand.assignment, batches);
+            }
+            let full = hand.waiting.len() >= HAND_MAX || hand.bytes >= HAND_BYTES_MAX;
+            let low = hand.waiting.len() <= HAND_MAX / 2 && hand.bytes <= HAND_BYTES_MAX / 2;
+            if full && !hand.paused {
+                hand.paused = true;
+                pause.add_partition(hand.assignment.topic(), *partition);
+            } else if low && hand.paused {
+                hand.paused = false;
+                resume.add_partition(hand.assignment.topic(), *partition);
+            }
+        }
+        self.outlet.hand_over(batches);
+        for (list, done) in [(&pause, self.consumer.pause(&pause)), (&resume, self.consumer.resume(&resume))] {
+            if let (Err(error), true) = (done, list.count() > 0) {
+                tracing::warn!(%error, "partitions could not be paused or resumed");
+            }
+        }
+    }
+
+    fn export(&self) {
+        let now_ms = clock::now_ms();
+        for (tier, gauge) in self.metrics.retry_overdue.iter().enumerate() {
+            let of_tier = self.hands.values().filter(|hand| hand.tier == tier);
+            let oldest = of_tier.filter_map(|hand| hand.waiting.front()).map(|waiting| waiting.due_ms).min();
+            let overdue_ms = oldest.map_or(0, |due| now_ms.saturating_sub(due).max(0));
+            gauge.set(Duration::from_millis(overdue_ms.unsigned_abs()).as_secs_f64());
+        }
+    }
+}
+
+impl Hand {
+    fn pop_due(&mut self, now_ms: i64) -> Option<Waiting> {
+        self.waiting.front().filter(|waiting| waiting.due_ms <= now_ms)?;
+        let waiting = self.waiting.pop_front()?;
+        self.bytes -= waiting.payload.len();
+        Some(waiting)
+    }
+}
+
+/// Drops the hands of partitions that went, and makes those of partitions that came.
+fn follow(tiers: &[(Arc<str>, Duration)], membership: &Membership, hands: &mut HashMap<(usize, i32), Hand>) {
+    let mut followed = HashMap::new();
+    for assignment in membership.assignments() {
+        let Some(tier) = tiers.iter().position(|(topic, _)| topic == assignment.topic()) else { continue };
+        let key = (tier, assignment.partition());
+        let hand = hands.remove(&key).filter(|hand| Arc::ptr_eq(&hand.assignment, &assignment)).unwrap_or(Hand {
+            assignment,
+            tier,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            paused: false,
+        });
+        followed.insert(key, hand);
+    }
+    *hands = followed;
+}
+
+/// Takes a record into the hand of its partition.
+fn take(tiers: &[(Arc<str>, Duration)], hands: &mut HashMap<(usize, i32), Hand>, message: &BorrowedMessage<'_>) {
+    let Some(tier) = tiers.iter().position(|(topic, _)| &**topic == message.topic()) else { return };
+    let Some(hand) = hands.get_mut(&(tier, message.partition())) else { return };
+    let wire = message.headers().map_or_else(Wire::default, |headers| Wire::read(readable_headers(headers)));
+    let delay = tiers.get(tier).map_or(Duration::ZERO, |(_, delay)| *delay);
+    let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+    hand.bytes += payload.len();
+    hand.waiting.push_back(Waiting {
+        due_ms: due_ms(message.timestamp().to_millis(), delay, &wire),
+        payload,
+        wire,
+        offset: message.offset(),
+        sequence: hand.assignment.admit(message.offset()),
+    });
+}
+
+/// When a retry is due: its tier's delay after it was appended. One that has made no attempt (redriven) is due at once.
+fn due_ms(appended_ms: Option<i64>, delay: Duration, wire: &Wire) -> i64 {
+    if wire.attempt == Some(0) {
+        return wire.due_ms.or(appended_ms).unwrap_or_default();
+    }
+    let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+    appended_ms.map_or(wire.due_ms.unwrap_or_default(), |appended| appended.saturating_add(delay_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_is_due_one_delay_after_the_broker_appended_it() {
+        let wire = Wire { attempt: Some(1), due_ms: Some(99), ..Wire::default() };
+        assert_eq!(
+            due_ms(Some(1_000), Duration::from_secs(30), &wire),
+            31_000,
+            "the worker's own clock does not decide"
+        );
+        assert_eq!(due_ms(None, Duration::from_secs(30), &wire), 99);
+    }
+
+    #[test]
+    fn what_was_redriven_is_due_at_once() {
+        let wire = Wire { attempt: Some(0), due_ms: Some(99), ..Wire::default() };
+        assert_eq!(due_ms(Some(1_000), Duration::from_secs(30), &wire), 99);
+    }
+}

@@ -1,0 +1,125 @@
+//! Publishing retries and dead letters: until Kafka's in-sync replicas have the record, however long that takes.
+//!
+//! Every real loss found in systems of this kind was a failed publication that counted as done. Here a publication ends
+//! in one of three ways: acknowledged, too large for its topic, or the process ends and the record stays unsettled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use tokio_util::sync::CancellationToken;
+
+use super::client::{ClientLog, producer_config};
+use crate::settings;
+use crate::telemetry::metrics::Metrics;
+
+/// The first wait before a failed publication is tried again; it doubles up to the longest.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Kafka's own retries within a publication make longer waits useless.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A record to publish.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Key.
+    pub key: Option<String>,
+    /// Value; none for the dead letter of a record without one.
+    pub payload: Option<Bytes>,
+    /// Headers.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+/// Why a record was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The topic does not take records of this size.
+    #[error("the record is larger than its topic takes")]
+    TooLarge,
+    /// The process ends.
+    #[error("the process ends")]
+    Stopped,
+}
+
+/// Publishes records. Cheap to clone.
+#[derive(Clone)]
+pub struct Sink {
+    producer: FutureProducer<ClientLog>,
+    metrics: Arc<Metrics>,
+    /// Cancelled when nothing more is to be tried.
+    stop: CancellationToken,
+    /// Cancelled by the sink when the producer can never publish again: the process must end.
+    fatal: CancellationToken,
+}
+
+impl Sink {
+    /// Makes the producer. `stop` ends all waiting; the sink cancels `fatal` when the producer is beyond repair.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub fn new(
+        kafka: &settings::Kafka,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+        fatal: CancellationToken,
+    ) -> Result<Self, KafkaError> {
+        let producer = producer_config(kafka, "sink").create_with_context(ClientLog::new("sink"))?;
+        Ok(Self { producer, metrics, stop, fatal })
+    }
+
+    /// Publishes a record, trying again until it is acknowledged.
+    ///
+    /// Not cancel safe: a dropped publication may still happen.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    pub async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let Err(error) = self.publish_once(outgoing).await else { return Ok(()) };
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+                return Err(PublishError::TooLarge);
+            }
+            self.metrics.publish_errors.with_label_values(&[&outgoing.topic]).inc();
+            if let Some((code, text)) = self.producer.client().fatal_error() {
+                tracing::error!(topic = &*outgoing.topic, ?code, text, "the producer can not go on");
+                self.fatal.cancel();
+                return Err(PublishError::Stopped);
+            }
+            tracing::warn!(topic = &*outgoing.topic, %error, "a record was not published and is tried again");
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(PublishError::Stopped),
+                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(BACKOFF_MAX),
+            }
+        }
+    }
+
+    async fn publish_once(&self, outgoing: &Outgoing) -> Result<(), KafkaError> {
+        let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value) })
+        });
+        let mut record: FutureRecord<'_, str, [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
+        if let Some(key) = &outgoing.key {
+            record = record.key(key);
+        }
+        if let Some(payload) = &outgoing.payload {
+            record = record.payload(payload);
+        }
+        // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
+        let sent = self.producer.send(record, rdkafka::util::Timeout::Never).await;
+        sent.map(|_delivery| ()).map_err(|(error, _record)| error)
+    }
+
+    /// Waits until what was handed to the client is out, at most `patience`. Blocks the thread.
+    ///
+    /// # Errors
+    /// Records are left.
+    pub fn flush(&self, patience: Duration) -> Result<(), KafkaError> {
+        self.producer.flush(patience)
+    }
+}

@@ -1,0 +1,157 @@
+//! The circuit of one receiver's host: after repeated failures no requests but a probe now and then.
+//!
+//! Every failed attempt counts, whatever its reason; one acknowledgement closes it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Failures in a row that open it: more than one delivery's whole schedule of eight, so that a single event that its
+/// receiver never takes does not put off the others, and few enough that a dead host costs little.
+const FAILURES_TO_OPEN: u32 = 20;
+/// The first wait for a probe; it doubles up to the longest.
+const PROBE_AFTER_MIN: Duration = Duration::from_secs(1);
+/// The contract's: probes come at least every ten seconds.
+const PROBE_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// Whether a request may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes.
+    Request,
+    /// Yes, to see whether the receiver is back; its end must be told.
+    Probe,
+    /// No.
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Closed { failures: u32 },
+    Open { probe_at: Instant, wait: Duration, probing: bool },
+}
+
+/// The circuit of one host.
+#[derive(Clone, Copy, Debug)]
+pub struct Circuit(State);
+
+impl Default for Circuit {
+    fn default() -> Self {
+        Self(State::Closed { failures: 0 })
+    }
+}
+
+impl Circuit {
+    /// Whether a request may be made now. A [`Admission::Probe`] is given out once a wait.
+    pub fn admit(&mut self, now: Instant) -> Admission {
+        match &mut self.0 {
+            State::Closed { .. } => Admission::Request,
+            State::Open { probe_at, probing, .. } if !*probing && now >= *probe_at => {
+                *probing = true;
+                Admission::Probe
+            }
+            State::Open { .. } => Admission::Refuse,
+        }
+    }
+
+    /// Whether it is open, without asking for a probe.
+    pub fn is_open(&self) -> bool {
+        matches!(self.0, State::Open { .. })
+    }
+
+    /// A request was acknowledged. Says whether this closed it.
+    pub fn acknowledged(&mut self) -> bool {
+        let was_open = self.is_open();
+        self.0 = State::Closed { failures: 0 };
+        was_open
+    }
+
+    /// A request failed. Says whether this opened it.
+    pub fn failed(&mut self, probe: bool, now: Instant) -> bool {
+        match &mut self.0 {
+            State::Closed { failures } => {
+                *failures += 1;
+                if *failures < FAILURES_TO_OPEN {
+                    return false;
+                }
+                self.0 = State::Open { probe_at: now + PROBE_AFTER_MIN, wait: PROBE_AFTER_MIN, probing: false };
+                true
+            }
+            State::Open { probe_at, wait, probing } => {
+                // Requests from before it opened end late; only the probe's own end moves the next one.
+                if probe {
+                    *wait = (*wait * 2).min(PROBE_AFTER_MAX);
+                    *probe_at = now + *wait;
+                    *probing = false;
+                }
+                false
+            }
+        }
+    }
+
+    /// A probe was given up without an outcome: the next delivery may try.
+    pub fn probe_abandoned(&mut self) {
+        if let State::Open { probing, .. } = &mut self.0 {
+            *probing = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn open() -> Circuit {
+        let mut circuit = Circuit::default();
+        for _ in 1..FAILURES_TO_OPEN {
+            assert!(!circuit.failed(false, Instant::now()));
+            assert_eq!(circuit.admit(Instant::now()), Admission::Request);
+        }
+        assert!(circuit.failed(false, Instant::now()));
+        circuit
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_opens_after_failures_in_a_row_only() {
+        let mut circuit = Circuit::default();
+        for _ in 0..FAILURES_TO_OPEN * 3 {
+            circuit.failed(false, Instant::now());
+            circuit.acknowledged();
+        }
+        assert_eq!(circuit.admit(Instant::now()), Admission::Request);
+        assert!(open().await.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_come_one_at_a_time_and_at_least_every_ten_seconds() {
+        let mut circuit = open().await;
+        assert_eq!(circuit.admit(Instant::now()), Admission::Refuse);
+        for expected in [1, 2, 4, 8, 10, 10, 10] {
+            tokio::time::advance(Duration::from_secs(expected) - Duration::from_millis(1)).await;
+            assert_eq!(circuit.admit(Instant::now()), Admission::Refuse);
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+            assert_eq!(circuit.admit(Instant::now()), Admission::Refuse, "one probe at a time");
+            circuit.failed(true, Instant::now());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_acknowledgement_closes_it() {
+        let mut circuit = open().await;
+        tokio::time::advance(PROBE_AFTER_MIN).await;
+        assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+        assert!(circuit.acknowledged());
+        assert_eq!(circuit.admit(Instant::now()), Admission::Request);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_failures_of_older_requests_do_not_put_the_probe_off() {
+        let mut circuit = open().await;
+        tokio::time::advance(PROBE_AFTER_MIN).await;
+        assert!(!circuit.failed(false, Instant::now()));
+        assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+        circuit.probe_abandoned();
+        assert_eq!(circuit.admit(Instant::now()), Admission::Probe, "an abandoned probe is made again");
+    }
+}

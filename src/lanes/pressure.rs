@@ -1,0 +1,188 @@
+//! How much the process holds, and whether consumers may read on.
+//!
+//! Two things stop reading. The bytes of events in memory have a hard bound. And when every receiver that is being fed is
+//! behind, reading on would only overflow lanes of receivers that keep pace: then reading waits until what is queued is
+//! less than [`WAIT_MAX`] of work. While some receiver has nothing to do, reading goes on, and the lanes of the slow ones
+//! overflow into the tiers: a slow receiver does not hold back a fast one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::telemetry::metrics::Metrics;
+
+/// How much work may be queued, at the present pace, when everybody is behind. Below the wait at which a lane is full.
+const WAIT_MAX: Duration = Duration::from_secs(3);
+/// Queued deliveries that never stop reading: enough to start on before any pace is known.
+const QUEUED_MIN: usize = 64;
+/// Before any pace is known.
+const QUEUED_FIRST: usize = 1024;
+/// What the queues may grow by between two looks of the shards, while somebody has nothing to do.
+const GROWTH_MAX: usize = 512;
+/// The most deliveries that wait in one process.
+const QUEUED_MAX: usize = 65_536;
+
+#[derive(Debug)]
+struct Shard {
+    queued: AtomicUsize,
+    /// `queued` at the shard's last look.
+    queued_before: AtomicUsize,
+    /// Deliveries finished a second, while anything was queued; 0: not known.
+    pace: AtomicUsize,
+    /// A lane that was fed lately has nothing waiting.
+    starving: AtomicBool,
+}
+
+/// What the process holds.
+#[derive(Debug)]
+pub struct Pressure {
+    event_bytes: AtomicUsize,
+    event_bytes_max: usize,
+    shards: Vec<Shard>,
+}
+
+/// Whether consumers may read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Yes.
+    Go,
+    /// Not now: enough is in memory.
+    Wait,
+}
+
+impl Pressure {
+    /// For `shards` shards and at most `event_bytes_max` bytes of events.
+    pub fn new(shards: usize, event_bytes_max: usize) -> Arc<Self> {
+        let shard = || Shard {
+            queued: AtomicUsize::new(0),
+            queued_before: AtomicUsize::new(0),
+            pace: AtomicUsize::new(0),
+            starving: AtomicBool::new(true),
+        };
+        Arc::new(Self {
+            event_bytes: AtomicUsize::new(0),
+            event_bytes_max,
+            shards: (0..shards).map(|_| shard()).collect(),
+        })
+    }
+
+    /// Holds `bytes` until the guard is dropped.
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> HeldBytes {
+        self.event_bytes.fetch_add(bytes, Ordering::Relaxed);
+        HeldBytes { pressure: Arc::clone(self), bytes }
+    }
+
+    /// Deliveries were handed to a shard.
+    pub fn queue(&self, shard: usize, count: usize) {
+        self.shards.get(shard).into_iter().for_each(|shard| {
+            shard.queued.fetch_add(count, Ordering::Relaxed);
+        });
+    }
+
+    /// Deliveries of a shard were started, put off or given up.
+    pub fn unqueue(&self, shard: usize, count: usize) {
+        self.shards.get(shard).into_iter().for_each(|shard| {
+            shard.queued.fetch_sub(count, Ordering::Relaxed);
+        });
+    }
+
+    /// A shard says how it goes, at each of its looks: its pace, if anything was queued, and whether a lane starves.
+    pub fn report(&self, shard: usize, pace: Option<usize>, starving: bool) {
+        let Some(shard) = self.shards.get(shard) else { return };
+        if let Some(pace) = pace {
+            shard.pace.store(pace, Ordering::Relaxed);
+        }
+        shard.starving.store(starving, Ordering::Relaxed);
+        shard.queued_before.store(shard.queued.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether consumers may read on.
+    pub fn reading(&self) -> Reading {
+        let over_bytes = self.event_bytes.load(Ordering::Relaxed) >= self.event_bytes_max;
+        if over_bytes || self.queued() >= self.queued_max() { Reading::Wait } else { Reading::Go }
+    }
+
+    fn sum(&self, of: impl Fn(&Shard) -> &AtomicUsize) -> usize {
+        self.shards.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
+    }
+
+    /// How many deliveries wait.
+    pub fn queued(&self) -> usize {
+        self.sum(|shard| &shard.queued)
+    }
+
+    fn queued_max(&self) -> usize {
+        let pace = self.sum(|shard| &shard.pace);
+        let of_pace = match pace {
+            0 => QUEUED_FIRST,
+            pace => pace.saturating_mul(usize::try_from(WAIT_MAX.as_secs()).unwrap_or(1)).max(QUEUED_MIN),
+        };
+        let starving = self.shards.iter().any(|shard| shard.starving.load(Ordering::Relaxed));
+        let growing = if starving { self.sum(|shard| &shard.queued_before) + GROWTH_MAX } else { 0 };
+        of_pace.max(growing).min(QUEUED_MAX)
+    }
+
+    /// Sets the gauges.
+    pub fn export(&self, metrics: &Metrics) {
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.queued_deliveries.set(gauge(self.queued()));
+        metrics.queued_event_bytes.set(gauge(self.event_bytes.load(Ordering::Relaxed)));
+    }
+}
+
+/// Bytes of an event in memory.
+#[derive(Debug)]
+pub struct HeldBytes {
+    pressure: Arc<Pressure>,
+    bytes: usize,
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.pressure.event_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_a_hard_bound_and_come_back() {
+        let pressure = Pressure::new(1, 100);
+        let first = pressure.hold(60);
+        assert_eq!(pressure.reading(), Reading::Go);
+        let second = pressure.hold(60);
+        assert_eq!(pressure.reading(), Reading::Wait);
+        drop(second);
+        assert_eq!(pressure.reading(), Reading::Go);
+        drop(first);
+    }
+
+    #[test]
+    fn when_all_are_behind_reading_waits_for_a_few_seconds_of_work() {
+        let pressure = Pressure::new(2, usize::MAX);
+        pressure.report(0, Some(100), false);
+        pressure.report(1, Some(100), false);
+        pressure.queue(0, 599);
+        assert_eq!(pressure.reading(), Reading::Go);
+        pressure.queue(1, 1);
+        assert_eq!(pressure.reading(), Reading::Wait);
+        pressure.unqueue(0, 100);
+        assert_eq!(pressure.reading(), Reading::Go);
+    }
+
+    #[test]
+    fn while_a_receiver_has_nothing_to_do_the_queues_of_others_may_grow() {
+        let pressure = Pressure::new(1, usize::MAX);
+        pressure.queue(0, 1000);
+        pressure.report(0, Some(10), true);
+        assert_eq!(pressure.reading(), Reading::Go);
+        pressure.queue(0, GROWTH_MAX);
+        assert_eq!(pressure.reading(), Reading::Wait, "until the next look");
+        pressure.report(0, Some(10), true);
+        assert_eq!(pressure.reading(), Reading::Go);
+        pressure.report(0, Some(10), false);
+        assert_eq!(pressure.reading(), Reading::Wait);
+    }
+}

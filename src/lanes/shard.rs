@@ -1,0 +1,591 @@
+//! One shard: the lanes and hosts of its receivers, and every request to them.
+//!
+//! Wait-for arrows: consumers wait for room in the shard's channel; the shard waits for receivers and for Kafka's
+//! acknowledgements, never for a consumer. So a full channel always empties.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use slab::Slab;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::circuit::{Admission, Circuit};
+use super::order::{OrderedQueue, Place};
+use super::pace::Pace;
+use super::pressure::Pressure;
+use super::settlement::{Failure, Settlement, Settlements};
+use crate::assignment::Active;
+use crate::clock;
+use crate::delivery::{Burial, Delivery, Job, Revoked};
+use crate::domain::hash::BuildHash64;
+use crate::domain::integration::Integration;
+use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
+use crate::domain::target::Authority;
+use crate::http::courier::{Attempt, Courier, Exchanged, Link, Prepared};
+use crate::kafka::sink::{PublishError, Sink};
+use crate::report::{Ended, Reports};
+use crate::settings;
+use crate::telemetry::metrics::{Metrics, TickOutcome};
+
+/// How often a shard looks after its lanes: paces, stalled and idle ones.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A lane that was fed within this counts as fed.
+const FED_WITHIN: Duration = Duration::from_secs(5);
+/// A lane or host without work is forgotten after this; a circuit's state with it.
+const FORGET_AFTER: Duration = Duration::from_secs(120);
+/// Batches that wait for the shard: with 256 jobs each, what a consumer reads in a few ms.
+pub const BATCHES_MAX: usize = 16;
+
+/// What all shards share.
+pub struct Shared {
+    /// How deliveries are made.
+    pub settings: settings::Delivery,
+    /// Makes requests.
+    pub courier: Courier,
+    /// Publishes retries and dead letters.
+    pub sink: Sink,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// How much the process holds.
+    pub pressure: Arc<Pressure>,
+    /// One permit a request under way.
+    pub permits: Arc<Semaphore>,
+    /// Topics of tiers and dead letters.
+    pub settlements: Settlements,
+    /// Who hears of attempts.
+    pub reports: Reports,
+}
+
+struct Lane {
+    key: u64,
+    host: usize,
+    /// The requests of the webhook as the integration says at present.
+    prepared: Arc<Prepared>,
+    prepared_from: (Arc<Integration>, usize),
+    queue: OrderedQueue<Delivery>,
+    in_flight: usize,
+    pace: Pace,
+    /// It stands in the shard's queue of runnable lanes, or in its host's of waiting ones.
+    scheduled: bool,
+    fed: Instant,
+}
+
+struct Host {
+    authority: Arc<Authority>,
+    idle: Vec<Link>,
+    in_flight: usize,
+    circuit: Circuit,
+    /// Lanes that could start a request were the host's limit not reached.
+    waiting: VecDeque<usize>,
+    used: Instant,
+}
+
+/// What a shard does outside itself.
+enum Work {
+    Attempt { under_way: Box<UnderWay>, attempt: Attempt, kept: Option<Link> },
+    Publish { settlement: Settlement, active: Option<Active> },
+}
+
+/// A request under way.
+struct UnderWay {
+    lane: usize,
+    host: usize,
+    place: Place,
+    probe: bool,
+    delivery: Delivery,
+    active: Option<Active>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// How that ended.
+enum Done {
+    Attempt { under_way: Box<UnderWay>, exchanged: Exchanged },
+    Publish { settlement: Settlement, active: Option<Active>, published: Result<(), PublishError> },
+}
+
+async fn perform(shared: Arc<Shared>, work: Work) -> Done {
+    match work {
+        Work::Attempt { under_way, attempt, kept } => {
+            let exchanged = shared.courier.exchange(&attempt, kept, shared.reports.wants_answer()).await;
+            Done::Attempt { under_way, exchanged }
+        }
+        Work::Publish { settlement, active } => {
+            let published = shared.sink.publish(&settlement.outgoing).await;
+            Done::Publish { settlement, active, published }
+        }
+    }
+}
+
+/// Lanes and hosts of some receivers.
+pub struct Shard {
+    index: usize,
+    shared: Arc<Shared>,
+    lanes: Slab<Lane>,
+    lane_of: HashMap<u64, usize, BuildHash64>,
+    hosts: Slab<Host>,
+    host_of: HashMap<Arc<Authority>, usize>,
+    runnable: VecDeque<usize>,
+    /// A permit in hand, waited for when runnable lanes had none.
+    permit: Option<OwnedSemaphorePermit>,
+    /// What was decided and is not begun.
+    outbox: Vec<Work>,
+    rng: StdRng,
+    /// Deliveries finished since the last look, and when that was.
+    finished: usize,
+    looked: Instant,
+    pace: Option<f64>,
+}
+
+impl Shard {
+    /// The shard at `index` of all.
+    pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        Self {
+            index,
+            shared,
+            lanes: Slab::new(),
+            lane_of: HashMap::default(),
+            hosts: Slab::new(),
+            host_of: HashMap::default(),
+            runnable: VecDeque::new(),
+            permit: None,
+            outbox: Vec::new(),
+            rng: StdRng::from_os_rng(),
+            finished: 0,
+            looked: Instant::now(),
+            pace: None,
+        }
+    }
+
+    /// Works until all consumers have dropped their ends of `inbound` and nothing is under way.
+    pub async fn run(mut self, mut inbound: mpsc::Receiver<Vec<Job>>) {
+        let mut work = FuturesUnordered::new();
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut open = true;
+        while open || !work.is_empty() {
+            let permits = Arc::clone(&self.shared.permits);
+            let wants_permit = self.permit.is_none() && !self.runnable.is_empty();
+            tokio::select! {
+                biased;
+                Some(done) = work.next(), if !work.is_empty() => self.finish(done),
+                jobs = inbound.recv(), if open => match jobs {
+                    Some(jobs) => self.accept(jobs),
+                    None => open = false,
+                },
+                Ok(permit) = permits.acquire_owned(), if wants_permit => self.permit = Some(permit),
+                _ = looks.tick() => self.look(),
+            }
+            // Whatever else has ended by now goes into the same round.
+            while let Some(Some(done)) = work.next().now_or_never() {
+                self.finish(done);
+            }
+            self.start();
+            work.extend(self.outbox.drain(..).map(|work| perform(Arc::clone(&self.shared), work)));
+        }
+    }
+
+    fn accept(&mut self, jobs: Vec<Job>) {
+        for job in jobs {
+            match job {
+                Job::Deliver(delivery) => self.enqueue(delivery),
+                Job::Bury(burial) => {
+                    self.shared.pressure.unqueue(self.index, 1);
+                    self.bury(burial);
+                }
+            }
+        }
+    }
+
+    fn bury(&mut self, burial: Burial) {
+        let Ok(active) = burial.event.begin() else { return };
+        let settlement = self.shared.settlements.burial(burial);
+        self.outbox.push(Work::Publish { settlement, active });
+    }
+
+    fn enqueue(&mut self, delivery: Delivery) {
+        let now = Instant::now();
+        let Some(lane_index) = self.lane_for(&delivery, now) else {
+            // A URL that the table accepted and the courier does not.
+            self.shared.pressure.unqueue(self.index, 1);
+            self.put_off(delivery, Reason::Protocol);
+            return;
+        };
+        let ordering = self.shared.settings.ordering;
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return };
+        lane.fed = now;
+        if lane.pace.is_full(lane.queue.waiting(), lane.in_flight, now) {
+            self.shared.pressure.unqueue(self.index, 1);
+            self.put_off(delivery, Reason::Overloaded);
+            return;
+        }
+        let keys = match ordering {
+            settings::Ordering::Entity if delivery.attempt == 1 => delivery.event.order_keys,
+            settings::Ordering::Entity | settings::Ordering::None => [None; 2],
+            settings::Ordering::Webhook => [Some(0), None],
+        };
+        lane.queue.push(delivery, keys);
+        self.schedule(lane_index);
+    }
+
+    /// The lane of a delivery's webhook, made if there is none, with its requests as the integration says now.
+    fn lane_for(&mut self, delivery: &Delivery, now: Instant) -> Option<usize> {
+        let key = delivery.webhook()?.hash();
+        let known = self.lane_of.get(&key).copied();
+        if let Some(index) = known
+            && let Some(lane) = self.lanes.get(index)
+            && Arc::ptr_eq(&lane.prepared_from.0, &delivery.integration)
+            && lane.prepared_from.1 == delivery.webhook
+        {
+            return Some(index);
+        }
+        let prepared = Arc::new(Prepared::new(&delivery.integration, delivery.webhook).ok()?);
+        let host = self.host_for(prepared.authority(), now);
+        let prepared_from = (Arc::clone(&delivery.integration), delivery.webhook);
+        if let Some(lane) = known.and_then(|index| self.lanes.get_mut(index)) {
+            lane.prepared = prepared;
+            lane.prepared_from = prepared_from;
+            lane.host = host;
+            return known;
+        }
+        let index = self.lanes.insert(Lane {
+            key,
+            host,
+            prepared,
+            prepared_from,
+            queue: OrderedQueue::default(),
+            in_flight: 0,
+            pace: Pace::new(now),
+            scheduled: false,
+            fed: now,
+        });
+        self.lane_of.insert(key, index);
+        Some(index)
+    }
+
+    fn host_for(&mut self, authority: &Arc<Authority>, now: Instant) -> usize {
+        if let Some(index) = self.host_of.get(authority) {
+            return *index;
+        }
+        let index = self.hosts.insert(Host {
+            authority: Arc::clone(authority),
+            idle: Vec::new(),
+            in_flight: 0,
+            circuit: Circuit::default(),
+            waiting: VecDeque::new(),
+            used: now,
+        });
+        self.host_of.insert(Arc::clone(authority), index);
+        index
+    }
+
+    fn schedule(&mut self, lane_index: usize) {
+        let limit = self.shared.settings.max_in_flight_per_webhook;
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return };
+        if !lane.scheduled && lane.queue.has_ready() && lane.in_flight < limit {
+            lane.scheduled = true;
+            self.runnable.push_back(lane_index);
+        }
+    }
+
+    /// Starts requests, one a lane and turn, until no lane may start one or no permit is left.
+    fn start(&mut self) {
+        let now = Instant::now();
+        while let Some(lane_index) = self.runnable.front().copied() {
+            let permit = match self.permit.take() {
+                Some(permit) => permit,
+                None => match Arc::clone(&self.shared.permits).try_acquire_owned() {
+                    Ok(permit) => permit,
+                    Err(_) => return,
+                },
+            };
+            self.runnable.pop_front();
+            if let Some(lane) = self.lanes.get_mut(lane_index) {
+                lane.scheduled = false;
+                self.permit = self.start_one(lane_index, permit, now);
+            }
+        }
+        self.permit = None;
+    }
+
+    /// Starts the next request of a lane, or gives the permit back.
+    fn start_one(
+        &mut self,
+        lane_index: usize,
+        permit: OwnedSemaphorePermit,
+        now: Instant,
+    ) -> Option<OwnedSemaphorePermit> {
+        let host_limit = self.shared.settings.max_in_flight_per_host;
+        let lane = self.lanes.get_mut(lane_index)?;
+        let host_index = lane.host;
+        let host = self.hosts.get_mut(host_index)?;
+        if host.in_flight >= host_limit {
+            lane.scheduled = true;
+            host.waiting.push_back(lane_index);
+            return Some(permit);
+        }
+        let admission = host.circuit.admit(now);
+        if admission == Admission::Refuse {
+            let waiting = lane.queue.drain_waiting();
+            self.shared.pressure.unqueue(self.index, waiting.len());
+            for delivery in waiting {
+                self.put_off(delivery, Reason::CircuitOpen);
+            }
+            return Some(permit);
+        }
+        let probe = admission == Admission::Probe;
+        let Some((place, active, delivery)) = self.next_of(lane_index) else {
+            if probe && let Some(host) = self.hosts.get_mut(host_index) {
+                host.circuit.probe_abandoned();
+            }
+            return Some(permit);
+        };
+        self.begin(
+            UnderWay { lane: lane_index, host: host_index, place, probe, delivery, active, _permit: permit },
+            now,
+        );
+        self.schedule(lane_index);
+        None
+    }
+
+    /// The next delivery of a lane whose partition is not being given up.
+    fn next_of(&mut self, lane_index: usize) -> Option<(Place, Option<Active>, Delivery)> {
+        let lane = self.lanes.get_mut(lane_index)?;
+        while let Some((place, delivery)) = lane.queue.pop() {
+            self.shared.pressure.unqueue(self.index, 1);
+            match delivery.event.begin() {
+                Ok(active) => return Some((place, active, delivery)),
+                Err(Revoked) => lane.queue.finish(place),
+            }
+        }
+        None
+    }
+
+    fn begin(&mut self, mut under_way: UnderWay, now: Instant) {
+        let (Some(lane), Some(host)) = (self.lanes.get_mut(under_way.lane), self.hosts.get_mut(under_way.host)) else {
+            return;
+        };
+        if lane.in_flight == 0 {
+            lane.pace.wakes(now);
+        }
+        lane.in_flight += 1;
+        host.in_flight += 1;
+        host.used = now;
+        let mut kept = host.idle.pop();
+        while kept.as_ref().is_some_and(|link| !link.is_usable(now)) {
+            kept = host.idle.pop();
+        }
+        let now_ms = clock::now_ms();
+        let metrics = &self.shared.metrics;
+        metrics.in_flight_requests.inc();
+        let delivery = &mut under_way.delivery;
+        delivery.first_attempt_ms.get_or_insert(now_ms);
+        if let Some(due) = delivery.due
+            && let Some(lateness) = metrics.retry_lateness.get(due.tier)
+        {
+            lateness.observe(seconds_between(due.at_ms, now_ms));
+        }
+        let attempt = Attempt::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
+        self.outbox.push(Work::Attempt { under_way: Box::new(under_way), attempt, kept });
+    }
+
+    fn finish(&mut self, done: Done) {
+        self.finished += 1;
+        match done {
+            Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
+            Done::Publish { settlement, active, published } => match published {
+                Ok(()) => settlement.complete(&self.shared.metrics),
+                Err(PublishError::TooLarge) => self.too_large(settlement, active),
+                // The process ends: the record stays unsettled and is read again.
+                Err(PublishError::Stopped) => {}
+            },
+        }
+    }
+
+    fn too_large(&mut self, settlement: Settlement, active: Option<Active>) {
+        let origin = settlement.event().origin.to_string();
+        match self.shared.settlements.after_too_large(settlement) {
+            Ok(settlement) => {
+                tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
+                self.outbox.push(Work::Publish { settlement, active });
+            }
+            Err(event) => {
+                tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
+                self.shared.metrics.drop_delivery(DropReason::TooLarge);
+                event.settle_one();
+            }
+        }
+    }
+
+    fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchanged) {
+        let now = Instant::now();
+        let acknowledged = exchanged.outcome == Outcome::Acknowledged;
+        self.free(&under_way, exchanged.link, exchanged.took, now);
+        self.turn_circuit(&under_way, acknowledged, now);
+        let UnderWay { delivery, active, .. } = under_way;
+        let at_ms = clock::now_ms();
+        let metrics = &self.shared.metrics;
+        metrics.attempt_duration.observe(exchanged.took.as_secs_f64());
+        self.shared.reports.attempt_ended(&Ended {
+            delivery: &delivery,
+            outcome: &exchanged.outcome,
+            took: exchanged.took,
+            answer: &exchanged.answer,
+            at_ms,
+        });
+        match exchanged.outcome {
+            Outcome::Acknowledged => {
+                metrics.attempt_acknowledged();
+                metrics.deliveries_acknowledged.inc();
+                metrics.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
+                delivery.settle();
+            }
+            Outcome::Failed { reason, status, .. } => {
+                metrics.attempt_failed(reason);
+                let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &exchanged.outcome);
+                self.succeed(delivery, active, verdict, Failure { reason, status }, at_ms);
+            }
+        }
+    }
+
+    /// Gives back what a request held: its place in the order, its share of lane and host, its connection.
+    fn free(&mut self, under_way: &UnderWay, link: Option<Link>, took: Duration, now: Instant) {
+        self.shared.metrics.in_flight_requests.dec();
+        if let Some(lane) = self.lanes.get_mut(under_way.lane) {
+            lane.in_flight -= 1;
+            lane.pace.ended(took, now);
+            lane.queue.finish(under_way.place);
+        }
+        self.schedule(under_way.lane);
+        if let Some(host) = self.hosts.get_mut(under_way.host) {
+            host.in_flight -= 1;
+            host.used = now;
+            if let Some(mut link) = link {
+                link.idle_since = now;
+                host.idle.push(link);
+            }
+            if let Some(waiting) = host.waiting.pop_front() {
+                self.runnable.push_back(waiting);
+            }
+        }
+    }
+
+    fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
+        let Some(host) = self.hosts.get_mut(under_way.host) else { return };
+        if acknowledged {
+            if host.circuit.acknowledged() {
+                self.shared.metrics.circuits_open.dec();
+                tracing::info!("a circuit closed: the receiver acknowledges again");
+            }
+        } else if host.circuit.failed(under_way.probe, now) {
+            self.shared.metrics.circuits_open.inc();
+            tracing::warn!("a circuit opened: no requests to a receiver that keeps failing, but probes");
+        }
+    }
+
+    /// Spends a slot without a request.
+    fn put_off(&mut self, mut delivery: Delivery, reason: Reason) {
+        let Ok(active) = delivery.event.begin() else { return };
+        let now_ms = clock::now_ms();
+        delivery.first_attempt_ms.get_or_insert(now_ms);
+        self.shared.metrics.attempt_failed(reason);
+        let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &Outcome::failed(reason));
+        self.succeed(delivery, active, verdict, Failure { reason, status: None }, now_ms);
+    }
+
+    fn succeed(&mut self, delivery: Delivery, active: Option<Active>, verdict: Verdict, failure: Failure, now_ms: i64) {
+        match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
+            Ok(settlement) => self.outbox.push(Work::Publish { settlement, active }),
+            Err((reason, delivery)) => {
+                self.shared.metrics.drop_delivery(reason);
+                self.shared.metrics.tick(TickOutcome::Dropped);
+                delivery.settle();
+            }
+        }
+    }
+
+    /// Looks after what no event does: stalled lanes, idle connections, forgotten lanes and hosts, the pace.
+    fn look(&mut self) {
+        let now = Instant::now();
+        let limit = self.shared.settings.max_in_flight_per_webhook;
+        let mut starving = self.lanes.is_empty();
+        let mut stalled = Vec::new();
+        let mut forgotten = Vec::new();
+        for (index, lane) in &self.lanes {
+            let quiet = now.saturating_duration_since(lane.fed);
+            if lane.queue.waiting() > 0 {
+                if lane.pace.is_stalled(lane.in_flight, now)
+                    && lane.pace.is_full(lane.queue.waiting(), lane.in_flight, now)
+                {
+                    stalled.push(index);
+                }
+            } else if quiet < FED_WITHIN && lane.in_flight < limit {
+                starving = true;
+            } else if quiet > FORGET_AFTER && lane.queue.is_empty() {
+                forgotten.push(index);
+            }
+        }
+        for index in stalled {
+            self.shed(index);
+        }
+        for index in forgotten {
+            let lane = self.lanes.remove(index);
+            self.lane_of.remove(&lane.key);
+        }
+        self.look_at_hosts(now);
+        self.report_pace(starving, now);
+    }
+
+    /// Puts off what waits for a receiver that has stopped answering, so that it does not count as work at hand.
+    fn shed(&mut self, lane_index: usize) {
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return };
+        let waiting = lane.queue.drain_waiting();
+        self.shared.pressure.unqueue(self.index, waiting.len());
+        for delivery in waiting {
+            self.put_off(delivery, Reason::Overloaded);
+        }
+    }
+
+    fn look_at_hosts(&mut self, now: Instant) {
+        let in_use: std::collections::HashSet<usize> = self.lanes.iter().map(|(_, lane)| lane.host).collect();
+        let mut forgotten = Vec::new();
+        for (index, host) in &mut self.hosts {
+            host.idle.retain(|link| link.is_usable(now));
+            let quiet = now.saturating_duration_since(host.used) > FORGET_AFTER;
+            if quiet && host.in_flight == 0 && !in_use.contains(&index) {
+                forgotten.push(index);
+            }
+        }
+        for index in forgotten {
+            let host = self.hosts.remove(index);
+            self.host_of.remove(&host.authority);
+            if host.circuit.is_open() {
+                self.shared.metrics.circuits_open.dec();
+            }
+        }
+    }
+
+    fn report_pace(&mut self, starving: bool, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.looked).as_secs_f64();
+        let queued = self.lanes.iter().any(|(_, lane)| lane.queue.waiting() > 0);
+        if queued && elapsed > 0.0 {
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let pace = self.finished as f64 / elapsed;
+            self.pace = Some(self.pace.map_or(pace, |before| f64::midpoint(before, pace)));
+        }
+        self.finished = 0;
+        self.looked = now;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
+        let pace = self.pace.map(|pace| pace.ceil() as usize);
+        self.shared.pressure.report(self.index, pace, starving);
+    }
+}
+
+fn seconds_between(from_ms: i64, to_ms: i64) -> f64 {
+    Duration::from_millis(u64::try_from(to_ms.saturating_sub(from_ms)).unwrap_or(0)).as_secs_f64()
+}

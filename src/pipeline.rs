@@ -1,0 +1,220 @@
+//! The path of one record up to the lanes: read, parsed, matched. Runs on a consumer's thread; never blocks, never waits.
+
+use std::sync::Arc;
+use std::sync::{PoisonError, RwLock};
+
+use bytes::Bytes;
+
+use crate::assignment::Assignment;
+use crate::delivery::{Burial, Delivery, Due, Event, Job, Origin, delivery_id};
+use crate::domain::event::Envelope;
+use crate::domain::integration::{Integration, Status};
+use crate::domain::outcome::{DeadReason, DropReason};
+use crate::domain::table::Table;
+use crate::kafka::wire::Wire;
+use crate::lanes::pressure::Pressure;
+use crate::telemetry::metrics::{EventOutcome, Metrics};
+
+/// One record as a consumer hands it over: borrowed from the client.
+pub struct Record<'a> {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp, ms since 1970.
+    pub timestamp_ms: i64,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value.
+    pub value: Option<&'a [u8]>,
+    /// Its header `workspace`, if it has one.
+    pub workspace: Option<&'a [u8]>,
+}
+
+/// Turns records into jobs.
+pub struct Pipeline {
+    table: Arc<RwLock<Table>>,
+    pressure: Arc<Pressure>,
+    metrics: Arc<Metrics>,
+    shards: usize,
+}
+
+/// A retry that is due, out of its tier.
+pub struct DueRetry {
+    /// Its value.
+    pub payload: Bytes,
+    /// Its headers.
+    pub wire: Wire,
+    /// When it fell due, and its tier.
+    pub due: Due,
+    /// Its place in its tier.
+    pub position: Origin,
+    /// Its sequence in the assignment.
+    pub sequence: u64,
+}
+
+impl Pipeline {
+    /// A pipeline into `shards` shards.
+    pub fn new(table: Arc<RwLock<Table>>, pressure: Arc<Pressure>, metrics: Arc<Metrics>, shards: usize) -> Self {
+        Self { table, pressure, metrics, shards: shards.max(1) }
+    }
+
+    /// Takes an event record: admits it and adds its jobs to `batches`, one a shard.
+    pub fn event(&self, record: &Record<'_>, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
+        let workspace = record.workspace.or(record.key).and_then(|name| std::str::from_utf8(name).ok());
+        let workspace = workspace.filter(|name| !name.is_empty());
+        let problem = match (record.value, workspace) {
+            (Some(value), Some(workspace)) => match Envelope::parse(value) {
+                Ok(envelope) => return self.matching(record, value, workspace, &envelope, assignment, batches),
+                Err(error) => error.to_string(),
+            },
+            (None, _) => "the record has no value".to_owned(),
+            (_, None) => "the record has no workspace: neither a header nor a key".to_owned(),
+        };
+        self.metrics.event(EventOutcome::Invalid);
+        let event = self.admit(record, assignment);
+        tracing::warn!(
+            topic = &*event.origin.topic,
+            partition = event.origin.partition,
+            offset = event.origin.offset,
+            error = problem,
+            "an invalid event becomes a dead letter"
+        );
+        event.open(1);
+        let wire = Wire {
+            workspace: workspace.map(str::to_owned),
+            origin: Some(event.origin.to_string()),
+            event_ms: Some(event.timestamp_ms),
+            ..Wire::default()
+        };
+        let value = record.value.map(|_| event.payload.clone());
+        let shard = usize::try_from(record.offset).unwrap_or(0) % self.shards;
+        let burial = Burial { event: Arc::new(event), reason: DeadReason::InvalidEvent, value, wire };
+        self.push(shard, Job::Bury(burial), batches);
+    }
+
+    fn admit(&self, record: &Record<'_>, assignment: &Arc<Assignment>) -> Event {
+        let value = record.value.unwrap_or_default();
+        let sequence = assignment.admit(record.offset);
+        let origin =
+            Origin { topic: Arc::clone(assignment.topic()), partition: assignment.partition(), offset: record.offset };
+        let held = self.pressure.hold(value.len());
+        Event::new(Bytes::copy_from_slice(value), origin, record.timestamp_ms, Some((assignment, sequence)), held)
+    }
+
+    fn matching(
+        &self,
+        record: &Record<'_>,
+        value: &[u8],
+        workspace: &str,
+        envelope: &Envelope<'_>,
+        assignment: &Arc<Assignment>,
+        batches: &mut [Vec<Job>],
+    ) {
+        debug_assert!(record.value == Some(value), "the envelope is of this record");
+        let mut matched: Vec<(&Arc<Integration>, usize)> = Vec::new();
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.matching(workspace, &envelope.facts(), |integration, webhook| {
+            if integration.is_suspended() {
+                self.metrics.drop_delivery(DropReason::Suspended);
+            } else {
+                matched.push((integration, webhook));
+            }
+        });
+        if matched.is_empty() {
+            assignment.admit_settled(record.offset);
+            self.metrics.event(EventOutcome::Unmatched);
+            return;
+        }
+        self.metrics.event(EventOutcome::Matched);
+        let mut event = self.admit(record, assignment);
+        event.order_keys = envelope.order_keys();
+        event.open(u32::try_from(matched.len()).unwrap_or(u32::MAX));
+        let event = Arc::new(event);
+        for (integration, webhook) in matched {
+            let Some(hook) = integration.webhook(webhook) else { continue };
+            let shard = hook.host_hash() as usize % self.shards;
+            let delivery = Delivery {
+                id: delivery_id(&event.origin, &envelope.id, integration.key(), &hook.id()),
+                event: Arc::clone(&event),
+                integration: Arc::clone(integration),
+                webhook,
+                attempt: 1,
+                first_attempt_ms: None,
+                due: None,
+            };
+            self.push(shard, Job::Deliver(delivery), batches);
+        }
+    }
+
+    /// Takes a retry that is due: looks at the world as it is now and adds its job to `batches`, or drops it, counted.
+    pub fn retry(&self, retry: DueRetry, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
+        let held = self.pressure.hold(retry.payload.len());
+        let origin = retry.wire.origin.as_deref().and_then(Origin::parse).unwrap_or(retry.position);
+        let timestamp_ms = retry.wire.event_ms.or(retry.wire.first_attempt_ms).unwrap_or(retry.due.at_ms);
+        let event = Event::new(retry.payload, origin, timestamp_ms, Some((assignment, retry.sequence)), held);
+        event.open(1);
+        let event = Arc::new(event);
+        let ready = self.look_up(&retry.wire);
+        match ready {
+            Ok(Present::Deliver { integration, webhook }) => {
+                let Some(hook) = integration.webhook(webhook) else { return };
+                let shard = hook.host_hash() as usize % self.shards;
+                let id = retry.wire.delivery_id.unwrap_or_default().into();
+                let delivery = Delivery {
+                    event,
+                    webhook,
+                    attempt: retry.wire.attempt.unwrap_or(0).saturating_add(1),
+                    id,
+                    first_attempt_ms: retry.wire.first_attempt_ms,
+                    due: Some(retry.due),
+                    integration,
+                };
+                self.push(shard, Job::Deliver(delivery), batches);
+            }
+            Ok(Present::Suspended) => {
+                let value = Some(event.payload.clone());
+                let burial = Burial { event, reason: DeadReason::Suspended, value, wire: retry.wire };
+                self.push(0, Job::Bury(burial), batches);
+            }
+            Err(reason) => {
+                self.metrics.drop_delivery(reason);
+                event.settle_one();
+            }
+        }
+    }
+
+    fn look_up(&self, wire: &Wire) -> Result<Present, DropReason> {
+        let (Some(key), Some(webhook_id), Some(_), Some(_)) =
+            (wire.integration_key(), &wire.webhook_id, &wire.delivery_id, wire.attempt)
+        else {
+            tracing::warn!("a record in a retry tier has not the headers of a retry and is dropped");
+            return Err(DropReason::UnreadableRetry);
+        };
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let integration = table.get(&key).ok_or(DropReason::IntegrationGone)?;
+        let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;
+        if integration.is_suspended() || integration.status() == Status::Failed {
+            return Ok(Present::Suspended);
+        }
+        if !integration.status().delivers() {
+            return Err(DropReason::IntegrationInactive);
+        }
+        if webhook.is_disabled() {
+            return Err(DropReason::WebhookDisabled);
+        }
+        Ok(Present::Deliver { integration: Arc::clone(integration), webhook: webhook.index() })
+    }
+
+    fn push(&self, shard: usize, job: Job, batches: &mut [Vec<Job>]) {
+        self.pressure.queue(shard, 1);
+        debug_assert!(shard < batches.len(), "each shard has a batch");
+        if let Some(batch) = batches.get_mut(shard) {
+            batch.push(job);
+        }
+    }
+}
+
+/// What a retry finds when it is due.
+enum Present {
+    Deliver { integration: Arc<Integration>, webhook: usize },
+    Suspended,
+}

@@ -1,0 +1,341 @@
+//! The composition root of `worker`: what is started in which order, and stopped in the reverse.
+//!
+//! Start: admin listener, topic check, table (to its end), shards, consumers; only then ready. Stop: not ready, consumers
+//! (which wait for what is under way and commit), shards, producer. Every thread and task is joined here.
+
+use std::io;
+use std::sync::{Arc, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::table::Table;
+use crate::http::address::AddressPolicy;
+use crate::http::admin::{Admin, Condition};
+use crate::http::connector::Connector;
+use crate::http::courier::Courier;
+use crate::kafka::compacted::CompactedError;
+use crate::kafka::events::{Events, Outlet};
+use crate::kafka::group::Membership;
+use crate::kafka::lag::Lag;
+use crate::kafka::retries::Retries;
+use crate::kafka::sink::Sink;
+use crate::kafka::table_feed::TableFeed;
+use crate::lanes::pressure::Pressure;
+use crate::lanes::settlement::Settlements;
+use crate::lanes::shard::{BATCHES_MAX, Shard, Shared};
+use crate::pipeline::Pipeline;
+use crate::report::Reports;
+use crate::settings::Settings;
+use crate::telemetry::metrics::Metrics;
+
+/// How often the lag is asked for and gauges are set.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// How long the producer may take, after the drain, to get its last records out.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a worker ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A listener failed.
+    #[error("admin listener {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The topics are not as they must be.
+    #[error("the topics are not as they must be: {0}")]
+    Topics(String),
+    /// A topic can't be read.
+    #[error(transparent)]
+    Table(#[from] CompactedError),
+    /// A Kafka client can't be made.
+    #[error("kafka client: {0}")]
+    Client(#[from] crate::kafka::ClientError),
+    /// The connector to receivers can't be made.
+    #[error("connector: {0}")]
+    Connector(String),
+    /// A thread can't be started.
+    #[error("thread `{name}`: {source}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Something ended that must not end.
+    #[error("{0} ended unasked; see the log")]
+    Ended(&'static str),
+}
+
+/// Threads of the worker, by name. One that panics ends the worker.
+struct Threads {
+    started: Vec<(String, JoinHandle<()>)>,
+    fatal: CancellationToken,
+}
+
+impl Threads {
+    fn new(fatal: &CancellationToken) -> Self {
+        Self { started: Vec::new(), fatal: fatal.clone() }
+    }
+
+    fn start(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), WorkerError> {
+        let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
+        let unless_it_ends = self.fatal.clone().drop_guard();
+        let guarded = move || {
+            run();
+            unless_it_ends.disarm();
+        };
+        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(failed)?;
+        self.started.push((name.to_owned(), handle));
+        Ok(())
+    }
+
+    /// Joins all. Blocks.
+    fn join(self) {
+        for (name, handle) in self.started {
+            if handle.join().is_err() {
+                tracing::error!(thread = name, "a thread panicked");
+            }
+        }
+    }
+}
+
+/// A running worker.
+pub struct Worker {
+    settings: Settings,
+    admin: Admin,
+    metrics: Arc<Metrics>,
+    condition: Arc<Condition>,
+}
+
+impl Worker {
+    /// Listens for admin requests. Nothing else is started.
+    ///
+    /// # Errors
+    /// [`WorkerError::Listen`]
+    pub async fn bind(settings: Settings) -> Result<Self, WorkerError> {
+        let address = settings.admin_listen;
+        let admin = Admin::bind(address).await.map_err(|source| WorkerError::Listen { address, source })?;
+        let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
+        Ok(Self { settings, admin, metrics, condition: Arc::default() })
+    }
+
+    /// Where metrics and probes are served.
+    pub fn admin_address(&self) -> std::net::SocketAddr {
+        self.admin.address()
+    }
+
+    /// The worker's counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Whether it is ready.
+    pub fn condition(&self) -> Arc<Condition> {
+        Arc::clone(&self.condition)
+    }
+
+    /// Delivers until `stop`, then drains.
+    ///
+    /// # Errors
+    /// [`WorkerError`]: it could not start, or could not go on.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        let serving = CancellationToken::new();
+        let mut admin = JoinSet::new();
+        admin.spawn(self.admin.run(Arc::clone(&self.metrics), Arc::clone(&self.condition), serving.clone()));
+        let started = Started { settings: self.settings, metrics: self.metrics, condition: self.condition };
+        let ended = started.run(stop).await;
+        serving.cancel();
+        while let Some(served) = admin.join_next().await {
+            if let Ok(Err(error)) = served {
+                tracing::error!(%error, "the admin listener failed");
+            }
+        }
+        ended
+    }
+}
+
+struct Started {
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    condition: Arc<Condition>,
+}
+
+impl Started {
+    async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        let fatal = CancellationToken::new();
+        let table = Arc::new(RwLock::new(Table::default()));
+        let feed_stop = CancellationToken::new();
+        let mut feed = Threads::new(&fatal);
+        let read = self.start_feed(&mut feed, &table, &feed_stop, &fatal)?;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = fatal.cancelled() => {}
+            Ok(()) = read => self.deliver(&table, &stop, &fatal).await?,
+        }
+        self.condition.set_ready(false);
+        feed_stop.cancel();
+        join(feed).await;
+        if fatal.is_cancelled() { Err(WorkerError::Ended("a part of the worker")) } else { Ok(()) }
+    }
+
+    fn start_feed(
+        &self,
+        threads: &mut Threads,
+        table: &Arc<RwLock<Table>>,
+        stop: &CancellationToken,
+        fatal: &CancellationToken,
+    ) -> Result<oneshot::Receiver<()>, WorkerError> {
+        let (ready, read) = oneshot::channel();
+        let (kafka, topic) = (self.settings.kafka.clone(), self.settings.topics.integrations.clone());
+        let (table, metrics, stop, fatal) = (Arc::clone(table), Arc::clone(&self.metrics), stop.clone(), fatal.clone());
+        threads.start("integrations", move || {
+            let feed = TableFeed::open(&kafka, &topic, table, metrics, Box::new(|_key| false));
+            if let Err(error) = feed.and_then(|feed| feed.run(ready, &stop)) {
+                tracing::error!(%error, "the integrations topic can not be read");
+                fatal.cancel();
+            }
+        })?;
+        Ok(read)
+    }
+
+    /// From a table that is read to a drained worker.
+    async fn deliver(
+        &self,
+        table: &Arc<RwLock<Table>>,
+        stop: &CancellationToken,
+        fatal: &CancellationToken,
+    ) -> Result<(), WorkerError> {
+        let shards = shard_count(&self.settings);
+        let pressure = Pressure::new(shards, self.settings.delivery.max_queued_bytes);
+        let sink_stop = CancellationToken::new();
+        let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), sink_stop.clone(), fatal.clone())?;
+        let shared = self.shared(sink.clone(), &pressure)?;
+        let mut shard_threads = Threads::new(fatal);
+        let senders = start_shards(&mut shard_threads, shards, &shared)?;
+        let pipeline = Pipeline::new(Arc::clone(table), Arc::clone(&pressure), Arc::clone(&self.metrics), shards);
+        let outlet = Outlet {
+            shards: senders,
+            pipeline: Arc::new(pipeline),
+            pressure: Arc::clone(&pressure),
+            stop: stop.child_token(),
+            fatal: fatal.clone(),
+            condition: Arc::clone(&self.condition),
+        };
+        let mut consumers = Threads::new(fatal);
+        let lag = self.start_consumers(&mut consumers, outlet, &shared)?;
+        self.condition.set_ready(true);
+        tracing::info!(shards, "ready");
+        self.measure(lag, &pressure, stop, fatal).await;
+        self.condition.set_ready(false);
+        tracing::info!("draining");
+        join(consumers).await;
+        // Nothing under way is waited for any more: what is left belongs to the next owner.
+        sink_stop.cancel();
+        join(shard_threads).await;
+        flush(sink).await;
+        Ok(())
+    }
+
+    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>) -> Result<Arc<Shared>, WorkerError> {
+        let delivery = &self.settings.delivery;
+        let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
+        let connector = Connector::system(policy, delivery.connect_timeout);
+        let topics = &self.settings.topics;
+        Ok(Arc::new(Shared {
+            settings: delivery.clone(),
+            courier: Courier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
+            sink,
+            metrics: Arc::clone(&self.metrics),
+            pressure: Arc::clone(pressure),
+            permits: Arc::new(Semaphore::new(delivery.max_in_flight)),
+            settlements: Settlements::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
+            reports: Reports::default(),
+        }))
+    }
+
+    fn start_consumers(&self, threads: &mut Threads, outlet: Outlet, shared: &Arc<Shared>) -> Result<Lag, WorkerError> {
+        let kafka = &self.settings.kafka;
+        let drain = self.settings.delivery.drain_timeout;
+        let membership = |role| Membership::new(role, Arc::clone(&self.metrics), drain);
+        let events = Events::subscribe(kafka, &self.settings.topics.events, membership("events"), outlet.clone())?;
+        let lag = Lag::new(kafka, events.membership(), Arc::clone(&self.metrics))?;
+        let tiers = shared.settlements.tiers();
+        let retries = Retries::subscribe(kafka, tiers, membership("retries"), outlet, Arc::clone(&self.metrics))?;
+        threads.start("events", move || events.run())?;
+        threads.start("retries", move || retries.run())?;
+        Ok(lag)
+    }
+
+    /// Measures until it is time to stop.
+    async fn measure(&self, lag: Lag, pressure: &Pressure, stop: &CancellationToken, fatal: &CancellationToken) {
+        let mut ticks = tokio::time::interval(MEASURE_EVERY);
+        let mut lag = Some(lag);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = fatal.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            pressure.export(&self.metrics);
+            let Some(mut asked) = lag.take() else { continue };
+            let asking = tokio::task::spawn_blocking(move || {
+                asked.measure();
+                asked
+            });
+            match asking.await {
+                Ok(asked) => lag = Some(asked),
+                Err(error) => tracing::error!(%error, "the lag is not measured any more"),
+            }
+        }
+    }
+}
+
+fn shard_count(settings: &Settings) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wanted = if settings.delivery.threads == 0 { cores } else { settings.delivery.threads };
+    wanted.min(settings.delivery.max_in_flight).max(1)
+}
+
+fn start_shards(
+    threads: &mut Threads,
+    count: usize,
+    shared: &Arc<Shared>,
+) -> Result<Vec<mpsc::Sender<Vec<crate::delivery::Job>>>, WorkerError> {
+    let mut senders = Vec::with_capacity(count);
+    for index in 0..count {
+        let (sender, inbound) = mpsc::channel(BATCHES_MAX);
+        senders.push(sender);
+        let shared = Arc::clone(shared);
+        let name = format!("shard-{index}");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(32)
+            .build()
+            .map_err(|source| WorkerError::Thread { name: name.clone(), source })?;
+        threads.start(&name, move || runtime.block_on(Shard::new(index, shared).run(inbound)))?;
+    }
+    Ok(senders)
+}
+
+async fn join(threads: Threads) {
+    if let Err(error) = tokio::task::spawn_blocking(move || threads.join()).await {
+        tracing::error!(%error, "threads were not joined");
+    }
+}
+
+async fn flush(sink: Sink) {
+    match tokio::task::spawn_blocking(move || sink.flush(FLUSH_TIMEOUT)).await {
+        Ok(Ok(())) => tracing::info!("drained"),
+        Ok(Err(error)) => tracing::warn!(%error, "records were left in the producer; their events are read again"),
+        Err(error) => tracing::error!(%error, "the producer was not flushed"),
+    }
+}

@@ -1,0 +1,125 @@
+//! The built program as a shell sees it: streams and exit codes of the command line. No Kafka is reached by any of it.
+
+use std::process::{Command, Output};
+
+/// Runs the program with an environment of its own.
+fn hookstream(args: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hookstream"))
+        .args(args)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the program starts")
+}
+
+#[track_caller]
+fn mistakes(args: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
+    let output = hookstream(args, environment);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8 on stderr").lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn answer(args: &[&str]) -> String {
+    let output = hookstream(args, &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8 on stdout")
+}
+
+#[test]
+fn help_lists_every_subcommand_on_stdout() {
+    let help = answer(&["help"]);
+    for words in [
+        "worker",
+        "api",
+        "demo",
+        "receiver",
+        "topics plan",
+        "topics apply",
+        "dead-letters list",
+        "dead-letters show",
+        "dead-letters redrive",
+        "replay",
+        "resume",
+        "explain",
+    ] {
+        assert!(help.lines().any(|line| line.starts_with(&format!("  {words} "))), "{words} in {help}");
+    }
+    assert_eq!(answer(&["--help"]), help);
+}
+
+#[test]
+fn help_of_a_subcommand_gives_default_unit_and_variable() {
+    let help = answer(&["help", "worker"]);
+    assert!(help.contains("--request-timeout DURATION"), "{help}");
+    assert!(help.contains("[default 10s; HOOKSTREAM_REQUEST_TIMEOUT]"), "{help}");
+    assert!(help.contains("DURATION: a whole number and a unit"), "{help}");
+    assert_eq!(answer(&["worker", "--help"]), help);
+}
+
+#[test]
+fn version_is_the_packages() {
+    assert_eq!(answer(&["--version"]), format!("hookstream {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn no_argument_is_a_mistake_that_is_answered_with_help() {
+    let lines = mistakes(&[], &[]);
+    assert!(lines.iter().any(|line| line.starts_with("Usage: hookstream")), "{lines:?}");
+}
+
+#[test]
+fn every_mistake_is_one_line_and_the_code_is_2() {
+    let lines = mistakes(&["worker", "--gruop", "g", "--request-timeout", "10x"], &[]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("--gruop") && lines[0].contains("--group"), "{lines:?}");
+    assert!(
+        lines[1].contains("--request-timeout") && lines[1].contains("10x") && lines[1].contains("30s"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn an_unknown_subcommand_is_a_mistake() {
+    let lines = mistakes(&["deliver"], &[]);
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("`deliver`") && lines[0].contains("worker"), "{lines:?}");
+}
+
+#[test]
+fn a_flag_wins_over_its_variable() {
+    let environment = [("HOOKSTREAM_ORDERING", "from-environment"), ("HOOKSTREAM_MAX_IN_FLIGHT", "0")];
+    let lines = mistakes(&["worker", "--ordering", "from-flag"], &environment);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("--ordering `from-flag`")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("HOOKSTREAM_MAX_IN_FLIGHT (--max-in-flight) `0`")), "{lines:?}");
+    assert!(!lines.concat().contains("from-environment"), "{lines:?}");
+}
+
+#[test]
+fn contradictions_are_refused_before_anything_runs() {
+    for (args, parts) in [
+        (&["--drain-timeout", "5s"][..], ["--drain-timeout", "5s", "--request-timeout", "10s"]),
+        (
+            &["--max-in-flight", "4", "--max-in-flight-per-webhook", "5"],
+            ["--max-in-flight-per-webhook", "`5`", "--max-in-flight", "`4`"],
+        ),
+        (&["--retry-schedule", ""], ["--retry-schedule", "``", "at least one delay", "30s,1m,5m"]),
+    ] {
+        let lines = mistakes(&[&["worker"][..], args].concat(), &[]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(parts.iter().all(|part| lines[0].contains(part)), "{parts:?} in {lines:?}");
+    }
+}
+
+#[test]
+fn secrets_are_not_repeated() {
+    let environment = [("HOOKSTREAM_KAFKA_PROPERTY", "sasl.password=hunter2\nacks=hunter2\nhunter2")];
+    let lines = mistakes(&["worker"], &environment);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("acks") && !lines.concat().contains("hunter2"), "{lines:?}");
+    let lines = mistakes(&["receiver", "--secret", "", "--status", "hunter3"], &[("HOOKSTREAM_SECRET", "hunter2")]);
+    assert!(lines[0].contains("--status `hunter3`") && !lines.concat().contains("hunter2"), "{lines:?}");
+}
