@@ -2,5 +2,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod api;
 pub mod connector;
 pub mod courier;
+pub mod resolver;
