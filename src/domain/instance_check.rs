@@ -203,7 +203,7 @@ impl Checker {
     fn worker_view(&mut self, key: &str, instance: &Instance) {
         let Err(error) = Integration::parse(key, &instance.to_bytes()) else { return };
         let (place, path) = match &error {
-            Unusable::Header(_) | Unusable::Secret(_) => (Place::Field("secrets"), "/secrets"),
+            Unusable::Header(_) => (Place::Field("secrets"), "/secrets"),
             Unusable::Status(_) => (Place::Field("status"), "/status"),
             Unusable::Key
             | Unusable::Json(_)

@@ -13,7 +13,7 @@ use crate::kafka::registry::{Version, WriteError};
 
 /// A short answer that says what went wrong.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Problem {
+pub(super) struct Problem {
     /// One word for programs.
     #[schema(example = "notFound")]
     pub status: &'static str,

@@ -10,7 +10,7 @@ use axum::http::header::AUTHORIZATION;
 use ring::digest::{SHA256, digest};
 
 /// The other header a token may come in.
-pub const ACCESS_KEY: &str = "x-xcom-accesskey";
+pub(super) const ACCESS_KEY: &str = "x-xcom-accesskey";
 /// A tokens file of more is a mistake.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -45,7 +45,7 @@ pub enum BadTokens {
 
 /// Which workspaces a token may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Grant {
+pub(super) enum Grant {
     /// Every one.
     All,
     /// These.
@@ -54,7 +54,7 @@ pub enum Grant {
 
 impl Grant {
     /// Whether the workspace is one of them.
-    pub fn covers(&self, workspace: &str) -> bool {
+    pub(super) fn covers(&self, workspace: &str) -> bool {
         match self {
             Self::All => true,
             Self::Workspaces(workspaces) => workspaces.contains(workspace),
@@ -67,7 +67,7 @@ impl Grant {
 struct Set(Vec<([u8; 32], Arc<Grant>)>);
 
 /// The tokens in force.
-pub struct Tokens {
+pub(super) struct Tokens {
     file: Option<PathBuf>,
     set: RwLock<Arc<Set>>,
 }
@@ -77,22 +77,20 @@ impl Tokens {
     ///
     /// # Errors
     /// [`BadTokens`]: a start with a bad file would lock everyone out in silence.
-    pub fn open(file: Option<&Path>) -> Result<Self, BadTokens> {
-        let set = match file {
-            Some(file) => read(file)?,
-            None => {
-                tracing::warn!("no --api-tokens-file: every request will be answered with 401");
-                Set::default()
-            }
-        };
-        if let Some(file) = file {
+    pub(super) fn open(file: Option<&Path>) -> Result<Self, BadTokens> {
+        let set = if let Some(file) = file {
+            let set = read(file)?;
             tracing::info!(file = %file.display(), tokens = set.0.len(), "tokens read");
-        }
+            set
+        } else {
+            tracing::warn!("no --api-tokens-file: every request will be answered with 401");
+            Set::default()
+        };
         Ok(Self { file: file.map(Path::to_owned), set: RwLock::new(Arc::new(set)) })
     }
 
     /// Reads the file again; a bad one leaves the tokens as they were.
-    pub fn reload(&self) {
+    pub(super) fn reload(&self) {
         let Some(file) = &self.file else { return };
         match read(file) {
             Ok(set) => {
@@ -107,7 +105,7 @@ impl Tokens {
     }
 
     /// What the request's token may do; `None` without a token that is known.
-    pub fn grant(&self, headers: &HeaderMap) -> Option<Arc<Grant>> {
+    pub(super) fn grant(&self, headers: &HeaderMap) -> Option<Arc<Grant>> {
         let set = Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner));
         set.find(token(headers)?)
     }

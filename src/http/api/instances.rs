@@ -26,7 +26,7 @@ use crate::domain::patch::{Conflict, Patch, replacement};
 use crate::kafka::registry::{Decision, Stored, Version};
 
 /// The contract's bound on a body.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
+pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
 /// How long a body may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Items on a page unless `limit` says otherwise.
@@ -175,7 +175,7 @@ pub(super) async fn patch(
     changed(&api, &names, move |stored| {
         let Some(stored) = stored else { return (Decision::Keep, Err(Box::new(answers::no_instance(&id)))) };
         if !precondition.allows(Some(stored.version)) {
-            return (Decision::Keep, Err(other_version(Some(stored.version))));
+            return (Decision::Keep, Err(Box::new(other_version(Some(stored.version)))));
         }
         match patch.apply(&key, &stored.bytes, &mut fresh_id) {
             Err(conflict) => (Decision::Keep, Err(Box::new(answers::conflict(&conflict)))),
@@ -222,7 +222,7 @@ pub(super) async fn put(
     changed(&api, &names, move |stored| {
         let version = stored.map(|stored| stored.version);
         if !precondition.allows(version) {
-            return (Decision::Keep, Err(other_version(version)));
+            return (Decision::Keep, Err(Box::new(other_version(version))));
         }
         match replacement(&key, instance, stored.map(|stored| &*stored.bytes), &mut fresh_id) {
             Err(conflict) => (Decision::Keep, Err(Box::new(answers::conflict(&conflict)))),
@@ -257,7 +257,9 @@ pub(super) async fn delete(
     let Names { id, .. } = names.clone();
     let decide = move |stored: Option<&Stored>| match stored.map(|stored| stored.version) {
         None => (Decision::Keep, Err(Box::new(answers::no_instance(&id)))),
-        Some(version) if !precondition.allows(Some(version)) => (Decision::Keep, Err(other_version(Some(version)))),
+        Some(version) if !precondition.allows(Some(version)) => {
+            (Decision::Keep, Err(Box::new(other_version(Some(version)))))
+        }
         Some(_) => (Decision::Delete, Ok(())),
     };
     match api.registry.change(&names.workspace, &names.id, decide).await {
@@ -337,10 +339,10 @@ fn written(mut instance: Instance, stored: Option<&Stored>, status_written: bool
     (Decision::Put(instance.to_bytes()), Ok((instance, None)))
 }
 
-fn other_version(stored: Option<Version>) -> Refused {
+fn other_version(stored: Option<Version>) -> Response<Body> {
     let found =
         stored.map_or_else(|| "there is no such instance".to_owned(), |version| format!("it is at \"{version}\""));
-    Box::new(answers::precondition_failed(format!("the instance is not at the version asked for: {found}")))
+    answers::precondition_failed(format!("the instance is not at the version asked for: {found}"))
 }
 
 /// Checks what a request says of its body and version, and reads the body.

@@ -32,7 +32,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use self::auth::{BadTokens, Tokens};
+pub use self::auth::BadTokens;
+use self::auth::Tokens;
 use self::server::Listener;
 use crate::domain::instance_check::is_name;
 use crate::kafka::registry::{Handle, Registry, RegistryError};
@@ -243,14 +244,15 @@ async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let page = routing::get(instances::list).fallback(|method| no_method(method, "GET, HEAD"));
+    let page = routing::get(instances::list).fallback(async |method: Method| no_method(&method, "GET, HEAD"));
     let instance = routing::get(instances::get)
         .patch(instances::patch)
         .put(instances::put)
         .delete(instances::delete)
-        .fallback(|method| no_method(method, "GET, HEAD, PATCH, PUT, DELETE"));
-    let test = routing::post(instances::test).fallback(|method| no_method(method, "POST"));
-    let open = |get: routing::MethodRouter<Arc<Api>>| get.fallback(|method| no_method(method, "GET, HEAD"));
+        .fallback(async |method: Method| no_method(&method, "GET, HEAD, PATCH, PUT, DELETE"));
+    let test = routing::post(instances::test).fallback(async |method: Method| no_method(&method, "POST"));
+    let open =
+        |get: routing::MethodRouter<Arc<Api>>| get.fallback(async |method: Method| no_method(&method, "GET, HEAD"));
     Router::new()
         .route("/api/v1/{workspace}/integrations/instances", page)
         .route("/api/v1/{workspace}/integrations/instances/{id}", instance)
@@ -263,7 +265,7 @@ fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
-async fn no_method(method: Method, allowed: &'static str) -> Response<Body> {
+fn no_method(method: &Method, allowed: &'static str) -> Response<Body> {
     answers::no_method(method.as_str(), allowed)
 }
 

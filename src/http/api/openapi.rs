@@ -1,8 +1,13 @@
-//! What can be asked and how it is answered, as OpenAPI 3.1 generated from the handlers and the types below, and a page
+//! What can be asked and how it is answered, as `OpenAPI` 3.1 generated from the handlers and the types below, and a page
 //! that shows it without any other server's help.
 //!
 //! The types here only describe: instances are kept as the bytes they came in, so that nothing of them is lost.
-#![expect(dead_code, reason = "these types are never made, only described")]
+#![expect(
+    dead_code,
+    clippy::large_enum_variant,
+    clippy::struct_field_names,
+    reason = "these types are never made, only described"
+)]
 
 use axum::body::Body;
 use axum::http::Response;

@@ -8,7 +8,7 @@ use crate::kafka::registry::Version;
 /// Why a precondition can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}: expected * or a list of entity tags such as \"0-17\"")]
-pub struct BadPrecondition(&'static str);
+pub(super) struct BadPrecondition(&'static str);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Tags {
@@ -22,7 +22,7 @@ enum Tags {
 
 /// What a request says about the version it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Precondition {
+pub(super) struct Precondition {
     matches: Tags,
     none_matches: Tags,
 }
@@ -32,7 +32,7 @@ impl Precondition {
     ///
     /// # Errors
     /// [`BadPrecondition`] for what is no list of tags: passing it by would change what was to be guarded.
-    pub fn parse(headers: &HeaderMap) -> Result<Self, BadPrecondition> {
+    pub(super) fn parse(headers: &HeaderMap) -> Result<Self, BadPrecondition> {
         Ok(Self {
             matches: tags(headers, &IF_MATCH).ok_or(BadPrecondition("If-Match"))?,
             none_matches: tags(headers, &IF_NONE_MATCH).ok_or(BadPrecondition("If-None-Match"))?,
@@ -40,7 +40,7 @@ impl Precondition {
     }
 
     /// Whether a change of the stored version may go on.
-    pub fn allows(&self, stored: Option<Version>) -> bool {
+    pub(super) fn allows(&self, stored: Option<Version>) -> bool {
         let is_wanted = match (&self.matches, stored) {
             (Tags::Unasked, _) | (Tags::Any, Some(_)) => true,
             (Tags::Any | Tags::Listed(_), None) => false,
@@ -53,7 +53,7 @@ impl Precondition {
     }
 
     /// Whether a reader has the stored version already.
-    pub fn is_known(&self, stored: Option<Version>) -> bool {
+    pub(super) fn is_known(&self, stored: Option<Version>) -> bool {
         match (&self.none_matches, stored) {
             (Tags::Unasked, _) | (_, None) => false,
             (Tags::Any, Some(_)) => true,

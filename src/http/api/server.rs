@@ -37,7 +37,7 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long TLS may take to be agreed on.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this a connection is asked to end, so that none holds its place for good.
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
+const CONNECTION_AGE_MAX: Duration = Duration::from_mins(10);
 /// How long a connection asked to end may take: past the longest request.
 const CONNECTION_GRACE: Duration = Duration::from_secs(45);
 /// Headers of a request.
@@ -51,7 +51,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The address listened on, and how.
 pub(super) struct Listener {
-    listener: TcpListener,
+    socket: TcpListener,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
 }
@@ -61,10 +61,10 @@ impl Listener {
     pub(super) async fn bind(settings: &settings::Api) -> Result<Self, ApiError> {
         let tls = settings.tls.as_ref().map(|(cert, key)| acceptor(cert, key)).transpose()?;
         let failed = |error| ApiError::Listen { address: settings.listen, error };
-        let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let socket = TcpListener::bind(settings.listen).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
         tracing::info!(%address, tls = tls.is_some(), "registration API listening");
-        Ok(Self { listener, address, tls })
+        Ok(Self { socket, address, tls })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -87,7 +87,7 @@ impl Listener {
                 drop(place);
             });
         }
-        drop(self.listener);
+        drop(self.socket);
         connections.close();
         if timeout(drain, connections.wait()).await.is_err() {
             tracing::warn!(connections = connections.len(), "connections cut at the end of --drain-timeout");
@@ -111,7 +111,7 @@ impl Listener {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.socket.accept() => accepted,
             };
             match accepted {
                 Ok((stream, _peer)) => return Some((stream, place)),

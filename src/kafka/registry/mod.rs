@@ -92,11 +92,14 @@ pub enum RegistryError {
     Stopped,
 }
 
+/// What becomes of the latest record.
+type Decide = Box<dyn FnOnce(Option<&Stored>) -> Decision + Send>;
+
 /// A change on its way to the writer.
 struct Job {
     workspace: String,
     id: String,
-    decide: Box<dyn FnOnce(Option<&Stored>) -> Decision + Send>,
+    decide: Decide,
     reply: oneshot::Sender<Result<Option<Version>, WriteError>>,
 }
 
@@ -127,7 +130,7 @@ impl Handle {
     ) -> Result<(T, Option<Version>), WriteError> {
         let (left, leaves) = oneshot::channel();
         let (reply, replied) = oneshot::channel();
-        let decide = Box::new(move |stored: Option<&Stored>| {
+        let decide: Decide = Box::new(move |stored| {
             let (decision, value) = decide(stored);
             match left.send(value) {
                 Ok(()) => decision,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -49,7 +50,7 @@ pub(super) fn partitions(log: &Log, consumer: &BaseConsumer) -> Result<Vec<i32>,
         let found = consumer.fetch_metadata(Some(&log.topic), BROKER_TIMEOUT);
         match found.as_ref().map(|found| found.topics().first()) {
             Ok(Some(topic)) if topic.error().is_none() && !topic.partitions().is_empty() => {
-                return Ok(topic.partitions().iter().map(|partition| partition.id()).collect());
+                return Ok(topic.partitions().iter().map(MetadataPartition::id).collect());
             }
             Ok(Some(topic)) if topic.error().is_some_and(|error| is_unknown(error.into())) => {
                 return Err(RegistryError::NoTopic(log.topic.clone()));
@@ -174,7 +175,7 @@ impl Reader {
     fn look_for_partitions(&mut self) -> Result<(), RegistryError> {
         let Ok(found) = self.consumer.fetch_metadata(Some(&self.log.topic), BROKER_TIMEOUT) else { return Ok(()) };
         let mut now: Vec<i32> =
-            found.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()).collect();
+            found.topics().iter().flat_map(MetadataTopic::partitions).map(MetadataPartition::id).collect();
         if now.len() > self.partitions {
             now.sort_unstable();
             let new = now.split_off(self.partitions);

@@ -31,7 +31,7 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long commit and abort are tried again before the log is asked: past the broker's own patience.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(45);
 /// How long the log may take to show whether a record is in it.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(60);
+const RESOLVE_PATIENCE: Duration = Duration::from_mins(1);
 /// Between two warnings that the view has not caught up.
 const VIEW_WARN_EVERY: Duration = Duration::from_secs(10);
 /// What the client itself refuses; below it the topic's own limit decides.
@@ -74,8 +74,9 @@ impl ProducerContext for Deliveries {
             Ok(message) => Ok(Version { partition: message.partition(), offset: message.offset() }),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
-        // A writer that is gone has ended; nobody is left to be told.
-        drop(self.0.send((*number, became)));
+        if self.0.send((*number, became)).is_err() {
+            tracing::debug!(number = *number, "delivered after the writer ended");
+        }
     }
 }
 
@@ -84,7 +85,7 @@ enum Failure {
     /// The next one can be tried.
     Passing(WriteError),
     /// This process writes no more.
-    Final(WriteError, RegistryError),
+    Final(WriteError, Box<RegistryError>),
 }
 
 struct Writer {
@@ -169,7 +170,7 @@ impl Writer {
                 tracing::warn!(%error, topic = %self.log.topic, "change not written");
                 (Err(error), None)
             }
-            Err(Failure::Final(error, cause)) => (Err(error), Some(cause)),
+            Err(Failure::Final(error, cause)) => (Err(error), Some(*cause)),
         }
     }
 
@@ -220,7 +221,7 @@ impl Writer {
         match self.abort() {
             Ok(()) => Failure::Passing(error),
             // Without a commit the transaction can only end aborted, so nothing was written either way.
-            Err(cause) => Failure::Final(error, cause),
+            Err(cause) => Failure::Final(error, Box::new(cause)),
         }
     }
 
@@ -257,7 +258,7 @@ impl Writer {
 
     /// The answer to the commit is lost and this producer can't get another: the log knows.
     fn resolve(&self, version: Version, error: &KafkaError) -> Result<Version, Failure> {
-        let cause = self.ended_by(error);
+        let cause = Box::new(self.ended_by(error));
         let (partition, offset) = (version.partition, version.offset);
         match self.is_in_log(version) {
             Some(true) => {
@@ -313,7 +314,7 @@ impl Writer {
         if is_retriable(error) {
             return Failure::Passing(WriteError::NotWritten(error.to_string()));
         }
-        Failure::Final(told, self.ended_by(error))
+        Failure::Final(told, Box::new(self.ended_by(error)))
     }
 
     /// Why this process writes no more.
