@@ -6,3 +6,4 @@ pub mod api;
 pub mod connector;
 pub mod courier;
 pub mod resolver;
+pub mod test_delivery;

@@ -317,8 +317,8 @@ async fn lists_come_in_pages() {
     let page = client.ask("GET", &format!("{list}?limit=2&after=i0"), &[], "").await.json();
     assert_eq!((page["items"][0]["id"].clone(), page["items"][1]["id"].clone()), (json!("i1"), json!("i2")));
     assert_eq!((page["hasMore"].clone(), page["next"].clone()), (json!(true), json!("i2")));
-    let last = client.ask("GET", &format!("{list}?limit=1000&after=i2"), &[], "").await.json();
-    assert_eq!((last["items"].as_array().unwrap().len(), last["next"].clone()), (2, Value::Null));
+    let tail = client.ask("GET", &format!("{list}?limit=1000&after=i2"), &[], "").await.json();
+    assert_eq!((tail["items"].as_array().unwrap().len(), tail["next"].clone()), (2, Value::Null));
     for bad in ["limit=0", "limit=1001", "limit=x", "limit=", "limit=1&limit=2"] {
         assert_eq!(client.ask("GET", &format!("{list}?{bad}"), &[], "").await.status, 400, "{bad}");
     }
@@ -344,7 +344,7 @@ async fn a_test_delivery_says_what_the_receiver_said_without_secrets() {
 }
 
 #[tokio::test]
-async fn test_deliveries_are_bounded() {
+async fn the_number_of_test_deliveries_is_bounded() {
     let client = client_with(Arc::new(|_| Box::pin(std::future::pending())));
     client.seed().await;
     let path = format!("{INSTANCE}/webhooks/w1/test");

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::view::{Page, Stored, Version, View};
 use crate::settings::Kafka;
@@ -149,10 +149,10 @@ impl Handle {
     }
 }
 
-/// The open registry: its threads run until it is closed or fails.
+/// The open registry: its threads run until it is closed, dropped or fails.
 pub struct Registry {
     handle: Handle,
-    stop: CancellationToken,
+    stop: DropGuard,
     ended: Vec<oneshot::Receiver<Result<(), RegistryError>>>,
 }
 
@@ -171,6 +171,7 @@ impl Registry {
         let reader = reader::start(log, Arc::clone(&view));
         reader.ready.await.map_err(|_closed| RegistryError::Thread("reader"))??;
         tracing::info!(integrations = view.len(), "registry is open");
+        let stop = stop.drop_guard();
         Ok(Self { handle: Handle { view, jobs }, stop, ended: vec![writer.ended, reader.ended] })
     }
 
@@ -193,9 +194,9 @@ impl Registry {
 
     /// Lets the change under way finish and ends both threads.
     pub async fn close(self) {
-        self.stop.cancel();
-        drop(self.handle);
-        for ended in self.ended {
+        let Self { handle, stop, ended } = self;
+        drop((handle, stop));
+        for ended in ended {
             // A thread that is gone already has said why before.
             drop(ended.await);
         }
