@@ -32,6 +32,10 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(20);
 const COMMIT_PATIENCE: Duration = Duration::from_secs(45);
 /// How long the log may take to show whether a record is in it.
 const RESOLVE_PATIENCE: Duration = Duration::from_mins(1);
+/// How often a record is tried again that the client purged before it was sent.
+const PURGES_MAX: u32 = 3;
+/// How long the end of a delivery report is awaited.
+const REPORT_PATIENCE: Duration = Duration::from_millis(20);
 /// Between two warnings that the view has not caught up.
 const VIEW_WARN_EVERY: Duration = Duration::from_secs(10);
 /// What the client itself refuses; below it the topic's own limit decides.
@@ -187,17 +191,29 @@ impl Writer {
     }
 
     fn write(&mut self, key: &str, value: Option<&[u8]>) -> Result<Version, Failure> {
-        self.producer.begin_transaction().map_err(|error| self.unusable(&error, WriteError::Closed))?;
+        let mut purged = 0;
+        loop {
+            self.producer.begin_transaction().map_err(|error| self.unusable(&error, WriteError::Closed))?;
+            let code = match self.send(key, value) {
+                Ok(version) => return self.commit(version),
+                Err(code) => code,
+            };
+            let failure = self.give_up(code);
+            // The purge that belongs to the abort before can still meet this record: it was not sent at all.
+            if code != RDKafkaErrorCode::PurgeQueue || purged == PURGES_MAX || matches!(failure, Failure::Final(..)) {
+                return Err(failure);
+            }
+            tracing::debug!(purged, "record purged with the transaction before, trying again");
+            purged += 1;
+        }
+    }
+
+    fn send(&mut self, key: &str, value: Option<&[u8]>) -> Result<Version, RDKafkaErrorCode> {
         self.number += 1;
-        let topic = self.log.topic.clone();
-        let mut record = BaseRecord::with_opaque_to(&topic, Box::new(self.number)).key(key);
+        let mut record = BaseRecord::with_opaque_to(&self.log.topic, Box::new(self.number)).key(key);
         record.payload = value;
-        let sent = self.producer.send(record).map_err(|(error, _record)| error);
-        let version = match sent.map_err(|error| code_of(&error)).and_then(|()| self.wait_delivered()) {
-            Ok(version) => version,
-            Err(code) => return Err(self.give_up(code)),
-        };
-        self.commit(version)
+        self.producer.send(record).map_err(|(error, _record)| code_of(&error))?;
+        self.wait_delivered()
     }
 
     fn wait_delivered(&self) -> Result<Version, RDKafkaErrorCode> {
@@ -238,6 +254,11 @@ impl Writer {
 
     fn commit(&self, version: Version) -> Result<Version, Failure> {
         let since = Instant::now();
+        // The report is counted as under way until its callback has returned, and a commit meanwhile waits a tenth of a
+        // second for it.
+        while self.producer.in_flight_count() > 0 && since.elapsed() < REPORT_PATIENCE {
+            std::thread::yield_now();
+        }
         loop {
             let error = match self.producer.commit_transaction(BROKER_TIMEOUT) {
                 Ok(()) => return Ok(version),
