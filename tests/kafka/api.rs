@@ -21,10 +21,10 @@ use crate::support::process::{Process, Signal};
 use crate::support::records::{Record, create_topic, produce, read_all, unique};
 use crate::support::wait::{PATIENCE, wait_until};
 
-const TOKEN: &str = "test-token";
+pub(crate) const TOKEN: &str = "test-token";
 
 /// What every process of one test has in common.
-struct Setting {
+pub(crate) struct Setting {
     brokers: String,
     group: String,
     topic: String,
@@ -32,7 +32,7 @@ struct Setting {
 }
 
 impl Setting {
-    async fn new(brokers: &str, properties: &[(&str, &str)]) -> Self {
+    pub(crate) async fn new(brokers: &str, properties: &[(&str, &str)]) -> Self {
         let topic = unique("api-integrations");
         let mut all = vec![("cleanup.policy", "compact")];
         all.extend(properties);
@@ -42,7 +42,7 @@ impl Setting {
         Self { brokers: brokers.to_owned(), group: unique("api"), topic, tokens }
     }
 
-    fn start(&self, name: &str, more: &[&str]) -> Api {
+    pub(crate) fn start(&self, name: &str, more: &[&str]) -> Api {
         let tokens = self.tokens.path().to_str().unwrap();
         let mut arguments = vec![
             "api",
@@ -96,15 +96,15 @@ fn line_address(line: &str, message: &str) -> Option<SocketAddr> {
 
 type Http = Client<HttpConnector, Full<Bytes>>;
 
-struct Api {
+pub(crate) struct Api {
     process: Process,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     client: Http,
 }
 
 #[derive(Debug)]
-struct Answer {
-    status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     etag: String,
     json: Value,
 }
@@ -135,7 +135,7 @@ impl Api {
         ask(&self.client, self.address, (method, path, body), "").await.unwrap()
     }
 
-    async fn put(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
         self.ask(Method::PUT, path, &body.to_string()).await
     }
 
@@ -148,7 +148,7 @@ impl Api {
     }
 }
 
-fn hook(id: &str) -> Value {
+pub(crate) fn hook(id: &str) -> Value {
     json!({"id": id, "relativeUrl": "/cb", "triggerType": "entityEvent", "filter": {"items": [{}]}})
 }
 

@@ -51,8 +51,8 @@ type Decided = Result<(Instance, Option<Version>), Refused>;
     operation_id = "getInstance",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
         ("If-None-Match" = Option<String>, Header, description = "Versions that are known already")
     ),
     responses((status = 200, body = IntegrationInstance, description = "The instance, secret values masked", headers(("ETag" = String, description = "Its version"))), (status = 304, description = "The version is known"), (status = 409, body = Conflicting, description = "There is no such instance"), AnyRequest)
@@ -65,12 +65,8 @@ pub(super) async fn get(
     let Some(stored) = api.registry.view().get(&names.workspace, &names.id) else {
         return answers::no_instance(&names.id);
     };
-    match Precondition::parse(&headers) {
-        Err(error) => return answers::bad_request(error.to_string()),
-        Ok(precondition) if precondition.is_known(Some(stored.version)) => {
-            return answers::not_modified(stored.version);
-        }
-        Ok(_) => {}
+    if Precondition::of(&headers).is_known(Some(stored.version)) {
+        return answers::not_modified(stored.version);
     }
     match Instance::parse(&stored.bytes) {
         Ok(instance) => answers::instance(&instance, stored.version),
@@ -101,7 +97,7 @@ struct Page {
     operation_id = "listInstances",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
         ("limit" = Option<u16>, Query, description = "Instances on a page; 100 unless given", minimum = 1, maximum = 1000),
         ("after" = Option<String>, Query, description = "The id behind which the page begins")
     ),
@@ -150,8 +146,8 @@ fn shown(id: &str, stored: &Stored) -> Box<RawValue> {
     operation_id = "patchInstance",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
         ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
     ),
     request_body(content = PatchBody, content_type = "application/json-patch+json"),
@@ -194,8 +190,8 @@ pub(super) async fn patch(
     operation_id = "putInstance",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
         ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *"),
         ("If-None-Match" = Option<String>, Header, description = "Versions that are known already")
     ),
@@ -239,8 +235,8 @@ pub(super) async fn put(
     operation_id = "deleteInstance",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
         ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
     ),
     responses((status = 200, body = Deleted, description = "The instance is gone"), AnyRequest, AnyChange)
@@ -250,10 +246,7 @@ pub(super) async fn delete(
     Extension(names): Extension<Names>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let precondition = match Precondition::parse(&headers) {
-        Ok(precondition) => precondition,
-        Err(error) => return answers::bad_request(error.to_string()),
-    };
+    let precondition = Precondition::of(&headers);
     let Names { id, .. } = names.clone();
     let decide = move |stored: Option<&Stored>| match stored.map(|stored| stored.version) {
         None => (Decision::Keep, Err(Box::new(answers::no_instance(&id)))),
@@ -276,9 +269,9 @@ pub(super) async fn delete(
     operation_id = "testWebhook",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$"),
-        ("webhook" = String, Path, description = "The webhook's id", min_length = 1, max_length = 200, pattern = r"^[^\s/]+$")
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("webhook" = String, Path, description = "The webhook's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")
     ),
     responses((status = 200, body = TestAnswer, description = "What the receiver said"), (status = 409, body = Conflicting, description = "There is no such instance or webhook, or nothing can be sent to it"), AnyRequest)
 )]
@@ -353,8 +346,7 @@ async fn asked(request: Request, content_type: &str) -> Result<(Precondition, By
     if !media_type.eq_ignore_ascii_case(content_type) {
         return Err(Box::new(answers::unsupported(content_type)));
     }
-    let precondition =
-        Precondition::parse(&parts.headers).map_err(|error| Box::new(answers::bad_request(error.to_string())))?;
+    let precondition = Precondition::of(&parts.headers);
     let too_large = || Box::new(answers::too_large(format!("the body is larger than {BODY_BYTES_MAX} bytes")));
     let announced = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {

@@ -244,20 +244,26 @@ async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let page = routing::get(instances::list).fallback(async |method: Method| no_method(&method, "GET, HEAD"));
+    // Laid on the methods that there are: another is told so whoever asks.
+    let admitted = middleware::from_fn_with_state(Arc::clone(&api), admit);
+    let page = routing::get(instances::list)
+        .route_layer(admitted.clone())
+        .fallback(async |method: Method| no_method(&method, "GET, HEAD"));
     let instance = routing::get(instances::get)
         .patch(instances::patch)
         .put(instances::put)
         .delete(instances::delete)
+        .route_layer(admitted.clone())
         .fallback(async |method: Method| no_method(&method, "GET, HEAD, PATCH, PUT, DELETE"));
-    let test = routing::post(instances::test).fallback(async |method: Method| no_method(&method, "POST"));
+    let test = routing::post(instances::test)
+        .route_layer(admitted)
+        .fallback(async |method: Method| no_method(&method, "POST"));
     let open =
         |get: routing::MethodRouter<Arc<Api>>| get.fallback(async |method: Method| no_method(&method, "GET, HEAD"));
     Router::new()
         .route("/api/v1/{workspace}/integrations/instances", page)
         .route("/api/v1/{workspace}/integrations/instances/{id}", instance)
         .route("/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test", test)
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), admit))
         .route("/api/v1/openapi.json", open(routing::get(openapi::document)))
         .route("/api/v1/docs", open(routing::get(|| async { Html(openapi::PAGE) })))
         .fallback(|request: Request| async move { answers::no_route(request.uri().path()) })

@@ -12,6 +12,8 @@
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::StatusCode;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
@@ -34,7 +36,7 @@ pub(super) const PAGE: &str = include_str!("docs.html");
     paths(instances::list, instances::get, instances::patch, instances::put, instances::delete, instances::test),
     components(schemas(TestAnswer)),
     security(("bearer" = []), ("accessKey" = [])),
-    modifiers(&Schemes)
+    modifiers(&Schemes, &MayBeLeftOut)
 )]
 struct Document;
 
@@ -47,6 +49,29 @@ impl Modify for Schemes {
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
         let key = ApiKeyValue::new(auth::ACCESS_KEY);
         components.add_security_scheme("accessKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
+    }
+}
+
+/// A parameter that may be left out is not one that may be null.
+struct MayBeLeftOut;
+
+impl Modify for MayBeLeftOut {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for path in document.paths.paths.values_mut() {
+            for operation in [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch] {
+                let parameters = operation.iter_mut().flat_map(|operation| operation.parameters.iter_mut().flatten());
+                parameters.for_each(|parameter| without_null(&mut parameter.schema));
+            }
+        }
+    }
+}
+
+fn without_null(schema: &mut Option<RefOr<Schema>>) {
+    if let Some(RefOr::T(Schema::Object(object))) = schema
+        && let SchemaType::Array(types) = &object.schema_type
+        && let Some(only) = types.iter().find(|one| **one != Type::Null)
+    {
+        object.schema_type = SchemaType::Type(only.clone());
     }
 }
 

@@ -1,14 +1,10 @@
-//! `If-Match` and `If-None-Match`: which version of an instance a request is about.
+//! `If-Match` and `If-None-Match`: which version of an instance a request is about. What is no list of tags matches no
+//! version: a guard that can't be read holds.
 
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName};
 
 use crate::kafka::registry::Version;
-
-/// Why a precondition can't be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}: expected * or a list of entity tags such as \"0-17\"")]
-pub(super) struct BadPrecondition(&'static str);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Tags {
@@ -29,14 +25,8 @@ pub(super) struct Precondition {
 
 impl Precondition {
     /// Reads the headers.
-    ///
-    /// # Errors
-    /// [`BadPrecondition`] for what is no list of tags: passing it by would change what was to be guarded.
-    pub(super) fn parse(headers: &HeaderMap) -> Result<Self, BadPrecondition> {
-        Ok(Self {
-            matches: tags(headers, &IF_MATCH).ok_or(BadPrecondition("If-Match"))?,
-            none_matches: tags(headers, &IF_NONE_MATCH).ok_or(BadPrecondition("If-None-Match"))?,
-        })
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        Self { matches: tags(headers, &IF_MATCH), none_matches: tags(headers, &IF_NONE_MATCH) }
     }
 
     /// Whether a change of the stored version may go on.
@@ -62,32 +52,37 @@ impl Precondition {
     }
 }
 
-fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Tags> {
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Tags {
+    if !headers.contains_key(name) {
+        return Tags::Unasked;
+    }
     let mut listed = Vec::new();
     for value in headers.get_all(name) {
-        let text = value.to_str().ok()?.trim();
-        if text == "*" {
-            return Some(Tags::Any);
-        }
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (is_weak, quoted) = rest.strip_prefix("W/").map_or((false, rest), |quoted| (true, quoted));
-            let (tag, behind) = quoted.strip_prefix('"')?.split_once('"')?;
-            listed.push((is_weak, tag.to_owned()));
-            let behind = behind.trim_start();
-            rest = match behind.strip_prefix(',') {
-                Some(next) => next.trim_start(),
-                None if behind.is_empty() => behind,
-                None => return None,
-            };
+        match value.to_str().map(str::trim) {
+            Ok("*") => return Tags::Any,
+            Ok(text) => listed.extend(list(text).unwrap_or_default()),
+            Err(_not_ascii) => {}
         }
     }
-    let asked = headers.contains_key(name);
-    match (asked, listed.is_empty()) {
-        (false, _) => Some(Tags::Unasked),
-        (true, true) => None,
-        (true, false) => Some(Tags::Listed(listed)),
+    Tags::Listed(listed)
+}
+
+/// The tags of a list; nothing if any of it is none.
+fn list(text: &str) -> Option<Vec<(bool, String)>> {
+    let mut listed = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (is_weak, quoted) = rest.strip_prefix("W/").map_or((false, rest), |quoted| (true, quoted));
+        let (tag, behind) = quoted.strip_prefix('"')?.split_once('"')?;
+        listed.push((is_weak, tag.to_owned()));
+        let behind = behind.trim_start();
+        rest = match behind.strip_prefix(',') {
+            Some(next) => next.trim_start(),
+            None if behind.is_empty() => behind,
+            None => return None,
+        };
     }
+    Some(listed)
 }
 
 #[cfg(test)]
@@ -101,14 +96,14 @@ mod tests {
     #[track_caller]
     fn check(name: HeaderName, value: &'static str, allowed_stored: bool, allowed_new: bool) {
         let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
-        let precondition = Precondition::parse(&headers).unwrap();
+        let precondition = Precondition::of(&headers);
         assert_eq!(precondition.allows(STORED), allowed_stored, "{value}");
         assert_eq!(precondition.allows(None), allowed_new, "{value}");
     }
 
     #[test]
     fn without_a_precondition_everything_is_allowed() {
-        let precondition = Precondition::parse(&HeaderMap::new()).unwrap();
+        let precondition = Precondition::of(&HeaderMap::new());
         assert!(precondition.allows(STORED) && precondition.allows(None) && !precondition.is_known(STORED));
     }
 
@@ -130,10 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tag_is_refused() {
-        for bad in ["", "3-17", r#""3-17"#, r#""a" "b""#, "W/", r#"w/"a""#, ","] {
-            let headers = HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_static(bad))]);
-            assert_eq!(Precondition::parse(&headers), Err(BadPrecondition("If-Match")), "{bad}");
+    fn what_is_no_tag_matches_no_version() {
+        for bad in ["", "3-17", r#""3-17"#, r#""3-17" "b""#, "W/", r#"w/"3-17""#, ","] {
+            check(IF_MATCH, bad, false, false);
+            check(IF_NONE_MATCH, bad, true, true);
         }
     }
 }

@@ -179,7 +179,7 @@ async fn a_put_keeps_masked_secrets_and_refuses_what_can_not_be() {
 async fn if_match_guards_every_change() {
     let client = client();
     let etag = client.seed().await.etag();
-    for (tag, status) in [(r#""0-999""#, 412), ("W/\"0-0\"", 412), ("nonsense", 400), (etag.as_str(), 200)] {
+    for (tag, status) in [(r#""0-999""#, 412), ("W/\"0-0\"", 412), ("nonsense", 412), (etag.as_str(), 200)] {
         let answer = client.patch("[]", &[("if-match", tag)]).await;
         assert_eq!(answer.status, status, "{tag}: {}", answer.text);
     }
