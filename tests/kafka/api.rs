@@ -1,4 +1,10 @@
 //! The registration API as processes against a real Kafka: what is acknowledged stays, whatever is killed or replaced.
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a panic with a clear text is how a test fails, and the test's own clock is the wall clock"
+)]
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -495,4 +501,33 @@ async fn a_missing_topic_ends_the_start_with_its_name() {
     assert_eq!(api.process.wait(PATIENCE), 1);
     let lines = api.process.lines().all().join("\n");
     assert!(lines.contains(&setting.topic) && lines.contains("topics apply"), "{lines}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_delivery_is_signed_and_answers_what_the_receiver_said() {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let cluster = Cluster::shared().await;
+    let setting = Setting::new(cluster.brokers(), &[]).await;
+    let arguments = ["receiver", "--listen", "127.0.0.1:0", "--secret", SECRET, "--log-format", "json"];
+    let receiver = Process::start("receiver", env!("CARGO_BIN_EXE_hookstream"), &arguments, &[]);
+    let address = receiver.lines().find(PATIENCE, |line| line_address(line, "listening"));
+    let address = address.unwrap_or_else(|| panic!("{}", receiver.lines().tail(20)));
+    let instance = json!({
+        "baseUrl": format!("http://{address}"), "webHooks": [hook("w")],
+        "secrets": [{"id": "webhook.signingSecret", "value": SECRET}],
+    });
+    let path = format!("{BASE}/one");
+    let test = format!("{path}/webhooks/w/test");
+    // Loopback is no address for webhooks unless it is named.
+    let strict = setting.start("strict", &[]);
+    assert_eq!(strict.put(&path, &instance).await.status, 200);
+    let refused = strict.ask(Method::POST, &test, "").await.json;
+    assert_eq!((&refused["acknowledged"], &refused["reason"]), (&json!(false), &json!("refused-address")));
+    let api = setting.start("api", &["--allow-private-networks", "127.0.0.0/8"]);
+    let said = api.ask(Method::POST, &test, "").await.json;
+    assert_eq!((&said["acknowledged"], &said["status"]), (&json!(true), &json!(200)), "{said}");
+    let unsigned = json!([{"op": "replace", "path": "/secrets", "value": []}]);
+    assert_eq!(api.patch(&path, &unsigned).await.status, 200);
+    let said = api.ask(Method::POST, &test, "").await.json;
+    assert_eq!((&said["acknowledged"], &said["reason"]), (&json!(false), &json!("status")), "{said}");
 }
