@@ -4,3 +4,4 @@ pub mod receiver;
 mod receiver_log;
 
 pub use receiver_log::Output;
+pub mod topics;
