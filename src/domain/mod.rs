@@ -5,8 +5,11 @@
 pub mod event;
 pub mod filter;
 pub mod hash;
+pub mod instance;
+pub mod instance_check;
 pub mod integration;
 pub mod outcome;
+pub mod patch;
 pub mod schedule;
 pub mod signature;
 pub mod table;
