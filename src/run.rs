@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Command;
-use crate::tools;
+use crate::tools::{receiver, topics};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -23,11 +23,16 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             Worker::bind(*settings).await?.run(stop).await?;
             Ok(ExitCode::SUCCESS)
         }),
+        Command::Receiver(options) => until_stopped(|stop| async move {
+            let summary = receiver::run(options, stop).await?;
+            tracing::info!(?summary, "stopped");
+            Ok(ExitCode::SUCCESS)
+        }),
         Command::TopicsPlan(settings, output) => until_stopped(|stop| async move {
-            until(stop, tools::topics::run_plan(&settings, output.json, &mut io::stdout())).await
+            until(stop, topics::run_plan(&settings, output.json, &mut io::stdout())).await
         }),
         Command::TopicsApply(settings, output) => until_stopped(|stop| async move {
-            until(stop, tools::topics::run_apply(&settings, output.json, &mut io::stdout())).await
+            until(stop, topics::run_apply(&settings, output.json, &mut io::stdout())).await
         }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
         _ => anyhow::bail!("this subcommand is not built yet"),
