@@ -15,7 +15,7 @@ use super::ticks::Ticks;
 /// A tick is not fired later than this: half of the shortest period, so that it never comes close to the next one.
 const LATE_MAX: Duration = Duration::from_secs(5);
 /// A clock set back by less than this is waited for; by more, the agenda begins anew at the time it shows.
-const SET_BACK_MAX: Duration = Duration::from_secs(60);
+const SET_BACK_MAX: Duration = Duration::from_mins(1);
 
 /// A tick whose time has come.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ use super::pressure::Pressure;
 use super::settlement::{Failure, Settlement, Settlements};
 use crate::assignment::Active;
 use crate::clock;
-use crate::delivery::{Burial, Delivery, Job, Revoked};
+use crate::delivery::{Burial, Delivery, Job};
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
@@ -358,10 +358,11 @@ impl Shard {
         let lane = self.lanes.get_mut(lane_index)?;
         while let Some((place, delivery)) = lane.queue.pop() {
             self.shared.pressure.unqueue(self.index, 1);
-            match delivery.event.begin() {
-                Ok(active) => return Some((place, active, delivery)),
-                Err(Revoked) => lane.queue.finish(place),
+            if let Ok(active) = delivery.event.begin() {
+                return Some((place, active, delivery));
             }
+            lane.queue.finish(place);
+            give_up(&self.shared.metrics, &delivery);
         }
         None
     }
@@ -443,6 +444,9 @@ impl Shard {
                 metrics.attempt_acknowledged();
                 metrics.deliveries_acknowledged.inc();
                 metrics.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
+                if delivery.event.is_tick {
+                    metrics.tick(TickOutcome::Acknowledged);
+                }
                 delivery.settle();
             }
             Outcome::Failed { reason, status, .. } => {
@@ -490,7 +494,7 @@ impl Shard {
 
     /// Spends a slot without a request.
     fn put_off(&mut self, mut delivery: Delivery, reason: Reason) {
-        let Ok(active) = delivery.event.begin() else { return };
+        let Ok(active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
         let now_ms = clock::now_ms();
         delivery.first_attempt_ms.get_or_insert(now_ms);
         self.shared.metrics.attempt_failed(reason);
@@ -583,6 +587,14 @@ impl Shard {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
         let pace = self.pace.map(|pace| pace.ceil() as usize);
         self.shared.pressure.report(self.index, pace, starving);
+    }
+}
+
+/// A delivery is left to the next owner of its partition. A tick has none: the next owner fires only later ones.
+fn give_up(metrics: &Metrics, delivery: &Delivery) {
+    if !delivery.event.is_read_again() {
+        metrics.drop_delivery(DropReason::TickMissed);
+        metrics.tick(TickOutcome::Dropped);
     }
 }
 
