@@ -14,4 +14,5 @@ pub mod standing;
 pub mod table;
 pub mod target;
 pub mod ticks;
+pub mod topics;
 pub mod tracker;

@@ -14,5 +14,7 @@
 pub mod cluster;
 pub mod kafka_jars;
 pub mod process;
+pub mod receiver;
 pub mod records;
 pub mod wait;
+pub mod worker;

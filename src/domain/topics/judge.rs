@@ -1,0 +1,310 @@
+//! One topic against its spec: each rule, how much it matters, and the sentence that says what breaking it costs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{
+    ActualTopic, DAY, Finding, Fix, OUTAGE, Purpose, SMALL_RECORD_BYTES_MAX, Severity, TopicSpec, count, min_in_sync,
+};
+use crate::domain::schedule::format_duration;
+
+/// What differs between a topic and how it must be; none is a topic that does not exist.
+pub(super) fn judge(spec: &TopicSpec, actual: Option<&ActualTopic>) -> Vec<Finding> {
+    let Some(actual) = actual else {
+        let (severity, cost) = spec.purpose.missing();
+        return vec![Finding {
+            severity,
+            topic: spec.name.clone(),
+            subject: "topic",
+            actual: "missing".to_owned(),
+            wanted: format!("{} and {}", count(spec.partitions, "partition"), count(spec.replicas, "replica")),
+            cost: format!("{cost} (a topic that this user may not describe looks missing too)"),
+            fix: Fix::Create,
+        }];
+    };
+    let mut judge = Judge { spec, findings: Vec::new() };
+    judge.shape(actual);
+    match &actual.properties {
+        Ok(properties) => judge.properties(properties, actual.replicas),
+        Err(error) => judge.add(
+            "properties",
+            (format!("unknown: {error}"), "a user that may describe them".to_owned()),
+            (Severity::Warning, "whether this topic keeps what it is given could not be checked".to_owned()),
+            Fix::ByHand,
+        ),
+    }
+    judge.findings
+}
+
+/// Collects what is found about one topic.
+struct Judge<'a> {
+    spec: &'a TopicSpec,
+    findings: Vec<Finding>,
+}
+
+impl Judge<'_> {
+    fn shape(&mut self, actual: &ActualTopic) {
+        let wanted = self.spec.partitions;
+        let partitions = actual.partitions;
+        match self.spec.purpose {
+            // Tables keep the count they were made with: another would move keys away from their records.
+            Purpose::Events | Purpose::Integrations | Purpose::Health => {}
+            Purpose::Tier(_) | Purpose::DeadLetter | Purpose::Attempts if partitions < wanted => self.add(
+                "partitions",
+                (partitions.to_string(), wanted.to_string()),
+                (
+                    Severity::Warning,
+                    format!("at most {} can share the work on this topic", count(partitions, "worker")),
+                ),
+                Fix::Partitions(wanted),
+            ),
+            Purpose::Tier(_) | Purpose::DeadLetter | Purpose::Attempts => {}
+            Purpose::HealthDeltas if partitions != wanted => self.add(
+                "partitions",
+                (partitions.to_string(), format!("{wanted}, as many as the health topic has")),
+                (Severity::Error, "failures of an integration would be counted where its state is not kept".to_owned()),
+                if partitions < wanted { Fix::Partitions(wanted) } else { Fix::ByHand },
+            ),
+            Purpose::HealthDeltas => {}
+        }
+        if actual.replicas < self.spec.replicas {
+            self.add(
+                "replicas",
+                (actual.replicas.to_string(), self.spec.replicas.to_string()),
+                (
+                    Severity::Warning,
+                    format!("the loss of {} loses this topic or stops it", count(actual.replicas, "broker")),
+                ),
+                Fix::ByHand,
+            );
+        }
+    }
+
+    fn properties(&mut self, properties: &BTreeMap<String, String>, replicas: u16) {
+        let text = |name: &str| properties.get(name).map(String::as_str);
+        if let Some(policy) = text("cleanup.policy") {
+            self.cleanup(policy);
+        }
+        if let Some(retention) = number(text("retention.ms")) {
+            self.retention(retention);
+        }
+        if let Some(bytes) = number(text("retention.bytes")) {
+            self.retention_bytes(bytes);
+        }
+        if self.spec.purpose.has_append_time() && text("message.timestamp.type").is_some_and(|it| it != "LogAppendTime")
+        {
+            self.set(
+                Severity::Warning,
+                "message.timestamp.type",
+                text("message.timestamp.type"),
+                "records expire by the clock of the worker that wrote them: one that is behind loses them early"
+                    .to_owned(),
+            );
+        }
+        if let Some(bytes) = number(text("max.message.bytes")) {
+            self.record_bytes(bytes);
+        }
+        if let Some(segment) = number(text("segment.ms")).filter(|millis| *millis > duration_millis(7 * DAY)) {
+            self.segment(segment);
+        }
+        if let Some(in_sync) = number(text("min.insync.replicas")) {
+            self.in_sync(in_sync, replicas);
+        }
+        if text("unclean.leader.election.enable") == Some("true") {
+            self.set(
+                Severity::Warning,
+                "unclean.leader.election.enable",
+                Some("true"),
+                "a broker that lags may become the leader, and records that were acknowledged are lost".to_owned(),
+            );
+        }
+    }
+
+    fn cleanup(&mut self, policy: &str) {
+        let mut words: Vec<_> = policy.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+        words.sort_unstable();
+        let purpose = self.spec.purpose;
+        if purpose.is_table() {
+            if words != ["compact"] {
+                let cost = match purpose {
+                    Purpose::Integrations => {
+                        "registrations older than the retention vanish, and their events with them"
+                    }
+                    _ => {
+                        "suspensions older than the retention are forgotten, and the integration is delivered to again"
+                    }
+                };
+                self.set(Severity::Error, "cleanup.policy", Some(policy), cost.to_owned());
+            }
+        } else if words.contains(&"compact") {
+            let (severity, cost) = match purpose {
+                Purpose::Events => {
+                    (Severity::Error, "events are replaced by newer ones of the same key before they are read")
+                }
+                Purpose::Tier(_) => {
+                    (Severity::Error, "retries are replaced by newer ones of the same webhook before they are due")
+                }
+                Purpose::DeadLetter => (Severity::Error, "dead letters are replaced by newer ones of the same webhook"),
+                Purpose::HealthDeltas => (Severity::Error, "counts are replaced by newer ones before they are summed"),
+                _ => (Severity::Warning, "only the newest attempt of an integration is kept"),
+            };
+            self.set(severity, "cleanup.policy", Some(policy), cost.to_owned());
+        } else if words.is_empty() {
+            self.set(Severity::Warning, "cleanup.policy", Some(policy), "the topic grows for ever".to_owned());
+        }
+    }
+
+    fn retention(&mut self, millis: i64) {
+        // Negative keeps for ever, which loses nothing.
+        let Ok(millis) = u64::try_from(millis) else { return };
+        let kept = Duration::from_millis(millis);
+        let text = format_duration(kept);
+        let (severity, least, cost) = match self.spec.purpose {
+            Purpose::Integrations | Purpose::Health => return,
+            Purpose::Events => {
+                (Severity::Warning, 3 * DAY, format!("events are lost when no worker has read them for {text}"))
+            }
+            Purpose::Tier(delay) if kept <= delay.duration() => {
+                let cost =
+                    format!("retries are deleted after {text}, before they are due after {delay}: every one is lost");
+                (Severity::Error, delay.duration() + OUTAGE, cost)
+            }
+            Purpose::Tier(delay) => {
+                let spare = format_duration(kept.saturating_sub(delay.duration()));
+                let cost = format!("retries are lost when workers are down or behind for {spare} after they were due");
+                (Severity::Error, delay.duration() + OUTAGE, cost)
+            }
+            Purpose::DeadLetter => {
+                (Severity::Warning, 30 * DAY, format!("dead letters can't be looked into or sent again after {text}"))
+            }
+            Purpose::Attempts => (Severity::Warning, 3 * DAY, format!("attempts can't be looked up after {text}")),
+            Purpose::HealthDeltas => (
+                Severity::Warning,
+                2 * DAY,
+                format!("failures are forgotten when no worker has summed them for {text}"),
+            ),
+        };
+        if kept < least {
+            self.add(
+                "retention.ms",
+                (format!("{millis} ({text})"), format!("at least {} ({})", least.as_millis(), format_duration(least))),
+                (severity, cost),
+                self.fix("retention.ms"),
+            );
+        }
+    }
+
+    fn retention_bytes(&mut self, bytes: i64) {
+        if bytes < 0 {
+            return;
+        }
+        let (severity, what) = match self.spec.purpose {
+            Purpose::Integrations | Purpose::Health | Purpose::Attempts => return,
+            Purpose::Tier(_) => (Severity::Error, "the oldest retries are lost, due or not,"),
+            Purpose::Events => (Severity::Warning, "the oldest events are lost, read or not,"),
+            Purpose::DeadLetter => (Severity::Warning, "the oldest dead letters are lost"),
+            Purpose::HealthDeltas => (Severity::Warning, "the oldest counts are lost, summed or not,"),
+        };
+        let cost = format!("{what} once a partition has more than {bytes} bytes");
+        self.set(severity, "retention.bytes", Some(&bytes.to_string()), cost);
+    }
+
+    fn record_bytes(&mut self, bytes: i64) {
+        let wanted = self.wanted("max.message.bytes").and_then(|value| value.parse::<i64>().ok()).unwrap_or_default();
+        let (severity, least, cost) = match self.spec.purpose {
+            Purpose::Events | Purpose::Integrations => return,
+            Purpose::Tier(_) => {
+                (Severity::Error, wanted, "the largest events, with a retry's headers, could not be put off")
+            }
+            Purpose::DeadLetter => {
+                (Severity::Error, wanted, "the largest events, with a dead letter's headers, could not be recorded")
+            }
+            Purpose::Attempts => (Severity::Warning, small_record(), "long entries of the attempt log are dropped"),
+            Purpose::Health => (Severity::Error, small_record(), "changes of state could not be recorded"),
+            Purpose::HealthDeltas => (Severity::Error, small_record(), "failures could not be counted"),
+        };
+        if bytes < least {
+            self.add(
+                "max.message.bytes",
+                (bytes.to_string(), format!("at least {least}")),
+                (severity, cost.to_owned()),
+                self.fix("max.message.bytes"),
+            );
+        }
+    }
+
+    fn segment(&mut self, millis: i64) {
+        if !self.spec.purpose.is_ours() {
+            return;
+        }
+        let longer = u64::try_from(millis)
+            .map_or_else(|_| "for ever".to_owned(), |it| format_duration(Duration::from_millis(it)));
+        let cost = if self.spec.purpose.is_table() {
+            format!(
+                "up to {longer} of changes are read by every worker that starts, since the open segment is not compacted"
+            )
+        } else {
+            format!("records take up disk up to {longer} longer than the retention says")
+        };
+        self.set(Severity::Warning, "segment.ms", Some(&millis.to_string()), cost);
+    }
+
+    fn in_sync(&mut self, in_sync: i64, replicas: u16) {
+        let (severity, cost) = if in_sync > i64::from(replicas) {
+            let replicas = count(replicas, "replica");
+            (Severity::Error, format!("with {replicas} no write is ever acknowledged, so partitions stand still"))
+        } else if replicas >= 3 && in_sync == i64::from(replicas) {
+            let cost = "no write is acknowledged while any broker is down, so partitions stand still";
+            (Severity::Warning, cost.to_owned())
+        } else if replicas >= 3 && in_sync < 2 && self.spec.purpose != Purpose::Attempts {
+            let cost = "a record counts as written when one broker has it, and is lost with that broker";
+            (Severity::Warning, cost.to_owned())
+        } else {
+            return;
+        };
+        let wanted = min_in_sync(replicas);
+        let fix = if self.spec.purpose.is_ours() { Fix::Set(wanted.to_owned()) } else { Fix::ByHand };
+        self.add("min.insync.replicas", (in_sync.to_string(), wanted.to_owned()), (severity, cost), fix);
+    }
+
+    /// A property that should have the value it would be created with.
+    fn set(&mut self, severity: Severity, property: &'static str, actual: Option<&str>, cost: String) {
+        let wanted = self.wanted(property).unwrap_or_default().to_owned();
+        let fix = self.fix(property);
+        self.add(property, (actual.unwrap_or_default().to_owned(), wanted), (severity, cost), fix);
+    }
+
+    fn wanted(&self, property: &str) -> Option<&str> {
+        self.spec.properties.iter().find(|(name, _)| *name == property).map(|(_, value)| value.as_str())
+    }
+
+    fn fix(&self, property: &str) -> Fix {
+        match self.wanted(property) {
+            Some(value) if self.spec.purpose.is_ours() => Fix::Set(value.to_owned()),
+            _ => Fix::ByHand,
+        }
+    }
+
+    fn add(
+        &mut self,
+        subject: &'static str,
+        (actual, wanted): (String, String),
+        (severity, cost): (Severity, String),
+        fix: Fix,
+    ) {
+        let topic = self.spec.name.clone();
+        self.findings.push(Finding { severity, topic, subject, actual, wanted, cost, fix });
+    }
+}
+
+fn number(text: Option<&str>) -> Option<i64> {
+    text.and_then(|text| text.parse().ok())
+}
+
+fn small_record() -> i64 {
+    i64::try_from(SMALL_RECORD_BYTES_MAX).unwrap_or(i64::MAX)
+}
+
+fn duration_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
