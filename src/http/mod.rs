@@ -4,3 +4,6 @@ pub mod address;
 pub mod admin;
 pub mod connector;
 pub mod courier;
+pub mod resolver;
+pub mod stream;
+pub mod tls;
