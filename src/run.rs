@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Command;
+use crate::tools::receiver;
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -19,6 +20,11 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Worker(settings) => until_stopped(|stop| async move {
             Worker::bind(*settings).await?.run(stop).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Receiver(options) => until_stopped(|stop| async move {
+            let summary = receiver::run(options, stop).await?;
+            tracing::info!(?summary, "stopped");
             Ok(ExitCode::SUCCESS)
         }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
