@@ -18,6 +18,5 @@ pub mod report;
 pub mod tools;
 pub mod clock;
 pub mod telemetry;
-pub mod tools;
 
 pub use run::run;
