@@ -54,7 +54,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let cluster = match options.broker {
         Broker::Kafka => Some(runtime.block_on(Cluster::start_with(ClusterOptions::nodes(1)))),
         Broker::Embedded => None,
@@ -87,8 +88,10 @@ fn run(options: &Options) -> ExitCode {
 
 fn report(options: &Options, pool: &Figure, connection: &Figure, delivered: &Figure, unmatched: &Figure) {
     println!();
-    println!("{} events of {} bytes, {} in flight, sink {}, broker {}, {} rounds; medians", options.events, options.size,
-        options.in_flight, options.sink, options.broker, options.rounds);
+    println!(
+        "{} events of {} bytes, {} in flight, sink {}, broker {}, {} rounds; medians",
+        options.events, options.size, options.in_flight, options.sink, options.broker, options.rounds
+    );
     println!();
     println!("| what | CPU µs | ratio |");
     println!("| --- | ---: | ---: |");

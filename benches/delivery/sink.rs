@@ -25,7 +25,8 @@ pub(crate) struct Sink {
 impl Sink {
     pub(crate) fn start(options: &Options) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
         let address = format!("127.0.0.1:{port}");
         let process = match options.sink {
             SinkKind::Nginx => {

@@ -81,11 +81,29 @@ impl Bench {
         let integrations = format!("{kind}.integrations");
         let in_flight = self.options.in_flight.to_string();
         let arguments = [
-            "worker", "--brokers", &self.brokers, "--group", &group, "--events-topic", "events",
-            "--integrations-topic", &integrations, "--max-in-flight", &in_flight,
-            "--max-in-flight-per-webhook", &in_flight, "--max-in-flight-per-host", &in_flight,
-            "--allow-private-networks", "127.0.0.0/8", "--admin-listen", "127.0.0.1:0", "--attempt-log", "off",
-            "--log-format", "json",
+            "worker",
+            "--brokers",
+            &self.brokers,
+            "--group",
+            &group,
+            "--events-topic",
+            "events",
+            "--integrations-topic",
+            &integrations,
+            "--max-in-flight",
+            &in_flight,
+            "--max-in-flight-per-webhook",
+            &in_flight,
+            "--max-in-flight-per-host",
+            &in_flight,
+            "--allow-private-networks",
+            "127.0.0.0/8",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--attempt-log",
+            "off",
+            "--log-format",
+            "json",
         ];
         let mut worker = Process::start("worker", env!("CARGO_BIN_EXE_hookstream"), &arguments, &[]);
         let admin = worker
@@ -181,7 +199,13 @@ pub(crate) fn mock_child(_arguments: &[String]) -> ExitCode {
         let partitions = if topic == "events" { EMBEDDED_PARTITIONS } else { 1 };
         cluster.create_topic(topic, partitions, 1).expect("a topic");
     }
-    for topic in ["webhooks.dead-letter", "webhooks.attempts", "webhooks.health", "webhooks.health.deltas", "webhooks.health.counts"] {
+    for topic in [
+        "webhooks.dead-letter",
+        "webhooks.attempts",
+        "webhooks.health",
+        "webhooks.health.deltas",
+        "webhooks.health.counts",
+    ] {
         cluster.create_topic(topic, 1, 1).expect("a topic");
     }
     for tier in ["30s", "1m", "5m", "15m", "1h"] {
