@@ -76,6 +76,14 @@ struct Lane {
     fed: Instant,
 }
 
+impl Lane {
+    /// How many requests its receiver gets at once while it has work: what is under way when all else waits for that, and
+    /// all that is allowed when more could start.
+    fn at_once(&self, limit: usize) -> usize {
+        if self.queue.has_ready() { limit.max(self.in_flight) } else { self.in_flight }
+    }
+}
+
 struct Host {
     authority: Arc<Authority>,
     idle: Vec<Link>,
@@ -221,7 +229,8 @@ impl Shard {
         let ordering = self.shared.settings.ordering;
         let Some(lane) = self.lanes.get_mut(lane_index) else { return };
         lane.fed = now;
-        if lane.pace.is_full(lane.queue.waiting(), lane.in_flight, now) {
+        let at_once = lane.at_once(self.shared.settings.max_in_flight_per_webhook);
+        if lane.pace.is_full(lane.queue.waiting(), at_once, now) {
             self.shared.pressure.unqueue(self.index, 1);
             self.put_off(delivery, Reason::Overloaded);
             return;
@@ -338,6 +347,7 @@ impl Shard {
             for delivery in waiting {
                 self.put_off(delivery, Reason::CircuitOpen);
             }
+            self.wake_waiting(host_index);
             return Some(permit);
         }
         let probe = admission == Admission::Probe;
@@ -345,6 +355,7 @@ impl Shard {
             if probe && let Some(host) = self.hosts.get_mut(host_index) {
                 host.circuit.probe_abandoned();
             }
+            self.wake_waiting(host_index);
             return Some(permit);
         };
         self.begin(
@@ -353,6 +364,13 @@ impl Shard {
         );
         self.schedule(lane_index);
         None
+    }
+
+    /// Gives a turn at the host to the next lane that waits for one: when a request ended, and when a lane did not use its
+    /// turn.
+    fn wake_waiting(&mut self, host_index: usize) {
+        let waiting = self.hosts.get_mut(host_index).and_then(|host| host.waiting.pop_front());
+        self.runnable.extend(waiting);
     }
 
     /// The next delivery of a lane whose partition is not being given up.
@@ -475,10 +493,8 @@ impl Shard {
                 link.idle_since = now;
                 host.idle.push(link);
             }
-            if let Some(waiting) = host.waiting.pop_front() {
-                self.runnable.push_back(waiting);
-            }
         }
+        self.wake_waiting(under_way.host);
     }
 
     fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {

@@ -7,5 +7,6 @@ mod support;
 mod circuit;
 mod drain;
 mod fairness;
+
 mod order;
 mod rig;

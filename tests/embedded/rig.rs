@@ -12,7 +12,7 @@ use hookstream::http::address::AddressPolicy;
 use hookstream::http::connector::Connector;
 use hookstream::http::courier::Courier;
 use hookstream::kafka::sink::Sink;
-use hookstream::lanes::pressure::Pressure;
+use hookstream::lanes::pressure::{Pressure, Reading};
 use hookstream::lanes::settlement::Settlements;
 use hookstream::lanes::shard::{BATCHES_MAX, Shard, Shared};
 use hookstream::pipeline::{Pipeline, Record};
@@ -30,10 +30,10 @@ use crate::support::wait::{PATIENCE, equal, wait_until};
 use crate::support::worker::{kafka_settings, sum};
 
 /// The tier and the dead letters of a rig.
-pub const TIER: &str = "retry.1h";
+pub(crate) const TIER: &str = "retry.1h";
 
 /// As the program's defaults, but for the schedule: one retry, later than any test lasts.
-pub fn settings() -> Delivery {
+pub(crate) fn settings() -> Delivery {
     Delivery {
         schedule: RetrySchedule::parse("1h").unwrap(),
         request_timeout: Duration::from_secs(10),
@@ -50,14 +50,15 @@ pub fn settings() -> Delivery {
 }
 
 /// A webhook that wants every event.
-pub fn webhook(id: &str) -> Value {
+pub(crate) fn webhook(id: &str) -> Value {
     json!({ "id": id, "relativeUrl": format!("/{id}"), "triggerType": "entityEvent", "filter": { "items": [{}] } })
 }
 
 /// A shard under test.
-pub struct Rig {
-    pub metrics: Arc<Metrics>,
-    pub assignment: Arc<Assignment>,
+pub(crate) struct Rig {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) assignment: Arc<Assignment>,
+    pressure: Arc<Pressure>,
     table: Arc<RwLock<Table>>,
     pipeline: Pipeline,
     shard: Option<mpsc::Sender<Vec<hookstream::delivery::Job>>>,
@@ -68,7 +69,7 @@ pub struct Rig {
 
 impl Rig {
     /// Starts a shard.
-    pub fn start(settings: Delivery) -> Self {
+    pub(crate) fn start(settings: Delivery) -> Self {
         let brokers = MockCluster::new(1).expect("a mock cluster");
         let kafka = kafka_settings(&brokers.bootstrap_servers(), "embedded");
         let metrics = Arc::new(Metrics::new(&settings.schedule));
@@ -92,14 +93,15 @@ impl Rig {
             runtime.block_on(Shard::new(0, shared).run(inbound));
         });
         let table = Arc::new(RwLock::new(Table::default()));
-        let pipeline = Pipeline::new(Arc::clone(&table), pressure, Arc::clone(&metrics), 1, "integrations");
+        let pipeline =
+            Pipeline::new(Arc::clone(&table), Arc::clone(&pressure), Arc::clone(&metrics), 1, "integrations");
         let assignment = Assignment::new("events".into(), 0);
         let (shard, thread) = (Some(shard), Some(thread));
-        Self { metrics, assignment, table, pipeline, shard, thread, brokers, next_offset: 0 }
+        Self { metrics, assignment, pressure, table, pipeline, shard, thread, brokers, next_offset: 0 }
     }
 
     /// Puts an integration into the table: its workspace is its id.
-    pub fn integrate(&self, id: &str, base_url: &str, webhooks: &[Value]) {
+    pub(crate) fn integrate(&self, id: &str, base_url: &str, webhooks: &[Value]) {
         let value = json!({ "baseUrl": base_url, "webHooks": webhooks }).to_string();
         let integration = Integration::parse(&format!("{id}/{id}"), value.as_bytes()).expect("a usable integration");
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -108,7 +110,7 @@ impl Rig {
     }
 
     /// Feeds one batch of events: each a workspace, and the entity it is about. An event's id is its offset.
-    pub async fn feed<'a>(&mut self, events: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    pub(crate) async fn feed<'a>(&mut self, events: impl IntoIterator<Item = (&'a str, &'a str)>) {
         let mut batches = vec![Vec::new()];
         for (workspace, entity) in events {
             let value = json!({ "id": self.next_offset.to_string(), "type": "change", "entity": entity,
@@ -128,31 +130,39 @@ impl Rig {
         shard.send(batches.remove(0)).await.expect("the shard runs");
     }
 
+    /// Waits until a consumer would read on.
+    pub(crate) async fn room(&self) {
+        wait_until("room", PATIENCE, async || equal(self.pressure.reading(), &Reading::Go)).await;
+    }
+
     /// Waits until every event fed is settled.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         wait_until("every event to be settled", PATIENCE, async || {
             equal(self.assignment.committable(), &Some(self.next_offset))
         })
         .await;
     }
 
-    /// The sum of the samples of a metric that have all of `labels`.
-    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        sum(&String::from_utf8(self.metrics.text()).unwrap(), name, labels)
+    /// The sum of the samples of a counter or gauge that have all of `labels`.
+    pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        let sum = sum(&String::from_utf8(self.metrics.text()).unwrap(), name, labels);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are whole and small")]
+        let count = sum as usize;
+        count
     }
 
     /// Slots of a schedule spent without a request, for `reason`.
-    pub fn slots(&self, reason: &str) -> f64 {
-        self.metric("hookstream_slots_without_request_total", &[("reason", reason)])
+    pub(crate) fn slots(&self, reason: &str) -> usize {
+        self.count("hookstream_slots_without_request_total", &[("reason", reason)])
     }
 
     /// What waits in the tier.
-    pub fn retries(&self) -> Vec<Read> {
+    pub(crate) fn retries(&self) -> Vec<Read> {
         read_all(&self.brokers.bootstrap_servers(), TIER)
     }
 
     /// Lets the shard come to its end, and waits for it.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.shard = None;
         self.thread.take().expect("it is not closed").join().expect("the shard does not panic");
     }
