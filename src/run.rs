@@ -1,6 +1,7 @@
 //! From a command to the part of the program that carries it out.
 
 use std::future::Future;
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Command;
-use crate::tools::receiver;
+use crate::tools::{receiver, topics};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -27,8 +28,26 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             tracing::info!(?summary, "stopped");
             Ok(ExitCode::SUCCESS)
         }),
+        Command::TopicsPlan(settings, output) => until_stopped(|stop| async move {
+            until(stop, topics::run_plan(&settings, output.json, &mut io::stdout())).await
+        }),
+        Command::TopicsApply(settings, output) => until_stopped(|stop| async move {
+            until(stop, topics::run_apply(&settings, output.json, &mut io::stdout())).await
+        }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
         _ => anyhow::bail!("this subcommand is not built yet"),
+    }
+}
+
+/// The end of a tool's work; a signal ends it where it stands.
+async fn until<E: Into<anyhow::Error>>(
+    stop: CancellationToken,
+    work: impl Future<Output = Result<ExitCode, E>>,
+) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(ExitCode::FAILURE),
+        ended = work => ended.map_err(Into::into),
     }
 }
 

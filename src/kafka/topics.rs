@@ -240,11 +240,11 @@ async fn entries(
     // The client's own time-out is the one that counts; the other is for a client that does not keep it.
     let described = tokio::time::timeout(DESCRIBE_TIMEOUT * 2, admin.describe_configs(&specifiers, &options)).await;
     let described = described.unwrap_or(Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut)))?;
-    let named = described.into_iter().flatten().filter_map(|resource| match resource.specifier {
+    let by_topic = described.into_iter().flatten().filter_map(|resource| match resource.specifier {
         OwnedResourceSpecifier::Topic(name) => Some((name, resource.entries)),
         OwnedResourceSpecifier::Group(_) | OwnedResourceSpecifier::Broker(_) => None,
     });
-    Ok(named.collect())
+    Ok(by_topic.collect())
 }
 
 fn change_options() -> AdminOptions {

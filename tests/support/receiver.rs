@@ -168,27 +168,22 @@ impl Answer {
     /// The bytes of the head, and of the body where it has an end.
     fn bytes(&self, request: &Recorded) -> Vec<u8> {
         let token = request.header(ECHO).unwrap_or_default();
-        let mut head = format!("HTTP/1.1 {} Scripted\r\n", self.status);
         let echoes: &[&str] = match self.echo {
             Echo::Right => &[token],
             Echo::Missing => &[],
             Echo::Wrong => &["not-the-token"],
             Echo::Twice => &[token, token],
         };
-        for echo in echoes {
-            head.push_str(&format!("X-XCOM-Integration-Echo: {echo}\r\n"));
-        }
-        for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if self.close {
-            head.push_str("connection: close\r\n");
-        }
-        match self.misbehaviour {
-            Some(Misbehaviour::EndlessBody) => head.push_str("transfer-encoding: chunked\r\n\r\n"),
-            Some(Misbehaviour::StalledBody) => head.push_str("content-length: 1000\r\n\r\n"),
-            _ => head.push_str(&format!("content-length: {}\r\n\r\n", self.body.len())),
-        }
+        let mut lines = vec![format!("HTTP/1.1 {} Scripted", self.status)];
+        lines.extend(echoes.iter().map(|echo| format!("X-XCOM-Integration-Echo: {echo}")));
+        lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+        lines.extend(self.close.then(|| "connection: close".to_owned()));
+        lines.push(match self.misbehaviour {
+            Some(Misbehaviour::EndlessBody) => "transfer-encoding: chunked".to_owned(),
+            Some(Misbehaviour::StalledBody) => "content-length: 1000".to_owned(),
+            _ => format!("content-length: {}", self.body.len()),
+        });
+        let head = lines.join("\r\n") + "\r\n\r\n";
         let mut bytes = head.into_bytes();
         bytes.extend_from_slice(&self.body);
         bytes

@@ -119,9 +119,9 @@ pub struct Plan {
 }
 
 /// Retries outlive their delay by at least this: so long may all workers be down.
-const OUTAGE: Duration = Duration::from_secs(72 * 3600);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const OUTAGE: Duration = Duration::from_hours(72);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 /// Headers and record framing on top of the largest event.
 const HEADERS_BYTES_MAX: u64 = 64 * 1024;
 /// Kafka's own default for `max.message.bytes`.
