@@ -22,7 +22,7 @@ use super::pressure::Pressure;
 use super::settlement::{Failure, Settlement, Settlements};
 use crate::assignment::Active;
 use crate::clock;
-use crate::delivery::{Burial, Delivery, Job, Revoked};
+use crate::delivery::{Burial, Delivery, Job};
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
@@ -74,6 +74,14 @@ struct Lane {
     /// It stands in the shard's queue of runnable lanes, or in its host's of waiting ones.
     scheduled: bool,
     fed: Instant,
+}
+
+impl Lane {
+    /// How many requests its receiver gets at once while it has work: what is under way when all else waits for that, and
+    /// all that is allowed when more could start.
+    fn at_once(&self, limit: usize) -> usize {
+        if self.queue.has_ready() { limit.max(self.in_flight) } else { self.in_flight }
+    }
 }
 
 struct Host {
@@ -222,7 +230,8 @@ impl Shard {
         let ordering = self.shared.settings.ordering;
         let Some(lane) = self.lanes.get_mut(lane_index) else { return };
         lane.fed = now;
-        if lane.pace.is_full(lane.queue.waiting(), lane.in_flight, now) {
+        let at_once = lane.at_once(self.shared.settings.max_in_flight_per_webhook);
+        if lane.pace.is_full(lane.queue.waiting(), at_once, now) {
             self.shared.pressure.unqueue(self.index, 1);
             self.put_off(delivery, Reason::Overloaded);
             return;
@@ -339,6 +348,7 @@ impl Shard {
             for delivery in waiting {
                 self.put_off(delivery, Reason::CircuitOpen);
             }
+            self.wake_waiting(host_index);
             return Some(permit);
         }
         let probe = admission == Admission::Probe;
@@ -346,6 +356,7 @@ impl Shard {
             if probe && let Some(host) = self.hosts.get_mut(host_index) {
                 host.circuit.probe_abandoned();
             }
+            self.wake_waiting(host_index);
             return Some(permit);
         };
         self.begin(
@@ -356,15 +367,23 @@ impl Shard {
         None
     }
 
+    /// Gives a turn at the host to the next lane that waits for one: when a request ended, and when a lane did not use its
+    /// turn.
+    fn wake_waiting(&mut self, host_index: usize) {
+        let waiting = self.hosts.get_mut(host_index).and_then(|host| host.waiting.pop_front());
+        self.runnable.extend(waiting);
+    }
+
     /// The next delivery of a lane whose partition is not being given up.
     fn next_of(&mut self, lane_index: usize) -> Option<(Place, Option<Active>, Delivery)> {
         let lane = self.lanes.get_mut(lane_index)?;
         while let Some((place, delivery)) = lane.queue.pop() {
             self.shared.pressure.unqueue(self.index, 1);
-            match delivery.event.begin() {
-                Ok(active) => return Some((place, active, delivery)),
-                Err(Revoked) => lane.queue.finish(place),
+            if let Ok(active) = delivery.event.begin() {
+                return Some((place, active, delivery));
             }
+            lane.queue.finish(place);
+            give_up(&self.shared.metrics, &delivery);
         }
         None
     }
@@ -446,6 +465,9 @@ impl Shard {
                 metrics.attempt_acknowledged();
                 metrics.deliveries_acknowledged.inc();
                 metrics.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
+                if delivery.event.is_tick {
+                    metrics.tick(TickOutcome::Acknowledged);
+                }
                 delivery.settle();
             }
             Outcome::Failed { reason, status, .. } => {
@@ -472,10 +494,8 @@ impl Shard {
                 link.idle_since = now;
                 host.idle.push(link);
             }
-            if let Some(waiting) = host.waiting.pop_front() {
-                self.runnable.push_back(waiting);
-            }
         }
+        self.wake_waiting(under_way.host);
     }
 
     fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
@@ -493,7 +513,7 @@ impl Shard {
 
     /// Spends a slot without a request.
     fn put_off(&mut self, mut delivery: Delivery, reason: Reason) {
-        let Ok(active) = delivery.event.begin() else { return };
+        let Ok(active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
         let now_ms = clock::now_ms();
         delivery.first_attempt_ms.get_or_insert(now_ms);
         self.shared.metrics.attempt_failed(reason);
@@ -586,6 +606,14 @@ impl Shard {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
         let pace = self.pace.map(|pace| pace.ceil() as usize);
         self.shared.pressure.report(self.index, pace, starving);
+    }
+}
+
+/// A delivery is left to the next owner of its partition. A tick has none: the next owner fires only later ones.
+fn give_up(metrics: &Metrics, delivery: &Delivery) {
+    if !delivery.event.is_read_again() {
+        metrics.drop_delivery(DropReason::TickMissed);
+        metrics.tick(TickOutcome::Dropped);
     }
 }
 
