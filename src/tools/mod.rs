@@ -1,5 +1,6 @@
 //! The subcommands beside the worker and the API.
 
+pub mod demo;
 pub mod receiver;
 mod receiver_log;
 pub mod topics;
