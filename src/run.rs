@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Api;
 use crate::settings::Command;
 use crate::tools::demo::{self, Stops};
 use crate::tools::{receiver, topics};
@@ -22,6 +23,10 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Worker(settings) => until_stopped(|[stop]| async move {
             Worker::bind(*settings).await?.run(stop).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Api(settings) => until_stopped(|[stop]| async move {
+            Api::bind(*settings).await?.run(stop).await?;
             Ok(ExitCode::SUCCESS)
         }),
         Command::Demo(settings, demo) => until_stopped(|[finish, hurry]| async move {

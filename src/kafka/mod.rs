@@ -6,6 +6,7 @@ pub mod events;
 pub mod group;
 pub mod lag;
 pub mod properties;
+pub mod registry;
 pub mod retries;
 pub mod schedules;
 pub mod sink;

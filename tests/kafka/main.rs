@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod api;
+mod api_contract;
 mod delivery;
 mod harness;
 mod schedules;
