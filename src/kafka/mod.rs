@@ -6,8 +6,10 @@ pub mod events;
 pub mod group;
 pub mod lag;
 pub mod properties;
+pub mod requeue;
 pub mod retries;
 pub mod sink;
+pub mod span;
 pub mod table_feed;
 pub mod wire;
 

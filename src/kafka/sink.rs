@@ -80,7 +80,7 @@ impl Sink {
     pub async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
         let mut backoff = BACKOFF_MIN;
         loop {
-            let Err(error) = self.publish_once(outgoing).await else { return Ok(()) };
+            let Err(error) = publish_once(&self.producer, outgoing).await else { return Ok(()) };
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
                 return Err(PublishError::TooLarge);
             }
@@ -99,22 +99,6 @@ impl Sink {
         }
     }
 
-    async fn publish_once(&self, outgoing: &Outgoing) -> Result<(), KafkaError> {
-        let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value) })
-        });
-        let mut record: FutureRecord<'_, str, [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
-        if let Some(key) = &outgoing.key {
-            record = record.key(key);
-        }
-        if let Some(payload) = &outgoing.payload {
-            record = record.payload(payload);
-        }
-        // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
-        let sent = self.producer.send(record, rdkafka::util::Timeout::Never).await;
-        sent.map(|_delivery| ()).map_err(|(error, _record)| error)
-    }
-
     /// Waits until what was handed to the client is out, at most `patience`. Blocks the thread.
     ///
     /// # Errors
@@ -122,4 +106,21 @@ impl Sink {
     pub fn flush(&self, patience: Duration) -> Result<(), KafkaError> {
         self.producer.flush(patience)
     }
+}
+
+/// Publishes a record. How long that is tried is the client's `message.timeout.ms`.
+pub(super) async fn publish_once(producer: &FutureProducer<ClientLog>, outgoing: &Outgoing) -> Result<(), KafkaError> {
+    let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
+        headers.insert(Header { key, value: Some(value) })
+    });
+    let mut record: FutureRecord<'_, str, [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
+    if let Some(key) = &outgoing.key {
+        record = record.key(key);
+    }
+    if let Some(payload) = &outgoing.payload {
+        record = record.payload(payload);
+    }
+    // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
+    let sent = producer.send(record, rdkafka::util::Timeout::Never).await;
+    sent.map(|_delivery| ()).map_err(|(error, _record)| error)
 }
