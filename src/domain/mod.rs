@@ -3,6 +3,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod event;
+pub mod explain;
 pub mod filter;
 pub mod hash;
 pub mod integration;
