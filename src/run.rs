@@ -1,7 +1,9 @@
 //! From a command to the part of the program that carries it out.
 
 use std::future::Future;
+use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Command;
+use crate::tools;
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -21,10 +24,28 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             Worker::bind(*settings).await?.run(stop).await?;
             Ok(ExitCode::SUCCESS)
         }),
+        Command::DeadLettersList(settings, selection) => until_stopped(|stop| async move {
+            Ok(tools::dead_letters::list(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
+        Command::DeadLettersShow(settings, selection) => until_stopped(|stop| async move {
+            Ok(tools::dead_letters::show(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
+        Command::DeadLettersRedrive(settings, selection) => until_stopped(|stop| async move {
+            Ok(tools::dead_letters::redrive(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
+        Command::Replay(settings, selection) => until_stopped(|stop| async move {
+            Ok(tools::replay::replay(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
+        Command::Explain(settings, selection) => until_stopped(|stop| async move {
+            Ok(tools::explain::run(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
         _ => anyhow::bail!("this subcommand is not built yet"),
     }
 }
+
+/// How long a thread that was left waiting (for standard input, say) may hold up the end of an interrupted tool.
+const LEFT_BEHIND_MAX: Duration = Duration::from_secs(1);
 
 /// Runs `work` on a runtime of its own, with a token that SIGTERM and SIGINT cancel. A second signal ends the process at
 /// once: somebody wants that more than a clean end.
@@ -32,14 +53,16 @@ fn until_stopped<F: Future<Output = anyhow::Result<ExitCode>>>(
     work: impl FnOnce(CancellationToken) -> F,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut signals = JoinSet::new();
         signals.spawn(watch_signals(stop.clone()));
         let ended = work(stop).await;
         signals.shutdown().await;
         ended
-    })
+    });
+    runtime.shutdown_timeout(LEFT_BEHIND_MAX);
+    ended
 }
 
 async fn watch_signals(stop: CancellationToken) {

@@ -76,11 +76,8 @@ pub struct ItemWords {
 
 impl fmt::Display for ItemWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields = [
-            ("eventType", &self.event_type),
-            ("entityType", &self.entity_type),
-            ("changeType", &self.change_type),
-        ];
+        let fields =
+            [("eventType", &self.event_type), ("entityType", &self.entity_type), ("changeType", &self.change_type)];
         let fields = fields.into_iter().filter_map(|(name, word)| Some(format!("{name}: {}", word.as_ref()?)));
         match fields.collect::<Vec<_>>().join(", ") {
             fields if fields.is_empty() => f.write_str("{}"),
@@ -272,10 +269,8 @@ pub fn explain(
     }
     let webhooks = integration.webhooks().map(|webhook| {
         let words = items.get(webhook.index()).map_or(&[][..], Vec::as_slice);
-        let items: Vec<ItemRuling> = words
-            .iter()
-            .map(|item| ItemRuling { item: item.clone(), why_not: why_not(item, event, facts) })
-            .collect();
+        let items: Vec<ItemRuling> =
+            words.iter().map(|item| ItemRuling { item: item.clone(), why_not: why_not(item, event, facts) }).collect();
         WebhookRuling { index: webhook.index(), ruling: ruling(webhook, &items), items }
     });
     Explanation { obstacles, webhooks: webhooks.collect() }
@@ -388,7 +383,11 @@ mod tests {
             &["entityType user, but the event is about company", "changeType delete, but the change is a patch"],
         );
         check(&json!({"entityType": "CATALOGITEM"}), &link, &[]);
-        check(&json!({"entityType": "user"}), &link, &["entityType user, but the event is about company and catalogItem"]);
+        check(
+            &json!({"entityType": "user"}),
+            &link,
+            &["entityType user, but the event is about company and catalogItem"],
+        );
         check(
             &json!({"changeType": "patch"}),
             &link,

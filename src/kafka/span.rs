@@ -107,9 +107,7 @@ impl SpanRecord {
 
     fn of(message: &BorrowedMessage<'_>) -> Self {
         let headers = message.headers().map(|headers| {
-            every_header(headers)
-                .map(|(name, value)| (name.to_owned(), value.map(Bytes::copy_from_slice)))
-                .collect()
+            every_header(headers).map(|(name, value)| (name.to_owned(), value.map(Bytes::copy_from_slice))).collect()
         });
         Self {
             partition: message.partition(),
@@ -167,14 +165,11 @@ fn consumer(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<
         .map_err(|source| SpanError::Kafka { topic: topic.to_owned(), source })
 }
 
-fn partitions(
-    consumer: &BaseConsumer<ClientLog>,
-    kafka: &settings::Kafka,
-    topic: &str,
-) -> Result<Vec<i32>, SpanError> {
+fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic: &str) -> Result<Vec<i32>, SpanError> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(|source| match source {
         KafkaError::MetadataFetch(
-            RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut
+            RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::OperationTimedOut
             | RDKafkaErrorCode::AllBrokersDown,
         ) => SpanError::NoBroker { brokers: kafka.brokers.clone() },
         source => SpanError::Kafka { topic: topic.to_owned(), source },
@@ -190,8 +185,7 @@ fn partitions(
             code => SpanError::Kafka { topic: topic.to_owned(), source: KafkaError::MetadataFetch(code) },
         });
     }
-    let mut partitions: Vec<i32> =
-        found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
+    let mut partitions: Vec<i32> = found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
     partitions.sort_unstable();
     if partitions.is_empty() { Err(SpanError::NoTopic(topic.to_owned())) } else { Ok(partitions) }
 }
@@ -273,20 +267,7 @@ impl Span {
         let mut merge = Merge::begin(self, &ranges)?;
         let (sender, records) = mpsc::channel(AHEAD_MAX);
         let mut thread = JoinSet::new();
-        thread.spawn_blocking(move || {
-            loop {
-                let next = merge.next(&|| sender.is_closed());
-                let is_last = !matches!(next, Ok(Some(_)));
-                if let Some(item) = next.transpose()
-                    && sender.blocking_send(item).is_err()
-                {
-                    return;
-                }
-                if is_last {
-                    return;
-                }
-            }
-        });
+        thread.spawn_blocking(move || merge.run(&sender));
         Ok(Reading { topic, ranges, records, thread })
     }
 }
@@ -380,30 +361,38 @@ impl Merge {
         let mut cursors = Vec::new();
         for range in ranges {
             let queue = span.consumer.split_partition_queue(&span.topic, range.partition);
-            let queue = queue.ok_or_else(|| failed(KafkaError::Subscription(format!("partition {}", range.partition))))?;
+            let queue =
+                queue.ok_or_else(|| failed(KafkaError::Subscription(format!("partition {}", range.partition))))?;
             cursors.push(Cursor { range: *range, queue, early: VecDeque::new(), head: None, next: range.start });
         }
         Ok(Self { consumer: span.consumer, topic: span.topic, cursors })
+    }
+
+    /// Hands over all records. Blocks its thread.
+    fn run(mut self, sender: &mpsc::Sender<Result<SpanRecord, SpanError>>) {
+        let mut goes_on = true;
+        while goes_on {
+            let next = self.next(&|| sender.is_closed());
+            goes_on = matches!(next, Ok(Some(_)));
+            // A receiver that is gone wants nothing more, the reason of the end included.
+            goes_on &= next.transpose().is_some_and(|item| sender.blocking_send(item).is_ok());
+        }
     }
 
     /// The oldest of all next records; none at the end, or when nobody wants more. Blocks.
     fn next(&mut self, is_unwanted: &dyn Fn() -> bool) -> Result<Option<SpanRecord>, SpanError> {
         for index in 0..self.cursors.len() {
             let asked = Instant::now();
-            while self.cursors.get(index).is_some_and(Cursor::wants) {
-                if is_unwanted() {
-                    return Ok(None);
-                }
-                self.serve()?;
-                if let Some(cursor) = self.cursors.get_mut(index) {
-                    advance(&self.topic, cursor, asked)?;
-                }
+            while self.cursors.get(index).is_some_and(Cursor::wants) && !is_unwanted() {
+                self.advance(index, asked)?;
             }
         }
+        if is_unwanted() {
+            return Ok(None);
+        }
         let oldest = self.cursors.iter_mut().filter(|cursor| cursor.head.is_some());
-        let oldest = oldest.min_by_key(|cursor| {
-            (cursor.head.as_ref().and_then(|head| head.timestamp_ms), cursor.range.partition)
-        });
+        let oldest = oldest
+            .min_by_key(|cursor| (cursor.head.as_ref().and_then(|head| head.timestamp_ms), cursor.range.partition));
         let Some(cursor) = oldest else { return Ok(None) };
         let record = cursor.head.take();
         let (partition, is_read) = (cursor.range.partition, cursor.next >= cursor.range.end);
@@ -411,6 +400,33 @@ impl Merge {
             self.rest(partition);
         }
         Ok(record)
+    }
+
+    /// Takes one item of a partition, waiting a little for it.
+    fn advance(&mut self, index: usize, asked: Instant) -> Result<(), SpanError> {
+        self.serve()?;
+        let Some(cursor) = self.cursors.get_mut(index) else { return Ok(()) };
+        if let Some(item) = cursor.early.pop_front() {
+            cursor.take(item);
+            return Ok(());
+        }
+        let item = match cursor.queue.poll(POLL_WAIT) {
+            Some(Ok(message)) => Some(Item::Record(SpanRecord::of(&message))),
+            Some(Err(KafkaError::PartitionEOF(_))) => Some(Item::End),
+            Some(Err(source)) if !heals(&source) => {
+                return Err(SpanError::Kafka { topic: self.topic.clone(), source });
+            }
+            Some(Err(_)) | None => None,
+        };
+        match item {
+            Some(item) => cursor.take(item),
+            None if asked.elapsed() >= SILENCE_MAX => {
+                let (partition, offset) = (cursor.range.partition, cursor.next);
+                return Err(SpanError::Silent { topic: self.topic.clone(), partition, offset });
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// Serves the client's own queue: its callbacks, and what was fetched before the partitions had theirs.
@@ -437,29 +453,6 @@ impl Merge {
             tracing::debug!(topic = self.topic, partition, %error, "a partition could not be paused");
         }
     }
-}
-
-/// Takes one item of the partition, waiting a little for it.
-fn advance(topic: &str, cursor: &mut Cursor, asked: Instant) -> Result<(), SpanError> {
-    if let Some(item) = cursor.early.pop_front() {
-        cursor.take(item);
-        return Ok(());
-    }
-    let item = match cursor.queue.poll(POLL_WAIT) {
-        Some(Ok(message)) => Some(Item::Record(SpanRecord::of(&message))),
-        Some(Err(KafkaError::PartitionEOF(_))) => Some(Item::End),
-        Some(Err(source)) if !heals(&source) => return Err(SpanError::Kafka { topic: topic.to_owned(), source }),
-        Some(Err(_)) | None => None,
-    };
-    match item {
-        Some(item) => cursor.take(item),
-        None if asked.elapsed() >= SILENCE_MAX => {
-            let (partition, offset) = (cursor.range.partition, cursor.next);
-            return Err(SpanError::Silent { topic: topic.to_owned(), partition, offset });
-        }
-        None => {}
-    }
-    Ok(())
 }
 
 /// Whether the client goes on by itself after this error. The bound on silence is there for those that do not end.
