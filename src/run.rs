@@ -39,8 +39,26 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain(settings, selection) => until_stopped(|stop| async move {
             Ok(tools::explain::run(&settings, &selection, &stop, &mut io::stdout()).await?)
         }),
+        Command::TopicsPlan(settings, output) => until_stopped(|stop| async move {
+            until(stop, tools::topics::run_plan(&settings, output.json, &mut io::stdout())).await
+        }),
+        Command::TopicsApply(settings, output) => until_stopped(|stop| async move {
+            until(stop, tools::topics::run_apply(&settings, output.json, &mut io::stdout())).await
+        }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
         _ => anyhow::bail!("this subcommand is not built yet"),
+    }
+}
+
+/// The end of a tool's work; a signal ends it where it stands.
+async fn until<E: Into<anyhow::Error>>(
+    stop: CancellationToken,
+    work: impl Future<Output = Result<ExitCode, E>>,
+) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(ExitCode::FAILURE),
+        ended = work => ended.map_err(Into::into),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod retries;
 pub mod sink;
 pub mod span;
 pub mod table_feed;
+pub mod topics;
 pub mod wire;
 
 pub use rdkafka::error::KafkaError as ClientError;

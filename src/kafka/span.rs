@@ -264,7 +264,7 @@ impl Span {
     pub fn read(self, ranges: &[Range]) -> Result<Reading, SpanError> {
         let topic = self.topic.clone();
         let ranges: Vec<Range> = ranges.iter().filter(|range| !range.is_empty()).copied().collect();
-        let mut merge = Merge::begin(self, &ranges)?;
+        let merge = Merge::begin(self, &ranges)?;
         let (sender, records) = mpsc::channel(AHEAD_MAX);
         let mut thread = JoinSet::new();
         thread.spawn_blocking(move || merge.run(&sender));

@@ -5,6 +5,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -109,7 +110,7 @@ impl<'a> Line<'a> {
             delivery_id: wire.delivery_id,
             attempts: wire.attempt,
             origin: wire.origin,
-            value_bytes: record.value.as_ref().map_or(0, bytes::Bytes::len),
+            value_bytes: record.value.as_ref().map_or(0, Bytes::len),
         }
     }
 
@@ -313,7 +314,7 @@ pub async fn redrive(
         match first_attempt(wire, clock::now_ms()) {
             Ok(wire) => Judged::Send(vec![Outgoing {
                 topic: std::sync::Arc::clone(&tier),
-                key: wire.webhook_id.clone(),
+                key: wire.webhook_id.clone().map(Bytes::from),
                 payload: record.value.clone(),
                 headers: wire.headers(),
             }]),

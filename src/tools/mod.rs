@@ -9,6 +9,7 @@ mod lookup;
 mod render;
 pub mod replay;
 mod resend;
+pub mod topics;
 
 use std::io;
 

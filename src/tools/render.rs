@@ -80,6 +80,7 @@ pub(super) fn compact(json: &str) -> String {
 }
 
 /// A piece of JSON: a mark between values, or a character of a value.
+#[derive(Clone, Copy)]
 enum Token {
     Mark(char),
     Inner(char),

@@ -9,6 +9,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::{self, Health};
@@ -205,7 +206,7 @@ impl Matcher {
             };
             matched.push(Outgoing {
                 topic: Arc::clone(&self.tier),
-                key: wire.webhook_id.clone(),
+                key: wire.webhook_id.clone().map(Bytes::from),
                 payload: Some(value.clone()),
                 headers: wire.headers(),
             });
@@ -262,7 +263,7 @@ mod tests {
     fn a_replayed_delivery_has_the_id_of_the_live_one_and_is_due_at_once() {
         let outgoing = sent(&Selection::default(), &record(Some("ws"), Some("other"), LINK));
         assert_eq!(outgoing.len(), 2);
-        assert_eq!((&*outgoing[0].topic, outgoing[0].key.as_deref()), ("webhooks.retry.30s", Some("a")));
+        assert_eq!((&*outgoing[0].topic, outgoing[0].key.as_deref()), ("webhooks.retry.30s", Some(&b"a"[..])));
         assert_eq!(outgoing[0].payload.as_deref(), Some(LINK));
         let origin = Origin { topic: "crm.object-events".into(), partition: 3, offset: 7 };
         let wire = Wire::read(outgoing[0].headers.iter().map(|(name, value)| (*name, value.as_bytes())));
