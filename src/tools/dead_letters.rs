@@ -395,26 +395,26 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(selection: Selection, expected: bool) {
-        assert_eq!(Filter::new(&selection).takes(Some(1_000), &wire()), expected, "{selection:?}");
+    fn check(selection: &Selection, expected: bool) {
+        assert_eq!(Filter::new(selection).takes(Some(1_000), &wire()), expected, "{selection:?}");
     }
 
     #[test]
     fn every_field_of_a_selection_narrows_it() {
         let at = |ms| Some(jiff::Timestamp::from_millisecond(ms).unwrap());
-        check(Selection::default(), true);
-        check(Selection { workspace: Some("w".to_owned()), ..Selection::default() }, true);
-        check(Selection { workspace: Some("x".to_owned()), ..Selection::default() }, false);
-        check(Selection { integration: Some("i".to_owned()), ..Selection::default() }, true);
-        check(Selection { integration: Some("x".to_owned()), ..Selection::default() }, false);
-        check(Selection { webhook: Some("h".to_owned()), ..Selection::default() }, true);
-        check(Selection { webhook: Some("x".to_owned()), ..Selection::default() }, false);
-        check(Selection { reason: Some("exhausted"), ..Selection::default() }, true);
-        check(Selection { reason: Some("suspended"), ..Selection::default() }, false);
-        check(Selection { from: at(1_000), ..Selection::default() }, true);
-        check(Selection { from: at(1_001), ..Selection::default() }, false);
-        check(Selection { to: at(1_001), ..Selection::default() }, true);
-        check(Selection { to: at(1_000), ..Selection::default() }, false);
+        check(&Selection::default(), true);
+        check(&Selection { workspace: Some("w".to_owned()), ..Selection::default() }, true);
+        check(&Selection { workspace: Some("x".to_owned()), ..Selection::default() }, false);
+        check(&Selection { integration: Some("i".to_owned()), ..Selection::default() }, true);
+        check(&Selection { integration: Some("x".to_owned()), ..Selection::default() }, false);
+        check(&Selection { webhook: Some("h".to_owned()), ..Selection::default() }, true);
+        check(&Selection { webhook: Some("x".to_owned()), ..Selection::default() }, false);
+        check(&Selection { reason: Some("exhausted"), ..Selection::default() }, true);
+        check(&Selection { reason: Some("suspended"), ..Selection::default() }, false);
+        check(&Selection { from: at(1_000), ..Selection::default() }, true);
+        check(&Selection { from: at(1_001), ..Selection::default() }, false);
+        check(&Selection { to: at(1_001), ..Selection::default() }, true);
+        check(&Selection { to: at(1_000), ..Selection::default() }, false);
     }
 
     #[test]

@@ -263,17 +263,15 @@ impl Answer {
     fn text(&self) -> String {
         let Self { event, integration, web_hooks } = self;
         let mut lines = vec![format!("event {} ({}): {}", event.id, event.from, event.words)];
-        let mut state =
-            format!("integration {}/{}: status {}", integration.workspace, integration.id, integration.status);
-        match (&integration.health, integration.health_known) {
+        let health = match (&integration.health, integration.health_known) {
             (Some(health), _) => {
-                let since = integration.health_since.as_deref().unwrap_or("-");
-                state.push_str(&format!(", health {health} since {since}"));
+                format!("health {health} since {}", integration.health_since.as_deref().unwrap_or("-"))
             }
-            (None, true) => state.push_str(", no change of health is recorded"),
-            (None, false) => state.push_str(", health unknown: there is no health topic"),
-        }
-        lines.push(state);
+            (None, true) => "no change of health is recorded".to_owned(),
+            (None, false) => "health unknown: there is no health topic".to_owned(),
+        };
+        let (workspace, id, status) = (&integration.workspace, &integration.id, integration.status);
+        lines.push(format!("integration {workspace}/{id}: status {status}, {health}"));
         lines.extend(integration.obstacles.iter().map(|obstacle| format!("nothing goes to it: {obstacle}")));
         if web_hooks.is_empty() {
             lines.push("it has no webhooks".to_owned());
