@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Command;
-use crate::tools;
+use crate::tools::{self, receiver};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -38,6 +38,11 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         }),
         Command::Explain(settings, selection) => until_stopped(|stop| async move {
             Ok(tools::explain::run(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
+        Command::Receiver(options) => until_stopped(|stop| async move {
+            let summary = receiver::run(options, stop).await?;
+            tracing::info!(?summary, "stopped");
+            Ok(ExitCode::SUCCESS)
         }),
         Command::TopicsPlan(settings, output) => until_stopped(|stop| async move {
             until(stop, tools::topics::run_plan(&settings, output.json, &mut io::stdout())).await

@@ -80,7 +80,12 @@ impl Sink {
     pub async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
         let mut backoff = BACKOFF_MIN;
         loop {
-            let Err(error) = publish_once(&self.producer, outgoing).await else { return Ok(()) };
+            let published = tokio::select! {
+                biased;
+                published = publish_once(&self.producer, outgoing) => published,
+                () = self.stop.cancelled() => return Err(PublishError::Stopped),
+            };
+            let Err(error) = published else { return Ok(()) };
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
                 return Err(PublishError::TooLarge);
             }

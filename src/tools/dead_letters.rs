@@ -2,6 +2,7 @@
 //!
 //! A record is chosen by what its headers say; its value is never looked into.
 
+use std::collections::VecDeque;
 use std::io;
 use std::process::ExitCode;
 
@@ -147,7 +148,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// `dead-letters list`: the records that `selection` takes, newest last.
+/// `dead-letters list`: the records that `selection` takes, newest last; with a limit only the newest.
 ///
 /// # Errors
 /// [`ToolError`]
@@ -160,34 +161,66 @@ pub async fn list(
     let mut reading = read(settings, selection, "dead-letters").await?;
     let topic = reading.topic().to_owned();
     let filter = Filter::new(selection);
-    let (mut read, mut listed) = (0_u64, 0_u64);
-    loop {
-        if selection.limit.is_some_and(|limit| listed >= limit) {
-            tracing::info!(topic, read, listed, "stopped at the limit; there may be more");
-            return Ok(ExitCode::SUCCESS);
-        }
-        let Some(next) = stop.run_until_cancelled(reading.next()).await else {
-            tracing::warn!(topic, read, listed, "interrupted; there may be more");
-            return Ok(ExitCode::from(INTERRUPTED));
-        };
-        let Some(record) = next? else { break };
+    let mut listing = Listing::new(selection, out);
+    let mut read = 0_u64;
+    let is_interrupted = loop {
+        let Some(next) = stop.run_until_cancelled(reading.next()).await else { break true };
+        let Some(record) = next? else { break false };
         read += 1;
         let wire = record.wire();
-        if !filter.takes(record.timestamp_ms, &wire) {
-            continue;
+        if filter.takes(record.timestamp_ms, &wire) && !listing.take(&Line::of(&topic, &record, wire))? {
+            return Ok(ExitCode::SUCCESS);
         }
-        let line = Line::of(&topic, &record, wire);
-        let text = if selection.json { json(&line)? } else { line.text() };
-        let heading = (listed == 0 && !selection.json).then(Line::heading);
-        listed += 1;
-        for text in heading.into_iter().chain([text]) {
-            if !write_line(out, &text)? {
-                return Ok(ExitCode::SUCCESS);
+    };
+    let Listing { matched, .. } = listing;
+    listing.finish()?;
+    if is_interrupted {
+        tracing::warn!(topic, read, matched, "interrupted: there may be more");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    tracing::info!(topic, read, matched, "all dead letters were looked at");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes lines as they come, or, with a limit, keeps the newest for the end.
+struct Listing<'a, W> {
+    out: &'a mut W,
+    json: bool,
+    limit: Option<usize>,
+    kept: VecDeque<String>,
+    matched: u64,
+}
+
+impl<'a, W: io::Write> Listing<'a, W> {
+    fn new(selection: &Selection, out: &'a mut W) -> Self {
+        let limit = selection.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Self { out, json: selection.json, limit, kept: VecDeque::new(), matched: 0 }
+    }
+
+    /// Takes one line. Says whether anybody still reads.
+    fn take(&mut self, line: &Line<'_>) -> Result<bool, ToolError> {
+        let text = if self.json { json(line)? } else { line.text() };
+        let is_first = self.matched == 0;
+        self.matched += 1;
+        if is_first && !self.json && !write_line(self.out, &Line::heading())? {
+            return Ok(false);
+        }
+        let Some(limit) = self.limit else { return write_line(self.out, &text) };
+        if self.kept.len() >= limit {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(text);
+        Ok(true)
+    }
+
+    fn finish(self) -> Result<(), ToolError> {
+        for text in &self.kept {
+            if !write_line(self.out, text)? {
+                break;
             }
         }
+        Ok(())
     }
-    tracing::info!(topic, read, listed, "all dead letters looked at");
-    Ok(ExitCode::SUCCESS)
 }
 
 fn json(value: &impl Serialize) -> Result<String, ToolError> {

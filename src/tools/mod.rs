@@ -1,4 +1,5 @@
-//! What operators run on a bad day: look into the dead letters, send them back, replay what was missed, explain a match.
+//! The subcommands beside the worker and the API: what operators run on a bad day (look into the dead letters, send them
+//! back, replay what was missed, explain a match), the topics' tools, and the reference receiver.
 //!
 //! Every tool is bounded in memory and in what it waits for, writes its answer to the given output and its progress to
 //! stderr, and stops between two records when asked to. Nothing here names Kafka's client or decides what matches.
@@ -6,10 +7,14 @@
 pub mod dead_letters;
 pub mod explain;
 mod lookup;
+pub mod receiver;
+mod receiver_log;
 mod render;
 pub mod replay;
 mod resend;
 pub mod topics;
+
+pub use receiver_log::Output;
 
 use std::io;
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::cluster::Cluster;
 use crate::support::process::{Process, Signal};
@@ -100,84 +101,119 @@ fn dead_letter(id: usize, webhook: &str, reason: &str) -> Record {
         .header("hookstream-event-ms", "4")
 }
 
-fn total(brokers: &str, topic: &str) -> i64 {
-    ends(brokers, topic).values().sum()
+/// How many records a topic has, none being transactional or gone.
+fn total(brokers: &str, topic: &str) -> usize {
+    usize::try_from(ends(brokers, topic).values().sum::<i64>()).unwrap()
 }
 
 fn ids(receiver: &Receiver, skip: usize) -> BTreeSet<String> {
     receiver.recorded().iter().skip(skip).map(|request| request.delivery_id().to_owned()).collect()
 }
 
+const EVENTS: usize = 40;
+const SUSPENDED: usize = 10;
+/// The exhausted, two invalid events, the suspended, and one that no worker wrote.
+const DEAD: usize = EVENTS + 2 + SUSPENDED + 1;
+
+/// Dead letters of every kind: those of events that a worker gave up, and those made up.
+async fn make_dead_letters(brokers: &str, names: &Names, receiver: &Receiver) {
+    names.create(brokers, SCHEDULE, 3).await;
+    receiver.answer_with(|_| Answer::status(500));
+    produce(brokers, &names.integrations(), [Record::new("ws/i", integration(receiver, "active").to_string())]);
+    // Its circuit is open in the end: whoever delivers next starts anew.
+    let mut worker = Worker::start(brokers, names, &["--retry-schedule", SCHEDULE]).await;
+    produce(brokers, &names.events(), (0..EVENTS).map(|id| event(id, "company")));
+    produce(brokers, &names.events(), ["no event", "{}"].map(|value| Record::new("ws", value)));
+    let what = "all dead letters of the worker";
+    wait_until(what, PATIENCE, async || equal(total(brokers, &names.dead_letter()), &(EVENTS + 2))).await;
+    worker.stop();
+    let made = (0..SUSPENDED).map(|id| dead_letter(id, "contacts", "suspended"));
+    produce(brokers, &names.dead_letter(), made);
+    produce(brokers, &names.dead_letter(), [Record::new("k", "{}").header("hookstream-reason", "exhausted")]);
+    receiver.answer_with(|_| Answer::ok());
+}
+
+/// What `list --json` says of the records of a reason.
+async fn listed(brokers: &str, names: &Names, reason: &str) -> Vec<Value> {
+    let ended = run(brokers, names, &["dead-letters", "list", "--json", "--reason", reason]).await;
+    assert_eq!(ended.code, 0, "{}", ended.log);
+    ended.lines()
+}
+
+fn place(line: &Value) -> String {
+    format!("{}/{}/{}", line["topic"].as_str().unwrap(), line["partition"], line["offset"])
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn redriven_dead_letters_are_delivered_with_the_ids_they_had() {
-    const EVENTS: usize = 40;
-    const SUSPENDED: usize = 10;
+async fn dead_letters_are_listed_newest_last_and_shown_whole() {
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
-    let names = Names::of("redrive");
-    names.create(brokers, SCHEDULE, 3).await;
-    let receiver = Receiver::start(|_| Answer::status(500));
-    produce(brokers, &names.integrations(), [Record::new("ws/i", integration(&receiver, "active").to_string())]);
-    let mut worker = Worker::start(brokers, &names, &["--retry-schedule", SCHEDULE]).await;
-    produce(brokers, &names.events(), (0..EVENTS).map(|id| event(id, "company")));
-    let invalid = ["no event", "{}"].map(|value| Record::new("ws", value));
-    produce(brokers, &names.events(), invalid);
-    wait_until("all dead letters", PATIENCE, async || {
-        equal(total(brokers, &names.dead_letter()), &(EVENTS as i64 + 2))
-    })
-    .await;
-    let mut made: Vec<_> = (0..SUSPENDED).map(|id| dead_letter(id, "contacts", "suspended")).collect();
-    made.push(Record::new("k", "{}").header("hookstream-reason", "exhausted"));
-    produce(brokers, &names.dead_letter(), made);
-    let dead = EVENTS + 2 + SUSPENDED + 1;
-
-    let listed = run(brokers, &names, &["dead-letters", "list", "--json"]).await;
-    assert_eq!((listed.code, listed.lines().len()), (0, dead), "{}", listed.log);
-    let times: Vec<_> = listed.lines().iter().map(|line| line["timestamp"].as_str().unwrap().to_owned()).collect();
+    let names = Names::of("list");
+    let receiver = Receiver::start(|_| Answer::ok());
+    make_dead_letters(brokers, &names, &receiver).await;
+    let all = run(brokers, &names, &["dead-letters", "list", "--json"]).await;
+    assert_eq!((all.code, all.lines().len()), (0, DEAD), "{}", all.log);
+    let times: Vec<_> = all.lines().iter().map(|line| line["timestamp"].as_str().unwrap().to_owned()).collect();
     assert!(times.is_sorted(), "newest last");
-    let of = |reason: &str| listed.lines().into_iter().filter(|line| line["reason"] == reason).collect::<Vec<_>>();
-    assert_eq!((of("exhausted").len(), of("invalid-event").len(), of("suspended").len()), (EVENTS + 1, 2, SUSPENDED));
-    let made = &of("suspended")[0];
+    let (exhausted, suspended) =
+        (listed(brokers, &names, "exhausted").await, listed(brokers, &names, "suspended").await);
+    assert_eq!((exhausted.len(), suspended.len()), (EVENTS + 1, SUSPENDED));
+    assert_eq!(listed(brokers, &names, "invalid-event").await.len(), 2);
+    let made = &suspended[0];
     assert_eq!((&made["error"], &made["status"], &made["attempts"]), (&json!("timeout"), &Value::Null, &json!(3)));
-    let first = &of("exhausted")[0];
+    let first = &exhausted[0];
     // The last slots of the schedule may have met an open circuit.
     assert!(["status", "circuit-open"].contains(&first["error"].as_str().unwrap()), "{first}");
-    let named = (&first["webHookId"], &first["workspace"], &first["integrationId"], &first["attempts"]);
-    assert_eq!(named, (&json!("all"), &json!("ws"), &json!("i"), &json!(3)));
-    let table = run(brokers, &names, &["dead-letters", "list", "--reason", "suspended", "--limit", "4"]).await;
-    assert_eq!((table.code, table.out.lines().count()), (0, 5), "a heading and as many as asked for: {}", table.out);
-    assert!(table.log.contains("stopped at the limit"), "{}", table.log);
+    let owner = (&first["webHookId"], &first["workspace"], &first["integrationId"], &first["attempts"]);
+    assert_eq!(owner, (&json!("all"), &json!("ws"), &json!("i"), &json!(3)));
 
-    let place = format!("{}/{}/{}", names.dead_letter(), first["partition"], first["offset"]);
-    let shown = run(brokers, &names, &["dead-letters", "show", "--event", &place, "--json"]).await.json();
+    let newest = run(brokers, &names, &["dead-letters", "list", "--reason", "suspended", "--limit", "4"]).await;
+    let lines: Vec<_> = newest.out.lines().collect();
+    assert_eq!((newest.code, lines.len()), (0, 5), "a heading and as many as asked for: {}", newest.out);
+    for (line, listed) in lines[1..].iter().zip(&suspended[SUSPENDED - 4..]) {
+        assert!(line.starts_with(&place(listed)), "the newest: {line} {listed}");
+    }
+
+    let first_place = place(first);
+    let shown = run(brokers, &names, &["dead-letters", "show", "--event", &first_place, "--json"]).await.json();
     assert_eq!(shown["value"]["type"], "change");
-    assert!(
-        shown["headers"].as_array().unwrap().contains(&json!({ "name": "hookstream-reason", "value": "exhausted" }))
-    );
+    let reason = json!({ "name": "hookstream-reason", "value": "exhausted" });
+    assert!(shown["headers"].as_array().unwrap().contains(&reason), "{shown}");
     let nowhere = format!("{}/0/99999", names.dead_letter());
     let missing = run(brokers, &names, &["dead-letters", "show", "--event", &nowhere]).await;
     assert_eq!(missing.code, 1);
     assert!(missing.log.contains("99999") && missing.log.contains("offsets are 0 to"), "{}", missing.log);
+    let foreign = run(brokers, &names, &["dead-letters", "show", "--event", "elsewhere/0/0"]).await;
+    assert!(foreign.log.contains("`elsewhere` is not the dead-letter topic"), "{}", foreign.log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redriven_dead_letters_are_delivered_with_the_ids_they_had() {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let names = Names::of("redrive");
+    let receiver = Receiver::start(|_| Answer::ok());
+    make_dead_letters(brokers, &names, &receiver).await;
+    let exhausted = listed(brokers, &names, "exhausted").await;
+    let exhausted_ids: BTreeSet<String> =
+        exhausted.iter().filter_map(|line| line["deliveryId"].as_str().map(str::to_owned)).collect();
+    assert_eq!(exhausted_ids.len(), EVENTS);
 
     let tier = names.tier("100ms");
     let before = total(brokers, &tier);
     let dry = run(brokers, &names, &["dead-letters", "redrive", "--dry-run", "--json"]).await.json();
-    assert_eq!((&dry["read"], &dry["matched"], &dry["sent"]), (&json!(dead), &json!(EVENTS + SUSPENDED), &json!(0)));
+    assert_eq!((&dry["read"], &dry["matched"], &dry["sent"]), (&json!(DEAD), &json!(EVENTS + SUSPENDED), &json!(0)));
     assert_eq!(dry["skipped"], json!({ "invalid-event": 2, "headers-missing": 1 }));
     assert_eq!(total(brokers, &tier), before, "a dry run writes nothing");
 
-    receiver.answer_with(|_| Answer::ok());
-    // A new worker: the circuit of the old one is open.
-    worker.stop();
     let mut worker = Worker::start(brokers, &names, &["--retry-schedule", SCHEDULE]).await;
     let seen = receiver.count();
-    let exhausted: BTreeSet<String> =
-        of("exhausted").iter().filter_map(|line| line["deliveryId"].as_str().map(str::to_owned)).collect();
-    assert_eq!(exhausted.len(), EVENTS);
-    let one = run(brokers, &names, &["dead-letters", "redrive", "--event", &place, "--json"]).await.json();
+    let first_place = place(&exhausted[0]);
+    let one = run(brokers, &names, &["dead-letters", "redrive", "--event", &first_place, "--json"]).await.json();
     assert_eq!((&one["matched"], &one["sent"]), (&json!(1), &json!(1)));
     receiver.wait_for(seen + 1, PATIENCE).await;
-    assert_eq!(ids(&receiver, seen), BTreeSet::from([first["deliveryId"].as_str().unwrap().to_owned()]));
+    assert_eq!(ids(&receiver, seen), BTreeSet::from([exhausted[0]["deliveryId"].as_str().unwrap().to_owned()]));
+
     let seen = receiver.count();
     let words = ["dead-letters", "redrive", "--reason", "exhausted", "--workspace", "ws", "--webhook", "all", "--json"];
     let redriven = run(brokers, &names, &words).await;
@@ -185,29 +221,30 @@ async fn redriven_dead_letters_are_delivered_with_the_ids_they_had() {
     assert_eq!(redriven.code, 0, "{}", redriven.log);
     assert_eq!(
         (&account["read"], &account["matched"], &account["sent"]),
-        (&json!(dead), &json!(EVENTS), &json!(EVENTS))
+        (&json!(DEAD), &json!(EVENTS), &json!(EVENTS))
     );
     assert_eq!(account["skipped"], json!({}), "the filter did not ask for those that can't be sent");
     let requests = receiver.wait_for(seen + EVENTS, PATIENCE).await;
-    assert_eq!(ids(&receiver, seen), exhausted);
+    assert_eq!(ids(&receiver, seen), exhausted_ids);
     assert!(requests.iter().skip(seen).all(|request| request.attempt() == 1), "as first attempts");
+
     let seen = receiver.count();
     let human = run(brokers, &names, &["dead-letters", "redrive", "--reason", "suspended"]).await;
     assert!(human.out.contains("matched 10, sent 10"), "{}", human.out);
     receiver.wait_for(seen + SUSPENDED, PATIENCE).await;
     assert_eq!(ids(&receiver, seen), (0..SUSPENDED).map(|id| format!("msg_made-{id}")).collect());
-    assert_eq!(total(brokers, &names.dead_letter()), dead as i64, "nothing died again");
+    assert_eq!(total(brokers, &names.dead_letter()), DEAD, "nothing died again");
     worker.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_redrive_gives_its_account_and_can_be_run_again() {
-    const DEAD: usize = 1_500;
+    const MANY: usize = 1_500;
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
     let names = Names::of("interrupt");
     names.create(brokers, SCHEDULE, 2).await;
-    produce(brokers, &names.dead_letter(), (0..DEAD).map(|id| dead_letter(id, &format!("w-{id}"), "exhausted")));
+    produce(brokers, &names.dead_letter(), (0..MANY).map(|id| dead_letter(id, &format!("w-{id}"), "exhausted")));
     let tier = names.tier("100ms");
     let words = ["dead-letters", "redrive", "--rate", "100", "--json"];
     let mut tool =
@@ -224,20 +261,20 @@ async fn an_interrupted_redrive_gives_its_account_and_can_be_run_again() {
     let account = account.into_iter().find(|line| line["tool"] == "redrive").expect("an account");
     let sent = total(brokers, &tier);
     assert_eq!((&account["sent"], &account["matched"]), (&json!(sent), &json!(sent)), "{account}");
-    assert!((50..DEAD as i64).contains(&sent), "{sent}");
+    assert!((50..MANY).contains(&sent), "{sent}");
     assert_eq!(account["stoppedEarly"], true);
-    let left: i64 = ends(brokers, &names.dead_letter())
+    let left = ends(brokers, &names.dead_letter())
         .iter()
         .filter_map(|(partition, end)| Some(end - account["stoppedAt"].get(partition.to_string())?.as_i64()?))
-        .sum();
-    assert_eq!(left, DEAD as i64 - sent, "it stopped where it says");
+        .sum::<i64>();
+    assert_eq!(usize::try_from(left).unwrap(), MANY - sent, "it stopped where it says");
     assert!(account["goOnFrom"].is_string());
     let again = run(brokers, &names, &["dead-letters", "redrive", "--rate", "100000", "--json"]).await.json();
-    assert_eq!((&again["sent"], &again["stoppedEarly"]), (&json!(DEAD), &json!(false)));
-    assert_eq!(total(brokers, &tier), sent + DEAD as i64, "the same records again");
+    assert_eq!((&again["sent"], &again["stoppedEarly"]), (&json!(MANY), &json!(false)));
+    assert_eq!(total(brokers, &tier), sent + MANY, "the same records again");
     let began = Instant::now();
     let paced = run(brokers, &names, &["dead-letters", "redrive", "--rate", "1000", "--json"]).await.json();
-    assert_eq!(paced["sent"], json!(DEAD));
+    assert_eq!(paced["sent"], json!(MANY));
     assert!(began.elapsed() >= Duration::from_millis(1_400), "the rate is kept: {:?}", began.elapsed());
 }
 
@@ -259,9 +296,9 @@ async fn a_record_too_large_for_the_tier_is_counted_and_the_rest_is_sent() {
     let words = ["dead-letters", "redrive", "--json", "--dead-letter-topic", &dead];
     let arguments: Vec<String> = arguments(brokers, &names, &words);
     // Each option once: the test's own topic stands for the named one.
-    let named = arguments.iter().position(|word| word == "--dead-letter-topic").unwrap();
+    let place = arguments.iter().position(|word| word == "--dead-letter-topic").unwrap();
     let arguments: Vec<_> =
-        arguments.iter().enumerate().filter(|(at, _)| *at != named && *at != named + 1).map(|(_, word)| word).collect();
+        arguments.iter().enumerate().filter(|(at, _)| *at != place && *at != place + 1).map(|(_, word)| word).collect();
     let output = Command::new(env!("CARGO_BIN_EXE_hookstream")).args(arguments).output().unwrap();
     let account: Value = serde_json::from_slice(&output.stdout).unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
@@ -281,9 +318,11 @@ async fn a_replay_delivers_a_range_again_with_the_ids_it_had() {
     let mut worker = Worker::start(brokers, &names, &["--retry-schedule", SCHEDULE]).await;
     // One event a second, so that a time names a position; every third is about a contact and matches both webhooks.
     let begin_ms = 1_700_000_000_000_i64;
-    let at = |record: Record, id: usize| Record { timestamp: Some(begin_ms + 1_000 * id as i64), ..record };
-    let events = (0..60)
-        .map(|id| at(event(id, if id % 3 == 0 { "contact" } else { "company" }), id).in_partition(id as i32 % 3));
+    let at =
+        |record: Record, id: usize| Record { timestamp: Some(begin_ms + 1_000 * i64::try_from(id).unwrap()), ..record };
+    let events = (0..60).map(|id| {
+        at(event(id, if id % 3 == 0 { "contact" } else { "company" }), id).in_partition(i32::try_from(id % 3).unwrap())
+    });
     produce(brokers, &names.events(), events);
     let foreign = Record::new("other", event(99, "company").value.unwrap()).header("workspace", "other");
     produce(
@@ -299,25 +338,25 @@ async fn a_replay_delivers_a_range_again_with_the_ids_it_had() {
         of_range.map(|request| request.delivery_id().to_owned()).collect()
     };
     let time = |id: i64| jiff::Timestamp::from_millisecond(begin_ms + 1_000 * id).unwrap().to_string();
-    let named = ["replay", "--workspace", "ws", "--integration", "i", "--json"];
+    let replay = ["replay", "--workspace", "ws", "--integration", "i", "--json"];
 
     let (from, to) = (time(20), time(35));
     let range = ["--from", &from, "--to", &to];
-    let dry = run(brokers, &names, &[&named[..], &range, &["--dry-run"]].concat()).await;
+    let dry = run(brokers, &names, &[&replay[..], &range, &["--dry-run"]].concat()).await;
     assert_eq!((&dry.json()["matched"], &dry.json()["sent"]), (&json!(20), &json!(0)), "{}", dry.log);
-    let replayed = run(brokers, &names, &[&named[..], &range].concat()).await;
+    let replayed = run(brokers, &names, &[&replay[..], &range].concat()).await;
     assert_eq!((replayed.code, &replayed.json()["sent"]), (0, &json!(20)), "{}", replayed.log);
     assert_eq!(replayed.json()["skipped"], json!({}));
     receiver.wait_for(100, PATIENCE).await;
     let expected: BTreeSet<String> = live_ids("all", 20..35).union(&live_ids("contacts", 20..35)).cloned().collect();
     assert_eq!((ids(&receiver, 80), expected.len()), (expected.clone(), 20));
 
-    let one = run(brokers, &names, &[&named[..], &["--from", &from, "--webhook", "contacts"]].concat()).await.json();
+    let one = run(brokers, &names, &[&replay[..], &["--from", &from, "--webhook", "contacts"]].concat()).await.json();
     assert_eq!((&one["sent"], &one["skipped"]), (&json!(13), &json!({ "invalid-event": 1 })));
     receiver.wait_for(113, PATIENCE).await;
     assert_eq!(ids(&receiver, 100), live_ids("contacts", 20..60));
 
-    let unrecorded = run(brokers, &names, &named).await;
+    let unrecorded = run(brokers, &names, &replay).await;
     assert_eq!(unrecorded.code, 1);
     assert!(unrecorded.log.contains("no suspension of `ws/i` is recorded"), "{}", unrecorded.log);
     worker.stop();
@@ -325,12 +364,12 @@ async fn a_replay_delivers_a_range_again_with_the_ids_it_had() {
     let suspended = json!({ "status": "failed", "since": "2023-11-14T22:13:30Z", "failures": { "timeout": 100 },
         "firstDropped": { "0": 15, "1": 20, "2": 18 } });
     produce(brokers, &names.health(), [health(suspended)]);
-    let refused = run(brokers, &names, &named).await;
+    let refused = run(brokers, &names, &replay).await;
     assert_eq!(refused.code, 1);
     assert!(refused.log.contains("suspended since 2023-11-14T22:13:30Z"), "{}", refused.log);
-    let dry = run(brokers, &names, &[&named[..], &["--dry-run"]].concat()).await.json();
+    let dry = run(brokers, &names, &[&replay[..], &["--dry-run"]].concat()).await.json();
     produce(brokers, &names.health(), [health(json!({ "status": "active", "since": "2023-11-14T22:14:00Z" }))]);
-    let resumed = run(brokers, &names, &named).await;
+    let resumed = run(brokers, &names, &replay).await;
     // Partition 0 holds the contacts 0, 3, …: from offset 15 the five from 45 on; partition 2 the companies 56 and 59.
     assert_eq!((&dry["matched"], &resumed.json()["sent"]), (&json!(12), &json!(12)), "{}", resumed.log);
     let sent: BTreeSet<String> = read_all(brokers, &names.tier("100ms"))
@@ -344,7 +383,7 @@ async fn a_replay_delivers_a_range_again_with_the_ids_it_had() {
 
     let paused = integration(&receiver, "paused").to_string();
     produce(brokers, &names.integrations(), [Record::new("ws/i", paused)]);
-    let refused = run(brokers, &names, &[&named[..], &["--from", &from]].concat()).await;
+    let refused = run(brokers, &names, &[&replay[..], &["--from", &from]].concat()).await;
     assert!(refused.code == 1 && refused.log.contains("is paused"), "{}", refused.log);
 }
 
@@ -358,9 +397,9 @@ async fn an_explanation_names_what_decided() {
     let good = Record::new("ws/i", integration(&receiver, "active").to_string());
     produce(brokers, &names.integrations(), [good, Record::new("ws/i", "unusable")]);
     produce(brokers, &names.events(), [event(1, "company").in_partition(1)]);
-    let named = ["explain", "--workspace", "ws", "--integration", "i"];
+    let explain = ["explain", "--workspace", "ws", "--integration", "i"];
     let place = format!("{}/1/0", names.events());
-    let explained = run(brokers, &names, &[&named[..], &["--event", &place, "--json"]].concat()).await;
+    let explained = run(brokers, &names, &[&explain[..], &["--event", &place, "--json"]].concat()).await;
     assert_eq!(explained.code, 0, "{}", explained.log);
     assert!(explained.log.contains("the one before it is in force"), "{}", explained.log);
     let answer = explained.json();
@@ -374,11 +413,11 @@ async fn an_explanation_names_what_decided() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let link = r#"{"id":"e","type":"unlink","entityIds":{"companyId":"1","userId":"2"}}"#;
     std::fs::write(file.path(), link).unwrap();
-    let from_file = run(brokers, &names, &[&named[..], &["--event", file.path().to_str().unwrap()]].concat()).await;
+    let from_file = run(brokers, &names, &[&explain[..], &["--event", file.path().to_str().unwrap()]].concat()).await;
     assert_eq!(from_file.code, 1, "nobody gets it: {}", from_file.out);
     assert!(from_file.out.contains("eventType change, but the event is a unlink"), "{}", from_file.out);
     let contact = String::from_utf8(event(2, "contact").value.unwrap()).unwrap();
-    let only = [&named[..], &["--event", "-", "--webhook", "contacts"]].concat();
+    let only = [&explain[..], &["--event", "-", "--webhook", "contacts"]].concat();
     let from_stdin = run_with(brokers, &names, &only, &contact).await;
     assert_eq!(from_stdin.code, 0, "{}", from_stdin.log);
     assert!(
@@ -389,7 +428,7 @@ async fn an_explanation_names_what_decided() {
 
     let failed = json!({ "status": "failed", "since": "2023-11-14T22:13:30Z" }).to_string();
     produce(brokers, &names.health(), [Record::new("ws/i", failed)]);
-    let suspended = run(brokers, &names, &[&named[..], &["--event", &place]].concat()).await;
+    let suspended = run(brokers, &names, &[&explain[..], &["--event", &place]].concat()).await;
     assert_eq!(suspended.code, 1);
     assert!(
         suspended.out.contains("it is suspended") && suspended.out.contains("since 2023-11-14"),
@@ -399,7 +438,7 @@ async fn an_explanation_names_what_decided() {
     let unknown = ["explain", "--workspace", "ws", "--integration", "nobody", "--event", &place];
     let unknown = run(brokers, &names, &unknown).await;
     assert!(unknown.code == 1 && unknown.log.contains("there is no integration `ws/nobody`"), "{}", unknown.log);
-    let invalid = run_with(brokers, &names, &[&named[..], &["--event", "-"]].concat(), "{}").await;
+    let invalid = run_with(brokers, &names, &[&explain[..], &["--event", "-"]].concat(), "{}").await;
     assert!(invalid.code == 1 && invalid.log.contains("invalid-event"), "{}", invalid.log);
 }
 
@@ -424,4 +463,38 @@ async fn where_nothing_is_or_answers_the_tools_say_so_soon() {
         assert!(ended.log.contains("no broker of `127.0.0.1:1` answers within 10 s"), "{}", ended.log);
     }
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_whose_brokers_go_ends_with_its_account() {
+    let mut cluster = Cluster::start(1).await;
+    let brokers = cluster.brokers().to_owned();
+    let names = Names::of("gone");
+    names.create(&brokers, SCHEDULE, 1).await;
+    produce(&brokers, &names.dead_letter(), (0..500).map(|id| dead_letter(id, "w", "exhausted")));
+    let words = ["dead-letters", "redrive", "--rate", "50", "--json"];
+    let words = arguments(&brokers, &names, &words);
+    let mut tool = Process::start("redrive", env!("CARGO_BIN_EXE_hookstream"), &words, &[]);
+    let tier = names.tier("100ms");
+    let has_sent = || async {
+        match total(&brokers, &tier) {
+            sent if sent >= 20 => Ok(sent),
+            sent => Err(sent),
+        }
+    };
+    let sent_before = wait_until("the first records in the tier", PATIENCE, has_sent).await;
+    cluster.kill(0);
+    let killed = Instant::now();
+    assert_eq!(tool.wait(PATIENCE), 1);
+    assert!(killed.elapsed() < Duration::from_secs(40), "{:?}", killed.elapsed());
+    let lines = tool.lines().all();
+    let account = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let account = account.into_iter().find(|line| line["tool"] == "redrive").expect("an account");
+    let count = |name: &str| usize::try_from(account[name].as_u64().unwrap()).unwrap();
+    assert!(count("sent") >= sent_before && count("notAcknowledged") > 0, "{account}");
+    assert_eq!(count("matched"), count("sent") + count("notAcknowledged"), "{account}");
+    assert!(lines.iter().any(|line| line.contains("did not acknowledge a record")), "{}", tool.lines().tail(5));
+    cluster.restart(0);
+    let again = run(&brokers, &names, &["dead-letters", "redrive", "--json"]).await.json();
+    assert_eq!(again["sent"], json!(500));
 }
