@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -497,4 +499,30 @@ async fn a_redrive_whose_brokers_go_ends_with_its_account() {
     cluster.restart(0);
     let again = run(&brokers, &names, &["dead-letters", "redrive", "--json"]).await.json();
     assert_eq!(again["sent"], json!(500));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_in_an_aborted_transaction_is_read_to_its_end() {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let names = Names::of("aborted");
+    names.create(brokers, SCHEDULE, 1).await;
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", brokers).set("transactional.id", names.group()).create().unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    for (text, is_kept) in [("kept", true), ("aborted", false)] {
+        producer.begin_transaction().unwrap();
+        producer
+            .send(BaseRecord::<str, str>::to(&names.dead_letter()).payload(text))
+            .map_err(|(error, _)| error)
+            .unwrap();
+        producer.flush(PATIENCE).unwrap();
+        let ended = if is_kept { producer.commit_transaction(PATIENCE) } else { producer.abort_transaction(PATIENCE) };
+        ended.unwrap();
+    }
+    let listed = run(brokers, &names, &["dead-letters", "list", "--json"]).await;
+    assert_eq!((listed.code, listed.lines().len()), (0, 1), "{}", listed.log);
+    let aborted = format!("{}/0/2", names.dead_letter());
+    let shown = run(brokers, &names, &["dead-letters", "show", "--event", &aborted]).await;
+    assert!(shown.code == 1 && shown.log.contains("the record is gone"), "{}", shown.log);
 }
