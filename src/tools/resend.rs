@@ -364,10 +364,11 @@ fn size_of(outgoing: &Outgoing) -> usize {
 fn bar(name: &'static str, reading: &Reading) -> ProgressBar {
     let total = reading.ranges().iter().map(crate::kafka::span::Range::len).sum();
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {per_sec} {msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} read, {msg}") {
         bar.set_style(style);
     }
     bar.set_prefix(name);
+    bar.set_message("nothing sent yet");
     bar
 }
 
