@@ -11,4 +11,5 @@ mod delivery;
 mod harness;
 mod schedules;
 mod security;
+mod tools;
 mod topics;
