@@ -7,6 +7,7 @@ pub mod group;
 pub mod lag;
 pub mod properties;
 pub mod retries;
+pub mod schedules;
 pub mod sink;
 pub mod table_feed;
 pub mod topics;

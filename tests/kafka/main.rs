@@ -7,5 +7,6 @@ mod support;
 
 mod delivery;
 mod harness;
+mod schedules;
 mod security;
 mod topics;
