@@ -15,6 +15,7 @@ pub mod delivery;
 pub mod lanes;
 pub mod http;
 pub mod report;
+pub mod tools;
 pub mod clock;
 pub mod telemetry;
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Command;
-use crate::tools::{receiver, topics};
+use crate::tools::{self, receiver};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -29,10 +29,10 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
         Command::TopicsPlan(settings, output) => until_stopped(|stop| async move {
-            until(stop, topics::run_plan(&settings, output.json, &mut io::stdout())).await
+            until(stop, tools::topics::run_plan(&settings, output.json, &mut io::stdout())).await
         }),
         Command::TopicsApply(settings, output) => until_stopped(|stop| async move {
-            until(stop, topics::run_apply(&settings, output.json, &mut io::stdout())).await
+            until(stop, tools::topics::run_apply(&settings, output.json, &mut io::stdout())).await
         }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
         _ => anyhow::bail!("this subcommand is not built yet"),

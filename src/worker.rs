@@ -244,11 +244,12 @@ impl Started {
             shards,
             &self.settings.topics.integrations,
         );
+        let consuming = stop.child_token();
         let outlet = Outlet {
             shards: senders,
             pipeline: Arc::new(pipeline),
             pressure: Arc::clone(&pressure),
-            stop: stop.child_token(),
+            stop: consuming.clone(),
             fatal: fatal.clone(),
             condition: Arc::clone(&self.condition),
         };
@@ -260,6 +261,7 @@ impl Started {
         self.measure(lag, &pressure, stop, fatal).await;
         self.condition.set_ready(false);
         tracing::info!("draining");
+        consuming.cancel();
         join(consumers).await;
         // Nothing under way is waited for any more: what is left belongs to the next owner.
         sink_stop.cancel();

@@ -61,7 +61,7 @@ impl Bench {
         let events = (0..self.options.events).map(|number| {
             let event = event(number, self.options.size);
             let partition = i32::try_from(number % usize::try_from(partitions).expect("positive")).expect("small");
-            Record::new(format!("c{number}"), event).header("workspace", "ws").to_partition(partition)
+            Record::new(format!("c{number}"), event).header("workspace", "ws").in_partition(partition)
         });
         produce(&self.brokers, "events", events);
     }

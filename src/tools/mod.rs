@@ -2,6 +2,6 @@
 
 pub mod receiver;
 mod receiver_log;
-pub mod topics;
 
 pub use receiver_log::Output;
+pub mod topics;

@@ -1,4 +1,5 @@
 //! The suite that needs no Kafka: parts of the product under real sockets, with the client library's own mock brokers.
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests fail by panicking, in their helpers too")]
 
 #[expect(dead_code, reason = "each suite uses a part of what they share")]
 #[path = "../support/mod.rs"]

@@ -61,7 +61,7 @@ pub(crate) struct Rig {
     pressure: Arc<Pressure>,
     table: Arc<RwLock<Table>>,
     pipeline: Pipeline,
-    shard: Option<mpsc::Sender<Vec<hookstream::delivery::Job>>>,
+    jobs: Option<mpsc::Sender<Vec<hookstream::delivery::Job>>>,
     thread: Option<JoinHandle<()>>,
     brokers: MockCluster<'static, DefaultProducerContext>,
     next_offset: i64,
@@ -87,7 +87,7 @@ impl Rig {
             reports: Reports::default(),
             settings,
         });
-        let (shard, inbound) = mpsc::channel(BATCHES_MAX);
+        let (jobs, inbound) = mpsc::channel(BATCHES_MAX);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(Shard::new(0, shared).run(inbound));
@@ -96,8 +96,8 @@ impl Rig {
         let pipeline =
             Pipeline::new(Arc::clone(&table), Arc::clone(&pressure), Arc::clone(&metrics), 1, "integrations");
         let assignment = Assignment::new("events".into(), 0);
-        let (shard, thread) = (Some(shard), Some(thread));
-        Self { metrics, assignment, pressure, table, pipeline, shard, thread, brokers, next_offset: 0 }
+        let (jobs, thread) = (Some(jobs), Some(thread));
+        Self { metrics, assignment, pressure, table, pipeline, jobs, thread, brokers, next_offset: 0 }
     }
 
     /// Puts an integration into the table: its workspace is its id.
@@ -126,8 +126,8 @@ impl Rig {
             self.pipeline.event(&record, &self.assignment, &mut batches);
             self.next_offset += 1;
         }
-        let shard = self.shard.as_ref().expect("it is not closed");
-        shard.send(batches.remove(0)).await.expect("the shard runs");
+        let jobs = self.jobs.as_ref().expect("it is not closed");
+        jobs.send(batches.remove(0)).await.expect("the shard runs");
     }
 
     /// Waits until a consumer would read on.
@@ -163,7 +163,7 @@ impl Rig {
 
     /// Lets the shard come to its end, and waits for it.
     pub(crate) fn close(&mut self) {
-        self.shard = None;
+        self.jobs = None;
         self.thread.take().expect("it is not closed").join().expect("the shard does not panic");
     }
 }
