@@ -11,3 +11,4 @@ mod fairness;
 
 mod order;
 mod rig;
+mod ticks;

@@ -4,7 +4,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hookstream::assignment::Assignment;
+use hookstream::delivery::{Due, Job, Origin};
+use hookstream::domain::agenda::Tick;
 use hookstream::domain::integration::Integration;
 use hookstream::domain::schedule::RetrySchedule;
 use hookstream::domain::table::Table;
@@ -12,10 +15,11 @@ use hookstream::http::address::AddressPolicy;
 use hookstream::http::connector::Connector;
 use hookstream::http::courier::Courier;
 use hookstream::kafka::sink::Sink;
+use hookstream::kafka::wire::Wire;
 use hookstream::lanes::pressure::{Pressure, Reading};
 use hookstream::lanes::settlement::Settlements;
 use hookstream::lanes::shard::{BATCHES_MAX, Shard, Shared};
-use hookstream::pipeline::{Pipeline, Record};
+use hookstream::pipeline::{DueRetry, Pipeline, Record};
 use hookstream::report::Reports;
 use hookstream::settings::{Delivery, Ordering};
 use hookstream::telemetry::metrics::Metrics;
@@ -61,7 +65,7 @@ pub(crate) struct Rig {
     pressure: Arc<Pressure>,
     table: Arc<RwLock<Table>>,
     pipeline: Pipeline,
-    jobs: Option<mpsc::Sender<Vec<hookstream::delivery::Job>>>,
+    jobs: Option<mpsc::Sender<Vec<Job>>>,
     thread: Option<JoinHandle<()>>,
     brokers: MockCluster<'static, DefaultProducerContext>,
     next_offset: i64,
@@ -126,8 +130,38 @@ impl Rig {
             self.pipeline.event(&record, &self.assignment, &mut batches);
             self.next_offset += 1;
         }
-        let jobs = self.jobs.as_ref().expect("it is not closed");
-        jobs.send(batches.remove(0)).await.expect("the shard runs");
+        self.hand_over(batches.remove(0)).await;
+    }
+
+    /// The integration of that id, as the table has it.
+    pub(crate) fn integration(&self, id: &str) -> Arc<Integration> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(table.get(&format!("{id}/{id}")).expect("it is in the table"))
+    }
+
+    /// Fires a tick of the first webhook of an integration, as the schedules do while `firing` is open.
+    pub(crate) async fn tick(&self, id: &str, at_ms: i64, firing: &Arc<Assignment>) {
+        let mut batches = vec![Vec::new()];
+        let tick = Tick { at_ms, integration: self.integration(id), webhook: 0, skipped: 0 };
+        self.pipeline.tick(&tick, 0, firing, &mut batches);
+        self.hand_over(batches.remove(0)).await;
+    }
+
+    /// Hands over a retry that is due at `now_ms`, with these headers.
+    pub(crate) async fn retry(&mut self, payload: &[u8], wire: Wire, now_ms: i64) {
+        let mut batches = vec![Vec::new()];
+        let sequence = self.assignment.admit(self.next_offset);
+        let position = Origin { topic: TIER.into(), partition: 0, offset: self.next_offset };
+        let due = Due { at_ms: now_ms, tier: 0 };
+        let payload = Bytes::copy_from_slice(payload);
+        let retry = DueRetry { payload, wire, due, position, sequence, now_ms };
+        self.pipeline.retry(retry, &self.assignment, &mut batches);
+        self.next_offset += 1;
+        self.hand_over(batches.remove(0)).await;
+    }
+
+    async fn hand_over(&self, batch: Vec<Job>) {
+        self.jobs.as_ref().expect("it is not closed").send(batch).await.expect("the shard runs");
     }
 
     /// Waits until a consumer would read on.
