@@ -188,7 +188,7 @@ pub enum Job {
     /// Deliver.
     Deliver(Delivery),
     /// Put a record into the dead-letter topic.
-    Bury(Burial),
+    Bury(Box<Burial>),
 }
 
 /// A record on its way to the dead-letter topic without an attempt.

@@ -97,7 +97,7 @@ impl Pipeline {
         let shard = usize::try_from(record.offset).unwrap_or(0) % self.shards;
         let key = record.key.map(Bytes::copy_from_slice);
         let burial = Burial { event: Arc::new(event), reason: DeadReason::InvalidEvent, key, value, wire };
-        self.push(shard, Job::Bury(burial), batches);
+        self.push(shard, Job::Bury(Box::new(burial)), batches);
     }
 
     fn admit(&self, record: &Record<'_>, assignment: &Arc<Assignment>) -> Event {
@@ -183,7 +183,7 @@ impl Pipeline {
             Ok(Present::Suspended) => {
                 let value = Some(event.payload.clone());
                 let burial = Burial { event, reason: DeadReason::Suspended, key: None, value, wire: retry.wire };
-                self.push(0, Job::Bury(burial), batches);
+                self.push(0, Job::Bury(Box::new(burial)), batches);
             }
             Err(reason) => {
                 self.metrics.drop_delivery(reason);

@@ -114,6 +114,7 @@ pub struct Worker {
     admin: Admin,
     metrics: Arc<Metrics>,
     condition: Arc<Condition>,
+    checks_topics: bool,
 }
 
 impl Worker {
@@ -125,7 +126,13 @@ impl Worker {
         let address = settings.admin_listen;
         let admin = Admin::bind(address).await.map_err(|source| WorkerError::Listen { address, source })?;
         let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
-        Ok(Self { settings, admin, metrics, condition: Arc::default() })
+        Ok(Self { settings, admin, metrics, condition: Arc::default(), checks_topics: true })
+    }
+
+    /// Takes the topics as they are: for a broker that can't say how they are.
+    #[must_use]
+    pub fn without_topic_check(self) -> Self {
+        Self { checks_topics: false, ..self }
     }
 
     /// Where metrics and probes are served.
@@ -152,7 +159,7 @@ impl Worker {
         let mut admin = JoinSet::new();
         admin.spawn(self.admin.run(Arc::clone(&self.metrics), Arc::clone(&self.condition), serving.clone()));
         let started = Started { settings: self.settings, metrics: self.metrics, condition: self.condition };
-        let ended = started.run(stop).await;
+        let ended = started.run(self.checks_topics, stop).await;
         serving.cancel();
         while let Some(served) = admin.join_next().await {
             if let Ok(Err(error)) = served {
@@ -170,11 +177,13 @@ struct Started {
 }
 
 impl Started {
-    async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            checked = self.check_topics() => checked?,
+    async fn run(self, checks_topics: bool, stop: CancellationToken) -> Result<(), WorkerError> {
+        if checks_topics {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                checked = self.check_topics() => checked?,
+            }
         }
         let fatal = CancellationToken::new();
         let table = Arc::new(RwLock::new(Table::default()));

@@ -12,5 +12,7 @@ pub mod sink;
 pub mod table_feed;
 pub mod topics;
 pub mod wire;
+pub mod embedded;
+pub mod observer;
 
 pub use rdkafka::error::KafkaError as ClientError;

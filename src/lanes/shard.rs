@@ -97,7 +97,7 @@ struct Host {
 /// What a shard does outside itself.
 enum Work {
     Attempt { under_way: Box<UnderWay>, attempt: Attempt, kept: Option<Link> },
-    Publish { settlement: Settlement, active: Option<Active> },
+    Publish { settlement: Box<Settlement>, active: Option<Active> },
 }
 
 /// A request under way.
@@ -114,7 +114,7 @@ struct UnderWay {
 /// How that ended.
 enum Done {
     Attempt { under_way: Box<UnderWay>, exchanged: Exchanged },
-    Publish { settlement: Settlement, active: Option<Active>, published: Result<(), PublishError> },
+    Publish { settlement: Box<Settlement>, active: Option<Active>, published: Result<(), PublishError> },
 }
 
 async fn perform(shared: Arc<Shared>, work: Work) -> Done {
@@ -124,7 +124,8 @@ async fn perform(shared: Arc<Shared>, work: Work) -> Done {
             Done::Attempt { under_way, exchanged }
         }
         Work::Publish { settlement, active } => {
-            let published = shared.sink.publish(&settlement.outgoing).await;
+            // Boxed: it is rare, and would make the future of every request as large as its own.
+            let published = Box::pin(shared.sink.publish(&settlement.outgoing)).await;
             Done::Publish { settlement, active, published }
         }
     }
@@ -206,7 +207,7 @@ impl Shard {
                 Job::Deliver(delivery) => self.enqueue(delivery),
                 Job::Bury(burial) => {
                     self.shared.pressure.unqueue(self.index, 1);
-                    self.bury(burial);
+                    self.bury(*burial);
                 }
             }
         }
@@ -214,7 +215,7 @@ impl Shard {
 
     fn bury(&mut self, burial: Burial) {
         let Ok(active) = burial.event.begin() else { return };
-        let settlement = self.shared.settlements.burial(burial);
+        let settlement = Box::new(self.shared.settlements.burial(burial));
         self.outbox.push(Work::Publish { settlement, active });
     }
 
@@ -420,7 +421,7 @@ impl Shard {
             Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
             Done::Publish { settlement, active, published } => match published {
                 Ok(()) => settlement.complete(&self.shared.metrics),
-                Err(PublishError::TooLarge) => self.too_large(settlement, active),
+                Err(PublishError::TooLarge) => self.too_large(*settlement, active),
                 // The process ends: the record stays unsettled and is read again.
                 Err(PublishError::Stopped) => {}
             },
@@ -432,7 +433,7 @@ impl Shard {
         match self.shared.settlements.after_too_large(settlement) {
             Ok(settlement) => {
                 tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
-                self.outbox.push(Work::Publish { settlement, active });
+                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active });
             }
             Err(event) => {
                 tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
@@ -522,7 +523,7 @@ impl Shard {
 
     fn succeed(&mut self, delivery: Delivery, active: Option<Active>, verdict: Verdict, failure: Failure, now_ms: i64) {
         match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
-            Ok(settlement) => self.outbox.push(Work::Publish { settlement, active }),
+            Ok(settlement) => self.outbox.push(Work::Publish { settlement: Box::new(settlement), active }),
             Err((reason, delivery)) => {
                 self.shared.metrics.drop_delivery(reason);
                 self.shared.metrics.tick(TickOutcome::Dropped);
