@@ -16,3 +16,4 @@ mod drain;
 mod fairness;
 mod order;
 mod rig;
+mod ticks;
