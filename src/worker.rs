@@ -22,6 +22,7 @@ use crate::kafka::events::{Events, Outlet};
 use crate::kafka::group::Membership;
 use crate::kafka::lag::Lag;
 use crate::kafka::retries::Retries;
+use crate::kafka::schedules::Schedules;
 use crate::kafka::sink::Sink;
 use crate::kafka::table_feed::TableFeed;
 use crate::kafka::topics::{self, CheckError};
@@ -245,7 +246,13 @@ impl Started {
         let shared = self.shared(sink.clone(), &pressure);
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
-        let pipeline = Pipeline::new(Arc::clone(table), Arc::clone(&pressure), Arc::clone(&self.metrics), shards);
+        let pipeline = Pipeline::new(
+            Arc::clone(table),
+            Arc::clone(&pressure),
+            Arc::clone(&self.metrics),
+            shards,
+            &self.settings.topics.integrations,
+        );
         let consuming = stop.child_token();
         let outlet = Outlet {
             shards: senders,
@@ -256,6 +263,7 @@ impl Started {
             condition: Arc::clone(&self.condition),
         };
         let mut consumers = Threads::new(fatal);
+        self.start_schedules(&mut consumers, table, outlet.clone())?;
         let lag = self.start_consumers(&mut consumers, outlet, &shared)?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");
@@ -299,6 +307,18 @@ impl Started {
         threads.start("events", move || events.run())?;
         threads.start("retries", move || retries.run())?;
         Ok(lag)
+    }
+
+    fn start_schedules(
+        &self,
+        threads: &mut Threads,
+        table: &Arc<RwLock<Table>>,
+        outlet: Outlet,
+    ) -> Result<(), WorkerError> {
+        let (topic, drain) = (&self.settings.topics.integrations, self.settings.delivery.drain_timeout);
+        let counted = (Arc::clone(&self.metrics), drain);
+        let schedules = Schedules::subscribe(&self.settings.kafka, topic, Arc::clone(table), outlet, counted)?;
+        threads.start("schedules", move || schedules.run())
     }
 
     /// Measures until it is time to stop.

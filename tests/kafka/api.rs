@@ -226,7 +226,8 @@ async fn the_manuals_command_registers_a_webhook_and_the_next_event_reaches_it()
     let record = Record::new("c", event.to_string()).header("workspace", "testswaggerspace");
     produce(cluster.brokers(), &names.events(), [record]);
     let requests = receiver.wait_for(1, PATIENCE).await;
-    assert_eq!((requests[0].path.as_str(), &requests[0].body), ("/callbacks", &event.to_string()));
+    assert_eq!(requests[0].path, "/callbacks");
+    assert_eq!(requests[0].body, event.to_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]

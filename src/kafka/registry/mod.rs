@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::view::{Page, Stored, Version, View};
+use super::client::table_consumer_config;
 use crate::settings::Kafka;
 
 /// Changes that wait for the writer: a second or two of work. When it is full, more are refused at once.
@@ -248,39 +249,18 @@ fn transactional_id(group: &str) -> String {
     format!("{group}-registration-api")
 }
 
-/// What every client of the registry has in common; the operator's properties come first, ours win.
-fn client_config(kafka: &Kafka) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    for (name, value) in &kafka.properties {
-        // The registry's consumers are in no group that balances.
-        if name != "group.protocol" && name != "group.instance.id" {
-            config.set(name, value);
-        }
-    }
-    config
-        .set("bootstrap.servers", &kafka.brokers)
-        .set("client.id", "hookstream-api")
-        .set("socket.keepalive.enable", "true")
-        .set("reconnect.backoff.ms", "100")
-        .set("reconnect.backoff.max.ms", "1000")
-        .set("allow.auto.create.topics", "false");
-    config
-}
+/// What the registry's clients are called in logs.
+const ROLE: &str = "registration-api";
 
 /// A consumer that is assigned, never subscribed, and sees committed records only.
 fn consumer_config(kafka: &Kafka) -> ClientConfig {
-    let mut config = client_config(kafka);
+    let mut config = table_consumer_config(kafka, ROLE);
+    // Whatever else the operator sets, these are what makes the view right.
     config
-        .set("group.id", format!("{}-view", transactional_id(&kafka.group)))
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
-        .set("fetch.wait.max.ms", "100")
-        .set("fetch.error.backoff.ms", "100")
-        .set("fetch.queue.backoff.ms", "10")
-        .set("queued.max.messages.kbytes", "4096");
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error");
     config
 }
 

@@ -14,7 +14,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{BROKER_TIMEOUT, Log, RegistryError, Running, Version, View, consumer_config, run_thread};
+use super::super::client::ClientLog;
+use super::{BROKER_TIMEOUT, Log, ROLE, RegistryError, Running, Version, View, consumer_config, run_thread};
 
 /// How long the thread waits for a record before it looks whether it should stop.
 const POLL: Duration = Duration::from_millis(100);
@@ -37,12 +38,12 @@ pub(super) fn start(log: Log, view: Arc<View>) -> Running {
     })
 }
 
-fn open(log: &Log) -> Result<BaseConsumer, RegistryError> {
-    consumer_config(&log.kafka).create().map_err(log.error("creating the consumer"))
+fn open(log: &Log) -> Result<BaseConsumer<ClientLog>, RegistryError> {
+    consumer_config(&log.kafka).create_with_context(ClientLog::new(ROLE)).map_err(log.error("creating the consumer"))
 }
 
 /// The topic's partitions. Tried again while the brokers can't be reached.
-pub(super) fn partitions(log: &Log, consumer: &BaseConsumer) -> Result<Vec<i32>, RegistryError> {
+pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Result<Vec<i32>, RegistryError> {
     loop {
         if log.stop.is_cancelled() {
             return Err(RegistryError::Stopped);
@@ -71,7 +72,12 @@ fn is_unknown(code: RDKafkaErrorCode) -> bool {
 
 /// Waits until everything before the partition's end is settled: no transaction of whoever else is open before it.
 /// Then the consumer's own end, which is that of committed records, has reached the end the log had.
-fn wait_settled(log: &Log, partition: i32, settled: &BaseConsumer, all: &BaseConsumer) -> Result<(), RegistryError> {
+fn wait_settled(
+    log: &Log,
+    partition: i32,
+    settled: &BaseConsumer<ClientLog>,
+    all: &BaseConsumer<ClientLog>,
+) -> Result<(), RegistryError> {
     let mut end = None;
     loop {
         if log.stop.is_cancelled() {
@@ -92,7 +98,7 @@ fn wait_settled(log: &Log, partition: i32, settled: &BaseConsumer, all: &BaseCon
 }
 
 /// The partition's end as that consumer's isolation level sees it.
-pub(super) fn high(log: &Log, partition: i32, consumer: &BaseConsumer) -> Option<i64> {
+pub(super) fn high(log: &Log, partition: i32, consumer: &BaseConsumer<ClientLog>) -> Option<i64> {
     match consumer.fetch_watermarks(&log.topic, partition, BROKER_TIMEOUT) {
         Ok((_low, high)) => Some(high),
         Err(error) => {
@@ -111,7 +117,7 @@ pub(super) fn pause() {
 struct Reader {
     log: Log,
     view: Arc<View>,
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<ClientLog>,
     ready: Option<oneshot::Sender<Result<(), RegistryError>>>,
     /// Partitions whose end at the start has not been reached.
     unread: BTreeSet<i32>,
@@ -149,9 +155,9 @@ impl Reader {
     fn assign_all(&mut self) -> Result<(), RegistryError> {
         let partitions = partitions(&self.log, &self.consumer)?;
         let mut config = consumer_config(&self.log.kafka);
-        let all: BaseConsumer = config
+        let all: BaseConsumer<ClientLog> = config
             .set("isolation.level", "read_uncommitted")
-            .create()
+            .create_with_context(ClientLog::new(ROLE))
             .map_err(self.log.error("creating the consumer"))?;
         for partition in &partitions {
             wait_settled(&self.log, *partition, &self.consumer, &all)?;

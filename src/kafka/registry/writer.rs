@@ -8,6 +8,7 @@ use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
@@ -18,10 +19,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::super::client::{ClientLog, producer_config};
 use super::reader::{high, partitions, pause};
 use super::{
-    BROKER_TIMEOUT, Decision, Job, Log, RegistryError, Running, Version, View, WriteError, client_config,
-    consumer_config, run_thread, transactional_id,
+    BROKER_TIMEOUT, Decision, Job, Log, ROLE, RegistryError, Running, Version, View, WriteError, consumer_config,
+    run_thread, transactional_id,
 };
 
 /// How long the broker waits for the end of a transaction before it ends it itself.
@@ -62,11 +64,18 @@ pub(super) fn start(log: Log, view: Arc<View>, jobs: mpsc::Receiver<Job>) -> Run
 type Delivered = (u64, Result<Version, RDKafkaErrorCode>);
 
 /// Hands what became of a record to the writer.
-struct Deliveries(std_mpsc::Sender<Delivered>);
+struct Deliveries {
+    sender: std_mpsc::Sender<Delivered>,
+    log: ClientLog,
+}
 
 impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.log(level, facility, message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "registry producer");
+        self.log.error(error, reason);
     }
 }
 
@@ -78,7 +87,7 @@ impl ProducerContext for Deliveries {
             Ok(message) => Ok(Version { partition: message.partition(), offset: message.offset() }),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
-        if self.0.send((*number, became)).is_err() {
+        if self.sender.send((*number, became)).is_err() {
             tracing::debug!(number = *number, "delivered after the writer ended");
         }
     }
@@ -105,22 +114,23 @@ impl Writer {
     /// Creates the producer and takes the transactional id: what an older process had under way is settled then.
     fn open(log: Log, view: Arc<View>) -> Result<Self, RegistryError> {
         let (sender, delivered) = std_mpsc::channel();
-        let mut config = client_config(&log.kafka);
+        let mut config = producer_config(&log.kafka, ROLE);
         config
             .set("transactional.id", transactional_id(&log.kafka.group))
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
             .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
-            .set("request.timeout.ms", "10000")
             .set("enable.idempotence", "true")
-            .set("acks", "all")
+            // One record at a time: nothing to wait for, and its own size is what the topic's limit is about.
             .set("linger.ms", "0")
-            // Other writers of the topic are Java's, and a key must always come to the same partition.
-            .set("partitioner", "murmur2_random")
+            .set("compression.type", "none")
             .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
             .set("queue.buffering.max.messages", "1000");
-        let producer: ThreadedProducer<Deliveries> =
-            config.create_with_context(Deliveries(sender)).map_err(log.error("creating the producer"))?;
-        let checker: BaseConsumer = consumer_config(&log.kafka).create().map_err(log.error("creating the consumer"))?;
+        let producer: ThreadedProducer<Deliveries> = config
+            .create_with_context(Deliveries { sender, log: ClientLog::new(ROLE) })
+            .map_err(log.error("creating the producer"))?;
+        let checker: BaseConsumer<ClientLog> = consumer_config(&log.kafka)
+            .create_with_context(ClientLog::new(ROLE))
+            .map_err(log.error("creating the consumer"))?;
         // Tells a missing topic before an older process is fenced for nothing.
         partitions(&log, &checker)?;
         loop {
@@ -298,7 +308,8 @@ impl Writer {
     /// Whether a committed record stands at that place, once the transactions before and at it are settled.
     fn is_in_log(&self, version: Version) -> Option<bool> {
         let deadline = Instant::now() + RESOLVE_PATIENCE;
-        let consumer: BaseConsumer = match consumer_config(&self.log.kafka).create() {
+        let made = consumer_config(&self.log.kafka).create_with_context(ClientLog::new(ROLE));
+        let consumer: BaseConsumer<ClientLog> = match made {
             Ok(consumer) => consumer,
             Err(error) => {
                 tracing::error!(%error, "no consumer to look into the log");
