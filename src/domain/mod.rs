@@ -5,6 +5,7 @@
 pub mod event;
 pub mod filter;
 pub mod hash;
+pub mod health;
 pub mod integration;
 pub mod outcome;
 pub mod schedule;
