@@ -89,7 +89,10 @@ impl Event {
         self.open.store(deliveries, Ordering::Release);
     }
 
-    /// Begins work on it, unless its partition is being given up.
+    /// Begins work on it.
+    ///
+    /// # Errors
+    /// Its partition is being given up.
     pub fn begin(&self) -> Result<Option<Active>, Revoked> {
         match &self.ticket {
             None => Ok(None),
@@ -179,6 +182,8 @@ pub struct Burial {
     pub event: Arc<Event>,
     /// Why.
     pub reason: DeadReason,
+    /// Its key, if it is to keep it; otherwise the webhook's id becomes the key.
+    pub key: Option<Bytes>,
     /// Its value, or none for a record without one.
     pub value: Option<Bytes>,
     /// Its headers in the dead-letter topic, beyond the reason.

@@ -4,18 +4,18 @@
 //! rules in `domain`), `lanes` order it and decide when to send, `http::courier` sends and judges, `lanes::settlement` says
 //! what follows, `kafka::sink` publishes that. `kafka::retries` brings it back when it is due.
 
-pub mod assignment;
-pub mod clock;
-pub mod delivery;
-pub mod domain;
-pub mod http;
-pub mod kafka;
-pub mod lanes;
-pub mod pipeline;
-pub mod report;
 mod run;
 pub mod settings;
-pub mod telemetry;
 pub mod worker;
+pub mod kafka;
+pub mod pipeline;
+pub mod domain;
+pub mod assignment;
+pub mod delivery;
+pub mod lanes;
+pub mod http;
+pub mod report;
+pub mod clock;
+pub mod telemetry;
 
 pub use run::run;

@@ -63,7 +63,7 @@ impl Pipeline {
         let workspace = workspace.filter(|name| !name.is_empty());
         let problem = match (record.value, workspace) {
             (Some(value), Some(workspace)) => match Envelope::parse(value) {
-                Ok(envelope) => return self.matching(record, value, workspace, &envelope, assignment, batches),
+                Ok(envelope) => return self.matching(record, workspace, &envelope, assignment, batches),
                 Err(error) => error.to_string(),
             },
             (None, _) => "the record has no value".to_owned(),
@@ -79,15 +79,12 @@ impl Pipeline {
             "an invalid event becomes a dead letter"
         );
         event.open(1);
-        let wire = Wire {
-            workspace: workspace.map(str::to_owned),
-            origin: Some(event.origin.to_string()),
-            event_ms: Some(event.timestamp_ms),
-            ..Wire::default()
-        };
+        let wire =
+            Wire { workspace: workspace.map(str::to_owned), origin: Some(event.origin.to_string()), ..Wire::default() };
         let value = record.value.map(|_| event.payload.clone());
         let shard = usize::try_from(record.offset).unwrap_or(0) % self.shards;
-        let burial = Burial { event: Arc::new(event), reason: DeadReason::InvalidEvent, value, wire };
+        let key = record.key.map(Bytes::copy_from_slice);
+        let burial = Burial { event: Arc::new(event), reason: DeadReason::InvalidEvent, key, value, wire };
         self.push(shard, Job::Bury(burial), batches);
     }
 
@@ -103,13 +100,11 @@ impl Pipeline {
     fn matching(
         &self,
         record: &Record<'_>,
-        value: &[u8],
         workspace: &str,
         envelope: &Envelope<'_>,
         assignment: &Arc<Assignment>,
         batches: &mut [Vec<Job>],
     ) {
-        debug_assert!(record.value == Some(value), "the envelope is of this record");
         let mut matched: Vec<(&Arc<Integration>, usize)> = Vec::new();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
@@ -172,7 +167,7 @@ impl Pipeline {
             }
             Ok(Present::Suspended) => {
                 let value = Some(event.payload.clone());
-                let burial = Burial { event, reason: DeadReason::Suspended, value, wire: retry.wire };
+                let burial = Burial { event, reason: DeadReason::Suspended, key: None, value, wire: retry.wire };
                 self.push(0, Job::Bury(burial), batches);
             }
             Err(reason) => {

@@ -217,7 +217,7 @@ impl Started {
         let pressure = Pressure::new(shards, self.settings.delivery.max_queued_bytes);
         let sink_stop = CancellationToken::new();
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), sink_stop.clone(), fatal.clone())?;
-        let shared = self.shared(sink.clone(), &pressure)?;
+        let shared = self.shared(sink.clone(), &pressure);
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
         let pipeline = Pipeline::new(Arc::clone(table), Arc::clone(&pressure), Arc::clone(&self.metrics), shards);
@@ -244,12 +244,12 @@ impl Started {
         Ok(())
     }
 
-    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>) -> Result<Arc<Shared>, WorkerError> {
+    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>) -> Arc<Shared> {
         let delivery = &self.settings.delivery;
         let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
         let connector = Connector::system(policy, delivery.connect_timeout);
         let topics = &self.settings.topics;
-        Ok(Arc::new(Shared {
+        Arc::new(Shared {
             settings: delivery.clone(),
             courier: Courier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
             sink,
@@ -258,7 +258,7 @@ impl Started {
             permits: Arc::new(Semaphore::new(delivery.max_in_flight)),
             settlements: Settlements::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
             reports: Reports::default(),
-        }))
+        })
     }
 
     fn start_consumers(&self, threads: &mut Threads, outlet: Outlet, shared: &Arc<Shared>) -> Result<Lag, WorkerError> {

@@ -285,6 +285,7 @@ struct FilterRecord {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the record's own names")]
 struct ItemRecord {
     event_type: Option<String>,
     entity_type: Option<String>,

@@ -108,6 +108,9 @@ impl Outcome {
 }
 
 /// Judges an answer: its status, its echo headers and the token that was sent.
+///
+/// # Errors
+/// Why it is no acknowledgement.
 pub fn judge<'a>(status: u16, mut echoes: impl Iterator<Item = &'a [u8]>, token: &[u8]) -> Result<(), Reason> {
     if status != 200 {
         return Err(Reason::Status);

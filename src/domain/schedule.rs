@@ -19,7 +19,7 @@ pub struct BadDuration;
 pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).ok_or(BadDuration)?;
-    let number: u64 = number.parse().map_err(|_| BadDuration)?;
+    let number: u64 = number.parse().map_err(|_not_a_number| BadDuration)?;
     let millis_per_unit = match unit {
         "ms" => 1,
         "s" => 1_000,
@@ -93,7 +93,7 @@ pub enum BadSchedule {
 }
 
 /// A week: longer delays outlive what operators keep in their topics.
-const DELAY_MAX: Duration = Duration::from_secs(168 * 3600);
+const DELAY_MAX: Duration = Duration::from_hours(168);
 /// Bounds the attempt numbers on the wire and the series per tier.
 const DELAYS_MAX: usize = 100;
 

@@ -17,13 +17,15 @@ use crate::clock;
 use crate::telemetry::metrics::Metrics;
 
 /// A loop that has not come round for this long stands still.
-const STILL_AFTER: Duration = Duration::from_secs(60);
+const STILL_AFTER: Duration = Duration::from_mins(1);
 
 /// Whether the process lives and is ready: written by who knows, read by the probes.
 #[derive(Debug, Default)]
 pub struct Condition {
     ready: AtomicBool,
-    beats: [Beat; 3],
+    events: Beat,
+    retries: Beat,
+    integrations: Beat,
 }
 
 /// When a loop last came round, ms since 1970; 0 before its first round and after its last.
@@ -54,23 +56,31 @@ impl Condition {
 
     /// A loop came round.
     pub fn beat(&self, of: Loop) {
-        self.beats[of as usize].0.store(clock::now_ms(), Ordering::Relaxed);
+        self.beat_of(of).0.store(clock::now_ms(), Ordering::Relaxed);
     }
 
     /// A loop ended because it was told to.
     pub fn ended(&self, of: Loop) {
-        self.beats[of as usize].0.store(0, Ordering::Relaxed);
+        self.beat_of(of).0.store(0, Ordering::Relaxed);
     }
 
     /// The loop that stands still, if one does at `now_ms`.
     fn still(&self, now_ms: i64) -> Option<&'static str> {
         let limit = i64::try_from(STILL_AFTER.as_millis()).unwrap_or(i64::MAX);
-        let names = ["events", "retries", "integrations"];
         let still = |beat: &Beat| {
             let last = beat.0.load(Ordering::Relaxed);
             last != 0 && now_ms - last > limit
         };
-        self.beats.iter().zip(names).find(|(beat, _)| still(beat)).map(|(_, name)| name)
+        let beats = [("events", &self.events), ("retries", &self.retries), ("integrations", &self.integrations)];
+        beats.into_iter().find(|(_, beat)| still(beat)).map(|(name, _)| name)
+    }
+
+    fn beat_of(&self, of: Loop) -> &Beat {
+        match of {
+            Loop::Events => &self.events,
+            Loop::Retries => &self.retries,
+            Loop::Integrations => &self.integrations,
+        }
     }
 }
 

@@ -15,6 +15,6 @@ impl Connector {
         Self
     }
     pub async fn connect(&self, a: &Authority) -> Result<tokio::net::TcpStream, ConnectError> {
-        tokio::net::TcpStream::connect((a.host.as_str(), a.port)).await.map_err(|_| ConnectError)
+        tokio::net::TcpStream::connect((&*a.host, a.port)).await.map_err(|_| ConnectError)
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::delivery::Delivery;
-use crate::domain::integration::Integration;
+use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::{Outcome, Reason, judge, parse_retry_after};
 use crate::domain::signature::Signer;
 use crate::domain::target::{Authority, BadUrl, Target};
@@ -57,7 +57,7 @@ impl Prepared {
     /// # Errors
     /// [`BadUrl`] can't be for a webhook of the table: its URL was checked there.
     pub fn new(integration: &Integration, webhook: usize) -> Result<Self, BadUrl> {
-        let url = integration.webhook(webhook).map(|webhook| webhook.url()).unwrap_or_default();
+        let url = integration.webhook(webhook).map(Webhook::url).unwrap_or_default();
         let target = Target::parse(&url)?;
         let mut headers = HeaderMap::with_capacity(16);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
@@ -175,7 +175,7 @@ impl Link {
 }
 
 /// Names are resolved again for a new connection, so a receiver's move is followed within this.
-const LINK_AGE_MAX: Duration = Duration::from_secs(300);
+const LINK_AGE_MAX: Duration = Duration::from_mins(5);
 /// Below the 60 to 75 s after which servers and NATs give up a quiet connection.
 const LINK_IDLE_MAX: Duration = Duration::from_secs(25);
 

@@ -185,10 +185,11 @@ impl Events {
             self.assignments =
                 membership.assignments().into_iter().map(|assignment| (assignment.partition(), assignment)).collect();
         }
-        match self.assignments.get(&message.partition()) {
-            Some(assignment) => self.outlet.pipeline.event(&record_of(&message), assignment, batches),
+        if let Some(assignment) = self.assignments.get(&message.partition()) {
+            self.outlet.pipeline.event(&record_of(&message), assignment, batches);
+        } else {
             // Its partition went while the record was on its way: the next owner reads it.
-            None => tracing::debug!(partition = message.partition(), "a record of a partition that is gone"),
+            tracing::debug!(partition = message.partition(), "a record of a partition that is gone");
         }
         Some(true)
     }

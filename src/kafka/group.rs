@@ -4,7 +4,7 @@
 //! nothing of it begins any more, what is under way may end (bounded), and the settled prefix is committed before the next
 //! owner starts. Offsets are stored explicitly and committed by the client every second; they never move backwards.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,7 @@ type Partition = (Arc<str>, i32);
 /// What the group knows and the callbacks change.
 pub struct Membership {
     log: ClientLog,
-    held: Mutex<HashMap<Partition, Held>>,
+    held: Mutex<BTreeMap<Partition, Held>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
     metrics: Arc<Metrics>,
@@ -62,7 +62,7 @@ impl Membership {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Partition, Held>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Partition, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,12 +102,14 @@ impl Membership {
         self.generation.fetch_add(1, Ordering::AcqRel);
         let lost = consumer.assignment_lost();
         if lost {
-            self.metrics.rebalances_lost.inc()
+            self.metrics.rebalances_lost.inc();
         } else {
-            self.metrics.rebalances_revoked.inc()
+            self.metrics.rebalances_revoked.inc();
         }
         tracing::info!(group_member = self.log.role(), partitions = leaving.len(), lost, "partitions revoked");
-        leaving.iter().for_each(|assignment| assignment.close());
+        for assignment in &leaving {
+            assignment.close();
+        }
         // Of a lost partition somebody else is the owner already: nothing to wait for, nothing to commit.
         if !lost {
             self.give_up(consumer, &leaving);
@@ -198,7 +200,9 @@ impl Membership {
     /// Gives up everything: the process stops.
     pub fn leave(&self, consumer: &BaseConsumer<Self>) {
         let leaving = self.assignments();
-        leaving.iter().for_each(|assignment| assignment.close());
+        for assignment in &leaving {
+            assignment.close();
+        }
         self.give_up(consumer, &leaving);
         self.held().clear();
     }

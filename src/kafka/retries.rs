@@ -4,7 +4,7 @@
 //! fall due in order. What is fetched and not due stays in hand, up to a bound; only then is the partition paused, because
 //! pausing throws the client's prefetch away. Waiting costs no memory beyond the hand: the rest waits in Kafka.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub struct Retries {
     metrics: Arc<Metrics>,
     /// Topic and delay of each tier.
     tiers: Vec<(Arc<str>, Duration)>,
-    hands: HashMap<(usize, i32), Hand>,
+    hands: BTreeMap<(usize, i32), Hand>,
     generation: u64,
 }
 
@@ -86,7 +86,7 @@ impl Retries {
             retry_consumer_config(kafka, "retries", &group).create_with_context(membership)?;
         let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
         consumer.subscribe(&topics)?;
-        Ok(Self { consumer, outlet, metrics, tiers: tiers.to_vec(), hands: HashMap::new(), generation: 0 })
+        Ok(Self { consumer, outlet, metrics, tiers: tiers.to_vec(), hands: BTreeMap::new(), generation: 0 })
     }
 
     /// Consumes until told to stop, then drains. Blocks its thread.
@@ -206,8 +206,8 @@ impl Hand {
 }
 
 /// Drops the hands of partitions that went, and makes those of partitions that came.
-fn follow(tiers: &[(Arc<str>, Duration)], membership: &Membership, hands: &mut HashMap<(usize, i32), Hand>) {
-    let mut followed = HashMap::new();
+fn follow(tiers: &[(Arc<str>, Duration)], membership: &Membership, hands: &mut BTreeMap<(usize, i32), Hand>) {
+    let mut followed = BTreeMap::new();
     for assignment in membership.assignments() {
         let Some(tier) = tiers.iter().position(|(topic, _)| topic == assignment.topic()) else { continue };
         let key = (tier, assignment.partition());
@@ -224,7 +224,7 @@ fn follow(tiers: &[(Arc<str>, Duration)], membership: &Membership, hands: &mut H
 }
 
 /// Takes a record into the hand of its partition.
-fn take(tiers: &[(Arc<str>, Duration)], hands: &mut HashMap<(usize, i32), Hand>, message: &BorrowedMessage<'_>) {
+fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), Hand>, message: &BorrowedMessage<'_>) {
     let Some(tier) = tiers.iter().position(|(topic, _)| &**topic == message.topic()) else { return };
     let Some(hand) = hands.get_mut(&(tier, message.partition())) else { return };
     let wire = message.headers().map_or_else(Wire::default, |headers| Wire::read(readable_headers(headers)));

@@ -27,7 +27,7 @@ pub struct Outgoing {
     /// Topic.
     pub topic: Arc<str>,
     /// Key.
-    pub key: Option<String>,
+    pub key: Option<Bytes>,
     /// Value; none for the dead letter of a record without one.
     pub payload: Option<Bytes>,
     /// Headers.
@@ -103,7 +103,7 @@ impl Sink {
         let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value) })
         });
-        let mut record: FutureRecord<'_, str, [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
+        let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
         if let Some(key) = &outgoing.key {
             record = record.key(key);
         }

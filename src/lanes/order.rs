@@ -92,16 +92,14 @@ impl<T> OrderedQueue<T> {
             self.finish(place);
         }
         // The rest stands behind started items: by depth, so that none overtakes another of its key.
+        let slots = &self.slots;
+        let waits = |place: &Place| slots.get(*place).is_some_and(|slot| slot.item.is_some());
         let mut order: Vec<(usize, Place)> = Vec::new();
-        for queue in self.by_key.values_mut() {
-            for (depth, place) in queue.iter().enumerate() {
-                if self.slots.get(*place).is_some_and(|slot| slot.item.is_some()) {
-                    order.push((depth, *place));
-                }
-            }
-            queue.retain(|place| self.slots.get(*place).is_some_and(|slot| slot.item.is_none()));
-        }
-        self.by_key.retain(|_, queue| !queue.is_empty());
+        self.by_key.retain(|_, queue| {
+            order.extend(queue.iter().copied().enumerate().filter(|(_, place)| waits(place)));
+            queue.retain(|place| !waits(place));
+            !queue.is_empty()
+        });
         order.sort_unstable();
         for (_, place) in order {
             drained.extend(self.slots.try_remove(place).and_then(|slot| slot.item));

@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::delivery::{Burial, Delivery, Event};
-use crate::domain::integration::Trigger;
+use crate::domain::integration::{Trigger, Webhook};
 use crate::domain::outcome::{DeadReason, DropReason, Reason, Verdict};
 use crate::domain::schedule::RetrySchedule;
 use crate::domain::ticks::Ticks;
@@ -102,6 +104,9 @@ impl Settlements {
     pub fn burial(&self, burial: Burial) -> Settlement {
         let mut settlement = self.settlement(Fate::Dead(burial.reason), burial.wire, burial.event, false);
         settlement.outgoing.payload = burial.value;
+        if burial.key.is_some() {
+            settlement.outgoing.key = burial.key;
+        }
         settlement
     }
 
@@ -116,14 +121,17 @@ impl Settlements {
         };
         let outgoing = Outgoing {
             topic: Arc::clone(topic),
-            key: wire.webhook_id.clone(),
+            key: wire.webhook_id.clone().map(Bytes::from),
             payload: Some(event.payload.clone()),
             headers: wire.headers(),
         };
         Settlement { outgoing, fate, wire, event, is_tick }
     }
 
-    /// The next try after a topic refused the record for its size: the dead-letter topic, then nothing.
+    /// The next try after a topic refused the record for its size: the dead-letter topic.
+    ///
+    /// # Errors
+    /// That was the dead-letter topic already: the event, which has nowhere to go.
     pub fn after_too_large(&self, settlement: Settlement) -> Result<Settlement, Arc<Event>> {
         match settlement.fate {
             Fate::Retried(_) => Ok(self.settlement(
@@ -163,7 +171,7 @@ fn wire_of(delivery: &Delivery, failure: Failure, now_ms: i64) -> Wire {
     Wire {
         workspace: Some(delivery.integration.workspace().to_owned()),
         integration_id: Some(delivery.integration.id().to_owned()),
-        webhook_id: delivery.webhook().map(|webhook| webhook.id()),
+        webhook_id: delivery.webhook().map(Webhook::id),
         delivery_id: Some(delivery.id.to_string()),
         attempt: Some(delivery.attempt),
         first_attempt_ms: Some(delivery.first_attempt_ms.unwrap_or(now_ms)),

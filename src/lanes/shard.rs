@@ -38,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A lane that was fed within this counts as fed.
 const FED_WITHIN: Duration = Duration::from_secs(5);
 /// A lane or host without work is forgotten after this; a circuit's state with it.
-const FORGET_AFTER: Duration = Duration::from_secs(120);
+const FORGET_AFTER: Duration = Duration::from_mins(2);
 /// Batches that wait for the shard: with 256 jobs each, what a consumer reads in a few ms.
 pub const BATCHES_MAX: usize = 16;
 

@@ -196,16 +196,7 @@ impl Metrics {
         for status in ["active", "hasErrors", "failed"] {
             metrics.health_transitions.with_label_values(&[status]);
         }
-        metrics.register_process();
         metrics
-    }
-
-    fn register_process(&self) {
-        // The process metrics keep their customary names: no prefix.
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        let unprefixed = prometheus::default_registry();
-        // A second registry in one process (tests, the demo) finds it there already.
-        drop(unprefixed.register(Box::new(process)));
     }
 
     /// Counts an event.
@@ -228,7 +219,10 @@ impl Metrics {
         match self.attempts_failed.get(index) {
             Some(counter) => counter.inc(),
             None => {
-                self.slots_without_request.get(index - self.attempts_failed.len()).into_iter().for_each(IntCounter::inc)
+                self.slots_without_request
+                    .get(index - self.attempts_failed.len())
+                    .into_iter()
+                    .for_each(IntCounter::inc);
             }
         }
     }
@@ -263,6 +257,7 @@ impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn text(&self) -> Vec<u8> {
         let mut families = self.registry.gather();
+        // The process metrics keep their customary names, without the prefix: the library's default registry has them.
         families.extend(prometheus::default_registry().gather());
         let mut text = Vec::new();
         // Writing into memory can't fail; a family without metrics is left out before.

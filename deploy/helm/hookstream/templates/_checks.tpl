@@ -1,0 +1,159 @@
+{{/*
+What the schema cannot say: formats with an example, and values that have to fit together. Every mistake is a sentence that
+names the value, what it is and what is accepted; all of them are reported at once.
+*/}}
+{{- define "hookstream.checks" -}}
+{{- $v := .Values -}}
+{{- $m := list -}}
+
+{{- /* Kafka */ -}}
+{{- if not $v.kafka.brokers -}}
+{{- $m = append $m "kafka.brokers is empty: name the bootstrap servers, e.g. --set kafka.brokers=kafka:9092" -}}
+{{- else if not (regexMatch "^((\\[[0-9a-fA-F:]+\\]|[^][\\s,:/]+):[0-9]{1,5})(,(\\[[0-9a-fA-F:]+\\]|[^][\\s,:/]+):[0-9]{1,5})*$" $v.kafka.brokers) -}}
+{{- $m = append $m (printf "kafka.brokers is %q: write host:port, several separated by commas, without spaces or a scheme" $v.kafka.brokers) -}}
+{{- end -}}
+{{- $secret := list "sasl.password" "ssl.key.password" "ssl.keystore.password" "ssl.key.pem" "ssl_key" "sasl.oauthbearer.client.secret" "sasl.oauthbearer.assertion.private.key.passphrase" "sasl.oauthbearer.assertion.private.key.pem" "https.ca.pem" -}}
+{{- range $key, $value := $v.kafka.properties -}}
+{{- if has $key $secret -}}
+{{- $m = append $m (printf "kafka.properties holds %s in plain sight: put it into a secret and name that under kafka.secretProperties" $key) -}}
+{{- end -}}
+{{- if regexMatch "[\\r\\n]" (toString $value) -}}
+{{- $m = append $m (printf "kafka.properties.%s spans several lines: a property is one line" $key) -}}
+{{- end -}}
+{{- if hasKey $v.kafka.secretProperties $key -}}
+{{- $m = append $m (printf "%s stands in kafka.properties and in kafka.secretProperties: name it once" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $value := merge (dict) $v.kafka.properties $v.kafka.secretProperties -}}
+{{- if not (regexMatch "^[a-z0-9._-]+$" $key) -}}
+{{- $m = append $m (printf "%q is no name of a librdkafka property: small letters, digits, dots, dashes and underscores are" $key) -}}
+{{- end -}}
+{{- if has $key (list "bootstrap.servers" "metadata.broker.list" "group.id") -}}
+{{- $m = append $m (printf "the property %s has a value of its own: set kafka.brokers or kafka.group" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- if not (regexMatch "^\\S+$" $v.kafka.group) -}}
+{{- $m = append $m (printf "kafka.group is %q: a consumer group's name has no spaces" $v.kafka.group) -}}
+{{- end -}}
+
+{{- /* Topics */ -}}
+{{- $seen := dict -}}
+{{- range $name := list "events" "integrations" "retryPrefix" "deadLetter" "attempts" "health" -}}
+{{- $topic := get $v.topics $name -}}
+{{- if or (not (regexMatch "^[a-zA-Z0-9._-]{1,249}$" $topic)) (has $topic (list "." "..")) -}}
+{{- $m = append $m (printf "topics.%s is %q: a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -" $name $topic) -}}
+{{- else if hasKey $seen $topic -}}
+{{- $m = append $m (printf "topics.%s and topics.%s are both %q: each needs a topic of its own" (get $seen $topic) $name $topic) -}}
+{{- end -}}
+{{- $_ := set $seen $topic $name -}}
+{{- end -}}
+
+{{- /* Durations, and what they have to leave room for */ -}}
+{{- $duration := "^[1-9][0-9]*(ms|s|m|h)$" -}}
+{{- $good := true -}}
+{{- $all := dict "delivery.requestTimeout" $v.delivery.requestTimeout "delivery.connectTimeout" $v.delivery.connectTimeout "delivery.drainTimeout" $v.delivery.drainTimeout "health.errorsWindow" $v.health.errorsWindow "health.suspendAfter" $v.health.suspendAfter "monitoring.serviceMonitor.interval" $v.monitoring.serviceMonitor.interval "monitoring.serviceMonitor.scrapeTimeout" $v.monitoring.serviceMonitor.scrapeTimeout -}}
+{{- range $name, $value := $all -}}
+{{- if not (regexMatch $duration $value) -}}
+{{- $good = false -}}
+{{- $m = append $m (printf "%s is %q: a duration is written 250ms, 30s, 5m or 1h" $name $value) -}}
+{{- end -}}
+{{- end -}}
+{{- range $value := splitList "," $v.delivery.retrySchedule -}}
+{{- if not (regexMatch $duration $value) -}}
+{{- $m = append $m (printf "delivery.retrySchedule holds %q: write the delays one after another, e.g. 30s,1m,5m,15m,1h" $value) -}}
+{{- end -}}
+{{- end -}}
+{{- if $good -}}
+{{- $request := include "hookstream.millis" $v.delivery.requestTimeout | int64 -}}
+{{- $connect := include "hookstream.millis" $v.delivery.connectTimeout | int64 -}}
+{{- $drain := include "hookstream.millis" $v.delivery.drainTimeout | int64 -}}
+{{- if lt $drain $request -}}
+{{- $m = append $m (printf "delivery.drainTimeout (%s) is shorter than delivery.requestTimeout (%s): a stopping worker would cut off requests that still have time" $v.delivery.drainTimeout $v.delivery.requestTimeout) -}}
+{{- end -}}
+{{- if gt $connect $request -}}
+{{- $m = append $m (printf "delivery.connectTimeout (%s) is longer than delivery.requestTimeout (%s), which it is a part of" $v.delivery.connectTimeout $v.delivery.requestTimeout) -}}
+{{- end -}}
+{{- range $role := list "worker" "api" -}}
+{{- $grace := (get $v $role).terminationGracePeriodSeconds | int64 -}}
+{{- if and (or (eq $role "worker") $v.api.enabled) (lt (mul $grace 1000) (add $drain 10000)) -}}
+{{- $m = append $m (printf "%s.terminationGracePeriodSeconds (%d) leaves less than 10 s beyond delivery.drainTimeout (%s): Kubernetes would kill it before it is through" $role $grace $v.delivery.drainTimeout) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (include "hookstream.millis" $v.monitoring.serviceMonitor.scrapeTimeout | int64) (include "hookstream.millis" $v.monitoring.serviceMonitor.interval | int64) -}}
+{{- $m = append $m (printf "monitoring.serviceMonitor.scrapeTimeout (%s) is longer than its interval (%s)" $v.monitoring.serviceMonitor.scrapeTimeout $v.monitoring.serviceMonitor.interval) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Limits */ -}}
+{{- range $name := list "maxInFlightPerWebhook" "maxInFlightPerHost" -}}
+{{- $limit := get $v.delivery $name -}}
+{{- if and (not (kindIs "invalid" $limit)) (gt (int64 $limit) (int64 $v.delivery.maxInFlight)) -}}
+{{- $m = append $m (printf "delivery.%s (%d) is more than delivery.maxInFlight (%d), the requests of a whole worker" $name (int64 $limit) (int64 $v.delivery.maxInFlight)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (kindIs "string" $v.delivery.maxQueuedBytes) (not (regexMatch "^[1-9][0-9]*(KiB|MiB|GiB)?$" $v.delivery.maxQueuedBytes)) -}}
+{{- $m = append $m (printf "delivery.maxQueuedBytes is %q: write a number of bytes, or 64MiB" $v.delivery.maxQueuedBytes) -}}
+{{- end -}}
+{{- range $range := $v.delivery.allowPrivateNetworks -}}
+{{- if not (regexMatch "^([0-9]{1,3}(\\.[0-9]{1,3}){3}/([0-9]|[12][0-9]|3[0-2])|[0-9a-fA-F:]*:[0-9a-fA-F:.]*/([0-9]{1,2}|1[01][0-9]|12[0-8]))$" $range) -}}
+{{- $m = append $m (printf "delivery.allowPrivateNetworks holds %q: write address ranges, e.g. 10.20.0.0/16 or fd00::/8" $range) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The API */ -}}
+{{- if and $v.api.enabled (not $v.api.tokensSecret.name) -}}
+{{- $m = append $m "api.tokensSecret.name is empty: name the secret with the tokens file (without it every request would be refused), or set api.enabled=false" -}}
+{{- end -}}
+{{- if and $v.api.enabled (eq (int $v.api.port) (int $v.admin.port)) -}}
+{{- $m = append $m (printf "api.port and admin.port are both %d: they need different ones" (int $v.api.port)) -}}
+{{- end -}}
+
+{{- /* Scaling and rollout */ -}}
+{{- if and $v.autoscaling.keda.enabled $v.autoscaling.hpa.enabled -}}
+{{- $m = append $m "autoscaling.keda.enabled and autoscaling.hpa.enabled are both true: two autoscalers would pull at one deployment" -}}
+{{- end -}}
+{{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
+{{- $m = append $m (printf "autoscaling.minReplicas (%d) is more than autoscaling.maxReplicas (%d)" (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- if $v.autoscaling.keda.enabled -}}
+{{- if not (regexMatch "^https?://\\S+$" $v.autoscaling.keda.prometheusAddress) -}}
+{{- $m = append $m (printf "autoscaling.keda.prometheusAddress is %q: KEDA asks Prometheus what is late, so write its URL, e.g. http://prometheus.monitoring:9090" $v.autoscaling.keda.prometheusAddress) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (has (toString $v.worker.rollingUpdate.maxSurge) (list "0" "0%")) (has (toString $v.worker.rollingUpdate.maxUnavailable) (list "0" "0%")) -}}
+{{- $m = append $m "worker.rollingUpdate.maxSurge and maxUnavailable are both 0: a rollout could not take a single step" -}}
+{{- end -}}
+
+{{- /* Names of other things */ -}}
+{{- if and $v.image.digest (not (regexMatch "^sha256:[a-f0-9]{64}$" $v.image.digest)) -}}
+{{- $m = append $m (printf "image.digest is %q: write sha256: and 64 hexadecimal digits" $v.image.digest) -}}
+{{- end -}}
+{{- if and $v.image.tag (not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$" $v.image.tag)) -}}
+{{- $m = append $m (printf "image.tag is %q: a tag has at most 128 letters, digits, dots, dashes and underscores" $v.image.tag) -}}
+{{- end -}}
+{{- $names := dict "kafka.tls.caSecret.name" $v.kafka.tls.caSecret.name "kafka.tls.clientSecret.name" $v.kafka.tls.clientSecret.name "api.tokensSecret.name" $v.api.tokensSecret.name "api.tlsSecret.name" $v.api.tlsSecret.name "serviceAccount.name" $v.serviceAccount.name "autoscaling.keda.authenticationRef" $v.autoscaling.keda.authenticationRef -}}
+{{- range $key, $secret := $v.kafka.secretProperties -}}
+{{- $_ := set $names (printf "kafka.secretProperties.%s.name" $key) $secret.name -}}
+{{- end -}}
+{{- range $name, $value := $names -}}
+{{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$" $value)) -}}
+{{- $m = append $m (printf "%s is %q: a name in Kubernetes has small letters, digits, dashes and dots" $name $value) -}}
+{{- end -}}
+{{- end -}}
+{{- range $role := list "worker" "api" -}}
+{{- range $env := (get $v $role).extraEnv -}}
+{{- if hasPrefix "HOOKSTREAM_" $env.name -}}
+{{- $m = append $m (printf "%s.extraEnv sets %s: options of the program have values of their own" $role $env.name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with $v.monitoring.rules.runbookBaseUrl -}}
+{{- if not (regexMatch "^https?://\\S+[^/\\s]$" .) -}}
+{{- $m = append $m (printf "monitoring.rules.runbookBaseUrl is %q: write the URL of the folder that holds docs/, without a slash at the end" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if $m -}}
+{{- fail (printf "the values do not fit:\n  - %s" (join "\n  - " $m)) -}}
+{{- end -}}
+{{- end -}}

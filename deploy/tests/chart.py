@@ -1,0 +1,413 @@
+"""The Helm chart: every switch on and off, every option, every refusal, read by Helm and kubeconform."""
+
+import copy
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from options import OPTIONS, variable
+from report import ROOT, Report, must, need, run
+
+CHART = ROOT / "deploy/helm/hookstream"
+# The oldest version that the chart accepts, and the newest whose schemas there are.
+KUBERNETES = ["1.27.0", "1.37.0"]
+BASE = {"kafka": {"brokers": "kafka-0:9092,kafka-1:9092"}, "api": {"tokensSecret": {"name": "tokens"}}}
+
+PEER = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+# A value for everything that is empty unless set: a switch that has none here is a switch that nothing checks.
+SET = {
+    "nameOverride": "hooks",
+    "fullnameOverride": "crm-hooks",
+    "image.tag": "1.2.3",
+    "image.digest": "sha256:" + "0123456789abcdef" * 4,
+    "image.pullSecrets": ["pull"],
+    "kafka.brokers": "kafka:9092",
+    "kafka.properties": {"security.protocol": "SASL_SSL", "sasl.username": "hook$(stream)", "socket.keepalive.enable": True},
+    "kafka.secretProperties": {"sasl.password": {"name": "kafka-user", "key": "password"}, "ssl.key.password": {"name": "kafka-key", "key": "p"}},
+    "kafka.tls.caSecret.name": "kafka-ca",
+    "kafka.tls.clientSecret.name": "kafka-client",
+    "delivery.maxInFlightPerHost": 100,
+    "delivery.maxQueuedBytes": "128MiB",
+    "delivery.deliveryThreads": 2,
+    "delivery.allowPrivateNetworks": ["10.0.0.0/8", "fd00:1::/32"],
+    "api.tokensSecret.name": "tokens",
+    "api.tlsSecret.name": "api-tls",
+    "api.service.annotations": {"a": "b"},
+    "serviceAccount.name": "hooks",
+    "serviceAccount.annotations": {"a": "b"},
+    "autoscaling.keda.prometheusAddress": "http://prometheus:9090",
+    "autoscaling.keda.selector": 'job="hookstream-worker"',
+    "autoscaling.keda.authenticationRef": "prometheus",
+    "autoscaling.hpa.metrics": [{"type": "External", "external": {"metric": {"name": "lag"}, "target": {"type": "AverageValue", "averageValue": "1000"}}}],
+    "networkPolicy.metricsFrom": PEER,
+    "networkPolicy.apiFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+    "networkPolicy.kafkaTo": [{"podSelector": {"matchLabels": {"app": "kafka"}}}],
+    "monitoring.serviceMonitor.labels": {"release": "prometheus"},
+    "monitoring.rules.labels": {"release": "prometheus"},
+    "monitoring.rules.runbookBaseUrl": "https://git.example/hookstream/main",
+}
+for role in ("worker", "api"):
+    SET |= {
+        f"{role}.podAnnotations": {"a": "b"},
+        f"{role}.podLabels": {"team": "crm"},
+        f"{role}.nodeSelector": {"disk": "none"},
+        f"{role}.tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}],
+        f"{role}.affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}},
+        f"{role}.priorityClassName": "high",
+        f"{role}.extraEnv": [{"name": "SSL_CERT_FILE", "value": "/ca/ca.crt"}],
+        f"{role}.extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        f"{role}.extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": True}],
+    }
+# What has to be set with a switch for the rest to make sense.
+WITH = {
+    "autoscaling.keda.enabled": {"autoscaling.keda.prometheusAddress": "http://prometheus:9090"},
+    "autoscaling.keda.selector": {"autoscaling.keda.enabled": True, "autoscaling.keda.prometheusAddress": "http://p:9090"},
+    "autoscaling.keda.authenticationRef": {"autoscaling.keda.enabled": True, "autoscaling.keda.prometheusAddress": "http://p:9090"},
+    "autoscaling.hpa.metrics": {"autoscaling.hpa.enabled": True},
+    "monitoring.serviceMonitor.labels": {"monitoring.serviceMonitor.enabled": True},
+    "monitoring.rules.labels": {"monitoring.rules.enabled": True},
+    "monitoring.rules.runbookBaseUrl": {"monitoring.rules.enabled": True},
+    "delivery.drainTimeout": {"worker.terminationGracePeriodSeconds": 90, "api.terminationGracePeriodSeconds": 90},
+    "serviceAccount.create": {"serviceAccount.name": "there-already"},
+}
+for role in ("worker", "api"):
+    WITH[f"{role}.extraVolumeMounts"] = {f"{role}.extraVolumes": SET[f"{role}.extraVolumes"]}
+
+# Words that are one of a list, and the others of it.
+WORDS = {
+    "image.pullPolicy": ["Always", "Never"],
+    "delivery.ordering": ["webhook", "none"],
+    "delivery.attemptLog": ["all", "off"],
+    "logs.format": ["human"],
+    "worker.spread.whenUnsatisfiable": ["DoNotSchedule"],
+    "api.service.type": ["NodePort", "LoadBalancer"],
+    "worker.podDisruptionBudget.maxUnavailable": ["25%"],
+}
+
+# What must be refused: values over the base, and what the sentence says.
+REFUSED = [
+    ({"kafka.brokers": ""}, "kafka.brokers is empty: name the bootstrap servers"),
+    ({"kafka.brokers": "kafka"}, 'kafka.brokers is "kafka": write host:port'),
+    ({"kafka.brokers": "PLAINTEXT://kafka:9092"}, "without spaces or a scheme"),
+    ({"kafka.group": "a group"}, 'kafka.group is "a group"'),
+    ({"kafka.properties": {"sasl.password": "hunter2"}}, "kafka.properties holds sasl.password in plain sight"),
+    ({"kafka.properties": {"client.rack": "a\nb"}}, "kafka.properties.client.rack spans several lines"),
+    ({"kafka.properties": {"group.id": "x"}}, "the property group.id has a value of its own"),
+    ({"kafka.properties": {"Client Rack": "x"}}, '"Client Rack" is no name of a librdkafka property'),
+    ({"kafka.properties": {"a.b": "x"}, "kafka.secretProperties": {"a.b": {"name": "s", "key": "k"}}}, "a.b stands in kafka.properties and in kafka.secretProperties"),
+    ({"kafka.secretProperties": {"sasl.password": {"name": "s"}}}, "secretProperties"),
+    ({"kafka.tls.caSecret.name": "My_CA"}, 'kafka.tls.caSecret.name is "My_CA": a name in Kubernetes has small letters'),
+    ({"topics.events": "no spaces please"}, 'topics.events is "no spaces please": a topic\'s name has'),
+    ({"topics.health": "crm.object-events"}, 'topics.events and topics.health are both "crm.object-events"'),
+    ({"topics.apply.partitions": 0}, "partitions"),
+    ({"delivery.requestTimeout": "10 seconds"}, 'delivery.requestTimeout is "10 seconds": a duration is written 250ms, 30s, 5m or 1h'),
+    ({"delivery.requestTimeout": 10}, "requestTimeout"),
+    ({"delivery.requestTimeout": "30s"}, "delivery.drainTimeout (25s) is shorter than delivery.requestTimeout (30s)"),
+    ({"delivery.connectTimeout": "11s"}, "delivery.connectTimeout (11s) is longer than delivery.requestTimeout (10s)"),
+    ({"delivery.drainTimeout": "55s"}, "worker.terminationGracePeriodSeconds (60) leaves less than 10 s beyond delivery.drainTimeout (55s)"),
+    ({"api.terminationGracePeriodSeconds": 30}, "api.terminationGracePeriodSeconds (30) leaves less than 10 s beyond delivery.drainTimeout (25s)"),
+    ({"delivery.retrySchedule": ""}, 'delivery.retrySchedule holds ""'),
+    ({"delivery.retrySchedule": "30s,soon"}, 'delivery.retrySchedule holds "soon"'),
+    ({"delivery.ordering": "strict"}, "'entity', 'webhook', 'none'"),
+    ({"delivery.maxInFlightPerWebhook": 2000}, "delivery.maxInFlightPerWebhook (2000) is more than delivery.maxInFlight (1024)"),
+    ({"delivery.maxInFlightPerHost": 2000}, "delivery.maxInFlightPerHost (2000) is more than delivery.maxInFlight (1024)"),
+    ({"delivery.maxInFlight": 200000}, "maxInFlight"),
+    ({"delivery.maxQueuedBytes": 1000}, "maxQueuedBytes"),
+    ({"delivery.maxQueuedBytes": "lots"}, 'delivery.maxQueuedBytes is "lots"'),
+    ({"delivery.allowPrivateNetworks": ["10.0.0.1"]}, 'delivery.allowPrivateNetworks holds "10.0.0.1": write address ranges'),
+    ({"delivery.attemptLog": "some"}, "'all', 'failures', 'off'"),
+    ({"api.tokensSecret.name": ""}, "api.tokensSecret.name is empty"),
+    ({"api.port": 9464}, "api.port and admin.port are both 9464"),
+    ({"api.replicas": 2}, "replicas"),
+    ({"admin.port": 70000}, "port"),
+    ({"autoscaling.keda.enabled": True}, 'autoscaling.keda.prometheusAddress is "": KEDA asks Prometheus what is late'),
+    ({"autoscaling.keda.enabled": True, "autoscaling.keda.prometheusAddress": "http://p:9090", "autoscaling.hpa.enabled": True}, "two autoscalers would pull at one deployment"),
+    ({"autoscaling.minReplicas": 20}, "autoscaling.minReplicas (20) is more than autoscaling.maxReplicas (12)"),
+    ({"worker.replicas": 0}, "replicas"),
+    ({"worker.rollingUpdate.maxUnavailable": 0}, "a rollout could not take a single step"),
+    ({"worker.extraEnv": [{"name": "HOOKSTREAM_GROUP", "value": "x"}]}, "worker.extraEnv sets HOOKSTREAM_GROUP"),
+    ({"image.digest": "sha256:abc"}, 'image.digest is "sha256:abc"'),
+    ({"image.tag": "a tag"}, 'image.tag is "a tag"'),
+    ({"monitoring.rules.runbookBaseUrl": "wiki"}, 'monitoring.rules.runbookBaseUrl is "wiki"'),
+    ({"monitoring.serviceMonitor.interval": "5s"}, "monitoring.serviceMonitor.scrapeTimeout (10s) is longer than its interval (5s)"),
+    ({"wroker.replicas": 3}, "wroker"),
+]
+
+
+def put(values: dict, path: str, value: object) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[last] = value
+
+
+def values_of(changes: dict) -> dict:
+    values = copy.deepcopy(BASE)
+    for path, value in changes.items():
+        for also, its in WITH.get(path, {}).items():
+            put(values, also, its)
+    for path, value in changes.items():
+        put(values, path, value)
+    return values
+
+
+def template(values: dict, *arguments: str):
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        return run(os.environ["HELM_BIN"], "template", "rel", CHART, "--namespace", "crm", "--kube-version", KUBERNETES[-1], "-f", file.name, *arguments)
+
+
+def render(changes: dict) -> str:
+    done = template(values_of(changes))
+    need(done.returncode == 0, f"with {changes}:\n{done.stderr}")
+    return done.stdout
+
+
+def objects(text: str) -> dict:
+    """The rendered objects by kind and the last word of their name."""
+    found = {}
+    for item in yaml.safe_load_all(text):
+        if item:
+            key = (item["kind"], item["metadata"]["name"])
+            need(key not in found, f"{key} is rendered twice")
+            found[key] = item
+    return found
+
+
+def leaves(values: dict, path: str = ""):
+    for name, value in values.items():
+        here = f"{path}.{name}" if path else name
+        if isinstance(value, dict) and value and here != "monitoring.dashboard.labels":
+            yield from leaves(value, here)
+        else:
+            yield here, value
+
+
+def switches() -> dict:
+    """Every change that switches something: booleans turned, empty values set, words exchanged."""
+    changes = {"as it is": {}}
+    for path, value in leaves(yaml.safe_load((CHART / "values.yaml").read_text())):
+        if isinstance(value, bool):
+            changes[f"{path}={str(not value).lower()}"] = {path: not value}
+        elif value in ("", None, [], {}):
+            need(path in SET, f"values.yaml has the empty value {path} and chart.py has no value to set it to")
+            changes[f"{path} set"] = {path: SET[path]}
+    for path, words in WORDS.items():
+        for word in words:
+            changes[f"{path}={word}"] = {path: word}
+    off = {path: False for path, value in leaves(yaml.safe_load((CHART / "values.yaml").read_text())) if isinstance(value, bool)}
+    everything = dict(SET) | {path: path != "autoscaling.hpa.enabled" for path in off}
+    changes["everything off"] = off
+    changes["everything on, KEDA"] = everything
+    changes["everything on, HPA"] = everything | {"autoscaling.keda.enabled": False, "autoscaling.hpa.enabled": True}
+    return changes
+
+
+def check(report: Report) -> None:
+    report.check("helm lint finds nothing", lint)
+    changes = report.check("every switch has a value to be checked with", switches) or {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, change in changes.items():
+            text = report.check(f"renders: {name}", render, change)
+            if text is not None:
+                report.check(f"is safe to run: {name}", safe, text)
+                (Path(folder) / f"{len(list(Path(folder).iterdir())):03}.yaml").write_text(f"# {name}\n{text}")
+        for version in KUBERNETES:
+            report.check(f"Kubernetes {version} knows every field of {len(changes)} renderings", kubeconform, version, folder)
+    report.check("kubeconform refuses an unknown field", kubeconform_is_strict)
+    for option, path, value, text, roles in OPTIONS:
+        report.check(f"--{option} can be set by {path}", sets_option, option, path, value, text, roles.split())
+    for change, sentence in REFUSED:
+        report.check(f"refuses {change}", refuses, change, sentence)
+    report.check("all mistakes are reported at once", all_at_once)
+    report.check("secrets come by reference only", secrets_by_reference)
+    report.check("KEDA scales on what is late and on no retry topic's lag", keda_queries)
+    report.check("the autoscaler owns the number of workers", autoscaler_owns_replicas)
+    report.check("there is one API, replaced and not joined", one_api)
+    report.check("receivers in private ranges are out of reach unless allowed", egress)
+    report.check("the rules are valid as the operator gets them", rules)
+    report.check("the dashboard arrives whole", dashboard)
+    report.check("metrics are found under the job names that the rules know", job_names)
+
+
+def lint() -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(BASE, file)
+        file.flush()
+        must(os.environ["HELM_BIN"], "lint", "--strict", "--kube-version", KUBERNETES[-1], "-f", file.name, CHART)
+
+
+def kubeconform(version: str, folder: str) -> None:
+    schemas = os.environ["SCHEMAS"] + "/{{.NormalizedKubernetesVersion}}-local-strict/{{.ResourceKind}}{{.KindSuffix}}.json"
+    ours = str(ROOT / "deploy/tests/schemas/{{.ResourceKind}}.json")
+    done = run(
+        os.environ["KUBECONFORM_BIN"], "-strict", "-summary", "-output", "json", "-kubernetes-version", version,
+        "-schema-location", schemas, "-schema-location", ours, folder, seconds=300,
+    )
+    told = json.loads(done.stdout)
+    bad = [f"{item['filename']}: {item['kind']} {item['name']}: {item['msg']}" for item in told.get("resources") or []]
+    need(done.returncode == 0 and not bad, "\n".join(bad[:20]) or done.stderr)
+    need(told["summary"]["valid"] > 500 and not told["summary"]["skipped"], f"{told['summary']}")
+
+
+def kubeconform_is_strict() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a.yaml").write_text(render({}).replace("clusterIP: None", "clusterIp: None"))
+        try:
+            kubeconform(KUBERNETES[-1], folder)
+        except Exception as failure:
+            need("clusterIp" in str(failure), f"it failed for another reason: {failure}")
+            return
+        need(False, "a Service with `clusterIp` was taken for valid")
+
+
+def pods(found: dict) -> dict:
+    return {
+        name.rsplit("-", 1)[-1]: item["spec"]["template"]["spec"]
+        for (kind, name), item in found.items() if kind in ("Deployment", "Job")
+    }
+
+
+def safe(text: str) -> None:
+    found = objects(text)
+    there = {kind for kind, _ in found}
+    need({"Deployment", "Service"} <= there, f"only {there}")
+    for role, pod in pods(found).items():
+        need(pod["securityContext"]["runAsNonRoot"] is True, f"{role} may run as root")
+        need(pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", f"{role} has no seccomp profile")
+        need(pod["automountServiceAccountToken"] is False, f"{role} gets a token of Kubernetes")
+        need(pod["enableServiceLinks"] is False, f"{role} gets variables of service links")
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            need(security["readOnlyRootFilesystem"] is True and security["allowPrivilegeEscalation"] is False, f"{role}: {security}")
+            need(security["capabilities"] == {"drop": ["ALL"]}, f"{role}: {security}")
+            need("memory" in container["resources"]["limits"], f"{role} has no limit of memory")
+            names = [item["name"] for item in container["env"]]
+            need(len(names) == len(set(names)), f"{role} sets a variable twice: {names}")
+            mounted = {item["name"] for item in container.get("volumeMounts") or []}
+            volumes = {item["name"] for item in pod.get("volumes") or []}
+            need(mounted <= volumes, f"{role} mounts {mounted - volumes}, which is no volume")
+            if role != "topics":
+                need({"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys(), f"{role} lacks a probe")
+                need(container["readinessProbe"]["httpGet"]["path"] == "/readyz", f"{role}: {container['readinessProbe']}")
+    # Every selector finds a pod.
+    labels = [item["spec"]["template"]["metadata"]["labels"] for (kind, _), item in found.items() if kind in ("Deployment", "Job")]
+    for (kind, name), item in found.items():
+        selector = {"Service": lambda s: s["selector"], "NetworkPolicy": lambda s: s["podSelector"]["matchLabels"], "PodDisruptionBudget": lambda s: s["selector"]["matchLabels"], "Deployment": lambda s: s["selector"]["matchLabels"]}.get(kind)
+        if selector:
+            wanted = selector(item["spec"]).items()
+            need(sum(wanted <= label.items() for label in labels) == 1, f"{kind} {name} selects not exactly one kind of pod")
+    account = {name for kind, name in found if kind == "ServiceAccount"}
+    for role in ("worker", "api"):
+        if role in pods(found) and account:
+            need(pods(found)[role]["serviceAccountName"] in account, f"{role} runs under another account")
+
+
+def environment(found: dict, role: str) -> dict:
+    return {item["name"]: item.get("value", item.get("valueFrom")) for item in pods(found)[role]["containers"][0]["env"]}
+
+
+def sets_option(option: str, path: str, value: object, text: str, roles: list) -> None:
+    found = objects(render({path: value}))
+    for role in ("worker", "api", "topics"):
+        got = environment(found, role).get(variable(option))
+        if role in roles:
+            need(got == text, f"{role} has {variable(option)}={got!r} and not {text!r}")
+        else:
+            need(got is None, f"{role} has no use for {variable(option)}")
+
+
+def refuses(change: dict, sentence: str) -> None:
+    values = copy.deepcopy(BASE)
+    for path, value in change.items():
+        put(values, path, value)
+    done = template(values)
+    need(done.returncode != 0, "it was rendered")
+    need(sentence in done.stderr, f"the text does not say {sentence!r}:\n{done.stderr}")
+    need("hunter2" not in done.stderr, "the text repeats a secret")
+    need("nil pointer" not in done.stderr and "wrong type" not in done.stderr, f"not a sentence:\n{done.stderr}")
+
+
+def all_at_once() -> None:
+    done = template({})
+    need(done.returncode != 0, "it was rendered without brokers")
+    for sentence in ("kafka.brokers is empty", "api.tokensSecret.name is empty"):
+        need(sentence in done.stderr, done.stderr)
+
+
+def secrets_by_reference() -> None:
+    found = objects(render({path: SET[path] for path in ("kafka.properties", "kafka.secretProperties", "kafka.tls.caSecret.name", "kafka.tls.clientSecret.name")}))
+    need("Secret" not in {kind for kind, _ in found}, "the chart makes a secret")
+    for role in ("worker", "api", "topics"):
+        env = environment(found, role)
+        need(env["KAFKA_SECRET_0"] == {"secretKeyRef": {"name": "kafka-user", "key": "password"}}, f"{env}")
+        lines = env["HOOKSTREAM_KAFKA_PROPERTY"].split("\n")
+        for line in ("sasl.password=$(KAFKA_SECRET_0)", "ssl.key.password=$(KAFKA_SECRET_1)", "sasl.username=hook$$(stream)", "security.protocol=SASL_SSL", "socket.keepalive.enable=true", "ssl.ca.location=/etc/hookstream/kafka-ca/ca.crt", "ssl.key.location=/etc/hookstream/kafka-client/tls.key"):
+            need(line in lines, f"{role} lacks {line}: {lines}")
+        # Kubernetes puts in only what stands before.
+        names = list(env)
+        need(names.index("KAFKA_SECRET_1") < names.index("HOOKSTREAM_KAFKA_PROPERTY"), f"{names}")
+        mounts = {item["mountPath"] for item in pods(found)[role]["containers"][0]["volumeMounts"]}
+        need({"/etc/hookstream/kafka-ca", "/etc/hookstream/kafka-client"} <= mounts, f"{role}: {mounts}")
+
+
+def keda_queries() -> None:
+    found = objects(render({"autoscaling.keda.enabled": True, "topics.events": "other.events"}))
+    spec = found["ScaledObject", "rel-hookstream-worker"]["spec"]
+    queries = [trigger["metadata"]["query"] for trigger in spec["triggers"]]
+    need(queries == [
+        'sum(max by (partition) (hookstream_consumer_lag{topic="other.events",namespace="crm"}))',
+        'max(hookstream_retry_overdue_seconds{namespace="crm"})',
+    ], f"{queries}")
+    need(spec["scaleTargetRef"]["name"] == "rel-hookstream-worker", f"{spec}")
+
+
+def autoscaler_owns_replicas() -> None:
+    for switch in ("autoscaling.keda.enabled", "autoscaling.hpa.enabled"):
+        spec = objects(render({switch: True}))["Deployment", "rel-hookstream-worker"]["spec"]
+        need("replicas" not in spec, f"{switch} and replicas: {spec['replicas'] if 'replicas' in spec else ''}")
+    need(objects(render({}))["Deployment", "rel-hookstream-worker"]["spec"]["replicas"] == 2, "replicas are gone")
+
+
+def one_api() -> None:
+    spec = objects(render({}))["Deployment", "rel-hookstream-api"]["spec"]
+    need(spec["replicas"] == 1 and spec["strategy"] == {"type": "Recreate"}, f"{spec['replicas']} {spec['strategy']}")
+
+
+def egress() -> None:
+    def blocks(change):
+        spec = objects(render(change))["NetworkPolicy", "rel-hookstream-worker"]["spec"]
+        return [peer["ipBlock"] for rule in spec["egress"] for peer in rule.get("to") or [] if "ipBlock" in peer]
+    for cidr in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "127.0.0.0/8", "100.64.0.0/10"):
+        need(cidr in blocks({})[0]["except"], f"{cidr} can be reached")
+    need({"cidr": "10.9.0.0/16"} in blocks({"delivery.allowPrivateNetworks": ["10.9.0.0/16"]}), "an allowed range cannot be reached")
+
+
+def rules() -> None:
+    found = objects(render({"monitoring.rules.enabled": True, "topics.events": "other.events", "monitoring.rules.runbookBaseUrl": "https://git.example/hookstream/main"}))
+    spec = found["PrometheusRule", "rel-hookstream"]["spec"]
+    text = yaml.safe_dump(spec)
+    need("other.events" in text and "crm.object-events" not in text, "the events topic was not put in")
+    first = spec["groups"][0]["rules"][0]["annotations"]["runbook_url"]
+    need(first == "https://git.example/hookstream/main/docs/runbook.md#hookstreamnoworker", first)
+    with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+        file.write(text)
+        file.flush()
+        must("promtool", "check", "rules", file.name)
+
+
+def dashboard() -> None:
+    found = objects(render({"monitoring.dashboard.enabled": True}))
+    data = found["ConfigMap", "rel-hookstream-dashboard"]["data"]["hookstream.json"]
+    need(json.loads(data) == json.loads((ROOT / "deploy/monitoring/dashboard.json").read_text()), "it is another dashboard")
+
+
+def job_names() -> None:
+    found = objects(render({"monitoring.serviceMonitor.enabled": True}))
+    monitor = found["ServiceMonitor", "rel-hookstream"]["spec"]
+    jobs = {item["metadata"]["labels"].get(monitor["jobLabel"]) for (kind, _), item in found.items() if kind == "Service"} - {None}
+    need(jobs == {"hookstream-worker", "hookstream-api"}, f"{jobs}")

@@ -1,0 +1,30 @@
+"""Checks deploy/, docker-compose.yml and docs/. Started by deploy/test, which installs the tools and says where they are."""
+
+import sys
+
+import chart
+import compose
+import docs
+import monitoring
+import receivers
+from report import Report
+
+SECTIONS = {
+    "chart": chart.check,
+    "monitoring": monitoring.check,
+    "compose": compose.check,
+    "docs": docs.check,
+    "receivers": receivers.check,
+}
+
+
+def main() -> int:
+    report = Report()
+    for name in sys.argv[1:]:
+        report.section(name)
+        SECTIONS[name](report)
+    return report.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

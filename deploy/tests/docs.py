@@ -1,0 +1,94 @@
+"""The pages of docs/: links that lead somewhere, options that exist, numbers that follow from one another."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from options import NAMES, VARIABLES
+from report import ROOT, Report, need
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SUBCOMMANDS = {
+    "worker", "api", "demo", "receiver", "topics plan", "topics apply", "dead-letters list", "dead-letters show",
+    "dead-letters redrive", "replay", "resume", "explain", "help",
+}
+
+
+def check(report: Report) -> None:
+    report.check("the options that are compared with are the program's", known_options)
+    for page in PAGES:
+        report.check(f"{page.name}: links lead somewhere", links, page)
+        report.check(f"{page.name}: options and commands are the program's", options, page)
+        report.check(f"{page.name}: code can be parsed", parsed, page)
+        report.check(f"{page.name}: one title, headings in order", headings, page)
+        report.check(f"{page.name}: nothing of one machine", no_machine, page)
+
+
+def anchors(page: Path) -> set:
+    """The anchors of a page's headings, as a repository's web page makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        need(file.exists(), f"{target} is not there")
+        need(not anchor or anchor in anchors(file), f"{target}: {file.name} has no such heading")
+
+
+def options(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", "\n".join(ours(text))):
+        need(name in NAMES, f"the program has no option --{name}")
+    for variable in re.findall(r"HOOKSTREAM_[A-Z_]+", text):
+        need(variable in VARIABLES or variable == "HOOKSTREAM_", f"the program has no variable {variable}")
+    for first, second in re.findall(r"(?:^|[`\s])hookstream (worker|api|demo|receiver|topics|dead-letters|replay|resume|explain|help)\b\s?([a-z]+)?", text):
+        both = f"{first} {second}" if first in ("topics", "dead-letters") else first
+        need(both in SUBCOMMANDS, f"the program has no command {both}")
+
+
+def ours(text: str):
+    """Lines and code spans without the commands of other programs."""
+    for line in text.splitlines():
+        spans = re.split(r"`", line)
+        for span in spans:
+            if not re.search(r"\b(kubectl|helm|docker|kafka-[a-z-]+\.sh|openssl|curl|cargo)\b", span) and not line.lstrip().startswith("--set"):
+                yield span
+
+
+def parsed(page: Path) -> None:
+    for language, code in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.S | re.M):
+        if language == "json":
+            json.loads(code)
+        elif language == "yaml":
+            yaml.safe_load(code)
+        need(language in ("json", "yaml", "bash", "http", "text", "toml", "python", "javascript", "go", "rust"), f"a block in {language}")
+
+
+def headings(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.M)]
+    need(levels.count(1) == 1 and levels[0] == 1, "there is not one title at the top")
+    need(all(after - before <= 1 for before, after in zip(levels, levels[1:])), f"a level is left out: {levels}")
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    need(len(titles) == len(set(titles)), "two headings are the same")
+
+
+def no_machine(page: Path) -> None:
+    for word in ("/work/", "/root/", "/tmp/", "/home/"):
+        need(word not in page.read_text(), f"it names {word}")
+
+
+def known_options() -> None:
+    """The list that pages, chart and compose file are compared with is the program's own."""
+    table = (ROOT / "src/settings/options.rs").read_text()
+    there = set(re.findall(r'Spec::(?:one|flag)\(\s*"([a-z-]+)"', table))
+    listed = NAMES - {"help", "version"}
+    need(there == listed, f"only the program has {there - listed}; only deploy/tests/options.py has {listed - there}")

@@ -1,0 +1,200 @@
+"""Runs the receivers of docs/receivers.md as they stand there, each against requests signed here, good and bad ones.
+
+For other tests `python3 deploy/tests/receivers.py FOLDER` writes them out: receiver.py, receiver.mjs, receiver.go, and a package in rust/.
+"""
+
+import base64
+import hashlib
+import hmac
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from report import ROOT, Report, must, need, run
+
+PAGE = ROOT / "docs/receivers.md"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OTHER = "whsec_" + base64.b64encode(b"another key of thirty-two bytes.").decode()
+# The example of the Standard Webhooks specification: this file signs as it does.
+PUBLISHED = ("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}', "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
+
+
+def blocks() -> dict:
+    """The code of the page by the heading it stands under and its language."""
+    found, heading = {}, ""
+    for match in re.finditer(r"^### ([^\n]+)$|^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.S | re.M):
+        if match[1]:
+            heading = match[1]
+        else:
+            found[heading, match[2]] = match[3]
+    return found
+
+
+def sign(secret: str, delivery: str, timestamp: int, body: bytes) -> str:
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    content = f"{delivery}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+
+
+MANIFEST = '[package]\nname = "receiver"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n\n'
+
+
+def write_out(folder: Path) -> None:
+    code = blocks()
+    for name, text in {
+        "receiver.py": code["Python", "python"],
+        "receiver.mjs": code["Node", "javascript"],
+        "receiver.go": code["Go", "go"],
+        "rust/Cargo.toml": MANIFEST + code["Rust", "toml"],
+        "rust/src/main.rs": code["Rust", "rust"],
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def python(folder: Path) -> list:
+    (folder / "receiver.py").write_text(blocks()["Python", "python"])
+    return ["python3", folder / "receiver.py"]
+
+
+def node(folder: Path) -> list:
+    (folder / "receiver.mjs").write_text(blocks()["Node", "javascript"])
+    return ["node", folder / "receiver.mjs"]
+
+
+def go(folder: Path) -> list:
+    (folder / "receiver.go").write_text(blocks()["Go", "go"])
+    must("go", "build", "-o", folder / "receiver", folder / "receiver.go", seconds=300)
+    must("go", "vet", folder / "receiver.go", seconds=300)
+    return [folder / "receiver"]
+
+
+def rust(_: Path) -> list:
+    # Kept from run to run, so that its dependencies are built once.
+    package = Path(os.environ["TOOLS"]) / "receiver-rust"
+    (package / "src").mkdir(parents=True, exist_ok=True)
+    for path, text in ((package / "Cargo.toml", MANIFEST + blocks()["Rust", "toml"]), (package / "src/main.rs", blocks()["Rust", "rust"])):
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+    # The project's own versions, so that the example is built from what the project is built from.
+    if not (package / "Cargo.lock").exists():
+        (package / "Cargo.lock").write_bytes((ROOT / "Cargo.lock").read_bytes())
+    environment = dict(os.environ, CARGO_TARGET_DIR=str(package / "target"), RUSTFLAGS="-D warnings")
+    must("cargo", "build", "--quiet", cwd=package, env=environment, seconds=1200)
+    return [package / "target/debug/receiver"]
+
+
+class Running:
+    """A receiver on a port of the loopback address, ended with the block."""
+
+    def __init__(self, command: list, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.output = folder / "output"
+        with self.output.open("wb") as output:
+            environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PORT": str(self.port), "SECRET": SECRET}
+            self.process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+    def __enter__(self):
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            need(self.process.poll() is None, f"it ended: {self.output.read_text()}")
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            time.sleep(0.02)
+        self.__exit__()
+        need(False, "it did not listen within 30 s")
+
+    def __exit__(self, *_) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def post(self, headers: dict, body: bytes = b'{"id":"e","type":"change"}', connection=None):
+        connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("POST", "/callbacks", body, {"Content-Type": "application/json; charset=utf-8", **headers})
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+
+    def signed(self, delivery: str, secret: str = SECRET, age: int = 0, body: bytes = b'{"id":"e"}', extra: str = "") -> dict:
+        timestamp = int(time.time()) - age
+        return {"webhook-id": delivery, "webhook-timestamp": str(timestamp), "webhook-signature": sign(secret, delivery, timestamp, body) + extra, "X-XCOM-Integration-Echo": f"echo-{delivery}"}
+
+
+def behaves(start) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Running(start(folder), folder) as receiver:
+            body = '{"name":"Ünïcode ✓"}'.encode()
+            answer = receiver.post(receiver.signed("d-1", body=body), body)
+            need(answer.status == 200, f"a signed request was answered with {answer.status}")
+            need(answer.headers.get_all("X-XCOM-Integration-Echo") == ["echo-d-1"], f"the echo is {answer.headers.get_all('X-XCOM-Integration-Echo')}")
+            # Again on one kept connection: known, and acknowledged all the same.
+            connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=10)
+            for delivery in ("d-1", "d-2"):
+                answer = receiver.post(receiver.signed(delivery, body=body), body, connection)
+                need(answer.status == 200 and answer.headers["X-XCOM-Integration-Echo"] == f"echo-{delivery}", f"{delivery}: {answer.status}")
+            # During an exchange of secrets one of several signatures fits.
+            both = receiver.signed("d-3", OTHER)
+            both["webhook-signature"] += " " + receiver.signed("d-3")["webhook-signature"]
+            need(receiver.post(both, b'{"id":"e"}').status == 200, "one of two signatures fits and it was refused")
+            for what, headers, sent in (
+                ("another secret's signature", receiver.signed("x-1", OTHER), b'{"id":"e"}'),
+                ("another body", receiver.signed("x-2"), b'{"id":"f"}'),
+                ("an old request", receiver.signed("x-3", age=400), b'{"id":"e"}'),
+                ("a request from the future", receiver.signed("x-4", age=-400), b'{"id":"e"}'),
+                ("no signature", {"webhook-id": "x-5", "webhook-timestamp": str(int(time.time()))}, b'{"id":"e"}'),
+                ("no headers", {}, b'{"id":"e"}'),
+                ("a timestamp that is none", receiver.signed("x-6") | {"webhook-timestamp": "soon"}, b'{"id":"e"}'),
+                ("another id", receiver.signed("x-7") | {"webhook-id": "x-8"}, b'{"id":"e"}'),
+                ("an empty signature", receiver.signed("x-9") | {"webhook-signature": "v1,"}, b'{"id":"e"}'),
+            ):
+                answer = receiver.post(headers, sent)
+                need(answer.status == 401, f"{what} was answered with {answer.status}")
+                need(answer.headers["X-XCOM-Integration-Echo"] is None, f"{what} was echoed")
+            large = b"x" * (2 * 1024 * 1024 + 1)
+            try:
+                status = receiver.post(receiver.signed("l-1", body=large), large).status
+            except (BrokenPipeError, ConnectionResetError):
+                status = 413
+            need(status == 413, f"a body over the limit was answered with {status}")
+            need(receiver.post(receiver.signed("d-4")).status == 401, "the body was not looked at")
+            need(receiver.post(receiver.signed("d-4"), b'{"id":"e"}').status == 200, "it did not go on after refusals")
+        output = receiver.output.read_text()
+        need(output.count("accepted d-1,") == 1, f"d-1 was accepted {output.count('accepted d-1,')} times:\n{output}")
+        need("accepted d-4," in output and "x-" not in output, output)
+        need(SECRET not in output and SECRET.removeprefix("whsec_") not in output, "the secret is in the log")
+
+
+def by_hand() -> None:
+    """The page's last command, against the first of its receivers."""
+    script = next(code for (_, language), code in blocks().items() if language == "bash")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Running(python(folder), folder) as receiver:
+            environment = dict(os.environ, SECRET=SECRET, PORT=str(receiver.port))
+            told = run("bash", "-euo", "pipefail", "-c", script, env=environment).stdout.lower()
+            need(" 200 " in told.splitlines()[0] and "x-xcom-integration-echo: abc" in told, told)
+
+
+def check(report: Report) -> None:
+    report.check("this test signs as the specification's example does", lambda: need(sign(SECRET, *PUBLISHED[:3]) == PUBLISHED[3], "it does not"))
+    for language, start in (("Python", python), ("Node", node), ("Go", go), ("Rust", rust)):
+        report.check(f"the receiver in {language} believes what is signed, echoes it, and nothing else", behaves, start)
+    report.check("the request by hand is acknowledged", by_hand)
+
+
+if __name__ == "__main__":
+    write_out(Path(sys.argv[1]))

@@ -1,0 +1,66 @@
+"""Counts what was checked, says what failed and why, and closes with a line that other programs can read."""
+
+import subprocess
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Failure(Exception):
+    """A check that did not hold; its text is what a person needs to mend it."""
+
+
+class Report:
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed = 0
+        self.name = ""
+
+    def section(self, name: str) -> None:
+        self.name = name
+
+    def check(self, claim: str, function, *arguments) -> object:
+        """Runs one check. Whatever it raises is a failure of this claim alone; the others go on."""
+        try:
+            result = function(*arguments)
+        except Failure as failure:
+            self._fail(claim, str(failure))
+        except Exception:
+            self._fail(claim, traceback.format_exc())
+        else:
+            self.passed += 1
+            print(f"ok    {self.name}: {claim}", flush=True)
+            return result
+        return None
+
+    def _fail(self, claim: str, why: str) -> None:
+        self.failed += 1
+        print(f"FAIL  {self.name}: {claim}", flush=True)
+        for line in why.rstrip().splitlines():
+            print(f"        {line}", flush=True)
+
+    def close(self) -> int:
+        if self.passed + self.failed == 0:
+            print("nothing was checked")
+            return 1
+        print(f"\n{self.passed} passed, {self.failed} failed", flush=True)
+        return 1 if self.failed else 0
+
+
+def need(condition: object, text: str) -> None:
+    if not condition:
+        raise Failure(text)
+
+
+def run(*command: object, seconds: int = 120, **options) -> subprocess.CompletedProcess:
+    """Runs a program to its end, bounded; the caller judges its exit code."""
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=seconds, check=False, **options
+    )
+
+
+def must(*command: object, **options) -> str:
+    done = run(*command, **options)
+    need(done.returncode == 0, f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
