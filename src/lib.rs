@@ -17,5 +17,6 @@ pub mod http;
 pub mod report;
 pub mod clock;
 pub mod telemetry;
+pub mod tools;
 
 pub use run::run;

@@ -1,6 +1,7 @@
 //! From a command to the part of the program that carries it out.
 
 use std::future::Future;
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Command;
+use crate::tools;
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -21,8 +23,26 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             Worker::bind(*settings).await?.run(stop).await?;
             Ok(ExitCode::SUCCESS)
         }),
+        Command::TopicsPlan(settings, output) => until_stopped(|stop| async move {
+            until(stop, tools::topics::run_plan(&settings, output.json, &mut io::stdout())).await
+        }),
+        Command::TopicsApply(settings, output) => until_stopped(|stop| async move {
+            until(stop, tools::topics::run_apply(&settings, output.json, &mut io::stdout())).await
+        }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
         _ => anyhow::bail!("this subcommand is not built yet"),
+    }
+}
+
+/// The end of a tool's work; a signal ends it where it stands.
+async fn until<E: Into<anyhow::Error>>(
+    stop: CancellationToken,
+    work: impl Future<Output = Result<ExitCode, E>>,
+) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(ExitCode::FAILURE),
+        ended = work => ended.map_err(Into::into),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::kafka::lag::Lag;
 use crate::kafka::retries::Retries;
 use crate::kafka::sink::Sink;
 use crate::kafka::table_feed::TableFeed;
+use crate::kafka::topics::{self, CheckError};
 use crate::lanes::pressure::Pressure;
 use crate::lanes::settlement::Settlements;
 use crate::lanes::shard::{BATCHES_MAX, Shard, Shared};
@@ -49,8 +50,8 @@ pub enum WorkerError {
         source: io::Error,
     },
     /// The topics are not as they must be.
-    #[error("the topics are not as they must be: {0}")]
-    Topics(String),
+    #[error(transparent)]
+    Topics(#[from] CheckError),
     /// A topic can't be read.
     #[error(transparent)]
     Table(#[from] CompactedError),
@@ -169,6 +170,11 @@ struct Started {
 
 impl Started {
     async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            checked = self.check_topics() => checked?,
+        }
         let fatal = CancellationToken::new();
         let table = Arc::new(RwLock::new(Table::default()));
         let feed_stop = CancellationToken::new();
@@ -184,6 +190,16 @@ impl Started {
         feed_stop.cancel();
         join(feed).await;
         if fatal.is_cancelled() { Err(WorkerError::Ended("a part of the worker")) } else { Ok(()) }
+    }
+
+    /// Looks at the topics before anything is read from them.
+    async fn check_topics(&self) -> Result<(), CheckError> {
+        let Settings { kafka, topics, delivery, .. } = &self.settings;
+        let checked = topics::check_for_worker(kafka, topics, &delivery.schedule).await?;
+        for warning in &checked.warnings {
+            tracing::warn!(topic = warning.topic, reason = topics::sentence(warning), "a topic is not as it should be");
+        }
+        Ok(())
     }
 
     fn start_feed(

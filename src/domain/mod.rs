@@ -13,4 +13,5 @@ pub mod signature;
 pub mod table;
 pub mod target;
 pub mod ticks;
+pub mod topics;
 pub mod tracker;

@@ -15,6 +15,18 @@ use tokio::time::Instant;
 
 use crate::settings;
 
+/// Two names of the same property. librdkafka takes both, and which of them holds is then a matter of chance, so a value of
+/// ours yields to the user's under either name.
+const ALIASES: [(&str, &str); 7] = [
+    ("fetch.message.max.bytes", "max.partition.fetch.bytes"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("compression.type", "compression.codec"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+    ("message.send.max.retries", "retries"),
+    ("max.in.flight.requests.per.connection", "max.in.flight"),
+    ("sasl.mechanism", "sasl.mechanisms"),
+];
+
 fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
@@ -29,6 +41,13 @@ fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
 
 fn with_properties(mut config: ClientConfig, kafka: &settings::Kafka) -> ClientConfig {
     for (key, value) in &kafka.properties {
+        for (one, other) in ALIASES {
+            if key == one {
+                config.remove(other);
+            } else if key == other {
+                config.remove(one);
+            }
+        }
         config.set(key, value);
     }
     // The new protocol configures these on the brokers and refuses clients that set them.
@@ -132,17 +151,23 @@ const DISTINCT_MAX: usize = 64;
 pub struct ClientLog {
     role: &'static str,
     seen: Mutex<HashMap<String, (Instant, u32)>>,
+    last_error: Mutex<Option<String>>,
 }
 
 impl ClientLog {
     /// Of the client that does `role`.
     pub fn new(role: &'static str) -> Self {
-        Self { role, seen: Mutex::default() }
+        Self { role, seen: Mutex::default(), last_error: Mutex::default() }
     }
 
     /// What the client does.
     pub fn role(&self) -> &'static str {
         self.role
+    }
+
+    /// What the client said last about what ails it, for an operation that failed without a reason.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often the text was held back since it was last written; nothing if it is to be held back now.
@@ -191,6 +216,7 @@ impl ClientContext for ClientLog {
         if let KafkaError::Global(RDKafkaErrorCode::PartitionEOF) = error {
             return;
         }
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         let text = error.to_string();
         if let Some(repeats) = self.repeats(&text) {
             tracing::warn!(client = self.role, error = text, reason, repeats, "kafka client error");
@@ -216,6 +242,13 @@ mod tests {
     fn properties_of_the_user_win() {
         let config = consumer_config(&kafka(&[("fetch.wait.max.ms", "7")]), "events", "g");
         assert_eq!(config.get("fetch.wait.max.ms"), Some("7"));
+    }
+
+    #[test]
+    fn properties_of_the_user_win_under_either_name() {
+        let config = producer_config(&kafka(&[("queue.buffering.max.ms", "9")]), "sink");
+        assert_eq!(config.get("queue.buffering.max.ms"), Some("9"));
+        assert_eq!(config.get("linger.ms"), None);
     }
 
     #[test]

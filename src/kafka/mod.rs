@@ -10,6 +10,7 @@ pub mod properties;
 pub mod retries;
 pub mod sink;
 pub mod table_feed;
+pub mod topics;
 pub mod wire;
 
 pub use rdkafka::error::KafkaError as ClientError;

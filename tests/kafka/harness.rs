@@ -1,19 +1,21 @@
 //! The harness itself: what the other tests of this suite rest on.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::support::cluster::Cluster;
 use crate::support::process::{Process, Signal};
 use crate::support::records::{Record, create_replicated_topic, create_topic, ends, produce, read_all, unique};
+use crate::support::wait::{PATIENCE, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_round_trip_with_key_headers_partition_and_tombstones() {
     let cluster = Cluster::shared().await;
     let topic = unique("harness-round-trip");
     create_topic(cluster.brokers(), &topic, 3, &[]).await;
-    let first = Record::new("k", "v").header("workspace", "w").header("workspace", "again").to_partition(2);
-    produce(cluster.brokers(), &topic, [first, Record::tombstone("gone").to_partition(0)]);
+    let first = Record::new("k", "v").header("workspace", "w").header("workspace", "again").in_partition(2);
+    produce(cluster.brokers(), &topic, [first, Record::tombstone("gone").in_partition(0)]);
     let records = read_all(cluster.brokers(), &topic);
     assert_eq!(records.len(), 2, "{records:?}");
     assert_eq!((records[0].partition, records[0].key_text(), &records[0].value), (0, "gone", &None));
@@ -45,10 +47,10 @@ fn a_process_is_ended_by_its_own_id_and_its_exit_code_is_kept() {
     let mut sleeper = Process::start("a sleeper", "sh", &["-c", "echo ready; exec sleep 600"], &[]);
     assert_eq!(sleeper.lines().find(patience, |line| (line == "ready").then_some(())), Some(()));
     let pid = sleeper.pid();
-    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
     sleeper.signal(Signal::Term);
     assert_eq!(sleeper.wait(patience), 128 + 15);
-    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
     let mut failing = Process::start("a failing one", "sh", &["-c", "echo why >&2; exit 7"], &[]);
     assert_eq!(failing.wait(patience), 7);
     assert_eq!(failing.lines().all(), ["why"]);
@@ -59,12 +61,12 @@ fn a_dropped_process_is_gone() {
     let sleeper = Process::start("a sleeper", "sleep", &["600"], &[]);
     let pid = sleeper.pid();
     drop(sleeper);
-    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
 /// Runs in a process of its own, see below: starts a sleeper under the watchdog, says its id and is then killed.
-#[test]
-fn a_killed_test_process_leaves_no_process_behind() {
+#[tokio::test]
+async fn a_killed_test_process_leaves_no_process_behind() {
     const ROLE: &str = "HOOKSTREAM_TEST_LEAVE_BEHIND";
     if std::env::var_os(ROLE).is_some() {
         let sleeper = Process::start("a sleeper", "sleep", &["600"], &[]);
@@ -79,9 +81,6 @@ fn a_killed_test_process_leaves_no_process_behind() {
     assert!(!child.status.success(), "it was aborted");
     let output = String::from_utf8(child.stdout).unwrap();
     let pid = output.lines().find_map(|line| line.split("sleeper ").nth(1)).expect(&output).to_owned();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while std::path::Path::new(&format!("/proc/{pid}")).exists() {
-        assert!(std::time::Instant::now() < deadline, "process {pid} outlives the test that started it");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let gone = || if Path::new(&format!("/proc/{pid}")).exists() { Err("alive") } else { Ok(()) };
+    wait_until(&format!("process {pid} to be gone"), PATIENCE, async || gone()).await;
 }

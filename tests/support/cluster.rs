@@ -18,9 +18,9 @@ use super::kafka_jars;
 use super::process::{Janitor, Process, Signal};
 
 /// A broker answers in about three seconds; a busy machine may need many times that.
-const START_TIME_MAX: Duration = Duration::from_secs(120);
+const START_TIME_MAX: Duration = Duration::from_mins(2);
 /// A stopping broker hands over its partitions and closes its logs.
-const STOP_TIME_MAX: Duration = Duration::from_secs(60);
+const STOP_TIME_MAX: Duration = Duration::from_mins(1);
 /// Another process may take a port between choosing and using it.
 const START_ATTEMPTS: usize = 3;
 /// Tests of one suite that use the shared cluster at the same time, whatever the number of test threads.

@@ -6,13 +6,16 @@
 #![expect(
     unreachable_pub,
     clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_collect,
     clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "test support: a panic with a clear text is how a test fails, and the test's own clock is the wall clock"
+    reason = "test support: a panic with a clear text is how a test fails, its clock is the wall clock, and nothing is hot"
 )]
 
 pub mod cluster;
 pub mod kafka_jars;
 pub mod process;
+pub mod receiver;
 pub mod records;
 pub mod wait;
+pub mod worker;

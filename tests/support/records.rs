@@ -99,7 +99,7 @@ impl Record {
 
     /// The same record for one partition.
     #[must_use]
-    pub fn to_partition(mut self, partition: i32) -> Self {
+    pub fn in_partition(mut self, partition: i32) -> Self {
         self.partition = Some(partition);
         self
     }

@@ -1,0 +1,3 @@
+//! The subcommands beside the worker and the API.
+
+pub mod topics;

@@ -1,0 +1,123 @@
+//! `topics plan` and `topics apply`: what they print, and how they end.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::domain::topics::{Finding, Fix, Plan, Severity};
+use crate::kafka::topics::{self, Applied, TopicsError};
+use crate::settings::Settings;
+
+/// Why the tool could not say anything.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicsToolError {
+    /// The cluster could not be looked at.
+    #[error(transparent)]
+    Topics(#[from] TopicsError),
+    /// Nobody reads what is printed.
+    #[error("the result could not be printed: {0}")]
+    Print(#[from] io::Error),
+}
+
+/// Prints what is missing or differs and what that costs. Ends with 0 when there is nothing to do, with 1 otherwise.
+///
+/// # Errors
+/// When the cluster can't be reached, or the output not be written.
+pub async fn run_plan(settings: &Settings, json: bool, out: &mut impl Write) -> Result<ExitCode, TopicsToolError> {
+    let plan = topics::plan(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
+    if json {
+        print_json(out, &PlanJson { findings: &plan.findings, notes: &plan.notes })?;
+    } else {
+        print_plan(out, &plan)?;
+    }
+    Ok(if plan.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Creates and alters topics and prints what was done and what is left. Ends with 0 when nothing failed and nothing is
+/// left that loses data or stops the worker, with 1 otherwise.
+///
+/// # Errors
+/// When the cluster can't be reached, or the output not be written.
+pub async fn run_apply(settings: &Settings, json: bool, out: &mut impl Write) -> Result<ExitCode, TopicsToolError> {
+    let applied = topics::apply(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
+    if json {
+        let left = PlanJson { findings: &applied.left.findings, notes: &applied.left.notes };
+        print_json(out, &AppliedJson { done: &applied.done, failed: &applied.failed, left })?;
+    } else {
+        print_applied(out, &applied)?;
+    }
+    let is_fit = applied.left.findings.iter().all(|finding| finding.severity != Severity::Error);
+    Ok(if applied.failed.is_empty() && is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Serialize)]
+struct PlanJson<'a> {
+    findings: &'a [Finding],
+    notes: &'a [String],
+}
+
+#[derive(Serialize)]
+struct AppliedJson<'a> {
+    done: &'a [String],
+    failed: &'a [String],
+    left: PlanJson<'a>,
+}
+
+fn print_json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+fn print_plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
+    let mut topic = "";
+    for finding in &plan.findings {
+        if finding.topic != topic {
+            topic = &finding.topic;
+            writeln!(out, "{topic}")?;
+        }
+        print_finding(out, finding)?;
+    }
+    for note in &plan.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    if plan.findings.is_empty() {
+        return writeln!(out, "nothing to do: {} topics are as they should be", plan.specs.len());
+    }
+    let errors = plan.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    let by_hand = plan.findings.iter().filter(|finding| finding.fix == Fix::ByHand).count();
+    let warnings = plan.findings.len() - errors;
+    let fixed = plan.findings.len() - by_hand;
+    writeln!(out, "{errors} errors, {warnings} warnings; `topics apply` settles {fixed}, {by_hand} need a person")
+}
+
+fn print_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+    let severity = match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    let Finding { subject, actual, wanted, cost, .. } = finding;
+    let verb =
+        if *subject == "topic" { "missing, wanted with".to_owned() } else { format!("{subject} is {actual}, wanted") };
+    writeln!(out, "  {severity:<8} {verb} {wanted}")?;
+    writeln!(out, "           {cost}")?;
+    match &finding.fix {
+        Fix::Create => writeln!(out, "           apply: create it"),
+        Fix::Set(value) => writeln!(out, "           apply: set {subject}={value}"),
+        Fix::Partitions(count) => writeln!(out, "           apply: raise it to {count} partitions"),
+        Fix::ByHand => writeln!(out, "           not changed by apply"),
+    }
+}
+
+fn print_applied(out: &mut impl Write, applied: &Applied) -> io::Result<()> {
+    for line in &applied.done {
+        writeln!(out, "{line}")?;
+    }
+    for line in &applied.failed {
+        writeln!(out, "failed: {line}")?;
+    }
+    if applied.done.is_empty() && applied.failed.is_empty() {
+        writeln!(out, "nothing was changed")?;
+    }
+    print_plan(out, &applied.left)
+}

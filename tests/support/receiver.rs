@@ -1,0 +1,442 @@
+//! An endpoint that records every request and answers by a script, well or as badly as receivers do.
+//!
+//! It speaks HTTP/1.1 by hand, so that it can break every rule, on a thread of its own, so that a test may block.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::wait::wait_until;
+
+/// The header whose value must come back.
+pub const ECHO: &str = "x-xcom-integration-echo";
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The how-manyth request this is, from 0.
+    pub number: usize,
+    /// The how-manyth connection it came on, from 0.
+    pub connection: usize,
+    /// Method, such as `POST`.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// Names in lower case, in order.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+    /// When its last byte had come.
+    pub arrived: Instant,
+    /// The same in milliseconds since 1970.
+    pub arrived_ms: i64,
+}
+
+impl Recorded {
+    /// The first value of a header, its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The header `webhook-id`.
+    pub fn delivery_id(&self) -> &str {
+        self.header("webhook-id").expect("the request has a webhook-id")
+    }
+
+    /// The header `x-xcom-delivery-attempt`.
+    pub fn attempt(&self) -> u32 {
+        let attempt = self.header("x-xcom-delivery-attempt").expect("the request has an attempt number");
+        attempt.parse().unwrap_or_else(|error| panic!("attempt number {attempt:?}: {error}"))
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("request {}: {error}", self.number))
+    }
+}
+
+/// What becomes of the echo token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Echo {
+    /// It comes back as it was.
+    Right,
+    /// It does not come back.
+    Missing,
+    /// Another comes back.
+    Wrong,
+    /// It comes back in two headers.
+    Twice,
+}
+
+/// What an endpoint does instead of answering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misbehaviour {
+    /// Closes the connection without a byte.
+    Close,
+    /// Resets the connection.
+    Reset,
+    /// Says nothing and keeps the connection open.
+    Hang,
+    /// Sends a good answer's head a byte at a time, with this pause.
+    DripHead(Duration),
+    /// Sends headers that never end.
+    EndlessHeaders,
+    /// Sends a good head, then a body that never ends.
+    EndlessBody,
+    /// Sends a good head, then none of the body it announced.
+    StalledBody,
+    /// Sends what is no HTTP.
+    Garbage,
+}
+
+/// What the endpoint answers.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// What becomes of the echo token.
+    pub echo: Echo,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+    /// How long it takes.
+    pub delay: Duration,
+    /// What it does instead, after the delay.
+    pub misbehaviour: Option<Misbehaviour>,
+    /// Whether it closes the connection after this answer.
+    pub close: bool,
+}
+
+impl Answer {
+    /// Status 200 and the right echo: the one answer that acknowledges.
+    pub fn ok() -> Self {
+        Self::status(200)
+    }
+
+    /// The right echo with this status.
+    pub fn status(status: u16) -> Self {
+        Self {
+            status,
+            echo: Echo::Right,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            delay: Duration::ZERO,
+            misbehaviour: None,
+            close: false,
+        }
+    }
+
+    /// Status 200 and this echo.
+    pub fn echo(echo: Echo) -> Self {
+        Self { echo, ..Self::ok() }
+    }
+
+    /// No answer but this.
+    pub fn misbehave(misbehaviour: Misbehaviour) -> Self {
+        Self { misbehaviour: Some(misbehaviour), ..Self::ok() }
+    }
+
+    /// The same answer, later.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// The same answer with one more header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same answer with a body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The bytes of the head, and of the body where it has an end.
+    fn bytes(&self, request: &Recorded) -> Vec<u8> {
+        let token = request.header(ECHO).unwrap_or_default();
+        let echoes: &[&str] = match self.echo {
+            Echo::Right => &[token],
+            Echo::Missing => &[],
+            Echo::Wrong => &["not-the-token"],
+            Echo::Twice => &[token, token],
+        };
+        let mut lines = vec![format!("HTTP/1.1 {} Scripted", self.status)];
+        lines.extend(echoes.iter().map(|echo| format!("X-XCOM-Integration-Echo: {echo}")));
+        lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+        lines.extend(self.close.then(|| "connection: close".to_owned()));
+        lines.push(match self.misbehaviour {
+            Some(Misbehaviour::EndlessBody) => "transfer-encoding: chunked".to_owned(),
+            Some(Misbehaviour::StalledBody) => "content-length: 1000".to_owned(),
+            _ => format!("content-length: {}", self.body.len()),
+        });
+        let head = lines.join("\r\n") + "\r\n\r\n";
+        let mut bytes = head.into_bytes();
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+type Script = Arc<dyn Fn(&Recorded) -> Answer + Send + Sync>;
+
+struct Shared {
+    script: RwLock<Script>,
+    recorded: Mutex<Vec<Recorded>>,
+    connections: AtomicUsize,
+    open_connections: AtomicUsize,
+    under_way: AtomicUsize,
+    under_way_max: AtomicUsize,
+}
+
+/// A running endpoint; dropping it closes its port and all its connections.
+pub struct Receiver {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Listens on a free port and answers as `script` says.
+    pub fn start(script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_on(0, script)
+    }
+
+    /// The same on a port of the test's choice: one that a stopped receiver had.
+    pub fn start_on(port: u16, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("reuse of an address");
+        let wanted = SocketAddr::from(([127, 0, 0, 1], port));
+        socket.bind(&wanted.into()).unwrap_or_else(|error| panic!("listen on {wanted}: {error}"));
+        socket.listen(1024).unwrap_or_else(|error| panic!("listen on {wanted}: {error}"));
+        let listener = StdListener::from(socket);
+        listener.set_nonblocking(true).expect("a socket that does not block");
+        let address = listener.local_addr().expect("the listener has an address");
+        let shared = Arc::new(Shared {
+            script: RwLock::new(Arc::new(script)),
+            recorded: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            open_connections: AtomicUsize::new(0),
+            under_way: AtomicUsize::new(0),
+            under_way_max: AtomicUsize::new(0),
+        });
+        let stop = CancellationToken::new();
+        let thread = std::thread::spawn({
+            let (shared, stop) = (Arc::clone(&shared), stop.clone());
+            move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(accept(listener, &shared, &stop));
+                // Dropping the runtime drops every connection.
+            }
+        });
+        Self { address, shared, stop, thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path on it.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Answers as another script says from now on.
+    pub fn answer_with(&self, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) {
+        *self.shared.script.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(script);
+    }
+
+    /// Every request so far, in the order they came.
+    pub fn recorded(&self) -> Vec<Recorded> {
+        self.shared.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many requests have come.
+    pub fn count(&self) -> usize {
+        self.shared.recorded.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The most requests that were under way at once.
+    pub fn under_way_max(&self) -> usize {
+        self.shared.under_way_max.load(Ordering::Relaxed)
+    }
+
+    /// How many connections were ever made.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are open now.
+    pub fn open_connections(&self) -> usize {
+        self.shared.open_connections.load(Ordering::Relaxed)
+    }
+
+    /// Waits until at least `count` requests have come, and gives them.
+    pub async fn wait_for(&self, count: usize, patience: Duration) -> Vec<Recorded> {
+        let what = format!("{count} requests at {}", self.address);
+        wait_until(&what, patience, async || if self.count() >= count { Ok(()) } else { Err(self.count()) }).await;
+        self.recorded()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("the receiver's thread panicked");
+        }
+    }
+}
+
+async fn accept(listener: StdListener, shared: &Arc<Shared>, stop: &CancellationToken) {
+    let listener = TcpListener::from_std(listener).expect("a listener");
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => {
+                let (stream, _) = accepted.expect("accepting on loopback");
+                let number = shared.connections.fetch_add(1, Ordering::Relaxed);
+                shared.open_connections.fetch_add(1, Ordering::Relaxed);
+                let shared = Arc::clone(shared);
+                connections.spawn(async move {
+                    serve(stream, number, &shared).await;
+                    shared.open_connections.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            Some(ended) = connections.join_next() => ended.expect("serving a connection does not panic"),
+        }
+    }
+}
+
+/// Serves one connection until either side closes it.
+async fn serve(mut stream: TcpStream, connection: usize, shared: &Shared) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let mut buffer = BytesMut::new();
+    while let Some(request) = read_request(&mut stream, &mut buffer, connection, shared).await {
+        let under_way = shared.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        shared.under_way_max.fetch_max(under_way, Ordering::Relaxed);
+        let script = Arc::clone(&shared.script.read().unwrap_or_else(PoisonError::into_inner));
+        let answer = script(&request);
+        let goes_on = reply(&mut stream, &request, &answer).await;
+        shared.under_way.fetch_sub(1, Ordering::Relaxed);
+        if !goes_on || answer.close {
+            return;
+        }
+    }
+}
+
+/// The next request of a connection; none when the peer has closed it.
+async fn read_request(
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+    connection: usize,
+    shared: &Shared,
+) -> Option<Recorded> {
+    let head_bytes = loop {
+        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if stream.read_buf(buffer).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    };
+    let head = String::from_utf8(buffer.split_to(head_bytes).to_vec()).expect("a head of text");
+    let mut lines = head.trim_end().split("\r\n");
+    let mut first = lines.next().unwrap_or_default().split(' ');
+    let (method, path) = (first.next().unwrap_or_default().to_owned(), first.next().unwrap_or_default().to_owned());
+    let headers: Vec<_> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length = headers.iter().find(|(name, _)| name == "content-length").map_or("0", |(_, value)| value);
+    let length: usize = length.parse().unwrap_or_else(|error| panic!("content-length {length:?}: {error}"));
+    while buffer.len() < length {
+        if stream.read_buf(buffer).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+    let body = buffer.split_to(length).freeze();
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let arrived_ms = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
+    let mut recorded = shared.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = recorded.len();
+    let request = Recorded { number, connection, method, path, headers, body, arrived: Instant::now(), arrived_ms };
+    recorded.push(request.clone());
+    Some(request)
+}
+
+/// Answers; whether the connection can take another request.
+async fn reply(stream: &mut TcpStream, request: &Recorded, answer: &Answer) -> bool {
+    if !answer.delay.is_zero() {
+        tokio::time::sleep(answer.delay).await;
+    }
+    match answer.misbehaviour {
+        None => stream.write_all(&answer.bytes(request)).await.is_ok(),
+        Some(Misbehaviour::Close) => false,
+        Some(Misbehaviour::Reset) => {
+            // A linger time of zero makes closing a reset.
+            socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).is_err()
+        }
+        Some(Misbehaviour::Hang) => until_closed(stream).await,
+        Some(Misbehaviour::DripHead(pause)) => {
+            for byte in answer.bytes(request) {
+                tokio::time::sleep(pause).await;
+                if stream.write_all(&[byte]).await.is_err() {
+                    return false;
+                }
+            }
+            true
+        }
+        Some(Misbehaviour::EndlessHeaders) => {
+            let begun = stream.write_all(b"HTTP/1.1 200 OK\r\n").await.is_ok();
+            while begun && stream.write_all(b"x-more: and-more-and-more-and-more\r\n").await.is_ok() {}
+            false
+        }
+        Some(Misbehaviour::EndlessBody) => {
+            let begun = stream.write_all(&answer.bytes(request)).await.is_ok();
+            let chunk = [b"1000\r\n".as_slice(), &[b'a'; 0x1000], b"\r\n"].concat();
+            while begun && stream.write_all(&chunk).await.is_ok() {}
+            false
+        }
+        Some(Misbehaviour::StalledBody) => {
+            if stream.write_all(&answer.bytes(request)).await.is_ok() {
+                until_closed(stream).await;
+            }
+            false
+        }
+        Some(Misbehaviour::Garbage) => {
+            if stream.write_all(b"this is no HTTP at all\r\n\r\n").await.is_ok() {
+                until_closed(stream).await;
+            }
+            false
+        }
+    }
+}
+
+/// Reads and forgets until the peer closes.
+async fn until_closed(stream: &mut TcpStream) -> bool {
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await.unwrap_or(0) > 0 {}
+    false
+}
