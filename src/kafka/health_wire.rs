@@ -13,16 +13,6 @@ use serde::{Deserialize, Serialize};
 use crate::domain::health::{Counts, Failing, Failures, Health, Known, Slot, Streak, Told};
 use crate::domain::outcome::Reason;
 
-/// The topic of what workers count.
-pub fn deltas_topic(health_topic: &str) -> String {
-    format!("{health_topic}.deltas")
-}
-
-/// The topic of what the owners have made of it.
-pub fn counts_topic(health_topic: &str) -> String {
-    format!("{health_topic}.counts")
-}
-
 /// The partition of an integration: of its key as Kafka's own clients place keys.
 pub fn partition_of(key: &str, partitions: i32) -> i32 {
     let hash = murmur2(key.as_bytes()) & 0x7fff_ffff;

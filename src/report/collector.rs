@@ -9,8 +9,10 @@ use crate::domain::health::{Guard, Slot};
 
 /// Seconds kept apart while nobody can be told; beyond it an integration's attempts are added to its last second.
 const SLOTS_MAX: usize = 200_000;
-/// Seconds told in one record: about 200 KiB.
-const SLOTS_PER_RECORD: usize = 2_000;
+/// What one second takes up in a record, at most.
+const SLOT_BYTES_MAX: usize = 400;
+/// A record takes up less than the topic's records may, even with the longest key on top.
+const RECORD_BYTES_MAX: usize = 32 * 1024;
 
 /// Some integrations of one partition, and what was counted of them.
 pub type Chunk = (i32, Vec<(String, Vec<Slot>)>);
@@ -74,13 +76,15 @@ impl Collector {
         let mut chunks = Vec::new();
         for (key, slots) in std::mem::take(&mut self.pending) {
             let partition = partition_of(&key);
-            let (count, deltas) = open.entry(partition).or_default();
-            *count += slots.len();
-            deltas.push((key, slots));
-            if *count >= SLOTS_PER_RECORD
-                && let Some((_, deltas)) = open.remove(&partition)
-            {
-                chunks.push((partition, deltas));
+            for slots in slots.chunks(RECORD_BYTES_MAX / SLOT_BYTES_MAX) {
+                let (bytes, deltas) = open.entry(partition).or_default();
+                *bytes += key.len() + slots.len() * SLOT_BYTES_MAX;
+                deltas.push((key.clone(), slots.to_vec()));
+                if *bytes >= RECORD_BYTES_MAX
+                    && let Some((_, deltas)) = open.remove(&partition)
+                {
+                    chunks.push((partition, deltas));
+                }
             }
         }
         self.slots = 0;
@@ -92,8 +96,10 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::health::Told;
     use crate::domain::integration::Integration;
     use crate::domain::outcome::{Outcome, Reason};
+    use crate::kafka::health_wire::Telling;
     use std::sync::Arc;
 
     fn integration(number: usize) -> Arc<Integration> {
@@ -189,16 +195,24 @@ mod tests {
     #[test]
     fn a_record_tells_of_one_partition_and_not_too_much() {
         let tally = Tally::new(1);
-        for number in 0..SLOTS_PER_RECORD * 2 + 10 {
+        for number in 0..1_000 {
             tally.count(0, &integration(number), &Outcome::Acknowledged, 1_000);
         }
         let mut collector = Collector::default();
         collector.collect(&tally, 1_000);
+        for second in 2..500 {
+            tally.count(0, &integration(7), &Outcome::failed(Reason::Tls), second * 1_000);
+            collector.collect(&tally, second * 1_000);
+        }
         let chunks = collector.take_chunks(|key| i32::from(key.ends_with('7')));
-        assert!(chunks.iter().all(|(_, deltas)| deltas.len() <= SLOTS_PER_RECORD));
+        for (_, deltas) in &chunks {
+            let telling = Telling { told: Told { boot: u64::MAX, sequence: u64::MAX }, deltas: deltas.clone() };
+            assert!(telling.record("host").len() < 2 * RECORD_BYTES_MAX);
+        }
         assert!(chunks.iter().all(|(partition, deltas)| {
             deltas.iter().all(|(key, _)| i32::from(key.ends_with('7')) == *partition)
         }));
-        assert_eq!(chunks.iter().map(|(_, deltas)| deltas.len()).sum::<usize>(), SLOTS_PER_RECORD * 2 + 10);
+        let slots = chunks.iter().flat_map(|(_, deltas)| deltas).map(|(_, slots)| slots.len());
+        assert_eq!(slots.sum::<usize>(), 1_000 + 498);
     }
 }
