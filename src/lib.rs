@@ -6,6 +6,7 @@
 
 mod run;
 pub mod settings;
+pub mod standings;
 pub mod worker;
 pub mod kafka;
 pub mod pipeline;

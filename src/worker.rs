@@ -213,7 +213,7 @@ impl Started {
         let (kafka, topic) = (self.settings.kafka.clone(), self.settings.topics.integrations.clone());
         let (table, metrics, stop, fatal) = (Arc::clone(table), Arc::clone(&self.metrics), stop.clone(), fatal.clone());
         threads.start("integrations", move || {
-            let feed = TableFeed::open(&kafka, &topic, table, metrics, Box::new(|_key| false));
+            let feed = TableFeed::open(&kafka, &topic, table, metrics, Arc::default());
             if let Err(error) = feed.and_then(|feed| feed.run(ready, &stop)) {
                 tracing::error!(%error, "the integrations topic can not be read");
                 fatal.cancel();

@@ -4,6 +4,7 @@ pub mod client;
 pub mod compacted;
 pub mod events;
 pub mod group;
+pub mod health_feed;
 pub mod health_wire;
 pub mod lag;
 pub mod properties;
