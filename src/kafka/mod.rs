@@ -1,7 +1,9 @@
 //! Everything that speaks to Kafka; nothing outside names rdkafka.
 
+pub mod attempts;
 pub mod client;
 pub mod compacted;
+pub mod deltas;
 pub mod events;
 pub mod group;
 pub mod health_feed;

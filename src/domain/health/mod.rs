@@ -3,11 +3,13 @@
 //! Pure: `now` and what was counted come in, the state goes out. Who counts is in `report`, who decides in
 //! `kafka::health_owner`.
 
+mod book;
 mod counts;
 mod guard;
 
 use std::collections::BTreeMap;
 
+pub use book::{Book, Change};
 pub use counts::{Counts, Failing, Failures, Rules, Slot, Streak, second_of};
 pub use guard::Guard;
 
