@@ -6,14 +6,18 @@ pub mod compacted;
 pub mod deltas;
 pub mod events;
 pub mod group;
+pub mod health_books;
 pub mod health_feed;
+pub mod health_owner;
 pub mod health_wire;
 pub mod lag;
+pub mod positions;
 pub mod properties;
 pub mod retries;
 pub mod sink;
 pub mod table_feed;
 pub mod topics;
+pub mod transactions;
 pub mod wire;
 
 pub use rdkafka::error::KafkaError as ClientError;
