@@ -16,8 +16,8 @@ pub mod delivery;
 pub mod lanes;
 pub mod http;
 pub mod report;
+pub mod tools;
 pub mod clock;
 pub mod telemetry;
-pub mod tools;
 
 pub use run::run;

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Command;
-use crate::tools;
+use crate::tools::{self, receiver};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -21,6 +21,11 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Worker(settings) => until_stopped(|stop| async move {
             Worker::bind(*settings).await?.run(stop).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Receiver(options) => until_stopped(|stop| async move {
+            let summary = receiver::run(options, stop).await?;
+            tracing::info!(?summary, "stopped");
             Ok(ExitCode::SUCCESS)
         }),
         Command::TopicsPlan(settings, output) => until_stopped(|stop| async move {

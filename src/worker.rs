@@ -237,11 +237,12 @@ impl Started {
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
         let pipeline = Pipeline::new(Arc::clone(table), Arc::clone(&pressure), Arc::clone(&self.metrics), shards);
+        let consuming = stop.child_token();
         let outlet = Outlet {
             shards: senders,
             pipeline: Arc::new(pipeline),
             pressure: Arc::clone(&pressure),
-            stop: stop.child_token(),
+            stop: consuming.clone(),
             fatal: fatal.clone(),
             condition: Arc::clone(&self.condition),
         };
@@ -252,6 +253,7 @@ impl Started {
         self.measure(lag, &pressure, stop, fatal).await;
         self.condition.set_ready(false);
         tracing::info!("draining");
+        consuming.cancel();
         join(consumers).await;
         // Nothing under way is waited for any more: what is left belongs to the next owner.
         sink_stop.cancel();

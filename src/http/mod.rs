@@ -4,3 +4,7 @@ pub mod address;
 pub mod admin;
 pub mod connector;
 pub mod courier;
+pub mod plain_server;
+pub mod resolver;
+pub mod stream;
+pub mod tls;

@@ -231,6 +231,8 @@ fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), Hand>
     let delay = tiers.get(tier).map_or(Duration::ZERO, |(_, delay)| *delay);
     let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
     hand.bytes += payload.len();
+    // It came, so the partition is not paused, whoever resumed it: a full hand pauses it again.
+    hand.paused = false;
     hand.waiting.push_back(Waiting {
         due_ms: due_ms(message.timestamp().to_millis(), delay, &wire),
         payload,

@@ -80,7 +80,12 @@ impl Sink {
     pub async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
         let mut backoff = BACKOFF_MIN;
         loop {
-            let Err(error) = self.publish_once(outgoing).await else { return Ok(()) };
+            let published = tokio::select! {
+                biased;
+                published = self.publish_once(outgoing) => published,
+                () = self.stop.cancelled() => return Err(PublishError::Stopped),
+            };
+            let Err(error) = published else { return Ok(()) };
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
                 return Err(PublishError::TooLarge);
             }

@@ -27,7 +27,7 @@ struct Shard {
     queued: AtomicUsize,
     /// `queued` at the shard's last look.
     queued_before: AtomicUsize,
-    /// Deliveries finished a second, while anything was queued; 0: not known.
+    /// Requests ended a second, while anything was queued; 0: not known.
     pace: AtomicUsize,
     /// A lane that was fed lately has nothing waiting.
     starving: AtomicBool,
@@ -57,7 +57,7 @@ impl Pressure {
             queued: AtomicUsize::new(0),
             queued_before: AtomicUsize::new(0),
             pace: AtomicUsize::new(0),
-            starving: AtomicBool::new(true),
+            starving: AtomicBool::new(false),
         };
         Arc::new(Self {
             event_bytes: AtomicUsize::new(0),

@@ -136,7 +136,7 @@ pub struct Shard {
     /// What was decided and is not begun.
     outbox: Vec<Work>,
     rng: StdRng,
-    /// Deliveries finished since the last look, and when that was.
+    /// Requests ended since the last look, and when that was.
     finished: usize,
     looked: Instant,
     pace: Option<f64>,
@@ -187,6 +187,8 @@ impl Shard {
             }
             self.start();
             work.extend(self.outbox.drain(..).map(|work| perform(Arc::clone(&self.shared), work)));
+            // The tasks that drive connections share this thread: a round that always finds something must not keep them out.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -395,7 +397,6 @@ impl Shard {
     }
 
     fn finish(&mut self, done: Done) {
-        self.finished += 1;
         match done {
             Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
             Done::Publish { settlement, active, published } => match published {
@@ -424,6 +425,7 @@ impl Shard {
 
     fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchanged) {
         let now = Instant::now();
+        self.finished += 1;
         let acknowledged = exchanged.outcome == Outcome::Acknowledged;
         self.free(&under_way, exchanged.link, exchanged.took, now);
         self.turn_circuit(&under_way, acknowledged, now);
@@ -514,7 +516,7 @@ impl Shard {
     fn look(&mut self) {
         let now = Instant::now();
         let limit = self.shared.settings.max_in_flight_per_webhook;
-        let mut starving = self.lanes.is_empty();
+        let mut starving = false;
         let mut stalled = Vec::new();
         let mut forgotten = Vec::new();
         for (index, lane) in &self.lanes {

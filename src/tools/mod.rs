@@ -1,3 +1,7 @@
 //! The subcommands beside the worker and the API.
 
+pub mod receiver;
+mod receiver_log;
+
+pub use receiver_log::Output;
 pub mod topics;

@@ -1,0 +1,220 @@
+//! The worker under measurement: its own process, fed from a broker that holds the events already.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rdkafka::mocking::MockCluster;
+
+use super::options::{Broker, Options};
+use super::support::process::{Process, Signal};
+use super::support::records::{Record, create_topic, produce};
+use super::{PATIENCE, own_cpu};
+
+/// The mock cluster keeps 5 MiB a partition.
+const EMBEDDED_PARTITIONS: i32 = 64;
+const KAFKA_PARTITIONS: i32 = 12;
+
+/// A worker's CPU time, and how fast it was.
+pub(crate) struct Measured {
+    pub(crate) micros: f64,
+    pub(crate) rate: f64,
+}
+
+/// The events in their topic, and how to start a worker on them.
+pub(crate) struct Bench {
+    brokers: String,
+    options: Options,
+    _mock: Option<Process>,
+}
+
+impl Bench {
+    pub(crate) fn prepare(options: &Options, brokers: Option<String>, sink: &str) -> Self {
+        let mock = brokers.is_none().then(start_mock);
+        let brokers = brokers.unwrap_or_else(|| {
+            let lines = mock.as_ref().expect("without a Kafka there is a mock").lines();
+            lines.find(Duration::from_secs(10), |line| Some(line.to_owned())).expect("the mock says where it listens")
+        });
+        let partitions = if options.broker == Broker::Kafka { KAFKA_PARTITIONS } else { EMBEDDED_PARTITIONS };
+        if options.broker == Broker::Kafka {
+            create_topics(&brokers, partitions);
+        }
+        let bench = Self { brokers, options: options.clone(), _mock: mock };
+        bench.fill(sink, partitions);
+        bench
+    }
+
+    fn fill(&self, sink: &str, partitions: i32) {
+        let secrets = if self.options.signed {
+            serde_json::json!([{"id": "webhook.signingSecret", "value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}])
+        } else {
+            serde_json::json!([])
+        };
+        let integration = serde_json::json!({
+            "id": "i", "baseUrl": format!("http://{sink}"), "secrets": secrets,
+            "webHooks": [{"id": "a5aad3c1-777b-4ae5-8ca1-60b94c0423e5", "relativeUrl": "/hook", "triggerType": "entityEvent",
+                "filter": {"items": [{"entityType": "company", "changeType": "patch"}]}}],
+        });
+        produce(&self.brokers, "matched.integrations", [Record::new("ws/i", integration.to_string())]);
+        produce(&self.brokers, "unmatched.integrations", [Record::new("other/i", integration.to_string())]);
+        let events = (0..self.options.events).map(|number| {
+            let event = event(number, self.options.size);
+            let partition = i32::try_from(number % usize::try_from(partitions).expect("positive")).expect("small");
+            Record::new(format!("c{number}"), event).header("workspace", "ws").in_partition(partition)
+        });
+        produce(&self.brokers, "events", events);
+    }
+
+    /// CPU per delivery when every event matches one webhook.
+    pub(crate) fn deliveries(&self, round: usize) -> Measured {
+        self.measure("matched", round, "hookstream_deliveries_total{outcome=\"acknowledged\"}")
+    }
+
+    /// CPU per event when none matches.
+    pub(crate) fn unmatched(&self, round: usize) -> Measured {
+        self.measure("unmatched", round, "hookstream_events_total{outcome=\"unmatched\"}")
+    }
+
+    fn measure(&self, kind: &str, round: usize, series: &str) -> Measured {
+        let group = format!("bench-{kind}-{round}");
+        let integrations = format!("{kind}.integrations");
+        let in_flight = self.options.in_flight.to_string();
+        let arguments = [
+            "worker",
+            "--brokers",
+            &self.brokers,
+            "--group",
+            &group,
+            "--events-topic",
+            "events",
+            "--integrations-topic",
+            &integrations,
+            "--max-in-flight",
+            &in_flight,
+            "--max-in-flight-per-webhook",
+            &in_flight,
+            "--max-in-flight-per-host",
+            &in_flight,
+            "--allow-private-networks",
+            "127.0.0.0/8",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--attempt-log",
+            "off",
+            "--log-format",
+            "json",
+        ];
+        let mut worker = Process::start("worker", env!("CARGO_BIN_EXE_hookstream"), &arguments, &[]);
+        let admin = worker
+            .lines()
+            .find(PATIENCE, |line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                (line["message"] == "admin listening").then(|| line["address"].as_str().map(str::to_owned)).flatten()
+            })
+            .unwrap_or_else(|| panic!("the worker does not listen:\n{}", worker.lines().tail(20)));
+        let total = self.options.events as f64;
+        let first = wait_for(&worker, &admin, series, total * 0.02);
+        let last = wait_for(&worker, &admin, series, total);
+        worker.signal(Signal::Term);
+        let code = worker.wait(PATIENCE);
+        assert_eq!(code, 0, "the worker ends well:\n{}", worker.lines().tail(20));
+        let count = last.count - first.count;
+        Measured {
+            micros: (last.cpu - first.cpu).as_secs_f64() * 1e6 / count,
+            rate: count / (last.at - first.at).as_secs_f64(),
+        }
+    }
+}
+
+struct Sample {
+    count: f64,
+    cpu: Duration,
+    at: Instant,
+}
+
+/// Looks now and then, so that looking costs next to nothing, until the series has reached `count`.
+fn wait_for(worker: &Process, admin: &str, series: &str, count: f64) -> Sample {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = value_of(admin, series);
+        let sample = Sample { count: seen, cpu: worker.cpu_time(), at: Instant::now() };
+        if seen >= count {
+            return sample;
+        }
+        assert!(Instant::now() < deadline, "{series} is {seen}, not {count}:\n{}", worker.lines().tail(20));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn value_of(admin: &str, series: &str) -> f64 {
+    let mut answer = String::new();
+    let asked = TcpStream::connect(admin).and_then(|mut stream| {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
+        stream.read_to_string(&mut answer)
+    });
+    if asked.is_err() {
+        return 0.0;
+    }
+    let line = answer.lines().find_map(|line| line.strip_prefix(series));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+}
+
+fn create_topics(brokers: &str, partitions: i32) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        create_topic(brokers, "events", partitions, &[]).await;
+        for topic in ["matched.integrations", "unmatched.integrations", "webhooks.health", "webhooks.health.counts"] {
+            create_topic(brokers, topic, 1, &[("cleanup.policy", "compact")]).await;
+        }
+        for topic in ["webhooks.dead-letter", "webhooks.attempts", "webhooks.health.deltas"] {
+            create_topic(brokers, topic, 1, &[]).await;
+        }
+        for tier in ["30s", "1m", "5m", "15m", "1h"] {
+            let topic = format!("webhooks.retry.{tier}");
+            create_topic(brokers, &topic, 4, &[("message.timestamp.type", "LogAppendTime")]).await;
+        }
+    });
+}
+
+fn event(number: usize, size: usize) -> String {
+    let head = format!(
+        r#"{{"id":"3c75d291-{number:08}","offset":"00000000-20ac-176a-0000-0000060f5e88","type":"change","createInfo":{{"createdAt":"2021-09-28T11:08:26.903198+00:00","createdByUserId":"7489f14b","createdWith":"WebApp"}},"entityIds":{{"companyId":"c{number}"}},"changeData":{{"type":"patch","old":{{"name":"Old name {number}","tags":["a","b",1,2.5,null]}},"new":{{"text":""#
+    );
+    let tail = r#""}}}"#;
+    let words = "lorem ipsum dolor sit amet ".chars().cycle();
+    let filling: String = words.take(size.saturating_sub(head.len() + tail.len())).collect();
+    format!("{head}{filling}{tail}")
+}
+
+fn start_mock() -> Process {
+    let own = std::env::current_exe().expect("the benchmark's own path").display().to_string();
+    Process::start("mock cluster", &own, &["mock"], &[])
+}
+
+/// The child: a mock cluster until its parent is gone.
+pub(crate) fn mock_child(_arguments: &[String]) -> ExitCode {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    for topic in ["events", "matched.integrations", "unmatched.integrations"] {
+        let partitions = if topic == "events" { EMBEDDED_PARTITIONS } else { 1 };
+        cluster.create_topic(topic, partitions, 1).expect("a topic");
+    }
+    for topic in [
+        "webhooks.dead-letter",
+        "webhooks.attempts",
+        "webhooks.health",
+        "webhooks.health.deltas",
+        "webhooks.health.counts",
+    ] {
+        cluster.create_topic(topic, 1, 1).expect("a topic");
+    }
+    for tier in ["30s", "1m", "5m", "15m", "1h"] {
+        cluster.create_topic(&format!("webhooks.retry.{tier}"), 1, 1).expect("a topic");
+    }
+    eprintln!("{}", cluster.bootstrap_servers());
+    loop {
+        std::thread::park();
+        // Woken for no reason: the process is ended from outside.
+        let _so_far = own_cpu();
+    }
+}
