@@ -34,6 +34,9 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::TopicsApply(settings, output) => until_stopped(|stop| async move {
             until(stop, tools::topics::run_apply(&settings, output.json, &mut io::stdout())).await
         }),
+        Command::Resume(settings, selection) => until_stopped(|stop| async move {
+            Ok(tools::resume::run(&settings, &selection, stop, &mut io::stdout()).await?)
+        }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
         _ => anyhow::bail!("this subcommand is not built yet"),
     }

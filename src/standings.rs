@@ -65,13 +65,7 @@ impl Standings {
     /// A record of the integrations topic, written at `written_ms`: it takes over what the health topic says, and brings
     /// the integration back if it says so. A record that was there before this process (not `live`) must be later than the
     /// suspension by its own account.
-    pub fn integration_changed(
-        &self,
-        before: Option<&Integration>,
-        after: &Integration,
-        written_ms: i64,
-        live: bool,
-    ) {
+    pub fn integration_changed(&self, before: Option<&Integration>, after: &Integration, written_ms: i64, live: bool) {
         let standing = self.of(after.key());
         after.set_health(standing.map_or(Health::Active, |standing| standing.health));
         let Some(at) = brought_back(before, after, written_ms, live) else { return };
@@ -115,7 +109,8 @@ fn brought_back(before: Option<&Integration>, after: &Integration, written_ms: i
         None => !live,
     };
     let activated = (after.status() == Status::Active && !active_before).then_some(written_ms);
-    let status_written = after.status_written_ms().filter(|at| before.and_then(Integration::status_written_ms) != Some(*at));
+    let status_written =
+        after.status_written_ms().filter(|at| before.and_then(Integration::status_written_ms) != Some(*at));
     activated.max(status_written)
 }
 

@@ -78,19 +78,7 @@ impl Deltas {
         let collector = Collector::default();
         let (sequences, partitions, asked) = (HashMap::new(), None, None);
         let boot = rand::random();
-        Ok(Self {
-            producer,
-            topic,
-            tally,
-            standings,
-            metrics,
-            collector,
-            worker,
-            boot,
-            sequences,
-            partitions,
-            asked,
-        })
+        Ok(Self { producer, topic, tally, standings, metrics, collector, worker, boot, sequences, partitions, asked })
     }
 
     /// Tells until `stop`, then tells what is left. Blocks its thread while it asks for the topic's partitions.
@@ -205,7 +193,7 @@ impl Deltas {
 }
 
 /// How many partitions a topic has. Blocks.
-fn partitions_of(producer: &FutureProducer<ClientLog>, topic: &str) -> Result<i32, String> {
+pub(super) fn partitions_of(producer: &FutureProducer<ClientLog>, topic: &str) -> Result<i32, String> {
     let metadata = producer.client().fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
     let found: BTreeMap<_, _> = metadata
         .topics()

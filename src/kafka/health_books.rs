@@ -22,9 +22,9 @@ use crate::settings;
 /// How long a broker may take to say where a partition ends.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the transactions of an owner before may stay open: their own time-out, and a broker's round of looking.
-const OPEN_MAX: Duration = Duration::from_secs(60);
+const OPEN_MAX: Duration = Duration::from_mins(1);
 /// How long reading may take.
-const READ_MAX: Duration = Duration::from_secs(120);
+const READ_MAX: Duration = Duration::from_mins(2);
 /// How long until a partition's end is asked for again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -51,18 +51,16 @@ type Tables = BTreeMap<i32, BTreeMap<String, Known>>;
 ///
 /// # Errors
 /// [`LoadError`]
-pub fn load(
-    kafka: &settings::Kafka,
-    health_topic: &str,
-    partitions: &[i32],
-) -> Result<BTreeMap<i32, Book>, LoadError> {
+pub fn load(kafka: &settings::Kafka, health_topic: &str, partitions: &[i32]) -> Result<BTreeMap<i32, Book>, LoadError> {
     let states = read(kafka, health_topic, partitions, |value| Ok(StateRecord::parse(value)?.known()))?;
     let counts = read(kafka, &counts_topic(health_topic), partitions, parse_counts)?;
     let mut books: BTreeMap<i32, Book> = partitions.iter().map(|partition| (*partition, Book::default())).collect();
     // The states first: counts know more.
     for (partition, table) in states.into_iter().chain(counts) {
         let Some(book) = books.get_mut(&partition) else { continue };
-        table.into_iter().for_each(|(key, known)| book.load(&key, known));
+        for (key, known) in table {
+            book.load(&key, known);
+        }
     }
     Ok(books)
 }
@@ -119,9 +117,8 @@ fn wait_until_closed(
     partitions: &[i32],
 ) -> Result<(), LoadError> {
     let failed = |source| LoadError::Kafka { what: "the end of a partition is not known", source };
-    let asker: BaseConsumer<ClientLog> = uncommitted_config(kafka, "health-load")
-        .create_with_context(ClientLog::new("health-load"))
-        .map_err(failed)?;
+    let asker: BaseConsumer<ClientLog> =
+        uncommitted_config(kafka, "health-load").create_with_context(ClientLog::new("health-load")).map_err(failed)?;
     let deadline = Instant::now() + OPEN_MAX;
     for partition in partitions {
         let (_, end) = asker.fetch_watermarks(topic, *partition, ASK_TIMEOUT).map_err(failed)?;

@@ -43,7 +43,7 @@ const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_AFTER_MS: i64 = 7 * 24 * 3_600_000;
 /// How long until a session that ended is begun again; it doubles up to the longest.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
-const AGAIN_MAX: Duration = Duration::from_secs(60);
+const AGAIN_MAX: Duration = Duration::from_mins(1);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -278,7 +278,9 @@ impl<'a> Session<'a> {
             }
             Err(error) => {
                 tracing::warn!(%error, "no integration is suspended while it is not known what would be dropped");
-                entries.values_mut().for_each(|entry| entry.changes.retain(|change| !fails(change)));
+                for entry in entries.values_mut() {
+                    entry.changes.retain(|change| !fails(change));
+                }
             }
         }
     }
@@ -295,7 +297,9 @@ impl<'a> Session<'a> {
     /// Whether so much was read that committing it is worth a transaction of its own.
     fn is_far(&self, offsets: &BTreeMap<i32, i64>) -> bool {
         let far = |(partition, offset): (&i32, &i64)| {
-            self.committed.get(partition).is_none_or(|committed| offset - committed >= i64::try_from(BATCH).unwrap_or(256))
+            self.committed
+                .get(partition)
+                .is_none_or(|committed| offset - committed >= i64::try_from(BATCH).unwrap_or(256))
         };
         offsets.iter().any(far)
     }
@@ -313,8 +317,8 @@ impl<'a> Session<'a> {
                 written(&self.counts_topic, key, Some(counts_record(known))),
             ]
         });
-        let changed = |key: &str| entry.changes.iter().any(|change| &*change.key == key);
-        let counted = entry.counted.iter().filter(|(key, _)| !changed(key));
+        let is_written = |key: &str| entry.changes.iter().any(|change| &*change.key == key);
+        let counted = entry.counted.iter().filter(|(key, _)| !is_written(key));
         let counted = counted.map(|(key, known)| written(&self.counts_topic, key, Some(counts_record(known))));
         let forgotten = entry.forgotten.iter().map(|key| written(&self.counts_topic, key, None));
         changes.chain(counted).chain(forgotten).collect()
@@ -374,7 +378,7 @@ fn follow(
 ) -> Result<(), SessionError> {
     match moved {
         Move::Revoked(partitions) => {
-            partitions.iter().for_each(|partition| drop(books.remove(partition)));
+            books.retain(|partition, _| !partitions.contains(partition));
             tracing::info!(?partitions, "the health of these partitions' integrations is judged elsewhere");
         }
         Move::Assigned(partitions) if partitions.is_empty() => {}

@@ -200,9 +200,9 @@ impl Delta {
         match serde_json::from_slice(value).map_err(|error| error.to_string())? {
             DeltasRecord::Telling { boot, sequence, deltas, .. } => {
                 let boot = u64::from_str_radix(&boot, 16).map_err(|_invalid| "the boot is no number".to_owned())?;
-                let deltas = deltas.into_iter().map(|delta| {
-                    (delta.integration.into_owned(), delta.slots.into_iter().map(Slot::from).collect())
-                });
+                let deltas = deltas
+                    .into_iter()
+                    .map(|delta| (delta.integration.into_owned(), delta.slots.into_iter().map(Slot::from).collect()));
                 Ok(Self::Telling(Telling { told: Told { boot, sequence }, deltas: deltas.collect() }))
             }
             DeltasRecord::Resume { resume } => Ok(Self::Resume(Resume {
@@ -263,6 +263,11 @@ impl StateRecord {
     /// The state.
     pub fn health(&self) -> Health {
         Health::parse(&self.status).unwrap_or_default()
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Timestamp {
+        self.since
     }
 
     /// Since when, ms since 1970.
@@ -449,8 +454,11 @@ mod tests {
     }
 
     fn any_failing() -> impl Strategy<Value = Failing> {
-        (any::<u32>(), any::<i64>(), any_failures())
-            .prop_map(|(second, first_ms, failures)| Failing { second, first_ms, failures })
+        (any::<u32>(), any::<i64>(), any_failures()).prop_map(|(second, first_ms, failures)| Failing {
+            second,
+            first_ms,
+            failures,
+        })
     }
 
     proptest! {

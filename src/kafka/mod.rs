@@ -19,5 +19,6 @@ pub mod table_feed;
 pub mod topics;
 pub mod transactions;
 pub mod wire;
+pub mod wishes;
 
 pub use rdkafka::error::KafkaError as ClientError;

@@ -116,7 +116,9 @@ enum Change {
 fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
     let parsed = std::str::from_utf8(row.key).map_err(|_invalid| Unusable::Key).and_then(|key| match row.value {
         None => Ok(Change::Remove(key.to_owned())),
-        Some(value) => Integration::parse(key, value).map(|integration| Change::Put(Box::new(integration), row.timestamp_ms)),
+        Some(value) => {
+            Integration::parse(key, value).map(|integration| Change::Put(Box::new(integration), row.timestamp_ms))
+        }
     });
     match parsed {
         Ok(change) => {

@@ -91,7 +91,8 @@ impl Transactions {
         group: &ConsumerGroupMetadata,
     ) -> Result<(), TransactionError> {
         self.producer.begin_transaction().map_err(TransactionError::Unknown)?;
-        let written = self.write(records).and_then(|()| self.producer.send_offsets_to_transaction(offsets, group, STEP_TIMEOUT));
+        let written =
+            self.write(records).and_then(|()| self.producer.send_offsets_to_transaction(offsets, group, STEP_TIMEOUT));
         if let Err(error) = written {
             return Err(self.abort(error));
         }

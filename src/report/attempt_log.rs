@@ -15,7 +15,7 @@ use super::Ended;
 use super::redaction::{Secrets, repeats, shown_url};
 use crate::delivery::Event;
 use crate::domain::event::Envelope;
-use crate::domain::integration::Integration;
+use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::Outcome;
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
@@ -116,7 +116,7 @@ impl Entry {
         let event_id = Envelope::parse(&self.event.payload).ok().map(|envelope| envelope.id.into_owned());
         let record = Record {
             delivery_id: &self.delivery_id,
-            web_hook_id: webhook.map(|webhook| webhook.id()),
+            web_hook_id: webhook.map(Webhook::id),
             event_id: event_id.filter(|_| !self.event.is_tick()),
             attempt: self.attempt,
             url: webhook.map(|webhook| secrets.masked(&shown_url(&webhook.url()))),
@@ -128,7 +128,8 @@ impl Entry {
             worker,
             at: Timestamp::from_millisecond(self.at_ms).unwrap_or_default(),
         };
-        serde_json::to_vec(&record).expect("text and numbers are JSON")
+        // Text and numbers are always JSON.
+        serde_json::to_vec(&record).unwrap_or_default()
     }
 
     /// The answer as it may be written down; nothing of one that repeats the event.
@@ -250,7 +251,14 @@ mod tests {
         let delivery = delivery();
         for _ in 0..WAITING_MAX + 3 {
             let (took, answer) = (Duration::ZERO, Bytes::new());
-            log.attempt_ended(&Ended { shard: 0, delivery: &delivery, outcome: &FAILED, took, answer: &answer, at_ms: 0 });
+            log.attempt_ended(&Ended {
+                shard: 0,
+                delivery: &delivery,
+                outcome: &FAILED,
+                took,
+                answer: &answer,
+                at_ms: 0,
+            });
         }
         assert_eq!(log.metrics.attempt_log_dropped.get(), 3);
         assert_eq!(entries.try_iter().count(), WAITING_MAX);

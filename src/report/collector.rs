@@ -15,7 +15,9 @@ const SLOT_BYTES_MAX: usize = 400;
 const RECORD_BYTES_MAX: usize = 32 * 1024;
 
 /// Some integrations of one partition, and what was counted of them.
-pub type Chunk = (i32, Vec<(String, Vec<Slot>)>);
+pub type Chunk = (i32, Deltas);
+/// Some integrations, and what was counted of them.
+pub type Deltas = Vec<(String, Vec<Slot>)>;
 
 /// What is not yet told.
 #[derive(Default)]
@@ -72,7 +74,7 @@ impl Collector {
 
     /// Hands over all that is to be told, in pieces of a record each.
     pub fn take_chunks(&mut self, partition_of: impl Fn(&str) -> i32) -> Vec<Chunk> {
-        let mut open: BTreeMap<i32, (usize, Vec<(String, Vec<Slot>)>)> = BTreeMap::new();
+        let mut open: BTreeMap<i32, (usize, Deltas)> = BTreeMap::new();
         let mut chunks = Vec::new();
         for (key, slots) in std::mem::take(&mut self.pending) {
             let partition = partition_of(&key);
@@ -163,12 +165,8 @@ mod tests {
         tally.count(0, &integrations[11], &Outcome::Acknowledged, 2_000);
         assert!(collector.collect(&tally, 2_000));
         let told = all(&mut collector);
-        let uncounted = Slot {
-            second: 2,
-            last_acknowledged_ms: Some(2_000),
-            last_answer: Some((2_000, 200)),
-            ..Slot::default()
-        };
+        let uncounted =
+            Slot { second: 2, last_acknowledged_ms: Some(2_000), last_answer: Some((2_000, 200)), ..Slot::default() };
         assert_eq!(told, [("ws/11".to_owned(), vec![uncounted])]);
         // The network is back for most.
         for one in &integrations[..8] {
@@ -209,9 +207,11 @@ mod tests {
             let telling = Telling { told: Told { boot: u64::MAX, sequence: u64::MAX }, deltas: deltas.clone() };
             assert!(telling.record("host").len() < 2 * RECORD_BYTES_MAX);
         }
-        assert!(chunks.iter().all(|(partition, deltas)| {
-            deltas.iter().all(|(key, _)| i32::from(key.ends_with('7')) == *partition)
-        }));
+        assert!(
+            chunks.iter().all(|(partition, deltas)| {
+                deltas.iter().all(|(key, _)| i32::from(key.ends_with('7')) == *partition)
+            })
+        );
         let slots = chunks.iter().flat_map(|(_, deltas)| deltas).map(|(_, slots)| slots.len());
         assert_eq!(slots.sum::<usize>(), 1_000 + 498);
     }

@@ -33,6 +33,16 @@ pub struct Ended<'a> {
     pub at_ms: i64,
 }
 
+/// The name of this host, for people who look for the worker behind a record.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().take(HOST_NAME_MAX).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
+/// The longest name that a host may have.
+const HOST_NAME_MAX: usize = 64;
+
 /// Who hears of attempts. Nobody, by default.
 #[derive(Default)]
 pub struct Reports {

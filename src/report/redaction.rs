@@ -256,7 +256,8 @@ mod tests {
             serde_json::to_string(&value).unwrap(),
             serde_json::to_string_pretty(&value).unwrap(),
             serde_json::json!({"error": "bad request", "received": EVENT}).to_string(),
-            serde_json::json!({"error": "bad request", "received": serde_json::json!({"body": EVENT}).to_string()}).to_string(),
+            serde_json::json!({"error": "bad request", "received": serde_json::json!({"body": EVENT}).to_string()})
+                .to_string(),
             ascii,
             format!("<pre>{html}</pre>"),
             percent_encoded(EVENT),

@@ -4,4 +4,5 @@ pub mod receiver;
 mod receiver_log;
 
 pub use receiver_log::Output;
+pub mod resume;
 pub mod topics;

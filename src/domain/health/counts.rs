@@ -5,6 +5,7 @@
 //! parts, and an attempt that failed in the very second of an acknowledgement does not count as one after it.
 
 use crate::domain::outcome::Reason;
+use crate::settings;
 
 /// Parts of the window that are told apart.
 const WINDOW_PARTS: u32 = 30;
@@ -105,6 +106,16 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// As the options say.
+    pub fn new(suspension: &settings::Suspension) -> Self {
+        Self {
+            errors_window_s: u32::try_from(suspension.errors_window.as_secs()).unwrap_or(u32::MAX).max(1),
+            errors_min_attempts: suspension.errors_min_attempts,
+            suspend_after_ms: i64::try_from(suspension.suspend_after.as_millis()).unwrap_or(i64::MAX),
+            suspend_after_failures: suspension.suspend_after_failures.max(1),
+        }
+    }
+
     fn part_s(&self) -> u32 {
         self.errors_window_s.div_ceil(WINDOW_PARTS).max(1)
     }

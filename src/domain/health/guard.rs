@@ -59,9 +59,15 @@ mod tests {
 
     #[test]
     fn more_than_half_of_at_least_ten_raise_it() {
-        for (integrations, failing, expected) in
-            [(9, 9, false), (10, 5, false), (10, 6, true), (11, 6, true), (100, 50, false), (100, 51, true), (0, 0, false)]
-        {
+        for (integrations, failing, expected) in [
+            (9, 9, false),
+            (10, 5, false),
+            (10, 6, true),
+            (11, 6, true),
+            (100, 50, false),
+            (100, 51, true),
+            (0, 0, false),
+        ] {
             assert_eq!(guard(integrations, failing).is_active(2_000), expected, "{failing} of {integrations}");
         }
     }

@@ -91,9 +91,11 @@ impl Known {
             self.told.remove(0);
         }
         self.told.push(teller);
-        let now_s = second_of(now_ms);
-        slots.iter().for_each(|slot| self.counts.add(slot, rules, now_s));
-        self.counts.prune(rules, now_s);
+        let second = second_of(now_ms);
+        for slot in slots {
+            self.counts.add(slot, rules, second);
+        }
+        self.counts.prune(rules, second);
         true
     }
 
