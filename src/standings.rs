@@ -123,8 +123,8 @@ mod tests {
         Integration::parse("ws/i", format!(r#"{{"status":"{status}"{info}}}"#).as_bytes()).unwrap()
     }
 
-    fn failed(since_ms: i64) -> Option<Standing> {
-        Some(Standing { health: Health::Failed, since_ms })
+    fn failed(since_ms: i64) -> Standing {
+        Standing { health: Health::Failed, since_ms }
     }
 
     /// Whether a change is a wish to end the suspension that began at 1000.
@@ -133,7 +133,7 @@ mod tests {
         let wish = vec![Resume { key: "ws/i".to_owned(), since_ms: Some(1_000) }];
         let expected = if expected { wish } else { vec![] };
         let standings = Standings::default();
-        standings.said("ws/i", failed(1_000), before);
+        standings.said("ws/i", Some(failed(1_000)), before);
         standings.integration_changed(before, after, written_ms, live);
         assert!(after.is_suspended(), "only the health topic ends it");
         assert_eq!(standings.take_wishes(), expected, "the suspension is known first");
@@ -141,7 +141,7 @@ mod tests {
         if written_ms > 1_000 {
             let standings = Standings::default();
             standings.integration_changed(before, after, written_ms, live);
-            standings.said("ws/i", failed(1_000), Some(after));
+            standings.said("ws/i", Some(failed(1_000)), Some(after));
             assert_eq!(standings.take_wishes(), expected, "the suspension is known later");
         }
     }
@@ -163,7 +163,7 @@ mod tests {
         check(None, &active, 2_000, false, false);
         check(Some(&paused), &active, 500, false, false);
         let standings = Standings::default();
-        standings.said("ws/i", failed(1_000), None);
+        standings.said("ws/i", Some(failed(1_000)), None);
         standings.integration_changed(Some(&paused), &active, 2_000, false);
         assert_eq!(standings.take_wishes().len(), 1);
         check(None, &integration("active", Some("1970-01-01T00:00:00.9Z")), 2_000, false, false);
@@ -184,12 +184,12 @@ mod tests {
         let standings = Standings::default();
         let (before, after) = (integration("paused", None), integration("active", None));
         standings.integration_changed(Some(&before), &after, 2_000, true);
-        standings.said("ws/i", failed(3_000), Some(&after));
+        standings.said("ws/i", Some(failed(3_000)), Some(&after));
         assert!(standings.take_wishes().is_empty());
         assert!(after.is_suspended());
         standings.said("ws/i", Some(Standing { health: Health::Active, since_ms: 4_000 }), Some(&after));
         assert!(!after.is_suspended());
-        standings.said("ws/i", failed(5_000), Some(&after));
+        standings.said("ws/i", Some(failed(5_000)), Some(&after));
         standings.said("ws/i", None, Some(&after));
         assert!(!after.is_suspended());
         assert_eq!(standings.of("ws/i"), None);

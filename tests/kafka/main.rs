@@ -7,4 +7,5 @@ mod support;
 
 mod delivery;
 mod harness;
+mod health;
 mod topics;

@@ -345,8 +345,8 @@ mod tests {
             steps in prop::collection::vec((0..6u8, 1..8usize), 1..60),
         ) {
             let keys = ["ws/a", "ws/b", "ws/c"];
-            let mut topics = Topics::default();
-            topics.deltas = (1..).zip(&deltas).map(|(n, (key, count))| (n, keys[*key], failures(1, *count))).collect();
+            let deltas_of = |(n, (key, count)): (u64, &(usize, u32))| (n, keys[*key], failures(1, *count));
+            let mut topics = Topics { deltas: (1..).zip(&deltas).map(deltas_of).collect(), ..Topics::default() };
             let mut book = topics.owner();
             let mut read = 0;
             let end = i64::try_from(deltas.len()).unwrap();
