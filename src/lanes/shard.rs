@@ -454,6 +454,7 @@ impl Shard {
         let metrics = &self.shared.metrics;
         metrics.attempt_duration.observe(exchanged.took.as_secs_f64());
         self.shared.reports.attempt_ended(&Ended {
+            shard: self.index,
             delivery: &delivery,
             outcome: &exchanged.outcome,
             took: exchanged.took,

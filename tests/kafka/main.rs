@@ -18,4 +18,5 @@ mod harness;
 mod schedules;
 mod security;
 mod tools;
+mod health;
 mod topics;
