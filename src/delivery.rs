@@ -92,11 +92,11 @@ impl Event {
     /// Begins work on it.
     ///
     /// # Errors
-    /// Its partition is being given up.
+    /// Its partition is being given up, and nothing that was begun comes after it.
     pub fn begin(&self) -> Result<Option<Active>, Revoked> {
         match &self.ticket {
             None => Ok(None),
-            Some(ticket) => ticket.assignment.begin().map(Some).ok_or(Revoked),
+            Some(ticket) => ticket.assignment.begin(ticket.sequence).map(Some).ok_or(Revoked),
         }
     }
 

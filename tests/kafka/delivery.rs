@@ -48,7 +48,7 @@ async fn every_header_is_the_documented_one_and_the_body_is_the_events_bytes() {
         { "id": "webhook.header.X-Tenant", "value": "t 1" }, { "id": "other", "value": "never sent" }
     ]);
     stage.put([&signed, &integration("unsigned", &unsigned.url(""))]);
-    let mut worker = stage.worker(&["--log-format", "human"]).await;
+    let mut worker = stage.worker(&[]).await;
     stage.send([record("c1", BODY)]);
     let requests = receiver.wait_for(3, PATIENCE).await;
     stage.settled(PATIENCE).await;
