@@ -215,6 +215,13 @@ pub fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     with_properties(config, kafka)
 }
 
+/// Of the producer that sends each record alone.
+pub fn lone_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = producer_config(kafka, role);
+    config.set("batch.num.messages", "1");
+    config
+}
+
 /// Of a client for metadata and topics.
 pub fn admin_config(kafka: &settings::Kafka) -> ClientConfig {
     with_properties(base_config(kafka, "admin"), kafka)
