@@ -2,6 +2,7 @@
 //! as a value.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod agenda;
 pub mod event;
 pub mod filter;
 pub mod hash;
@@ -12,6 +13,7 @@ pub mod outcome;
 pub mod patch;
 pub mod schedule;
 pub mod signature;
+pub mod standing;
 pub mod table;
 pub mod target;
 pub mod ticks;

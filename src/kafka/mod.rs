@@ -8,9 +8,12 @@ pub mod lag;
 pub mod properties;
 pub mod registry;
 pub mod retries;
+pub mod schedules;
 pub mod sink;
 pub mod table_feed;
 pub mod topics;
 pub mod wire;
+pub mod embedded;
+pub mod observer;
 
 pub use rdkafka::error::KafkaError as ClientError;

@@ -9,4 +9,6 @@ mod api;
 mod api_contract;
 mod delivery;
 mod harness;
+mod schedules;
+mod security;
 mod topics;
