@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::settings::Command;
 use crate::tools::demo::{self, Stops};
-use crate::tools::{receiver, topics};
+use crate::tools::{dead_letters, explain, receiver, replay, topics};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -33,6 +34,25 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             let balances = demo::run(*settings, demo, Stops { finish, hurry }).await?;
             Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
+        Command::DeadLettersList(settings, selection) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::list(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
+        Command::DeadLettersShow(settings, selection) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::show(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
+        Command::DeadLettersRedrive(settings, selection) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::redrive(&settings, &selection, &stop, &mut io::stdout()).await?)
+        }),
+        Command::Replay(settings, selection) => {
+            until_stopped(
+                |[stop]| async move { Ok(replay::replay(&settings, &selection, &stop, &mut io::stdout()).await?) },
+            )
+        }
+        Command::Explain(settings, selection) => {
+            until_stopped(
+                |[stop]| async move { Ok(explain::run(&settings, &selection, &stop, &mut io::stdout()).await?) },
+            )
+        }
         Command::Receiver(options) => until_stopped(|[stop]| async move {
             let summary = receiver::run(options, stop).await?;
             tracing::info!(?summary, "stopped");
@@ -61,20 +81,25 @@ async fn until<E: Into<anyhow::Error>>(
     }
 }
 
+/// How long a thread that was left waiting (for standard input, say) may hold up the end of an interrupted tool.
+const LEFT_BEHIND_MAX: Duration = Duration::from_secs(1);
+
 /// Runs `work` on a runtime of its own, with tokens that SIGTERM and SIGINT cancel, one after another. One more signal ends
 /// the process at once: somebody wants that more than a clean end.
 fn until_stopped<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>>>(
     work: impl FnOnce([CancellationToken; STOPS]) -> F,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stops = std::array::from_fn(|_| CancellationToken::new());
         let mut signals = JoinSet::new();
         signals.spawn(watch_signals(stops.clone()));
         let ended = work(stops).await;
         signals.shutdown().await;
         ended
-    })
+    });
+    runtime.shutdown_timeout(LEFT_BEHIND_MAX);
+    ended
 }
 
 async fn watch_signals<const STOPS: usize>(stops: [CancellationToken; STOPS]) {

@@ -4,6 +4,7 @@
 
 pub mod agenda;
 pub mod event;
+pub mod explain;
 pub mod filter;
 pub mod hash;
 pub mod instance;

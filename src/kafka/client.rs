@@ -135,6 +135,25 @@ pub fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfi
     with_properties(config, kafka)
 }
 
+/// Of a tool's consumer, which keeps each partition in a queue of its own.
+pub fn span_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = table_consumer_config(kafka, role);
+    if !kafka.properties.iter().any(|(key, _)| key == "queued.max.messages.kbytes") {
+        // A queue a partition, and a tool is in no hurry.
+        config.set("queued.max.messages.kbytes", "1024");
+    }
+    config
+}
+
+/// Of a tool's producer: the tool gives up early and says so, where the sink would try for ever.
+pub fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = producer_config(kafka, role);
+    if !kafka.properties.iter().any(|(key, _)| key == "message.timeout.ms") {
+        config.set("message.timeout.ms", "15000");
+    }
+    config
+}
+
 /// Of the producer of retries and dead letters.
 pub fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);

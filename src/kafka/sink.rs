@@ -82,7 +82,7 @@ impl Sink {
         loop {
             let published = tokio::select! {
                 biased;
-                published = self.publish_once(outgoing) => published,
+                published = publish_once(&self.producer, outgoing) => published,
                 () = self.stop.cancelled() => return Err(PublishError::Stopped),
             };
             let Err(error) = published else { return Ok(()) };
@@ -104,22 +104,6 @@ impl Sink {
         }
     }
 
-    async fn publish_once(&self, outgoing: &Outgoing) -> Result<(), KafkaError> {
-        let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value) })
-        });
-        let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
-        if let Some(key) = &outgoing.key {
-            record = record.key(key);
-        }
-        if let Some(payload) = &outgoing.payload {
-            record = record.payload(payload);
-        }
-        // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
-        let sent = self.producer.send(record, rdkafka::util::Timeout::Never).await;
-        sent.map(|_delivery| ()).map_err(|(error, _record)| error)
-    }
-
     /// Waits until what was handed to the client is out, at most `patience`. Blocks the thread.
     ///
     /// # Errors
@@ -127,4 +111,21 @@ impl Sink {
     pub fn flush(&self, patience: Duration) -> Result<(), KafkaError> {
         self.producer.flush(patience)
     }
+}
+
+/// Publishes a record. How long that is tried is the client's `message.timeout.ms`.
+pub(super) async fn publish_once(producer: &FutureProducer<ClientLog>, outgoing: &Outgoing) -> Result<(), KafkaError> {
+    let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
+        headers.insert(Header { key, value: Some(value) })
+    });
+    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
+    if let Some(key) = &outgoing.key {
+        record = record.key(key);
+    }
+    if let Some(payload) = &outgoing.payload {
+        record = record.payload(payload);
+    }
+    // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
+    let sent = producer.send(record, rdkafka::util::Timeout::Never).await;
+    sent.map(|_delivery| ()).map_err(|(error, _record)| error)
 }

@@ -206,7 +206,7 @@ static SELECTION: &[Spec] = &[
         &[Explain],
     )
     .required(),
-    Spec::one("limit", "COUNT", "stop after so many records; all without it", &[DeadLettersList]),
+    Spec::one("limit", "COUNT", "only the newest so many records; all without it", &[DeadLettersList]),
     Spec::one("rate", "COUNT", "records sent a second, at most", SENDING).default("500"),
     Spec::flag("dry-run", "say what would be done, change nothing", &[DeadLettersRedrive, Replay, Resume]),
 ];

@@ -1,5 +1,11 @@
 //! The suite that runs against a real Kafka: started here with Java and Maven, or named by `HOOKSTREAM_TEST_BROKERS`.
-#![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking, in their helpers too")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, in their helpers too, and the tests' own clock is the wall clock"
+)]
 
 #[expect(dead_code, reason = "each suite uses a part of what they share")]
 #[path = "../support/mod.rs"]
@@ -11,4 +17,5 @@ mod delivery;
 mod harness;
 mod schedules;
 mod security;
+mod tools;
 mod topics;
