@@ -13,12 +13,18 @@ pub mod health_wire;
 pub mod lag;
 pub mod positions;
 pub mod properties;
+pub mod registry;
+pub mod requeue;
 pub mod retries;
+pub mod schedules;
 pub mod sink;
+pub mod span;
 pub mod table_feed;
 pub mod topics;
 pub mod transactions;
 pub mod wire;
+pub mod embedded;
+pub mod observer;
 pub mod wishes;
 
 pub use rdkafka::error::KafkaError as ClientError;

@@ -22,7 +22,7 @@ use super::pressure::Pressure;
 use super::settlement::{Failure, Settlement, Settlements};
 use crate::assignment::Active;
 use crate::clock;
-use crate::delivery::{Burial, Delivery, Job, Revoked};
+use crate::delivery::{Burial, Delivery, Job};
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
@@ -71,9 +71,29 @@ struct Lane {
     queue: OrderedQueue<Delivery>,
     in_flight: usize,
     pace: Pace,
+    /// Its host is at its limit and needs too long for what waits for it: see [`Shard::look_at_hosts`].
+    host_is_full: bool,
     /// It stands in the shard's queue of runnable lanes, or in its host's of waiting ones.
     scheduled: bool,
     fed: Instant,
+}
+
+impl Lane {
+    /// Whether more waits than its receiver takes in a few seconds.
+    fn is_full(&self, limit: usize, now: Instant) -> bool {
+        let abreast = (self.in_flight + self.queue.ready()).min(limit);
+        self.pace.is_full(self.queue.waiting(), self.in_flight, abreast, now)
+    }
+
+    /// Whether what waits is to be put off: the receiver has stopped answering and would need too long, or either of these
+    /// and somebody waits for a partition that is being given up.
+    fn is_to_shed(&self, limit: usize, now: Instant) -> bool {
+        match (self.pace.is_stalled(self.in_flight, now), self.is_full(limit, now)) {
+            (true, true) => true,
+            (false, false) => false,
+            (true, false) | (false, true) => self.queue.any_waiting(|delivery| delivery.event.is_revoked()),
+        }
+    }
 }
 
 struct Host {
@@ -81,6 +101,7 @@ struct Host {
     idle: Vec<Link>,
     in_flight: usize,
     circuit: Circuit,
+    pace: Pace,
     /// Lanes that could start a request were the host's limit not reached.
     waiting: VecDeque<usize>,
     used: Instant,
@@ -89,7 +110,7 @@ struct Host {
 /// What a shard does outside itself.
 enum Work {
     Attempt { under_way: Box<UnderWay>, attempt: Attempt, kept: Option<Link> },
-    Publish { settlement: Settlement, active: Option<Active> },
+    Publish { settlement: Box<Settlement>, active: Option<Active> },
 }
 
 /// A request under way.
@@ -106,7 +127,7 @@ struct UnderWay {
 /// How that ended.
 enum Done {
     Attempt { under_way: Box<UnderWay>, exchanged: Exchanged },
-    Publish { settlement: Settlement, active: Option<Active>, published: Result<(), PublishError> },
+    Publish { settlement: Box<Settlement>, active: Option<Active>, published: Result<(), PublishError> },
 }
 
 async fn perform(shared: Arc<Shared>, work: Work) -> Done {
@@ -116,7 +137,8 @@ async fn perform(shared: Arc<Shared>, work: Work) -> Done {
             Done::Attempt { under_way, exchanged }
         }
         Work::Publish { settlement, active } => {
-            let published = shared.sink.publish(&settlement.outgoing).await;
+            // Boxed: it is rare, and would make the future of every request as large as its own.
+            let published = Box::pin(shared.sink.publish(&settlement.outgoing)).await;
             Done::Publish { settlement, active, published }
         }
     }
@@ -198,7 +220,7 @@ impl Shard {
                 Job::Deliver(delivery) => self.enqueue(delivery),
                 Job::Bury(burial) => {
                     self.shared.pressure.unqueue(self.index, 1);
-                    self.bury(burial);
+                    self.bury(*burial);
                 }
             }
         }
@@ -206,7 +228,7 @@ impl Shard {
 
     fn bury(&mut self, burial: Burial) {
         let Ok(active) = burial.event.begin() else { return };
-        let settlement = self.shared.settlements.burial(burial);
+        let settlement = Box::new(self.shared.settlements.burial(burial));
         self.outbox.push(Work::Publish { settlement, active });
     }
 
@@ -221,7 +243,9 @@ impl Shard {
         let ordering = self.shared.settings.ordering;
         let Some(lane) = self.lanes.get_mut(lane_index) else { return };
         lane.fed = now;
-        if lane.pace.is_full(lane.queue.waiting(), lane.in_flight, now) {
+        // Of a host that is full, who has something waiting waits no more; who has nothing keeps a turn.
+        let is_full = lane.is_full(self.shared.settings.max_in_flight_per_webhook, now);
+        if is_full || (lane.host_is_full && lane.queue.waiting() > 0) {
             self.shared.pressure.unqueue(self.index, 1);
             self.put_off(delivery, Reason::Overloaded);
             return;
@@ -263,6 +287,7 @@ impl Shard {
             queue: OrderedQueue::default(),
             in_flight: 0,
             pace: Pace::new(now),
+            host_is_full: false,
             scheduled: false,
             fed: now,
         });
@@ -279,6 +304,7 @@ impl Shard {
             idle: Vec::new(),
             in_flight: 0,
             circuit: Circuit::default(),
+            pace: Pace::new(now),
             waiting: VecDeque::new(),
             used: now,
         });
@@ -338,6 +364,7 @@ impl Shard {
             for delivery in waiting {
                 self.put_off(delivery, Reason::CircuitOpen);
             }
+            self.wake_next(host_index);
             return Some(permit);
         }
         let probe = admission == Admission::Probe;
@@ -345,6 +372,7 @@ impl Shard {
             if probe && let Some(host) = self.hosts.get_mut(host_index) {
                 host.circuit.probe_abandoned();
             }
+            self.wake_next(host_index);
             return Some(permit);
         };
         self.begin(
@@ -355,15 +383,25 @@ impl Shard {
         None
     }
 
+    /// Lets the next lane try that waits for the host: whoever had the turn has no use for it.
+    fn wake_next(&mut self, host_index: usize) {
+        if let Some(host) = self.hosts.get_mut(host_index)
+            && let Some(waiting) = host.waiting.pop_front()
+        {
+            self.runnable.push_back(waiting);
+        }
+    }
+
     /// The next delivery of a lane whose partition is not being given up.
     fn next_of(&mut self, lane_index: usize) -> Option<(Place, Option<Active>, Delivery)> {
         let lane = self.lanes.get_mut(lane_index)?;
         while let Some((place, delivery)) = lane.queue.pop() {
             self.shared.pressure.unqueue(self.index, 1);
-            match delivery.event.begin() {
-                Ok(active) => return Some((place, active, delivery)),
-                Err(Revoked) => lane.queue.finish(place),
+            if let Ok(active) = delivery.event.begin() {
+                return Some((place, active, delivery));
             }
+            lane.queue.finish(place);
+            give_up(&self.shared.metrics, &delivery);
         }
         None
     }
@@ -374,6 +412,9 @@ impl Shard {
         };
         if lane.in_flight == 0 {
             lane.pace.wakes(now);
+        }
+        if host.in_flight == 0 {
+            host.pace.wakes(now);
         }
         lane.in_flight += 1;
         host.in_flight += 1;
@@ -401,7 +442,7 @@ impl Shard {
             Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
             Done::Publish { settlement, active, published } => match published {
                 Ok(()) => settlement.complete(&self.shared.metrics),
-                Err(PublishError::TooLarge) => self.too_large(settlement, active),
+                Err(PublishError::TooLarge) => self.too_large(*settlement, active),
                 // The process ends: the record stays unsettled and is read again.
                 Err(PublishError::Stopped) => {}
             },
@@ -413,7 +454,7 @@ impl Shard {
         match self.shared.settlements.after_too_large(settlement) {
             Ok(settlement) => {
                 tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
-                self.outbox.push(Work::Publish { settlement, active });
+                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active });
             }
             Err(event) => {
                 tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
@@ -446,6 +487,9 @@ impl Shard {
                 metrics.attempt_acknowledged();
                 metrics.deliveries_acknowledged.inc();
                 metrics.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
+                if delivery.event.is_tick {
+                    metrics.tick(TickOutcome::Acknowledged);
+                }
                 delivery.settle();
             }
             Outcome::Failed { reason, status, .. } => {
@@ -464,18 +508,18 @@ impl Shard {
             lane.pace.ended(took, now);
             lane.queue.finish(under_way.place);
         }
-        self.schedule(under_way.lane);
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             host.in_flight -= 1;
+            host.pace.ended(took, now);
             host.used = now;
             if let Some(mut link) = link {
                 link.idle_since = now;
                 host.idle.push(link);
             }
-            if let Some(waiting) = host.waiting.pop_front() {
-                self.runnable.push_back(waiting);
-            }
         }
+        // Who waits for the host comes first, or a busy lane would keep its place from all others.
+        self.wake_next(under_way.host);
+        self.schedule(under_way.lane);
     }
 
     fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
@@ -493,7 +537,7 @@ impl Shard {
 
     /// Spends a slot without a request.
     fn put_off(&mut self, mut delivery: Delivery, reason: Reason) {
-        let Ok(active) = delivery.event.begin() else { return };
+        let Ok(active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
         let now_ms = clock::now_ms();
         delivery.first_attempt_ms.get_or_insert(now_ms);
         self.shared.metrics.attempt_failed(reason);
@@ -503,7 +547,7 @@ impl Shard {
 
     fn succeed(&mut self, delivery: Delivery, active: Option<Active>, verdict: Verdict, failure: Failure, now_ms: i64) {
         match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
-            Ok(settlement) => self.outbox.push(Work::Publish { settlement, active }),
+            Ok(settlement) => self.outbox.push(Work::Publish { settlement: Box::new(settlement), active }),
             Err((reason, delivery)) => {
                 self.shared.metrics.drop_delivery(reason);
                 self.shared.metrics.tick(TickOutcome::Dropped);
@@ -522,20 +566,19 @@ impl Shard {
         for (index, lane) in &self.lanes {
             let quiet = now.saturating_duration_since(lane.fed);
             if lane.queue.waiting() > 0 {
-                if lane.pace.is_stalled(lane.in_flight, now)
-                    && lane.pace.is_full(lane.queue.waiting(), lane.in_flight, now)
-                {
+                if lane.is_to_shed(limit, now) {
                     stalled.push(index);
                 }
             } else if quiet < FED_WITHIN && lane.in_flight < limit {
                 starving = true;
-            } else if quiet > FORGET_AFTER && lane.queue.is_empty() {
+            } else if quiet > FORGET_AFTER && lane.queue.is_empty() && !lane.scheduled {
                 forgotten.push(index);
             }
         }
         for index in stalled {
             self.shed(index);
         }
+        self.look_for_full_hosts(now);
         for index in forgotten {
             let lane = self.lanes.remove(index);
             self.lane_of.remove(&lane.key);
@@ -551,6 +594,29 @@ impl Shard {
         self.shared.pressure.unqueue(self.index, waiting.len());
         for delivery in waiting {
             self.put_off(delivery, Reason::Overloaded);
+        }
+    }
+
+    /// Finds the hosts that are at their limit and need too long for all that waits for them together. A lane can't tell:
+    /// it may have nothing under way at all.
+    fn look_for_full_hosts(&mut self, now: Instant) {
+        let mut waiting = vec![0; self.hosts.capacity()];
+        for (_, lane) in &self.lanes {
+            waiting.get_mut(lane.host).into_iter().for_each(|waiting| *waiting += lane.queue.waiting());
+        }
+        let limit = self.shared.settings.max_in_flight_per_host;
+        let mut over = Vec::new();
+        for (index, lane) in &mut self.lanes {
+            let Some(host) = self.hosts.get(lane.host) else { continue };
+            let waiting = waiting.get(lane.host).copied().unwrap_or(0);
+            lane.host_is_full =
+                host.in_flight >= limit && host.pace.is_full(waiting, host.in_flight, host.in_flight, now);
+            if lane.host_is_full && host.pace.is_stalled(host.in_flight, now) && lane.queue.waiting() > 0 {
+                over.push(index);
+            }
+        }
+        for index in over {
+            self.shed(index);
         }
     }
 
@@ -586,6 +652,14 @@ impl Shard {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
         let pace = self.pace.map(|pace| pace.ceil() as usize);
         self.shared.pressure.report(self.index, pace, starving);
+    }
+}
+
+/// A delivery is left to the next owner of its partition. A tick has none: the next owner fires only later ones.
+fn give_up(metrics: &Metrics, delivery: &Delivery) {
+    if !delivery.event.is_read_again() {
+        metrics.drop_delivery(DropReason::TickMissed);
+        metrics.tick(TickOutcome::Dropped);
     }
 }
 

@@ -117,7 +117,7 @@ impl Entry {
         let record = Record {
             delivery_id: &self.delivery_id,
             web_hook_id: webhook.map(Webhook::id),
-            event_id: event_id.filter(|_| !self.event.is_tick()),
+            event_id: event_id.filter(|_| !self.event.is_tick),
             attempt: self.attempt,
             url: webhook.map(|webhook| secrets.masked(&shown_url(&webhook.url()))),
             outcome,
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_record_says_what_is_documented_and_no_more() {
         let mut expected = json!({
-            "deliveryId": "msg_1", "webHookId": "w-1", "eventId": Value::Null, "attempt": 3,
+            "deliveryId": "msg_1", "webHookId": "w-1", "eventId": "e-1", "attempt": 3,
             "url": "https://a.b/x/***/cb", "outcome": "failed", "reason": "status", "status": 503,
             "durationMs": 12, "answer": "no: ***", "worker": "host-1", "at": "2021-09-28T11:08:26.903Z",
         });

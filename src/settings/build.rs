@@ -208,6 +208,8 @@ const IN_FLIGHT_MAX: usize = 100_000;
 const QUEUED_BYTES_MIN: usize = 1 << 20;
 const QUEUED_BYTES_MAX: usize = 1 << 40;
 const RATE_MAX: u32 = 1_000_000;
+/// The newest are known only at the end, so they are kept until then: some 100 MB of lines.
+const LISTED_MAX: u64 = 200_000;
 /// `.` and the longest way to write a delay of at most a week in milliseconds, `604799999ms`.
 const TIER_SUFFIX_BYTES_MAX: usize = 12;
 /// `.deltas`
@@ -320,7 +322,7 @@ fn selection(reader: &mut Reader<'_>) -> Selection {
         dry_run: reader.flag("dry-run"),
         json: reader.flag("json"),
         rate: reader.value("rate", values::count(1, RATE_MAX)),
-        limit: reader.optional("limit", values::count(1, u64::MAX)),
+        limit: reader.optional("limit", values::count(1, LISTED_MAX)),
     };
     if selection.from.zip(selection.to).is_some_and(|(from, to)| from >= to) {
         reader.contradiction("from", "to", "expected a --from that is earlier than --to");

@@ -244,7 +244,7 @@ pub struct Selection {
     pub json: bool,
     /// `--rate`: records a second; only `redrive` and `replay` look at it.
     pub rate: u32,
-    /// `--limit`: stop after so many records.
+    /// `--limit`: only the newest so many records.
     pub limit: Option<u64>,
 }
 

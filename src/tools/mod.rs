@@ -1,8 +1,93 @@
-//! The subcommands beside the worker and the API.
+//! The subcommands beside the worker and the API: what operators run on a bad day (look into the dead letters, send them
+//! back, replay what was missed, explain a match), the topics' tools, and the reference receiver.
+//!
+//! Every tool is bounded in memory and in what it waits for, writes its answer to the given output and its progress to
+//! stderr, and stops between two records when asked to. Nothing here names Kafka's client or decides what matches.
 
+pub mod demo;
+pub mod dead_letters;
+pub mod explain;
+mod lookup;
 pub mod receiver;
 mod receiver_log;
-
-pub use receiver_log::Output;
+mod render;
+pub mod replay;
+mod resend;
 pub mod resume;
 pub mod topics;
+
+pub use receiver_log::Output;
+
+use std::io;
+
+use crate::domain::integration::Unusable;
+use crate::kafka::compacted::CompactedError;
+use crate::kafka::requeue::RequeueError;
+use crate::kafka::span::SpanError;
+
+/// Why a tool did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// A topic can't be looked through.
+    #[error(transparent)]
+    Span(#[from] SpanError),
+    /// A compacted topic can't be read.
+    #[error(transparent)]
+    Table(#[from] CompactedError),
+    /// A record was not put back.
+    #[error("{0}; what was sent before is in the account above, and running it again sends the same records again")]
+    Requeue(RequeueError),
+    /// Records were too large for the tier.
+    #[error("{count} records are larger than topic `{topic}` takes; raise its max.message.bytes and run it again")]
+    TooLarge {
+        /// How many.
+        count: u64,
+        /// The tier's topic.
+        topic: String,
+    },
+    /// The answer can't be written.
+    #[error("standard output: {0}")]
+    Output(io::Error),
+    /// The event can't be read.
+    #[error("the event can not be read from {from}: {source}")]
+    Input {
+        /// A path, or standard input.
+        from: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The integration's record can't be used.
+    #[error("the record of integration `{key}` can not be used: {source}")]
+    Unusable {
+        /// `<workspace>/<integration id>`
+        key: String,
+        /// Why.
+        source: Unusable,
+    },
+    /// What was asked for can't be done.
+    #[error("{0}")]
+    Refused(String),
+    /// A part of the tool ended without having said why.
+    #[error("{0} ended unasked; see the log")]
+    Ended(&'static str),
+}
+
+/// Ended by a signal: the code that shells give to SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Runs what blocks on a thread made for it.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, ToolError> + Send + 'static,
+) -> Result<T, ToolError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panicked| ToolError::Ended(what))?
+}
+
+/// Writes a line. Says whether anybody still reads: a closed pipe is how `head` says that it has seen enough.
+fn write_line(out: &mut impl io::Write, line: &str) -> Result<bool, ToolError> {
+    match writeln!(out, "{line}") {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(ToolError::Output(error)),
+    }
+}

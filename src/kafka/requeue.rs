@@ -1,0 +1,67 @@
+//! Putting records back into a retry tier, for the tools: acknowledged, or a clear word why not.
+//!
+//! Unlike the sink, which never gives up, a tool's publication fails after a bounded time: whoever runs the tool decides.
+
+use std::sync::Arc;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::FutureProducer;
+
+use super::client::{ClientLog, tool_producer_config};
+use super::sink::{Outgoing, publish_once};
+use super::span::{SpanError, check_topic};
+use crate::settings;
+
+/// Why a record was not put back.
+#[derive(Debug, thiserror::Error)]
+pub enum RequeueError {
+    /// The topic does not take records of this size.
+    #[error("the record is larger than its topic takes")]
+    TooLarge,
+    /// The in-sync replicas did not acknowledge it in time. It may still be there.
+    #[error("topic `{topic}` did not acknowledge a record: {source}")]
+    NotAcknowledged {
+        /// The topic.
+        topic: Arc<str>,
+        /// What the client says.
+        source: KafkaError,
+    },
+}
+
+/// A way into one topic.
+pub struct Requeue {
+    producer: FutureProducer<ClientLog>,
+    topic: Arc<str>,
+}
+
+impl Requeue {
+    /// Makes the producer, after a look whether the topic is there. Blocks for a bounded time.
+    ///
+    /// # Errors
+    /// [`SpanError`]
+    pub fn open(kafka: &settings::Kafka, topic: Arc<str>, role: &'static str) -> Result<Self, SpanError> {
+        check_topic(kafka, &topic, role)?;
+        let producer = tool_producer_config(kafka, role)
+            .create_with_context(ClientLog::new(role))
+            .map_err(|source| SpanError::Kafka { topic: topic.to_string(), source })?;
+        Ok(Self { producer, topic })
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// Publishes a record and waits for its acknowledgement, for a bounded time.
+    ///
+    /// Not cancel safe: a dropped publication may still happen.
+    ///
+    /// # Errors
+    /// [`RequeueError`]
+    pub async fn send(&self, outgoing: &Outgoing) -> Result<(), RequeueError> {
+        publish_once(&self.producer, outgoing).await.map_err(|source| match source.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => RequeueError::TooLarge,
+            _ => RequeueError::NotAcknowledged { topic: Arc::clone(&self.topic), source },
+        })
+    }
+}

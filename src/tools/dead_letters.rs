@@ -1,0 +1,472 @@
+//! The dead-letter topic: listing it, showing one record, and sending records back to delivery.
+//!
+//! A record is chosen by what its headers say; its value is never looked into.
+
+use std::collections::VecDeque;
+use std::io;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use super::render::{self, Body, or_dash, printable};
+use super::resend::{self, Judged, Order};
+use super::{INTERRUPTED, ToolError, blocking, write_line};
+use crate::clock;
+use crate::domain::outcome::DeadReason;
+use crate::kafka::sink::Outgoing;
+use crate::kafka::span::{Range, Reading, Span, SpanRecord};
+use crate::kafka::wire::Wire;
+use crate::settings::{EventSource, Selection, Settings};
+
+/// Which records of the topic are meant.
+struct Filter<'a> {
+    selection: &'a Selection,
+    from_ms: Option<i64>,
+    to_ms: Option<i64>,
+}
+
+impl<'a> Filter<'a> {
+    fn new(selection: &'a Selection) -> Self {
+        let to_ms = selection.to.map(jiff::Timestamp::as_millisecond);
+        Self { selection, from_ms: selection.from.map(jiff::Timestamp::as_millisecond), to_ms }
+    }
+
+    fn takes(&self, timestamp_ms: Option<i64>, wire: &Wire) -> bool {
+        let is_same = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
+        let selection = self.selection;
+        is_same(&selection.workspace, &wire.workspace)
+            && is_same(&selection.integration, &wire.integration_id)
+            && is_same(&selection.webhook, &wire.webhook_id)
+            && selection.reason.is_none_or(|wanted| wire.reason.is_some_and(|reason| reason.word() == wanted))
+            && self.from_ms.is_none_or(|from| timestamp_ms.is_some_and(|at| at >= from))
+            && self.to_ms.is_none_or(|to| timestamp_ms.is_some_and(|at| at < to))
+    }
+}
+
+/// Begins to read what can hold records of `selection`.
+async fn read(settings: &Settings, selection: &Selection, role: &'static str) -> Result<Reading, ToolError> {
+    let (kafka, topic) = (settings.kafka.clone(), settings.topics.dead_letter.clone());
+    let from_ms = selection.from.map(jiff::Timestamp::as_millisecond);
+    let only = match &selection.event {
+        Some(EventSource::Record { topic: named, .. }) if *named != topic => {
+            return Err(ToolError::Refused(format!(
+                "--event: topic `{named}` is not the dead-letter topic, which is `{topic}`"
+            )));
+        }
+        Some(EventSource::Record { partition, offset, .. }) => Some((*partition, *offset)),
+        Some(EventSource::File(_) | EventSource::Stdin) | None => None,
+    };
+    blocking("opening the dead-letter topic", move || {
+        let span = Span::open(&kafka, &topic, role)?;
+        let ranges: Vec<Range> = match (only, from_ms) {
+            (Some((partition, offset)), _) => vec![span.only(partition, offset)?],
+            (None, None) => span.bounds().to_vec(),
+            (None, Some(from_ms)) => {
+                let starts = span.offsets_at(from_ms)?;
+                let start_of = |range: &Range| starts.get(&range.partition).copied().unwrap_or(range.start);
+                span.bounds().iter().map(|range| Range { start: start_of(range), ..*range }).collect()
+            }
+        };
+        Ok(span.read(&ranges)?)
+    })
+    .await
+}
+
+/// One dead letter, as `list --json` writes it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    timestamp: Option<String>,
+    reason: Option<&'static str>,
+    error: Option<&'static str>,
+    status: Option<u16>,
+    workspace: Option<String>,
+    integration_id: Option<String>,
+    web_hook_id: Option<String>,
+    delivery_id: Option<String>,
+    attempts: Option<u32>,
+    origin: Option<String>,
+    value_bytes: usize,
+}
+
+impl<'a> Line<'a> {
+    fn of(topic: &'a str, record: &SpanRecord, wire: Wire) -> Self {
+        Self {
+            topic,
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: render::time(record.timestamp_ms),
+            reason: wire.reason.map(DeadReason::word),
+            error: wire.error.map(crate::domain::outcome::Reason::word),
+            status: wire.status,
+            workspace: wire.workspace,
+            integration_id: wire.integration_id,
+            web_hook_id: wire.webhook_id,
+            delivery_id: wire.delivery_id,
+            attempts: wire.attempt,
+            origin: wire.origin,
+            value_bytes: record.value.as_ref().map_or(0, Bytes::len),
+        }
+    }
+
+    /// Columns for people. The place comes first: it is what `show` and `redrive` take.
+    fn text(&self) -> String {
+        let error = match (self.error, self.status) {
+            (Some(error), Some(status)) => format!("{error} {status}"),
+            (error, _) => error.unwrap_or("-").to_owned(),
+        };
+        let integration = match (&self.workspace, &self.integration_id) {
+            (Some(workspace), Some(integration)) => format!("{workspace}/{integration}"),
+            (Some(workspace), None) => format!("{workspace}/-"),
+            (None, _) => "-".to_owned(),
+        };
+        format!(
+            "{:<32} {:<24} {:<13} {:<15} {:>3} {:<52} {:<36} {:<36} {:>8}",
+            format!("{}/{}/{}", self.topic, self.partition, self.offset),
+            self.timestamp.as_deref().unwrap_or("-"),
+            self.reason.unwrap_or("-"),
+            error,
+            self.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
+            printable(&integration),
+            or_dash(self.web_hook_id.as_deref()),
+            or_dash(self.delivery_id.as_deref()),
+            self.value_bytes,
+        )
+    }
+
+    fn heading() -> String {
+        format!(
+            "{:<32} {:<24} {:<13} {:<15} {:>3} {:<52} {:<36} {:<36} {:>8}",
+            "RECORD", "TIME", "REASON", "ERROR", "TRY", "INTEGRATION", "WEBHOOK", "DELIVERY", "BYTES"
+        )
+    }
+}
+
+/// `dead-letters list`: the records that `selection` takes, newest last; with a limit only the newest.
+///
+/// # Errors
+/// [`ToolError`]
+pub async fn list(
+    settings: &Settings,
+    selection: &Selection,
+    stop: &CancellationToken,
+    out: &mut impl io::Write,
+) -> Result<ExitCode, ToolError> {
+    let mut reading = read(settings, selection, "dead-letters").await?;
+    let topic = reading.topic().to_owned();
+    let filter = Filter::new(selection);
+    let mut listing = Listing::new(selection, out);
+    let mut read = 0_u64;
+    let is_interrupted = loop {
+        let Some(next) = stop.run_until_cancelled(reading.next()).await else { break true };
+        let Some(record) = next? else { break false };
+        read += 1;
+        let wire = record.wire();
+        if filter.takes(record.timestamp_ms, &wire) && !listing.take(&Line::of(&topic, &record, wire))? {
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let Listing { matched, .. } = listing;
+    listing.finish()?;
+    if is_interrupted {
+        tracing::warn!(topic, read, matched, "interrupted: there may be more");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    tracing::info!(topic, read, matched, "all dead letters were looked at");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes lines as they come, or, with a limit, keeps the newest for the end.
+struct Listing<'a, W> {
+    out: &'a mut W,
+    json: bool,
+    limit: Option<usize>,
+    kept: VecDeque<String>,
+    matched: u64,
+}
+
+impl<'a, W: io::Write> Listing<'a, W> {
+    fn new(selection: &Selection, out: &'a mut W) -> Self {
+        let limit = selection.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Self { out, json: selection.json, limit, kept: VecDeque::new(), matched: 0 }
+    }
+
+    /// Takes one line. Says whether anybody still reads.
+    fn take(&mut self, line: &Line<'_>) -> Result<bool, ToolError> {
+        let text = if self.json { json(line)? } else { line.text() };
+        let is_first = self.matched == 0;
+        self.matched += 1;
+        if is_first && !self.json && !write_line(self.out, &Line::heading())? {
+            return Ok(false);
+        }
+        let Some(limit) = self.limit else { return write_line(self.out, &text) };
+        if self.kept.len() >= limit {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(text);
+        Ok(true)
+    }
+
+    fn finish(self) -> Result<(), ToolError> {
+        for text in &self.kept {
+            if !write_line(self.out, text)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String, ToolError> {
+    serde_json::to_string(value).map_err(|error| ToolError::Output(error.into()))
+}
+
+/// One record, as `show --json` writes it. Of `value` and the two after it at most one is there; none for a record
+/// without a value.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    timestamp: Option<String>,
+    key: Option<String>,
+    headers: Vec<ShownHeader<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_text: Option<&'a str>,
+    /// Not UTF-8: its bytes, those that are not printable as `\xNN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_escaped: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ShownHeader<'a> {
+    name: &'a str,
+    value: Option<String>,
+}
+
+/// UTF-8 as it is, other bytes escaped.
+fn text_of(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(|_invalid| bytes.escape_ascii().to_string(), str::to_owned)
+}
+
+/// `dead-letters show`: one record with all its headers and its value.
+///
+/// # Errors
+/// [`ToolError`], also when there is no such record.
+pub async fn show(
+    settings: &Settings,
+    selection: &Selection,
+    stop: &CancellationToken,
+    out: &mut impl io::Write,
+) -> Result<ExitCode, ToolError> {
+    let mut reading = read(settings, selection, "dead-letters").await?;
+    let topic = reading.topic().to_owned();
+    let Some(next) = stop.run_until_cancelled(reading.next()).await else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let record = next?.ok_or_else(|| {
+        ToolError::Refused("the record is gone: compacted away, aborted, or older than the topic keeps".to_owned())
+    })?;
+    let text = if selection.json { shown_as_json(&topic, &record)? } else { shown(&topic, &record) };
+    write_line(out, &text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown_as_json(topic: &str, record: &SpanRecord) -> Result<String, ToolError> {
+    let headers = record.headers.iter();
+    let body = record.value.as_deref().map(Body::of);
+    let (value, value_text, value_escaped) = match body {
+        Some(Body::Json(text)) => (RawValue::from_string(render::compact(text)).ok(), None, None),
+        Some(Body::Text(text)) => (None, Some(text), None),
+        Some(Body::Bytes(bytes)) => (None, None, Some(bytes.escape_ascii().to_string())),
+        None => (None, None, None),
+    };
+    json(&Shown {
+        topic,
+        partition: record.partition,
+        offset: record.offset,
+        timestamp: render::time(record.timestamp_ms),
+        key: record.key.as_deref().map(text_of),
+        headers: headers.map(|(name, value)| ShownHeader { name, value: value.as_deref().map(text_of) }).collect(),
+        value,
+        value_text,
+        value_escaped,
+    })
+}
+
+fn shown(topic: &str, record: &SpanRecord) -> String {
+    let mut lines = vec![
+        format!("record     {topic}/{}/{}", record.partition, record.offset),
+        format!("timestamp  {}", render::time(record.timestamp_ms).unwrap_or_else(|| "-".to_owned())),
+        format!(
+            "key        {}",
+            record.key.as_deref().map_or_else(|| "-".to_owned(), |key| printable(&text_of(key)).into_owned())
+        ),
+        "headers".to_owned(),
+    ];
+    for (name, value) in &record.headers {
+        let value = value.as_deref().map_or_else(|| "(no value)".to_owned(), text_of);
+        lines.push(format!("  {}: {}", printable(name), printable(&value)));
+    }
+    match record.value.as_deref() {
+        Some(value) => {
+            lines.push(format!("value      {} bytes", value.len()));
+            lines.push(Body::of(value).shown());
+        }
+        None => lines.push("value      none".to_owned()),
+    }
+    lines.join("\n")
+}
+
+/// `dead-letters redrive`: sends the records that `selection` takes back as first attempts, with their delivery ids.
+///
+/// # Errors
+/// [`ToolError`]; the account is written all the same.
+pub async fn redrive(
+    settings: &Settings,
+    selection: &Selection,
+    stop: &CancellationToken,
+    out: &mut impl io::Write,
+) -> Result<ExitCode, ToolError> {
+    let reading = read(settings, selection, "redrive").await?;
+    let requeue = resend::requeue(settings, selection, "redrive").await?;
+    let tier = resend::first_tier(settings)?;
+    let filter = Filter::new(selection);
+    let judge = |record: &SpanRecord| {
+        let wire = record.wire();
+        if !filter.takes(record.timestamp_ms, &wire) {
+            return Judged::Other;
+        }
+        match first_attempt(wire, clock::now_ms()) {
+            Ok(wire) => Judged::Send(vec![Outgoing {
+                topic: std::sync::Arc::clone(&tier),
+                key: wire.webhook_id.clone().map(Bytes::from),
+                payload: record.value.clone(),
+                headers: wire.headers(),
+            }]),
+            Err(why) => Judged::Skipped(why),
+        }
+    };
+    resend::resend(Order { name: "redrive", selection, requeue, stop }, reading, judge, out).await
+}
+
+/// The headers with which a dead letter becomes a first attempt that is due at once, or why it can't.
+fn first_attempt(wire: Wire, now_ms: i64) -> Result<Wire, &'static str> {
+    if wire.reason == Some(DeadReason::InvalidEvent) {
+        return Err(DeadReason::InvalidEvent.word());
+    }
+    if wire.integration_key().is_none() || wire.webhook_id.is_none() || wire.delivery_id.is_none() {
+        return Err("headers-missing");
+    }
+    Ok(Wire {
+        attempt: Some(0),
+        due_ms: Some(now_ms),
+        first_attempt_ms: None,
+        error: None,
+        status: None,
+        reason: None,
+        ..wire
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::Reason;
+
+    fn wire() -> Wire {
+        Wire {
+            workspace: Some("w".to_owned()),
+            integration_id: Some("i".to_owned()),
+            webhook_id: Some("h".to_owned()),
+            delivery_id: Some("d".to_owned()),
+            attempt: Some(8),
+            first_attempt_ms: Some(4),
+            due_ms: None,
+            origin: Some("t/1/2".to_owned()),
+            error: Some(Reason::Timeout),
+            status: Some(500),
+            reason: Some(DeadReason::Exhausted),
+            event_ms: Some(6),
+        }
+    }
+
+    #[test]
+    fn a_redriven_record_keeps_what_names_the_delivery_and_nothing_of_its_attempts() {
+        let expected = Wire {
+            attempt: Some(0),
+            due_ms: Some(99),
+            first_attempt_ms: None,
+            error: None,
+            status: None,
+            reason: None,
+            ..wire()
+        };
+        assert_eq!(first_attempt(wire(), 99), Ok(expected));
+    }
+
+    #[test]
+    fn what_can_not_be_sent_is_named() {
+        let invalid = Wire { reason: Some(DeadReason::InvalidEvent), ..wire() };
+        assert_eq!(first_attempt(invalid, 0), Err("invalid-event"));
+        for missing in [
+            Wire { workspace: None, ..wire() },
+            Wire { integration_id: None, ..wire() },
+            Wire { webhook_id: None, ..wire() },
+            Wire { delivery_id: None, ..wire() },
+        ] {
+            assert_eq!(first_attempt(missing, 0), Err("headers-missing"));
+        }
+        assert!(first_attempt(Wire { reason: None, origin: None, event_ms: None, ..wire() }, 0).is_ok());
+    }
+
+    #[track_caller]
+    fn check(selection: &Selection, expected: bool) {
+        assert_eq!(Filter::new(selection).takes(Some(1_000), &wire()), expected, "{selection:?}");
+    }
+
+    #[test]
+    fn every_field_of_a_selection_narrows_it() {
+        let at = |ms| Some(jiff::Timestamp::from_millisecond(ms).unwrap());
+        check(&Selection::default(), true);
+        check(&Selection { workspace: Some("w".to_owned()), ..Selection::default() }, true);
+        check(&Selection { workspace: Some("x".to_owned()), ..Selection::default() }, false);
+        check(&Selection { integration: Some("i".to_owned()), ..Selection::default() }, true);
+        check(&Selection { integration: Some("x".to_owned()), ..Selection::default() }, false);
+        check(&Selection { webhook: Some("h".to_owned()), ..Selection::default() }, true);
+        check(&Selection { webhook: Some("x".to_owned()), ..Selection::default() }, false);
+        check(&Selection { reason: Some("exhausted"), ..Selection::default() }, true);
+        check(&Selection { reason: Some("suspended"), ..Selection::default() }, false);
+        check(&Selection { from: at(1_000), ..Selection::default() }, true);
+        check(&Selection { from: at(1_001), ..Selection::default() }, false);
+        check(&Selection { to: at(1_001), ..Selection::default() }, true);
+        check(&Selection { to: at(1_000), ..Selection::default() }, false);
+    }
+
+    #[test]
+    fn a_shown_record_has_every_header_and_obeys_no_control_character() {
+        let record = SpanRecord {
+            partition: 1,
+            offset: 2,
+            timestamp_ms: Some(0),
+            key: Some(b"k\x1b".to_vec().into()),
+            value: Some(b"{\"a\" :1}".to_vec().into()),
+            headers: vec![("one".to_owned(), Some(b"\xff".to_vec().into())), ("two".to_owned(), None)],
+        };
+        assert_eq!(
+            shown("dead", &record),
+            "record     dead/1/2\ntimestamp  1970-01-01T00:00:00.000Z\nkey        k\\u{1b}\nheaders\n  one: \\xff\n  \
+             two: (no value)\nvalue      8 bytes\n{\n  \"a\": 1\n}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&shown_as_json("dead", &record).unwrap()).unwrap();
+        assert_eq!(json["value"], serde_json::json!({"a": 1}));
+        assert_eq!(json["headers"][1], serde_json::json!({"name": "two", "value": null}));
+    }
+}

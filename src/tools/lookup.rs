@@ -1,0 +1,179 @@
+//! One integration as the workers know it: its record in the integrations topic, and its state in the health topic.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{ToolError, blocking};
+use crate::domain::integration::Integration;
+use crate::kafka::compacted::Compacted;
+use crate::kafka::span::{SpanError, check_topic};
+use crate::settings::{Kafka, Selection, Settings};
+
+/// How long the brokers may give nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// How long one read waits.
+const READ_WAIT: Duration = Duration::from_millis(100);
+
+/// `<workspace>/<integration id>`, as `selection` names it.
+pub(super) fn key_of(selection: &Selection) -> Result<String, ToolError> {
+    match (&selection.workspace, &selection.integration) {
+        (Some(workspace), Some(integration)) => Ok(format!("{workspace}/{integration}")),
+        _ => Err(ToolError::Refused("--workspace and --integration are needed".to_owned())),
+    }
+}
+
+/// The integration that is in force.
+pub(super) struct Found {
+    pub(super) integration: Integration,
+    /// The value of its record. Holds secrets.
+    pub(super) value: Vec<u8>,
+}
+
+/// Looks for the integration of that key. The last good record counts, as it does for the workers.
+pub(super) async fn integration(settings: &Settings, key: &str) -> Result<Found, ToolError> {
+    let (kafka, topic, wanted) = (settings.kafka.clone(), settings.topics.integrations.clone(), key.to_owned());
+    let (found, problem) = blocking("reading the integrations topic", move || {
+        let mut found = None;
+        let mut problem = None;
+        rows_of(&kafka, &topic, "explain-integrations", &wanted, |value| {
+            let Some(value) = value else {
+                (found, problem) = (None, None);
+                return;
+            };
+            match Integration::parse(&wanted, value) {
+                Ok(integration) => {
+                    found = Some(Found { integration, value: value.to_vec() });
+                    problem = None;
+                }
+                Err(error) => problem = Some(error),
+            }
+        })?;
+        Ok((found, problem))
+    })
+    .await?;
+    match (found, problem) {
+        (Some(found), problem) => {
+            if let Some(error) = problem {
+                tracing::warn!(key, %error, "the newest record can not be used; the one before it is in force");
+            }
+            Ok(found)
+        }
+        (None, Some(source)) => Err(ToolError::Unusable { key: key.to_owned(), source }),
+        (None, None) => Err(ToolError::Refused(format!(
+            "there is no integration `{key}` in topic `{}`: check --workspace and --integration",
+            settings.topics.integrations
+        ))),
+    }
+}
+
+/// What the health topic says of an integration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Health {
+    /// The newest record's `status`.
+    pub(super) status: Option<String>,
+    /// The newest record's `since`.
+    pub(super) since: Option<String>,
+    /// Of the newest record that has it: a resumed integration's suspension is still what a replay begins with.
+    pub(super) first_dropped: BTreeMap<i32, i64>,
+}
+
+impl Health {
+    pub(super) fn is_suspended(&self) -> bool {
+        self.status.as_deref() == Some("failed")
+    }
+
+    fn follow(&mut self, value: Option<&[u8]>) -> Result<(), serde_json::Error> {
+        let record: HealthRecord = value.map_or_else(|| Ok(HealthRecord::default()), serde_json::from_slice)?;
+        self.status = record.status;
+        self.since = record.since;
+        if let Some(first_dropped) = record.first_dropped.filter(|offsets| !offsets.is_empty()) {
+            self.first_dropped = first_dropped
+                .into_iter()
+                .filter_map(|(partition, offset)| Some((partition.parse().ok()?, offset)))
+                .collect();
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HealthRecord {
+    status: Option<String>,
+    since: Option<String>,
+    first_dropped: Option<BTreeMap<String, i64>>,
+}
+
+/// What the health topic says of that key; none where there is no such topic.
+pub(super) async fn health(settings: &Settings, key: &str) -> Result<Option<Health>, ToolError> {
+    let (kafka, topic, key) = (settings.kafka.clone(), settings.topics.health.clone(), key.to_owned());
+    blocking("reading the health topic", move || {
+        let mut health = Health::default();
+        let read = rows_of(&kafka, &topic, "explain-health", &key, |value| {
+            if let Err(error) = health.follow(value) {
+                let (line, column) = (error.line(), error.column());
+                tracing::warn!(key, line, column, "a record of the health topic can not be read and is passed over");
+            }
+        });
+        match read {
+            Ok(()) => Ok(Some(health)),
+            Err(ToolError::Span(SpanError::NoTopic(_))) => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await
+}
+
+/// Reads a compacted topic to its end and hands over the values of one key, oldest first. Blocks for a bounded time.
+fn rows_of(
+    kafka: &Kafka,
+    topic: &str,
+    role: &'static str,
+    key: &str,
+    mut take: impl FnMut(Option<&[u8]>),
+) -> Result<(), ToolError> {
+    check_topic(kafka, topic, role)?;
+    let mut rows = Compacted::open(kafka, topic, role)?;
+    let mut heard = Instant::now();
+    while !rows.is_caught_up() {
+        let read = rows.read(READ_WAIT, |row| {
+            if row.key == key.as_bytes() {
+                take(row.value);
+            }
+        })?;
+        if read > 0 {
+            heard = Instant::now();
+        } else if heard.elapsed() >= SILENCE_MAX {
+            return Err(ToolError::Refused(format!(
+                "topic `{topic}` can not be read to its end: nothing came for {} s",
+                SILENCE_MAX.as_secs()
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offsets_of_a_suspension_outlive_its_end() {
+        let mut health = Health::default();
+        health.follow(Some(br#"{"status":"hasErrors","since":"a"}"#)).unwrap();
+        assert_eq!(health.first_dropped.len(), 0);
+        health.follow(Some(br#"{"status":"failed","since":"b","firstDropped":{"0":5,"11":7},"more":1}"#)).unwrap();
+        assert!(health.is_suspended());
+        health.follow(Some(br#"{"status":"active","since":"c","firstDropped":{}}"#)).unwrap();
+        assert!(!health.is_suspended());
+        assert_eq!(health.since.as_deref(), Some("c"));
+        assert_eq!(health.first_dropped, BTreeMap::from([(0, 5), (11, 7)]));
+        health.follow(Some(br#"{"status":"failed","since":"d","firstDropped":{"0":9}}"#)).unwrap();
+        assert_eq!(health.first_dropped, BTreeMap::from([(0, 9)]), "the newest suspension counts");
+        health.follow(None).unwrap();
+        assert_eq!((health.status, health.first_dropped.len()), (None, 1));
+    }
+}

@@ -1,0 +1,345 @@
+//! `replay`: past events, delivered again to one integration or one of its webhooks.
+//!
+//! What matches is decided by the same table as live, and a replayed delivery has the id that the live one had, so a
+//! receiver that remembers ids sees no event twice. The range is one of positions: in each partition from the first event
+//! of `--from` (or the offset a suspension recorded) to the first event of `--to` (or the end there is now).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::lookup::{self, Health};
+use super::resend::{self, Judged, Order};
+use super::{ToolError, blocking};
+use crate::clock;
+use crate::delivery::{Origin, delivery_id};
+use crate::domain::event::Envelope;
+use crate::domain::integration::{Integration, Trigger};
+use crate::domain::table::Table;
+use crate::kafka::sink::Outgoing;
+use crate::kafka::span::{Range, Reading, Span, SpanRecord};
+use crate::kafka::wire::Wire;
+use crate::settings::{Selection, Settings};
+
+/// Sends the events of a range that match back to delivery.
+///
+/// # Errors
+/// [`ToolError`]; where sending has begun, the account is written all the same.
+pub async fn replay(
+    settings: &Settings,
+    selection: &Selection,
+    stop: &CancellationToken,
+    out: &mut impl io::Write,
+) -> Result<ExitCode, ToolError> {
+    let key = lookup::key_of(selection)?;
+    let integration = lookup::integration(settings, &key).await?.integration;
+    check_receives(&integration, selection)?;
+    let health = lookup::health(settings, &key).await?;
+    check_not_suspended(&key, selection, health.as_ref())?;
+    let begin = begin(settings, selection, &key, health)?;
+    let requeue = resend::requeue(settings, selection, "replay").await?;
+    let reading = read(settings, selection, begin).await?;
+    let matcher = Matcher::new(settings, selection, integration)?;
+    let judge = |record: &SpanRecord| matcher.judge(record, clock::now_ms());
+    resend::resend(Order { name: "replay", selection, requeue, stop }, reading, judge, out).await
+}
+
+/// Refuses what the workers would only drop.
+fn check_receives(integration: &Integration, selection: &Selection) -> Result<(), ToolError> {
+    let key = integration.key();
+    if !integration.status().delivers() {
+        return Err(ToolError::Refused(format!(
+            "integration `{key}` is {}: nothing is delivered to it; set its status to active first",
+            integration.status().word()
+        )));
+    }
+    let Some(id) = &selection.webhook else { return Ok(()) };
+    let Some(webhook) = integration.webhook_by_id(id) else {
+        return Err(ToolError::Refused(format!("--webhook: integration `{key}` has no webhook `{id}`")));
+    };
+    if webhook.is_disabled() {
+        return Err(ToolError::Refused(format!("--webhook: webhook `{id}` is disabled: nothing is delivered to it")));
+    }
+    if webhook.trigger() != Trigger::EntityEvent {
+        return Err(ToolError::Refused(format!("--webhook: webhook `{id}` is scheduled: events do not fire it")));
+    }
+    Ok(())
+}
+
+fn check_not_suspended(key: &str, selection: &Selection, health: Option<&Health>) -> Result<(), ToolError> {
+    let Some(health) = health.filter(|health| health.is_suspended()) else { return Ok(()) };
+    let since = health.since.as_deref().unwrap_or("an unknown time");
+    if selection.dry_run {
+        tracing::warn!(key, since, "the integration is suspended: resume it before the replay itself");
+        return Ok(());
+    }
+    Err(ToolError::Refused(format!(
+        "integration `{key}` is suspended since {since}: what is replayed now would become dead letters; run `hookstream \
+         resume` for it first"
+    )))
+}
+
+/// Where a replay begins.
+enum Begin {
+    /// With events of this time, ms since 1970.
+    Time(i64),
+    /// At the offsets that a suspension recorded.
+    Offsets(BTreeMap<i32, i64>),
+}
+
+fn begin(settings: &Settings, selection: &Selection, key: &str, health: Option<Health>) -> Result<Begin, ToolError> {
+    if let Some(from) = selection.from {
+        return Ok(Begin::Time(from.as_millisecond()));
+    }
+    let health = health.unwrap_or_default();
+    if health.first_dropped.is_empty() {
+        return Err(ToolError::Refused(format!(
+            "no suspension of `{key}` is recorded in topic `{}`: say with --from where to begin",
+            settings.topics.health
+        )));
+    }
+    if !health.is_suspended() && selection.to.is_none() {
+        let since = health.since.as_deref().unwrap_or("-");
+        tracing::info!(
+            key,
+            since,
+            "events since the integration was resumed are replayed too, with the ids they had; --to ends before them"
+        );
+    }
+    Ok(Begin::Offsets(health.first_dropped))
+}
+
+async fn read(settings: &Settings, selection: &Selection, begin: Begin) -> Result<Reading, ToolError> {
+    let (kafka, topic) = (settings.kafka.clone(), settings.topics.events.clone());
+    let to_ms = selection.to.map(jiff::Timestamp::as_millisecond);
+    blocking("opening the events topic", move || {
+        let span = Span::open(&kafka, &topic, "replay")?;
+        let starts = match begin {
+            Begin::Time(from_ms) => span.offsets_at(from_ms)?,
+            Begin::Offsets(recorded) => recorded,
+        };
+        let ends = to_ms.map(|to_ms| span.offsets_at(to_ms)).transpose()?;
+        let ranges: Vec<Range> =
+            span.bounds().iter().map(|bounds| narrowed(&topic, *bounds, &starts, ends.as_ref())).collect();
+        Ok(span.read(&ranges)?)
+    })
+    .await
+}
+
+/// The part of a partition that is replayed. A partition that a suspension did not know begins at its start: it came
+/// later.
+fn narrowed(topic: &str, bounds: Range, starts: &BTreeMap<i32, i64>, ends: Option<&BTreeMap<i32, i64>>) -> Range {
+    let partition = bounds.partition;
+    let wanted = starts.get(&partition).copied().unwrap_or(bounds.start);
+    if wanted < bounds.start {
+        let gone = bounds.start - wanted;
+        tracing::warn!(topic, partition, offset = wanted, gone, "the first events of the range are no longer kept");
+    }
+    if wanted > bounds.end {
+        let end = bounds.end;
+        tracing::warn!(
+            topic,
+            partition,
+            offset = wanted,
+            end,
+            "the range begins after the end: was the topic made anew?"
+        );
+    }
+    let end = ends.and_then(|ends| ends.get(&partition).copied()).unwrap_or(bounds.end).min(bounds.end);
+    let start = wanted.clamp(bounds.start, bounds.end);
+    Range { partition, start, end: end.max(start) }
+}
+
+/// Matches events with one integration.
+struct Matcher {
+    table: Table,
+    /// Only this webhook.
+    webhook: Option<usize>,
+    workspace: String,
+    events: Arc<str>,
+    tier: Arc<str>,
+}
+
+impl Matcher {
+    fn new(settings: &Settings, selection: &Selection, integration: Integration) -> Result<Self, ToolError> {
+        let webhook = selection.webhook.as_deref();
+        let webhook =
+            webhook.and_then(|id| integration.webhook_by_id(id)).map(crate::domain::integration::Webhook::index);
+        let workspace = integration.workspace().to_owned();
+        let mut table = Table::default();
+        table.put(Arc::new(integration));
+        table.settle();
+        let events = settings.topics.events.as_str().into();
+        Ok(Self { table, webhook, workspace, events, tier: resend::first_tier(settings)? })
+    }
+
+    fn judge(&self, record: &SpanRecord, now_ms: i64) -> Judged {
+        let workspace = record.wire().workspace;
+        let workspace = workspace.as_deref().map(str::as_bytes).or(record.key.as_deref());
+        if workspace != Some(self.workspace.as_bytes()) {
+            return Judged::Other;
+        }
+        // An invalid event became a dead letter when it was first read.
+        let Some(value) = &record.value else { return Judged::Skipped("invalid-event") };
+        let Ok(envelope) = Envelope::parse(value) else { return Judged::Skipped("invalid-event") };
+        let origin = Origin { topic: Arc::clone(&self.events), partition: record.partition, offset: record.offset };
+        let mut matched = Vec::new();
+        self.table.matching(&self.workspace, &envelope.facts(), |integration, index| {
+            let Some(webhook) = integration.webhook(index).filter(|_| self.webhook.is_none_or(|only| only == index))
+            else {
+                return;
+            };
+            let wire = Wire {
+                workspace: Some(integration.workspace().to_owned()),
+                integration_id: Some(integration.id().to_owned()),
+                webhook_id: Some(webhook.id()),
+                delivery_id: Some(delivery_id(&origin, &envelope.id, integration.key(), &webhook.id()).into()),
+                attempt: Some(0),
+                due_ms: Some(now_ms),
+                origin: Some(origin.to_string()),
+                event_ms: record.timestamp_ms,
+                ..Wire::default()
+            };
+            matched.push(Outgoing {
+                topic: Arc::clone(&self.tier),
+                key: wire.webhook_id.clone().map(Bytes::from),
+                payload: Some(value.clone()),
+                headers: wire.headers(),
+            });
+        });
+        if matched.is_empty() { Judged::Other } else { Judged::Send(matched) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn integration(value: &serde_json::Value) -> Integration {
+        Integration::parse("ws/i", value.to_string().as_bytes()).unwrap()
+    }
+
+    fn two_webhooks() -> Integration {
+        let webhook = |id: &str, entity: &str| json!({"id": id, "relativeUrl": "/", "triggerType": "entityEvent", "filter": {"items": [{"entityType": entity}]}});
+        let scheduled = json!({"id": "s", "triggerType": "schedule", "schedule": {"period": "00:01:00"}});
+        let mut disabled = webhook("d", "company");
+        disabled["disabled"] = json!(true);
+        integration(&json!({
+            "baseUrl": "https://receiver.example",
+            "webHooks": [webhook("a", "company"), webhook("b", "contact"), disabled, scheduled],
+        }))
+    }
+
+    fn record(workspace: Option<&str>, key: Option<&str>, value: &[u8]) -> SpanRecord {
+        let header = workspace.map(|workspace| ("workspace".to_owned(), Some(workspace.as_bytes().to_vec().into())));
+        SpanRecord {
+            partition: 3,
+            offset: 7,
+            timestamp_ms: Some(11),
+            key: key.map(|key| key.as_bytes().to_vec().into()),
+            value: Some(value.to_vec().into()),
+            headers: header.into_iter().collect(),
+        }
+    }
+
+    const LINK: &[u8] = br#"{"id":"e","type":"link","entityIds":{"companyId":"1","contactId":"2"}}"#;
+
+    fn sent(selection: &Selection, record: &SpanRecord) -> Vec<Outgoing> {
+        let matcher = Matcher::new(&Settings::default(), selection, two_webhooks()).unwrap();
+        match matcher.judge(record, 99) {
+            Judged::Send(outgoing) => outgoing,
+            Judged::Other => Vec::new(),
+            Judged::Skipped(why) => panic!("skipped: {why}"),
+        }
+    }
+
+    #[test]
+    fn a_replayed_delivery_has_the_id_of_the_live_one_and_is_due_at_once() {
+        let outgoing = sent(&Selection::default(), &record(Some("ws"), Some("other"), LINK));
+        assert_eq!(outgoing.len(), 2);
+        assert_eq!((&*outgoing[0].topic, outgoing[0].key.as_deref()), ("webhooks.retry.30s", Some(&b"a"[..])));
+        assert_eq!(outgoing[0].payload.as_deref(), Some(LINK));
+        let origin = Origin { topic: "crm.object-events".into(), partition: 3, offset: 7 };
+        let wire = Wire::read(outgoing[0].headers.iter().map(|(name, value)| (*name, value.as_bytes())));
+        let expected = Wire {
+            workspace: Some("ws".to_owned()),
+            integration_id: Some("i".to_owned()),
+            webhook_id: Some("a".to_owned()),
+            delivery_id: Some(delivery_id(&origin, "e", "ws/i", "a").into()),
+            attempt: Some(0),
+            due_ms: Some(99),
+            origin: Some("crm.object-events/3/7".to_owned()),
+            event_ms: Some(11),
+            ..Wire::default()
+        };
+        assert_eq!(wire, expected);
+    }
+
+    #[test]
+    fn one_webhook_can_be_asked_for_and_the_workspace_is_the_header_or_the_key() {
+        let only_b = Selection { webhook: Some("b".to_owned()), ..Selection::default() };
+        let keys = |outgoing: Vec<Outgoing>| outgoing.into_iter().filter_map(|one| one.key).collect::<Vec<_>>();
+        assert_eq!(keys(sent(&only_b, &record(None, Some("ws"), LINK))), ["b"]);
+        assert_eq!(keys(sent(&only_b, &record(Some("other"), Some("ws"), LINK))).len(), 0);
+        let change = br#"{"id":"e","type":"change","entityIds":{"companyId":"1"},"changeData":{"type":"patch"}}"#;
+        assert_eq!(keys(sent(&only_b, &record(Some("ws"), None, change))).len(), 0);
+    }
+
+    #[test]
+    fn an_invalid_event_is_counted_and_not_sent() {
+        let matcher = Matcher::new(&Settings::default(), &Selection::default(), two_webhooks()).unwrap();
+        assert!(matches!(matcher.judge(&record(Some("ws"), None, b"{}"), 0), Judged::Skipped("invalid-event")));
+        assert!(matches!(matcher.judge(&record(Some("other"), None, b"{}"), 0), Judged::Other));
+    }
+
+    #[track_caller]
+    fn refused(result: Result<(), ToolError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_would_only_be_dropped_is_refused() {
+        let webhook = |id: &str| Selection { webhook: Some(id.to_owned()), ..Selection::default() };
+        let paused = integration(&json!({"status": "paused"}));
+        assert!(refused(check_receives(&paused, &Selection::default())).contains("is paused"));
+        assert!(refused(check_receives(&two_webhooks(), &webhook("x"))).contains("has no webhook `x`"));
+        assert!(refused(check_receives(&two_webhooks(), &webhook("d"))).contains("disabled"));
+        assert!(refused(check_receives(&two_webhooks(), &webhook("s"))).contains("scheduled"));
+        assert!(check_receives(&two_webhooks(), &webhook("a")).is_ok());
+        let failed = Health { status: Some("failed".to_owned()), since: Some("then".to_owned()), ..Health::default() };
+        assert!(refused(check_not_suspended("ws/i", &Selection::default(), Some(&failed))).contains("since then"));
+        let dry_run = Selection { dry_run: true, ..Selection::default() };
+        assert!(check_not_suspended("ws/i", &dry_run, Some(&failed)).is_ok());
+        assert!(check_not_suspended("ws/i", &Selection::default(), None).is_ok());
+    }
+
+    #[test]
+    fn without_a_time_and_a_recorded_suspension_there_is_nothing_to_begin_with() {
+        let settings = Settings::default();
+        let error = begin(&settings, &Selection::default(), "ws/i", None).err().map(|error| error.to_string());
+        assert!(error.is_some_and(|text| text.contains("--from") && text.contains("webhooks.health")));
+        let from = Selection { from: Some(jiff::Timestamp::UNIX_EPOCH), ..Selection::default() };
+        assert!(matches!(begin(&settings, &from, "ws/i", None), Ok(Begin::Time(0))));
+    }
+
+    #[test]
+    fn a_range_stays_within_what_is_kept() {
+        let bounds = Range { partition: 0, start: 10, end: 20 };
+        let range = |start: i64, end: Option<i64>| {
+            let ends = end.map(|end| BTreeMap::from([(0, end)]));
+            let range = narrowed("events", bounds, &BTreeMap::from([(0, start)]), ends.as_ref());
+            (range.start, range.end)
+        };
+        assert_eq!(range(5, None), (10, 20));
+        assert_eq!(range(12, Some(15)), (12, 15));
+        assert_eq!(range(30, None), (20, 20));
+        assert_eq!(range(15, Some(12)), (15, 15));
+        assert_eq!(narrowed("events", bounds, &BTreeMap::new(), None), bounds, "a partition that came later");
+    }
+}
