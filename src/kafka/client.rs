@@ -139,6 +139,8 @@ pub fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str) -> Cl
         .set("transactional.id", id)
         // Bounds how long the next owner waits for what a dead one has left open.
         .set("transaction.timeout.ms", "15000")
+        // The client wants these to be within it.
+        .set("socket.timeout.ms", "15000")
         .set("message.timeout.ms", "10000")
         .set("linger.ms", "0");
     config

@@ -131,11 +131,8 @@ impl HealthOwner {
             if began.elapsed() > AGAIN_MAX {
                 wait = AGAIN_MIN;
             }
-            if wait <= AGAIN_MIN * 2 {
-                tracing::warn!(%error, "the integrations' health is not judged here for the moment");
-            } else {
-                tracing::debug!(%error, "the integrations' health is still not judged here");
-            }
+            // At most once a minute when it lasts.
+            tracing::warn!(%error, "the integrations' health is not judged here for the moment");
             let until = Instant::now() + wait;
             wait = (wait * 2).min(AGAIN_MAX);
             while !stop.is_cancelled() && Instant::now() < until {

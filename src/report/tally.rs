@@ -62,15 +62,14 @@ impl Tally {
         match outcome {
             Outcome::Acknowledged => {
                 slot.acknowledged = slot.acknowledged.saturating_add(1);
-                slot.last_acknowledged_ms = Some(at_ms);
-                slot.last_answer = Some((at_ms, 200));
+                slot.last_acknowledged_ms = slot.last_acknowledged_ms.max(Some(at_ms));
+                slot.last_answer = slot.last_answer.max(Some((at_ms, 200)));
             }
             Outcome::Failed { reason, status, .. } => {
                 slot.failures.add(*reason, 1);
                 slot.first_failure_ms.get_or_insert(at_ms);
-                if let Some(status) = status {
-                    slot.last_answer = Some((at_ms, *status));
-                }
+                // Of two in one millisecond the higher, so that it does not matter which is counted first.
+                slot.last_answer = slot.last_answer.max(status.map(|status| (at_ms, status)));
             }
         }
     }
