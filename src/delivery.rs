@@ -44,7 +44,8 @@ impl Origin {
 #[derive(Debug)]
 struct Ticket {
     assignment: Arc<Assignment>,
-    sequence: Sequence,
+    /// None for a tick out of the agenda, which no record stands for.
+    sequence: Option<Sequence>,
 }
 
 /// One record under delivery: its bytes, shared by its deliveries, and how many of them are open.
@@ -58,8 +59,9 @@ pub struct Event {
     pub timestamp_ms: i64,
     /// What orders first attempts about it.
     pub order_keys: [Option<u64>; 2],
+    /// Whether it is a scheduled tick: fired just now, or back out of a tier.
+    pub is_tick: bool,
     open: AtomicU32,
-    /// None for a scheduled tick, which no record stands for.
     ticket: Option<Ticket>,
     _held: HeldBytes,
 }
@@ -78,10 +80,24 @@ impl Event {
             origin,
             timestamp_ms,
             order_keys: [None; 2],
+            is_tick: false,
             open: AtomicU32::new(0),
-            ticket: ticket.map(|(assignment, sequence)| Ticket { assignment: Arc::clone(assignment), sequence }),
+            ticket: ticket
+                .map(|(assignment, sequence)| Ticket { assignment: Arc::clone(assignment), sequence: Some(sequence) }),
             _held: held,
         }
+    }
+
+    /// A scheduled tick that is fired: it may begin while `assignment` is open, and settles nothing there.
+    pub fn tick(
+        payload: Bytes,
+        origin: Origin,
+        scheduled_ms: i64,
+        assignment: &Arc<Assignment>,
+        held: HeldBytes,
+    ) -> Self {
+        let ticket = Some(Ticket { assignment: Arc::clone(assignment), sequence: None });
+        Self { is_tick: true, ticket, ..Self::new(payload, origin, scheduled_ms, None, held) }
     }
 
     /// Says how many deliveries will settle it; before the first of them is handed over.
@@ -105,9 +121,9 @@ impl Event {
         self.ticket.as_ref().is_some_and(|ticket| ticket.assignment.is_closing())
     }
 
-    /// Whether a record of Kafka stands for it.
-    pub fn is_tick(&self) -> bool {
-        self.ticket.is_none()
+    /// Whether the next owner of its partition gets it again when it is given up here.
+    pub fn is_read_again(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.sequence.is_some())
     }
 
     /// Settles one of its deliveries.
@@ -115,9 +131,9 @@ impl Event {
         let before = self.open.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "more deliveries settled than opened");
         if before == 1
-            && let Some(ticket) = &self.ticket
+            && let Some(Ticket { assignment, sequence: Some(sequence) }) = &self.ticket
         {
-            ticket.assignment.settle(ticket.sequence);
+            assignment.settle(*sequence);
         }
     }
 }
@@ -172,7 +188,7 @@ pub enum Job {
     /// Deliver.
     Deliver(Delivery),
     /// Put a record into the dead-letter topic.
-    Bury(Burial),
+    Bury(Box<Burial>),
 }
 
 /// A record on its way to the dead-letter topic without an attempt.

@@ -8,6 +8,7 @@
 mod run;
 pub mod settings;
 pub mod worker;
+pub mod api;
 pub mod kafka;
 pub mod pipeline;
 pub mod domain;

@@ -7,13 +7,15 @@ use bytes::Bytes;
 
 use crate::assignment::Assignment;
 use crate::delivery::{Burial, Delivery, Due, Event, Job, Origin, delivery_id};
+use crate::domain::agenda::{self, Tick};
 use crate::domain::event::Envelope;
 use crate::domain::integration::{Integration, Status};
 use crate::domain::outcome::{DeadReason, DropReason};
 use crate::domain::table::Table;
+use crate::domain::ticks;
 use crate::kafka::wire::Wire;
 use crate::lanes::pressure::Pressure;
-use crate::telemetry::metrics::{EventOutcome, Metrics};
+use crate::telemetry::metrics::{EventOutcome, Metrics, TickOutcome};
 
 /// One record as a consumer hands it over: borrowed from the client.
 pub struct Record<'a> {
@@ -35,6 +37,8 @@ pub struct Pipeline {
     pressure: Arc<Pressure>,
     metrics: Arc<Metrics>,
     shards: usize,
+    /// Ticks of schedules have their origin there.
+    integrations_topic: Arc<str>,
 }
 
 /// A retry that is due, out of its tier.
@@ -49,12 +53,20 @@ pub struct DueRetry {
     pub position: Origin,
     /// Its sequence in the assignment.
     pub sequence: u64,
+    /// ms since 1970.
+    pub now_ms: i64,
 }
 
 impl Pipeline {
     /// A pipeline into `shards` shards.
-    pub fn new(table: Arc<RwLock<Table>>, pressure: Arc<Pressure>, metrics: Arc<Metrics>, shards: usize) -> Self {
-        Self { table, pressure, metrics, shards: shards.max(1) }
+    pub fn new(
+        table: Arc<RwLock<Table>>,
+        pressure: Arc<Pressure>,
+        metrics: Arc<Metrics>,
+        shards: usize,
+        integrations_topic: &str,
+    ) -> Self {
+        Self { table, pressure, metrics, shards: shards.max(1), integrations_topic: integrations_topic.into() }
     }
 
     /// Takes an event record: admits it and adds its jobs to `batches`, one a shard.
@@ -85,7 +97,7 @@ impl Pipeline {
         let shard = usize::try_from(record.offset).unwrap_or(0) % self.shards;
         let key = record.key.map(Bytes::copy_from_slice);
         let burial = Burial { event: Arc::new(event), reason: DeadReason::InvalidEvent, key, value, wire };
-        self.push(shard, Job::Bury(burial), batches);
+        self.push(shard, Job::Bury(Box::new(burial)), batches);
     }
 
     fn admit(&self, record: &Record<'_>, assignment: &Arc<Assignment>) -> Event {
@@ -145,10 +157,13 @@ impl Pipeline {
         let held = self.pressure.hold(retry.payload.len());
         let origin = retry.wire.origin.as_deref().and_then(Origin::parse).unwrap_or(retry.position);
         let timestamp_ms = retry.wire.event_ms.or(retry.wire.first_attempt_ms).unwrap_or(retry.due.at_ms);
-        let event = Event::new(retry.payload, origin, timestamp_ms, Some((assignment, retry.sequence)), held);
+        let is_tick = origin.topic == self.integrations_topic;
+        let mut event = Event::new(retry.payload, origin, timestamp_ms, Some((assignment, retry.sequence)), held);
+        event.is_tick = is_tick;
         event.open(1);
         let event = Arc::new(event);
-        let ready = self.look_up(&retry.wire);
+        let over = is_tick.then_some((timestamp_ms, retry.now_ms));
+        let ready = self.look_up(&retry.wire, over);
         match ready {
             Ok(Present::Deliver { integration, webhook }) => {
                 let Some(hook) = integration.webhook(webhook) else { return };
@@ -168,16 +183,44 @@ impl Pipeline {
             Ok(Present::Suspended) => {
                 let value = Some(event.payload.clone());
                 let burial = Burial { event, reason: DeadReason::Suspended, key: None, value, wire: retry.wire };
-                self.push(0, Job::Bury(burial), batches);
+                self.push(0, Job::Bury(Box::new(burial)), batches);
             }
             Err(reason) => {
                 self.metrics.drop_delivery(reason);
+                if is_tick {
+                    self.metrics.tick(TickOutcome::Dropped);
+                }
                 event.settle_one();
             }
         }
     }
 
-    fn look_up(&self, wire: &Wire) -> Result<Present, DropReason> {
+    /// Takes a tick that this worker fires: adds its job to `batches`. It may begin while `assignment` is open.
+    pub fn tick(&self, tick: &Tick, partition: i32, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
+        let Some(hook) = tick.of() else { return };
+        let webhook_id = hook.id();
+        let payload = Bytes::from(ticks::body(&webhook_id, tick.at_ms));
+        let origin = Origin { topic: Arc::clone(&self.integrations_topic), partition, offset: tick.at_ms };
+        let held = self.pressure.hold(payload.len());
+        let id = delivery_id(&origin, "", tick.integration.key(), &webhook_id);
+        let event = Event::tick(payload, origin, tick.at_ms, assignment, held);
+        event.open(1);
+        let shard = hook.host_hash() as usize % self.shards;
+        let delivery = Delivery {
+            event: Arc::new(event),
+            integration: Arc::clone(&tick.integration),
+            webhook: tick.webhook,
+            attempt: 1,
+            id,
+            first_attempt_ms: None,
+            due: None,
+        };
+        self.metrics.tick(TickOutcome::Fired);
+        self.push(shard, Job::Deliver(delivery), batches);
+    }
+
+    /// `tick`: of a scheduled tick, when it was scheduled and the time now.
+    fn look_up(&self, wire: &Wire, tick: Option<(i64, i64)>) -> Result<Present, DropReason> {
         let (Some(key), Some(webhook_id), Some(_), Some(_)) =
             (wire.integration_key(), &wire.webhook_id, &wire.delivery_id, wire.attempt)
         else {
@@ -187,6 +230,9 @@ impl Pipeline {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let integration = table.get(&key).ok_or(DropReason::IntegrationGone)?;
         let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;
+        if tick.is_some_and(|(scheduled_ms, now_ms)| agenda::is_over(webhook, scheduled_ms, now_ms)) {
+            return Err(DropReason::TickOver);
+        }
         if integration.is_suspended() || integration.status() == Status::Failed {
             return Ok(Present::Suspended);
         }

@@ -10,8 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Api;
 use crate::settings::Command;
-use crate::tools::{self, receiver};
+use crate::tools::demo::{self, Stops};
+use crate::tools::{dead_letters, explain, receiver, replay, topics};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -20,38 +22,50 @@ use crate::worker::Worker;
 /// What ended the command before its time.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Worker(settings) => until_stopped(|stop| async move {
+        Command::Worker(settings) => until_stopped(|[stop]| async move {
             Worker::bind(*settings).await?.run(stop).await?;
             Ok(ExitCode::SUCCESS)
         }),
-        Command::DeadLettersList(settings, selection) => until_stopped(|stop| async move {
-            Ok(tools::dead_letters::list(&settings, &selection, &stop, &mut io::stdout()).await?)
+        Command::DeadLettersList(settings, selection) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::list(&settings, &selection, &stop, &mut io::stdout()).await?)
         }),
-        Command::DeadLettersShow(settings, selection) => until_stopped(|stop| async move {
-            Ok(tools::dead_letters::show(&settings, &selection, &stop, &mut io::stdout()).await?)
+        Command::DeadLettersShow(settings, selection) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::show(&settings, &selection, &stop, &mut io::stdout()).await?)
         }),
-        Command::DeadLettersRedrive(settings, selection) => until_stopped(|stop| async move {
-            Ok(tools::dead_letters::redrive(&settings, &selection, &stop, &mut io::stdout()).await?)
+        Command::DeadLettersRedrive(settings, selection) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::redrive(&settings, &selection, &stop, &mut io::stdout()).await?)
         }),
-        Command::Replay(settings, selection) => until_stopped(|stop| async move {
-            Ok(tools::replay::replay(&settings, &selection, &stop, &mut io::stdout()).await?)
+        Command::Replay(settings, selection) => {
+            until_stopped(
+                |[stop]| async move { Ok(replay::replay(&settings, &selection, &stop, &mut io::stdout()).await?) },
+            )
+        }
+        Command::Explain(settings, selection) => {
+            until_stopped(
+                |[stop]| async move { Ok(explain::run(&settings, &selection, &stop, &mut io::stdout()).await?) },
+            )
+        }
+        Command::Api(settings) => until_stopped(|[stop]| async move {
+            Api::bind(*settings).await?.run(stop).await?;
+            Ok(ExitCode::SUCCESS)
         }),
-        Command::Explain(settings, selection) => until_stopped(|stop| async move {
-            Ok(tools::explain::run(&settings, &selection, &stop, &mut io::stdout()).await?)
+        Command::Demo(settings, demo) => until_stopped(|[finish, hurry]| async move {
+            let balances = demo::run(*settings, demo, Stops { finish, hurry }).await?;
+            Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
-        Command::Receiver(options) => until_stopped(|stop| async move {
+        Command::Receiver(options) => until_stopped(|[stop]| async move {
             let summary = receiver::run(options, stop).await?;
             tracing::info!(?summary, "stopped");
             Ok(ExitCode::SUCCESS)
         }),
-        Command::TopicsPlan(settings, output) => until_stopped(|stop| async move {
-            until(stop, tools::topics::run_plan(&settings, output.json, &mut io::stdout())).await
+        Command::TopicsPlan(settings, output) => until_stopped(|[stop]| async move {
+            until(stop, topics::run_plan(&settings, output.json, &mut io::stdout())).await
         }),
-        Command::TopicsApply(settings, output) => until_stopped(|stop| async move {
-            until(stop, tools::topics::run_apply(&settings, output.json, &mut io::stdout())).await
+        Command::TopicsApply(settings, output) => until_stopped(|[stop]| async move {
+            until(stop, topics::run_apply(&settings, output.json, &mut io::stdout())).await
         }),
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
-        _ => anyhow::bail!("this subcommand is not built yet"),
+        Command::Resume(..) => anyhow::bail!("this subcommand is not built yet"),
     }
 }
 
@@ -70,17 +84,17 @@ async fn until<E: Into<anyhow::Error>>(
 /// How long a thread that was left waiting (for standard input, say) may hold up the end of an interrupted tool.
 const LEFT_BEHIND_MAX: Duration = Duration::from_secs(1);
 
-/// Runs `work` on a runtime of its own, with a token that SIGTERM and SIGINT cancel. A second signal ends the process at
-/// once: somebody wants that more than a clean end.
-fn until_stopped<F: Future<Output = anyhow::Result<ExitCode>>>(
-    work: impl FnOnce(CancellationToken) -> F,
+/// Runs `work` on a runtime of its own, with tokens that SIGTERM and SIGINT cancel, one after another. One more signal ends
+/// the process at once: somebody wants that more than a clean end.
+fn until_stopped<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>>>(
+    work: impl FnOnce([CancellationToken; STOPS]) -> F,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let ended = runtime.block_on(async {
-        let stop = CancellationToken::new();
+        let stops = std::array::from_fn(|_| CancellationToken::new());
         let mut signals = JoinSet::new();
-        signals.spawn(watch_signals(stop.clone()));
-        let ended = work(stop).await;
+        signals.spawn(watch_signals(stops.clone()));
+        let ended = work(stops).await;
         signals.shutdown().await;
         ended
     });
@@ -88,22 +102,22 @@ fn until_stopped<F: Future<Output = anyhow::Result<ExitCode>>>(
     ended
 }
 
-async fn watch_signals(stop: CancellationToken) {
+async fn watch_signals<const STOPS: usize>(stops: [CancellationToken; STOPS]) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals can not be watched: only a kill ends this process");
         return;
     };
-    for first in [true, false] {
+    for stop in stops.iter().map(Some).chain([None]) {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        if first {
-            tracing::info!("stopping: a second signal ends the process at once");
+        if let Some(stop) = stop {
+            tracing::info!("stopping: one more signal hastens it, and at last ends the process at once");
             stop.cancel();
         } else {
-            tracing::warn!("a second signal: the process ends at once");
+            tracing::warn!("one signal more: the process ends at once");
             #[expect(clippy::exit, reason = "asked for")]
             std::process::exit(1);
         }

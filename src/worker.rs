@@ -22,6 +22,7 @@ use crate::kafka::events::{Events, Outlet};
 use crate::kafka::group::Membership;
 use crate::kafka::lag::Lag;
 use crate::kafka::retries::Retries;
+use crate::kafka::schedules::Schedules;
 use crate::kafka::sink::Sink;
 use crate::kafka::table_feed::TableFeed;
 use crate::kafka::topics::{self, CheckError};
@@ -113,6 +114,7 @@ pub struct Worker {
     admin: Admin,
     metrics: Arc<Metrics>,
     condition: Arc<Condition>,
+    checks_topics: bool,
 }
 
 impl Worker {
@@ -124,7 +126,13 @@ impl Worker {
         let address = settings.admin_listen;
         let admin = Admin::bind(address).await.map_err(|source| WorkerError::Listen { address, source })?;
         let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
-        Ok(Self { settings, admin, metrics, condition: Arc::default() })
+        Ok(Self { settings, admin, metrics, condition: Arc::default(), checks_topics: true })
+    }
+
+    /// Takes the topics as they are: for a broker that can't say how they are.
+    #[must_use]
+    pub fn without_topic_check(self) -> Self {
+        Self { checks_topics: false, ..self }
     }
 
     /// Where metrics and probes are served.
@@ -151,7 +159,7 @@ impl Worker {
         let mut admin = JoinSet::new();
         admin.spawn(self.admin.run(Arc::clone(&self.metrics), Arc::clone(&self.condition), serving.clone()));
         let started = Started { settings: self.settings, metrics: self.metrics, condition: self.condition };
-        let ended = started.run(stop).await;
+        let ended = started.run(self.checks_topics, stop).await;
         serving.cancel();
         while let Some(served) = admin.join_next().await {
             if let Ok(Err(error)) = served {
@@ -169,11 +177,13 @@ struct Started {
 }
 
 impl Started {
-    async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            checked = self.check_topics() => checked?,
+    async fn run(self, checks_topics: bool, stop: CancellationToken) -> Result<(), WorkerError> {
+        if checks_topics {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                checked = self.check_topics() => checked?,
+            }
         }
         let fatal = CancellationToken::new();
         let table = Arc::new(RwLock::new(Table::default()));
@@ -236,7 +246,13 @@ impl Started {
         let shared = self.shared(sink.clone(), &pressure);
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
-        let pipeline = Pipeline::new(Arc::clone(table), Arc::clone(&pressure), Arc::clone(&self.metrics), shards);
+        let pipeline = Pipeline::new(
+            Arc::clone(table),
+            Arc::clone(&pressure),
+            Arc::clone(&self.metrics),
+            shards,
+            &self.settings.topics.integrations,
+        );
         let consuming = stop.child_token();
         let outlet = Outlet {
             shards: senders,
@@ -247,6 +263,7 @@ impl Started {
             condition: Arc::clone(&self.condition),
         };
         let mut consumers = Threads::new(fatal);
+        self.start_schedules(&mut consumers, table, outlet.clone())?;
         let lag = self.start_consumers(&mut consumers, outlet, &shared)?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");
@@ -290,6 +307,18 @@ impl Started {
         threads.start("events", move || events.run())?;
         threads.start("retries", move || retries.run())?;
         Ok(lag)
+    }
+
+    fn start_schedules(
+        &self,
+        threads: &mut Threads,
+        table: &Arc<RwLock<Table>>,
+        outlet: Outlet,
+    ) -> Result<(), WorkerError> {
+        let (topic, drain) = (&self.settings.topics.integrations, self.settings.delivery.drain_timeout);
+        let counted = (Arc::clone(&self.metrics), drain);
+        let schedules = Schedules::subscribe(&self.settings.kafka, topic, Arc::clone(table), outlet, counted)?;
+        threads.start("schedules", move || schedules.run())
     }
 
     /// Measures until it is time to stop.

@@ -404,6 +404,11 @@ impl Integration {
         self.webhooks.iter().enumerate().map(|(index, packed)| Webhook { integration: self, packed, index })
     }
 
+    /// Whether any of its webhooks fires by a schedule.
+    pub fn has_schedule(&self) -> bool {
+        self.webhooks.iter().any(|packed| packed.period_seconds != 0)
+    }
+
     /// The webhook at `index` of [`Integration::webhooks`].
     pub fn webhook(&self, index: usize) -> Option<Webhook<'_>> {
         self.webhooks.get(index).map(|packed| Webhook { integration: self, packed, index })

@@ -2,14 +2,19 @@
 //! as a value.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod agenda;
 pub mod event;
 pub mod explain;
 pub mod filter;
 pub mod hash;
+pub mod instance;
+pub mod instance_check;
 pub mod integration;
 pub mod outcome;
+pub mod patch;
 pub mod schedule;
 pub mod signature;
+pub mod standing;
 pub mod table;
 pub mod target;
 pub mod ticks;

@@ -167,13 +167,15 @@ pub enum DropReason {
     UnreadableRetry,
     /// A retry of a scheduled tick that would come after the next tick.
     TickOver,
+    /// A scheduled tick that could not be fired in time: late, or while this worker may not be its owner any more.
+    TickMissed,
     /// Too large even for the dead-letter topic.
     TooLarge,
 }
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Suspended,
         Self::IntegrationGone,
         Self::IntegrationInactive,
@@ -181,6 +183,7 @@ impl DropReason {
         Self::WebhookDisabled,
         Self::UnreadableRetry,
         Self::TickOver,
+        Self::TickMissed,
         Self::TooLarge,
     ];
 
@@ -194,6 +197,7 @@ impl DropReason {
             Self::WebhookDisabled => "webhook-disabled",
             Self::UnreadableRetry => "unreadable-retry",
             Self::TickOver => "tick-over",
+            Self::TickMissed => "tick-missed",
             Self::TooLarge => "too-large",
         }
     }

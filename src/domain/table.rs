@@ -87,6 +87,29 @@ pub struct Census {
     pub webhooks_disabled: usize,
 }
 
+/// Integrations whose schedules may have changed since they were last taken.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub enum Rescheduled {
+    /// Nobody has taken any yet, or too many have changed to be listed.
+    #[default]
+    Everything,
+    /// Those of these keys.
+    Only(Vec<Box<str>>),
+}
+
+/// Changes listed before they are all of them: whoever follows looks several times a second.
+const RESCHEDULED_MAX: usize = 10_000;
+
+impl Rescheduled {
+    fn add(&mut self, key: &str) {
+        match self {
+            Self::Everything => {}
+            Self::Only(keys) if keys.len() < RESCHEDULED_MAX => keys.push(key.into()),
+            Self::Only(_) => *self = Self::Everything,
+        }
+    }
+}
+
 /// All integrations that this worker knows.
 #[derive(Default)]
 pub struct Table {
@@ -94,12 +117,16 @@ pub struct Table {
     workspaces: HashMap<Box<str>, Workspace, BuildHash64>,
     /// The workspaces marked stale.
     stale: Vec<Box<str>>,
+    rescheduled: Rescheduled,
 }
 
 impl Table {
     /// Takes a new version of an integration. [`Table::settle`] makes it visible to [`Table::matching`].
     pub fn put(&mut self, integration: Arc<Integration>) {
         let replaced = self.by_key.replace(ByKey(Arc::clone(&integration)));
+        if integration.has_schedule() || replaced.as_ref().is_some_and(|ByKey(old)| old.has_schedule()) {
+            self.rescheduled.add(integration.key());
+        }
         if !self.workspaces.contains_key(integration.workspace()) {
             self.workspaces.insert(integration.workspace().into(), Workspace::default());
         }
@@ -116,6 +143,9 @@ impl Table {
     /// Removes an integration. Says whether there was one.
     pub fn remove(&mut self, key: &str) -> bool {
         let Some(ByKey(old)) = self.by_key.take(key) else { return false };
+        if old.has_schedule() {
+            self.rescheduled.add(key);
+        }
         if let Some(workspace) = self.workspaces.get_mut(old.workspace()) {
             workspace.members.retain(|member| !Arc::ptr_eq(member, &old));
             if !std::mem::replace(&mut workspace.stale, true) {
@@ -141,6 +171,16 @@ impl Table {
     /// The integration of that key.
     pub fn get(&self, key: &str) -> Option<&Arc<Integration>> {
         self.by_key.get(key).map(|ByKey(integration)| integration)
+    }
+
+    /// Whether [`Table::take_rescheduled`] would name anything.
+    pub fn is_rescheduled(&self) -> bool {
+        self.rescheduled != Rescheduled::Only(Vec::new())
+    }
+
+    /// Says whose schedules may have changed since this was last asked.
+    pub fn take_rescheduled(&mut self) -> Rescheduled {
+        std::mem::replace(&mut self.rescheduled, Rescheduled::Only(Vec::new()))
     }
 
     /// How many integrations there are.
@@ -288,6 +328,44 @@ mod tests {
         let census = table.census();
         assert_eq!((census.webhooks_enabled, census.webhooks_disabled), (6, 1));
         assert_eq!(census.integrations, [3, 1, 1, 1, 1]);
+    }
+
+    fn scheduled(key: &str, period: &str) -> Arc<Integration> {
+        let schedule = json!({"period": period});
+        integration(
+            key,
+            &json!({"webHooks": [{"id": "s", "relativeUrl": "http://r/", "triggerType": "schedule", "schedule": schedule}]}),
+        )
+    }
+
+    #[test]
+    fn changed_schedules_are_named_once_and_everything_at_first() {
+        let only = |keys: &[&str]| Rescheduled::Only(keys.iter().map(|key| (*key).into()).collect());
+        let mut table = Table::default();
+        table.put(scheduled("ws/s", "00:01:00"));
+        assert!(table.is_rescheduled());
+        assert_eq!(table.take_rescheduled(), Rescheduled::Everything);
+        table.put(integration("ws/i", &json!({"webHooks": [webhook("a", &json!([{}]))]})));
+        assert!(!table.is_rescheduled(), "it has no schedule");
+        table.put(scheduled("ws/s", "00:02:00"));
+        table.put(scheduled("ws/t", "00:02:00"));
+        assert!(table.is_rescheduled());
+        assert_eq!(table.take_rescheduled(), only(&["ws/s", "ws/t"]));
+        table.put(integration("ws/s", &json!({"webHooks": []})));
+        table.remove("ws/t");
+        assert_eq!(table.take_rescheduled(), only(&["ws/s", "ws/t"]), "losing a schedule is a change too");
+        assert_eq!(table.take_rescheduled(), only(&[]));
+    }
+
+    #[test]
+    fn too_many_changed_schedules_are_everything() {
+        let mut table = Table::default();
+        table.take_rescheduled();
+        let one = scheduled("ws/s", "00:01:00");
+        for _ in 0..=RESCHEDULED_MAX {
+            table.put(Arc::clone(&one));
+        }
+        assert_eq!(table.take_rescheduled(), Rescheduled::Everything);
     }
 
     /// The contract's sentences, word by word, on the JSON itself.

@@ -30,6 +30,19 @@ impl Ticks {
     pub fn at_or_before(self, ms: i64) -> i64 {
         self.after(ms) - self.period_ms
     }
+
+    /// How many ticks there are from the tick `from_ms` on and before the tick `until_ms`.
+    pub fn between(self, from_ms: i64, until_ms: i64) -> u64 {
+        u64::try_from(until_ms.saturating_sub(from_ms) / self.period_ms).unwrap_or(0)
+    }
+}
+
+/// What is posted for a tick: scheduled at `at_ms`, ms since 1970.
+pub fn body(webhook_id: &str, at_ms: i64) -> String {
+    // A time that the calendar does not hold can't come from a clock; the epoch then says so.
+    let at = jiff::Timestamp::from_millisecond(at_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let id = serde_json::Value::from(webhook_id);
+    format!(r#"{{"webHookId":{id},"triggerType":"schedule","scheduledAt":"{at:.3}"}}"#)
 }
 
 #[cfg(test)]
@@ -43,6 +56,18 @@ mod tests {
         let first = Ticks::new(1, period).after(0);
         let second = Ticks::new(59_999, period).after(0);
         assert_eq!((first, second), (1, 59_999));
+    }
+
+    #[test]
+    fn the_body_is_the_documented_one() {
+        assert_eq!(
+            body("a5aad3c1", 1_632_827_306_903),
+            r#"{"webHookId":"a5aad3c1","triggerType":"schedule","scheduledAt":"2021-09-28T11:08:26.903Z"}"#
+        );
+        assert_eq!(
+            body("a\"b", 0),
+            r#"{"webHookId":"a\"b","triggerType":"schedule","scheduledAt":"1970-01-01T00:00:00.000Z"}"#
+        );
     }
 
     proptest! {

@@ -26,6 +26,7 @@ pub struct Condition {
     events: Beat,
     retries: Beat,
     integrations: Beat,
+    schedules: Beat,
 }
 
 /// When a loop last came round, ms since 1970; 0 before its first round and after its last.
@@ -41,6 +42,8 @@ pub enum Loop {
     Retries,
     /// The table feed.
     Integrations,
+    /// The schedules.
+    Schedules,
 }
 
 impl Condition {
@@ -71,7 +74,12 @@ impl Condition {
             let last = beat.0.load(Ordering::Relaxed);
             last != 0 && now_ms - last > limit
         };
-        let beats = [("events", &self.events), ("retries", &self.retries), ("integrations", &self.integrations)];
+        let beats = [
+            ("events", &self.events),
+            ("retries", &self.retries),
+            ("integrations", &self.integrations),
+            ("schedules", &self.schedules),
+        ];
         beats.into_iter().find(|(_, beat)| still(beat)).map(|(name, _)| name)
     }
 
@@ -80,6 +88,7 @@ impl Condition {
             Loop::Events => &self.events,
             Loop::Retries => &self.retries,
             Loop::Integrations => &self.integrations,
+            Loop::Schedules => &self.schedules,
         }
     }
 }

@@ -250,7 +250,8 @@ impl Courier {
             }
             self.metrics.stale_resends.inc();
         }
-        let mut link = self.open(&attempt.prepared.authority).await?;
+        // Boxed: connections are opened rarely, and their futures are large.
+        let mut link = Box::pin(self.open(&attempt.prepared.authority)).await?;
         link.sender.ready().await.map_err(|error| classify(&error))?;
         match link.sender.send_request(attempt.request()).await {
             Ok(response) => Ok((response, link)),

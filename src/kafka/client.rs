@@ -99,6 +99,26 @@ pub fn retry_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -
     with_properties(config, kafka)
 }
 
+/// Of the member that holds schedules. It reads nothing; what matters is how soon another takes over.
+pub fn schedule_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+    let mut config = group_config(kafka, role, group);
+    config
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "latest")
+        // The shortest that brokers allow by default: the successor of a killed worker is there before the second tick
+        // of the shortest period is lost.
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "1500");
+    // The new protocol leaves the session timeout to the brokers, at 45 s: four ticks would be lost. Every broker still
+    // speaks the classic one.
+    let mut classic = kafka.clone();
+    classic.properties.retain(|(key, _)| key != "group.protocol" && key != "group.remote.assignor");
+    let mut config = with_properties(config, &classic);
+    // How the member knows that it still has contact: not for the user to change.
+    config.set("statistics.interval.ms", "500");
+    config
+}
+
 /// Of a consumer that reads a whole topic as a table.
 pub fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
@@ -278,6 +298,18 @@ mod tests {
         for key in ["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"] {
             assert_eq!(new.get(key), None, "{key}");
         }
+    }
+
+    #[test]
+    fn schedules_change_hands_fast_under_either_protocol() {
+        for properties in [&[][..], &[("group.protocol", "consumer"), ("group.remote.assignor", "uniform")][..]] {
+            let config = schedule_consumer_config(&kafka(properties), "schedules", "g");
+            assert_eq!(config.get("session.timeout.ms"), Some("6000"));
+            assert_eq!(config.get("group.protocol"), None);
+            assert!(config.create::<rdkafka::consumer::BaseConsumer>().is_ok());
+        }
+        let config = schedule_consumer_config(&kafka(&[("session.timeout.ms", "9000")]), "schedules", "g");
+        assert_eq!(config.get("session.timeout.ms"), Some("9000"), "properties of the user win");
     }
 
     #[tokio::test(start_paused = true)]

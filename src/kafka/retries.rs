@@ -164,6 +164,7 @@ impl Retries {
                     due,
                     position,
                     sequence: waiting.sequence,
+                    now_ms,
                 };
                 self.outlet.pipeline.retry(retry, &hand.assignment, batches);
             }

@@ -21,6 +21,8 @@ const QUEUED_FIRST: usize = 1024;
 const GROWTH_MAX: usize = 512;
 /// The most deliveries that wait in one process.
 const QUEUED_MAX: usize = 65_536;
+/// The most with scheduled ticks: a full queue of events leaves them as much again.
+const QUEUED_WITH_TICKS_MAX: usize = 2 * QUEUED_MAX;
 
 #[derive(Debug)]
 struct Shard {
@@ -102,6 +104,12 @@ impl Pressure {
         if over_bytes || self.queued() >= self.queued_max() { Reading::Wait } else { Reading::Go }
     }
 
+    /// Whether a scheduled tick may still be queued. Ticks are small and are over soon: what makes the reading of events
+    /// wait is nothing to them, but there is an end to it.
+    pub fn takes_ticks(&self) -> bool {
+        self.queued() < QUEUED_WITH_TICKS_MAX
+    }
+
     fn sum(&self, of: impl Fn(&Shard) -> &AtomicUsize) -> usize {
         self.shards.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
     }
@@ -157,6 +165,16 @@ mod tests {
         drop(second);
         assert_eq!(pressure.reading(), Reading::Go);
         drop(first);
+    }
+
+    #[test]
+    fn ticks_do_not_wait_for_events_but_have_a_bound() {
+        let pressure = Pressure::new(1, 0);
+        pressure.queue(0, QUEUED_MAX);
+        assert_eq!(pressure.reading(), Reading::Wait);
+        assert!(pressure.takes_ticks());
+        pressure.queue(0, QUEUED_MAX);
+        assert!(!pressure.takes_ticks());
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::delivery::{Burial, Delivery, Event};
-use crate::domain::integration::{Trigger, Webhook};
+use crate::domain::agenda;
+use crate::domain::integration::Webhook;
 use crate::domain::outcome::{DeadReason, DropReason, Reason, Verdict};
 use crate::domain::schedule::RetrySchedule;
-use crate::domain::ticks::Ticks;
 use crate::kafka::sink::Outgoing;
 use crate::kafka::wire::Wire;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
@@ -33,7 +33,6 @@ pub struct Settlement {
     fate: Fate,
     wire: Wire,
     event: Arc<Event>,
-    is_tick: bool,
 }
 
 /// Why a slot ended without an acknowledgement.
@@ -77,7 +76,6 @@ impl Settlements {
         failure: Failure,
         now_ms: i64,
     ) -> Result<Settlement, (DropReason, Delivery)> {
-        let trigger = delivery.webhook().map(|webhook| (webhook.trigger(), webhook.hash()));
         let fate = match verdict {
             Verdict::Settled | Verdict::Dead(_) => Fate::Dead(match verdict {
                 Verdict::Dead(reason) => reason,
@@ -89,20 +87,21 @@ impl Settlements {
             Fate::Retried(tier) => self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay))),
             Fate::Dead(_) => None,
         };
-        if let Some((Trigger::Schedule(period), hash)) = trigger {
-            let next_tick = Ticks::new(hash, period).after(delivery.event.timestamp_ms);
-            if due_ms.is_none_or(|due| due >= next_tick) {
+        if delivery.event.is_tick {
+            let is_over = |due| {
+                delivery.webhook().is_none_or(|webhook| agenda::is_over(webhook, delivery.event.timestamp_ms, due))
+            };
+            if due_ms.is_none_or(is_over) {
                 return Err((DropReason::TickOver, delivery));
             }
         }
         let wire = Wire { due_ms, ..wire_of(&delivery, failure, now_ms) };
-        let is_tick = matches!(trigger, Some((Trigger::Schedule(_), _)));
-        Ok(self.settlement(fate, wire, delivery.event, is_tick))
+        Ok(self.settlement(fate, wire, delivery.event))
     }
 
     /// The dead letter of a record that is not delivered.
     pub fn burial(&self, burial: Burial) -> Settlement {
-        let mut settlement = self.settlement(Fate::Dead(burial.reason), burial.wire, burial.event, false);
+        let mut settlement = self.settlement(Fate::Dead(burial.reason), burial.wire, burial.event);
         settlement.outgoing.payload = burial.value;
         if burial.key.is_some() {
             settlement.outgoing.key = burial.key;
@@ -110,7 +109,7 @@ impl Settlements {
         settlement
     }
 
-    fn settlement(&self, fate: Fate, mut wire: Wire, event: Arc<Event>, is_tick: bool) -> Settlement {
+    fn settlement(&self, fate: Fate, mut wire: Wire, event: Arc<Event>) -> Settlement {
         let topic = match fate {
             Fate::Retried(tier) => self.tiers.get(tier).map_or(&self.dead_letter_topic, |(topic, _)| topic),
             Fate::Dead(reason) => {
@@ -125,7 +124,7 @@ impl Settlements {
             payload: Some(event.payload.clone()),
             headers: wire.headers(),
         };
-        Settlement { outgoing, fate, wire, event, is_tick }
+        Settlement { outgoing, fate, wire, event }
     }
 
     /// The next try after a topic refused the record for its size: the dead-letter topic.
@@ -134,12 +133,9 @@ impl Settlements {
     /// That was the dead-letter topic already: the event, which has nowhere to go.
     pub fn after_too_large(&self, settlement: Settlement) -> Result<Settlement, Arc<Event>> {
         match settlement.fate {
-            Fate::Retried(_) => Ok(self.settlement(
-                Fate::Dead(DeadReason::TooLarge),
-                settlement.wire,
-                settlement.event,
-                settlement.is_tick,
-            )),
+            Fate::Retried(_) => {
+                Ok(self.settlement(Fate::Dead(DeadReason::TooLarge), settlement.wire, settlement.event))
+            }
             Fate::Dead(_) => Err(settlement.event),
         }
     }
@@ -152,7 +148,7 @@ impl Settlement {
             Fate::Retried(tier) => {
                 metrics.retries.get(tier).into_iter().for_each(prometheus::IntCounter::inc);
                 metrics.deliveries_retried.inc();
-                if self.is_tick {
+                if self.event.is_tick {
                     metrics.tick(TickOutcome::Retried);
                 }
             }

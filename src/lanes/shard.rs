@@ -22,7 +22,7 @@ use super::pressure::Pressure;
 use super::settlement::{Failure, Settlement, Settlements};
 use crate::assignment::Active;
 use crate::clock;
-use crate::delivery::{Burial, Delivery, Job, Revoked};
+use crate::delivery::{Burial, Delivery, Job};
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
@@ -76,6 +76,14 @@ struct Lane {
     fed: Instant,
 }
 
+impl Lane {
+    /// How many requests its receiver gets at once while it has work: what is under way when all else waits for that, and
+    /// all that is allowed when more could start.
+    fn at_once(&self, limit: usize) -> usize {
+        if self.queue.has_ready() { limit.max(self.in_flight) } else { self.in_flight }
+    }
+}
+
 struct Host {
     authority: Arc<Authority>,
     idle: Vec<Link>,
@@ -89,7 +97,7 @@ struct Host {
 /// What a shard does outside itself.
 enum Work {
     Attempt { under_way: Box<UnderWay>, attempt: Attempt, kept: Option<Link> },
-    Publish { settlement: Settlement, active: Option<Active> },
+    Publish { settlement: Box<Settlement>, active: Option<Active> },
 }
 
 /// A request under way.
@@ -106,7 +114,7 @@ struct UnderWay {
 /// How that ended.
 enum Done {
     Attempt { under_way: Box<UnderWay>, exchanged: Exchanged },
-    Publish { settlement: Settlement, active: Option<Active>, published: Result<(), PublishError> },
+    Publish { settlement: Box<Settlement>, active: Option<Active>, published: Result<(), PublishError> },
 }
 
 async fn perform(shared: Arc<Shared>, work: Work) -> Done {
@@ -116,7 +124,8 @@ async fn perform(shared: Arc<Shared>, work: Work) -> Done {
             Done::Attempt { under_way, exchanged }
         }
         Work::Publish { settlement, active } => {
-            let published = shared.sink.publish(&settlement.outgoing).await;
+            // Boxed: it is rare, and would make the future of every request as large as its own.
+            let published = Box::pin(shared.sink.publish(&settlement.outgoing)).await;
             Done::Publish { settlement, active, published }
         }
     }
@@ -198,7 +207,7 @@ impl Shard {
                 Job::Deliver(delivery) => self.enqueue(delivery),
                 Job::Bury(burial) => {
                     self.shared.pressure.unqueue(self.index, 1);
-                    self.bury(burial);
+                    self.bury(*burial);
                 }
             }
         }
@@ -206,7 +215,7 @@ impl Shard {
 
     fn bury(&mut self, burial: Burial) {
         let Ok(active) = burial.event.begin() else { return };
-        let settlement = self.shared.settlements.burial(burial);
+        let settlement = Box::new(self.shared.settlements.burial(burial));
         self.outbox.push(Work::Publish { settlement, active });
     }
 
@@ -221,7 +230,8 @@ impl Shard {
         let ordering = self.shared.settings.ordering;
         let Some(lane) = self.lanes.get_mut(lane_index) else { return };
         lane.fed = now;
-        if lane.pace.is_full(lane.queue.waiting(), lane.in_flight, now) {
+        let at_once = lane.at_once(self.shared.settings.max_in_flight_per_webhook);
+        if lane.pace.is_full(lane.queue.waiting(), at_once, now) {
             self.shared.pressure.unqueue(self.index, 1);
             self.put_off(delivery, Reason::Overloaded);
             return;
@@ -338,6 +348,7 @@ impl Shard {
             for delivery in waiting {
                 self.put_off(delivery, Reason::CircuitOpen);
             }
+            self.wake_waiting(host_index);
             return Some(permit);
         }
         let probe = admission == Admission::Probe;
@@ -345,6 +356,7 @@ impl Shard {
             if probe && let Some(host) = self.hosts.get_mut(host_index) {
                 host.circuit.probe_abandoned();
             }
+            self.wake_waiting(host_index);
             return Some(permit);
         };
         self.begin(
@@ -355,15 +367,23 @@ impl Shard {
         None
     }
 
+    /// Gives a turn at the host to the next lane that waits for one: when a request ended, and when a lane did not use its
+    /// turn.
+    fn wake_waiting(&mut self, host_index: usize) {
+        let waiting = self.hosts.get_mut(host_index).and_then(|host| host.waiting.pop_front());
+        self.runnable.extend(waiting);
+    }
+
     /// The next delivery of a lane whose partition is not being given up.
     fn next_of(&mut self, lane_index: usize) -> Option<(Place, Option<Active>, Delivery)> {
         let lane = self.lanes.get_mut(lane_index)?;
         while let Some((place, delivery)) = lane.queue.pop() {
             self.shared.pressure.unqueue(self.index, 1);
-            match delivery.event.begin() {
-                Ok(active) => return Some((place, active, delivery)),
-                Err(Revoked) => lane.queue.finish(place),
+            if let Ok(active) = delivery.event.begin() {
+                return Some((place, active, delivery));
             }
+            lane.queue.finish(place);
+            give_up(&self.shared.metrics, &delivery);
         }
         None
     }
@@ -401,7 +421,7 @@ impl Shard {
             Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
             Done::Publish { settlement, active, published } => match published {
                 Ok(()) => settlement.complete(&self.shared.metrics),
-                Err(PublishError::TooLarge) => self.too_large(settlement, active),
+                Err(PublishError::TooLarge) => self.too_large(*settlement, active),
                 // The process ends: the record stays unsettled and is read again.
                 Err(PublishError::Stopped) => {}
             },
@@ -413,7 +433,7 @@ impl Shard {
         match self.shared.settlements.after_too_large(settlement) {
             Ok(settlement) => {
                 tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
-                self.outbox.push(Work::Publish { settlement, active });
+                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active });
             }
             Err(event) => {
                 tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
@@ -445,6 +465,9 @@ impl Shard {
                 metrics.attempt_acknowledged();
                 metrics.deliveries_acknowledged.inc();
                 metrics.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
+                if delivery.event.is_tick {
+                    metrics.tick(TickOutcome::Acknowledged);
+                }
                 delivery.settle();
             }
             Outcome::Failed { reason, status, .. } => {
@@ -471,10 +494,8 @@ impl Shard {
                 link.idle_since = now;
                 host.idle.push(link);
             }
-            if let Some(waiting) = host.waiting.pop_front() {
-                self.runnable.push_back(waiting);
-            }
         }
+        self.wake_waiting(under_way.host);
     }
 
     fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
@@ -492,7 +513,7 @@ impl Shard {
 
     /// Spends a slot without a request.
     fn put_off(&mut self, mut delivery: Delivery, reason: Reason) {
-        let Ok(active) = delivery.event.begin() else { return };
+        let Ok(active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
         let now_ms = clock::now_ms();
         delivery.first_attempt_ms.get_or_insert(now_ms);
         self.shared.metrics.attempt_failed(reason);
@@ -502,7 +523,7 @@ impl Shard {
 
     fn succeed(&mut self, delivery: Delivery, active: Option<Active>, verdict: Verdict, failure: Failure, now_ms: i64) {
         match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
-            Ok(settlement) => self.outbox.push(Work::Publish { settlement, active }),
+            Ok(settlement) => self.outbox.push(Work::Publish { settlement: Box::new(settlement), active }),
             Err((reason, delivery)) => {
                 self.shared.metrics.drop_delivery(reason);
                 self.shared.metrics.tick(TickOutcome::Dropped);
@@ -585,6 +606,14 @@ impl Shard {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
         let pace = self.pace.map(|pace| pace.ceil() as usize);
         self.shared.pressure.report(self.index, pace, starving);
+    }
+}
+
+/// A delivery is left to the next owner of its partition. A tick has none: the next owner fires only later ones.
+fn give_up(metrics: &Metrics, delivery: &Delivery) {
+    if !delivery.event.is_read_again() {
+        metrics.drop_delivery(DropReason::TickMissed);
+        metrics.tick(TickOutcome::Dropped);
     }
 }
 

@@ -203,3 +203,18 @@ pub fn parse(
 pub fn from_process() -> Result<Parsed, Vec<Mistake>> {
     parse(std::env::args_os().skip(1), std::env::vars_os())
 }
+
+/// What the environment says about the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// `NO_COLOR` is not set.
+    pub colour: bool,
+    /// `TERM` does not say that nothing can be drawn.
+    pub draws: bool,
+}
+
+/// Asks the environment about the terminal.
+pub fn terminal() -> Terminal {
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    Terminal { colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()), draws: !dumb }
+}

@@ -109,6 +109,20 @@ use Subcommand::{
 };
 
 const EVERY: &[Subcommand] = &Subcommand::ALL;
+/// The demo's own view says what the others log.
+const NOT_DEMO: &[Subcommand] = &[
+    Worker,
+    Api,
+    Receiver,
+    TopicsPlan,
+    TopicsApply,
+    DeadLettersList,
+    DeadLettersShow,
+    DeadLettersRedrive,
+    Replay,
+    Resume,
+    Explain,
+];
 /// Who connects to a cluster.
 const CLUSTER: &[Subcommand] = &[
     Worker,
@@ -130,6 +144,8 @@ const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply];
 const DELIVERING: &[Subcommand] = &[Worker, Demo];
 /// Who makes requests: the API sends test deliveries.
 const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
+/// Who serves metrics where others come to read them.
+const SERVED: &[Subcommand] = &[Worker, Api];
 const SERVING_API: &[Subcommand] = &[Api, Demo];
 const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
 const NAMING: &[Subcommand] = &[Replay, Resume, Explain];
@@ -197,7 +213,7 @@ static SELECTION: &[Spec] = &[
 
 static DEMO: &[Spec] = &[
     Spec::one("for", "DURATION", "end by itself after this time; without it, when interrupted", &[Demo]),
-    Spec::one("rate", "COUNT", "sample events a second", &[Demo]).default("50"),
+    Spec::one("rate", "COUNT", "sample events a second, at most", &[Demo]).default("50"),
 ];
 
 static RECEIVER: &[Spec] = &[
@@ -328,7 +344,9 @@ static SUSPENSION: &[Spec] = &[
 ];
 
 static LISTENERS: &[Spec] = &[
-    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz", REQUESTING).default("0.0.0.0:9464"),
+    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz", SERVED).default("0.0.0.0:9464"),
+    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz; another port where it is taken", &[Demo])
+        .default("127.0.0.1:9464"),
     Spec::one("api-listen", "ADDRESS", "the registration API", SERVING_API).default("0.0.0.0:8080"),
     Spec::one(
         "api-tokens-file",
@@ -351,9 +369,16 @@ static OUTPUT: &[Spec] = &[
         "log-level",
         "FILTER",
         "error, warn, info, debug, trace or off, also by part: info,hookstream::http=debug",
-        EVERY,
+        NOT_DEMO,
     )
     .default("info"),
+    Spec::one(
+        "log-level",
+        "FILTER",
+        "error, warn, info, debug, trace or off, also by part: info,hookstream::http=debug",
+        &[Demo],
+    )
+    .default("warn"),
 ];
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use super::terminal::LogLines;
 use crate::settings::{LogFormat, Logs};
 
 /// A filter that can't be used.
@@ -54,8 +55,8 @@ pub fn init(logs: &Logs) -> Result<(), LogsError> {
     let filter = EnvFilter::try_new(&logs.filter).map_err(|_parse_error| BadFilter)?;
     let registry = tracing_subscriber::registry().with(filter);
     match logs.format {
-        LogFormat::Json => registry.with(json(io::stderr)).try_init()?,
-        LogFormat::Human => registry.with(human(io::stderr)).try_init()?,
+        LogFormat::Json => registry.with(json(|| LogLines)).try_init()?,
+        LogFormat::Human => registry.with(human(|| LogLines)).try_init()?,
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Every metric, on a registry of its own. Labels come from closed sets only: topics, tiers, reasons, outcomes. Never an
 //! id, a URL or a workspace. Handles of fixed labels are looked up once, at start, so that every series begins at zero.
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Metric as _};
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -239,6 +239,26 @@ impl Metrics {
         self.deliveries_dropped.inc();
     }
 
+    /// Dead letters so far, by reason.
+    pub fn dead_letters(&self) -> impl Iterator<Item = (DeadReason, u64)> {
+        DeadReason::ALL.into_iter().zip(self.dead_letters.iter().map(IntCounter::get))
+    }
+
+    /// Drops so far, by reason.
+    pub fn dropped(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.dropped.iter().map(IntCounter::get))
+    }
+
+    /// How late retries were attempted, over all tiers: an upper bound for this share of them.
+    pub fn lateness_within(&self, share: f64) -> Option<Within> {
+        within(&self.retry_lateness, share)
+    }
+
+    /// How long deliveries took from the event record to its acknowledgement: an upper bound for this share of them.
+    pub fn latency_within(&self, share: f64) -> Option<Within> {
+        within(std::slice::from_ref(&self.delivery_latency), share)
+    }
+
     /// Counts a tick of a scheduled webhook.
     pub fn tick(&self, outcome: TickOutcome) {
         self.ticks.get(outcome as usize).into_iter().for_each(IntCounter::inc);
@@ -266,6 +286,34 @@ impl Metrics {
         }
         text
     }
+}
+
+/// A bound that a share of what was observed stays within.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Within {
+    /// At most so many seconds: the upper end of a bucket.
+    Seconds(f64),
+    /// More than the histogram's longest bucket.
+    Beyond(f64),
+}
+
+/// The smallest upper end of a bucket that at least `share` of the observations of histograms with the same buckets are in.
+fn within(histograms: &[Histogram], share: f64) -> Option<Within> {
+    let protos: Vec<_> = histograms.iter().map(Histogram::metric).collect();
+    let total: u64 = protos.iter().map(|proto| proto.get_histogram().get_sample_count()).sum();
+    if total == 0 {
+        return None;
+    }
+    let buckets = protos.first().map(|proto| proto.get_histogram().get_bucket()).unwrap_or_default();
+    for (index, bucket) in buckets.iter().enumerate() {
+        let buckets_here = protos.iter().filter_map(|proto| proto.get_histogram().get_bucket().get(index));
+        let below: u64 = buckets_here.map(prometheus::proto::Bucket::cumulative_count).sum();
+        #[expect(clippy::cast_precision_loss, reason = "counts of a process stay far below 2^52")]
+        if below as f64 >= share * total as f64 {
+            return Some(Within::Seconds(bucket.upper_bound()));
+        }
+    }
+    buckets.last().map(|bucket| Within::Beyond(bucket.upper_bound()))
 }
 
 /// Makes a metric and registers it.
@@ -336,6 +384,20 @@ mod tests {
         }
         assert!(text.contains("process_resident_memory_bytes "));
         assert!(text.contains("hookstream_build_info{version="));
+    }
+
+    #[test]
+    fn a_share_of_what_was_observed_is_within_the_end_of_a_bucket() {
+        let metrics = Metrics::new(&RetrySchedule::parse("1s,2s").unwrap());
+        assert_eq!(metrics.lateness_within(0.99), None);
+        for _ in 0..98 {
+            metrics.retry_lateness[0].observe(0.004);
+        }
+        metrics.retry_lateness[1].observe(0.2);
+        assert_eq!(metrics.lateness_within(0.5), Some(Within::Seconds(0.005)));
+        assert_eq!(metrics.lateness_within(0.99), Some(Within::Seconds(0.25)));
+        metrics.retry_lateness[1].observe(1_000.0);
+        assert_eq!(metrics.lateness_within(1.0), Some(Within::Beyond(300.0)));
     }
 
     #[test]

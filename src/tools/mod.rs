@@ -5,6 +5,7 @@
 //! stderr, and stops between two records when asked to. Nothing here names Kafka's client or decides what matches.
 
 pub mod dead_letters;
+pub mod demo;
 pub mod explain;
 mod lookup;
 pub mod receiver;

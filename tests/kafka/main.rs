@@ -5,7 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod api;
+mod api_contract;
 mod delivery;
 mod harness;
+mod schedules;
+mod security;
 mod tools;
 mod topics;

@@ -72,6 +72,11 @@ impl Lines {
         self.lock().lines.iter().cloned().collect()
     }
 
+    /// Whether the process has closed its outputs, as it does when it ends.
+    pub fn ended(&self) -> bool {
+        self.lock().ended
+    }
+
     /// The last lines as one text, for the message of a failed test.
     pub fn tail(&self, lines: usize) -> String {
         let written = self.lock();

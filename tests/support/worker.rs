@@ -161,7 +161,10 @@ impl Worker {
     pub async fn ready(&self) {
         wait_until("a ready worker", PATIENCE, async || match self.get("/readyz").await {
             Ok((200, _)) => Ok(()),
-            other => Err((other, self.lines().tail(20))),
+            other => {
+                assert!(!self.lines().ended(), "the worker has ended:\n{}", self.lines().tail(20));
+                Err((other, self.lines().tail(20)))
+            }
         })
         .await;
     }

@@ -1,0 +1,582 @@
+//! Patches of an instance: operations read leniently, applied all or none, and what can't be applied sorted by what is
+//! wrong with it. Where patches come from and where the result goes is for `http::api`.
+
+mod draft;
+mod operation;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use self::draft::Draft;
+use self::operation::Operation;
+use super::instance::{BadInstance, Fields, Instance, MASK, raw};
+use super::instance_check::{self, FaultKind};
+
+/// Operations in one patch: more are a mistake or an attack.
+pub const OPERATIONS_MAX: usize = 2_000;
+/// Faults that a message tells in words; the lists hold all of them.
+const TOLD_MAX: usize = 10;
+/// Why a body is no patch at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPatch {
+    /// Not JSON, or not an object with a list of operations.
+    #[error("expected {{\"operations\":[{{\"op\",\"path\",\"value\"}}]}}: {0}")]
+    Malformed(String),
+    /// Too many operations.
+    #[error("{0} operations; at most {OPERATIONS_MAX} in one patch")]
+    TooMany(usize),
+}
+
+/// The operations of a patch, each as it was sent.
+#[derive(Debug)]
+pub struct Patch(Vec<Box<RawValue>>);
+
+/// What a patch made of an instance.
+#[derive(Debug)]
+pub struct Patched {
+    /// The new instance.
+    pub instance: Instance,
+    /// Whether an operation wrote `/status`, be it to the same word.
+    pub status_written: bool,
+    /// Whether any operation was one that writes.
+    pub is_written: bool,
+}
+
+/// Why an instance stays as it is: the operations at fault as they were sent (secret values masked).
+#[derive(Clone, Debug, Default)]
+pub struct Conflict {
+    /// Their path leads nowhere.
+    pub invalid_paths: Vec<Box<RawValue>>,
+    /// Their value has the wrong JSON type.
+    pub invalid_value_types: Vec<Box<RawValue>>,
+    /// Their value can't be.
+    pub invalid_datas: Vec<Box<RawValue>>,
+    /// Path, value and what is accepted for each.
+    pub message: String,
+}
+
+impl Conflict {
+    /// A conflict that no operation is to blame for.
+    pub fn of(message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+}
+
+impl Patch {
+    /// Reads a patch's body.
+    ///
+    /// # Errors
+    /// [`BadPatch`] when it is no JSON object with a list of operations.
+    pub fn parse(body: &[u8]) -> Result<Self, BadPatch> {
+        #[derive(Deserialize)]
+        struct Body {
+            operations: Vec<Box<RawValue>>,
+        }
+        let body: Body = serde_json::from_slice(body).map_err(|error| BadPatch::Malformed(error.to_string()))?;
+        if body.operations.len() > OPERATIONS_MAX {
+            return Err(BadPatch::TooMany(body.operations.len()));
+        }
+        Ok(Self(body.operations))
+    }
+
+    /// Applies every operation in order, or none.
+    ///
+    /// # Errors
+    /// [`Conflict`] when one can't be applied or what comes out could not be used.
+    pub fn apply(&self, key: &str, stored: &[u8], fresh_id: &mut dyn FnMut() -> String) -> Result<Patched, Conflict> {
+        let stored = Instance::parse(stored).map_err(|error| unreadable(&error))?;
+        let mut draft = Draft::new(&stored);
+        let mut faults = Faults { patch: self, conflict: Conflict::default(), told: 0 };
+        for (number, sent) in self.0.iter().enumerate() {
+            if let Err(fault) = Operation::parse(sent).and_then(|operation| draft.apply(number, &operation, fresh_id)) {
+                faults.add(Some(number), fault.list, &fault.message);
+            }
+        }
+        let instance = draft.instance();
+        if draft.is_written && faults.told == 0 {
+            let mut found = instance_check::faults(key, &instance);
+            // What the worker can live with and this patch did not bring is not this patch's fault.
+            if !found.is_empty() && instance_check::is_usable(key, &instance) {
+                found.retain(|fault| draft.culprit(fault).is_some());
+            }
+            for fault in found {
+                faults.add(draft.culprit(&fault), List::of(fault.kind), &fault.message);
+            }
+        }
+        match faults.told {
+            0 => Ok(Patched { instance, status_written: draft.status_written, is_written: draft.is_written }),
+            _ => Err(faults.conflict),
+        }
+    }
+}
+
+/// Checks an instance that replaces the stored one as a whole and fills its masks.
+///
+/// # Errors
+/// [`Conflict`] names the paths and values at fault.
+pub fn replacement(
+    key: &str,
+    mut instance: Instance,
+    stored: Option<&[u8]>,
+    fresh_id: &mut dyn FnMut() -> String,
+) -> Result<Instance, Conflict> {
+    let stored = stored.and_then(|bytes| Instance::parse(bytes).ok());
+    instance.unmask_secrets(stored.as_ref()).map_err(|error| Conflict::of(format!("/secrets: {error}")))?;
+    instance.settle_ids(fresh_id);
+    let mut conflict = Conflict::default();
+    let mut told = 0;
+    for fault in instance_check::faults(key, &instance) {
+        List::of(fault.kind).of_conflict(&mut conflict).push(instance_check::as_operation(&fault));
+        tell(&mut conflict.message, &mut told, &fault.message);
+    }
+    if told == 0 { Ok(instance) } else { Err(conflict) }
+}
+
+fn unreadable(error: &BadInstance) -> Conflict {
+    Conflict::of(format!("the stored instance can't be patched, replace it as a whole: {error}"))
+}
+
+/// The list of a conflict that a fault goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    Paths,
+    ValueTypes,
+    Datas,
+}
+
+impl List {
+    fn of(kind: FaultKind) -> Self {
+        match kind {
+            FaultKind::ValueType => Self::ValueTypes,
+            FaultKind::Data => Self::Datas,
+        }
+    }
+
+    fn of_conflict(self, conflict: &mut Conflict) -> &mut Vec<Box<RawValue>> {
+        match self {
+            Self::Paths => &mut conflict.invalid_paths,
+            Self::ValueTypes => &mut conflict.invalid_value_types,
+            Self::Datas => &mut conflict.invalid_datas,
+        }
+    }
+}
+
+/// Gathers the faults of a patch.
+struct Faults<'a> {
+    patch: &'a Patch,
+    conflict: Conflict,
+    told: usize,
+}
+
+impl Faults<'_> {
+    fn add(&mut self, number: Option<usize>, list: List, message: &str) {
+        if let Some(sent) = number.and_then(|number| self.patch.0.get(number)) {
+            let sent = without_secrets(sent);
+            let list = list.of_conflict(&mut self.conflict);
+            if !list.iter().any(|known| known.get() == sent.get()) {
+                list.push(sent);
+            }
+        }
+        match number {
+            Some(number) => {
+                tell(&mut self.conflict.message, &mut self.told, &format!("operation {number}: {message}"));
+            }
+            None => tell(&mut self.conflict.message, &mut self.told, message),
+        }
+    }
+}
+
+fn tell(message: &mut String, told: &mut usize, fault: &str) {
+    *told += 1;
+    if *told > 1 && *told <= TOLD_MAX {
+        message.push_str("; ");
+    }
+    if *told <= TOLD_MAX {
+        message.push_str(fault);
+    } else if *told == TOLD_MAX + 1 {
+        message.push_str("; and more");
+    }
+}
+
+/// An operation as it was sent, but for the values of secrets.
+fn without_secrets(sent: &RawValue) -> Box<RawValue> {
+    let Ok(mut operation) = serde_json::from_str::<Fields>(sent.get()) else { return sent.to_owned() };
+    let is_secret = operation.text("path").is_none_or(|path| path.to_ascii_lowercase().starts_with("/secrets"));
+    let value = operation.value("value").filter(|_| is_secret);
+    match value {
+        Some(mut value) => {
+            mask_texts(&mut value);
+            operation.set("value", raw(&value));
+            raw(&operation)
+        }
+        None => sent.to_owned(),
+    }
+}
+
+/// Masks every text but ids, whatever the shape: a secret sent to a wrong place is still one.
+fn mask_texts(value: &mut Value) {
+    match value {
+        Value::String(text) => MASK.clone_into(text),
+        Value::Array(values) => values.iter_mut().for_each(mask_texts),
+        Value::Object(members) => {
+            members.iter_mut().filter(|(name, _)| *name != "id").for_each(|(_, value)| mask_texts(value));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ws/e01c765d";
+    const FIRST: &str = r#"{"id":"one","relativeUrl":"/a","triggerType":"entityEvent","filter":{"items":[{}]},"schedule":{},"disabled":false,"custom":1.50}"#;
+    const SECOND: &str =
+        r#"{"id":"two","relativeUrl":"https://b.example/x","triggerType":"schedule","schedule":{"period":"00:01:00"}}"#;
+    const ZERO: &str = "00000000-0000-0000-0000-000000000000";
+
+    fn stored() -> String {
+        format!(
+            r#"{{"id":"e01c765d","baseUrl":"https://a.example/v1","status":"active","x-unknown":1e400,"secrets":[{{"id":"webhook.signingSecret","value":"whsec_s3cr3t"}}],"webHooks":[{FIRST},{SECOND}]}}"#
+        )
+    }
+
+    fn hook(id: &str) -> String {
+        format!(r#"{{"id":"{id}","relativeUrl":"/n","triggerType":"entityEvent","filter":{{"items":[{{}}]}}}}"#)
+    }
+
+    fn apply(operations: &str) -> Result<Patched, Conflict> {
+        let patch = Patch::parse(format!(r#"{{"operations":[{operations}]}}"#).as_bytes()).unwrap();
+        let mut next = 0;
+        patch.apply(KEY, stored().as_bytes(), &mut || {
+            next += 1;
+            format!("fresh-{next}")
+        })
+    }
+
+    /// The patch applies, and what a pointer shows afterwards.
+    #[track_caller]
+    fn applies(operations: &str, shows: &[(&str, Option<&str>)]) {
+        let patched = apply(operations).unwrap_or_else(|conflict| panic!("{operations}: {}", conflict.message));
+        let bytes = patched.instance.to_bytes();
+        // The number that no value can hold survives beside whatever the patch did.
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.contains(r#""x-unknown":1e400"#), "{text}");
+        let value: Value = serde_json::from_str(&text.replace("1e400", "1")).unwrap();
+        for (pointer, expected) in shows {
+            let expected = expected.map(|text| serde_json::from_str::<Value>(text).unwrap());
+            assert_eq!(value.pointer(pointer), expected.as_ref(), "{operations}: {pointer} in {value}");
+        }
+    }
+
+    /// The patch is refused, the last operation at fault alone, in that list, and the message has these parts.
+    #[track_caller]
+    fn refuses(operations: &[&str], list: List, parts: &[&str]) {
+        let mut conflict = apply(&operations.join(",")).expect_err(operations.last().unwrap());
+        let sent: Vec<String> =
+            list.of_conflict(&mut conflict).drain(..).map(|operation| operation.get().to_owned()).collect();
+        assert_eq!(sent, [operations.last().unwrap().to_owned()], "{}", conflict.message);
+        let others = conflict.invalid_paths.len() + conflict.invalid_value_types.len() + conflict.invalid_datas.len();
+        assert_eq!(others, 0, "{operations:?}");
+        for part in parts {
+            assert!(conflict.message.contains(part), "{part:?} in {:?}", conflict.message);
+        }
+    }
+
+    fn op(verb: &str, path: &str, value: &str) -> String {
+        format!(r#"{{"op":"{verb}","path":"{path}","value":{value}}}"#)
+    }
+
+    #[test]
+    fn the_manuals_example_appends() {
+        let value = r#"{"id":"a5aad3c1-777b-4ae5-8ca1-60b94c0423e5","relativeUrl":"https://publicUrl.ru/callbacks","triggerType":"entityEvent","filter":{"items":[{"eventType":"change","entityType":"company","changeType":"patch"},{"entityType":"contact"}]},"schedule":{},"disabled":false}"#;
+        applies(
+            &op("Add", "/IntegrationInstance", value),
+            &[("/webHooks/2", Some(value)), ("/webHooks/0", Some(FIRST))],
+        );
+    }
+
+    #[test]
+    fn webhooks_are_added_at_the_end_or_where_the_path_says() {
+        for (verb, path, at) in [
+            ("add", "/webHooks", 2),
+            ("ADD", "/IntegrationInstance", 2),
+            ("add", "/webHooks/-", 2),
+            ("aDd", "/webHooks/2", 2),
+            ("add", "/webHooks/0", 0),
+            ("add", "/webHooks/new", 2),
+        ] {
+            applies(&op(verb, path, &hook("new")), &[(&format!("/webHooks/{at}"), Some(&hook("new")))]);
+        }
+    }
+
+    #[test]
+    fn ids_are_given_and_kept() {
+        applies(&op("add", "/webHooks", &hook(ZERO)), &[("/webHooks/2/id", Some(r#""fresh-1""#))]);
+        let without = r#"{"relativeUrl":"/n","triggerType":"entityEvent","filter":{"items":[{}]}}"#;
+        applies(&op("add", "/webHooks", without), &[("/webHooks/2/id", Some(r#""fresh-1""#))]);
+        applies(&op("add", "/webHooks/named", without), &[("/webHooks/2/id", Some(r#""named""#))]);
+        applies(&op("replace", "/webHooks/two", &hook("other")), &[("/webHooks/1", Some(&hook("two")))]);
+        applies(&op("replace", "/webHooks/1", &hook(ZERO)), &[("/webHooks/1", Some(&hook("two")))]);
+        applies(&op("add", "/webHooks/one", &hook("other")), &[("/webHooks/0", Some(&hook("one")))]);
+    }
+
+    #[test]
+    fn webhooks_are_found_by_id_and_by_index() {
+        for path in ["/webHooks/one", "/webHooks/0"] {
+            applies(
+                &format!(r#"{{"op":"remove","path":"{path}"}}"#),
+                &[("/webHooks/0", Some(SECOND)), ("/webHooks/1", None)],
+            );
+            applies(&op("replace", &format!("{path}/disabled"), "true"), &[("/webHooks/0/disabled", Some("true"))]);
+            applies(&op("test", path, FIRST), &[("/webHooks/0", Some(FIRST))]);
+        }
+        applies(r#"{"op":"remove","path":"/webHooks/one/schedule"}"#, &[("/webHooks/0/schedule", None)]);
+        applies(&op("add", "/webHooks/two/disabled", "true"), &[("/webHooks/1/disabled", Some("true"))]);
+        applies(&op("replace", "/webHooks/one/custom", "2"), &[("/webHooks/0/custom", Some("2"))]);
+    }
+
+    #[test]
+    fn the_list_of_webhooks_is_replaced_and_emptied_as_a_whole() {
+        applies(
+            &op("replace", "/webHooks", &format!("[{}]", hook(ZERO))),
+            &[("/webHooks", Some(&format!("[{}]", hook("fresh-1"))))],
+        );
+        applies(r#"{"op":"remove","path":"/webHooks"}"#, &[("/webHooks", Some("[]"))]);
+        applies(&op("test", "/webHooks", &format!("[{FIRST},{SECOND}]")), &[]);
+    }
+
+    #[test]
+    fn own_fields_are_set_and_removed() {
+        for (path, value) in [
+            ("/baseUrl", r#""https://c.example""#),
+            ("/status", r#""paused""#),
+            ("/features", r#"{"a":{"b":1}}"#),
+            ("/settings", r#"[{"x":1}]"#),
+            ("/secrets", r#"[{"id":"webhook.header.Authorization","value":"Bearer x"}]"#),
+        ] {
+            applies(&op("add", path, value), &[(path, Some(value))]);
+            applies(&op("replace", path, value), &[(path, Some(value))]);
+        }
+        applies(r#"{"op":"remove","path":"/status"}"#, &[("/status", None)]);
+    }
+
+    #[test]
+    fn a_masked_secret_keeps_its_value() {
+        let value = r#"[{"id":"webhook.signingSecret","value":"***"},{"id":"n","value":"v"}]"#;
+        applies(&op("replace", "/secrets", value), &[("/secrets/0/value", Some(r#""whsec_s3cr3t""#))]);
+        applies(&op("test", "/secrets", r#"[{"id":"webhook.signingSecret","value":"***"}]"#), &[]);
+        refuses(&[&op("replace", "/secrets", r#"[{"id":"n","value":"***"}]"#)], List::Datas, &["/secrets", r#""n""#]);
+    }
+
+    #[test]
+    fn a_written_status_is_told_even_when_it_is_the_same() {
+        assert!(apply(&op("replace", "/status", r#""active""#)).unwrap().status_written);
+        assert!(!apply(&op("test", "/status", r#""active""#)).unwrap().status_written);
+        assert!(!apply(&op("replace", "/features", "{}")).unwrap().status_written);
+        assert!(!apply(&op("test", "/status", r#""active""#)).unwrap().is_written);
+        assert!(!apply("").unwrap().is_written);
+    }
+
+    #[test]
+    fn a_failed_test_stops_the_patch() {
+        for (path, value) in [
+            ("/status", r#""paused""#),
+            ("/features", "{}"),
+            ("/webHooks/one", "{}"),
+            ("/webHooks/two/disabled", "true"),
+            ("/webHooks", "[]"),
+            ("/secrets", r#"[{"id":"webhook.signingSecret","value":"***"},{}]"#),
+        ] {
+            let guard = op("test", path, value);
+            let conflict = apply(&format!("{guard},{}", op("replace", "/status", r#""paused""#))).unwrap_err();
+            assert_eq!(conflict.invalid_datas.len(), 1, "{guard}");
+            assert!(conflict.message.contains(path), "{}", conflict.message);
+        }
+    }
+
+    #[test]
+    fn paths_that_lead_nowhere_are_refused() {
+        for path in [
+            "",
+            "webHooks",
+            "/",
+            "/webhooks",
+            "/nope",
+            "/id",
+            "/updateInfo",
+            "/baseUrl/x",
+            "/features/a",
+            "/webHooks/one/filter/items",
+            "/webHooks/two/custom",
+            "/webHooks/one/id",
+            "/webHooks/9",
+            "/webHooks/00",
+            "/webHooks/",
+            "/webHooks/three",
+            "/webHooks/~2",
+            "/webHooks/one/",
+            "/IntegrationInstance/x",
+            "/webHooks/-",
+            "/IntegrationInstance",
+        ] {
+            let operation = op("replace", path, r#""x""#);
+            // A path that is no name is shown as it came.
+            refuses(&[&operation], List::Paths, &[path, "operation 0"]);
+        }
+        for path in ["/webHooks/3", "/webHooks/with space", "/webHooks/a~1b"] {
+            refuses(&[&op("add", path, &hook("new"))], List::Paths, &["operation 0"]);
+        }
+        refuses(&[r#"{"op":"remove","path":"/features"}"#], List::Paths, &["/features"]);
+        refuses(&[r#"{"op":"remove","path":"/webHooks/two/disabled"}"#], List::Paths, &["/webHooks/two/disabled"]);
+        refuses(&[r#"{"op":"add","value":{}}"#], List::Paths, &["no path", "/webHooks"]);
+        refuses(&[r#"{"op":"add","path":7,"value":{}}"#], List::Paths, &["7", "/webHooks"]);
+    }
+
+    #[test]
+    fn escaped_pointers_are_unescaped() {
+        let first = op("add", "/webHooks", &hook("a~b"));
+        applies(
+            &format!("{first},{}", op("replace", "/webHooks/a~0b/disabled", "true")),
+            &[("/webHooks/2/disabled", Some("true"))],
+        );
+    }
+
+    #[test]
+    fn values_of_the_wrong_type_are_refused() {
+        for (path, value) in [
+            ("/baseUrl", "7"),
+            ("/status", "true"),
+            ("/features", "[]"),
+            ("/settings", "{}"),
+            ("/secrets", "{}"),
+            ("/webHooks/one/disabled", r#""yes""#),
+            ("/webHooks/one/relativeUrl", "null"),
+            ("/webHooks/one/triggerType", "1"),
+            ("/webHooks/one/filter", "[]"),
+            ("/webHooks/one/filter", r#"{"items":{}}"#),
+            ("/webHooks/one/filter", r#"{"items":[1]}"#),
+            ("/webHooks/one/filter", r#"{"items":[{"eventType":1}]}"#),
+            ("/webHooks/one/schedule", "[]"),
+            ("/webHooks/two/schedule", r#"{"period":10}"#),
+            ("/webHooks/one", "[]"),
+            ("/webHooks", "{}"),
+        ] {
+            refuses(&[&op("replace", path, value)], List::ValueTypes, &["expected"]);
+        }
+        refuses(&[&op("add", "/webHooks", "[]")], List::ValueTypes, &["/webHooks", "[]", "WebHook"]);
+        refuses(&[r#"{"op":"add","path":"/webHooks"}"#], List::ValueTypes, &["value"]);
+        refuses(&["17"], List::ValueTypes, &["17", "op, path and value"]);
+    }
+
+    #[test]
+    fn values_that_can_not_be_are_refused() {
+        for (path, value, parts) in [
+            ("/status", r#""stopped""#, ["stopped", "notConfigured"]),
+            ("/baseUrl", r#""ftp://x""#, ["/baseUrl", "ftp"]),
+            ("/webHooks/one/relativeUrl", r#""ftp://x/y""#, ["/webHooks/0/relativeUrl", "ftp"]),
+            ("/webHooks/one/triggerType", r#""cron""#, ["cron", "entityEvent, schedule"]),
+            ("/webHooks/one/triggerType", r#""schedule""#, ["/webHooks/0/schedule/period", "missing"]),
+            ("/webHooks/two/triggerType", r#""entityEvent""#, ["/webHooks/1/filter/items", "at least one"]),
+            ("/webHooks/one/filter", r#"{"items":[]}"#, ["/webHooks/0/filter/items", "[]"]),
+            ("/webHooks/one/filter", "null", ["/webHooks/0/filter/items", "missing"]),
+            ("/webHooks/one/filter", r#"{"items":[{"eventType":"chnge"}]}"#, ["chnge", "change, link, unlink"]),
+            (
+                "/webHooks/one/filter",
+                r#"{"items":[{},{"changeType":"x"}]}"#,
+                ["/items/1/changeType", "create, patch, delete, restore"],
+            ),
+            ("/webHooks/one/filter", r#"{"items":[{"entityType":""}]}"#, ["/items/0/entityType", "entity type"]),
+            ("/webHooks/two/schedule", r#"{"period":"00:00:09"}"#, ["00:00:09", "00:00:10"]),
+            ("/webHooks/two/schedule", "{}", ["/webHooks/1/schedule/period", "hh:mm:ss"]),
+        ] {
+            refuses(&[&op("replace", path, value)], List::Datas, &parts);
+        }
+        refuses(&[&op("add", "/webHooks", &hook("one"))], List::Datas, &["/webHooks/2/id", "one", "already"]);
+        refuses(&[&op("add", "/webHooks/new", &hook("other"))], List::Datas, &["/webHooks/new", "id"]);
+        refuses(&[&op("move", "/webHooks", "{}")], List::Datas, &["move", "add, replace, remove or test"]);
+        refuses(&[r#"{"path":"/webHooks","value":{}}"#], List::Datas, &["no op"]);
+        refuses(&[r#"{"op":"remove","path":"/baseUrl"}"#], List::Datas, &["/webHooks/0/relativeUrl"]);
+    }
+
+    #[test]
+    fn what_a_later_operation_mends_is_no_fault() {
+        let first = op("add", "/webHooks", r#"{"id":"n","relativeUrl":"/n","triggerType":"entityEvent"}"#);
+        applies(&format!("{first},{}", op("add", "/webHooks/n/filter", r#"{"items":[{}]}"#)), &[]);
+    }
+
+    #[test]
+    fn every_operation_at_fault_is_listed_and_nothing_is_applied() {
+        let bad_path = op("replace", "/nope", "1");
+        let bad_type = op("replace", "/features", "1");
+        let good = op("replace", "/status", r#""paused""#);
+        let conflict = apply(&format!("{bad_path},{good},{bad_type}")).unwrap_err();
+        assert_eq!(conflict.invalid_paths.iter().map(|sent| sent.get()).collect::<Vec<_>>(), [bad_path]);
+        let conflict = apply(&format!("{bad_type},{good},{}", op("replace", "/settings", "1"))).unwrap_err();
+        assert_eq!(conflict.invalid_value_types.len(), 2);
+    }
+
+    #[test]
+    fn secret_values_never_come_back() {
+        for (verb, path, value) in [
+            ("replace", "/secrets", r#"[{"id":"webhook.header.Host","value":"hunter2"}]"#),
+            ("replace", "/secrets", r#"[{"id":"","value":"hunter2"}]"#),
+            ("replace", "/secrets", r#""hunter2""#),
+            ("replace", "/secrets", r#"[{"id":"x","value":{"a":"hunter2"}}]"#),
+            ("test", "/secrets", r#"[{"id":"webhook.signingSecret","value":"hunter2"}]"#),
+            ("add", "/secrets/0", r#"{"id":"x","value":"hunter2"}"#),
+            ("nope", "/secrets", r#"[{"id":"x","value":"hunter2"}]"#),
+        ] {
+            let conflict = apply(&op(verb, path, value)).unwrap_err();
+            let told = format!("{conflict:?}");
+            assert!(!told.contains("hunter2") && !told.contains("s3cr3t"), "{told}");
+        }
+    }
+
+    #[test]
+    fn faults_the_worker_lives_with_do_not_bar_other_patches() {
+        // Written past the API: no filter items. It matches nothing, and the worker uses the record.
+        let stored = br#"{"webHooks":[{"id":"w","relativeUrl":"https://a/","triggerType":"entityEvent"}]}"#;
+        let patch = Patch::parse(br#"{"operations":[{"op":"replace","path":"/status","value":"paused"}]}"#).unwrap();
+        assert!(patch.apply(KEY, stored, &mut String::new).is_ok());
+        let stored = br#"{"webHooks":[{"id":"w","relativeUrl":"ftp://a/","triggerType":"entityEvent"}]}"#;
+        let conflict = patch.apply(KEY, stored, &mut String::new).unwrap_err();
+        assert!(conflict.message.contains("/webHooks/0/relativeUrl"), "{}", conflict.message);
+    }
+
+    #[test]
+    fn bodies_that_are_no_patch_are_refused() {
+        for bad in ["", "[]", "{}", r#"{"operations":{}}"#, r#"{"operations":[1,}"#, r#"{"operations":null}"#, "null"] {
+            assert!(matches!(Patch::parse(bad.as_bytes()), Err(BadPatch::Malformed(_))), "{bad}");
+        }
+        let many = format!(r#"{{"operations":[{}1]}}"#, "1,".repeat(OPERATIONS_MAX));
+        assert_eq!(Patch::parse(many.as_bytes()).unwrap_err(), BadPatch::TooMany(OPERATIONS_MAX + 1));
+    }
+
+    #[test]
+    fn a_stored_record_that_is_no_instance_asks_to_be_replaced() {
+        let patch = Patch::parse(br#"{"operations":[]}"#).unwrap();
+        assert!(patch.apply(KEY, b"[]", &mut String::new).unwrap_err().message.contains("replace it"));
+    }
+
+    #[test]
+    fn a_replacement_is_checked_as_a_whole() {
+        let parse = |text: &str| Instance::parse(text.as_bytes()).unwrap();
+        let good = parse(&stored().replace("whsec_s3cr3t", "***"));
+        let kept = replacement(KEY, good, Some(stored().as_bytes()), &mut String::new).unwrap();
+        assert_eq!(String::from_utf8(kept.to_bytes()).unwrap(), stored());
+        let bad = parse(r#"{"id":"other","status":7,"webHooks":[{"id":"w","relativeUrl":"ftp://x"}]}"#);
+        let conflict = replacement(KEY, bad, None, &mut String::new).unwrap_err();
+        let paths = |list: &[Box<RawValue>]| list.iter().map(|fault| fault.get().to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            paths(&conflict.invalid_datas),
+            [r#"{"path":"/id","value":"other"}"#, r#"{"path":"/webHooks/0/relativeUrl","value":"ftp://x"}"#]
+        );
+        assert_eq!(
+            paths(&conflict.invalid_value_types),
+            [r#"{"path":"/status","value":7}"#, r#"{"path":"/webHooks/0/triggerType"}"#]
+        );
+        assert!(conflict.message.contains("e01c765d"));
+    }
+}

@@ -1,0 +1,207 @@
+//! What the integrations topic holds, in memory: the latest committed record of every key, with its place in the log as
+//! its version. Filled by `reader`, read by everyone, free of Kafka and of HTTP.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// A page ends behind the record that brings it over this.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Where a record stands in the log: two versions of one key are the same record exactly when they are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.partition, self.offset)
+    }
+}
+
+/// A record as it stands in the topic.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The value's bytes.
+    pub bytes: Bytes,
+    /// Its place in the log.
+    pub version: Version,
+}
+
+/// One page of a workspace.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Ids and records in the order of their ids.
+    pub items: Vec<(String, Stored)>,
+    /// Whether there are more behind the last.
+    pub has_more: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Workspace, then integration id: in order, for pages.
+    workspaces: BTreeMap<String, BTreeMap<String, Stored>>,
+    /// By partition, the highest offset applied.
+    applied: BTreeMap<i32, i64>,
+}
+
+/// The view. Locks are held for a lookup or a page, never across a wait of any other kind.
+#[derive(Default)]
+pub struct View {
+    state: Mutex<State>,
+    advanced: Condvar,
+}
+
+impl View {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it; the state is whole after every statement anyway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies one record; `None` is a tombstone. Says whether the key is one of ours.
+    pub fn apply(&self, key: Option<&str>, value: Option<Bytes>, version: Version) -> bool {
+        let names = key.and_then(|key| key.rsplit_once('/'));
+        let names = names.filter(|(workspace, id)| !workspace.is_empty() && !id.is_empty());
+        let mut state = self.lock();
+        if let Some((workspace, id)) = names {
+            state.put(workspace, id, value.map(|bytes| Stored { bytes, version }));
+        }
+        state.applied.insert(version.partition, version.offset);
+        drop(state);
+        self.advanced.notify_all();
+        names.is_some()
+    }
+
+    /// The record of an integration.
+    pub fn get(&self, workspace: &str, id: &str) -> Option<Stored> {
+        self.lock().workspaces.get(workspace)?.get(id).cloned()
+    }
+
+    /// At most `limit` records of a workspace, in the order of their ids, behind the id `after`; fewer when they are large.
+    pub fn page(&self, workspace: &str, after: Option<&str>, limit: usize) -> Page {
+        let state = self.lock();
+        let Some(records) = state.workspaces.get(workspace) else { return Page::default() };
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut page = Page::default();
+        let mut bytes = 0;
+        for (id, stored) in records.range::<str, _>((start, Bound::Unbounded)) {
+            if page.items.len() == limit || bytes > PAGE_BYTES_MAX {
+                page.has_more = true;
+                break;
+            }
+            bytes += stored.bytes.len();
+            page.items.push((id.clone(), stored.clone()));
+        }
+        page
+    }
+
+    /// How many integrations there are.
+    pub fn len(&self) -> usize {
+        self.lock().workspaces.values().map(BTreeMap::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until the record at that place, or one behind it, has been applied; `false` when the time is over first.
+    /// Blocks: for threads of their own only.
+    pub fn wait_for(&self, version: Version, at_most: Duration) -> bool {
+        let behind = |state: &mut State| state.applied.get(&version.partition).is_none_or(|at| *at < version.offset);
+        let waited = self.advanced.wait_timeout_while(self.lock(), at_most, behind);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+impl State {
+    fn put(&mut self, workspace: &str, id: &str, stored: Option<Stored>) {
+        let Some(stored) = stored else {
+            let Some(records) = self.workspaces.get_mut(workspace) else { return };
+            records.remove(id);
+            if records.is_empty() {
+                self.workspaces.remove(workspace);
+            }
+            return;
+        };
+        if let Some(records) = self.workspaces.get_mut(workspace) {
+            records.insert(id.to_owned(), stored);
+        } else {
+            self.workspaces.insert(workspace.to_owned(), BTreeMap::from([(id.to_owned(), stored)]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(view: &View, key: &str, value: Option<&'static str>, offset: i64) -> bool {
+        let version = Version { partition: 0, offset };
+        view.apply(Some(key), value.map(|text| Bytes::from_static(text.as_bytes())), version)
+    }
+
+    #[test]
+    fn the_latest_record_counts_and_a_tombstone_removes() {
+        let view = View::default();
+        assert!(put(&view, "ws/a", Some("1"), 0));
+        assert!(put(&view, "ws/a", Some("2"), 4));
+        assert_eq!(view.get("ws", "a").unwrap().version, Version { partition: 0, offset: 4 });
+        assert_eq!(view.len(), 1);
+        put(&view, "ws/a", None, 5);
+        assert!(view.get("ws", "a").is_none());
+        assert!(view.is_empty());
+    }
+
+    #[test]
+    fn keys_of_others_are_told_and_pass_by() {
+        let view = View::default();
+        for key in [None, Some("plain"), Some("/a"), Some("a/")] {
+            assert!(!view.apply(key, Some(Bytes::new()), Version { partition: 0, offset: 7 }));
+        }
+        assert!(view.wait_for(Version { partition: 0, offset: 7 }, Duration::ZERO));
+        assert!(!view.wait_for(Version { partition: 0, offset: 8 }, Duration::ZERO));
+        assert!(!view.wait_for(Version { partition: 1, offset: 0 }, Duration::ZERO));
+    }
+
+    #[test]
+    fn pages_follow_each_other_without_gap_or_repetition() {
+        let view = View::default();
+        for number in 0..25 {
+            put(&view, &format!("ws/{number:02}"), Some("x"), number);
+            put(&view, &format!("other/{number:02}"), Some("x"), number);
+        }
+        let (mut seen, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = view.page("ws", after.as_deref(), 10);
+            seen.extend(page.items.iter().map(|(id, _)| id.clone()));
+            after = seen.last().cloned();
+            if !page.has_more {
+                break;
+            }
+        }
+        assert_eq!(seen, (0..25).map(|number| format!("{number:02}")).collect::<Vec<_>>());
+        assert!(view.page("nobody", None, 10).items.is_empty());
+        assert!(!view.page("ws", Some("14"), 10).has_more);
+    }
+
+    #[test]
+    fn a_page_of_large_records_is_short_and_never_empty() {
+        let view = View::default();
+        for number in 0..9 {
+            let version = Version { partition: 0, offset: number };
+            view.apply(Some(&format!("ws/{number}")), Some(Bytes::from(vec![b' '; 1 << 20])), version);
+        }
+        let page = view.page("ws", None, 100);
+        assert_eq!((page.items.len(), page.has_more), (5, true));
+        assert_eq!(view.page("ws", Some("4"), 100).items.len(), 4);
+    }
+}

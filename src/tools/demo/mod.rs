@@ -1,0 +1,444 @@
+//! `hookstream demo`: the whole system in one process, on a broker of its own, and an account of every event at the end.
+//!
+//! The worker is the real one, with all it has; around it stand a broker, three receivers, a producer, a view and the
+//! account. Everything is on loopback and in memory: nothing is left behind. [`run`] starts what must be there before the
+//! worker, `Stage::show` what lives as long as it does, and `Performance::perform` says what happens then.
+
+pub mod account;
+pub mod sample;
+pub mod produce;
+pub mod receivers;
+pub mod summary;
+pub mod view;
+pub mod watch;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use ipnet::IpNet;
+use prometheus::IntCounter;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::signature::{Signer, SigningKey};
+use crate::kafka::ClientError;
+use crate::kafka::embedded::{EmbeddedBroker, EmbeddedError};
+use crate::kafka::observer::ObserverError;
+use crate::kafka::sink::{Outgoing, PublishError, Sink};
+use crate::settings::{Demo, Settings, terminal};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::terminal as screen;
+use crate::worker::{Worker, WorkerError};
+use account::{Account, Balance, Remains};
+use receivers::Began;
+use sample::SAMPLES;
+use view::{Paint, Phase, Reading};
+use watch::{Watch, tier_topics};
+
+/// Partitions of each topic.
+const PARTITIONS: i32 = 4;
+/// How long the worker may take to join its groups: the broker lets members gather for 3 s.
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long retries may run out beyond the whole schedule: requests and a busy machine take time too.
+const RUN_OUT_EXTRA: Duration = Duration::from_secs(5);
+/// Between two looks at whether something has come about.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Between two frames on a terminal.
+const FRAME_EVERY: Duration = Duration::from_millis(200);
+/// Between two lines elsewhere.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+/// The shares of the view's percentiles.
+const P99: f64 = 0.99;
+const HALF: f64 = 0.5;
+
+/// Why a demo could not be shown to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// There is no broker.
+    #[error(transparent)]
+    Broker(#[from] EmbeddedError),
+    /// A receiver can't listen.
+    #[error("a receiver: {0}")]
+    Receiver(io::Error),
+    /// There is no producer.
+    #[error("kafka client: {0}")]
+    Client(#[from] ClientError),
+    /// A record could not be produced.
+    #[error("producing: {0}")]
+    Produce(#[from] PublishError),
+    /// The worker ended.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The worker ended, and says nothing of a reason.
+    #[error("the worker ended unasked")]
+    WorkerEnded,
+    /// The worker did not get ready.
+    #[error("the worker was not ready within {READY_TIMEOUT:?}")]
+    NotReady,
+    /// The topics could not be watched.
+    #[error(transparent)]
+    Watch(#[from] ObserverError),
+    /// A part panicked.
+    #[error("a part of the demo ended: {0}")]
+    Part(#[from] tokio::task::JoinError),
+    /// The summary could not be written.
+    #[error("stdout: {0}")]
+    Output(io::Error),
+}
+
+/// The account, shared by those who see something.
+pub type Ledger = Arc<Mutex<Account>>;
+
+fn lock(ledger: &Ledger) -> MutexGuard<'_, Account> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What ends a demo before its time.
+#[derive(Clone, Debug)]
+pub struct Stops {
+    /// No more events; what is under way may end.
+    pub finish: CancellationToken,
+    /// Retries are not waited for either.
+    pub hurry: CancellationToken,
+}
+
+/// Shows everything, and says whether the account balances.
+///
+/// # Errors
+/// [`DemoError`]: it could not be shown to its end.
+pub async fn run(settings: Settings, demo: Demo, stops: Stops) -> Result<bool, DemoError> {
+    let broker = EmbeddedBroker::start(&topics(&settings), PARTITIONS)?;
+    let settings = on_stage(settings, broker.brokers());
+    let (ledger, began) = (Ledger::default(), Arc::new(Began::default()));
+    let serving = CancellationToken::new();
+    let mut servers = JoinSet::new();
+    let sink = producer(&settings)?;
+    for sample in &SAMPLES {
+        let secret = new_secret();
+        let signer = Signer::new(vec![SigningKey::parse(&secret)]);
+        let around = (&ledger, &began);
+        let served = receivers::serve(sample, signer, around, &mut servers, serving.clone()).await;
+        let base_url = format!("http://{}", served.map_err(DemoError::Receiver)?);
+        // As in a rotation: the new secret and the old one, which the receiver has forgotten.
+        let record = sample.record(&base_url, &[new_secret(), secret]);
+        sink.publish(&Outgoing {
+            topic: settings.topics.integrations.as_str().into(),
+            key: Some(sample.key().into()),
+            payload: Some(Bytes::from(record.to_string())),
+            headers: Vec::new(),
+        })
+        .await?;
+    }
+    let stage = Stage::set(settings, demo, ledger, began, sink).await?;
+    let faults = stage.show(&stops).await?;
+    serving.cancel();
+    while let Some(served) = servers.join_next().await {
+        served?.map_err(DemoError::Receiver)?;
+    }
+    Ok(faults)
+}
+
+/// Every topic of the contract.
+fn topics(settings: &Settings) -> Vec<String> {
+    let names = &settings.topics;
+    let mut topics = tier_topics(settings);
+    topics.extend(
+        [&names.events, &names.integrations, &names.dead_letter, &names.attempts, &names.health].map(Clone::clone),
+    );
+    topics.extend(["deltas", "counts"].map(|part| format!("{}.{part}", names.health)));
+    topics
+}
+
+/// The settings with what the demo needs: its broker, and receivers on loopback.
+fn on_stage(mut settings: Settings, brokers: &str) -> Settings {
+    brokers.clone_into(&mut settings.kafka.brokers);
+    // This broker sleeps out every empty fetch, whatever comes meanwhile.
+    settings.kafka.properties.push(("fetch.wait.max.ms".to_owned(), "10".to_owned()));
+    let loopback = IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
+    settings.delivery.allow_private_networks.push(loopback);
+    settings
+}
+
+/// A producer of the demo's own; its metrics are nobody's.
+fn producer(settings: &Settings) -> Result<Sink, ClientError> {
+    let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
+    Sink::new(&settings.kafka, metrics, CancellationToken::new(), CancellationToken::new())
+}
+
+/// A fresh signing secret.
+fn new_secret() -> String {
+    format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 24]>()))
+}
+
+/// Listens where the settings say, or, where that is taken, on another port.
+async fn bind(settings: &Settings) -> Result<Worker, WorkerError> {
+    let taken = |error: &WorkerError| matches!(error, WorkerError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse);
+    match Worker::bind(settings.clone()).await {
+        Err(error) if taken(&error) => {
+            let mut elsewhere = settings.clone();
+            elsewhere.admin_listen.set_port(0);
+            let worker = Worker::bind(elsewhere).await?;
+            tracing::warn!(taken = %settings.admin_listen, address = %worker.admin_address(), "admin listening elsewhere");
+            Ok(worker)
+        }
+        bound => bound,
+    }
+}
+
+/// Everything the demo runs on, and how far it is.
+struct Stage {
+    settings: Settings,
+    demo: Demo,
+    ledger: Ledger,
+    began: Arc<Began>,
+    sink: Sink,
+    worker: Worker,
+    phase: Arc<Mutex<Phase>>,
+}
+
+impl Stage {
+    async fn set(
+        settings: Settings,
+        demo: Demo,
+        ledger: Ledger,
+        began: Arc<Began>,
+        sink: Sink,
+    ) -> Result<Self, DemoError> {
+        // This broker answers no question about topics.
+        let worker = bind(&settings).await?.without_topic_check();
+        Ok(Self { settings, demo, ledger, began, sink, worker, phase: Arc::new(Mutex::new(Phase::Starting)) })
+    }
+
+    /// Runs worker, watch and view around the performance, then draws the balance and writes it.
+    async fn show(self, stops: &Stops) -> Result<bool, DemoError> {
+        let (stop_worker, worker_ended, stop_view) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        // Whatever happens below, nothing goes on without this function.
+        let _guards = [&stop_worker, &worker_ended, &stop_view].map(|token| token.clone().drop_guard());
+        let camera = Camera::of(&self);
+        let metrics = self.worker.metrics();
+        let readiness = Readiness { condition: self.worker.condition(), metrics: Arc::clone(&metrics) };
+        let Self { settings, demo, ledger, began, sink, worker, phase } = self;
+        let performance = Performance { settings: &settings, demo, ledger: &ledger, began: &began, sink: &sink, phase };
+
+        let mut watching = JoinSet::new();
+        let (watch, ended) = (Watch::new(&settings, &ledger), worker_ended.clone());
+        watching.spawn_blocking(move || watch.run(&ended));
+        let mut viewing = JoinSet::new();
+        viewing.spawn(camera.run(stop_view.clone()));
+        let mut working = JoinSet::new();
+        working.spawn(worker.run(stop_worker.clone()));
+
+        let performed = tokio::select! {
+            biased;
+            ended = working.join_next() => Err(unasked(ended)),
+            performed = performance.perform(&readiness, stops) => performed,
+        };
+        performance.set(Phase::Stopping);
+        stop_worker.cancel();
+        while let Some(ended) = working.join_next().await {
+            ended??;
+        }
+        worker_ended.cancel();
+        let remains = watching.join_next().await.ok_or(DemoError::WorkerEnded)???;
+        performance.set(Phase::Ended);
+        stop_view.cancel();
+        while let Some(viewed) = viewing.join_next().await {
+            viewed?;
+        }
+        performed?;
+        let dropped = metrics.dropped().map(|(_, count)| count).sum();
+        conclude(&settings, &ledger, &Remains { dropped, ..remains })
+    }
+}
+
+fn unasked(ended: Option<Result<Result<(), WorkerError>, tokio::task::JoinError>>) -> DemoError {
+    match ended {
+        Some(Ok(Err(error))) => error.into(),
+        Some(Err(error)) => error.into(),
+        Some(Ok(Ok(()))) | None => DemoError::WorkerEnded,
+    }
+}
+
+/// Writes the summary; says whether the account balances.
+fn conclude(settings: &Settings, ledger: &Ledger, remains: &Remains) -> Result<bool, DemoError> {
+    let account = lock(ledger);
+    let balance: Balance = account.balance(remains);
+    let tiers: Vec<String> = settings.delivery.schedule.tiers().iter().map(ToString::to_string).collect();
+    let dead: Vec<_> = account.dead_by_reason().collect();
+    drop(account);
+    let faults = balance.faults();
+    let mut lines = summary::lines(&balance, &tiers, &dead);
+    lines.extend(summary::verdict(&faults));
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "\n{}", lines.join("\n")).and_then(|()| stdout.flush()).map_err(DemoError::Output)?;
+    Ok(faults.is_empty())
+}
+
+/// Whether the worker is ready to take events at once.
+struct Readiness {
+    condition: Arc<crate::http::admin::Condition>,
+    metrics: Arc<Metrics>,
+}
+
+impl Readiness {
+    /// Both of the worker's consumers, of events and of retries, have their partitions.
+    fn is_given(&self) -> bool {
+        self.condition.is_ready() && self.metrics.rebalances_assigned.get() >= 2
+    }
+}
+
+/// What happens on the stage.
+struct Performance<'a> {
+    settings: &'a Settings,
+    demo: Demo,
+    ledger: &'a Ledger,
+    began: &'a Began,
+    sink: &'a Sink,
+    phase: Arc<Mutex<Phase>>,
+}
+
+impl Performance<'_> {
+    fn set(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Waits for the worker, produces, lets the retries run out.
+    async fn perform(&self, readiness: &Readiness, stops: &Stops) -> Result<(), DemoError> {
+        let ready = until(READY_TIMEOUT, &stops.finish, || readiness.is_given()).await;
+        if stops.finish.is_cancelled() {
+            return Ok(());
+        }
+        if !ready {
+            return Err(DemoError::NotReady);
+        }
+        self.began.now();
+        self.set(Phase::Producing);
+        let topic = &self.settings.topics.events;
+        produce::produce(self.demo, topic, self.sink, self.ledger, &stops.finish).await?;
+        self.set(Phase::RunningOut);
+        let schedule: Duration = self.settings.delivery.schedule.delays().iter().map(|delay| delay.duration()).sum();
+        until(schedule + RUN_OUT_EXTRA, &stops.hurry, || lock(self.ledger).open() == 0).await;
+        Ok(())
+    }
+}
+
+/// Waits until `is_so`, at most `patience`, not past `stop`. Says whether it came about.
+async fn until(patience: Duration, stop: &CancellationToken, is_so: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !is_so() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return is_so(),
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+    true
+}
+
+/// Reads the meters and shows them.
+struct Camera {
+    demo: Demo,
+    ledger: Ledger,
+    began: Arc<Began>,
+    metrics: Arc<Metrics>,
+    phase: Arc<Mutex<Phase>>,
+    tiers: Vec<String>,
+    admin: String,
+    broker: String,
+}
+
+impl Camera {
+    fn of(stage: &Stage) -> Self {
+        Self {
+            demo: stage.demo,
+            ledger: Ledger::clone(&stage.ledger),
+            began: Arc::clone(&stage.began),
+            metrics: stage.worker.metrics(),
+            phase: Arc::clone(&stage.phase),
+            tiers: stage.settings.delivery.schedule.tiers().iter().map(ToString::to_string).collect(),
+            admin: stage.worker.admin_address().to_string(),
+            broker: stage.settings.kafka.brokers.clone(),
+        }
+    }
+
+    /// Shows until `stop`, and once more then.
+    async fn run(self, stop: CancellationToken) {
+        let wishes = terminal();
+        let paint = Paint { colour: wishes.colour };
+        let draws = wishes.draws && io::stdout().is_terminal();
+        let mut ticks = tokio::time::interval(if draws { FRAME_EVERY } else { LINE_EVERY });
+        let mut stopped = false;
+        while !stopped {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => stopped = true,
+                _ = ticks.tick() => {}
+            }
+            let reading = self.reading();
+            let shown = if draws { screen::draw(reading.frame(paint)) } else { print(&reading.line()) };
+            if let Err(error) = shown {
+                tracing::warn!(%error, "the view ends: stdout can not be written");
+                break;
+            }
+        }
+        screen::leave();
+    }
+
+    fn reading(&self) -> Reading {
+        let metrics = &self.metrics;
+        let account = lock(&self.ledger);
+        let elapsed = self.began.elapsed();
+        Reading {
+            phase: *self.phase.lock().unwrap_or_else(PoisonError::into_inner),
+            elapsed,
+            duration: self.demo.duration,
+            rate: self.demo.rate,
+            admin: self.admin.clone(),
+            broker: self.broker.clone(),
+            events: [&metrics.events_matched, &metrics.events_unmatched, &metrics.events_invalid].map(IntCounter::get),
+            acknowledged: metrics.deliveries_acknowledged.get(),
+            tiers: (self.tiers.iter().zip(&metrics.retries).enumerate())
+                .map(|(tier, (name, put))| (name.clone(), put.get(), account.waiting(tier)))
+                .collect(),
+            dead: metrics.dead_letters().collect(),
+            in_flight: metrics.in_flight_requests.get(),
+            queued: metrics.queued_deliveries.get(),
+            circuits_open: metrics.circuits_open.get(),
+            lateness: metrics.lateness_within(P99),
+            latency: metrics.latency_within(HALF),
+            receivers: (0..4).map(|webhook| account.requests(webhook)).collect(),
+            is_down: receivers::is_down(elapsed),
+        }
+    }
+}
+
+fn print(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_when_it_is_so_when_told_or_when_patience_ends() {
+        let (stop, second) = (CancellationToken::new(), Duration::from_secs(1));
+        let began = Instant::now();
+        assert!(until(second, &stop, || began.elapsed() >= second / 2).await);
+        assert!(!until(second, &stop, || false).await);
+        stop.cancel();
+        assert!(!until(second, &stop, || false).await);
+        assert!(began.elapsed() < second * 2);
+    }
+}

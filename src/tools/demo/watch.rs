@@ -1,0 +1,96 @@
+//! The account's eye on the topics: reads along in the tiers and the dead-letter topic while the worker works, and looks at
+//! the end for what it has left.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::account::{INVALID, InTier, Pair, Remains};
+use super::sample::{number_of_event, number_of_webhook};
+use super::{Ledger, lock};
+use crate::domain::outcome::DeadReason;
+use crate::kafka::observer::{Observer, ObserverError, Seen, committed};
+use crate::settings::{Kafka, Settings};
+
+/// How long a poll waits: bounds how late the end is seen.
+const POLL_WAIT: Duration = Duration::from_millis(50);
+
+/// Reads along.
+pub struct Watch {
+    kafka: Kafka,
+    events: String,
+    dead_letters: String,
+    tiers: Vec<String>,
+    ledger: Ledger,
+}
+
+/// The topics of the tiers, in their order.
+pub fn tier_topics(settings: &Settings) -> Vec<String> {
+    let tiers = settings.delivery.schedule.tiers().iter();
+    tiers.map(|delay| format!("{}.{delay}", settings.topics.retry_prefix)).collect()
+}
+
+impl Watch {
+    /// Over the topics of these settings.
+    pub fn new(settings: &Settings, ledger: &Ledger) -> Self {
+        Self {
+            kafka: settings.kafka.clone(),
+            events: settings.topics.events.clone(),
+            dead_letters: settings.topics.dead_letter.clone(),
+            tiers: tier_topics(settings),
+            ledger: Ledger::clone(ledger),
+        }
+    }
+
+    /// Reads along until the worker has `ended`, then to the end. Says what is left. Blocks its thread.
+    ///
+    /// # Errors
+    /// The broker does not answer, or an end is not reached.
+    pub fn run(self, ended: &CancellationToken) -> Result<Remains, ObserverError> {
+        let topics: Vec<String> = self.tiers.iter().cloned().chain([self.dead_letters.clone()]).collect();
+        let mut observer = Observer::open(&self.kafka, &topics)?;
+        while !ended.is_cancelled() {
+            observer.read(POLL_WAIT, |seen| self.see(&seen))?;
+        }
+        observer.read_to_end(|seen| self.see(&seen))?;
+        let retries_group = format!("{}-retry", self.kafka.group);
+        Ok(Remains {
+            committed: committed(&self.kafka, &retries_group, &self.tiers)?,
+            unread_events: self.unread_events()?,
+            dropped: 0,
+        })
+    }
+
+    fn unread_events(&self) -> Result<BTreeSet<u32>, ObserverError> {
+        let next = committed(&self.kafka, &self.kafka.group, std::slice::from_ref(&self.events))?;
+        let mut unread = BTreeSet::new();
+        let mut observer = Observer::open_at(&self.kafka, next)?;
+        observer.read_to_end(|seen| unread.extend(seen.value.and_then(number_of_event)))?;
+        Ok(unread)
+    }
+
+    fn see(&self, seen: &Seen<'_>) {
+        let mut account = lock(&self.ledger);
+        let Some(event) = seen.value.and_then(number_of_event) else {
+            account.find_stranger();
+            return;
+        };
+        let webhook = match seen.wire.reason {
+            Some(DeadReason::InvalidEvent) => Some(INVALID),
+            _ => seen.wire.webhook_id.as_deref().and_then(number_of_webhook),
+        };
+        let Some(webhook) = webhook else {
+            account.find_stranger();
+            return;
+        };
+        let pair = Pair { event, webhook };
+        match self.tiers.iter().position(|topic| topic == seen.topic) {
+            None => account.find_dead(pair, seen.wire.reason),
+            Some(tier) => {
+                let topic = seen.topic.to_owned();
+                account.find_in_tier(pair, InTier { tier, topic, partition: seen.partition, offset: seen.offset });
+            }
+        }
+    }
+}

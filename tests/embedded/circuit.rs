@@ -1,0 +1,66 @@
+//! The circuit of a host that keeps failing.
+
+use std::time::{Duration, Instant};
+
+use super::rig::{Rig, settings, webhook};
+use crate::support::receiver::{Answer, Receiver};
+use crate::support::wait::{PATIENCE, wait_until};
+
+#[tokio::test]
+async fn a_circuit_opens_lets_probes_through_and_closes_when_one_is_acknowledged() {
+    let failing = Receiver::start(|_| Answer::status(503));
+    let healthy = Receiver::start(|_| Answer::ok());
+    let mut rig = Rig::start(settings());
+    rig.integrate("failing", &failing.url(""), &[webhook("failing")]);
+    rig.integrate("healthy", &healthy.url(""), &[webhook("healthy")]);
+    let open = |rig: &Rig| rig.count("hookstream_circuits", &[("state", "open")]);
+    rig.feed((0..300).map(|_| ("failing", "a"))).await;
+    rig.settled().await;
+    let opened = Instant::now();
+    assert_eq!(open(&rig), 1);
+    let attempts = failing.count();
+    assert_eq!(attempts, 20, "one at a time, so that nothing was under way when it opened");
+    assert_eq!(rig.slots("circuit-open"), 280);
+    assert_eq!(rig.count("hookstream_attempts_total", &[("outcome", "failed")]), attempts);
+    assert_eq!(rig.retries().len(), 300);
+    // Another host has its own.
+    rig.feed([("healthy", "a")]).await;
+    rig.settled().await;
+    assert_eq!(healthy.count(), 1);
+    // Probes come when there is something to deliver, no more often than they may.
+    while failing.count() < attempts + 2 {
+        assert!(opened.elapsed() < PATIENCE, "no probes: {}", failing.count());
+        rig.feed([("failing", "a")]).await;
+        rig.settled().await;
+    }
+    assert!(opened.elapsed() >= Duration::from_millis(2_900), "after one second and two more: {:?}", opened.elapsed());
+    assert_eq!(open(&rig), 1);
+    failing.answer_with(|_| Answer::ok());
+    let mut fed = 0;
+    while open(&rig) > 0 {
+        assert!(opened.elapsed() < PATIENCE, "it does not close");
+        rig.feed([("failing", "a")]).await;
+        rig.settled().await;
+        fed += 1;
+    }
+    let before = failing.count();
+    rig.feed((0..50).map(|_| ("failing", "a"))).await;
+    rig.settled().await;
+    assert_eq!(failing.count(), before + 50, "closed by one acknowledgement, after {fed} were fed");
+}
+
+#[tokio::test]
+async fn failures_here_and_there_open_no_circuit() {
+    let receiver = Receiver::start(|request| if request.number % 10 == 0 { Answer::ok() } else { Answer::status(500) });
+    let mut rig = Rig::start(settings());
+    rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
+    rig.feed((0..200).map(|_| ("w", "a"))).await;
+    rig.settled().await;
+    assert_eq!(receiver.count(), 200);
+    assert_eq!(rig.slots("circuit-open"), 0);
+    wait_until("the refused ones in the tier", PATIENCE, async || match rig.retries().len() {
+        180 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+}

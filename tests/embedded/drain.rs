@@ -1,0 +1,39 @@
+//! A partition that is given up: what is under way ends, nothing begins.
+
+use std::time::Duration;
+
+use hookstream::settings::{Delivery, Ordering};
+
+use super::rig::{Rig, settings, webhook};
+use crate::support::receiver::{Answer, Receiver};
+use crate::support::wait::PATIENCE;
+
+#[tokio::test]
+async fn a_closing_assignment_ends_what_is_under_way_and_begins_nothing() {
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(400)));
+    let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
+    rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
+    rig.feed((0..100).map(|_| ("w", "a"))).await;
+    receiver.wait_for(16, PATIENCE).await;
+    rig.assignment.close();
+    assert!(rig.assignment.wait_quiet(Duration::from_secs(10)));
+    assert_eq!(receiver.count(), 16, "nothing began");
+    assert_eq!(rig.count("hookstream_deliveries_total", &[("outcome", "acknowledged")]), 16);
+    assert_eq!(rig.assignment.committable(), Some(16), "the next owner begins with the first that did not begin");
+    rig.close();
+    assert_eq!(receiver.count(), 16);
+}
+
+#[tokio::test]
+async fn a_failure_under_way_is_put_into_its_tier_before_the_assignment_is_quiet() {
+    let receiver = Receiver::start(|_| Answer::status(500).after(Duration::from_millis(300)));
+    let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
+    rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
+    rig.feed((0..10).map(|_| ("w", "a"))).await;
+    receiver.wait_for(10, PATIENCE).await;
+    rig.assignment.close();
+    assert!(rig.assignment.wait_quiet(Duration::from_secs(10)));
+    assert_eq!(rig.assignment.committable(), Some(10));
+    assert_eq!(rig.retries().len(), 10);
+    rig.close();
+}

@@ -1,0 +1,96 @@
+//! One receiver costs the others nothing that they would notice.
+
+use std::time::{Duration, Instant};
+
+use hookstream::settings::{Delivery, Ordering};
+
+use super::rig::{Rig, settings, webhook};
+use crate::support::receiver::{Answer, Misbehaviour, Receiver};
+use crate::support::wait::{PATIENCE, wait_until};
+
+#[tokio::test]
+async fn a_webhook_with_a_hundred_times_the_events_does_not_starve_the_others() {
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(2)));
+    // Fewer permits than the busy webhook may use alone.
+    let mut rig = Rig::start(Delivery { max_in_flight: 8, ordering: Ordering::None, ..settings() });
+    rig.integrate("busy", &receiver.url(""), &[webhook("busy")]);
+    for quiet in ["one", "two", "three"] {
+        rig.integrate(quiet, &receiver.url(""), &[webhook(quiet)]);
+    }
+    rig.feed((0..2_000).map(|_| ("busy", "a"))).await;
+    rig.feed((0..60).map(|n| (["one", "two", "three"][n % 3], "a"))).await;
+    rig.settled().await;
+    let requests = receiver.recorded();
+    assert_eq!(requests.len(), 2_060, "nothing was put off");
+    let last_quiet = requests.iter().rposition(|request| request.path != "/busy").unwrap();
+    // Round robin gives each of the four every fourth request.
+    assert!(last_quiet < 400, "the quiet ones had to wait until request {last_quiet}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_is_put_off_and_a_fast_one_does_not_notice() {
+    let hanging = Receiver::start(|_| Answer::misbehave(Misbehaviour::Hang));
+    let fast = Receiver::start(|_| Answer::ok());
+    let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
+    rig.integrate("hanging", &hanging.url(""), &[webhook("hanging")]);
+    rig.integrate("fast", &fast.url(""), &[webhook("fast")]);
+    rig.feed((0..400).map(|n| (["hanging", "fast"][n % 2], "a"))).await;
+    let fed = Instant::now();
+    fast.wait_for(200, PATIENCE).await;
+    assert!(fed.elapsed() < Duration::from_secs(3), "{:?}", fed.elapsed());
+    wait_until("what waits to be put off", PATIENCE, async || match rig.slots("overloaded") {
+        184 => Ok(()),
+        slots => Err(slots),
+    })
+    .await;
+    assert!(fed.elapsed() < Duration::from_secs(8), "put off before the first time-out: {:?}", fed.elapsed());
+    assert_eq!(hanging.count(), settings().max_in_flight_per_webhook);
+    rig.settled().await;
+    assert_eq!(rig.retries().len(), 200);
+    assert_eq!(rig.count("hookstream_attempts_total", &[("reason", "timeout")]), 16, "slots are no attempts");
+}
+
+#[tokio::test]
+async fn a_burst_to_a_receiver_that_keeps_pace_puts_off_nothing() {
+    // 60 ms a request and 16 at a time: 266 a second.
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(60)));
+    let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
+    rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
+    rig.feed([("w", "a")]).await;
+    rig.settled().await;
+    // Its pace is known by now, from one request at a time.
+    rig.feed((0..256).map(|_| ("w", "a"))).await;
+    rig.settled().await;
+    assert_eq!((rig.slots("overloaded"), receiver.count()), (0, 257));
+}
+
+#[tokio::test]
+async fn catching_up_with_a_receiver_that_is_slow_to_connect_puts_off_nothing() {
+    // The first answer of a connection takes what a handshake over a long way does, the others 20 ms: 800 a second.
+    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+    let receiver = Receiver::start(move |request| {
+        let first = seen.lock().unwrap().insert(request.connection);
+        Answer::ok().after(Duration::from_millis(if first { 400 } else { 20 }))
+    });
+    let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
+    rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
+    for _ in 0..60 {
+        rig.room().await;
+        rig.feed((0..64).map(|_| ("w", "a"))).await;
+    }
+    rig.settled().await;
+    assert_eq!((rig.slots("overloaded"), receiver.count()), (0, 60 * 64));
+}
+
+#[tokio::test]
+async fn more_webhooks_than_their_host_takes_at_once_all_come_to_an_end() {
+    let receiver = Receiver::start(|_| Answer::status(500).after(Duration::from_millis(5)));
+    let limits = Delivery { max_in_flight_per_webhook: 2, max_in_flight_per_host: 2, ..settings() };
+    let mut rig = Rig::start(limits);
+    let hooks: Vec<_> = (0..30).map(|n| webhook(&format!("hook-{n}"))).collect();
+    rig.integrate("w", &receiver.url(""), &hooks);
+    rig.feed((0..3).map(|_| ("w", "a"))).await;
+    rig.settled().await;
+    assert_eq!(rig.retries().len(), 90);
+    assert!(receiver.under_way_max() <= 2);
+}

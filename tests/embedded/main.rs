@@ -1,0 +1,12 @@
+//! The suite that needs no Kafka: parts of the product under real sockets, with the client library's own mock brokers.
+
+#[expect(dead_code, reason = "each suite uses a part of what they share")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod circuit;
+mod drain;
+mod fairness;
+
+mod order;
+mod rig;

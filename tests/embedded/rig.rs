@@ -1,0 +1,169 @@
+//! One shard with all that it needs, fed through the pipeline as a consumer feeds it.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hookstream::assignment::Assignment;
+use hookstream::domain::integration::Integration;
+use hookstream::domain::schedule::RetrySchedule;
+use hookstream::domain::table::Table;
+use hookstream::http::address::AddressPolicy;
+use hookstream::http::connector::Connector;
+use hookstream::http::courier::Courier;
+use hookstream::kafka::sink::Sink;
+use hookstream::lanes::pressure::{Pressure, Reading};
+use hookstream::lanes::settlement::Settlements;
+use hookstream::lanes::shard::{BATCHES_MAX, Shard, Shared};
+use hookstream::pipeline::{Pipeline, Record};
+use hookstream::report::Reports;
+use hookstream::settings::{Delivery, Ordering};
+use hookstream::telemetry::metrics::Metrics;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::records::{Read, read_all};
+use crate::support::wait::{PATIENCE, equal, wait_until};
+use crate::support::worker::{kafka_settings, sum};
+
+/// The tier and the dead letters of a rig.
+pub(crate) const TIER: &str = "retry.1h";
+
+/// As the program's defaults, but for the schedule: one retry, later than any test lasts.
+pub(crate) fn settings() -> Delivery {
+    Delivery {
+        schedule: RetrySchedule::parse("1h").unwrap(),
+        request_timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(3),
+        ordering: Ordering::Entity,
+        max_in_flight: 1024,
+        max_in_flight_per_webhook: 16,
+        max_in_flight_per_host: 256,
+        max_queued_bytes: 64 << 20,
+        threads: 1,
+        allow_private_networks: vec!["127.0.0.0/8".parse().unwrap()],
+        drain_timeout: Duration::from_secs(25),
+    }
+}
+
+/// A webhook that wants every event.
+pub(crate) fn webhook(id: &str) -> Value {
+    json!({ "id": id, "relativeUrl": format!("/{id}"), "triggerType": "entityEvent", "filter": { "items": [{}] } })
+}
+
+/// A shard under test.
+pub(crate) struct Rig {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) assignment: Arc<Assignment>,
+    pressure: Arc<Pressure>,
+    table: Arc<RwLock<Table>>,
+    pipeline: Pipeline,
+    shard: Option<mpsc::Sender<Vec<hookstream::delivery::Job>>>,
+    thread: Option<JoinHandle<()>>,
+    brokers: MockCluster<'static, DefaultProducerContext>,
+    next_offset: i64,
+}
+
+impl Rig {
+    /// Starts a shard.
+    pub(crate) fn start(settings: Delivery) -> Self {
+        let brokers = MockCluster::new(1).expect("a mock cluster");
+        let kafka = kafka_settings(&brokers.bootstrap_servers(), "embedded");
+        let metrics = Arc::new(Metrics::new(&settings.schedule));
+        let pressure = Pressure::new(1, settings.max_queued_bytes);
+        let (stop, fatal) = (CancellationToken::new(), CancellationToken::new());
+        let policy = AddressPolicy::new(settings.allow_private_networks.clone());
+        let connector = Connector::system(policy, settings.connect_timeout);
+        let shared = Arc::new(Shared {
+            courier: Courier::new(connector, settings.request_timeout, Arc::clone(&metrics)),
+            sink: Sink::new(&kafka, Arc::clone(&metrics), stop, fatal).expect("a producer"),
+            metrics: Arc::clone(&metrics),
+            pressure: Arc::clone(&pressure),
+            permits: Arc::new(Semaphore::new(settings.max_in_flight)),
+            settlements: Settlements::new(&settings.schedule, "retry", "dead-letter"),
+            reports: Reports::default(),
+            settings,
+        });
+        let (shard, inbound) = mpsc::channel(BATCHES_MAX);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(Shard::new(0, shared).run(inbound));
+        });
+        let table = Arc::new(RwLock::new(Table::default()));
+        let pipeline =
+            Pipeline::new(Arc::clone(&table), Arc::clone(&pressure), Arc::clone(&metrics), 1, "integrations");
+        let assignment = Assignment::new("events".into(), 0);
+        let (shard, thread) = (Some(shard), Some(thread));
+        Self { metrics, assignment, pressure, table, pipeline, shard, thread, brokers, next_offset: 0 }
+    }
+
+    /// Puts an integration into the table: its workspace is its id.
+    pub(crate) fn integrate(&self, id: &str, base_url: &str, webhooks: &[Value]) {
+        let value = json!({ "baseUrl": base_url, "webHooks": webhooks }).to_string();
+        let integration = Integration::parse(&format!("{id}/{id}"), value.as_bytes()).expect("a usable integration");
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.put(Arc::new(integration));
+        table.settle();
+    }
+
+    /// Feeds one batch of events: each a workspace, and the entity it is about. An event's id is its offset.
+    pub(crate) async fn feed<'a>(&mut self, events: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        let mut batches = vec![Vec::new()];
+        for (workspace, entity) in events {
+            let value = json!({ "id": self.next_offset.to_string(), "type": "change", "entity": entity,
+                "entityIds": { "companyId": entity }, "changeData": { "type": "patch" } })
+            .to_string();
+            let record = Record {
+                offset: self.next_offset,
+                timestamp_ms: jiff::Timestamp::now().as_millisecond(),
+                key: None,
+                value: Some(value.as_bytes()),
+                workspace: Some(workspace.as_bytes()),
+            };
+            self.pipeline.event(&record, &self.assignment, &mut batches);
+            self.next_offset += 1;
+        }
+        let shard = self.shard.as_ref().expect("it is not closed");
+        shard.send(batches.remove(0)).await.expect("the shard runs");
+    }
+
+    /// Waits until a consumer would read on.
+    pub(crate) async fn room(&self) {
+        wait_until("room", PATIENCE, async || equal(self.pressure.reading(), &Reading::Go)).await;
+    }
+
+    /// Waits until every event fed is settled.
+    pub(crate) async fn settled(&self) {
+        wait_until("every event to be settled", PATIENCE, async || {
+            equal(self.assignment.committable(), &Some(self.next_offset))
+        })
+        .await;
+    }
+
+    /// The sum of the samples of a counter or gauge that have all of `labels`.
+    pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        let sum = sum(&String::from_utf8(self.metrics.text()).unwrap(), name, labels);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are whole and small")]
+        let count = sum as usize;
+        count
+    }
+
+    /// Slots of a schedule spent without a request, for `reason`.
+    pub(crate) fn slots(&self, reason: &str) -> usize {
+        self.count("hookstream_slots_without_request_total", &[("reason", reason)])
+    }
+
+    /// What waits in the tier.
+    pub(crate) fn retries(&self) -> Vec<Read> {
+        read_all(&self.brokers.bootstrap_servers(), TIER)
+    }
+
+    /// Lets the shard come to its end, and waits for it.
+    pub(crate) fn close(&mut self) {
+        self.shard = None;
+        self.thread.take().expect("it is not closed").join().expect("the shard does not panic");
+    }
+}

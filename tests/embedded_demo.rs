@@ -1,0 +1,68 @@
+//! `hookstream demo` as a shell sees it: nothing else runs, and its summary accounts for every event.
+
+#[expect(dead_code, unreachable_pub, clippy::panic, clippy::disallowed_methods, reason = "shared with other suites")]
+#[path = "support/process.rs"]
+mod process;
+
+use std::time::Duration;
+
+use process::{Process, Signal};
+
+/// The whole schedule runs out within it, on a busy machine too.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A demo on free ports.
+fn demo(args: &[&str]) -> Process {
+    let args = [&["demo", "--admin-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"], args].concat();
+    Process::start("demo", env!("CARGO_BIN_EXE_hookstream"), &args, &[])
+}
+
+/// The number in the summary's line of this name.
+#[track_caller]
+fn number(demo: &Process, name: &str) -> u64 {
+    let lines = demo.lines().all();
+    let found: Option<u64> =
+        lines.iter().find_map(|line| line.trim().strip_prefix(name)?.split_whitespace().next()?.parse().ok());
+    assert!(found.is_some(), "no `{name}` in\n{}", lines.join("\n"));
+    found.unwrap_or_default()
+}
+
+#[track_caller]
+fn assert_balances(demo: &Process) {
+    let ends = ["acknowledged", "in a tier", "dead letters", "dropped", "not yet read"].map(|name| number(demo, name));
+    assert_eq!(ends.iter().sum::<u64>(), number(demo, "deliveries"), "{}", demo.lines().tail(20));
+    assert_eq!(number(demo, "missing"), 0);
+    assert!(demo.lines().all().iter().any(|line| line == "the account balances: nothing is missing"));
+}
+
+#[test]
+fn a_demo_of_five_seconds_accounts_for_every_event() {
+    let mut demo = demo(&["--for", "5s"]);
+    assert_eq!(demo.wait(PATIENCE), 0, "{}", demo.lines().tail(40));
+    assert_balances(&demo);
+    assert_eq!(number(&demo, "events produced"), 250);
+    assert_eq!(number(&demo, "for no webhook"), 25);
+    assert_eq!(number(&demo, "not events"), 1);
+    // What is for two webhooks counts twice; everything has run out.
+    assert_eq!(number(&demo, "deliveries"), 349);
+    assert_eq!(number(&demo, "dead letters"), 37, "all links and nothing else");
+    assert_eq!(number(&demo, "in a tier"), 0);
+    assert_eq!(number(&demo, "not yet read"), 0);
+    assert!(number(&demo, "requests") > 312, "the receiver that recovers was asked again");
+}
+
+#[test]
+fn what_still_waits_in_a_tier_when_it_is_stopped_is_accounted_for() {
+    let mut demo = demo(&["--retry-schedule", "100ms,10m", "--log-format", "json"]);
+    let waits =
+        |line: &str| line.split_once("waiting=")?.1.split(' ').next()?.parse::<u64>().ok().filter(|count| *count > 10);
+    assert!(demo.lines().find(PATIENCE, waits).is_some(), "{}", demo.lines().tail(40));
+    demo.signal(Signal::Term);
+    assert!(demo.lines().find(PATIENCE, |line| line.contains("running-out").then_some(())).is_some());
+    demo.signal(Signal::Term);
+    assert_eq!(demo.wait(PATIENCE), 0, "{}", demo.lines().tail(40));
+    assert_balances(&demo);
+    assert!(number(&demo, "in a tier") > 10);
+    let logs: Vec<_> = demo.lines().all().into_iter().filter(|line| line.starts_with('{')).collect();
+    assert!(logs.iter().all(|line| line.ends_with('}')), "{logs:?}");
+}
