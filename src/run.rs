@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::settings::Command;
 use crate::tools::demo::{self, Stops};
-use crate::tools::{dead_letters, explain, receiver, replay, topics};
+use crate::tools::{dead_letters, explain, receiver, replay, resume, topics};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -25,6 +25,14 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Worker(settings) => until_stopped(|[stop]| async move {
             Worker::bind(*settings).await?.run(stop).await?;
             Ok(ExitCode::SUCCESS)
+        }),
+        Command::Api(settings) => until_stopped(|[stop]| async move {
+            Api::bind(*settings).await?.run(stop).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Demo(settings, demo) => until_stopped(|[finish, hurry]| async move {
+            let balances = demo::run(*settings, demo, Stops { finish, hurry }).await?;
+            Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
         Command::DeadLettersList(settings, selection) => until_stopped(|[stop]| async move {
             Ok(dead_letters::list(&settings, &selection, &stop, &mut io::stdout()).await?)
@@ -45,14 +53,6 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
                 |[stop]| async move { Ok(explain::run(&settings, &selection, &stop, &mut io::stdout()).await?) },
             )
         }
-        Command::Api(settings) => until_stopped(|[stop]| async move {
-            Api::bind(*settings).await?.run(stop).await?;
-            Ok(ExitCode::SUCCESS)
-        }),
-        Command::Demo(settings, demo) => until_stopped(|[finish, hurry]| async move {
-            let balances = demo::run(*settings, demo, Stops { finish, hurry }).await?;
-            Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }),
         Command::Receiver(options) => until_stopped(|[stop]| async move {
             let summary = receiver::run(options, stop).await?;
             tracing::info!(?summary, "stopped");
@@ -64,8 +64,12 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::TopicsApply(settings, output) => until_stopped(|[stop]| async move {
             until(stop, topics::run_apply(&settings, output.json, &mut io::stdout())).await
         }),
+        Command::Resume(settings, selection) => {
+            until_stopped(
+                |[stop]| async move { Ok(resume::run(&settings, &selection, stop, &mut io::stdout()).await?) },
+            )
+        }
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
-        Command::Resume(..) => anyhow::bail!("this subcommand is not built yet"),
     }
 }
 

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn webhooks_of_one_period_differ_in_phase() {
-        let period = Duration::from_secs(60);
+        let period = Duration::from_mins(1);
         let first = Ticks::new(1, period).after(0);
         let second = Ticks::new(59_999, period).after(0);
         assert_eq!((first, second), (1, 59_999));

@@ -38,8 +38,9 @@ impl Pace {
         self.progress = now;
     }
 
-    /// Whether `waiting` deliveries are more than the receiver takes in [`WAIT_MAX`] with `in_flight` at a time.
-    pub fn is_full(&self, waiting: usize, in_flight: usize, now: Instant) -> bool {
+    /// Whether `waiting` deliveries are more than the receiver takes in [`WAIT_MAX`]. `in_flight` are under way, and
+    /// `abreast` at a time once those that may start have started: of a burst to an idle receiver none are under way yet.
+    pub fn is_full(&self, waiting: usize, in_flight: usize, abreast: usize, now: Instant) -> bool {
         if waiting == 0 {
             return false;
         }
@@ -47,7 +48,7 @@ impl Pace {
         let stalled = stall >= STALL_MIN && in_flight > 0;
         let mean = self.mean.unwrap_or(0.0).max(if stalled { stall.as_secs_f64() } else { 0.0 });
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let wait = mean * waiting as f64 / in_flight.max(1) as f64;
+        let wait = mean * waiting as f64 / abreast.max(1) as f64;
         wait > WAIT_MAX.as_secs_f64()
     }
 
@@ -64,12 +65,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lane_is_full_when_what_waits_needs_more_than_a_few_seconds() {
         let mut pace = Pace::new(Instant::now());
-        assert!(!pace.is_full(100_000, 16, Instant::now()), "nothing is known yet");
+        assert!(!pace.is_full(100_000, 16, 16, Instant::now()), "nothing is known yet");
         pace.ended(Duration::from_millis(16), Instant::now());
         // 16 ms and 16 at a time: a thousand a second.
-        assert!(!pace.is_full(4_999, 16, Instant::now()));
-        assert!(pace.is_full(5_001, 16, Instant::now()));
-        assert!(!pace.is_full(0, 16, Instant::now()));
+        assert!(!pace.is_full(4_999, 16, 16, Instant::now()));
+        assert!(pace.is_full(5_001, 16, 16, Instant::now()));
+        assert!(!pace.is_full(4_999, 0, 16, Instant::now()), "an idle receiver will take 16 at a time as well");
+        assert!(!pace.is_full(0, 16, 16, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -78,8 +80,8 @@ mod tests {
         pace.wakes(Instant::now());
         tokio::time::advance(STALL_MIN).await;
         assert!(pace.is_stalled(16, Instant::now()));
-        assert!(pace.is_full(41, 16, Instant::now()));
-        assert!(!pace.is_full(10, 16, Instant::now()));
+        assert!(pace.is_full(41, 16, 16, Instant::now()));
+        assert!(!pace.is_full(10, 16, 16, Instant::now()));
         assert!(!pace.is_stalled(0, Instant::now()), "an idle lane does not stall");
     }
 }

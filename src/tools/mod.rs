@@ -4,8 +4,8 @@
 //! Every tool is bounded in memory and in what it waits for, writes its answer to the given output and its progress to
 //! stderr, and stops between two records when asked to. Nothing here names Kafka's client or decides what matches.
 
-pub mod dead_letters;
 pub mod demo;
+pub mod dead_letters;
 pub mod explain;
 mod lookup;
 pub mod receiver;
@@ -13,6 +13,7 @@ mod receiver_log;
 mod render;
 pub mod replay;
 mod resend;
+pub mod resume;
 pub mod topics;
 
 pub use receiver_log::Output;

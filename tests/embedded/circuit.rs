@@ -1,6 +1,8 @@
 //! The circuit of a host that keeps failing.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::rig::{Rig, settings, webhook};
 use crate::support::receiver::{Answer, Receiver};

@@ -1,8 +1,9 @@
 //! One receiver costs the others nothing that they would notice.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hookstream::settings::{Delivery, Ordering};
+use tokio::time::Instant;
 
 use super::rig::{Rig, settings, webhook};
 use crate::support::receiver::{Answer, Misbehaviour, Receiver};

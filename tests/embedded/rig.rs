@@ -4,7 +4,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hookstream::assignment::Assignment;
+use hookstream::delivery::{Due, Job, Origin};
+use hookstream::domain::agenda::Tick;
 use hookstream::domain::integration::Integration;
 use hookstream::domain::schedule::RetrySchedule;
 use hookstream::domain::table::Table;
@@ -12,10 +15,11 @@ use hookstream::http::address::AddressPolicy;
 use hookstream::http::connector::Connector;
 use hookstream::http::courier::Courier;
 use hookstream::kafka::sink::Sink;
+use hookstream::kafka::wire::Wire;
 use hookstream::lanes::pressure::{Pressure, Reading};
 use hookstream::lanes::settlement::Settlements;
 use hookstream::lanes::shard::{BATCHES_MAX, Shard, Shared};
-use hookstream::pipeline::{Pipeline, Record};
+use hookstream::pipeline::{DueRetry, Pipeline, Record};
 use hookstream::report::Reports;
 use hookstream::settings::{Delivery, Ordering};
 use hookstream::telemetry::metrics::Metrics;
@@ -61,7 +65,7 @@ pub(crate) struct Rig {
     pressure: Arc<Pressure>,
     table: Arc<RwLock<Table>>,
     pipeline: Pipeline,
-    shard: Option<mpsc::Sender<Vec<hookstream::delivery::Job>>>,
+    jobs: Option<mpsc::Sender<Vec<Job>>>,
     thread: Option<JoinHandle<()>>,
     brokers: MockCluster<'static, DefaultProducerContext>,
     next_offset: i64,
@@ -87,7 +91,7 @@ impl Rig {
             reports: Reports::default(),
             settings,
         });
-        let (shard, inbound) = mpsc::channel(BATCHES_MAX);
+        let (jobs, inbound) = mpsc::channel(BATCHES_MAX);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(Shard::new(0, shared).run(inbound));
@@ -96,8 +100,8 @@ impl Rig {
         let pipeline =
             Pipeline::new(Arc::clone(&table), Arc::clone(&pressure), Arc::clone(&metrics), 1, "integrations");
         let assignment = Assignment::new("events".into(), 0);
-        let (shard, thread) = (Some(shard), Some(thread));
-        Self { metrics, assignment, pressure, table, pipeline, shard, thread, brokers, next_offset: 0 }
+        let (jobs, thread) = (Some(jobs), Some(thread));
+        Self { metrics, assignment, pressure, table, pipeline, jobs, thread, brokers, next_offset: 0 }
     }
 
     /// Puts an integration into the table: its workspace is its id.
@@ -126,8 +130,38 @@ impl Rig {
             self.pipeline.event(&record, &self.assignment, &mut batches);
             self.next_offset += 1;
         }
-        let shard = self.shard.as_ref().expect("it is not closed");
-        shard.send(batches.remove(0)).await.expect("the shard runs");
+        self.hand_over(batches.remove(0)).await;
+    }
+
+    /// The integration of that id, as the table has it.
+    pub(crate) fn integration(&self, id: &str) -> Arc<Integration> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(table.get(&format!("{id}/{id}")).expect("it is in the table"))
+    }
+
+    /// Fires a tick of the first webhook of an integration, as the schedules do while `firing` is open.
+    pub(crate) async fn tick(&self, id: &str, at_ms: i64, firing: &Arc<Assignment>) {
+        let mut batches = vec![Vec::new()];
+        let tick = Tick { at_ms, integration: self.integration(id), webhook: 0, skipped: 0 };
+        self.pipeline.tick(&tick, 0, firing, &mut batches);
+        self.hand_over(batches.remove(0)).await;
+    }
+
+    /// Hands over a retry that is due at `now_ms`, with these headers.
+    pub(crate) async fn retry(&mut self, payload: &[u8], wire: Wire, now_ms: i64) {
+        let mut batches = vec![Vec::new()];
+        let sequence = self.assignment.admit(self.next_offset);
+        let position = Origin { topic: TIER.into(), partition: 0, offset: self.next_offset };
+        let due = Due { at_ms: now_ms, tier: 0 };
+        let payload = Bytes::copy_from_slice(payload);
+        let retry = DueRetry { payload: Some(payload), wire, due, position, sequence, now_ms };
+        self.pipeline.retry(retry, &self.assignment, &mut batches);
+        self.next_offset += 1;
+        self.hand_over(batches.remove(0)).await;
+    }
+
+    async fn hand_over(&self, batch: Vec<Job>) {
+        self.jobs.as_ref().expect("it is not closed").send(batch).await.expect("the shard runs");
     }
 
     /// Waits until a consumer would read on.
@@ -163,7 +197,7 @@ impl Rig {
 
     /// Lets the shard come to its end, and waits for it.
     pub(crate) fn close(&mut self) {
-        self.shard = None;
+        self.jobs = None;
         self.thread.take().expect("it is not closed").join().expect("the shard does not panic");
     }
 }

@@ -1,5 +1,11 @@
 //! The suite that runs against a real Kafka: started here with Java and Maven, or named by `HOOKSTREAM_TEST_BROKERS`.
-#![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking, in their helpers too")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking, in their helpers too, and report what they measured"
+)]
 
 #[expect(dead_code, reason = "each suite uses a part of what they share")]
 #[path = "../support/mod.rs"]
@@ -8,8 +14,17 @@ mod support;
 mod api;
 mod api_contract;
 mod delivery;
+mod failures;
+mod faults;
 mod harness;
+mod health;
 mod schedules;
 mod security;
 mod tools;
+mod isolation;
+mod poison;
+mod raw_produce;
+mod retries;
+mod stage;
+mod table;
 mod topics;
