@@ -522,7 +522,7 @@ impl Shard {
         }
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             host.in_flight -= 1;
-            host.pace.ended(took, now);
+            host.pace.ended(took, under_way.connects, now);
             host.used = now;
             if let Some(mut link) = link {
                 link.idle_since = now;
