@@ -13,6 +13,7 @@ mod support;
 
 mod api;
 mod api_contract;
+mod dead_receiver;
 mod delivery;
 mod failures;
 mod faults;
