@@ -17,12 +17,8 @@ use hookstream::report::tally::Tally;
 const INTEGRATIONS: u64 = 1_000;
 /// A second of 2026, ms since 1970.
 const NOW_MS: i64 = 1_795_577_640_000;
-const RULES: Rules = Rules {
-    errors_window_s: 600,
-    errors_min_attempts: 20,
-    suspend_after_ms: 3_600_000,
-    suspend_after_failures: 100,
-};
+const RULES: Rules =
+    Rules { errors_window_s: 600, errors_min_attempts: 20, suspend_after_ms: 3_600_000, suspend_after_failures: 100 };
 
 fn integrations() -> Vec<Arc<Integration>> {
     let key = |number: u64| format!("workspace/e01c765d-7c9b-491a-b5ea-{number:012}");
@@ -44,9 +40,9 @@ fn counted(tally: &Tally, integrations: &[Arc<Integration>]) {
 fn tellings(integrations: &[Arc<Integration>]) -> Vec<Telling> {
     let tally = Tally::new(1);
     counted(&tally, integrations);
-    let mut collector = Collector::default();
+    let mut collector = Collector::new(&RULES);
     collector.collect(&tally, NOW_MS);
-    let chunks = collector.take_chunks(|key| partition_of(key, 12)).into_iter();
+    let chunks = collector.take_chunks(NOW_MS, true, |key| partition_of(key, 12)).into_iter();
     (1..).zip(chunks).map(|(sequence, (_, deltas))| Telling { told: Told { boot: 7, sequence }, deltas }).collect()
 }
 
@@ -68,12 +64,12 @@ fn costs(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(INTEGRATIONS));
     group.bench_function("1000 integrations told", |bench| {
         let tally = Tally::new(1);
-        let mut collector = Collector::default();
+        let mut collector = Collector::new(&RULES);
         bench.iter_batched(
             || counted(&tally, &integrations),
             |()| {
                 collector.collect(&tally, NOW_MS);
-                let chunks = collector.take_chunks(|key| partition_of(key, 12)).into_iter();
+                let chunks = collector.take_chunks(NOW_MS, true, |key| partition_of(key, 12)).into_iter();
                 let telling = |(_, deltas)| Telling { told: Told { boot: 7, sequence: 1 }, deltas }.record("host");
                 chunks.map(telling).collect::<Vec<_>>()
             },
