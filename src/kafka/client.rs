@@ -139,7 +139,7 @@ pub fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str) -> Cl
         .set("transactional.id", id)
         // Bounds how long the next owner waits for what a dead one has left open.
         .set("transaction.timeout.ms", "15000")
-        // The client wants these to be within it.
+        // The client library refuses a longer one, also where the user set it.
         .set("socket.timeout.ms", "15000")
         .set("message.timeout.ms", "10000")
         .set("linger.ms", "0");
@@ -358,6 +358,15 @@ mod tests {
         }
         let config = schedule_consumer_config(&kafka(&[("session.timeout.ms", "9000")]), "schedules", "g");
         assert_eq!(config.get("session.timeout.ms"), Some("9000"), "properties of the user win");
+    }
+
+    #[test]
+    fn a_transactional_producer_can_be_made_whatever_the_user_sets() {
+        for properties in [&[][..], &[("socket.timeout.ms", "60000"), ("message.timeout.ms", "300000")]] {
+            let made = transactional_config(&kafka(properties), "health", "id")
+                .create_with_context::<_, rdkafka::producer::FutureProducer<ClientLog>>(ClientLog::new("health"));
+            assert!(made.is_ok(), "{properties:?}: {:?}", made.err());
+        }
     }
 
     #[tokio::test(start_paused = true)]

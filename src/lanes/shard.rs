@@ -119,6 +119,8 @@ struct UnderWay {
     host: usize,
     place: Place,
     probe: bool,
+    /// It has no kept connection.
+    connects: bool,
     delivery: Delivery,
     active: Option<Active>,
     _permit: OwnedSemaphorePermit,
@@ -376,7 +378,16 @@ impl Shard {
             return Some(permit);
         };
         self.begin(
-            UnderWay { lane: lane_index, host: host_index, place, probe, delivery, active, _permit: permit },
+            UnderWay {
+                lane: lane_index,
+                host: host_index,
+                place,
+                probe,
+                connects: true,
+                delivery,
+                active,
+                _permit: permit,
+            },
             now,
         );
         self.schedule(lane_index);
@@ -423,6 +434,7 @@ impl Shard {
         while kept.as_ref().is_some_and(|link| !link.is_usable(now)) {
             kept = host.idle.pop();
         }
+        under_way.connects = kept.is_none();
         let now_ms = clock::now_ms();
         let metrics = &self.shared.metrics;
         metrics.in_flight_requests.inc();
@@ -505,12 +517,12 @@ impl Shard {
         self.shared.metrics.in_flight_requests.dec();
         if let Some(lane) = self.lanes.get_mut(under_way.lane) {
             lane.in_flight -= 1;
-            lane.pace.ended(took, now);
+            lane.pace.ended(took, under_way.connects, now);
             lane.queue.finish(under_way.place);
         }
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             host.in_flight -= 1;
-            host.pace.ended(took, now);
+            host.pace.ended(took, under_way.connects, now);
             host.used = now;
             if let Some(mut link) = link {
                 link.idle_since = now;

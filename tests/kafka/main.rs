@@ -4,7 +4,10 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::indexing_slicing,
-    reason = "tests fail by panicking, in their helpers too, and report what they measured"
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    reason = "tests fail by panicking, in their helpers too, report what they measured by the wall clock, and tell their \
+              story in one piece"
 )]
 
 #[expect(dead_code, reason = "each suite uses a part of what they share")]

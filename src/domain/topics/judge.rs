@@ -394,9 +394,9 @@ mod tests {
                 ("retry.1h", error),
                 ("dead", error),
                 ("attempts", Severity::Warning),
-                ("health", error),
-                ("health.deltas", error),
-                ("health.counts", error)
+                ("health", Severity::Warning),
+                ("health.deltas", Severity::Warning),
+                ("health.counts", Severity::Warning)
             ]
         );
         assert!(plan.findings.iter().all(|finding| finding.fix == Fix::Create && finding.subject == "topic"));

@@ -191,9 +191,9 @@ impl Purpose {
                 (Severity::Error, "what is given up could not be recorded, and its partition would stand still")
             }
             Self::Attempts => (Severity::Warning, "the attempt log is dropped and only counted"),
-            Self::Health => (Severity::Error, "which integrations are suspended could be neither known nor recorded"),
-            Self::HealthDeltas => (Severity::Error, "failures of all workers together could not be counted"),
-            Self::HealthCounts => (Severity::Error, "what was counted could not be kept over a restart"),
+            Self::Health => (Severity::Warning, "which integrations are suspended could be neither known nor recorded"),
+            Self::HealthDeltas => (Severity::Warning, "failures of all workers together could not be counted"),
+            Self::HealthCounts => (Severity::Warning, "what was counted could not be kept over a restart"),
         }
     }
 }
