@@ -16,6 +16,7 @@ mod support;
 
 mod api;
 mod api_contract;
+mod bad_day;
 mod dead_receiver;
 mod delivery;
 mod failures;
