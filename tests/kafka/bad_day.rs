@@ -224,14 +224,13 @@ async fn on_a_bad_day_alerts_fire_and_the_tools_bring_everything_over() {
     marks.add("redrive");
     println!("{redriven}");
     assert!(replayed["sent"].as_u64() > Some(0) && redriven["sent"].as_u64() > Some(0), "{replayed} {redriven}");
-    let before = received.len();
     wait_until("every event to be over", PATIENCE, async || {
-        received.truncate(before);
-        received.extend(down.recorded());
-        let arrived = by_event(&received).len();
+        let all: Vec<_> = received.iter().cloned().chain(down.recorded()).collect();
+        let arrived = by_event(&all).len();
         if arrived == events { Ok(()) } else { Err((arrived, events)) }
     })
     .await;
+    received.extend(down.recorded());
     balances("the receiver that was down", &by_event(&received), events);
     balances("the other receiver", &by_event(&well.recorded()), events);
     monitor.wait_for("HookstreamCircuitsOpen", false).await;
