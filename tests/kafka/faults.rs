@@ -100,7 +100,13 @@ async fn sigterm_ends_in_time_with_nothing_lost_and_nothing_done_twice() {
     assert!(pair.ledger.acknowledged() < 2 * EVENTS, "it stopped in mid-stream");
     let mut second = stage.worker(&[]).await;
     pair.balance(&stage, EVENTS, "SIGTERM").await;
-    assert_eq!(pair.ledger.duplicates(), 0, "what was under way has ended and was committed");
+    let duplicates = pair.ledger.duplicates();
+    assert_eq!(
+        duplicates,
+        0,
+        "what was begun ended and was committed; the first worker wrote:\n{}",
+        first.lines().tail(40)
+    );
     second.stop();
 }
 
