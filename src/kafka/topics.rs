@@ -24,7 +24,7 @@ const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Creating and altering waits for the controller.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What was changed takes a moment to reach all brokers.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why topics could not be looked at.

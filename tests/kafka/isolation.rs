@@ -33,10 +33,12 @@ async fn a_hanging_a_refusing_and_a_dripping_receiver_cost_a_good_one_nothing() 
         0,
         "they hang still"
     );
-    for (receiver, what) in [(&hanging, "hanging"), (&dripping, "dripping"), (&chattering, "chattering")] {
+    for (receiver, what) in [(&hanging, "hanging"), (&dripping, "dripping")] {
         assert!(receiver.open_connections() >= 1, "{what}");
         assert!(receiver.count() <= 16, "{what}: no more than its share of requests: {}", receiver.count());
     }
+    // It is cut off after some thousand interim answers, until the circuit opens.
+    assert!(chattering.count() < EVENTS / 4, "chattering: {}", chattering.count());
     assert_eq!(good.count(), EVENTS);
     let log = worker.lines().tail(20);
     println!("memory with 4 receivers in trouble: {} MiB", worker.memory() >> 20);
