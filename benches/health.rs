@@ -3,7 +3,6 @@
 //! `cargo bench --bench health`. To compare with what a delivery costs, see the bench `delivery`.
 #![expect(missing_docs, reason = "what criterion's macros make")]
 #![expect(clippy::print_stdout, reason = "it says how much it measured")]
-
 #![expect(missing_docs, reason = "the group's macro makes a public function")]
 
 use std::hint::black_box;
