@@ -1,8 +1,10 @@
 //! One assignment of one partition: which of its records are settled, and what still works on them.
 //!
 //! A consumer thread admits records and asks what to commit; shards begin, end and settle. When the partition is given up
-//! the assignment closes: nothing new begins, and the consumer thread waits, bounded, for what is under way. The
-//! check and the change happen under one lock, held for a few instructions and never over an await.
+//! the assignment closes: no record later than those that were begun is begun any more, and the consumer thread waits,
+//! bounded, until all up to there are settled. So nothing that was delivered lies behind the offset that is committed, and
+//! the next owner repeats nothing. The check and the change happen under one lock, held for a few instructions and never
+//! over an await.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,8 +17,17 @@ struct State {
     /// Attempts and publications under way.
     active: u32,
     closing: bool,
+    /// The latest record that work was begun on.
+    begun: Option<Sequence>,
     /// The first offset read.
     first_read: Option<i64>,
+}
+
+impl State {
+    /// Nothing is under way, and no record waits that comes before one that was begun.
+    fn is_quiet(&self) -> bool {
+        self.active == 0 && self.begun.is_none_or(|begun| self.tracker.settled_below() > begun)
+    }
 }
 
 /// One assignment of one partition.
@@ -63,7 +74,15 @@ impl Assignment {
 
     /// Settles a record.
     pub fn settle(&self, sequence: Sequence) {
-        self.state().tracker.settle(sequence);
+        let mut state = self.state();
+        state.tracker.settle(sequence);
+        self.tell_if_quiet(&state);
+    }
+
+    fn tell_if_quiet(&self, state: &State) {
+        if state.closing && state.is_quiet() {
+            self.quiet.notify_all();
+        }
     }
 
     /// The offset that may be committed.
@@ -81,8 +100,24 @@ impl Assignment {
         self.state().tracker.span()
     }
 
-    /// Begins work on one of its records, unless the assignment is closing.
-    pub fn begin(self: &Arc<Self>) -> Option<Active> {
+    /// Begins work on one of its records, unless the assignment is closing and the record is later than all that were
+    /// begun before.
+    pub fn begin(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
+        let mut state = self.state();
+        let is_latest = state.begun.is_none_or(|begun| sequence > begun);
+        if state.closing && is_latest {
+            return None;
+        }
+        if is_latest {
+            state.begun = Some(sequence);
+        }
+        state.active += 1;
+        drop(state);
+        Some(Active(Arc::clone(self)))
+    }
+
+    /// Begins work that no record stands for, unless the assignment is closing.
+    pub fn begin_apart(self: &Arc<Self>) -> Option<Active> {
         let mut state = self.state();
         if state.closing {
             return None;
@@ -92,22 +127,23 @@ impl Assignment {
         Some(Active(Arc::clone(self)))
     }
 
-    /// Whether it is closing: what has not begun is left to the next owner.
+    /// Whether it is closing: what need not be begun is left to the next owner.
     pub fn is_closing(&self) -> bool {
         self.state().closing
     }
 
-    /// Lets nothing begin any more.
+    /// Lets no later record begin any more.
     pub fn close(&self) {
         self.state().closing = true;
     }
 
-    /// Waits until nothing is under way, at most `patience`. Says whether that was reached. Blocks the thread.
+    /// Waits until nothing is under way and all up to the latest begun record is settled, at most `patience`. Says whether
+    /// that was reached. Blocks the thread.
     pub fn wait_quiet(&self, patience: Duration) -> bool {
         let state = self.state();
         let (state, timeout) = self
             .quiet
-            .wait_timeout_while(state, patience, |state| state.active > 0)
+            .wait_timeout_while(state, patience, |state| !state.is_quiet())
             .unwrap_or_else(PoisonError::into_inner);
         drop(state);
         !timeout.timed_out()
@@ -122,9 +158,7 @@ impl Drop for Active {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.active -= 1;
-        if state.active == 0 && state.closing {
-            self.0.quiet.notify_all();
-        }
+        self.0.tell_if_quiet(&state);
     }
 }
 
@@ -136,9 +170,10 @@ mod tests {
     fn a_closing_assignment_lets_work_end_and_nothing_begin() {
         let assignment = Assignment::new(Arc::from("t"), 0);
         let sequence = assignment.admit(5);
-        let active = assignment.begin().unwrap();
+        let later = assignment.admit(6);
+        let active = assignment.begin(sequence).unwrap();
         assignment.close();
-        assert!(assignment.begin().is_none());
+        assert!(assignment.begin(later).is_none());
         assert!(!assignment.wait_quiet(Duration::ZERO));
         assignment.settle(sequence);
         drop(active);
@@ -147,9 +182,27 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_before_a_begun_record_is_finished_first() {
+        let assignment = Assignment::new(Arc::from("t"), 0);
+        let [waiting, begun, later] = [5, 6, 7].map(|offset| assignment.admit(offset));
+        drop(assignment.begin(begun).unwrap());
+        assignment.settle(begun);
+        assignment.close();
+        assert!(!assignment.wait_quiet(Duration::ZERO), "offset 5 would hold back what is done");
+        assert!(assignment.begin(later).is_none());
+        drop(assignment.begin(waiting).unwrap());
+        assert!(!assignment.wait_quiet(Duration::ZERO));
+        assignment.settle(waiting);
+        assert!(assignment.wait_quiet(Duration::ZERO));
+        assert_eq!(assignment.committable(), Some(7));
+    }
+
+    #[test]
     fn waiting_ends_when_the_last_work_does() {
         let assignment = Assignment::new(Arc::from("t"), 0);
-        let active = assignment.begin().unwrap();
+        let sequence = assignment.admit(5);
+        let active = assignment.begin(sequence).unwrap();
+        assignment.settle(sequence);
         assignment.close();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| assignment.wait_quiet(Duration::from_secs(60)));

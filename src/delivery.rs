@@ -108,12 +108,14 @@ impl Event {
     /// Begins work on it.
     ///
     /// # Errors
-    /// Its partition is being given up.
+    /// Its partition is being given up, and nothing that was begun comes after it.
     pub fn begin(&self) -> Result<Option<Active>, Revoked> {
-        match &self.ticket {
-            None => Ok(None),
-            Some(ticket) => ticket.assignment.begin().map(Some).ok_or(Revoked),
-        }
+        let Some(Ticket { assignment, sequence }) = &self.ticket else { return Ok(None) };
+        let begun = match sequence {
+            Some(sequence) => assignment.begin(*sequence),
+            None => assignment.begin_apart(),
+        };
+        begun.map(Some).ok_or(Revoked)
     }
 
     /// Whether its partition is being given up.

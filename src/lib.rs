@@ -7,6 +7,7 @@
 
 mod run;
 pub mod settings;
+pub mod standings;
 pub mod worker;
 pub mod api;
 pub mod kafka;

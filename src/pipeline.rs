@@ -43,8 +43,8 @@ pub struct Pipeline {
 
 /// A retry that is due, out of its tier.
 pub struct DueRetry {
-    /// Its value.
-    pub payload: Bytes,
+    /// Its value; one without is not ours.
+    pub payload: Option<Bytes>,
     /// Its headers.
     pub wire: Wire,
     /// When it fell due, and its tier.
@@ -154,16 +154,18 @@ impl Pipeline {
 
     /// Takes a retry that is due: looks at the world as it is now and adds its job to `batches`, or drops it, counted.
     pub fn retry(&self, retry: DueRetry, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
-        let held = self.pressure.hold(retry.payload.len());
+        let has_payload = retry.payload.is_some();
+        let payload = retry.payload.unwrap_or_default();
+        let held = self.pressure.hold(payload.len());
         let origin = retry.wire.origin.as_deref().and_then(Origin::parse).unwrap_or(retry.position);
         let timestamp_ms = retry.wire.event_ms.or(retry.wire.first_attempt_ms).unwrap_or(retry.due.at_ms);
         let is_tick = origin.topic == self.integrations_topic;
-        let mut event = Event::new(retry.payload, origin, timestamp_ms, Some((assignment, retry.sequence)), held);
+        let mut event = Event::new(payload, origin, timestamp_ms, Some((assignment, retry.sequence)), held);
         event.is_tick = is_tick;
         event.open(1);
         let event = Arc::new(event);
         let over = is_tick.then_some((timestamp_ms, retry.now_ms));
-        let ready = self.look_up(&retry.wire, over);
+        let ready = if has_payload { self.look_up(&retry.wire, over) } else { Err(unreadable("value")) };
         match ready {
             Ok(Present::Deliver { integration, webhook }) => {
                 let Some(hook) = integration.webhook(webhook) else { return };
@@ -221,12 +223,16 @@ impl Pipeline {
 
     /// `tick`: of a scheduled tick, when it was scheduled and the time now.
     fn look_up(&self, wire: &Wire, tick: Option<(i64, i64)>) -> Result<Present, DropReason> {
-        let (Some(key), Some(webhook_id), Some(_), Some(_)) =
-            (wire.integration_key(), &wire.webhook_id, &wire.delivery_id, wire.attempt)
-        else {
-            tracing::warn!("a record in a retry tier has not the headers of a retry and is dropped");
-            return Err(DropReason::UnreadableRetry);
-        };
+        let key = wire.integration_key().ok_or_else(|| unreadable("workspace or integration id"))?;
+        let webhook_id = wire.webhook_id.as_deref().ok_or_else(|| unreadable("webhook id"))?;
+        if wire.attempt.is_none() {
+            return Err(unreadable("attempt"));
+        }
+        // It becomes a header of the request.
+        let is_id = |id: &String| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic());
+        if !wire.delivery_id.as_ref().is_some_and(is_id) {
+            return Err(unreadable("delivery id"));
+        }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let integration = table.get(&key).ok_or(DropReason::IntegrationGone)?;
         let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;
@@ -252,6 +258,12 @@ impl Pipeline {
             batch.push(job);
         }
     }
+}
+
+/// A record that nobody here wrote, for want of `missing`.
+fn unreadable(missing: &'static str) -> DropReason {
+    tracing::warn!(missing, "a record in a retry tier is no retry and is dropped");
+    DropReason::UnreadableRetry
 }
 
 /// What a retry finds when it is due.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::settings::Command;
 use crate::tools::demo::{self, Stops};
-use crate::tools::{dead_letters, explain, receiver, replay, topics};
+use crate::tools::{dead_letters, explain, receiver, replay, resume, topics};
 use crate::worker::Worker;
 
 /// Carries out a command, and says with which code the process ends.
@@ -64,8 +64,12 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::TopicsApply(settings, output) => until_stopped(|[stop]| async move {
             until(stop, topics::run_apply(&settings, output.json, &mut io::stdout())).await
         }),
+        Command::Resume(settings, selection) => {
+            until_stopped(
+                |[stop]| async move { Ok(resume::run(&settings, &selection, stop, &mut io::stdout()).await?) },
+            )
+        }
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
-        _ => anyhow::bail!("this subcommand is not built yet"),
     }
 }
 

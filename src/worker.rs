@@ -12,14 +12,20 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::health::Rules;
 use crate::domain::table::Table;
+use crate::domain::topics::deltas_topic;
 use crate::http::address::AddressPolicy;
 use crate::http::admin::{Admin, Condition};
 use crate::http::connector::Connector;
 use crate::http::courier::Courier;
+use crate::kafka::attempts::Attempts;
 use crate::kafka::compacted::CompactedError;
+use crate::kafka::deltas::Deltas;
 use crate::kafka::events::{Events, Outlet};
 use crate::kafka::group::Membership;
+use crate::kafka::health_feed::HealthFeed;
+use crate::kafka::health_owner::HealthOwner;
 use crate::kafka::lag::Lag;
 use crate::kafka::retries::Retries;
 use crate::kafka::schedules::Schedules;
@@ -30,8 +36,11 @@ use crate::lanes::pressure::Pressure;
 use crate::lanes::settlement::Settlements;
 use crate::lanes::shard::{BATCHES_MAX, Shard, Shared};
 use crate::pipeline::Pipeline;
-use crate::report::Reports;
+use crate::report::attempt_log::AttemptLog;
+use crate::report::tally::Tally;
+use crate::report::{Reports, host_name};
 use crate::settings::Settings;
+use crate::standings::Standings;
 use crate::telemetry::metrics::Metrics;
 
 /// How often the lag is asked for and gauges are set.
@@ -189,12 +198,16 @@ impl Started {
         let table = Arc::new(RwLock::new(Table::default()));
         let feed_stop = CancellationToken::new();
         let mut feed = Threads::new(&fatal);
-        let read = self.start_feed(&mut feed, &table, &feed_stop, &fatal)?;
+        let standings = Arc::<Standings>::default();
+        let health = self.start_health_feed(&mut feed, &table, &standings, &feed_stop)?;
+        let read = self.start_feed(&mut feed, (&table, &standings), &feed_stop, &fatal)?;
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = fatal.cancelled() => {}
-            Ok(()) = read => self.deliver(&table, &stop, &fatal).await?,
+            (Ok(()), Ok(())) = async { (read.await, health.await) } => {
+                self.deliver(&table, &standings, &stop, &fatal).await?;
+            }
         }
         self.condition.set_ready(false);
         feed_stop.cancel();
@@ -215,15 +228,16 @@ impl Started {
     fn start_feed(
         &self,
         threads: &mut Threads,
-        table: &Arc<RwLock<Table>>,
+        (table, standings): (&Arc<RwLock<Table>>, &Arc<Standings>),
         stop: &CancellationToken,
         fatal: &CancellationToken,
     ) -> Result<oneshot::Receiver<()>, WorkerError> {
         let (ready, read) = oneshot::channel();
         let (kafka, topic) = (self.settings.kafka.clone(), self.settings.topics.integrations.clone());
-        let (table, metrics, stop, fatal) = (Arc::clone(table), Arc::clone(&self.metrics), stop.clone(), fatal.clone());
+        let (table, standings) = (Arc::clone(table), Arc::clone(standings));
+        let (metrics, stop, fatal) = (Arc::clone(&self.metrics), stop.clone(), fatal.clone());
         threads.start("integrations", move || {
-            let feed = TableFeed::open(&kafka, &topic, table, metrics, Box::new(|_key| false));
+            let feed = TableFeed::open(&kafka, &topic, table, metrics, standings);
             if let Err(error) = feed.and_then(|feed| feed.run(ready, &stop)) {
                 tracing::error!(%error, "the integrations topic can not be read");
                 fatal.cancel();
@@ -232,10 +246,69 @@ impl Started {
         Ok(read)
     }
 
+    fn start_health_feed(
+        &self,
+        threads: &mut Threads,
+        table: &Arc<RwLock<Table>>,
+        standings: &Arc<Standings>,
+        stop: &CancellationToken,
+    ) -> Result<oneshot::Receiver<()>, WorkerError> {
+        let (ready, read) = oneshot::channel();
+        let feed = HealthFeed {
+            kafka: self.settings.kafka.clone(),
+            topic: self.settings.topics.health.clone(),
+            table: Arc::clone(table),
+            standings: Arc::clone(standings),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let stop = stop.clone();
+        threads.start("health", move || feed.run(ready, &stop))?;
+        Ok(read)
+    }
+
+    /// Starts who hears of attempts and judges integrations by them. Judging ends with `consuming`, what the last
+    /// attempts have to be told to with `stop`.
+    fn start_reports(
+        &self,
+        threads: &mut Threads,
+        standings: &Arc<Standings>,
+        shards: usize,
+        (consuming, stop): (&CancellationToken, &CancellationToken),
+    ) -> Result<Reports, WorkerError> {
+        let Settings { kafka, topics, suspension, attempt_log, .. } = &self.settings;
+        let metrics = || Arc::clone(&self.metrics);
+        let worker = host_name();
+        let tally = Arc::new(Tally::new(shards));
+        let told = (deltas_topic(&topics.health), worker.clone());
+        let deltas = Deltas::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), metrics())?;
+        let name = "health-deltas";
+        let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        let stopped = stop.clone();
+        threads.start(name, move || runtime.block_on(deltas.run(stopped)))?;
+        let owner = HealthOwner {
+            kafka: kafka.clone(),
+            health_topic: topics.health.clone(),
+            events_topic: topics.events.clone(),
+            rules: Rules::new(suspension),
+            metrics: metrics(),
+        };
+        let stopped = consuming.clone();
+        threads.start("health-owner", move || owner.run(&stopped))?;
+        let Some((log, entries)) = AttemptLog::new(*attempt_log, metrics()) else {
+            return Ok(Reports::new(tally, None));
+        };
+        let attempts = Attempts::new(kafka, topics.attempts.clone(), worker, metrics())?;
+        let stopped = stop.clone();
+        threads.start("attempt-log", move || attempts.run(&entries, &stopped))?;
+        Ok(Reports::new(tally, Some(log)))
+    }
+
     /// From a table that is read to a drained worker.
     async fn deliver(
         &self,
         table: &Arc<RwLock<Table>>,
+        standings: &Arc<Standings>,
         stop: &CancellationToken,
         fatal: &CancellationToken,
     ) -> Result<(), WorkerError> {
@@ -243,7 +316,12 @@ impl Started {
         let pressure = Pressure::new(shards, self.settings.delivery.max_queued_bytes);
         let sink_stop = CancellationToken::new();
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), sink_stop.clone(), fatal.clone())?;
-        let shared = self.shared(sink.clone(), &pressure);
+        let reports_stop = CancellationToken::new();
+        let mut reporters = Threads::new(fatal);
+        let consuming = stop.child_token();
+        let stops = (&consuming, &reports_stop);
+        let reports = self.start_reports(&mut reporters, standings, shards, stops)?;
+        let shared = self.shared(sink.clone(), &pressure, reports);
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
         let pipeline = Pipeline::new(
@@ -253,7 +331,6 @@ impl Started {
             shards,
             &self.settings.topics.integrations,
         );
-        let consuming = stop.child_token();
         let outlet = Outlet {
             shards: senders,
             pipeline: Arc::new(pipeline),
@@ -276,10 +353,13 @@ impl Started {
         sink_stop.cancel();
         join(shard_threads).await;
         flush(sink).await;
+        // The last attempts are counted and logged by now.
+        reports_stop.cancel();
+        join(reporters).await;
         Ok(())
     }
 
-    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>) -> Arc<Shared> {
+    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>, reports: Reports) -> Arc<Shared> {
         let delivery = &self.settings.delivery;
         let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
         let connector = Connector::system(policy, delivery.connect_timeout);
@@ -292,7 +372,7 @@ impl Started {
             pressure: Arc::clone(pressure),
             permits: Arc::new(Semaphore::new(delivery.max_in_flight)),
             settlements: Settlements::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
-            reports: Reports::default(),
+            reports,
         })
     }
 

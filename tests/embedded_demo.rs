@@ -4,6 +4,8 @@
 #[path = "support/process.rs"]
 mod process;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use process::{Process, Signal};
@@ -49,6 +51,41 @@ fn a_demo_of_five_seconds_accounts_for_every_event() {
     assert_eq!(number(&demo, "in a tier"), 0);
     assert_eq!(number(&demo, "not yet read"), 0);
     assert!(number(&demo, "requests") > 312, "the receiver that recovers was asked again");
+}
+
+/// Asks the demo's API, and gives the whole answer.
+fn ask_api(demo: &Process, method: &str, id: &str, body: &str) -> String {
+    let told = |name: &str| demo.lines().find(PATIENCE, |line| line.strip_prefix(name).map(str::to_owned));
+    let (api, token) = (told("api http://").expect("an address"), told("token ").expect("a token"));
+    let (address, path) = api.split_once('/').expect("an address and a path");
+    let mut stream = TcpStream::connect(address).expect("the API listens");
+    write!(
+        stream,
+        "{method} /{path}/{id} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("a request is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer comes");
+    answer
+}
+
+#[test]
+fn the_registration_api_can_be_tried_without_upsetting_the_account() {
+    let mut demo = demo(&["--retry-schedule", "100ms,2s"]);
+    // Nobody listens there: its deliveries wait in a tier when it is removed, and are dropped.
+    let mine = r#"{"id":"mine","baseUrl":"http://127.0.0.1:1","webHooks":[{"id":"hook","relativeUrl":"/","triggerType":"entityEvent","filter":{"items":[{"entityType":"company"}]}}]}"#;
+    let wait = |what: &str| demo.lines().find(PATIENCE, |line| line.contains(what).then_some(())).expect("goes on");
+    wait("producing");
+    assert!(ask_api(&demo, "PUT", "mine", mine).starts_with("HTTP/1.1 200"));
+    assert!(ask_api(&demo, "GET", "mine", "").contains("http://127.0.0.1:1"));
+    wait("  4s producing");
+    assert!(ask_api(&demo, "DELETE", "mine", "").starts_with("HTTP/1.1 200"));
+    wait("  6s producing");
+    demo.signal(Signal::Term);
+    assert_eq!(demo.wait(PATIENCE), 0, "{}", demo.lines().tail(40));
+    assert_balances(&demo);
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //! packed (a million webhooks fit in memory).
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::filter::{EventFacts, FilterItem};
 use super::hash::hash_bytes;
+use super::health::Health;
 use super::signature::{Signer, SigningKey};
 use super::target::{BadUrl, Target};
 
@@ -220,7 +221,7 @@ struct Packed {
     disabled: bool,
 }
 
-/// A secret that deliveries use.
+/// A secret of the integration.
 struct Secret {
     id: Box<str>,
     value: Box<str>,
@@ -238,8 +239,10 @@ pub struct Integration {
     webhooks: Box<[Packed]>,
     secrets: Box<[Secret]>,
     status: Status,
-    /// Set while the health topic says `failed`.
-    suspended: AtomicBool,
+    /// When the API last wrote the status, ms since 1970.
+    status_written_ms: Option<i64>,
+    /// What the health topic says, as its place in [`Health::ALL`].
+    health: AtomicU8,
 }
 
 impl fmt::Debug for Integration {
@@ -259,6 +262,7 @@ struct Record {
     status: Option<String>,
     secrets: Option<Vec<SecretRecord>>,
     web_hooks: Option<Vec<WebhookRecord>>,
+    update_info: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -353,9 +357,10 @@ impl Integration {
             base_url,
             items: packer.items.into(),
             webhooks: packer.webhooks.into(),
-            secrets: usable_secrets(record.secrets.unwrap_or_default())?,
+            secrets: checked_secrets(record.secrets.unwrap_or_default())?,
             status,
-            suspended: AtomicBool::new(false),
+            status_written_ms: record.update_info.as_ref().and_then(status_written_ms),
+            health: AtomicU8::new(Health::Active as u8),
         })
     }
 
@@ -379,14 +384,24 @@ impl Integration {
         self.status
     }
 
+    /// When the API last wrote the status, ms since 1970.
+    pub fn status_written_ms(&self) -> Option<i64> {
+        self.status_written_ms
+    }
+
+    /// What the health topic says.
+    pub fn health(&self) -> Health {
+        Health::ALL.get(usize::from(self.health.load(Ordering::Relaxed))).copied().unwrap_or_default()
+    }
+
     /// Whether the health topic says `failed`.
     pub fn is_suspended(&self) -> bool {
-        self.suspended.load(Ordering::Relaxed)
+        self.health() == Health::Failed
     }
 
     /// Follows the health topic.
-    pub fn set_suspended(&self, suspended: bool) {
-        self.suspended.store(suspended, Ordering::Relaxed);
+    pub fn set_health(&self, health: Health) {
+        self.health.store(health as u8, Ordering::Relaxed);
     }
 
     /// How many webhooks it has.
@@ -513,6 +528,12 @@ impl<'a> Webhook<'a> {
     }
 }
 
+/// When the API last wrote the status: it says so in a field of its own, since the value may be the one before.
+fn status_written_ms(update_info: &serde_json::Value) -> Option<i64> {
+    let written: jiff::Timestamp = update_info.get("statusUpdatedAt")?.as_str()?.parse().ok()?;
+    Some(written.as_millisecond())
+}
+
 #[derive(Default)]
 struct Packer {
     text: String,
@@ -594,7 +615,7 @@ fn trigger_of(record: &WebhookRecord, id: &str) -> Result<Trigger, Unusable> {
         .map_err(|error| Unusable::Period { webhook: short(id), error })
 }
 
-fn usable_secrets(records: Vec<SecretRecord>) -> Result<Box<[Secret]>, Unusable> {
+fn checked_secrets(records: Vec<SecretRecord>) -> Result<Box<[Secret]>, Unusable> {
     let mut secrets = Vec::new();
     for record in records {
         let (Some(id), Some(value)) = (record.id, record.value) else { continue };
@@ -605,9 +626,8 @@ fn usable_secrets(records: Vec<SecretRecord>) -> Result<Box<[Secret]>, Unusable>
             if !usable {
                 return Err(Unusable::Header(short(&id)));
             }
-        } else if id != SIGNING_SECRET {
-            continue;
         }
+        // Others are not used, but a receiver that repeats them must not have them written down.
         secrets.push(Secret { id: id.into(), value: value.into() });
     }
     Ok(secrets.into())
@@ -683,6 +703,17 @@ mod tests {
     }
 
     #[test]
+    fn when_the_status_was_written_is_known_if_it_is_said() {
+        let parse = |info: &str| {
+            Integration::parse("ws/i", format!(r#"{{"updateInfo":{info}}}"#).as_bytes()).unwrap().status_written_ms()
+        };
+        assert_eq!(parse(r#"{"statusUpdatedAt":"1970-01-01T00:00:07.5Z"}"#), Some(7_500));
+        for said in [r#"{"statusUpdatedAt":"yesterday"}"#, r#"{"statusUpdatedAt":7}"#, "{}", "null", "[]", r#""x""#] {
+            assert_eq!(parse(said), None, "{said}");
+        }
+    }
+
+    #[test]
     fn the_documented_record_is_used() {
         let value = r#"{ "id": "e01c765d-7c9b-491a-b5ea-d0e67eb017d9", "baseUrl": "https://my-integration.ru/crm/v1", "status": "active",
           "features": {}, "secrets": [ { "id": "webhook.signingSecret", "value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" },
@@ -695,6 +726,7 @@ mod tests {
         assert_eq!(integration.id(), "e01c765d-7c9b-491a-b5ea-d0e67eb017d9");
         assert_eq!(integration.status(), Status::Active);
         assert!(!integration.signer().is_empty());
+        assert_eq!(integration.secret_values().count(), 3);
         assert_eq!(integration.headers().collect::<Vec<_>>(), [("Authorization", "Bearer x")]);
         let webhook = integration.webhook_by_id("a5aad3c1-777b-4ae5-8ca1-60b94c0423e5").unwrap();
         assert_eq!(webhook.id(), "a5aad3c1-777b-4ae5-8ca1-60b94c0423e5");

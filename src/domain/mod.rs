@@ -9,6 +9,7 @@ pub mod filter;
 pub mod hash;
 pub mod instance;
 pub mod instance_check;
+pub mod health;
 pub mod integration;
 pub mod outcome;
 pub mod patch;

@@ -233,6 +233,8 @@ pub fn parse_retry_after(status: u16, value: Option<&[u8]>, now: SystemTime) -> 
     let text = std::str::from_utf8(value?).ok()?.trim();
     let wish = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
+        // More digits than a number holds are still a wish for very long.
+        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => RETRY_AFTER_MAX,
         Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
     };
     Some(wish.min(RETRY_AFTER_MAX))
@@ -296,5 +298,7 @@ mod tests {
         assert_eq!(parse(429, "Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(60)));
         assert_eq!(parse(429, "Wed, 21 Oct 2015 07:20:00 GMT"), Some(Duration::ZERO));
         assert_eq!(parse(429, "18446744073709551615"), Some(RETRY_AFTER_MAX));
+        assert_eq!(parse(429, "18446744073709551616"), Some(RETRY_AFTER_MAX));
+        assert_eq!(parse(429, ""), None);
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::filter::{EventFacts, FilterItem};
 use super::hash::BuildHash64;
+use super::health::Health;
 use super::integration::{Integration, STATUS_WORDS, Status, Trigger};
 
 /// An integration as a member of a set, found by its key.
@@ -79,7 +80,7 @@ impl Workspace {
 /// How many there are, by what becomes of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Integrations by status, in the order of [`STATUS_WORDS`]; a suspended one counts as failed.
+    /// Integrations by status, in the order of [`STATUS_WORDS`]; the health topic's `failed` and `hasErrors` count.
     pub integrations: [usize; STATUS_WORDS.len()],
     /// Webhooks that are delivered to.
     pub webhooks_enabled: usize,
@@ -223,7 +224,11 @@ impl Table {
     pub fn census(&self) -> Census {
         let mut census = Census::default();
         for integration in self.iter() {
-            let status = if integration.is_suspended() { Status::Failed } else { integration.status() };
+            let status = match (integration.health(), integration.status()) {
+                (Health::Failed, _) => Status::Failed,
+                (Health::HasErrors, Status::Active) => Status::HasErrors,
+                (Health::Active | Health::HasErrors, status) => status,
+            };
             let place = STATUS_WORDS.iter().position(|(_, known)| *known == status);
             if let Some(count) = place.and_then(|place| census.integrations.get_mut(place)) {
                 *count += 1;
@@ -328,6 +333,12 @@ mod tests {
         let census = table.census();
         assert_eq!((census.webhooks_enabled, census.webhooks_disabled), (6, 1));
         assert_eq!(census.integrations, [3, 1, 1, 1, 1]);
+        let mut active = table.iter().filter(|integration| integration.status() == Status::Active);
+        active.next().unwrap().set_health(Health::Failed);
+        active.next().unwrap().set_health(Health::HasErrors);
+        let paused = table.iter().find(|integration| integration.status() == Status::Paused).unwrap();
+        paused.set_health(Health::HasErrors);
+        assert_eq!(table.census().integrations, [1, 2, 1, 1, 2]);
     }
 
     fn scheduled(key: &str, period: &str) -> Arc<Integration> {

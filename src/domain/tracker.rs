@@ -67,6 +67,11 @@ impl OffsetTracker {
         self.committable
     }
 
+    /// The sequence number of the first record that is not settled, or of the next to come.
+    pub fn settled_below(&self) -> Sequence {
+        self.head
+    }
+
     /// How many records lie between the committed prefix and the last one read.
     pub fn span(&self) -> usize {
         self.slots.len()

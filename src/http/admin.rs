@@ -25,7 +25,6 @@ pub struct Condition {
     ready: AtomicBool,
     events: Beat,
     retries: Beat,
-    integrations: Beat,
     schedules: Beat,
 }
 
@@ -40,8 +39,6 @@ pub enum Loop {
     Events,
     /// The retries consumer.
     Retries,
-    /// The table feed.
-    Integrations,
     /// The schedules.
     Schedules,
 }
@@ -74,12 +71,7 @@ impl Condition {
             let last = beat.0.load(Ordering::Relaxed);
             last != 0 && now_ms - last > limit
         };
-        let beats = [
-            ("events", &self.events),
-            ("retries", &self.retries),
-            ("integrations", &self.integrations),
-            ("schedules", &self.schedules),
-        ];
+        let beats = [("events", &self.events), ("retries", &self.retries), ("schedules", &self.schedules)];
         beats.into_iter().find(|(_, beat)| still(beat)).map(|(name, _)| name)
     }
 
@@ -87,7 +79,6 @@ impl Condition {
         match of {
             Loop::Events => &self.events,
             Loop::Retries => &self.retries,
-            Loop::Integrations => &self.integrations,
             Loop::Schedules => &self.schedules,
         }
     }

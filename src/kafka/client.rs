@@ -119,6 +119,47 @@ pub fn schedule_consumer_config(kafka: &settings::Kafka, role: &str, group: &str
     config
 }
 
+/// Of the consumer of what workers count: its offsets are committed with what is made of them, in transactions.
+pub fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> ClientConfig {
+    let mut config = group_config(kafka, "health-owner", group);
+    config
+        .set("enable.auto.commit", "false")
+        // A dead owner's integrations wait for the next: nobody drains here.
+        .set("session.timeout.ms", "10000")
+        .set("heartbeat.interval.ms", "2000")
+        .set("queued.max.messages.kbytes", "4096")
+        .set("queued.min.messages", "1000");
+    with_properties(config, kafka)
+}
+
+/// Of the producer that writes states, counts and offsets together. `id` names its transactions.
+pub fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str) -> ClientConfig {
+    let mut config = producer_config(kafka, role);
+    config
+        .set("transactional.id", id)
+        // Bounds how long the next owner waits for what a dead one has left open.
+        .set("transaction.timeout.ms", "15000")
+        // The client library refuses a longer one, also where the user set it.
+        .set("socket.timeout.ms", "15000")
+        .set("message.timeout.ms", "10000")
+        .set("linger.ms", "0");
+    config
+}
+
+/// Of a client that asks where partitions really end, whatever transactions are open.
+pub fn uncommitted_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = table_consumer_config(kafka, role);
+    config.set("isolation.level", "read_uncommitted");
+    config
+}
+
+/// Of a client that asks for the offsets of a group without being a member.
+pub fn group_asker_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+    let mut config = table_consumer_config(kafka, role);
+    config.set("group.id", group);
+    config
+}
+
 /// Of a consumer that reads a whole topic as a table.
 pub fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
@@ -174,6 +215,13 @@ pub fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
         // The same partition for a key as the Java clients.
         .set("partitioner", "murmur2_random");
     with_properties(config, kafka)
+}
+
+/// Of the producer that sends each record alone.
+pub fn lone_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = producer_config(kafka, role);
+    config.set("batch.num.messages", "1");
+    config
 }
 
 /// Of a client for metadata and topics.
@@ -310,6 +358,15 @@ mod tests {
         }
         let config = schedule_consumer_config(&kafka(&[("session.timeout.ms", "9000")]), "schedules", "g");
         assert_eq!(config.get("session.timeout.ms"), Some("9000"), "properties of the user win");
+    }
+
+    #[test]
+    fn a_transactional_producer_can_be_made_whatever_the_user_sets() {
+        for properties in [&[][..], &[("socket.timeout.ms", "60000"), ("message.timeout.ms", "300000")]] {
+            let made = transactional_config(&kafka(properties), "health", "id")
+                .create_with_context::<_, rdkafka::producer::FutureProducer<ClientLog>>(ClientLog::new("health"));
+            assert!(made.is_ok(), "{properties:?}: {:?}", made.err());
+        }
     }
 
     #[tokio::test(start_paused = true)]

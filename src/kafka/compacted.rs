@@ -26,6 +26,8 @@ pub struct Row<'a> {
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
+    /// When it was written, ms since 1970.
+    pub timestamp_ms: i64,
     /// Its key.
     pub key: &'a [u8],
     /// Its value; none removes the key.
@@ -100,6 +102,7 @@ impl Compacted {
                 Some(Ok(message)) => row(Row {
                     partition: message.partition(),
                     offset: message.offset(),
+                    timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
                     key: message.key().unwrap_or_default(),
                     value: message.payload(),
                 }),

@@ -110,7 +110,7 @@ impl Events {
             }
             self.outlet.hand_over(&mut batches);
             if kept_up.elapsed() >= KEEP_UP_EVERY {
-                self.consumer.context().keep_up(&self.consumer);
+                self.consumer.context().keep_up(&self.consumer, Reading::Go);
                 self.outlet.condition.beat(Loop::Events);
                 kept_up = Instant::now();
             }
@@ -150,7 +150,7 @@ impl Events {
             can_go_on = self.poll(Duration::from_millis(20), &mut batches).is_some();
             // A record that was on its way when its partition was paused.
             self.outlet.hand_over(&mut batches);
-            self.consumer.context().keep_up(&self.consumer);
+            self.consumer.context().keep_up(&self.consumer, Reading::Wait);
             self.outlet.condition.beat(Loop::Events);
         }
         self.consumer.context().pause_all(&self.consumer, false);

@@ -1,8 +1,8 @@
 //! A member of a consumer group: which partitions it holds, what it commits, how it gives them up.
 //!
 //! One thread polls the consumer, always; rebalance callbacks run on it and may wait there. When a partition is given up
-//! nothing of it begins any more, what is under way may end (bounded), and the settled prefix is committed before the next
-//! owner starts. Offsets are stored explicitly and committed by the client every second; they never move backwards.
+//! nothing later of it begins any more, what was begun and what comes before it may end (bounded), and the settled prefix
+//! is committed before the next owner starts. Offsets are stored explicitly and committed by the client every second; they never move backwards.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::ClientLog;
 use crate::assignment::Assignment;
+use crate::lanes::pressure::Reading;
 use crate::telemetry::metrics::Metrics;
 
 /// A partition that this member holds.
@@ -148,8 +149,9 @@ impl Membership {
         }
     }
 
-    /// Stores what may be committed, and pauses and resumes partitions by their windows.
-    pub fn keep_up(&self, consumer: &BaseConsumer<Self>) {
+    /// Stores what may be committed, and pauses and resumes partitions by their windows. Nothing is resumed while `reading`
+    /// is to wait.
+    pub fn keep_up(&self, consumer: &BaseConsumer<Self>, reading: Reading) {
         let mut offsets = TopicPartitionList::new();
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();
@@ -163,7 +165,7 @@ impl Membership {
             if !held.paused && span >= WINDOW {
                 held.paused = true;
                 pause.add_partition(topic, *partition);
-            } else if held.paused && span < WINDOW / 2 {
+            } else if held.paused && span < WINDOW / 2 && reading == Reading::Go {
                 held.paused = false;
                 resume.add_partition(topic, *partition);
             }

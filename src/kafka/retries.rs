@@ -42,7 +42,7 @@ const BATCH: usize = 256;
 const KEEP_UP_EVERY: Duration = Duration::from_millis(200);
 
 struct Waiting {
-    payload: Bytes,
+    payload: Option<Bytes>,
     wire: Wire,
     due_ms: i64,
     offset: i64,
@@ -99,7 +99,7 @@ impl Retries {
             }
             self.hand_over_due(&mut batches);
             if kept_up.elapsed() >= KEEP_UP_EVERY {
-                self.consumer.context().keep_up(&self.consumer);
+                self.consumer.context().keep_up(&self.consumer, Reading::Go);
                 self.export();
                 self.outlet.condition.beat(Loop::Retries);
                 kept_up = Instant::now();
@@ -131,7 +131,7 @@ impl Retries {
     }
 
     fn until_next_due(&self) -> Duration {
-        if self.outlet.pressure.reading() == Reading::Wait {
+        if self.outlet.pressure.reading_due() == Reading::Wait {
             return POLL_MAX;
         }
         let next = self.hands.values().filter_map(|hand| hand.waiting.front()).map(|waiting| waiting.due_ms).min();
@@ -149,7 +149,7 @@ impl Retries {
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();
         for ((_, partition), hand) in &mut self.hands {
-            while self.outlet.pressure.reading() == Reading::Go
+            while self.outlet.pressure.reading_due() == Reading::Go
                 && let Some(waiting) = hand.pop_due(now_ms)
             {
                 let position = Origin {
@@ -201,7 +201,7 @@ impl Hand {
     fn pop_due(&mut self, now_ms: i64) -> Option<Waiting> {
         self.waiting.front().filter(|waiting| waiting.due_ms <= now_ms)?;
         let waiting = self.waiting.pop_front()?;
-        self.bytes -= waiting.payload.len();
+        self.bytes -= waiting.payload.as_ref().map_or(0, Bytes::len);
         Some(waiting)
     }
 }
@@ -230,8 +230,8 @@ fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), Hand>
     let Some(hand) = hands.get_mut(&(tier, message.partition())) else { return };
     let wire = message.headers().map_or_else(Wire::default, |headers| Wire::read(readable_headers(headers)));
     let delay = tiers.get(tier).map_or(Duration::ZERO, |(_, delay)| *delay);
-    let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
-    hand.bytes += payload.len();
+    let payload = message.payload().map(Bytes::copy_from_slice);
+    hand.bytes += payload.as_ref().map_or(0, Bytes::len);
     // It came, so the partition is not paused, whoever resumed it: a full hand pauses it again.
     hand.paused = false;
     hand.waiting.push_back(Waiting {

@@ -3,16 +3,17 @@
 //! Every real loss found in systems of this kind was a failed publication that counted as done. Here a publication ends
 //! in one of three ways: acknowledged, too large for its topic, or the process ends and the record stays unsettled.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{ClientLog, producer_config};
+use super::client::{ClientLog, lone_producer_config, producer_config};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
@@ -49,6 +50,9 @@ pub enum PublishError {
 #[derive(Clone)]
 pub struct Sink {
     producer: FutureProducer<ClientLog>,
+    /// Sends each record alone; made when a batch was too large for a topic, which says nothing about its records.
+    lone: Arc<OnceLock<FutureProducer<ClientLog>>>,
+    kafka: Arc<settings::Kafka>,
     metrics: Arc<Metrics>,
     /// Cancelled when nothing more is to be tried.
     stop: CancellationToken,
@@ -68,7 +72,7 @@ impl Sink {
         fatal: CancellationToken,
     ) -> Result<Self, KafkaError> {
         let producer = producer_config(kafka, "sink").create_with_context(ClientLog::new("sink"))?;
-        Ok(Self { producer, metrics, stop, fatal })
+        Ok(Self { producer, lone: Arc::default(), kafka: Arc::new(kafka.clone()), metrics, stop, fatal })
     }
 
     /// Publishes a record, trying again until it is acknowledged.
@@ -79,18 +83,26 @@ impl Sink {
     /// [`PublishError`]
     pub async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
         let mut backoff = BACKOFF_MIN;
+        let mut producer = &self.producer;
         loop {
             let published = tokio::select! {
                 biased;
-                published = publish_once(&self.producer, outgoing) => published,
+                published = publish_once(producer, outgoing) => published,
                 () = self.stop.cancelled() => return Err(PublishError::Stopped),
             };
             let Err(error) = published else { return Ok(()) };
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-                return Err(PublishError::TooLarge);
+            if is_too_large(&error) {
+                if !std::ptr::eq(producer, &raw const self.producer) {
+                    return Err(PublishError::TooLarge);
+                }
+                // It may have been too large only together with others.
+                if let Some(lone) = self.lone_producer() {
+                    producer = lone;
+                    continue;
+                }
             }
             self.metrics.publish_errors.with_label_values(&[&outgoing.topic]).inc();
-            if let Some((code, text)) = self.producer.client().fatal_error() {
+            if let Some((code, text)) = producer.client().fatal_error() {
                 tracing::error!(topic = &*outgoing.topic, ?code, text, "the producer can not go on");
                 self.fatal.cancel();
                 return Err(PublishError::Stopped);
@@ -104,12 +116,27 @@ impl Sink {
         }
     }
 
+    /// The producer that sends each record alone. None when it can't be made, which is logged; its configuration was good
+    /// for the other one.
+    fn lone_producer(&self) -> Option<&FutureProducer<ClientLog>> {
+        if self.lone.get().is_none() {
+            match lone_producer_config(&self.kafka, "sink-alone").create_with_context(ClientLog::new("sink-alone")) {
+                // Somebody else may have been faster; one of the two is dropped.
+                Ok(made) => drop(self.lone.set(made)),
+                Err(error) => tracing::error!(%error, "no producer for single records"),
+            }
+        }
+        self.lone.get()
+    }
+
     /// Waits until what was handed to the client is out, at most `patience`. Blocks the thread.
     ///
     /// # Errors
     /// Records are left.
     pub fn flush(&self, patience: Duration) -> Result<(), KafkaError> {
-        self.producer.flush(patience)
+        let began = Instant::now();
+        self.producer.flush(patience)?;
+        self.lone.get().map_or(Ok(()), |lone| lone.flush(patience.saturating_sub(began.elapsed())))
     }
 }
 
@@ -128,4 +155,10 @@ pub(super) async fn publish_once(producer: &FutureProducer<ClientLog>, outgoing:
     // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
     let sent = producer.send(record, rdkafka::util::Timeout::Never).await;
     sent.map(|_delivery| ()).map_err(|(error, _record)| error)
+}
+
+/// The broker's word for a batch beyond the topic's limit, and for one beyond its segments.
+fn is_too_large(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    code == Some(RDKafkaErrorCode::MessageSizeTooLarge) || code == Some(RDKafkaErrorCode::MessageBatchTooLarge)
 }

@@ -14,6 +14,7 @@ use super::compacted::{Compacted, CompactedError, Row};
 use crate::domain::integration::{Integration, Unusable};
 use crate::domain::table::Table;
 use crate::settings;
+use crate::standings::Standings;
 use crate::telemetry::metrics::Metrics;
 
 /// How long a poll waits for a change: bounds how late a stop is seen.
@@ -24,8 +25,8 @@ pub struct TableFeed {
     topic: Compacted,
     table: Arc<RwLock<Table>>,
     metrics: Arc<Metrics>,
-    /// Asked for each integration that comes: whether the health topic says `failed`.
-    is_suspended: Box<dyn Fn(&str) -> bool + Send>,
+    /// Asked and told of each integration that comes.
+    standings: Arc<Standings>,
 }
 
 impl TableFeed {
@@ -38,9 +39,9 @@ impl TableFeed {
         topic: &str,
         table: Arc<RwLock<Table>>,
         metrics: Arc<Metrics>,
-        is_suspended: Box<dyn Fn(&str) -> bool + Send>,
+        standings: Arc<Standings>,
     ) -> Result<Self, CompactedError> {
-        Ok(Self { topic: Compacted::open(kafka, topic, "integrations")?, table, metrics, is_suspended })
+        Ok(Self { topic: Compacted::open(kafka, topic, "integrations")?, table, metrics, standings })
     }
 
     /// Reads to the end there was, tells `ready`, and follows until `stop`. Blocks its thread.
@@ -75,13 +76,15 @@ impl TableFeed {
         Ok(())
     }
 
-    /// Takes over changes. The lock is held for the changes of one batch.
-    fn apply(&self, changes: Vec<Change>, settle: bool) {
+    /// Takes over changes: `live` ones, or those that were there before this process. The lock is held for the changes
+    /// of one batch.
+    fn apply(&self, changes: Vec<Change>, live: bool) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             match change {
-                Change::Put(integration) => {
-                    integration.set_suspended((self.is_suspended)(integration.key()));
+                Change::Put(integration, written_ms) => {
+                    let before = table.get(integration.key());
+                    self.standings.integration_changed(before.map(|before| &**before), &integration, written_ms, live);
                     table.put(Arc::new(*integration));
                 }
                 Change::Remove(key) => {
@@ -89,11 +92,11 @@ impl TableFeed {
                 }
             }
         }
-        if settle {
+        if live {
             table.settle();
         }
         drop(table);
-        if settle {
+        if live {
             self.census();
         }
     }
@@ -105,19 +108,22 @@ impl TableFeed {
 }
 
 enum Change {
-    Put(Box<Integration>),
+    /// With the time at which its record was written, ms since 1970.
+    Put(Box<Integration>, i64),
     Remove(String),
 }
 
 fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
     let parsed = std::str::from_utf8(row.key).map_err(|_invalid| Unusable::Key).and_then(|key| match row.value {
         None => Ok(Change::Remove(key.to_owned())),
-        Some(value) => Integration::parse(key, value).map(|integration| Change::Put(Box::new(integration))),
+        Some(value) => {
+            Integration::parse(key, value).map(|integration| Change::Put(Box::new(integration), row.timestamp_ms))
+        }
     });
     match parsed {
         Ok(change) => {
             match &change {
-                Change::Put(_) => metrics.integration_records_used.inc(),
+                Change::Put(..) => metrics.integration_records_used.inc(),
                 Change::Remove(_) => metrics.integration_records_removed.inc(),
             }
             Some(change)

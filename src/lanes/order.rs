@@ -108,9 +108,19 @@ impl<T> OrderedQueue<T> {
         drained
     }
 
+    /// Whether any that has not started is such a one.
+    pub fn any_waiting(&self, is_such: impl Fn(&T) -> bool) -> bool {
+        self.slots.iter().filter_map(|(_, slot)| slot.item.as_ref()).any(is_such)
+    }
+
     /// How many have not started.
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// How many could start now.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
     }
 
     /// Whether one could start now.
@@ -136,6 +146,8 @@ mod tests {
         queue.push("a2", [Some(1), None]);
         queue.push("b1", [Some(2), None]);
         queue.push("free", [None, None]);
+        assert_eq!((queue.waiting(), queue.ready()), (4, 3));
+        assert!(queue.any_waiting(|item| *item == "a2"));
         let (a1, item) = queue.pop().unwrap();
         assert_eq!(item, "a1");
         assert_eq!(queue.pop().unwrap().1, "b1");
@@ -181,7 +193,8 @@ mod tests {
         let (a1, _) = queue.pop().unwrap();
         let drained = queue.drain_waiting();
         assert_eq!(drained, ["free", "a2", "a3"]);
-        assert_eq!(queue.waiting(), 0);
+        assert_eq!((queue.waiting(), queue.ready()), (0, 0));
+        assert!(!queue.any_waiting(|_| true));
         queue.push("a4", [Some(1), None]);
         assert!(queue.pop().is_none(), "a1 still runs");
         queue.finish(a1);

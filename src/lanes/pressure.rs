@@ -19,6 +19,9 @@ const QUEUED_MIN: usize = 64;
 const QUEUED_FIRST: usize = 1024;
 /// What the queues may grow by between two looks of the shards, while somebody has nothing to do.
 const GROWTH_MAX: usize = 512;
+/// Deliveries that due retries may add to what stops the reading of events: they were put off once and should not also
+/// wait behind a backlog.
+const DUE_RESERVE: usize = 256;
 /// The most deliveries that wait in one process.
 const QUEUED_MAX: usize = 65_536;
 /// The most with scheduled ticks: a full queue of events leaves them as much again.
@@ -98,10 +101,19 @@ impl Pressure {
         shard.queued_before.store(shard.queued.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Whether consumers may read on.
+    /// Whether the events consumer may read on.
     pub fn reading(&self) -> Reading {
+        self.reading_beyond(0)
+    }
+
+    /// Whether retries that are due may be handed over.
+    pub fn reading_due(&self) -> Reading {
+        self.reading_beyond(DUE_RESERVE)
+    }
+
+    fn reading_beyond(&self, reserve: usize) -> Reading {
         let over_bytes = self.event_bytes.load(Ordering::Relaxed) >= self.event_bytes_max;
-        if over_bytes || self.queued() >= self.queued_max() { Reading::Wait } else { Reading::Go }
+        if over_bytes || self.queued() >= self.queued_max() + reserve { Reading::Wait } else { Reading::Go }
     }
 
     /// Whether a scheduled tick may still be queued. Ticks are small and are over soon: what makes the reading of events
@@ -186,6 +198,10 @@ mod tests {
         assert_eq!(pressure.reading(), Reading::Go);
         pressure.queue(1, 1);
         assert_eq!(pressure.reading(), Reading::Wait);
+        assert_eq!(pressure.reading_due(), Reading::Go, "retries have waited once");
+        pressure.queue(1, DUE_RESERVE);
+        assert_eq!(pressure.reading_due(), Reading::Wait);
+        pressure.unqueue(1, DUE_RESERVE);
         pressure.unqueue(0, 100);
         assert_eq!(pressure.reading(), Reading::Go);
     }

@@ -95,6 +95,8 @@ impl Settlements {
                 return Err((DropReason::TickOver, delivery));
             }
         }
+        // A dead letter says when its last attempt fell due.
+        let due_ms = due_ms.or(delivery.due.map(|due| due.at_ms));
         let wire = Wire { due_ms, ..wire_of(&delivery, failure, now_ms) };
         Ok(self.settlement(fate, wire, delivery.event))
     }
@@ -114,7 +116,6 @@ impl Settlements {
             Fate::Retried(tier) => self.tiers.get(tier).map_or(&self.dead_letter_topic, |(topic, _)| topic),
             Fate::Dead(reason) => {
                 wire.reason = Some(reason);
-                wire.due_ms = None;
                 &self.dead_letter_topic
             }
         };

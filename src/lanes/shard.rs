@@ -71,16 +71,28 @@ struct Lane {
     queue: OrderedQueue<Delivery>,
     in_flight: usize,
     pace: Pace,
+    /// Its host is at its limit and needs too long for what waits for it: see [`Shard::look_at_hosts`].
+    host_is_full: bool,
     /// It stands in the shard's queue of runnable lanes, or in its host's of waiting ones.
     scheduled: bool,
     fed: Instant,
 }
 
 impl Lane {
-    /// How many requests its receiver gets at once while it has work: what is under way when all else waits for that, and
-    /// all that is allowed when more could start.
-    fn at_once(&self, limit: usize) -> usize {
-        if self.queue.has_ready() { limit.max(self.in_flight) } else { self.in_flight }
+    /// Whether more waits than its receiver takes in a few seconds.
+    fn is_full(&self, limit: usize, now: Instant) -> bool {
+        let abreast = (self.in_flight + self.queue.ready()).min(limit);
+        self.pace.is_full(self.queue.waiting(), self.in_flight, abreast, now)
+    }
+
+    /// Whether what waits is to be put off: the receiver has stopped answering and would need too long, or either of these
+    /// and somebody waits for a partition that is being given up.
+    fn is_to_shed(&self, limit: usize, now: Instant) -> bool {
+        match (self.pace.is_stalled(self.in_flight, now), self.is_full(limit, now)) {
+            (true, true) => true,
+            (false, false) => false,
+            (true, false) | (false, true) => self.queue.any_waiting(|delivery| delivery.event.is_revoked()),
+        }
     }
 }
 
@@ -89,6 +101,7 @@ struct Host {
     idle: Vec<Link>,
     in_flight: usize,
     circuit: Circuit,
+    pace: Pace,
     /// Lanes that could start a request were the host's limit not reached.
     waiting: VecDeque<usize>,
     used: Instant,
@@ -232,8 +245,9 @@ impl Shard {
         let ordering = self.shared.settings.ordering;
         let Some(lane) = self.lanes.get_mut(lane_index) else { return };
         lane.fed = now;
-        let at_once = lane.at_once(self.shared.settings.max_in_flight_per_webhook);
-        if lane.pace.is_full(lane.queue.waiting(), at_once, now) {
+        // Of a host that is full, who has something waiting waits no more; who has nothing keeps a turn.
+        let is_full = lane.is_full(self.shared.settings.max_in_flight_per_webhook, now);
+        if is_full || (lane.host_is_full && lane.queue.waiting() > 0) {
             self.shared.pressure.unqueue(self.index, 1);
             self.put_off(delivery, Reason::Overloaded);
             return;
@@ -275,6 +289,7 @@ impl Shard {
             queue: OrderedQueue::default(),
             in_flight: 0,
             pace: Pace::new(now),
+            host_is_full: false,
             scheduled: false,
             fed: now,
         });
@@ -291,6 +306,7 @@ impl Shard {
             idle: Vec::new(),
             in_flight: 0,
             circuit: Circuit::default(),
+            pace: Pace::new(now),
             waiting: VecDeque::new(),
             used: now,
         });
@@ -350,7 +366,7 @@ impl Shard {
             for delivery in waiting {
                 self.put_off(delivery, Reason::CircuitOpen);
             }
-            self.wake_waiting(host_index);
+            self.wake_next(host_index);
             return Some(permit);
         }
         let probe = admission == Admission::Probe;
@@ -358,7 +374,7 @@ impl Shard {
             if probe && let Some(host) = self.hosts.get_mut(host_index) {
                 host.circuit.probe_abandoned();
             }
-            self.wake_waiting(host_index);
+            self.wake_next(host_index);
             return Some(permit);
         };
         self.begin(
@@ -378,11 +394,13 @@ impl Shard {
         None
     }
 
-    /// Gives a turn at the host to the next lane that waits for one: when a request ended, and when a lane did not use its
-    /// turn.
-    fn wake_waiting(&mut self, host_index: usize) {
-        let waiting = self.hosts.get_mut(host_index).and_then(|host| host.waiting.pop_front());
-        self.runnable.extend(waiting);
+    /// Lets the next lane try that waits for the host: whoever had the turn has no use for it.
+    fn wake_next(&mut self, host_index: usize) {
+        if let Some(host) = self.hosts.get_mut(host_index)
+            && let Some(waiting) = host.waiting.pop_front()
+        {
+            self.runnable.push_back(waiting);
+        }
     }
 
     /// The next delivery of a lane whose partition is not being given up.
@@ -405,6 +423,9 @@ impl Shard {
         };
         if lane.in_flight == 0 {
             lane.pace.wakes(now);
+        }
+        if host.in_flight == 0 {
+            host.pace.wakes(now);
         }
         lane.in_flight += 1;
         host.in_flight += 1;
@@ -466,6 +487,7 @@ impl Shard {
         let metrics = &self.shared.metrics;
         metrics.attempt_duration.observe(exchanged.took.as_secs_f64());
         self.shared.reports.attempt_ended(&Ended {
+            shard: self.index,
             delivery: &delivery,
             outcome: &exchanged.outcome,
             took: exchanged.took,
@@ -498,16 +520,18 @@ impl Shard {
             lane.pace.ended(took, under_way.connects, now);
             lane.queue.finish(under_way.place);
         }
-        self.schedule(under_way.lane);
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             host.in_flight -= 1;
+            host.pace.ended(took, under_way.connects, now);
             host.used = now;
             if let Some(mut link) = link {
                 link.idle_since = now;
                 host.idle.push(link);
             }
         }
-        self.wake_waiting(under_way.host);
+        // Who waits for the host comes first, or a busy lane would keep its place from all others.
+        self.wake_next(under_way.host);
+        self.schedule(under_way.lane);
     }
 
     fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
@@ -554,20 +578,19 @@ impl Shard {
         for (index, lane) in &self.lanes {
             let quiet = now.saturating_duration_since(lane.fed);
             if lane.queue.waiting() > 0 {
-                if lane.pace.is_stalled(lane.in_flight, now)
-                    && lane.pace.is_full(lane.queue.waiting(), lane.in_flight, now)
-                {
+                if lane.is_to_shed(limit, now) {
                     stalled.push(index);
                 }
             } else if quiet < FED_WITHIN && lane.in_flight < limit {
                 starving = true;
-            } else if quiet > FORGET_AFTER && lane.queue.is_empty() {
+            } else if quiet > FORGET_AFTER && lane.queue.is_empty() && !lane.scheduled {
                 forgotten.push(index);
             }
         }
         for index in stalled {
             self.shed(index);
         }
+        self.look_for_full_hosts(now);
         for index in forgotten {
             let lane = self.lanes.remove(index);
             self.lane_of.remove(&lane.key);
@@ -583,6 +606,29 @@ impl Shard {
         self.shared.pressure.unqueue(self.index, waiting.len());
         for delivery in waiting {
             self.put_off(delivery, Reason::Overloaded);
+        }
+    }
+
+    /// Finds the hosts that are at their limit and need too long for all that waits for them together. A lane can't tell:
+    /// it may have nothing under way at all.
+    fn look_for_full_hosts(&mut self, now: Instant) {
+        let mut waiting = vec![0; self.hosts.capacity()];
+        for (_, lane) in &self.lanes {
+            waiting.get_mut(lane.host).into_iter().for_each(|waiting| *waiting += lane.queue.waiting());
+        }
+        let limit = self.shared.settings.max_in_flight_per_host;
+        let mut over = Vec::new();
+        for (index, lane) in &mut self.lanes {
+            let Some(host) = self.hosts.get(lane.host) else { continue };
+            let waiting = waiting.get(lane.host).copied().unwrap_or(0);
+            lane.host_is_full =
+                host.in_flight >= limit && host.pace.is_full(waiting, host.in_flight, host.in_flight, now);
+            if lane.host_is_full && host.pace.is_stalled(host.in_flight, now) && lane.queue.waiting() > 0 {
+                over.push(index);
+            }
+        }
+        for index in over {
+            self.shed(index);
         }
     }
 

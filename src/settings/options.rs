@@ -144,8 +144,6 @@ const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply];
 const DELIVERING: &[Subcommand] = &[Worker, Demo];
 /// Who makes requests: the API sends test deliveries.
 const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
-/// Who serves metrics where others come to read them.
-const SERVED: &[Subcommand] = &[Worker, Api];
 const SERVING_API: &[Subcommand] = &[Api, Demo];
 const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
 const NAMING: &[Subcommand] = &[Replay, Resume, Explain];
@@ -344,9 +342,7 @@ static SUSPENSION: &[Spec] = &[
 ];
 
 static LISTENERS: &[Spec] = &[
-    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz", SERVED).default("0.0.0.0:9464"),
-    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz; another port where it is taken", &[Demo])
-        .default("127.0.0.1:9464"),
+    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz", REQUESTING).default("0.0.0.0:9464"),
     Spec::one("api-listen", "ADDRESS", "the registration API", SERVING_API).default("0.0.0.0:8080"),
     Spec::one(
         "api-tokens-file",

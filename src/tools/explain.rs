@@ -186,7 +186,9 @@ fn answer(given: &Given, found: &Found, health: Option<&Health>, webhook: Option
     let envelope = Envelope::parse(&given.value).map_err(no_event)?;
     let words = EventWords::parse(&given.value, &envelope).map_err(no_event)?;
     let integration = &found.integration;
-    integration.set_suspended(health.is_some_and(Health::is_suspended));
+    if health.is_some_and(Health::is_suspended) {
+        integration.set_health(crate::domain::health::Health::Failed);
+    }
     let items =
         items_of(&found.value).map_err(|source| ToolError::Unusable { key: integration.key().to_owned(), source })?;
     let explanation = explain(integration, &items, &words, &envelope.facts(), given.workspace.as_deref());

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{ToolError, blocking};
+use crate::domain;
 use crate::domain::integration::Integration;
 use crate::kafka::compacted::Compacted;
+use crate::kafka::health_wire::StateRecord;
 use crate::kafka::span::{SpanError, check_topic};
 use crate::settings::{Kafka, Selection, Settings};
 
@@ -82,29 +83,20 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn is_suspended(&self) -> bool {
-        self.status.as_deref() == Some("failed")
+        self.status.as_deref() == Some(domain::health::Health::Failed.word())
     }
 
-    fn follow(&mut self, value: Option<&[u8]>) -> Result<(), serde_json::Error> {
-        let record: HealthRecord = value.map_or_else(|| Ok(HealthRecord::default()), serde_json::from_slice)?;
-        self.status = record.status;
-        self.since = record.since;
-        if let Some(first_dropped) = record.first_dropped.filter(|offsets| !offsets.is_empty()) {
-            self.first_dropped = first_dropped
-                .into_iter()
-                .filter_map(|(partition, offset)| Some((partition.parse().ok()?, offset)))
-                .collect();
+    fn follow(&mut self, value: Option<&[u8]>) -> Result<(), String> {
+        let record = value.map(StateRecord::parse).transpose()?;
+        self.status = record.as_ref().map(|record| record.health().word().to_owned());
+        self.since = record.as_ref().map(|record| record.since().to_string());
+        if let Some(first_dropped) =
+            record.as_ref().map(StateRecord::first_dropped).filter(|offsets| !offsets.is_empty())
+        {
+            self.first_dropped.clone_from(first_dropped);
         }
         Ok(())
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct HealthRecord {
-    status: Option<String>,
-    since: Option<String>,
-    first_dropped: Option<BTreeMap<String, i64>>,
 }
 
 /// What the health topic says of that key; none where there is no such topic.
@@ -114,8 +106,7 @@ pub(super) async fn health(settings: &Settings, key: &str) -> Result<Option<Heal
         let mut health = Health::default();
         let read = rows_of(&kafka, &topic, "explain-health", &key, |value| {
             if let Err(error) = health.follow(value) {
-                let (line, column) = (error.line(), error.column());
-                tracing::warn!(key, line, column, "a record of the health topic can not be read and is passed over");
+                tracing::warn!(key, error, "a record of the health topic can not be read and is passed over");
             }
         });
         match read {
@@ -158,21 +149,28 @@ fn rows_of(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn the_offsets_of_a_suspension_outlive_its_end() {
         let mut health = Health::default();
-        health.follow(Some(br#"{"status":"hasErrors","since":"a"}"#)).unwrap();
-        assert_eq!(health.first_dropped.len(), 0);
-        health.follow(Some(br#"{"status":"failed","since":"b","firstDropped":{"0":5,"11":7},"more":1}"#)).unwrap();
-        assert!(health.is_suspended());
-        health.follow(Some(br#"{"status":"active","since":"c","firstDropped":{}}"#)).unwrap();
-        assert!(!health.is_suspended());
-        assert_eq!(health.since.as_deref(), Some("c"));
-        assert_eq!(health.first_dropped, BTreeMap::from([(0, 5), (11, 7)]));
-        health.follow(Some(br#"{"status":"failed","since":"d","firstDropped":{"0":9}}"#)).unwrap();
-        assert_eq!(health.first_dropped, BTreeMap::from([(0, 9)]), "the newest suspension counts");
+        let mut follow =
+            |value: serde_json::Value| health.follow(Some(value.to_string().as_bytes())).map(|()| health.clone());
+        let early = follow(json!({"status": "hasErrors", "since": "2023-11-14T22:13:20Z"})).unwrap();
+        assert_eq!(early.first_dropped.len(), 0);
+        let begin = json!({"0": 5, "11": 7});
+        let failed = json!({"status": "failed", "since": "2023-11-14T22:13:30Z", "firstDropped": begin, "more": 1});
+        assert!(follow(failed).unwrap().is_suspended());
+        let resumed = follow(json!({"status": "active", "since": "2023-11-14T22:14:00Z", "firstDropped": {}})).unwrap();
+        assert!(!resumed.is_suspended());
+        assert_eq!(resumed.since.as_deref(), Some("2023-11-14T22:14:00Z"));
+        assert_eq!(resumed.first_dropped, BTreeMap::from([(0, 5), (11, 7)]));
+        let again = json!({"status": "failed", "since": "2023-11-14T23:00:00Z", "firstDropped": {"0": 9}});
+        assert_eq!(follow(again).unwrap().first_dropped, BTreeMap::from([(0, 9)]), "the newest suspension counts");
+        assert!(follow(json!({"status": "strange", "since": "2023-11-14T23:00:00Z"})).is_err());
+        assert!(health.is_suspended(), "what can't be read changes nothing");
         health.follow(None).unwrap();
         assert_eq!((health.status, health.first_dropped.len()), (None, 1));
     }

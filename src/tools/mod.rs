@@ -13,6 +13,7 @@ mod receiver_log;
 mod render;
 pub mod replay;
 mod resend;
+pub mod resume;
 pub mod topics;
 
 pub use receiver_log::Output;

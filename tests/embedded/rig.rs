@@ -154,7 +154,7 @@ impl Rig {
         let position = Origin { topic: TIER.into(), partition: 0, offset: self.next_offset };
         let due = Due { at_ms: now_ms, tier: 0 };
         let payload = Bytes::copy_from_slice(payload);
-        let retry = DueRetry { payload, wire, due, position, sequence, now_ms };
+        let retry = DueRetry { payload: Some(payload), wire, due, position, sequence, now_ms };
         self.pipeline.retry(retry, &self.assignment, &mut batches);
         self.next_offset += 1;
         self.hand_over(batches.remove(0)).await;

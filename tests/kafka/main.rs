@@ -2,9 +2,12 @@
 #![expect(
     clippy::panic,
     clippy::unwrap_used,
+    clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
-    reason = "tests fail by panicking, in their helpers too, and the tests' own clock is the wall clock"
+    clippy::too_many_lines,
+    reason = "tests fail by panicking, in their helpers too, report what they measured by the wall clock, and tell their \
+              story in one piece"
 )]
 
 #[expect(dead_code, reason = "each suite uses a part of what they share")]
@@ -14,8 +17,17 @@ mod support;
 mod api;
 mod api_contract;
 mod delivery;
+mod failures;
+mod faults;
 mod harness;
+mod health;
 mod schedules;
 mod security;
 mod tools;
+mod isolation;
+mod poison;
+mod raw_produce;
+mod retries;
+mod stage;
+mod table;
 mod topics;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -525,4 +526,73 @@ async fn what_ends_in_an_aborted_transaction_is_read_to_its_end() {
     let aborted = format!("{}/0/2", names.dead_letter());
     let shown = run(brokers, &names, &["dead-letters", "show", "--event", &aborted]).await;
     assert!(shown.code == 1 && shown.log.contains("the record is gone"), "{}", shown.log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_suspension_cost_is_brought_over_and_the_account_balances() {
+    const DROPPED: usize = 30;
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let names = Names::of("bad-day");
+    names.create(brokers, SCHEDULE, 3).await;
+    let receiver = Receiver::start(|_| Answer::status(503));
+    produce(brokers, &names.integrations(), [Record::new("ws/i", integration(&receiver, "active").to_string())]);
+    let fast = ["--retry-schedule", SCHEDULE, "--suspend-after", "2s", "--suspend-after-failures", "10"];
+    let mut worker = Worker::start(brokers, &names, &fast).await;
+    let made = AtomicUsize::new(0);
+    let send = |count: usize| {
+        let first = made.fetch_add(count, Ordering::Relaxed);
+        produce(brokers, &names.events(), (first..first + count).map(|id| event(id, "company")));
+        first + count
+    };
+    wait_until("the suspension", PATIENCE, async || {
+        // Only attempts suspend, and an open circuit makes few of them.
+        send(2);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let states: Vec<_> =
+            read_all(brokers, &names.health()).iter().map(|record| record.json()["status"].clone()).collect();
+        if states.contains(&json!("failed")) { Ok(()) } else { Err(states) }
+    })
+    .await;
+    wait_until("the worker to obey", PATIENCE, async || {
+        let gauge = worker.metric("hookstream_integrations", &[("status", "failed")]).await;
+        if gauge > 0.5 { Ok(()) } else { Err(gauge) }
+    })
+    .await;
+    let events = send(DROPPED);
+    let dropped = || async { worker.metric("hookstream_dropped_total", &[("reason", "suspended")]).await };
+    wait_until("the drops", PATIENCE, async || match dropped().await {
+        count if count >= 30.0 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    wait_until("every event to be dropped or dead", PATIENCE, async || {
+        let accounted = dropped().await + f64::from(u32::try_from(total(brokers, &names.dead_letter())).unwrap());
+        if (accounted - f64::from(u32::try_from(events).unwrap())).abs() < 0.5 {
+            Ok(())
+        } else {
+            Err((accounted, events))
+        }
+    })
+    .await;
+
+    receiver.answer_with(|_| Answer::ok());
+    let owner = ["--workspace", "ws", "--integration", "i"];
+    let resumed = run(brokers, &names, &[&["resume"][..], &owner].concat()).await;
+    assert_eq!(resumed.code, 0, "{}", resumed.log);
+    // A new worker: the circuit of the old one is open.
+    worker.stop();
+    let mut worker = Worker::start(brokers, &names, &fast).await;
+    let seen = receiver.count();
+    let replayed = run(brokers, &names, &[&["replay", "--json"][..], &owner].concat()).await;
+    let redriven = run(brokers, &names, &[&["dead-letters", "redrive", "--json"][..], &owner].concat()).await;
+    assert_eq!((replayed.code, redriven.code), (0, 0), "{} {}", replayed.log, redriven.log);
+    let count = |account: &Ended| usize::try_from(account.json()["sent"].as_u64().unwrap()).unwrap();
+    assert!(count(&replayed) >= DROPPED, "{}", replayed.out);
+    let requests = receiver.wait_for(seen + count(&replayed) + count(&redriven), PATIENCE).await;
+    let delivered: BTreeSet<String> =
+        requests.iter().skip(seen).map(|request| request.json()["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(delivered.len(), events, "every event came over, by one way or the other");
+    assert_eq!(ids(&receiver, seen).len(), events, "and under one id, also where both ways brought it");
+    worker.stop();
 }

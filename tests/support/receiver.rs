@@ -88,12 +88,16 @@ pub enum Misbehaviour {
     DripHead(Duration),
     /// Sends headers that never end.
     EndlessHeaders,
+    /// Sends interim answers (103) that never end.
+    EndlessInterim,
     /// Sends a good head, then a body that never ends.
     EndlessBody,
     /// Sends a good head, then none of the body it announced.
     StalledBody,
     /// Sends what is no HTTP.
     Garbage,
+    /// Answers as it should, then closes the connection without having said so.
+    CloseAfter,
 }
 
 /// What the endpoint answers.
@@ -413,6 +417,10 @@ async fn reply(stream: &mut TcpStream, request: &Recorded, answer: &Answer) -> b
             while begun && stream.write_all(b"x-more: and-more-and-more-and-more\r\n").await.is_ok() {}
             false
         }
+        Some(Misbehaviour::EndlessInterim) => {
+            while stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n").await.is_ok() {}
+            false
+        }
         Some(Misbehaviour::EndlessBody) => {
             let begun = stream.write_all(&answer.bytes(request)).await.is_ok();
             let chunk = [b"1000\r\n".as_slice(), &[b'a'; 0x1000], b"\r\n"].concat();
@@ -423,6 +431,11 @@ async fn reply(stream: &mut TcpStream, request: &Recorded, answer: &Answer) -> b
             if stream.write_all(&answer.bytes(request)).await.is_ok() {
                 until_closed(stream).await;
             }
+            false
+        }
+        Some(Misbehaviour::CloseAfter) => {
+            // Whether it could be written or not, the connection ends.
+            let _written = stream.write_all(&answer.bytes(request)).await;
             false
         }
         Some(Misbehaviour::Garbage) => {

@@ -227,7 +227,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// One of [`FIELDS`].
+    /// A field of the instance itself that a path may name, such as `baseUrl`.
     fn field(&mut self, number: usize, operation: &Operation, field: &'static str) -> Result<(), OperationFault> {
         match operation.verb {
             Verb::Test => {

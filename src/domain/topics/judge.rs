@@ -52,7 +52,7 @@ impl Judge<'_> {
                 let values = (partitions.to_string(), wanted.to_string());
                 self.add("partitions", values, (Severity::Warning, cost), Fix::Partitions(wanted));
             }
-            Purpose::HealthDeltas if partitions != wanted => {
+            Purpose::HealthDeltas | Purpose::HealthCounts if partitions != wanted => {
                 let cost = "failures of an integration would be counted where its state is not kept".to_owned();
                 let values = (partitions.to_string(), format!("{wanted}, as many as the health topic has"));
                 let fix = if partitions < wanted { Fix::Partitions(wanted) } else { Fix::ByHand };
@@ -65,7 +65,8 @@ impl Judge<'_> {
             | Purpose::DeadLetter
             | Purpose::Attempts
             | Purpose::Health
-            | Purpose::HealthDeltas => {}
+            | Purpose::HealthDeltas
+            | Purpose::HealthCounts => {}
         }
         if actual.replicas < self.spec.replicas {
             self.add(
@@ -125,7 +126,7 @@ impl Judge<'_> {
         words.sort_unstable();
         let is_compacted = words.contains(&"compact");
         let (severity, cost) = match self.spec.purpose {
-            Purpose::Integrations | Purpose::Health if words == ["compact"] => return,
+            Purpose::Integrations | Purpose::Health | Purpose::HealthCounts if words == ["compact"] => return,
             Purpose::Integrations => (
                 Severity::Error,
                 "registrations older than the retention vanish, and what they subscribed to with them",
@@ -134,6 +135,9 @@ impl Judge<'_> {
                 Severity::Error,
                 "suspensions older than the retention are forgotten, and what failed is sent to again",
             ),
+            Purpose::HealthCounts => {
+                (Severity::Error, "counts older than the retention are forgotten, and what fails is suspended too late")
+            }
             _ if words.is_empty() => (Severity::Warning, "the topic grows for ever"),
             _ if !is_compacted => return,
             Purpose::Events => (Severity::Error, "events are replaced by newer ones of their key before they are read"),
@@ -153,7 +157,7 @@ impl Judge<'_> {
         let kept = Duration::from_millis(millis);
         let text = format_duration(kept);
         let (severity, least, cost) = match self.spec.purpose {
-            Purpose::Integrations | Purpose::Health => return,
+            Purpose::Integrations | Purpose::Health | Purpose::HealthCounts => return,
             Purpose::Events => {
                 (Severity::Warning, 3 * DAY, format!("events are lost when no worker has read them for {text}"))
             }
@@ -192,7 +196,7 @@ impl Judge<'_> {
             return;
         }
         let (severity, what) = match self.spec.purpose {
-            Purpose::Integrations | Purpose::Health | Purpose::Attempts => return,
+            Purpose::Integrations | Purpose::Health | Purpose::HealthCounts | Purpose::Attempts => return,
             Purpose::Tier(_) => (Severity::Error, "the oldest retries are lost, due or not,"),
             Purpose::Events => (Severity::Warning, "the oldest events are lost, read or not,"),
             Purpose::DeadLetter => (Severity::Warning, "the oldest dead letters are lost"),
@@ -215,6 +219,7 @@ impl Judge<'_> {
             Purpose::Attempts => (Severity::Warning, small_record(), "long entries of the attempt log are dropped"),
             Purpose::Health => (Severity::Error, small_record(), "changes of state could not be recorded"),
             Purpose::HealthDeltas => (Severity::Error, small_record(), "failures could not be counted"),
+            Purpose::HealthCounts => (Severity::Error, small_record(), "what was counted could not be kept"),
         };
         if bytes < least {
             self.add(
@@ -389,8 +394,9 @@ mod tests {
                 ("retry.1h", error),
                 ("dead", error),
                 ("attempts", Severity::Warning),
-                ("health", error),
-                ("health.deltas", error)
+                ("health", Severity::Warning),
+                ("health.deltas", Severity::Warning),
+                ("health.counts", Severity::Warning)
             ]
         );
         assert!(plan.findings.iter().all(|finding| finding.fix == Fix::Create && finding.subject == "topic"));
@@ -440,7 +446,7 @@ mod tests {
 
     #[test]
     fn tables_must_be_compacted_and_nothing_else_may_be() {
-        for topic in ["integrations", "health"] {
+        for topic in ["integrations", "health", "health.counts"] {
             for policy in ["delete", "compact,delete", "delete,compact", ""] {
                 check(topic, "cleanup.policy", policy, Severity::Error, "older than the retention");
             }
@@ -523,7 +529,13 @@ mod tests {
         let deltas = "health.deltas".to_owned();
         assert_eq!(subjects("health.deltas", 3), [(deltas.clone(), Severity::Error, Fix::Partitions(12))]);
         assert_eq!(subjects("health.deltas", 24), [(deltas.clone(), Severity::Error, Fix::ByHand)]);
-        assert_eq!(subjects("health", 24), [(deltas, Severity::Error, Fix::Partitions(24))], "as many as health has");
+        let counts = "health.counts".to_owned();
+        assert_eq!(
+            subjects("health", 24),
+            [(deltas, Severity::Error, Fix::Partitions(24)), (counts.clone(), Severity::Error, Fix::Partitions(24))],
+            "as many as health has"
+        );
+        assert_eq!(subjects("health.counts", 3), [(counts, Severity::Error, Fix::Partitions(12))]);
     }
 
     #[test]
@@ -533,7 +545,7 @@ mod tests {
             topic.properties = Err("no permission".to_owned());
         }
         let plan = plan(&topics(), &schedule(), &actual);
-        assert_eq!(plan.findings.len(), 8);
+        assert_eq!(plan.findings.len(), 9);
         assert!(plan.findings.iter().all(|it| it.severity == Severity::Warning && it.actual.contains("no permission")));
     }
 

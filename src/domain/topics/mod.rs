@@ -27,6 +27,8 @@ pub enum Purpose {
     Health,
     /// The failure counts that all workers send to the owner of a state.
     HealthDeltas,
+    /// What the owner of a state has made of them, by key.
+    HealthCounts,
 }
 
 /// How one topic must be.
@@ -139,16 +141,21 @@ pub fn deltas_topic(health: &str) -> String {
     format!("{health}.deltas")
 }
 
+/// The topic of what has been made of them.
+pub fn counts_topic(health: &str) -> String {
+    format!("{health}.counts")
+}
+
 impl Purpose {
     /// Compacted topics are tables: a key's partition must never change.
     fn is_table(self) -> bool {
-        matches!(self, Self::Integrations | Self::Health)
+        matches!(self, Self::Integrations | Self::Health | Self::HealthCounts)
     }
 
     /// How long records must be kept, where they are not kept by key.
     fn retention(self) -> Option<Duration> {
         match self {
-            Self::Integrations | Self::Health => None,
+            Self::Integrations | Self::Health | Self::HealthCounts => None,
             Self::Events => Some(7 * DAY),
             Self::Tier(delay) => Some((delay.duration() + OUTAGE).max(7 * DAY)),
             Self::DeadLetter => Some(30 * DAY),
@@ -171,7 +178,7 @@ impl Purpose {
         match self {
             Self::Events | Self::Integrations => None,
             Self::Tier(_) | Self::DeadLetter => Some(events_bytes_max.saturating_add(HEADERS_BYTES_MAX)),
-            Self::Attempts | Self::Health | Self::HealthDeltas => Some(SMALL_RECORD_BYTES_MAX),
+            Self::Attempts | Self::Health | Self::HealthDeltas | Self::HealthCounts => Some(SMALL_RECORD_BYTES_MAX),
         }
     }
 
@@ -184,8 +191,9 @@ impl Purpose {
                 (Severity::Error, "what is given up could not be recorded, and its partition would stand still")
             }
             Self::Attempts => (Severity::Warning, "the attempt log is dropped and only counted"),
-            Self::Health => (Severity::Error, "which integrations are suspended could be neither known nor recorded"),
-            Self::HealthDeltas => (Severity::Error, "failures of all workers together could not be counted"),
+            Self::Health => (Severity::Warning, "which integrations are suspended could be neither known nor recorded"),
+            Self::HealthDeltas => (Severity::Warning, "failures of all workers together could not be counted"),
+            Self::HealthCounts => (Severity::Warning, "what was counted could not be kept over a restart"),
         }
     }
 }
@@ -204,6 +212,7 @@ pub fn expected(
     all.push((topics.attempts.clone(), Purpose::Attempts));
     all.push((topics.health.clone(), Purpose::Health));
     all.push((deltas_topic(&topics.health), Purpose::HealthDeltas));
+    all.push((counts_topic(&topics.health), Purpose::HealthCounts));
     let replicas = topics.replication_factor.min(brokers.max(1));
     let specs = all.into_iter().map(|(name, purpose)| TopicSpec {
         name,
@@ -247,7 +256,7 @@ pub fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: &Actual
     let mut specs = expected(topics, schedule, events_bytes_max(topics, actual), actual.brokers);
     let health_partitions = actual.topics.get(&topics.health).map_or(topics.partitions, |health| health.partitions);
     for spec in &mut specs {
-        if spec.purpose == Purpose::HealthDeltas {
+        if matches!(spec.purpose, Purpose::HealthDeltas | Purpose::HealthCounts) {
             spec.partitions = health_partitions;
         }
     }

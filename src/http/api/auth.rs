@@ -89,6 +89,13 @@ impl Tokens {
         Ok(Self { file: file.map(Path::to_owned), set: RwLock::new(Arc::new(set)) })
     }
 
+    /// One token, not from a file, for one workspace.
+    pub(super) fn one(token: &str, workspace: &str) -> Self {
+        let grant = Grant::Workspaces([workspace.to_owned()].into());
+        let set = Set(vec![(hash(token.as_bytes()), Arc::new(grant))]);
+        Self { file: None, set: RwLock::new(Arc::new(set)) }
+    }
+
     /// Reads the file again; a bad one leaves the tokens as they were.
     pub(super) fn reload(&self) {
         let Some(file) = &self.file else { return };

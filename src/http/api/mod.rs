@@ -159,6 +159,15 @@ impl Bound {
         Ok(Self { listener: Listener::bind(&settings.api).await?, tokens })
     }
 
+    /// Listens with one token for one workspace in the place of a tokens file.
+    ///
+    /// # Errors
+    /// [`ApiError`] names the option at fault.
+    pub async fn bind_with_token(settings: &Settings, token: &str, workspace: &str) -> Result<Self, ApiError> {
+        let tokens = Arc::new(Tokens::one(token, workspace));
+        Ok(Self { listener: Listener::bind(&settings.api).await?, tokens })
+    }
+
     /// The address listened on.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()

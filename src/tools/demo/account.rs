@@ -230,7 +230,6 @@ impl Account {
             invalid: self.invalid,
             invalid_dead: self.invalid_dead,
             matched: self.matched,
-            dropped: remains.dropped,
             distinct: self.distinct,
             strangers: self.strangers,
             changed_ids: self.changed_ids,
@@ -248,6 +247,9 @@ impl Account {
                 self.add(&mut balance, Pair { event, webhook }, row, remains);
             }
         }
+        // Drops in other workspaces explain nothing here, and can't be told apart: what is more is theirs.
+        balance.dropped = remains.dropped.min(balance.missing);
+        balance.missing -= balance.dropped;
         balance
     }
 
@@ -288,7 +290,7 @@ pub struct Remains {
     pub committed: BTreeMap<(String, i32), i64>,
     /// Events that the events' group has not committed.
     pub unread_events: BTreeSet<u32>,
-    /// Deliveries that the worker says it dropped by a rule. Of a drop nothing else remains.
+    /// Deliveries that the worker says it dropped by a rule, in all workspaces. Of a drop nothing else remains.
     pub dropped: u64,
 }
 
@@ -322,11 +324,11 @@ pub struct Balance {
     pub in_tier: BTreeMap<usize, u64>,
     /// In the events topic, not committed.
     pub unread: u64,
-    /// Dropped by a rule, as the worker says.
+    /// Nowhere, and dropped by a rule, as the worker says.
     pub dropped: u64,
-    /// Nowhere: those that were dropped among them.
+    /// Nowhere.
     pub missing: u64,
-    /// Some of the missing.
+    /// Some of those that are nowhere.
     pub examples: Vec<Pair>,
     /// What all receivers have seen.
     pub requests: Requests,
@@ -345,15 +347,10 @@ pub struct Balance {
 pub enum Fault {
     /// Deliveries, or events that are none, of which there is no trace.
     Missing {
-        /// How many, without those that were dropped.
+        /// How many.
         count: u64,
-        /// Some of all that left no trace.
+        /// Some of all that left no trace, dropped ones included.
         examples: Vec<Pair>,
-    },
-    /// More drops than deliveries that left no trace.
-    Dropped {
-        /// How many more.
-        excess: u64,
     },
     /// Requests or records of nothing that was produced for that webhook.
     Strangers(u64),
@@ -367,10 +364,8 @@ impl Balance {
     /// Why it does not balance; empty when it does.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        if self.missing > self.dropped {
-            faults.push(Fault::Missing { count: self.missing - self.dropped, examples: self.examples.clone() });
-        } else if self.dropped > self.missing {
-            faults.push(Fault::Dropped { excess: self.dropped - self.missing });
+        if self.missing > 0 {
+            faults.push(Fault::Missing { count: self.missing, examples: self.examples.clone() });
         }
         if self.strangers > 0 {
             faults.push(Fault::Strangers(self.strangers));
@@ -468,11 +463,9 @@ mod tests {
     #[test]
     fn drops_stand_for_as_many_that_left_no_trace() {
         let all_but_one = [Ack(0, 0), Ack(0, 1), Dead(3, INVALID)];
-        for (dropped, expected) in
-            [(0, vec![missing(1, &[(1, 1)])]), (1, vec![]), (2, vec![Fault::Dropped { excess: 1 }])]
-        {
+        for (dropped, counted, expected) in [(0, 0, vec![missing(1, &[(1, 1)])]), (1, 1, vec![]), (2, 1, vec![])] {
             let balance = account(&all_but_one).balance(&Remains { dropped, ..remains() });
-            assert_eq!(balance.faults(), expected, "{dropped} dropped");
+            assert_eq!((balance.dropped, balance.faults()), (counted, expected), "{dropped} dropped");
         }
     }
 

@@ -8,6 +8,7 @@ pub mod account;
 pub mod sample;
 pub mod produce;
 pub mod receivers;
+pub mod registration;
 pub mod summary;
 pub mod view;
 pub mod watch;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::signature::{Signer, SigningKey};
+use crate::http::api::ApiError;
 use crate::kafka::ClientError;
 use crate::kafka::embedded::{EmbeddedBroker, EmbeddedError};
 use crate::kafka::observer::ObserverError;
@@ -36,8 +38,9 @@ use crate::telemetry::terminal as screen;
 use crate::worker::{Worker, WorkerError};
 use account::{Account, Balance, Remains};
 use receivers::Began;
+use registration::Registration;
 use sample::SAMPLES;
-use view::{Paint, Phase, Reading};
+use view::{Paint, Phase, Places, Reading};
 use watch::{Watch, tier_topics};
 
 /// Partitions of each topic.
@@ -74,9 +77,12 @@ pub enum DemoError {
     /// The worker ended.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// The worker ended, and says nothing of a reason.
-    #[error("the worker ended unasked")]
-    WorkerEnded,
+    /// The registration API ended.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A part ended, and says nothing of a reason.
+    #[error("a part of the demo ended unasked")]
+    Ended,
     /// The worker did not get ready.
     #[error("the worker was not ready within {READY_TIMEOUT:?}")]
     NotReady,
@@ -198,6 +204,7 @@ struct Stage {
     began: Arc<Began>,
     sink: Sink,
     worker: Worker,
+    registration: Registration,
     phase: Arc<Mutex<Phase>>,
 }
 
@@ -211,7 +218,9 @@ impl Stage {
     ) -> Result<Self, DemoError> {
         // This broker answers no question about topics.
         let worker = bind(&settings).await?.without_topic_check();
-        Ok(Self { settings, demo, ledger, began, sink, worker, phase: Arc::new(Mutex::new(Phase::Starting)) })
+        let registration = Registration::bind(&settings).await?;
+        let phase = Arc::new(Mutex::new(Phase::Starting));
+        Ok(Self { settings, demo, ledger, began, sink, worker, registration, phase })
     }
 
     /// Runs worker, watch and view around the performance, then draws the balance and writes it.
@@ -223,7 +232,7 @@ impl Stage {
         let camera = Camera::of(&self);
         let metrics = self.worker.metrics();
         let readiness = Readiness { condition: self.worker.condition(), metrics: Arc::clone(&metrics) };
-        let Self { settings, demo, ledger, began, sink, worker, phase } = self;
+        let Self { settings, demo, ledger, began, sink, worker, registration, phase } = self;
         let performance = Performance { settings: &settings, demo, ledger: &ledger, began: &began, sink: &sink, phase };
 
         let mut watching = JoinSet::new();
@@ -232,7 +241,10 @@ impl Stage {
         let mut viewing = JoinSet::new();
         viewing.spawn(camera.run(stop_view.clone()));
         let mut working = JoinSet::new();
-        working.spawn(worker.run(stop_worker.clone()));
+        let (stop, api_stop) = (stop_worker.clone(), stop_worker.clone());
+        let serving = registration.run(settings.clone(), Arc::clone(&metrics), api_stop);
+        working.spawn(async move { worker.run(stop).await.map_err(DemoError::from) });
+        working.spawn(async move { serving.await.map_err(DemoError::from) });
 
         let performed = tokio::select! {
             biased;
@@ -245,7 +257,7 @@ impl Stage {
             ended??;
         }
         worker_ended.cancel();
-        let remains = watching.join_next().await.ok_or(DemoError::WorkerEnded)???;
+        let remains = watching.join_next().await.ok_or(DemoError::Ended)???;
         performance.set(Phase::Ended);
         stop_view.cancel();
         while let Some(viewed) = viewing.join_next().await {
@@ -257,11 +269,11 @@ impl Stage {
     }
 }
 
-fn unasked(ended: Option<Result<Result<(), WorkerError>, tokio::task::JoinError>>) -> DemoError {
+fn unasked(ended: Option<Result<Result<(), DemoError>, tokio::task::JoinError>>) -> DemoError {
     match ended {
-        Some(Ok(Err(error))) => error.into(),
+        Some(Ok(Err(error))) => error,
         Some(Err(error)) => error.into(),
-        Some(Ok(Ok(()))) | None => DemoError::WorkerEnded,
+        Some(Ok(Ok(()))) | None => DemoError::Ended,
     }
 }
 
@@ -352,8 +364,7 @@ struct Camera {
     metrics: Arc<Metrics>,
     phase: Arc<Mutex<Phase>>,
     tiers: Vec<String>,
-    admin: String,
-    broker: String,
+    places: Places,
 }
 
 impl Camera {
@@ -365,8 +376,12 @@ impl Camera {
             metrics: stage.worker.metrics(),
             phase: Arc::clone(&stage.phase),
             tiers: stage.settings.delivery.schedule.tiers().iter().map(ToString::to_string).collect(),
-            admin: stage.worker.admin_address().to_string(),
-            broker: stage.settings.kafka.brokers.clone(),
+            places: Places {
+                metrics: stage.worker.admin_address(),
+                api: stage.registration.address(),
+                token: stage.registration.token().map(str::to_owned),
+                broker: stage.settings.kafka.brokers.clone(),
+            },
         }
     }
 
@@ -377,6 +392,12 @@ impl Camera {
         let draws = wishes.draws && io::stdout().is_terminal();
         let mut ticks = tokio::time::interval(if draws { FRAME_EVERY } else { LINE_EVERY });
         let mut stopped = false;
+        if !draws {
+            let places = self.places.named().map(|(name, value)| format!("{name} {value}"));
+            if let Err(error) = print(&places.join("\n")) {
+                tracing::warn!(%error, "stdout can not be written");
+            }
+        }
         while !stopped {
             tokio::select! {
                 biased;
@@ -402,8 +423,7 @@ impl Camera {
             elapsed,
             duration: self.demo.duration,
             rate: self.demo.rate,
-            admin: self.admin.clone(),
-            broker: self.broker.clone(),
+            places: self.places.clone(),
             events: [&metrics.events_matched, &metrics.events_unmatched, &metrics.events_invalid].map(IntCounter::get),
             acknowledged: metrics.deliveries_acknowledged.get(),
             tiers: (self.tiers.iter().zip(&metrics.retries).enumerate())

@@ -7,7 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::account::EVENTS_MAX;
-use super::sample::{self, WORKSPACE};
+use super::sample;
 use super::{Ledger, lock};
 use crate::clock;
 use crate::kafka::sink::{Outgoing, PublishError, Sink};
@@ -83,7 +83,7 @@ fn next(topic: &str, ledger: &Ledger) -> Option<Outgoing> {
         topic: topic.into(),
         key: Some(event.key.into()),
         payload: Some(event.value),
-        headers: vec![(wire::WORKSPACE, WORKSPACE.to_owned())],
+        headers: vec![(wire::WORKSPACE, event.workspace.to_owned())],
     })
 }
 

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use super::account::{INVALID, Webhooks};
 use crate::domain::integration::SIGNING_SECRET;
 
-/// The workspace of everything.
+/// The workspace of everything that the account counts.
 pub const WORKSPACE: &str = "demo";
+/// The workspace for trying out the registration API. It gets events too; what becomes of them is its owner's business.
+pub const PLAYGROUND: &str = "playground";
 /// One record in so many is no event.
 const INVALID_EVERY: u32 = 200;
 /// Companies that the events are about.
@@ -160,8 +162,8 @@ enum Kind {
     Contact(Change),
     Link,
     Unlink,
-    /// Of an entity type that no webhook asks for.
-    Task,
+    /// A changed company of the playground, which none of the demo's webhooks is for.
+    Playground,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +180,7 @@ const ROUND: [(Kind, &[u8]); 20] = [
     (Kind::Company(Change::Create), &[0, 2]),
     (Kind::Link, &[1, 3]),
     (Kind::Contact(Change::Create), &[1]),
-    (Kind::Task, &[]),
+    (Kind::Playground, &[]),
     (Kind::Company(Change::Patch), &[0, 2]),
     (Kind::Contact(Change::Patch), &[1]),
     (Kind::Company(Change::Patch), &[0, 2]),
@@ -190,7 +192,7 @@ const ROUND: [(Kind, &[u8]); 20] = [
     (Kind::Contact(Change::Patch), &[1]),
     (Kind::Company(Change::Patch), &[0, 2]),
     (Kind::Link, &[1, 3]),
-    (Kind::Task, &[]),
+    (Kind::Playground, &[]),
     (Kind::Company(Change::Patch), &[0, 2]),
     (Kind::Contact(Change::Delete), &[1]),
 ];
@@ -225,6 +227,8 @@ pub fn number_of_event(value: &[u8]) -> Option<u32> {
 
 /// A record to produce.
 pub struct Produced {
+    /// Its workspace.
+    pub workspace: &'static str,
     /// The entity's id, as the CRM is advised to key.
     pub key: String,
     /// The event.
@@ -236,7 +240,7 @@ pub fn event(number: u32, at: &str) -> Produced {
     let Some((kind, _)) = kind(number) else {
         // Cut off in the middle, as after a bug in a producer.
         let text = format!(r#"{{"id":"{}","type":"change","entityIds":{{"#, event_id(number));
-        return Produced { key: company(number), value: text.into() };
+        return Produced { workspace: WORKSPACE, key: company(number), value: text.into() };
     };
     let (event_type, entity_ids, change) = body(kind, number);
     let key = entity_ids.as_object().and_then(|ids| ids.values().next()?.as_str()).unwrap_or_default().to_owned();
@@ -250,7 +254,8 @@ pub fn event(number: u32, at: &str) -> Produced {
         "entityIds": entity_ids,
         "changeData": change,
     });
-    Produced { key, value: value.to_string().into() }
+    let workspace = if kind == Kind::Playground { PLAYGROUND } else { WORKSPACE };
+    Produced { workspace, key, value: value.to_string().into() }
 }
 
 fn company(number: u32) -> String {
@@ -263,12 +268,13 @@ fn contact(number: u32) -> String {
 
 fn body(kind: Kind, number: u32) -> (&'static str, Value, Value) {
     let both = || json!({ "companyId": company(number), "contactId": contact(number) });
+    let of_company = || json!({ "companyId": company(number) });
     match kind {
-        Kind::Company(of) => ("change", json!({ "companyId": company(number) }), change(of, "name", "Alpha", number)),
+        Kind::Company(of) => ("change", of_company(), change(of, "name", "Alpha", number)),
         Kind::Contact(of) => ("change", json!({ "contactId": contact(number) }), change(of, "email", "x@y.z", number)),
         Kind::Link => ("link", both(), Value::Null),
         Kind::Unlink => ("unlink", both(), Value::Null),
-        Kind::Task => ("change", json!({ "taskId": contact(number) }), change(Change::Patch, "state", "open", number)),
+        Kind::Playground => ("change", of_company(), change(Change::Patch, "name", "Beta", number)),
     }
 }
 
@@ -303,7 +309,7 @@ mod tests {
             let produced = event(number, "2021-09-28T11:08:26.903198+00:00");
             let mut found = Webhooks::of(&[]);
             match Envelope::parse(&produced.value) {
-                Ok(envelope) => table.matching(WORKSPACE, &envelope.facts(), |integration, index| {
+                Ok(envelope) => table.matching(produced.workspace, &envelope.facts(), |integration, index| {
                     let id = integration.webhook(index).unwrap().id();
                     found = Webhooks::of(&[number_of_webhook(&id).unwrap()]).and(found);
                 }),

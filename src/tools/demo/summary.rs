@@ -22,7 +22,7 @@ pub fn lines(balance: &Balance, tiers: &[String], dead: &[(DeadReason, u64)]) ->
         row("  dead letters", balance.dead, &named(dead.collect())),
         row("  dropped", balance.dropped, ""),
         row("  not yet read", balance.unread, ""),
-        row("  missing", balance.missing.saturating_sub(balance.dropped), ""),
+        row("  missing", balance.missing, ""),
         row(
             "requests",
             requests.received,
@@ -54,7 +54,6 @@ fn text(fault: &Fault) -> String {
             let names: Vec<String> = examples.iter().map(|pair| name(*pair)).collect();
             format!("{count} missing, neither acknowledged nor in a topic; without a trace are {}", names.join(", "))
         }
-        Fault::Dropped { excess } => format!("the worker counts {excess} more drops than deliveries without a trace"),
         Fault::Strangers(count) => format!("{count} requests or records for a webhook that their event does not match"),
         Fault::ChangedIds(count) => format!("{count} requests with another webhook-id than the attempt before"),
         Fault::Unsigned(count) => format!("{count} requests without the right signature"),

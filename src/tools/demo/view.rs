@@ -2,10 +2,11 @@
 //! read by others.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::account::Requests;
-use super::sample::{Behaviour, SAMPLES};
+use super::sample::{Behaviour, PLAYGROUND, SAMPLES};
 use crate::domain::outcome::DeadReason;
 use crate::telemetry::metrics::Within;
 
@@ -36,6 +37,41 @@ impl Phase {
     }
 }
 
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The worker's metrics.
+    pub metrics: SocketAddr,
+    /// The registration API.
+    pub api: SocketAddr,
+    /// The API's token of this run; none when a file holds the tokens.
+    pub token: Option<String>,
+    /// The broker.
+    pub broker: String,
+}
+
+impl Places {
+    /// Names and values, in the order to show them.
+    pub fn named(&self) -> [(&'static str, String); 4] {
+        [
+            ("metrics", format!("http://{}/metrics", reachable(self.metrics))),
+            ("broker", self.broker.clone()),
+            ("api", format!("http://{}/api/v1/{PLAYGROUND}/integrations/instances", reachable(self.api))),
+            ("token", self.token.clone().unwrap_or_else(|| "one of --api-tokens-file".to_owned())),
+        ]
+    }
+}
+
+/// An address to connect to: listeners may be on all of them.
+fn reachable(listening: SocketAddr) -> SocketAddr {
+    let loopback = match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(loopback, listening.port())
+}
+
 /// What the view shows at one moment.
 #[derive(Clone, Debug)]
 pub struct Reading {
@@ -47,10 +83,8 @@ pub struct Reading {
     pub duration: Option<Duration>,
     /// Events a second.
     pub rate: u32,
-    /// Where the metrics are.
-    pub admin: String,
-    /// Where the broker is.
-    pub broker: String,
+    /// Where everything is.
+    pub places: Places,
     /// Events read: for webhooks, for none, and those that are none.
     pub events: [u64; 3],
     /// Deliveries that were acknowledged.
@@ -167,10 +201,9 @@ impl Reading {
             Phase::Stopping => paint.yellow("stopping: the worker drains"),
             Phase::Ended => paint.dim("ended"),
         };
-        vec![
-            format!("{}  {clock}  {phase}", paint.bold("hookstream demo")),
-            paint.dim(&format!("metrics http://{}/metrics   broker {}", self.admin, self.broker)),
-        ]
+        let mut lines = vec![format!("{}  {clock}  {phase}", paint.bold("hookstream demo"))];
+        lines.extend(self.places.named().map(|(name, value)| paint.dim(&format!("{name:<9}{value}"))));
+        lines
     }
 
     fn deliveries(&self, paint: Paint) -> Vec<String> {
@@ -286,8 +319,12 @@ mod tests {
             elapsed: Duration::from_secs(77),
             duration: Some(Duration::from_secs(30)),
             rate: 50,
-            admin: "127.0.0.1:9464".to_owned(),
-            broker: "127.0.0.1:40123".to_owned(),
+            places: Places {
+                metrics: "0.0.0.0:9464".parse().unwrap(),
+                api: "[::]:18080".parse().unwrap(),
+                token: Some("0123456789abcdef0123456789abcdef".to_owned()),
+                broker: "127.0.0.1:40123".to_owned(),
+            },
             events: [748, 85, 17],
             acknowledged: 1_001,
             tiers: ["1s", "2s", "5s", "10s"].map(|name| (name.to_owned(), 120, 7)).into(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{INVALID, InTier, Pair, Remains};
-use super::sample::{number_of_event, number_of_webhook};
+use super::sample::{PLAYGROUND, number_of_event, number_of_webhook};
 use super::{Ledger, lock};
 use crate::domain::outcome::DeadReason;
 use crate::kafka::observer::{Observer, ObserverError, Seen, committed};
@@ -71,6 +71,9 @@ impl Watch {
     }
 
     fn see(&self, seen: &Seen<'_>) {
+        if seen.wire.workspace.as_deref() == Some(PLAYGROUND) {
+            return;
+        }
         let mut account = lock(&self.ledger);
         let Some(event) = seen.value.and_then(number_of_event) else {
             account.find_stranger();

@@ -1,0 +1,87 @@
+//! What receivers cost each other, and what waiting costs: a receiver that hangs beside 99 good ones, how late retries
+//! are, memory of idle connections and of events that wait in the tiers.
+//!
+//! `cargo bench --bench isolation -- --help` lists the options. Prints a table and writes JSON.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod hang;
+mod lateness;
+mod memory;
+#[expect(dead_code, reason = "each suite uses a part of what they share")]
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+
+use common::figures::{Figure, report};
+use common::options::Options;
+use support::cluster::{Cluster, ClusterOptions};
+
+const OPTIONS: [(&str, usize, &str); 11] = [
+    ("rounds", 5, "rounds of each figure with a hanging receiver"),
+    ("throughput", 1, "0: not the throughput with one that hangs"),
+    ("latency", 1, "0: not the latency with one that hangs"),
+    ("lateness", 1, "0: not how late retries are"),
+    ("idle", 1, "0: not the memory of idle connections"),
+    ("waiting", 1, "0: not the memory with events in the tiers"),
+    ("events", 150_000, "events of a throughput round"),
+    ("rate", 2_000, "events a second of a latency round"),
+    ("connections", 10_000, "idle connections"),
+    ("retries", 1_000, "retries a second that fall due"),
+    ("tier-events", 1_000_000, "events that wait in the tiers"),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "farm") {
+        return memory::farm_child(&arguments[1..]);
+    }
+    let options = match Options::parse(&OPTIONS) {
+        Ok(options) => options,
+        Err(text) => {
+            eprintln!("{text}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let figures = runtime.block_on(run(&options));
+    report("isolation", "one worker, defaults but where a figure says otherwise; a real Kafka; 1 KiB events", &figures);
+    ExitCode::SUCCESS
+}
+
+async fn run(options: &Options) -> Vec<Figure> {
+    let mut cluster = ClusterOptions::nodes(1);
+    cluster.jvm_arguments.push("-Xmx1g".to_owned());
+    let cluster = Cluster::start_with(cluster).await;
+    let brokers = cluster.brokers();
+    let mut figures = Vec::new();
+    if options.get("throughput") == 1 {
+        figures.extend(hang::throughput(brokers, options).await);
+    }
+    if options.get("latency") == 1 {
+        figures.extend(hang::latency(brokers, options).await);
+    }
+    if options.get("lateness") == 1 {
+        figures.extend(lateness::measure(brokers, options).await);
+    }
+    if options.get("idle") == 1 {
+        figures.extend(memory::idle_connections(brokers, options).await);
+    }
+    if options.get("waiting") == 1 {
+        figures.extend(memory::waiting(brokers, options).await);
+    }
+    figures
+}

@@ -1,0 +1,382 @@
+//! What the owner of a partition of deltas keeps: every integration of it, and what of that is not yet written down.
+//!
+//! Counting is written down late, a change of state at once. Until then the deltas that were counted stay uncommitted, so
+//! that the next owner reads them again; each integration knows up to which offset it has counted, so that it counts none
+//! of them twice.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use super::{Health, Known, Rules, Slot, Told};
+use crate::domain::hash::BuildHash64;
+
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    known: Known,
+    /// The offset of the first delta that is counted and not written down.
+    unwritten_from: Option<i64>,
+}
+
+/// A delta that is counted and not written down, or was.
+#[derive(Clone, Debug)]
+struct Unwritten {
+    offset: i64,
+    counted_ms: i64,
+    key: Box<str>,
+}
+
+/// A wish to resume that is not yet granted.
+#[derive(Clone, Debug)]
+struct Wish {
+    offset: i64,
+    key: Box<str>,
+    since_ms: Option<i64>,
+}
+
+/// A change of state to write down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The integration.
+    pub key: Box<str>,
+    /// What is known after it.
+    pub known: Known,
+}
+
+/// The integrations of one partition.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    entries: HashMap<Box<str>, Entry, BuildHash64>,
+    /// Oldest first.
+    unwritten: VecDeque<Unwritten>,
+    wishes: Vec<Wish>,
+    /// Those whose state time alone can change.
+    watched: BTreeSet<Box<str>>,
+    /// The offset after the last delta that came.
+    next_offset: Option<i64>,
+}
+
+impl Book {
+    /// Takes over what was written down of an integration.
+    pub fn load(&mut self, key: &str, known: Known) {
+        if known.is_watched() {
+            self.watched.insert(key.into());
+        }
+        self.entries.insert(key.into(), Entry { known, unwritten_from: None });
+    }
+
+    /// How many integrations it holds.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What is known of an integration.
+    pub fn known(&self, key: &str) -> Option<&Known> {
+        self.entries.get(key).map(|entry| &entry.known)
+    }
+
+    /// Passes a record that says nothing.
+    pub fn pass(&mut self, offset: i64) {
+        self.next_offset = self.next_offset.max(Some(offset + 1));
+    }
+
+    /// Counts what a process tells of an integration in the record at `offset`.
+    pub fn count(&mut self, offset: i64, told: Told, (key, slots): (&str, &[Slot]), rules: &Rules, now_ms: i64) {
+        let entry = match self.entries.get_mut(key) {
+            Some(entry) => entry,
+            None => self.entries.entry(key.into()).or_default(),
+        };
+        if !entry.known.apply(offset, told, slots, rules, now_ms) {
+            return;
+        }
+        if entry.unwritten_from.is_none() {
+            entry.unwritten_from = Some(offset);
+            self.unwritten.push_back(Unwritten { offset, counted_ms: now_ms, key: key.into() });
+        }
+        if entry.known.is_watched() && !self.watched.contains(key) {
+            self.watched.insert(key.into());
+        }
+    }
+
+    /// Takes the wish to end the suspension of an integration that began at `since_ms`, or whichever it is.
+    pub fn wish(&mut self, offset: i64, key: &str, since_ms: Option<i64>) {
+        self.wishes.push(Wish { offset, key: key.into(), since_ms });
+    }
+
+    /// The changes that are due. They come again until [`Book::written`].
+    pub fn changes(&mut self, rules: &Rules, now_ms: i64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let entries = &mut self.entries;
+        self.watched.retain(|key| {
+            let Some(entry) = entries.get_mut(key) else { return false };
+            let health = entry.known.judge(rules, now_ms);
+            if health != entry.known.health {
+                changes.push(Change { key: key.clone(), known: entry.known.changed(health, now_ms) });
+                return true;
+            }
+            entry.known.is_watched()
+        });
+        let mut granted = BTreeSet::new();
+        for wish in &self.wishes {
+            let Some(entry) = self.entries.get(&wish.key) else { continue };
+            let meant = wish.since_ms.is_none_or(|since_ms| entry.known.since_ms == Some(since_ms));
+            if entry.known.health == Health::Failed && meant && granted.insert(&wish.key) {
+                changes.push(Change { key: wish.key.clone(), known: entry.known.resumed(now_ms) });
+            }
+        }
+        changes
+    }
+
+    /// What was counted at `before_ms` or earlier and is not written down, at most `count` integrations.
+    pub fn unwritten(&self, before_ms: i64, count: usize) -> Vec<(Box<str>, Known)> {
+        let due = self.unwritten.iter().take_while(|unwritten| unwritten.counted_ms <= before_ms);
+        due.filter_map(|unwritten| self.entries.get(&unwritten.key).map(|entry| (unwritten, entry)))
+            .filter(|(unwritten, entry)| entry.unwritten_from == Some(unwritten.offset))
+            .map(|(unwritten, entry)| (unwritten.key.clone(), entry.known.clone()))
+            .take(count)
+            .collect()
+    }
+
+    /// Integrations that are known and need not be, since nothing happened from `before_ms` on.
+    pub fn forgettable(&self, before_ms: i64, count: usize) -> Vec<Box<str>> {
+        let idle = |entry: &Entry| entry.unwritten_from.is_none() && entry.known.is_forgettable(before_ms);
+        self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(key, _)| key.clone()).take(count).collect()
+    }
+
+    /// Where the next owner has to begin when `written` is written down and all wishes are granted or refused.
+    pub fn next_offset_with<'a>(&self, written: impl Iterator<Item = &'a str>) -> Option<i64> {
+        let written: BTreeSet<&str> = written.collect();
+        let open = self.unwritten.iter().find(|unwritten| {
+            let from = self.entries.get(&unwritten.key).and_then(|entry| entry.unwritten_from);
+            from == Some(unwritten.offset) && !written.contains(&*unwritten.key)
+        });
+        open.map(|unwritten| unwritten.offset).or(self.next_offset)
+    }
+
+    /// All this is written down: changes, counts and what is forgotten. Wishes that were there are done with.
+    pub fn written<'a>(
+        &mut self,
+        changes: Vec<Change>,
+        counted: impl Iterator<Item = &'a str>,
+        forgotten: impl Iterator<Item = &'a str>,
+    ) {
+        for Change { key, known } in changes {
+            if known.is_watched() {
+                self.watched.insert(key.clone());
+            } else {
+                self.watched.remove(&key);
+            }
+            self.entries.insert(key, Entry { known, unwritten_from: None });
+        }
+        for key in counted {
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.unwritten_from = None;
+            }
+        }
+        for key in forgotten {
+            self.entries.remove(key);
+        }
+        self.wishes.clear();
+        let entries = &self.entries;
+        let is_written = |unwritten: &Unwritten| {
+            entries.get(&unwritten.key).and_then(|entry| entry.unwritten_from) != Some(unwritten.offset)
+        };
+        while self.unwritten.front().is_some_and(is_written) {
+            self.unwritten.pop_front();
+        }
+    }
+
+    /// The first offset that a wish or a count still needs.
+    pub fn first_needed(&self) -> Option<i64> {
+        let wish = self.wishes.iter().map(|wish| wish.offset).min();
+        let count = self.next_offset_with(std::iter::empty());
+        wish.map_or(count, |wish| Some(count.map_or(wish, |count| count.min(wish))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::Reason;
+    use proptest::prelude::*;
+
+    const RULES: Rules =
+        Rules { errors_window_s: 60, errors_min_attempts: 20, suspend_after_ms: 10_000, suspend_after_failures: 5 };
+
+    fn failures(second: u32, count: u32) -> Slot {
+        Slot {
+            second,
+            failures: [(Reason::Timeout, count)].into_iter().collect(),
+            first_failure_ms: Some(i64::from(second) * 1_000),
+            ..Slot::default()
+        }
+    }
+
+    fn told(sequence: u64) -> Told {
+        Told { boot: 1, sequence }
+    }
+
+    fn keys(changes: &[Change]) -> Vec<(&str, Health)> {
+        changes.iter().map(|change| (&*change.key, change.known.health)).collect()
+    }
+
+    #[test]
+    fn a_change_comes_until_it_is_written_and_then_never_again() {
+        let mut book = Book::default();
+        book.count(0, told(1), ("ws/a", &[failures(1, 30)]), &RULES, 1_500);
+        book.count(1, told(2), ("ws/b", &[failures(1, 1)]), &RULES, 1_500);
+        book.pass(1);
+        let changes = book.changes(&RULES, 2_000);
+        assert_eq!(keys(&changes), [("ws/a", Health::HasErrors)]);
+        assert_eq!(keys(&book.changes(&RULES, 2_000)), [("ws/a", Health::HasErrors)], "not written yet");
+        assert_eq!(book.next_offset_with(["ws/a"].into_iter()), Some(1));
+        book.written(changes, std::iter::empty(), std::iter::empty());
+        assert!(book.changes(&RULES, 3_000).is_empty());
+        assert_eq!(book.known("ws/a").unwrap().since_ms, Some(2_000));
+        // Time alone makes it worse, and later better.
+        let changes = book.changes(&RULES, 11_000);
+        assert_eq!(keys(&changes), [("ws/a", Health::Failed)]);
+        book.written(changes, std::iter::empty(), std::iter::empty());
+        assert!(book.changes(&RULES, 500_000).is_empty());
+    }
+
+    #[test]
+    fn a_wish_is_granted_once_and_only_to_the_suspension_it_means() {
+        let failed = Known::default().changed(Health::Failed, 5_000);
+        let check = |wishes: &[Option<i64>], expected: &[(&str, Health)]| {
+            let mut book = Book::default();
+            book.load("ws/a", failed.clone());
+            for (offset, since_ms) in (10..).zip(wishes) {
+                book.wish(offset, "ws/a", *since_ms);
+                book.pass(offset);
+            }
+            book.wish(20, "ws/unknown", None);
+            book.pass(20);
+            assert_eq!(book.first_needed(), Some(if wishes.is_empty() { 20 } else { 10 }));
+            let changes = book.changes(&RULES, 9_000);
+            assert_eq!(keys(&changes), expected);
+            assert_eq!(keys(&book.changes(&RULES, 9_000)), expected, "not written yet");
+            book.written(changes, std::iter::empty(), std::iter::empty());
+            assert_eq!(book.first_needed(), Some(21));
+            assert!(book.changes(&RULES, 9_500).is_empty());
+        };
+        let granted: &[_] = &[("ws/a", Health::Active)];
+        check(&[None], granted);
+        check(&[Some(5_000), Some(5_000), None], granted);
+        check(&[Some(4_999)], &[]);
+        check(&[Some(4_999), Some(5_000)], granted);
+        check(&[], &[]);
+    }
+
+    #[test]
+    fn what_is_counted_is_written_when_it_is_old_enough_and_the_offset_follows() {
+        let mut book = Book::default();
+        for (offset, key, at) in [(0, "ws/a", 1_000), (1, "ws/b", 2_000), (2, "ws/a", 3_000), (3, "ws/c", 4_000)] {
+            book.count(offset, told(u64::try_from(offset).unwrap() + 1), (key, &[failures(1, 1)]), &RULES, at);
+            book.pass(offset);
+        }
+        let due = |book: &Book, before| book.unwritten(before, 10).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(due(&book, 999), []);
+        assert_eq!(due(&book, 2_000), ["ws/a".into(), "ws/b".into()]);
+        assert_eq!(book.unwritten(9_000, 1).len(), 1);
+        assert_eq!(book.next_offset_with(["ws/a"].into_iter()), Some(1));
+        assert_eq!(book.next_offset_with(["ws/b"].into_iter()), Some(0));
+        assert_eq!(book.next_offset_with(["ws/a", "ws/b", "ws/c"].into_iter()), Some(4));
+        book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
+        assert_eq!(book.first_needed(), Some(1));
+        book.count(4, told(5), ("ws/a", &[failures(2, 1)]), &RULES, 5_000);
+        book.pass(4);
+        book.written(vec![], ["ws/b", "ws/c"].into_iter(), std::iter::empty());
+        assert_eq!((book.first_needed(), due(&book, 9_000)), (Some(4), vec!["ws/a".into()]));
+        book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
+        assert_eq!(book.first_needed(), Some(5));
+    }
+
+    #[test]
+    fn the_idle_are_forgotten_only_once_they_are_written() {
+        let mut book = Book::default();
+        let slot = Slot { second: 1, acknowledged: 1, last_acknowledged_ms: Some(1_000), ..Slot::default() };
+        book.count(0, told(1), ("ws/a", &[slot]), &RULES, 1_000);
+        assert!(book.forgettable(900_000, 10).is_empty());
+        book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
+        assert_eq!(book.forgettable(900_000, 10), ["ws/a".into()]);
+        assert!(book.forgettable(1_000, 10).is_empty());
+        book.written(vec![], std::iter::empty(), ["ws/a"].into_iter());
+        assert!(book.is_empty());
+    }
+
+    /// What a topic of deltas and two of states come to over owners that die at any moment.
+    #[derive(Default)]
+    struct Topics {
+        deltas: Vec<(u64, &'static str, Slot)>,
+        counts: HashMap<Box<str>, Known>,
+        changes: Vec<(Box<str>, Health)>,
+        committed: i64,
+    }
+
+    impl Topics {
+        fn owner(&self) -> Book {
+            let mut book = Book::default();
+            self.counts.iter().for_each(|(key, known)| book.load(key, known.clone()));
+            book
+        }
+
+        fn turn(&mut self, book: &mut Book, before_ms: i64, now_ms: i64) {
+            let changes = book.changes(&RULES, now_ms);
+            let counted = book.unwritten(before_ms, 2);
+            let written = changes.iter().map(|change| &*change.key).chain(counted.iter().map(|(key, _)| &**key));
+            self.committed = book.next_offset_with(written).unwrap_or(self.committed);
+            self.counts.extend(counted.iter().cloned());
+            for change in &changes {
+                self.counts.insert(change.key.clone(), change.known.clone());
+                self.changes.push((change.key.clone(), change.known.health));
+            }
+            book.written(changes, counted.iter().map(|(key, _)| &**key), std::iter::empty());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn owners_that_die_lose_and_double_nothing(
+            deltas in prop::collection::vec((0..3usize, 1..4u32), 1..40),
+            steps in prop::collection::vec((0..6u8, 1..8usize), 1..60),
+        ) {
+            let keys = ["ws/a", "ws/b", "ws/c"];
+            let deltas_of = |(n, (key, count)): (u64, &(usize, u32))| (n, keys[*key], failures(1, *count));
+            let mut topics = Topics { deltas: (1..).zip(&deltas).map(deltas_of).collect(), ..Topics::default() };
+            let mut book = topics.owner();
+            let mut read = 0;
+            let end = i64::try_from(deltas.len()).unwrap();
+            let finish = [(0u8, deltas.len()), (1, 1), (1, 1), (1, 1), (1, 1), (2, 1), (0, deltas.len())];
+            for (step, much) in steps.into_iter().chain(finish) {
+                match step {
+                    // Turns, of which the last may be all that an owner lives to see.
+                    1 => topics.turn(&mut book, 1_500, 2_000),
+                    2 => {
+                        book = topics.owner();
+                        read = topics.committed;
+                    }
+                    _ => for _ in 0..much {
+                        let Some((sequence, key, slot)) = usize::try_from(read).ok().and_then(|at| topics.deltas.get(at))
+                        else { break };
+                        let now = 1_400 + i64::from(step) * 50;
+                        book.count(read, told(*sequence), (key, std::slice::from_ref(slot)), &RULES, now);
+                        book.pass(read);
+                        read += 1;
+                    },
+                }
+            }
+            prop_assert_eq!(read, end);
+            for (index, key) in keys.iter().enumerate() {
+                let expected: u64 = deltas.iter().filter(|(at, _)| *at == index).map(|(_, count)| u64::from(*count)).sum();
+                let counted = book.known(key).map_or(0, |known| known.counts.streak.failures().total());
+                prop_assert_eq!(counted, expected, "{}", key);
+                let changes = topics.changes.iter().filter(|(changed, _)| &**changed == *key).count();
+                prop_assert!(changes <= 1, "each change is one record: {:?}", topics.changes);
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The rules as tables, and that the state does not depend on who counted and in which order it came.
+
+use super::*;
+use crate::domain::outcome::Reason;
+use proptest::prelude::*;
+
+const RULES: Rules =
+    Rules { errors_window_s: 60, errors_min_attempts: 20, suspend_after_ms: 100_000, suspend_after_failures: 10 };
+
+/// One attempt: when it ended, and the reason if it failed.
+type Attempt = (i64, Option<Reason>);
+
+fn slot(attempts: &[Attempt]) -> Slot {
+    let mut slot = Slot { second: second_of(attempts[0].0), ..Slot::default() };
+    for (at, reason) in attempts {
+        assert_eq!(second_of(*at), slot.second);
+        let mut one = Slot { second: slot.second, ..Slot::default() };
+        match reason {
+            None => {
+                one.acknowledged = 1;
+                one.last_acknowledged_ms = Some(*at);
+                one.last_answer = Some((*at, 200));
+            }
+            Some(reason) => {
+                one.failures.add(*reason, 1);
+                one.first_failure_ms = Some(*at);
+                one.last_answer = (*reason == Reason::Status).then_some((*at, 500));
+            }
+        }
+        slot.merge(&one);
+    }
+    slot
+}
+
+/// Each attempt told by itself, in the order given.
+fn counted(attempts: impl IntoIterator<Item = Attempt>, now_ms: i64) -> Known {
+    let mut known = Known::default();
+    for (number, attempt) in (1..).zip(attempts) {
+        let told = Told { boot: 7, sequence: number };
+        assert!(known.apply(number.cast_signed(), told, &[slot(&[attempt])], &RULES, now_ms));
+    }
+    known
+}
+
+fn failed(at: i64) -> Attempt {
+    (at, Some(Reason::Timeout))
+}
+
+#[track_caller]
+fn check(attempts: &[Attempt], now_ms: i64, expected: Health) {
+    assert_eq!(counted(attempts.iter().copied(), now_ms).judge(&RULES, now_ms), expected);
+}
+
+#[test]
+fn half_of_enough_attempts_in_the_window_are_errors() {
+    let mix = |acknowledged: i64, failures: i64| -> Vec<Attempt> {
+        // Failures first: the acknowledgements keep it from being dead.
+        (0..failures).map(failed).chain((0..acknowledged).map(|at| (1_000 + at, None))).collect()
+    };
+    check(&mix(10, 10), 2_000, Health::HasErrors);
+    check(&mix(11, 10), 2_000, Health::Active);
+    check(&mix(9, 10), 2_000, Health::Active);
+    check(&mix(0, 20), 2_000, Health::HasErrors);
+    check(&mix(0, 19), 2_000, Health::Active);
+    check(&mix(1, 49), 2_000, Health::HasErrors);
+    check(&[], 2_000, Health::Active);
+}
+
+#[test]
+fn errors_pass_with_the_window() {
+    let mut known = counted((0..40).map(|n| failed(10_000 + n)), 11_000);
+    assert_eq!(known.judge(&RULES, 11_000), Health::HasErrors);
+    let mut known = known.changed(Health::HasErrors, 11_000);
+    assert_eq!(known.judge(&RULES, 69_000), Health::HasErrors);
+    // A part of the window is two seconds long.
+    assert_eq!(known.judge(&RULES, 73_000), Health::Active);
+}
+
+#[test]
+fn enough_failures_over_long_enough_without_an_acknowledgement_are_death() {
+    let nine: Vec<Attempt> = (0..9).map(|n| failed(n * 10_000)).collect();
+    check(&nine, 200_000, Health::Active);
+    let ten = [&nine[..], &[failed(99_000)]].concat();
+    check(&ten, 99_999, Health::Active);
+    check(&ten, 100_000, Health::Failed);
+    let acknowledged = [&ten[..], &[(99_500, None)]].concat();
+    check(&acknowledged, 100_000, Health::Active);
+    let later = ten.iter().map(|(at, reason)| (at + 10_000, *reason));
+    let early: Vec<Attempt> = [(9_500, None)].into_iter().chain(later).collect();
+    check(&early, 110_000, Health::Failed);
+    let between = [&ten[..], &[(50_500, None)]].concat();
+    check(&between, 500_000, Health::Active);
+}
+
+#[test]
+fn failed_stays_until_it_is_resumed_and_then_counts_anew() {
+    let mut known = counted((0..10).map(|n| failed(n * 10_000)), 100_000);
+    assert_eq!(known.judge(&RULES, 100_000), Health::Failed);
+    let mut suspended = known.changed(Health::Failed, 100_000);
+    suspended.first_dropped.insert(3, 77);
+    assert_eq!(suspended.failures().iter().collect::<Vec<_>>(), [(Reason::Timeout, 10)]);
+    let acknowledgement = slot(&[(150_000, None)]);
+    suspended.apply(100, Told { boot: 8, sequence: 1 }, &[acknowledgement], &RULES, 150_000);
+    assert_eq!(suspended.judge(&RULES, 900_000), Health::Failed);
+
+    let mut resumed = suspended.resumed(200_000);
+    assert_eq!((resumed.health, resumed.since_ms), (Health::Active, Some(200_000)));
+    assert_eq!(resumed.first_dropped.get(&3), Some(&77), "a replay after the resume can still begin there");
+    assert_eq!(resumed.counts.last_acknowledged_ms, Some(150_000));
+    // What was under way when it was resumed is told late.
+    resumed.apply(101, Told { boot: 8, sequence: 2 }, &[slot(&[failed(199_000)])], &RULES, 201_000);
+    assert!(resumed.failures().is_empty());
+    resumed.apply(102, Told { boot: 8, sequence: 3 }, &[slot(&[failed(202_000)])], &RULES, 203_000);
+    assert_eq!(resumed.failures().total(), 1);
+    assert_eq!(resumed.judge(&RULES, 900_000), Health::Active);
+}
+
+#[test]
+fn an_acknowledgement_that_is_not_counted_still_ends_the_streak() {
+    let mut known = counted((0..10).map(|n| failed(n * 10_000)), 100_000);
+    let uncounted = Slot { second: 95, last_acknowledged_ms: Some(95_000), ..Slot::default() };
+    known.apply(100, Told { boot: 8, sequence: 1 }, &[uncounted], &RULES, 100_000);
+    assert_eq!(known.judge(&RULES, 200_000), Health::Active);
+    assert!(known.counts.acknowledged.is_empty());
+}
+
+#[test]
+fn a_fast_clock_does_not_acknowledge_the_future() {
+    let mut known = Known::default();
+    known.apply(1, Told { boot: 1, sequence: 1 }, &[slot(&[(900_000, None)])], &RULES, 10_000);
+    assert_eq!(known.counts.last_acknowledged_ms, Some(10_999));
+}
+
+#[test]
+fn what_was_told_before_is_not_counted_again() {
+    let one = [slot(&[failed(1_000)])];
+    let mut known = Known::default();
+    let mut tell = |offset, boot, sequence| known.apply(offset, Told { boot, sequence }, &one, &RULES, 2_000);
+    assert!(tell(10, 1, 5));
+    assert!(!tell(10, 1, 5), "read again");
+    assert!(!tell(9, 1, 4), "read again from further back");
+    assert!(!tell(11, 1, 5), "published twice");
+    assert!(tell(12, 1, 6));
+    assert!(tell(13, 2, 1), "another process");
+    assert!(tell(14, 1, 9));
+    assert_eq!(known.failures().total(), 4);
+}
+
+#[test]
+fn only_the_idle_and_blameless_are_forgotten() {
+    let idle = counted([(1_000, None)], 100_000);
+    assert!(!idle.is_forgettable(1_000));
+    let mut idle = counted([(1_000, None)], 1_000);
+    idle.judge(&RULES, 100_000);
+    assert!(idle.is_forgettable(1_001));
+    assert!(!counted([failed(1_000)], 1_000).is_forgettable(500_000));
+    assert!(!idle.changed(Health::Failed, 2_000).is_forgettable(500_000));
+    assert!(!idle.changed(Health::Active, 2_000).is_forgettable(2_000));
+}
+
+/// The contract's sentences on single attempts, at the resolution of a second.
+fn naive_streak(attempts: &[Attempt]) -> (u64, Option<i64>) {
+    let last = attempts.iter().filter(|(_, reason)| reason.is_none()).map(|(at, _)| second_of(*at)).max();
+    let since: Vec<i64> = attempts
+        .iter()
+        .filter(|(at, reason)| reason.is_some() && last.is_none_or(|last| second_of(*at) > last))
+        .map(|(at, _)| *at)
+        .collect();
+    (since.len() as u64, since.iter().min().copied())
+}
+
+fn any_attempts() -> impl Strategy<Value = Vec<Attempt>> {
+    let reason = prop::sample::select(vec![None, Some(Reason::Timeout), Some(Reason::Status), Some(Reason::Status)]);
+    // Fewer seconds than are told apart: beyond them only the latest acknowledgements count in any order.
+    prop::collection::vec((0..30_000i64, reason), 0..80)
+}
+
+proptest! {
+    #[test]
+    fn the_state_does_not_depend_on_who_counts_and_what_comes_first(
+        attempts in any_attempts(),
+        shuffle in prop::collection::vec(any::<prop::sample::Index>(), 80),
+        split in prop::collection::vec(0..3u64, 80),
+        repeat in prop::collection::vec(any::<bool>(), 80),
+    ) {
+        let now = 40_000;
+        let single = counted(attempts.clone(), now);
+
+        // Split over three processes, each of which tells the attempts of a second at once.
+        let mut tellings: Vec<(u64, Vec<Attempt>)> = Vec::new();
+        for (attempt, boot) in attempts.iter().zip(&split) {
+            let same = |(b, told): &&mut (u64, Vec<Attempt>)| *b == *boot && second_of(told[0].0) == second_of(attempt.0);
+            match tellings.iter_mut().find(same) {
+                Some((_, told)) => told.push(*attempt),
+                None => tellings.push((*boot, vec![*attempt])),
+            }
+        }
+        // In any order.
+        for (index, with) in shuffle.iter().enumerate().take(tellings.len()) {
+            let with = with.index(tellings.len());
+            tellings.swap(index, with);
+        }
+        let mut known = Known::default();
+        let mut offset = 0;
+        let mut sequences = [0u64; 3];
+        for ((boot, attempts), again) in tellings.iter().zip(&repeat) {
+            let sequence = &mut sequences[usize::try_from(*boot).unwrap()];
+            *sequence += 1;
+            let told = Told { boot: *boot, sequence: *sequence };
+            prop_assert!(known.apply(offset, told, &[slot(attempts)], &RULES, now));
+            if *again {
+                // Read again, and published again.
+                prop_assert!(!known.apply(offset, told, &[slot(attempts)], &RULES, now));
+                offset += 1;
+                prop_assert!(!known.apply(offset, told, &[slot(attempts)], &RULES, now));
+            }
+            offset += 1;
+        }
+        prop_assert_eq!(&known.counts, &single.counts);
+        let (count, first) = naive_streak(&attempts);
+        prop_assert_eq!((known.counts.streak.failures().total(), known.counts.streak.first_ms()), (count, first));
+        for later in [now, 90_000, 130_000, 200_000] {
+            prop_assert_eq!(known.clone().judge(&RULES, later), single.clone().judge(&RULES, later));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded(attempts in prop::collection::vec((0..10_000_000i64, any::<bool>()), 0..400)) {
+        let mut known = Known::default();
+        let mut sorted = attempts;
+        sorted.sort_unstable();
+        for (number, (at, ok)) in (1u64..).zip(sorted.iter().copied()) {
+            let reason = if ok { None } else { Some(Reason::Reset) };
+            known.apply(number.cast_signed(), Told { boot: number, sequence: 1 }, &[slot(&[(at, reason)])], &RULES, at);
+            prop_assert!(known.counts.streak.recent.len() <= 32 && known.told.len() <= TOLD_MAX);
+            prop_assert!(known.counts.acknowledged.len() <= 32 && known.counts.failed.len() <= 32);
+        }
+        let attempts: Vec<Attempt> =
+            sorted.into_iter().map(|(at, ok)| (at, (!ok).then_some(Reason::Reset))).collect();
+        let (count, first) = naive_streak(&attempts);
+        prop_assert_eq!((known.counts.streak.failures().total(), known.counts.streak.first_ms()), (count, first));
+    }
+}

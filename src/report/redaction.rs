@@ -1,0 +1,313 @@
+//! What of an answer and a URL may be written down: no secret, and nothing that repeats the event.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+
+use crate::domain::hash::BuildHash64;
+
+/// What stands in place of a secret.
+const MASK: &str = "***";
+/// A piece of a secret (the token after `Bearer`) shorter than this is a word like any other.
+const PIECE_MIN: usize = 6;
+/// Pieces that are no secrets.
+const SCHEMES: [&str; 4] = ["bearer", "digest", "apikey", "signature"];
+/// The beginning of a secret at the very end of a cut answer is masked from this length on.
+const CUT_MIN: usize = 4;
+/// Letters and digits that answer and event are compared by, at a time.
+const WINDOW: usize = 12;
+/// So many letters and digits in a row out of the event repeat it: more than an id with its field's name.
+const RUN_MAX: usize = 48;
+
+/// The forms in which a receiver may repeat the secrets it was sent.
+#[derive(Debug, Default)]
+pub struct Secrets(Vec<String>);
+
+impl Secrets {
+    /// Of these values.
+    pub fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
+        let mut forms = Vec::new();
+        for value in values.map(str::trim).filter(|value| !value.is_empty()) {
+            forms.push(value.to_owned());
+            let bare = value.strip_prefix("whsec_").unwrap_or(value);
+            let pieces = bare.split([' ', ',', ';', '=', '"']).filter(|piece| piece.len() >= PIECE_MIN);
+            let is_scheme = |piece: &&str| SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(piece));
+            forms.extend(pieces.filter(|piece| !is_scheme(piece)).map(str::to_owned));
+            if bare.len() >= PIECE_MIN {
+                forms.push(bare.to_owned());
+            }
+            if let Some(pair) = decoded_basic(value) {
+                forms.extend(pair.split_once(':').map(|(_, password)| password.to_owned()).filter(|it| !it.is_empty()));
+                forms.push(pair);
+            }
+        }
+        let encoded: Vec<_> = forms.iter().flat_map(|form| [percent_encoded(form), json_escaped(form)]).collect();
+        forms.extend(encoded);
+        // The longest first: no piece may leave the rest of its whole behind.
+        forms.sort_by(|left, right| right.len().cmp(&left.len()).then_with(|| left.cmp(right)));
+        forms.dedup();
+        Self(forms)
+    }
+
+    /// The text without them.
+    pub fn masked(&self, text: &str) -> String {
+        let mut masked = Cow::Borrowed(text);
+        for form in &self.0 {
+            if masked.contains(form.as_str()) {
+                masked = Cow::Owned(masked.replace(form.as_str(), MASK));
+            }
+        }
+        masked.into_owned()
+    }
+
+    /// Likewise for a text that may have been cut within a secret.
+    pub fn masked_cut(&self, text: &str) -> String {
+        let mut masked = self.masked(text);
+        let cut = |form: &String| {
+            let lengths = (CUT_MIN..form.len()).rev().filter(|length| form.is_char_boundary(*length));
+            lengths.filter_map(|length| form.get(..length)).find(|begin| masked.ends_with(begin)).map(str::len)
+        };
+        if let Some(length) = self.0.iter().filter_map(cut).max() {
+            masked.truncate(masked.len() - length);
+            masked.push_str(MASK);
+        }
+        masked
+    }
+}
+
+fn decoded_basic(value: &str) -> Option<String> {
+    let (scheme, encoded) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+    String::from_utf8(decoded).ok().filter(|pair| !pair.is_empty())
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else if write!(encoded, "%{byte:02X}").is_err() {
+            // Writing into a string can't fail.
+            return text.to_owned();
+        }
+    }
+    encoded
+}
+
+fn json_escaped(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted.get(1..quoted.len() - 1).unwrap_or(text).to_owned()
+}
+
+/// A URL without user info, query and fragment.
+pub fn shown_url(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let url = url.get(..end).unwrap_or(url);
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority_end = rest.find('/').unwrap_or(rest.len());
+    match rest.get(..authority_end).and_then(|authority| authority.rfind('@')) {
+        Some(at) => format!("{scheme}://{}", rest.get(at + 1..).unwrap_or_default()),
+        None => url.to_owned(),
+    }
+}
+
+/// Whether an answer repeats an event or a large part of it, in whichever dress: only letters and digits are compared,
+/// after undoing the escapes of JSON, URLs and HTML.
+pub fn repeats(answer: &[u8], event: &[u8]) -> bool {
+    let answer = bare(answer);
+    let mut places: HashMap<&[u8], Vec<usize>, BuildHash64> = HashMap::default();
+    for (place, window) in answer.windows(WINDOW).enumerate() {
+        places.entry(window).or_default().push(place);
+    }
+    if places.is_empty() {
+        return false;
+    }
+    let mut covered = vec![false; answer.len() - WINDOW + 1];
+    for window in bare(event).windows(WINDOW) {
+        // Once is enough: what is covered is covered.
+        for place in places.remove(window).unwrap_or_default() {
+            if let Some(covered) = covered.get_mut(place) {
+                *covered = true;
+            }
+        }
+    }
+    let longest = covered.split(|covered| !covered).map(<[bool]>::len).max().unwrap_or(0);
+    let count = covered.iter().filter(|covered| **covered).count();
+    longest + WINDOW > RUN_MAX || count * 4 >= covered.len() * 3
+}
+
+/// Letters and digits, in lower case, with escapes undone.
+fn bare(text: &[u8]) -> Vec<u8> {
+    let mut bare = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        rest = match (first, after) {
+            (b'\\', [b'u', hex @ ..]) => {
+                let (digits, after) = hex.split_at_checked(4).unwrap_or((&[], hex));
+                if let Some(letter) = hex_value(digits).and_then(char::from_u32) {
+                    push_bare(letter, &mut bare);
+                }
+                after
+            }
+            // The letter of `\n` and its like is none of the text.
+            (b'\\', [b'n' | b'r' | b't' | b'b' | b'f', after @ ..]) => after,
+            (b'%', after) => match after.split_at_checked(2).map(|(digits, after)| (hex_value(digits), after)) {
+                Some((Some(byte), after)) => {
+                    bare.extend(u8::try_from(byte).ok().filter(|byte| is_bare(*byte)).map(|b| b.to_ascii_lowercase()));
+                    after
+                }
+                Some((None, _)) | None => after,
+            },
+            (b'&', after) => after_entity(after),
+            (byte, after) => {
+                bare.extend(Some(*byte).filter(|byte| is_bare(*byte)).map(|byte| byte.to_ascii_lowercase()));
+                after
+            }
+        };
+    }
+    bare
+}
+
+fn is_bare(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte >= 0x80
+}
+
+fn push_bare(letter: char, bare: &mut Vec<u8>) {
+    let mut bytes = [0; 4];
+    let bytes = letter.encode_utf8(&mut bytes).as_bytes();
+    bare.extend(bytes.iter().filter(|byte| is_bare(**byte)).map(u8::to_ascii_lowercase));
+}
+
+fn hex_value(digits: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    u32::from_str_radix(text, 16).ok()
+}
+
+/// What follows an HTML entity that stands for punctuation, after its `&`.
+fn after_entity(after: &[u8]) -> &[u8] {
+    let names: [&[u8]; 10] =
+        [b"quot;", b"amp;", b"lt;", b"gt;", b"apos;", b"#34;", b"#39;", b"#x22;", b"#x27;", b"nbsp;"];
+    names.iter().find_map(|name| after.strip_prefix(*name)).unwrap_or(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check_masked(secrets: &[&str], text: &str, expected: &str) {
+        assert_eq!(Secrets::of(secrets.iter().copied()).masked_cut(text), expected);
+    }
+
+    #[test]
+    fn secrets_are_masked_in_every_form_in_which_they_may_come_back() {
+        check_masked(&["Bearer tok3n-abc"], "got Authorization: Bearer tok3n-abc!", "got Authorization: ***!");
+        check_masked(&["Bearer tok3n-abc"], "bad token tok3n-abc", "bad token ***");
+        check_masked(&["whsec_MfKQ9r8GKYqrTwjU"], "whsec_MfKQ9r8GKYqrTwjU MfKQ9r8GKYqrTwjU", "*** ***");
+        check_masked(&["a b/c+d=="], "?key=a%20b%2Fc%2Bd%3D%3D&x", "?key=***&x");
+        check_masked(&["pass\"word\\1"], r#"{"got":"pass\"word\\1"}"#, r#"{"got":"***"}"#);
+        check_masked(&["Basic dXNlcjpodW50ZXIy"], "user:hunter2 / hunter2", "*** / ***");
+        check_masked(&["abc", "abcdef"], "abcdef abc", "*** ***");
+        check_masked(&["x"], "x-ray", "***-ray");
+        check_masked(&[""], "text", "text");
+        check_masked(&[], "text", "text");
+    }
+
+    #[test]
+    fn a_secret_that_the_cut_goes_through_is_masked() {
+        check_masked(&["verysecret"], "you sent verysec", "you sent ***");
+        check_masked(&["verysecret"], "you sent ver", "you sent ver");
+        check_masked(&["тайна-тайна"], "вы прислали тайна-т", "вы прислали ***");
+    }
+
+    #[test]
+    fn urls_lose_query_fragment_and_user_info() {
+        for (url, shown) in [
+            ("https://a.b/c?token=1#x", "https://a.b/c"),
+            ("https://a.b#x?y", "https://a.b"),
+            ("https://user:pass@a.b:8443/c@d", "https://a.b:8443/c@d"),
+            ("https://user@x@a.b", "https://a.b"),
+            ("http://a.b/", "http://a.b/"),
+            ("no url?x", "no url"),
+        ] {
+            assert_eq!(shown_url(url), shown);
+        }
+    }
+
+    const EVENT: &str = r#"{"id":"3c75d291-7b0a-4b8e-9c4f-1d2e3f4a5b6c","type":"change","createInfo":{"createdAt":"2021-09-28T11:08:26.903198+00:00"},
+        "entityIds":{"companyId":"a9a2f13c-0d1e-4f2a-8b3c-4d5e6f7a8b9c"},"changeData":{"type":"patch","new":{"name":"ООО Ромашка","phone":"+7 999 123-45-67","comment":"a/b & <c>"}}}"#;
+
+    fn dressed() -> Vec<String> {
+        let value: serde_json::Value = serde_json::from_str(EVENT).unwrap();
+        let ascii: String = EVENT
+            .chars()
+            .map(|letter| if letter.is_ascii() { letter.to_string() } else { format!("\\u{:04x}", u32::from(letter)) })
+            .collect();
+        let html = EVENT.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;");
+        vec![
+            EVENT.to_owned(),
+            EVENT.to_uppercase(),
+            serde_json::to_string(&value).unwrap(),
+            serde_json::to_string_pretty(&value).unwrap(),
+            serde_json::json!({"error": "bad request", "received": EVENT}).to_string(),
+            serde_json::json!({"error": "bad request", "received": serde_json::json!({"body": EVENT}).to_string()})
+                .to_string(),
+            ascii,
+            format!("<pre>{html}</pre>"),
+            percent_encoded(EVENT),
+            EVENT.chars().take(150).collect(),
+            EVENT.chars().skip(100).take(120).collect(),
+        ]
+    }
+
+    #[test]
+    fn an_answer_that_repeats_the_event_is_known_in_every_dress() {
+        for answer in dressed() {
+            assert!(repeats(answer.as_bytes(), EVENT.as_bytes()), "{answer}");
+            let with_text = format!("We could not work with what you have sent to us: {answer}");
+            assert!(repeats(with_text.as_bytes(), EVENT.as_bytes()), "{with_text}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_its_own_is_kept() {
+        for answer in [
+            "",
+            "ok",
+            "no",
+            "{\"error\":\"internal server error\",\"traceId\":\"0af7651916cd43dd8448eb211c80319c\"}",
+            "{\"error\":\"company a9a2f13c-0d1e-4f2a-8b3c-4d5e6f7a8b9c is not known to us, please check it\"}",
+            "<html><head><title>502 Bad Gateway</title></head><body><center>nginx</center></body></html>",
+            "100% &broken; \\u12 %zz",
+        ] {
+            assert!(!repeats(answer.as_bytes(), EVENT.as_bytes()), "{answer}");
+        }
+        assert!(!repeats(b"anything at all that is long enough", b""));
+    }
+
+    proptest! {
+        #[test]
+        fn a_large_part_of_the_event_is_never_kept(start in 0..160usize, before in "[a-z {}]{0,300}") {
+            let letters: Vec<char> = EVENT.chars().collect();
+            let part: String = letters[start..start + 140].iter().collect();
+            let answer = format!("{before}{part}");
+            prop_assert!(repeats(answer.as_bytes(), EVENT.as_bytes()));
+        }
+
+        #[test]
+        fn whatever_comes_is_taken(answer in any::<Vec<u8>>(), event in any::<Vec<u8>>(), text in ".{0,40}", secret in ".{0,12}") {
+            repeats(&answer, &event);
+            let masked = Secrets::of([secret.as_str()].into_iter()).masked_cut(&text);
+            let secret = secret.trim();
+            if !secret.is_empty() && !MASK.contains(secret) && !secret.contains('*') {
+                prop_assert!(!masked.contains(secret), "{masked}");
+            }
+        }
+    }
+}

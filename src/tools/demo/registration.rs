@@ -1,0 +1,74 @@
+//! The demo's registration API: the real one, with a token of this run for a workspace of its own, so that trying it out
+//! changes nothing that the account counts.
+//!
+//! Without `--api-tokens-file` only. Who gives a file may change everything, the demo's integrations included, and then has
+//! to explain the account's faults himself.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::sample::PLAYGROUND;
+use crate::api::surroundings;
+use crate::delivery::push_hex;
+use crate::http::admin::Condition;
+use crate::http::api::{ApiError, Bound};
+use crate::settings::Settings;
+use crate::telemetry::metrics::Metrics;
+
+/// The API, listening.
+pub struct Registration {
+    bound: Bound,
+    token: Option<String>,
+}
+
+impl Registration {
+    /// Listens where the settings say, or, where that is taken, on another port.
+    ///
+    /// # Errors
+    /// [`ApiError`] names the option at fault.
+    pub async fn bind(settings: &Settings) -> Result<Self, ApiError> {
+        match Self::bind_there(settings).await {
+            Err(ApiError::Listen { error, .. }) if error.kind() == io::ErrorKind::AddrInUse => {
+                let mut elsewhere = settings.clone();
+                elsewhere.api.listen.set_port(0);
+                let bound = Self::bind_there(&elsewhere).await?;
+                tracing::warn!(taken = %settings.api.listen, address = %bound.address(), "the API listens elsewhere");
+                Ok(bound)
+            }
+            bound => bound,
+        }
+    }
+
+    async fn bind_there(settings: &Settings) -> Result<Self, ApiError> {
+        if settings.api.tokens_file.is_some() {
+            return Ok(Self { bound: Bound::bind(settings).await?, token: None });
+        }
+        let mut token = String::new();
+        push_hex(&mut token, &rand::random::<[u8; 16]>());
+        let bound = Bound::bind_with_token(settings, &token, PLAYGROUND).await?;
+        Ok(Self { bound, token: Some(token) })
+    }
+
+    /// The address listened on.
+    pub fn address(&self) -> SocketAddr {
+        self.bound.address()
+    }
+
+    /// The token of this run; none when a file holds the tokens.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// Serves until `stop`.
+    ///
+    /// # Errors
+    /// [`ApiError`]: it can't go on.
+    pub async fn run(self, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), ApiError> {
+        // Whether it is ready interests nobody here: the worker's own readiness is what `/readyz` says.
+        let surroundings = surroundings(&settings, &metrics, &Arc::new(Condition::default()));
+        self.bound.run(&settings, surroundings, stop).await
+    }
+}

@@ -1,0 +1,166 @@
+//! `resume`: ends the suspension of an integration.
+//!
+//! The wish goes where the workers' counts go, to the owner of the integration's health; then the health topic is followed
+//! until it says that the integration is active.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::health::Health;
+use crate::domain::topics::deltas_topic;
+use crate::kafka::compacted::{Compacted, CompactedError};
+use crate::kafka::health_wire::{Resume, StateRecord};
+use crate::kafka::wishes::{self, WishError};
+use crate::settings::{Selection, Settings};
+
+/// How long reading the health topic may take.
+const READ_MAX: Duration = Duration::from_mins(1);
+/// How long the owner may take: a failover, and its turn.
+const GRANT_MAX: Duration = Duration::from_mins(1);
+/// How long a poll waits.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+
+/// Why the integration could not be resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// The health topic can't be read.
+    #[error(transparent)]
+    Read(#[from] CompactedError),
+    /// It takes too long.
+    #[error("the health topic could not be read to its end within {} s", READ_MAX.as_secs())]
+    Late,
+    /// The wish could not be written.
+    #[error(transparent)]
+    Wish(#[from] WishError),
+    /// Somebody wanted it to end.
+    #[error("interrupted; a wish that was written stands")]
+    Stopped,
+    /// The work was lost.
+    #[error("resuming ended unasked: {0}")]
+    Ended(#[from] tokio::task::JoinError),
+    /// Nobody reads what is printed.
+    #[error("the result could not be printed: {0}")]
+    Print(#[from] io::Error),
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    /// It is active again.
+    Resumed,
+    /// It would have been resumed.
+    WouldResume,
+    /// It was not suspended.
+    NotSuspended,
+    /// The wish stands, and no worker has granted it yet.
+    Pending,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    integration: &'a str,
+    outcome: Outcome,
+    /// What the health topic said before, and says now.
+    before: Option<&'a StateRecord>,
+    now: Option<&'a StateRecord>,
+}
+
+/// Resumes the selected integration and prints what came of it. Ends with 0 when it is (or would be) active, with 1 when
+/// no worker has granted the wish in time.
+///
+/// # Errors
+/// [`ResumeError`]
+pub async fn run(
+    settings: &Settings,
+    selection: &Selection,
+    stop: CancellationToken,
+    out: &mut impl Write,
+) -> Result<ExitCode, ResumeError> {
+    let key = format!(
+        "{}/{}",
+        selection.workspace.as_deref().unwrap_or_default(),
+        selection.integration.as_deref().unwrap_or_default()
+    );
+    let (settings, dry_run, wanted) = (settings.clone(), selection.dry_run, key.clone());
+    let (outcome, before, now) =
+        tokio::task::spawn_blocking(move || resume(&settings, &wanted, dry_run, &stop)).await??;
+    if selection.json {
+        let report = Report { integration: &key, outcome, before: before.as_ref(), now: now.as_ref() };
+        serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        print(out, &key, outcome, before.as_ref())?;
+    }
+    Ok(if outcome == Outcome::Pending { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print(out: &mut impl Write, key: &str, outcome: Outcome, before: Option<&StateRecord>) -> io::Result<()> {
+    let since = before.map(StateRecord::since).map(|since| format!(", failed since {since},")).unwrap_or_default();
+    match outcome {
+        Outcome::Resumed => writeln!(out, "{key}{since} is active again"),
+        Outcome::WouldResume => writeln!(out, "{key}{since} would be set active again"),
+        Outcome::NotSuspended => match before {
+            Some(before) => writeln!(out, "{key} is not suspended: it is {}", before.health().word()),
+            None => writeln!(out, "{key} is not suspended: nothing was ever held against it"),
+        },
+        Outcome::Pending => writeln!(
+            out,
+            "{key}{since} is not active yet: no worker has taken the wish up within {} s; one that starts will",
+            GRANT_MAX.as_secs()
+        ),
+    }
+}
+
+type Resumed = (Outcome, Option<StateRecord>, Option<StateRecord>);
+
+/// Blocks.
+fn resume(settings: &Settings, key: &str, dry_run: bool, stop: &CancellationToken) -> Result<Resumed, ResumeError> {
+    let mut topic = Compacted::open(&settings.kafka, &settings.topics.health, "resume")?;
+    let mut state = None;
+    let deadline = Instant::now() + READ_MAX;
+    while !topic.is_caught_up() {
+        follow(&mut topic, key, &mut state, stop)?;
+        if Instant::now() >= deadline {
+            return Err(ResumeError::Late);
+        }
+    }
+    let Some(before) = state.clone().filter(|it| it.health() == Health::Failed) else {
+        return Ok((Outcome::NotSuspended, state, None));
+    };
+    if dry_run {
+        return Ok((Outcome::WouldResume, state, None));
+    }
+    let wish = Resume { key: key.to_owned(), since_ms: Some(before.since_ms()) };
+    let deltas = deltas_topic(&settings.topics.health);
+    Handle::current().block_on(wishes::publish(&settings.kafka, &deltas, &wish))?;
+    let deadline = Instant::now() + GRANT_MAX;
+    while Instant::now() < deadline {
+        follow(&mut topic, key, &mut state, stop)?;
+        if state.as_ref().is_some_and(|it| it.health() != Health::Failed) {
+            return Ok((Outcome::Resumed, Some(before), state));
+        }
+    }
+    Ok((Outcome::Pending, Some(before), state))
+}
+
+fn follow(
+    topic: &mut Compacted,
+    key: &str,
+    state: &mut Option<StateRecord>,
+    stop: &CancellationToken,
+) -> Result<(), ResumeError> {
+    topic.read(POLL_WAIT, |row| {
+        if row.key == key.as_bytes() {
+            *state = row.value.and_then(|value| StateRecord::parse(value).ok());
+        }
+    })?;
+    if stop.is_cancelled() { Err(ResumeError::Stopped) } else { Ok(()) }
+}

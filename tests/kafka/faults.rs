@@ -1,0 +1,192 @@
+//! Workers that stop, die and share, and brokers that go and come back: with an account of every event and webhook.
+
+use std::time::{Duration, Instant};
+
+use crate::stage::{LONG, Ledger, Stage, event_number, events, integration};
+use crate::support::cluster::{Cluster, OwnCluster};
+use crate::support::receiver::{Answer, Receiver};
+use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::worker::Worker;
+
+/// A member that dies is missed after this; shorter than the product's own choice, so that a test sees it.
+const QUICK_SESSION: [&str; 4] =
+    ["--kafka-property", "session.timeout.ms=3000", "--kafka-property", "heartbeat.interval.ms=500"];
+
+/// Two receivers, one of which fails now and then, so that there are always retries and dead letters too.
+struct Pair {
+    ledger: Ledger,
+    _receivers: [Receiver; 2],
+}
+
+/// Of so many events of the second webhook one fails always, others at the first attempt.
+const DEAD_EVERY: usize = 500;
+const FAILING_EVERY: usize = 20;
+const WEBHOOKS: [&str; 2] = ["w-good", "w-flaky"];
+
+impl Pair {
+    fn on(stage: &Stage, latency: Duration) -> Self {
+        let ledger = Ledger::default();
+        let note = ledger.clone();
+        let good = Receiver::start(move |request| note.note("w-good", request, Answer::ok().after(latency)));
+        let note = ledger.clone();
+        let flaky = Receiver::start(move |request| {
+            let number = event_number(request);
+            let fails =
+                number.is_multiple_of(DEAD_EVERY) || (number.is_multiple_of(FAILING_EVERY) && request.attempt() == 1);
+            note.note("w-flaky", request, Answer::status(if fails { 500 } else { 200 }))
+        });
+        stage.put([&integration("good", &good.url("")), &integration("flaky", &flaky.url(""))]);
+        Self { ledger, _receivers: [good, flaky] }
+    }
+
+    /// Waits until all of `count` events are settled everywhere, and accounts for each.
+    async fn balance(&self, stage: &Stage, count: usize, what: &str) {
+        let dead = count.div_ceil(DEAD_EVERY);
+        self.ledger.wait_for(2 * count - dead, LONG).await;
+        stage.wait_for_dead(dead, LONG).await;
+        stage.settled(LONG).await;
+        let letters = stage.dead();
+        let balance = self.ledger.balance((0..count).map(|number| format!("e-{number}")), &WEBHOOKS, &letters);
+        println!(
+            "{what}: {count} events x 2 webhooks: {} acknowledged, {} dead, {} lost; {} requests, {} acknowledged again, \
+             {} dead letters",
+            balance.acknowledged,
+            balance.dead,
+            balance.lost.len(),
+            self.ledger.requests(),
+            self.ledger.duplicates(),
+            letters.len(),
+        );
+        assert_eq!(balance.lost, Vec::<(String, String)>::new());
+        assert_eq!((balance.acknowledged, balance.dead), (2 * count - dead, dead));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_in_time_with_nothing_lost_and_nothing_done_twice() {
+    const EVENTS: usize = 600;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "sigterm", "400ms,800ms", 3).await;
+    let pair = Pair::on(&stage, Duration::from_millis(150));
+    let mut first = stage.worker(&[]).await;
+    stage.send(events("e", EVENTS));
+    pair.ledger.wait_for(EVENTS / 2, PATIENCE).await;
+    let asked = Instant::now();
+    first.sigterm();
+    assert_eq!(first.wait_exit(PATIENCE), 0, "{}", first.lines().tail(40));
+    let took = asked.elapsed();
+    println!("SIGTERM in mid-stream: drained in {took:?}, {} acknowledged", pair.ledger.acknowledged());
+    assert!(pair.ledger.acknowledged() < 2 * EVENTS, "it stopped in mid-stream");
+    let mut second = stage.worker(&[]).await;
+    pair.balance(&stage, EVENTS, "SIGTERM").await;
+    assert_eq!(pair.ledger.duplicates(), 0, "what was under way has ended and was committed");
+    second.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_minus_nine_again_and_again_loses_nothing() {
+    const EVENTS: usize = 10_000;
+    const KILLS: usize = 5;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "sigkill", "300ms,600ms", 6).await;
+    let pair = Pair::on(&stage, Duration::ZERO);
+    stage.send(events("e", EVENTS));
+    let mut workers: Vec<Worker> = vec![stage.spawn(&QUICK_SESSION).await, stage.spawn(&QUICK_SESSION).await];
+    for kill in 1..=KILLS {
+        // Each time some way further on, whichever of the two does the work.
+        pair.ledger.wait_for(2 * EVENTS * kill / (KILLS + 2), LONG).await;
+        let mut victim = workers.remove(0);
+        victim.sigkill();
+        workers.push(stage.spawn(&QUICK_SESSION).await);
+    }
+    pair.balance(&stage, EVENTS, "kill -9, five times").await;
+    let duplicates = pair.ledger.duplicates();
+    // A kill repeats what was not committed: at most two seconds of work or so, here on a generous bound.
+    assert!(duplicates < 2 * EVENTS, "{duplicates}");
+}
+
+async fn rebalance(claim: &str, options: &[&str]) {
+    const EVENTS: usize = 3000;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, claim, "300ms,600ms", 6).await;
+    let pair = Pair::on(&stage, Duration::from_millis(20));
+    let mut first = stage.worker(options).await;
+    stage.send(events("e", EVENTS));
+    pair.ledger.wait_for(EVENTS / 2, LONG).await;
+    let mut second = stage.worker(options).await;
+    wait_until("the second worker to have partitions", LONG, async || {
+        let assigned = second.metric("hookstream_consumer_lag", &[]).await;
+        let text = second.metrics().await;
+        if text.contains("hookstream_consumer_lag{") { Ok(()) } else { Err(assigned) }
+    })
+    .await;
+    assert!(pair.ledger.acknowledged() < 2 * EVENTS, "the rebalance is in mid-stream");
+    pair.ledger.wait_for(pair.ledger.acknowledged() + 300, LONG).await;
+    first.stop();
+    pair.balance(&stage, EVENTS, claim).await;
+    let duplicates = pair.ledger.duplicates();
+    assert!(duplicates <= EVENTS / 10, "{duplicates} deliveries were made twice");
+    second.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_in_mid_stream_loses_nothing_with_the_classic_protocol() {
+    rebalance("rebalance-classic", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_in_mid_stream_loses_nothing_with_the_new_protocol() {
+    rebalance("rebalance-new", &["--kafka-property", "group.protocol=consumer"]).await;
+}
+
+/// Waits until the stream has moved on by `count` acknowledgements.
+async fn moves_on(pair: &Pair, count: usize) {
+    pair.ledger.wait_for(pair.ledger.acknowledged() + count, LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_of_three_go_one_by_one_and_nothing_is_lost() {
+    const PART: usize = 800;
+    let mut cluster: OwnCluster = Cluster::start(3).await;
+    let stage = Stage::replicated(&cluster, "three-brokers", "500ms,1s", 3, 3).await;
+    let pair = Pair::on(&stage, Duration::ZERO);
+    let mut worker = stage.worker(&[]).await;
+    let part = |number: usize| events("e", 3 * PART).skip(number * PART).take(PART);
+    stage.send(part(0));
+    moves_on(&pair, 200).await;
+    cluster.kill(0);
+    stage.send(part(1));
+    moves_on(&pair, 200).await;
+    cluster.restart(0);
+    cluster.stop(1);
+    stage.send(part(2));
+    moves_on(&pair, 200).await;
+    cluster.restart(1);
+    pair.balance(&stage, 3 * PART, "three brokers, one killed and one stopped").await;
+    worker.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_broker_dies_and_comes_back_and_nothing_is_lost() {
+    const PART: usize = 400;
+    let mut cluster: OwnCluster = Cluster::start(1).await;
+    let stage = Stage::on(&cluster, "one-broker", "500ms,1s", 2).await;
+    let pair = Pair::on(&stage, Duration::from_millis(5));
+    let mut worker = stage.worker(&[]).await;
+    stage.send(events("e", 2 * PART).take(PART));
+    moves_on(&pair, 200).await;
+    // What is under way ends while nothing can be published; it is published when the broker is back.
+    cluster.kill(0);
+    let down = pair.ledger.acknowledged();
+    cluster.restart(0);
+    stage.send(events("e", 2 * PART).skip(PART));
+    pair.balance(&stage, 2 * PART, "the only broker, killed and started again").await;
+    println!("{down} were acknowledged when the broker died");
+    assert!(worker.is_running());
+    // Without a broker a worker stops all the same, in bounded time.
+    cluster.kill(0);
+    let asked = Instant::now();
+    worker.sigterm();
+    let code = worker.wait_exit(LONG);
+    println!("without a broker a worker stops in {:?} with code {code}", asked.elapsed());
+}

@@ -1,0 +1,540 @@
+//! Health and suspension over several workers, resuming, and the attempt log.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hookstream::domain::health::{Failures, Health, Known, Rules, Slot, Told, second_of};
+use hookstream::domain::outcome::Reason;
+use hookstream::kafka::health_wire::{Delta, Telling, parse_counts, partition_of};
+use serde_json::{Value, json};
+
+use crate::support::cluster::Cluster;
+use crate::support::receiver::{Answer, Echo, Receiver};
+use crate::support::records::{Read, Record, ends, produce, read_all};
+use crate::support::wait::{PATIENCE, equal, wait_until};
+use crate::support::worker::{Names, Worker};
+
+const SCHEDULE: &str = "1s,2s";
+
+/// One integration of workspace `w` with a webhook for each receiver that wants every event.
+fn integration(id: &str, receivers: &[&Receiver]) -> Value {
+    let webhook = |(number, receiver): (usize, &&Receiver)| {
+        json!({ "id": format!("{id}-{number}"), "relativeUrl": receiver.url(&format!("/{id}")), "triggerType": "entityEvent",
+            "filter": { "items": [{ "entityType": id }] } })
+    };
+    json!({ "id": id, "status": "active", "webHooks": receivers.iter().enumerate().map(webhook).collect::<Vec<_>>() })
+}
+
+fn register(brokers: &str, names: &Names, integration: &Value) {
+    let key = format!("w/{}", integration["id"].as_str().unwrap());
+    produce(brokers, &names.integrations(), [Record::new(key, integration.to_string())]);
+}
+
+/// So many more events, that only the integration `id` wants, over all partitions.
+fn send(brokers: &str, names: &Names, id: &str, sent: &AtomicUsize, count: usize) {
+    let first = sent.fetch_add(count, Ordering::Relaxed);
+    let events = (first..first + count).map(|number| {
+        let field = format!("{id}Id");
+        let event = json!({ "id": format!("e-{number}"), "type": "change", "entityIds": { field: format!("c-{number}") },
+            "changeData": { "type": "patch", "new": { "comment": "what a customer said in confidence, at some length" } } });
+        Record::new(format!("c-{number}"), event.to_string()).header("workspace", "w")
+    });
+    produce(brokers, &names.events(), events);
+}
+
+/// The states that the health topic says of an integration, in order.
+fn states(brokers: &str, names: &Names, id: &str) -> Vec<Value> {
+    let records = read_all(brokers, &names.health());
+    records.iter().filter(|record| record.key_text() == format!("w/{id}")).map(Read::json).collect()
+}
+
+fn words(states: &[Value]) -> Vec<&str> {
+    states.iter().map(|state| state["status"].as_str().unwrap()).collect()
+}
+
+/// What the owners have written down of an integration.
+fn known(brokers: &str, names: &Names, id: &str) -> Option<Known> {
+    let records = read_all(brokers, &format!("{}.counts", names.health()));
+    let last = records.iter().rfind(|record| record.key_text() == format!("w/{id}"))?;
+    last.value.as_deref().map(|value| parse_counts(value).unwrap())
+}
+
+fn attempts(known: &Known) -> (u64, u64) {
+    let acknowledged = known.counts.acknowledged.iter().map(|(_, count)| u64::from(*count)).sum();
+    (acknowledged, known.counts.window_failures().total())
+}
+
+async fn total(workers: &[&Worker], metric: &str, labels: &[(&str, &str)]) -> f64 {
+    let mut total = 0.0;
+    for worker in workers {
+        total += worker.metric(metric, labels).await;
+    }
+    total
+}
+
+fn resume(brokers: &str, names: &Names, id: &str, extra: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
+    command.args(["resume", "--workspace", "w", "--integration", id]).args(names.arguments(brokers)).args(extra);
+    let output = command.output().expect("the built program runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().expect("no signal ends it"), text)
+}
+
+/// Suspends fast: every option that a test has to wait for is short.
+const FAST: [&str; 10] = [
+    "--retry-schedule",
+    SCHEDULE,
+    "--suspend-after",
+    "3s",
+    "--suspend-after-failures",
+    "30",
+    "--errors-window",
+    "10s",
+    "--errors-min-attempts",
+    "10",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way() {
+    let cluster = Cluster::shared().await;
+    let (brokers, names) = (cluster.brokers(), Names::of("health-suspend"));
+    names.create(brokers, SCHEDULE, 6).await;
+    let receiver = Receiver::start(|_| Answer::status(500));
+    let healthy = Receiver::start(|_| Answer::ok());
+    let mut dead = integration("dead", &[&receiver]);
+    register(brokers, &names, &dead);
+    register(brokers, &names, &integration("fine", &[&healthy]));
+    let workers = [
+        Worker::start(brokers, &names, &FAST).await,
+        Worker::start(brokers, &names, &FAST).await,
+        Worker::start(brokers, &names, &FAST).await,
+    ];
+    let workers: Vec<&Worker> = workers.iter().collect();
+    let before = ends(brokers, &names.events());
+    let (sent, fine) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failed = wait_until("the suspension", PATIENCE, async || {
+        send(brokers, &names, "dead", &sent, 40);
+        send(brokers, &names, "fine", &fine, 40);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let states = states(brokers, &names, "dead");
+        states.iter().find(|state| state["status"] == "failed").cloned().ok_or(states)
+    })
+    .await;
+    // One record, which says why.
+    assert!(failed["failures"]["status"].as_u64().unwrap() >= 30, "{failed}");
+    assert_eq!((&failed["lastStatus"], &failed["lastAcknowledgedAt"]), (&json!(500), &Value::Null), "{failed}");
+    let begin = failed["firstDropped"].as_object().unwrap();
+    assert_eq!(begin.len(), 6, "{failed}");
+    let at_most = ends(brokers, &names.events());
+    for (partition, offset) in begin {
+        let (partition, offset) = (partition.parse().unwrap(), offset.as_i64().unwrap());
+        assert!(before[&partition] <= offset && offset <= at_most[&partition], "{failed}");
+    }
+    // Every worker obeys within five seconds.
+    let obeyed = tokio::time::Instant::now();
+    wait_until("all workers to obey", Duration::from_secs(5), async || {
+        let gauge = total(&workers, "hookstream_integrations", &[("status", "failed")]).await;
+        if (gauge - 3.0).abs() < 0.1 { Ok(()) } else { Err(gauge) }
+    })
+    .await;
+    println!("obeyed after {:?}", obeyed.elapsed());
+    let (dropped, requests) =
+        (total(&workers, "hookstream_dropped_total", &[("reason", "suspended")]).await, receiver.count());
+    send(brokers, &names, "dead", &sent, 60);
+    wait_until("the drops to be counted", PATIENCE, async || {
+        let now = total(&workers, "hookstream_dropped_total", &[("reason", "suspended")]).await - dropped;
+        if now >= 60.0 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    // Retries that fall due are dead letters, and nothing else was lost: each event is accounted for.
+    let exhausted = async || {
+        let letters = read_all(brokers, &names.dead_letter());
+        let of = |reason: &str| letters.iter().filter(|it| it.header("hookstream-reason") == Some(reason)).count();
+        (of("suspended"), of("exhausted"))
+    };
+    let (suspended, _) = wait_until("every event to be accounted for", PATIENCE, async || {
+        let (suspended, exhausted) = exhausted().await;
+        let dropped = total(&workers, "hookstream_dropped_total", &[("reason", "suspended")]).await;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let accounted = suspended + exhausted + dropped as usize;
+        if accounted == sent.load(Ordering::Relaxed) {
+            Ok((suspended, exhausted))
+        } else {
+            Err((suspended, exhausted, dropped, &sent))
+        }
+    })
+    .await;
+    assert!(suspended > 0, "retries were waiting when it was suspended");
+    assert_eq!(receiver.count(), requests, "nothing is sent to who is suspended");
+    assert_eq!(healthy.count(), fine.load(Ordering::Relaxed), "the other integration has all of its own");
+    assert!(states(brokers, &names, "fine").is_empty());
+
+    // By hand.
+    let until_now = words(&states(brokers, &names, "dead")).join(" ");
+    assert!(["failed", "hasErrors failed"].contains(&until_now.as_str()), "{until_now}");
+    receiver.answer_with(|_| Answer::ok());
+    let (code, text) = resume(brokers, &names, "dead", &["--dry-run"]);
+    assert_eq!((code, text.contains("would be set active again")), (0, true), "{text}");
+    let (code, text) = resume(brokers, &names, "dead", &["--json"]);
+    assert_eq!(code, 0, "{text}");
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&report["outcome"], &report["now"]["status"]), (&json!("resumed"), &json!("active")));
+    assert_eq!(report["now"]["firstDropped"], failed["firstDropped"], "a replay can still begin there");
+    let (code, text) = resume(brokers, &names, "dead", &[]);
+    assert_eq!((code, text.contains("not suspended: it is active")), (0, true), "{text}");
+    let (code, text) = resume(brokers, &names, "unknown", &[]);
+    assert_eq!((code, text.contains("not suspended")), (0, true), "{text}");
+    let closed = async || {
+        wait_until("deliveries, and closed circuits at all workers", PATIENCE, async || {
+            send(brokers, &names, "dead", &sent, 12);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let open = total(&workers, "hookstream_circuits", &[("state", "open")]).await;
+            if receiver.count() > requests && open.abs() < 0.1 { Ok(()) } else { Err((receiver.count(), open)) }
+        })
+        .await;
+    };
+    closed().await;
+    let states_now = states(brokers, &names, "dead");
+    assert_eq!(words(&states_now).join(" "), format!("{until_now} active"));
+
+    // By a status that is brought to active, and by one that the API wrote.
+    for way in ["record", "api"] {
+        closed().await;
+        receiver.answer_with(|_| Answer::echo(Echo::Missing));
+        wait_until("another suspension", PATIENCE, async || {
+            send(brokers, &names, "dead", &sent, 40);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let states = states(brokers, &names, "dead");
+            if words(&states).last() == Some(&"failed") { Ok(()) } else { Err(states) }
+        })
+        .await;
+        if way == "record" {
+            dead["status"] = json!("paused");
+            register(brokers, &names, &dead);
+            dead["status"] = json!("active");
+        } else {
+            let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+            let now = jiff::Timestamp::from_millisecond(now).unwrap();
+            dead["updateInfo"] = json!({ "statusUpdatedAt": now.to_string() });
+        }
+        register(brokers, &names, &dead);
+        wait_until("the resume", PATIENCE, async || {
+            let states = states(brokers, &names, "dead");
+            if words(&states).last() == Some(&"active") { Ok(()) } else { Err(states) }
+        })
+        .await;
+        receiver.answer_with(|_| Answer::ok());
+    }
+    let all = states(brokers, &names, "dead");
+    let failed: Vec<_> = all.iter().filter(|state| state["status"] == "failed").collect();
+    assert_eq!(failed.len(), 3, "each suspension is one record: {all:?}");
+    let twice = all.windows(2).find(|pair| pair[0]["status"] == pair[1]["status"]);
+    assert!(twice.is_none(), "nothing but changes: {all:?}");
+    assert!(failed[1]["failures"]["echo-missing"].as_u64().unwrap() >= 30);
+    assert!(failed[1]["lastAcknowledgedAt"].is_string(), "{}", failed[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to() {
+    let cluster = Cluster::shared().await;
+    let (brokers, names) = (cluster.brokers(), Names::of("health-flaky"));
+    names.create(brokers, SCHEDULE, 3).await;
+    // One of fifty over all of them; ten hosts, so that circuits leave enough attempts.
+    let served = Arc::new(AtomicUsize::new(0));
+    let receivers: Vec<Receiver> = (0..10)
+        .map(|_| {
+            let served = Arc::clone(&served);
+            Receiver::start(move |_| match served.fetch_add(1, Ordering::Relaxed) % 50 {
+                49 => Answer::ok(),
+                _ => Answer::status(503),
+            })
+        })
+        .collect();
+    register(brokers, &names, &integration("flaky", &receivers.iter().collect::<Vec<_>>()));
+    let mut options = FAST;
+    // More than fail in a row.
+    options[5] = "60";
+    let workers = [Worker::start(brokers, &names, &options).await, Worker::start(brokers, &names, &options).await];
+    let began = tokio::time::Instant::now();
+    let sent = AtomicUsize::new(0);
+    while began.elapsed() < Duration::from_secs(12) {
+        send(brokers, &names, "flaky", &sent, 5);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let before = served.load(Ordering::Relaxed);
+    wait_until("it to be still delivered to", PATIENCE, async || {
+        send(brokers, &names, "flaky", &sent, 5);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let now = served.load(Ordering::Relaxed);
+        if now > before + 10 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    let states = states(brokers, &names, "flaky");
+    assert_eq!(words(&states).first(), Some(&"hasErrors"), "{states:?}");
+    assert!(!words(&states).contains(&"failed"), "{states:?}");
+    assert!(before > 100, "{before} requests were made");
+    let gauges =
+        total(&workers.iter().collect::<Vec<_>>(), "hookstream_dropped_total", &[("reason", "suspended")]).await;
+    assert!(gauges.abs() < 0.1, "nothing of it was dropped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_failure_of_ours_suspends_nobody() {
+    let cluster = Cluster::shared().await;
+    let (brokers, names) = (cluster.brokers(), Names::of("health-network"));
+    names.create(brokers, SCHEDULE, 3).await;
+    let ids: Vec<String> = (0..14).map(|number| format!("i{number}")).collect();
+    // Ports on which nobody listens any more: that is how it looks from here when our network is down.
+    let ports: Vec<u16> = ids.iter().map(|_| Receiver::start(|_| Answer::ok()).address().port()).collect();
+    for (id, port) in ids.iter().zip(&ports) {
+        let webhook = json!({ "id": format!("{id}-0"), "relativeUrl": format!("http://127.0.0.1:{port}/{id}"),
+            "triggerType": "entityEvent", "filter": { "items": [{ "entityType": id }] } });
+        register(brokers, &names, &json!({ "id": id, "status": "active", "webHooks": [webhook] }));
+    }
+    let worker = Worker::start(brokers, &names, &FAST).await;
+    let began = tokio::time::Instant::now();
+    let sent = AtomicUsize::new(0);
+    // Far more and far longer than suspends one.
+    wait_until("enough failures over enough time", PATIENCE * 2, async || {
+        for id in &ids {
+            send(brokers, &names, id, &sent, 8);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let refused = worker.metric("hookstream_attempts_total", &[("reason", "connect")]).await;
+        let enough = refused >= 14.0 * 20.0 && began.elapsed() > Duration::from_secs(8);
+        if enough { Ok(()) } else { Err(refused) }
+    })
+    .await;
+    assert!((worker.metric("hookstream_health_guard_active", &[]).await - 1.0).abs() < 0.1, "the metric says so");
+    let states: Vec<_> = read_all(brokers, &names.health()).iter().map(Read::json).collect();
+    assert!(states.iter().all(|state| state["status"] != "failed"), "{states:?}");
+    // The network is back.
+    let receivers: Vec<Receiver> = ports.iter().map(|port| Receiver::start_on(*port, |_| Answer::ok())).collect();
+    wait_until("the guard to fall", PATIENCE, async || {
+        for id in &ids {
+            send(brokers, &names, id, &sent, 1);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let guard = worker.metric("hookstream_health_guard_active", &[]).await;
+        if guard.abs() < 0.1 { Ok(()) } else { Err(guard) }
+    })
+    .await;
+    assert!(receivers.iter().any(|receiver| receiver.count() > 0));
+}
+
+/// The counts of an integration in the deltas topic, each telling once.
+fn told(brokers: &str, names: &Names, id: &str) -> (u64, u64) {
+    let mut tellings: BTreeMap<(i32, u64, u64), Telling> = BTreeMap::new();
+    for record in read_all(brokers, &format!("{}.deltas", names.health())) {
+        if let Delta::Telling(telling) = Delta::parse(record.value.as_deref().unwrap()).unwrap() {
+            tellings.insert((record.partition, telling.told.boot, telling.told.sequence), telling);
+        }
+    }
+    let key = format!("w/{id}");
+    let slots = tellings.values().flat_map(|telling| &telling.deltas).filter(|(of, _)| *of == key);
+    slots.flat_map(|(_, slots)| slots).fold((0, 0), |(acknowledged, failed), slot| {
+        (acknowledged + u64::from(slot.acknowledged), failed + slot.failures.total())
+    })
+}
+
+/// The worker that judges the integrations of a partition, as the log says.
+fn owner_of(workers: &[Option<Worker>], partition: i32) -> Option<usize> {
+    let owns = |worker: &Worker| {
+        let judged = worker.lines().all();
+        let last = judged.iter().rev().find_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let message = line["message"].as_str()?;
+            let partitions: Vec<i32> = serde_json::from_str(line["partitions"].as_str()?).ok()?;
+            if !partitions.contains(&partition) {
+                return None;
+            }
+            message.contains("is judged").then(|| message.ends_with("judged here"))
+        });
+        last == Some(true)
+    };
+    workers.iter().position(|worker| worker.as_ref().is_some_and(owns))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_killed_loses_and_doubles_nothing() {
+    let cluster = Cluster::shared().await;
+    let (brokers, names) = (cluster.brokers(), Names::of("health-killed"));
+    names.create(brokers, SCHEDULE, 3).await;
+    let receiver = Receiver::start(|request| if request.number % 3 == 0 { Answer::ok() } else { Answer::status(500) });
+    register(brokers, &names, &integration("watched", &[&receiver]));
+    let options = ["--retry-schedule", SCHEDULE, "--errors-window", "1h"];
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(Some(Worker::start(brokers, &names, &options).await));
+    }
+    let partition = partition_of("w/watched", 3);
+    let sent = AtomicUsize::new(0);
+    for round in 0..3 {
+        for _ in 0..8 {
+            send(brokers, &names, "watched", &sent, 30);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        let owner = wait_until("an owner", PATIENCE, async || owner_of(&workers, partition).ok_or("nobody")).await;
+        if round < 2 {
+            let mut owner = workers[owner].take().unwrap();
+            owner.sigkill();
+            workers.push(Some(Worker::start(brokers, &names, &options).await));
+        }
+    }
+    // All that was told is counted, once.
+    let counted = wait_until("the counts to be what was told", PATIENCE, async || {
+        let (told, known) = (told(brokers, &names, "watched"), known(brokers, &names, "watched"));
+        let counted = known.as_ref().map(attempts);
+        if counted == Some(told) { Ok(told) } else { Err((told, counted)) }
+    })
+    .await;
+    assert!(counted.0 > 100 && counted.1 > 200, "{counted:?}");
+    let states = states(brokers, &names, "watched");
+    assert_eq!(words(&states), ["hasErrors"], "{states:?}");
+}
+
+/// An attempt as the log has it.
+fn logged(brokers: &str, names: &Names, id: &str) -> Vec<(i64, Result<(), Reason>, Option<u16>)> {
+    let records = read_all(brokers, &names.attempts());
+    let mut attempts: Vec<_> = records
+        .iter()
+        .filter(|record| record.key_text() == format!("w/{id}"))
+        .map(|record| {
+            let record = record.json();
+            let at: jiff::Timestamp = record["at"].as_str().unwrap().parse().unwrap();
+            let outcome = match record["outcome"].as_str().unwrap() {
+                "acknowledged" => Ok(()),
+                _ => Err(Reason::parse(record["reason"].as_str().unwrap()).unwrap()),
+            };
+            let status = record["status"].as_u64().and_then(|status| u16::try_from(status).ok());
+            (at.as_millisecond(), outcome, status)
+        })
+        .collect();
+    attempts.sort_unstable_by_key(|(at, ..)| *at);
+    attempts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_is_what_the_attempt_log_says() {
+    let cluster = Cluster::shared().await;
+    let (brokers, names) = (cluster.brokers(), Names::of("health-log"));
+    names.create(brokers, SCHEDULE, 3).await;
+    let receiver = Receiver::start(|request| match request.number % 9 {
+        0 | 4 => Answer::ok(),
+        1 => Answer::echo(Echo::Missing),
+        2 => Answer::status(404).body(request.body.clone()),
+        3 => Answer::status(500).body("it is the Bearer s3cret-t0ken that we do not like"),
+        _ => Answer::status(503).body("later"),
+    });
+    let mut integration = integration("logged", &[&receiver]);
+    integration["secrets"] = json!([{ "id": "webhook.header.Authorization", "value": "Bearer s3cret-t0ken" }]);
+    integration["webHooks"][0]["relativeUrl"] = json!(receiver.url("/logged?key=s3cret-in-query"));
+    register(brokers, &names, &integration);
+    let options = ["--retry-schedule", SCHEDULE, "--attempt-log", "all", "--errors-window", "1h"];
+    let mut workers = [Worker::start(brokers, &names, &options).await, Worker::start(brokers, &names, &options).await];
+    let sent = AtomicUsize::new(0);
+    for _ in 0..8 {
+        send(brokers, &names, "logged", &sent, 30);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    // At least: what was under way in a rebalance may be delivered twice.
+    let mut quiet = (-1.0, tokio::time::Instant::now());
+    while quiet.1.elapsed() < Duration::from_secs(4) {
+        let refs: Vec<&Worker> = workers.iter().collect();
+        let done = total(&refs, "hookstream_deliveries_total", &[]).await;
+        let ended = total(&refs, "hookstream_deliveries_total", &[("outcome", "acknowledged")]).await
+            + total(&refs, "hookstream_deliveries_total", &[("outcome", "dead")]).await;
+        if done > quiet.0 || ended < 239.5 {
+            quiet = (done, tokio::time::Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let attempts_made: f64 = {
+        let refs: Vec<&Worker> = workers.iter().collect();
+        total(&refs, "hookstream_attempts_total", &[]).await
+    };
+    for worker in &mut workers {
+        worker.stop();
+    }
+    let logged = logged(brokers, &names, "logged");
+    #[expect(clippy::cast_precision_loss, reason = "a count")]
+    let count = logged.len() as f64;
+    assert!((count - attempts_made).abs() < 0.1, "each attempt is logged: {count} of {attempts_made}");
+
+    let rules = Rules {
+        errors_window_s: 3_600,
+        errors_min_attempts: 20,
+        suspend_after_ms: 3_600_000,
+        suspend_after_failures: 100,
+    };
+    let now = logged.last().unwrap().0;
+    let mut recomputed = Known::default();
+    for (number, (at, outcome, status)) in (1u64..).zip(&logged) {
+        let mut slot =
+            Slot { second: second_of(*at), last_answer: status.map(|status| (*at, status)), ..Slot::default() };
+        match outcome {
+            Ok(()) => (slot.acknowledged, slot.last_acknowledged_ms) = (1, Some(*at)),
+            Err(reason) => {
+                slot.failures = Failures::from_iter([(*reason, 1)]);
+                slot.first_failure_ms = Some(*at);
+            }
+        }
+        recomputed.apply(number.cast_signed(), Told { boot: 1, sequence: number }, &[slot], &rules, now);
+    }
+    // Nobody is left to write the last counts down: the next worker does.
+    let mut last = Worker::start(brokers, &names, &options).await;
+    wait_until("the state to be what the log says", PATIENCE, async || {
+        let known = known(brokers, &names, "logged").map(|known| known.counts);
+        if known.as_ref() == Some(&recomputed.counts) {
+            Ok(())
+        } else {
+            Err((known, recomputed.counts.clone(), last.lines().tail(40)))
+        }
+    })
+    .await;
+    last.stop();
+    assert_eq!(recomputed.judge(&rules, now), Health::HasErrors);
+    assert_eq!(words(&states(brokers, &names, "logged")), ["hasErrors"]);
+
+    // And what it does not say.
+    let records = read_all(brokers, &names.attempts());
+    for record in &records {
+        let text = String::from_utf8(record.value.clone().unwrap()).unwrap();
+        for secret in ["s3cret", "in confidence", "key="] {
+            assert!(!text.contains(secret), "{text}");
+        }
+        let fields = record.json();
+        let fields: Vec<_> = fields.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            fields,
+            [
+                "deliveryId",
+                "webHookId",
+                "eventId",
+                "attempt",
+                "url",
+                "outcome",
+                "reason",
+                "status",
+                "durationMs",
+                "answer",
+                "worker",
+                "at"
+            ]
+        );
+    }
+    let answers = |status: u16| {
+        let of = records.iter().map(Read::json).filter(move |it| it["status"] == json!(status));
+        of.map(|it| it["answer"].clone()).collect::<Vec<_>>()
+    };
+    assert!(answers(404).iter().all(Value::is_null), "an answer that repeats the event is left out");
+    assert!(answers(500).iter().all(|it| it == "it is the *** that we do not like"), "{:?}", answers(500));
+    assert!(answers(503).iter().all(|it| it == "later"));
+    assert_eq!(
+        equal(records[0].json()["url"].clone(), &json!(receiver.url("/logged"))),
+        Ok(json!(receiver.url("/logged")))
+    );
+}

@@ -1,0 +1,95 @@
+//! A record as a strange producer would write it: over Kafka's own protocol, byte by byte, because the client library
+//! takes no header name that is not UTF-8.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+/// Writes one record with one header into a partition that the broker at `broker` leads.
+pub(crate) fn produce_raw(broker: &str, topic: &str, partition: i32, key: &[u8], value: &[u8], header: (&[u8], &[u8])) {
+    let batch = batch(&record(key, value, header));
+    let mut request = Vec::new();
+    request.extend(0_i16.to_be_bytes()); // Produce
+    request.extend(3_i16.to_be_bytes()); // its version
+    request.extend(1_i32.to_be_bytes()); // correlation
+    request.extend((-1_i16).to_be_bytes()); // no client id
+    request.extend((-1_i16).to_be_bytes()); // no transaction
+    request.extend((-1_i16).to_be_bytes()); // acknowledged by all
+    request.extend(30_000_i32.to_be_bytes());
+    request.extend(1_i32.to_be_bytes()); // one topic
+    request.extend(i16::try_from(topic.len()).unwrap().to_be_bytes());
+    request.extend(topic.as_bytes());
+    request.extend(1_i32.to_be_bytes()); // one partition
+    request.extend(partition.to_be_bytes());
+    request.extend(i32::try_from(batch.len()).unwrap().to_be_bytes());
+    request.extend(batch);
+    let mut stream = TcpStream::connect(broker.split(',').next().unwrap()).unwrap();
+    stream.write_all(&i32::try_from(request.len()).unwrap().to_be_bytes()).unwrap();
+    stream.write_all(&request).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; usize::try_from(i32::from_be_bytes(length)).unwrap()];
+    stream.read_exact(&mut answer).unwrap();
+    // Correlation, one topic by name, one partition, its number, then the error code.
+    let at = 4 + 4 + 2 + topic.len() + 4 + 4;
+    assert_eq!(answer[at..at + 2], [0, 0], "the broker took the record: {answer:?}");
+}
+
+/// A zigzag variable-length integer, as records have them.
+fn varint(bytes: &mut Vec<u8>, number: usize) {
+    let mut rest = number << 1;
+    while rest >= 0x80 {
+        bytes.push(u8::try_from(rest & 0x7f).unwrap() | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(u8::try_from(rest).unwrap());
+}
+
+fn bytes_of(bytes: &mut Vec<u8>, content: &[u8]) {
+    varint(bytes, content.len());
+    bytes.extend(content);
+}
+
+fn record(key: &[u8], value: &[u8], (name, header): (&[u8], &[u8])) -> Vec<u8> {
+    // Attributes, then the differences of timestamp and offset to the batch's.
+    let mut record = vec![0, 0, 0];
+    bytes_of(&mut record, key);
+    bytes_of(&mut record, value);
+    varint(&mut record, 1);
+    bytes_of(&mut record, name);
+    bytes_of(&mut record, header);
+    let mut whole = Vec::new();
+    bytes_of(&mut whole, &record);
+    whole
+}
+
+fn batch(record: &[u8]) -> Vec<u8> {
+    let mut checked = Vec::new();
+    checked.extend(0_i16.to_be_bytes()); // attributes: not compressed
+    checked.extend(0_i32.to_be_bytes()); // last offset's difference
+    checked.extend(1_700_000_000_000_i64.to_be_bytes());
+    checked.extend(1_700_000_000_000_i64.to_be_bytes());
+    checked.extend((-1_i64).to_be_bytes()); // no producer id
+    checked.extend((-1_i16).to_be_bytes());
+    checked.extend((-1_i32).to_be_bytes());
+    checked.extend(1_i32.to_be_bytes()); // one record
+    checked.extend(record);
+    let mut batch = Vec::new();
+    batch.extend(0_i64.to_be_bytes()); // base offset
+    batch.extend(i32::try_from(4 + 1 + 4 + checked.len()).unwrap().to_be_bytes());
+    batch.extend((-1_i32).to_be_bytes()); // leader epoch
+    batch.push(2); // format
+    batch.extend(crc32c(&checked).to_be_bytes());
+    batch.extend(checked);
+    batch
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        }
+    }
+    !crc
+}
