@@ -279,7 +279,8 @@ impl Started {
         let metrics = || Arc::clone(&self.metrics);
         let worker = host_name();
         let tally = Arc::new(Tally::new(shards));
-        let told = (deltas_topic(&topics.health), worker.clone());
+        let rules = Rules::new(suspension);
+        let told = (deltas_topic(&topics.health), worker.clone(), &rules);
         let deltas = Deltas::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), metrics())?;
         let name = "health-deltas";
         let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
@@ -290,7 +291,7 @@ impl Started {
             kafka: kafka.clone(),
             health_topic: topics.health.clone(),
             events_topic: topics.events.clone(),
-            rules: Rules::new(suspension),
+            rules,
             metrics: metrics(),
         };
         let stopped = consuming.clone();

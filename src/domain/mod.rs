@@ -18,6 +18,7 @@ pub mod signature;
 pub mod standing;
 pub mod table;
 pub mod target;
+mod text;
 pub mod ticks;
 pub mod topics;
 pub mod tracker;

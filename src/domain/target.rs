@@ -155,6 +155,13 @@ impl fmt::Display for Target {
     }
 }
 
+/// Whether `relative` may follow any URL of `base_len` bytes that was parsed and ends in its path: nothing in it needs a
+/// closer look.
+pub(super) fn is_plain(base_len: usize, relative: &str) -> bool {
+    base_len + 1 + relative.len() <= URL_BYTES_MAX
+        && relative.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~?&=%:@!$'()*+,;".contains(&byte))
+}
+
 fn scheme_of(url: &str) -> Result<(bool, &str), BadUrl> {
     let (scheme, rest) = url.split_once("://").ok_or(BadUrl::Scheme)?;
     if scheme.eq_ignore_ascii_case("https") {

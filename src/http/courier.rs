@@ -26,6 +26,7 @@ use crate::domain::outcome::{Outcome, Reason, judge, parse_retry_after};
 use crate::domain::signature::Signer;
 use crate::domain::target::{Authority, BadUrl, Target};
 use crate::http::connector::Connector;
+use crate::http::ration::{Ration, Rationed};
 use crate::telemetry::metrics::Metrics;
 
 const ECHO: HeaderName = HeaderName::from_static("x-xcom-integration-echo");
@@ -42,6 +43,9 @@ const ANSWER_BYTES_KEPT: usize = 1024;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 /// Bounds what one connection may buffer, and with it the headers of an answer.
 const CONNECTION_BUFFER_BYTES: usize = 32 * 1024;
+/// The most that is read of a connection for one answer: its headers, the body as far as it is wanted however it is cut into
+/// chunks, and some interim answers.
+const EXCHANGE_BYTES_MAX: usize = 256 * 1024;
 
 /// All of a webhook's requests that does not change from one to the next.
 pub struct Prepared {
@@ -160,6 +164,7 @@ fn push_decimal(text: &mut String, mut number: u64) {
 /// A connection to a receiver, between two requests.
 pub struct Link {
     sender: http1::SendRequest<Full<Bytes>>,
+    ration: Ration,
     opened: Instant,
     /// When it was last given back.
     pub idle_since: Instant,
@@ -238,6 +243,7 @@ impl Courier {
         if let Some(mut link) = kept {
             // Not ready: closed before the request left. Neither is an attempt.
             if link.sender.ready().await.is_ok() {
+                link.ration.renew();
                 match link.sender.try_send_request(attempt.request()).await {
                     Ok(response) => return Ok((response, link)),
                     Err(mut failed) => {
@@ -264,9 +270,10 @@ impl Courier {
             tracing::debug!(reason = error.reason().word(), %error, "no connection to the receiver");
             error.reason()
         })?;
+        let ration = Ration::new(EXCHANGE_BYTES_MAX);
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(CONNECTION_BUFFER_BYTES)
-            .handshake(TokioIo::new(connection))
+            .handshake(TokioIo::new(Rationed::new(connection, ration.clone())))
             .await
             .map_err(|error| classify(&error))?;
         // What ends a connection is told to the request it carried; between requests it is nobody's failure.
@@ -277,7 +284,7 @@ impl Courier {
         });
         self.metrics.connections_opened.inc();
         let now = Instant::now();
-        Ok(Link { sender, opened: now, idle_since: now })
+        Ok(Link { sender, ration, opened: now, idle_since: now })
     }
 }
 

@@ -6,6 +6,7 @@ pub mod api;
 pub mod connector;
 pub mod courier;
 pub mod plain_server;
+pub mod ration;
 pub mod resolver;
 pub mod stream;
 pub mod test_delivery;

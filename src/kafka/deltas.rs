@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{ClientLog, producer_config};
 use super::health_wire::{Telling, partition_of};
 use crate::clock;
-use crate::domain::health::Told;
+use crate::domain::health::{Rules, Told};
 use crate::report::collector::Collector;
 use crate::report::tally::Tally;
 use crate::settings;
@@ -63,19 +63,19 @@ pub struct Deltas {
 }
 
 impl Deltas {
-    /// To `topic`, by the worker of that host name.
+    /// To `topic`, by the worker of that host name, for an owner who judges by these rules.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
     pub fn new(
         kafka: &settings::Kafka,
-        (topic, worker): (String, String),
+        (topic, worker, rules): (String, String, &Rules),
         tally: Arc<Tally>,
         standings: Arc<Standings>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let producer = producer_config(kafka, "health-deltas").create_with_context(ClientLog::new("health-deltas"))?;
-        let collector = Collector::default();
+        let collector = Collector::new(rules);
         let (sequences, partitions, asked) = (HashMap::new(), None, None);
         let boot = rand::random();
         Ok(Self { producer, topic, tally, standings, metrics, collector, worker, boot, sequences, partitions, asked })
@@ -98,7 +98,7 @@ impl Deltas {
                 _ = ticks.tick() => {
                     self.collect();
                     if under_way.is_empty() {
-                        under_way.extend(self.tell().into_iter().map(|it| self.publish(it, Duration::ZERO)));
+                        under_way.extend(self.tell(false).into_iter().map(|it| self.publish(it, Duration::ZERO)));
                     }
                 }
             }
@@ -113,7 +113,8 @@ impl Deltas {
         let deadline = Instant::now() + LAST_TELLING_MAX;
         let mut in_time = tokio::time::timeout_at(deadline, last).await.is_ok();
         self.collect();
-        let last: FuturesUnordered<_> = self.tell().into_iter().map(|it| self.publish(it, Duration::ZERO)).collect();
+        let last: FuturesUnordered<_> =
+            self.tell(true).into_iter().map(|it| self.publish(it, Duration::ZERO)).collect();
         let last = tokio::time::timeout_at(deadline, last.collect::<Vec<_>>()).await;
         in_time &= last.is_ok_and(|told| told.iter().all(Result::is_ok));
         if !in_time {
@@ -132,11 +133,13 @@ impl Deltas {
         }
     }
 
-    /// The records that tell all that is to be told. Nothing while the topic can't be asked for its partitions.
-    fn tell(&mut self) -> Vec<Outgoing> {
+    /// The records that tell what is to be told now, or all that is left. Nothing while the topic can't be asked for its partitions.
+    fn tell(&mut self, last: bool) -> Vec<Outgoing> {
         let Some(partitions) = self.known_partitions() else { return Vec::new() };
         let mut outgoing = Vec::new();
-        for (partition, deltas) in self.collector.take_chunks(|key| partition_of(key, partitions)) {
+        for (partition, deltas) in
+            self.collector.take_chunks(clock::now_ms(), last, |key| partition_of(key, partitions))
+        {
             let sequence = self.sequences.entry(partition).or_default();
             *sequence += 1;
             let telling = Telling { told: Told { boot: self.boot, sequence: *sequence }, deltas };

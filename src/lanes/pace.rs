@@ -8,25 +8,32 @@ use tokio::time::Instant;
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// A receiver that ended nothing for this long is slower than its past says.
 const STALL_MIN: Duration = Duration::from_secs(2);
-/// The mean is of about this time, however many requests that is: a receiver that halts for a moment delays all that is
-/// under way, and must not be taken for a slow one.
-const MEAN_OVER: Duration = Duration::from_secs(1);
+/// Weight of the newest request in the mean: half of it comes from the last six or so.
+const WEIGHT: f64 = 0.1;
 /// Requests in a row that had to connect first before they count: a handshake says little about the requests after it,
 /// unless there is one each time.
 const CONNECTING_MAX: u32 = 16;
-/// A new lane is judged by its mean after as many requests, or after as long: the first one alone may have been unlucky.
-const KNOWN_AFTER: (u32, Duration) = (16, Duration::from_secs(1));
+/// How far back the rate looks: a pause of a few hundred ms, ours or the receiver's, is no change of pace.
+const RATE_OVER: Duration = Duration::from_secs(2);
+/// Less than this of a lane at work says nothing about its rate: connections are opened first.
+const OBSERVED_MIN: Duration = Duration::from_secs(1);
 
-/// The pace of one lane.
+/// The pace of one lane, or of one host.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Mean time of a request, in seconds.
     mean: f64,
     /// Requests in it.
     counted: u32,
-    began: Instant,
     /// Requests in a row that had to connect first.
     connecting: u32,
+    /// Requests a second that ended while others waited.
+    rate: Option<f64>,
+    /// How long that was observed.
+    observed: Duration,
+    /// Requests ended since the last look.
+    ended: u32,
+    looked: Instant,
     /// When a request last ended, or the lane went from idle to busy.
     progress: Instant,
 }
@@ -34,7 +41,16 @@ pub struct Pace {
 impl Pace {
     /// Of a lane that has done nothing yet.
     pub fn new(now: Instant) -> Self {
-        Self { mean: 0.0, counted: 0, began: now, connecting: 0, progress: now }
+        Self {
+            mean: 0.0,
+            counted: 0,
+            connecting: 0,
+            rate: None,
+            observed: Duration::ZERO,
+            ended: 0,
+            looked: now,
+            progress: now,
+        }
     }
 
     /// The lane was idle and starts a request.
@@ -44,31 +60,48 @@ impl Pace {
 
     /// A request ended, on a kept connection or on one made for it.
     pub fn ended(&mut self, took: Duration, connected: bool, now: Instant) {
-        let since = now.saturating_duration_since(self.progress).as_secs_f64();
         self.progress = now;
+        self.ended = self.ended.saturating_add(1);
         self.connecting = if connected { self.connecting.saturating_add(1) } else { 0 };
         if (1..=CONNECTING_MAX).contains(&self.connecting) {
             return;
         }
         self.counted = self.counted.saturating_add(1);
-        // Of those that end together the first has the weight of the time; and a plain mean at first.
-        let weight = (since / (since + MEAN_OVER.as_secs_f64())).max(1.0 / f64::from(self.counted));
+        // The plain mean at first.
+        let weight = WEIGHT.max(1.0 / f64::from(self.counted));
         self.mean += weight * (took.as_secs_f64() - self.mean);
+    }
+
+    /// Looks at what has ended since the last look. What a lane does in which nothing waits is its events' pace, not its
+    /// receiver's, and does not count.
+    pub fn look(&mut self, waiting: usize, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.looked);
+        let ended = std::mem::take(&mut self.ended);
+        self.looked = now;
+        if waiting == 0 || elapsed.is_zero() {
+            return;
+        }
+        let sample = f64::from(ended) / elapsed.as_secs_f64();
+        let weight = 1.0 - (-elapsed.as_secs_f64() / RATE_OVER.as_secs_f64()).exp();
+        self.rate = Some(self.rate.map_or(sample, |rate| rate + weight * (sample - rate)));
+        self.observed = self.observed.saturating_add(elapsed);
     }
 
     /// Whether `waiting` deliveries are more than the receiver takes in [`WAIT_MAX`]. `in_flight` are under way, and
     /// `abreast` at a time once those that may start have started: of a burst to an idle receiver none are under way yet.
+    ///
+    /// Both the time that requests take and the rate at which they ended must say so: the one knows nothing of a pause that
+    /// is over, the other nothing of a lane that had little to do.
     pub fn is_full(&self, waiting: usize, in_flight: usize, abreast: usize, now: Instant) -> bool {
-        if waiting == 0 {
-            return false;
-        }
-        let stall = now.saturating_duration_since(self.progress);
-        let stalled = stall >= STALL_MIN && in_flight > 0;
-        let known = self.counted >= KNOWN_AFTER.0 || now.saturating_duration_since(self.began) >= KNOWN_AFTER.1;
-        let mean = if known { self.mean } else { 0.0 }.max(if stalled { stall.as_secs_f64() } else { 0.0 });
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let wait = mean * waiting as f64 / abreast.max(1) as f64;
-        wait > WAIT_MAX.as_secs_f64()
+        let (waiting, abreast) = (waiting as f64, abreast.max(1) as f64);
+        let wait_max = WAIT_MAX.as_secs_f64();
+        let by_time = |mean: f64| mean * waiting / abreast > wait_max;
+        if self.is_stalled(in_flight, now) {
+            return by_time(self.mean.max(now.saturating_duration_since(self.progress).as_secs_f64()));
+        }
+        let by_rate = self.observed >= OBSERVED_MIN && self.rate.is_some_and(|rate| waiting > rate * wait_max);
+        by_rate && by_time(self.mean)
     }
 
     /// Whether nothing has ended for long although requests are under way.
@@ -81,56 +114,68 @@ impl Pace {
 mod tests {
     use super::*;
 
+    /// A receiver that takes 16 requests at a time and `took` for each is at work for `time`.
+    async fn work(pace: &mut Pace, took: Duration, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            tokio::time::advance(took).await;
+            (0..16).for_each(|_| pace.ended(took, false, Instant::now()));
+            pace.look(1000, Instant::now());
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_lane_is_full_when_what_waits_needs_more_than_a_few_seconds() {
         let mut pace = Pace::new(Instant::now());
         assert!(!pace.is_full(100_000, 16, 16, Instant::now()), "nothing is known yet");
-        pace.ended(Duration::from_millis(16), false, Instant::now());
-        assert!(!pace.is_full(100_000, 16, 16, Instant::now()), "one request is no pace");
-        tokio::time::advance(KNOWN_AFTER.1).await;
-        // 16 ms and 16 at a time: a thousand a second.
+        // A thousand a second.
+        work(&mut pace, Duration::from_millis(16), Duration::from_secs(3)).await;
         assert!(!pace.is_full(4_999, 16, 16, Instant::now()));
-        assert!(pace.is_full(5_001, 16, 16, Instant::now()));
+        assert!(pace.is_full(5_010, 16, 16, Instant::now()));
         assert!(!pace.is_full(4_999, 0, 16, Instant::now()), "an idle receiver will take 16 at a time as well");
         assert!(!pace.is_full(0, 16, 16, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_receiver_that_halts_for_a_moment_is_not_slow_and_one_that_has_become_slow_is() {
+    async fn a_pause_is_no_change_of_pace_and_a_change_is_seen_within_seconds() {
         let mut pace = Pace::new(Instant::now());
-        for _ in 0..100 {
-            tokio::time::advance(Duration::from_millis(20)).await;
-            (0..16).for_each(|_| pace.ended(Duration::from_millis(20), false, Instant::now()));
-        }
-        let slow = Duration::from_millis(120);
-        tokio::time::advance(slow).await;
-        (0..16).for_each(|_| pace.ended(slow, false, Instant::now()));
-        assert!(!pace.is_full(2_400, 16, 16, Instant::now()), "three seconds of its pace");
-        for _ in 0..16 {
-            tokio::time::advance(slow).await;
-            (0..16).for_each(|_| pace.ended(slow, false, Instant::now()));
-        }
-        assert!(pace.is_full(2_400, 16, 16, Instant::now()));
+        work(&mut pace, Duration::from_millis(16), Duration::from_secs(3)).await;
+        work(&mut pace, Duration::from_millis(400), Duration::from_millis(400)).await;
+        assert!(!pace.is_full(3_500, 16, 16, Instant::now()), "all that was under way took long, once");
+        work(&mut pace, Duration::from_millis(400), Duration::from_secs(4)).await;
+        assert!(pace.is_full(3_500, 16, 16, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn handshakes_count_only_when_there_is_one_each_time() {
         let (connected, slow) = (true, Duration::from_millis(400));
         let mut pace = Pace::new(Instant::now());
-        tokio::time::advance(KNOWN_AFTER.1).await;
+        for mean_counts in [false, true] {
+            tokio::time::advance(RATE_OVER).await;
+            for _ in 0..CONNECTING_MAX {
+                pace.ended(slow, connected, Instant::now());
+            }
+            pace.look(1_000, Instant::now());
+            assert_eq!(pace.is_full(1_000, 16, 16, Instant::now()), mean_counts);
+        }
+        pace.ended(Duration::from_millis(20), !connected, Instant::now());
         for _ in 0..CONNECTING_MAX {
             pace.ended(slow, connected, Instant::now());
         }
-        assert!(!pace.is_full(1_000, 16, 16, Instant::now()));
-        pace.ended(slow, connected, Instant::now());
-        assert!(pace.is_full(1_000, 16, 16, Instant::now()));
+        assert!(pace.mean < 0.38, "a handshake in between does not");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_had_little_to_do_is_not_taken_for_slow() {
         let mut pace = Pace::new(Instant::now());
-        for _ in 0..KNOWN_AFTER.0 {
-            pace.ended(slow, connected, Instant::now());
-            pace.ended(Duration::from_millis(20), !connected, Instant::now());
+        for _ in 0..50 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            pace.ended(Duration::from_millis(20), false, Instant::now());
+            pace.look(1, Instant::now());
         }
-        assert!(!pace.is_full(3_999, 16, 16, Instant::now()));
-        assert!(pace.is_full(4_001, 16, 16, Instant::now()));
+        // Ten a second ended, but a burst goes out sixteen at a time.
+        assert!(!pace.is_full(600, 1, 16, Instant::now()));
+        assert!(pace.is_full(600, 1, 1, Instant::now()), "unless its order lets only one go at a time");
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crate::telemetry::metrics::Metrics;
 
-/// How much work may be queued, at the present pace, when everybody is behind. Below the wait at which a lane is full.
-const WAIT_MAX: Duration = Duration::from_secs(3);
+/// How much work may be queued, at the present pace, when everybody is behind. Well below the wait at which
+/// a lane is full, for a pace that falls meanwhile.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Queued deliveries that never stop reading: enough to start on before any pace is known.
 const QUEUED_MIN: usize = 64;
 /// Before any pace is known.
@@ -194,7 +195,7 @@ mod tests {
         let pressure = Pressure::new(2, usize::MAX);
         pressure.report(0, Some(100), false);
         pressure.report(1, Some(100), false);
-        pressure.queue(0, 599);
+        pressure.queue(0, 399);
         assert_eq!(pressure.reading(), Reading::Go);
         pressure.queue(1, 1);
         assert_eq!(pressure.reading(), Reading::Wait);

@@ -35,6 +35,8 @@ use crate::telemetry::metrics::{Metrics, TickOutcome};
 
 /// How often a shard looks after its lanes: paces, stalled and idle ones.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Weight of the newest look in a shard's pace: half of it comes from the last half second.
+const PACE_WEIGHT: f64 = 0.125;
 /// A lane that was fed within this counts as fed.
 const FED_WITHIN: Duration = Duration::from_secs(5);
 /// A lane or host without work is forgotten after this; a circuit's state with it.
@@ -575,7 +577,8 @@ impl Shard {
         let mut starving = false;
         let mut stalled = Vec::new();
         let mut forgotten = Vec::new();
-        for (index, lane) in &self.lanes {
+        for (index, lane) in &mut self.lanes {
+            lane.pace.look(lane.queue.waiting(), now);
             let quiet = now.saturating_duration_since(lane.fed);
             if lane.queue.waiting() > 0 {
                 if lane.is_to_shed(limit, now) {
@@ -615,6 +618,9 @@ impl Shard {
         let mut waiting = vec![0; self.hosts.capacity()];
         for (_, lane) in &self.lanes {
             waiting.get_mut(lane.host).into_iter().for_each(|waiting| *waiting += lane.queue.waiting());
+        }
+        for (index, host) in &mut self.hosts {
+            host.pace.look(waiting.get(index).copied().unwrap_or(0), now);
         }
         let limit = self.shared.settings.max_in_flight_per_host;
         let mut over = Vec::new();
@@ -657,7 +663,7 @@ impl Shard {
         if queued && elapsed > 0.0 {
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let pace = self.finished as f64 / elapsed;
-            self.pace = Some(self.pace.map_or(pace, |before| f64::midpoint(before, pace)));
+            self.pace = Some(self.pace.map_or(pace, |before| before + PACE_WEIGHT * (pace - before)));
         }
         self.finished = 0;
         self.looked = now;

@@ -1,11 +1,15 @@
 //! What this worker has counted and not yet told: gathered once a second, held back while the fault is ours, kept while
 //! nobody can be told.
+//!
+//! Whoever fails is told of at once, and so is the first acknowledgement after a while. Where acknowledgements go on
+//! without a failure, they are told together every few seconds: most integrations are like that, and telling costs more
+//! than counting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::tally::{Counted, Tally};
-use crate::domain::hash::hash_bytes;
-use crate::domain::health::{Guard, Slot};
+use crate::domain::hash::{BuildHash64, hash_bytes};
+use crate::domain::health::{Failures, Guard, Rules, Slot};
 
 /// Seconds kept apart while nobody can be told; beyond it an integration's attempts are added to its last second.
 const SLOTS_MAX: usize = 200_000;
@@ -13,6 +17,10 @@ const SLOTS_MAX: usize = 200_000;
 const SLOT_BYTES_MAX: usize = 400;
 /// A record takes up less than the topic's records may, even with the longest key on top.
 const RECORD_BYTES_MAX: usize = 32 * 1024;
+/// The longest that acknowledgements are held back, ms.
+const HELD_MAX_MS: i64 = 10_000;
+/// And a part of the shortest time that a rule looks at: what is held back may not weigh in it.
+const HELD_PART: i64 = 60;
 
 /// Some integrations of one partition, and what was counted of them.
 pub type Chunk = (i32, Deltas);
@@ -20,14 +28,30 @@ pub type Chunk = (i32, Deltas);
 pub type Deltas = Vec<(String, Vec<Slot>)>;
 
 /// What is not yet told.
-#[derive(Default)]
 pub struct Collector {
+    part_s: u32,
+    held_ms: i64,
     guard: Guard<u64>,
-    pending: BTreeMap<String, Vec<Slot>>,
+    pending: HashMap<String, Vec<Slot>, BuildHash64>,
     slots: usize,
+    /// When an acknowledgement of an integration was last told, ms since 1970, by the hash of its key.
+    told: HashMap<u64, i64, BuildHash64>,
 }
 
 impl Collector {
+    /// For an owner who judges by `rules`.
+    pub fn new(rules: &Rules) -> Self {
+        let shortest_ms = (i64::from(rules.errors_window_s) * 1_000).min(rules.suspend_after_ms);
+        Self {
+            part_s: rules.part_s(),
+            held_ms: (shortest_ms / HELD_PART).min(HELD_MAX_MS),
+            guard: Guard::default(),
+            pending: HashMap::default(),
+            slots: 0,
+            told: HashMap::default(),
+        }
+    }
+
     /// Takes over what the shards counted. Says whether the network guard is up: then nothing of it counts, but that an
     /// integration acknowledged is still told.
     pub fn collect(&mut self, tally: &Tally, now_ms: i64) -> bool {
@@ -46,22 +70,24 @@ impl Collector {
     fn take(&mut self, counted: Counted, guarded: bool) {
         let Counted { integration, mut slot, .. } = counted;
         if guarded {
-            slot = Slot {
-                second: slot.second,
-                last_acknowledged_ms: slot.last_acknowledged_ms,
-                last_answer: slot.last_answer.filter(|_| slot.last_acknowledged_ms.is_some()),
-                ..Slot::default()
-            };
             if slot.last_acknowledged_ms.is_none() {
                 return;
             }
+            (slot.acknowledged, slot.failures, slot.first_failure_ms) = (0, Failures::default(), None);
         }
         let full = self.slots >= SLOTS_MAX;
+        let part_s = self.part_s;
         let slots = match self.pending.get_mut(integration.key()) {
             Some(slots) => slots,
             None => self.pending.entry(integration.key().to_owned()).or_default(),
         };
-        if let Some(same) = slots.iter_mut().find(|known| known.second == slot.second) {
+        // Of acknowledgements only the part of the window matters, and the last.
+        let same = |known: &&mut Slot| {
+            let without_failure = known.failures.is_empty() && slot.failures.is_empty();
+            known.second == slot.second || without_failure && known.second / part_s == slot.second / part_s
+        };
+        if let Some(same) = slots.iter_mut().find(same) {
+            same.second = same.second.max(slot.second);
             same.merge(&slot);
         } else if let Some(last) = slots.last_mut().filter(|_| full) {
             last.second = last.second.max(slot.second);
@@ -72,11 +98,27 @@ impl Collector {
         }
     }
 
-    /// Hands over all that is to be told, in pieces of a record each.
-    pub fn take_chunks(&mut self, partition_of: impl Fn(&str) -> i32) -> Vec<Chunk> {
+    /// Hands over what is to be told now, in pieces of a record each; what may be held back only when it is the `last`
+    /// time.
+    pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> i32) -> Vec<Chunk> {
+        let held_ms = self.held_ms;
+        self.told.retain(|_, told_ms| now_ms.saturating_sub(*told_ms) < held_ms);
+        let told = &mut self.told;
+        let due = self.pending.extract_if(|key, slots| {
+            if slots.iter().all(|slot| slot.last_acknowledged_ms.is_none()) {
+                return true;
+            }
+            let key = hash_bytes(key.as_bytes());
+            if !last && told.contains_key(&key) && slots.iter().all(|slot| slot.failures.is_empty()) {
+                return false;
+            }
+            told.insert(key, now_ms);
+            true
+        });
         let mut open: BTreeMap<i32, (usize, Deltas)> = BTreeMap::new();
         let mut chunks = Vec::new();
-        for (key, slots) in std::mem::take(&mut self.pending) {
+        for (key, slots) in due {
+            self.slots -= slots.len();
             let partition = partition_of(&key);
             for slots in slots.chunks(RECORD_BYTES_MAX / SLOT_BYTES_MAX) {
                 let (bytes, deltas) = open.entry(partition).or_default();
@@ -89,7 +131,6 @@ impl Collector {
                 }
             }
         }
-        self.slots = 0;
         chunks.extend(open.into_iter().map(|(partition, (_, deltas))| (partition, deltas)));
         chunks
     }
@@ -108,8 +149,15 @@ mod tests {
         Arc::new(Integration::parse(&format!("ws/{number}"), b"{}").unwrap())
     }
 
-    fn all(collector: &mut Collector) -> Vec<(String, Vec<Slot>)> {
-        collector.take_chunks(|_| 0).into_iter().flat_map(|(_, deltas)| deltas).collect()
+    const RULES: Rules = Rules {
+        errors_window_s: 600,
+        errors_min_attempts: 20,
+        suspend_after_ms: 3_600_000,
+        suspend_after_failures: 100,
+    };
+
+    fn all(collector: &mut Collector) -> Deltas {
+        collector.take_chunks(0, true, |_| 0).into_iter().flat_map(|(_, deltas)| deltas).collect()
     }
 
     #[test]
@@ -120,11 +168,11 @@ mod tests {
         tally.count(0, &before, &Outcome::Acknowledged, 1_200);
         tally.count(1, &before, &failed, 1_300);
         tally.count(1, &after, &Outcome::failed(Reason::Timeout), 1_100);
-        tally.count(0, &after, &Outcome::Acknowledged, 2_000);
-        tally.count(0, &after, &Outcome::failed(Reason::CircuitOpen), 2_000);
-        tally.count(0, &after, &Outcome::failed(Reason::Overloaded), 2_000);
-        let mut collector = Collector::default();
-        assert!(!collector.collect(&tally, 2_500));
+        tally.count(0, &after, &Outcome::Acknowledged, 21_000);
+        tally.count(0, &after, &Outcome::failed(Reason::CircuitOpen), 21_000);
+        tally.count(0, &after, &Outcome::failed(Reason::Overloaded), 21_000);
+        let mut collector = Collector::new(&RULES);
+        assert!(!collector.collect(&tally, 21_500));
         let told = all(&mut collector);
         assert_eq!(told.len(), 1);
         let (key, mut slots) = told.into_iter().next().unwrap();
@@ -139,10 +187,10 @@ mod tests {
             last_answer: Some((1_300, 503)),
         };
         let second = Slot {
-            second: 2,
+            second: 21,
             acknowledged: 1,
-            last_acknowledged_ms: Some(2_000),
-            last_answer: Some((2_000, 200)),
+            last_acknowledged_ms: Some(21_000),
+            last_answer: Some((21_000, 200)),
             ..Slot::default()
         };
         assert_eq!(slots, [first, second]);
@@ -153,7 +201,7 @@ mod tests {
     fn while_our_network_fails_nothing_counts_but_that_somebody_acknowledged() {
         let tally = Tally::new(1);
         let integrations: Vec<_> = (0..12).map(integration).collect();
-        let mut collector = Collector::default();
+        let mut collector = Collector::new(&RULES);
         for one in &integrations[..6] {
             tally.count(0, one, &Outcome::failed(Reason::Connect), 1_000);
         }
@@ -180,7 +228,7 @@ mod tests {
     fn what_can_not_be_told_is_kept_within_bounds_and_loses_no_count() {
         let tally = Tally::new(1);
         let one = integration(1);
-        let mut collector = Collector { slots: SLOTS_MAX - 2, ..Collector::default() };
+        let mut collector = Collector { slots: SLOTS_MAX - 2, ..Collector::new(&RULES) };
         for second in 1..=10 {
             tally.count(0, &one, &Outcome::failed(Reason::Reset), second * 1_000);
             collector.collect(&tally, second * 1_000);
@@ -196,13 +244,13 @@ mod tests {
         for number in 0..1_000 {
             tally.count(0, &integration(number), &Outcome::Acknowledged, 1_000);
         }
-        let mut collector = Collector::default();
+        let mut collector = Collector::new(&RULES);
         collector.collect(&tally, 1_000);
         for second in 2..500 {
             tally.count(0, &integration(7), &Outcome::failed(Reason::Tls), second * 1_000);
             collector.collect(&tally, second * 1_000);
         }
-        let chunks = collector.take_chunks(|key| i32::from(key.ends_with('7')));
+        let chunks = collector.take_chunks(0, true, |key| i32::from(key.ends_with('7')));
         for (_, deltas) in &chunks {
             let telling = Telling { told: Told { boot: u64::MAX, sequence: u64::MAX }, deltas: deltas.clone() };
             assert!(telling.record("host").len() < 2 * RECORD_BYTES_MAX);
@@ -214,5 +262,49 @@ mod tests {
         );
         let slots = chunks.iter().flat_map(|(_, deltas)| deltas).map(|(_, slots)| slots.len());
         assert_eq!(slots.sum::<usize>(), 1_000 + 498);
+    }
+
+    #[test]
+    fn failures_and_first_acknowledgements_are_told_at_once_and_what_goes_on_well_together() {
+        let (tally, good, bad) = (Tally::new(1), integration(1), integration(2));
+        let mut collector = Collector::new(&RULES);
+        let mut told = |second: i64, outcomes: &[(&Arc<Integration>, Outcome)]| {
+            for (integration, outcome) in outcomes {
+                tally.count(0, integration, outcome, second * 1_000);
+            }
+            collector.collect(&tally, second * 1_000);
+            let chunks = collector.take_chunks(second * 1_000, false, |_| 0).into_iter();
+            let mut told: Vec<_> = chunks.flat_map(|(_, deltas)| deltas).collect();
+            told.sort_by(|left, right| left.0.cmp(&right.0));
+            told.into_iter()
+                .map(|(key, slots)| {
+                    let acknowledged: u32 = slots.iter().map(|slot| slot.acknowledged).sum();
+                    let failed: u64 = slots.iter().map(|slot| slot.failures.total()).sum();
+                    (key, acknowledged, failed, slots.len())
+                })
+                .collect::<Vec<_>>()
+        };
+        let failed = Outcome::failed(Reason::Status);
+        let tell = |key: &str, acknowledged, failed, slots| (key.to_owned(), acknowledged, failed, slots);
+        assert_eq!(told(100, &[(&good, Outcome::Acknowledged)]), [tell("ws/1", 1, 0, 1)], "the first");
+        for second in 101..110 {
+            assert_eq!(told(second, &[(&good, Outcome::Acknowledged), (&bad, failed)]), [tell("ws/2", 0, 1, 1)]);
+        }
+        // Ten seconds after; the window's parts are twenty seconds long, so that one slot says it all.
+        assert_eq!(told(110, &[(&good, Outcome::Acknowledged)]), [tell("ws/1", 10, 0, 1)]);
+        assert!(told(111, &[(&good, Outcome::Acknowledged)]).is_empty());
+        assert_eq!(told(112, &[(&good, failed)]), [tell("ws/1", 1, 1, 2)], "a failure takes along what was held back");
+        assert_eq!(told(130, &[(&bad, Outcome::Acknowledged)]), [tell("ws/2", 1, 0, 1)]);
+    }
+
+    #[test]
+    fn with_short_rules_nothing_is_held_back() {
+        let (tally, good) = (Tally::new(1), integration(1));
+        let mut collector = Collector::new(&Rules { errors_window_s: 10, ..RULES });
+        for second in 1..5 {
+            tally.count(0, &good, &Outcome::Acknowledged, second * 1_000);
+            collector.collect(&tally, second * 1_000);
+            assert_eq!(collector.take_chunks(second * 1_000, false, |_| 0).len(), 1);
+        }
     }
 }

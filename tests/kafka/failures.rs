@@ -146,7 +146,7 @@ fn add_answers(cases: &mut Cases, trap: &Receiver) {
     cases.answers("echo-empty", "echo-mismatch", ok, |_| Answer::echo(Echo::Missing).header(ECHO, ""));
     cases.misbehaves("hang", "timeout", Misbehaviour::Hang);
     cases.misbehaves("byte-a-second", "timeout", Misbehaviour::DripHead(Duration::from_secs(1)));
-    cases.misbehaves("interim-without-end", "timeout", Misbehaviour::EndlessInterim);
+    cases.misbehaves("interim-without-end", "protocol", Misbehaviour::EndlessInterim);
     cases.misbehaves("closes", "reset", Misbehaviour::Close);
     cases.misbehaves("resets", "reset", Misbehaviour::Reset);
     cases.misbehaves("no-http", "protocol", Misbehaviour::Garbage);

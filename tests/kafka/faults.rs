@@ -42,7 +42,11 @@ impl Pair {
     /// Waits until all of `count` events are settled everywhere, and accounts for each.
     async fn balance(&self, stage: &Stage, count: usize, what: &str) {
         let dead = count.div_ceil(DEAD_EVERY);
-        self.ledger.wait_for(2 * count - dead, LONG).await;
+        wait_until(&format!("{} acknowledgements", 2 * count - dead), LONG, async || {
+            let acknowledged = self.ledger.acknowledged();
+            if acknowledged >= 2 * count - dead { Ok(()) } else { Err((acknowledged, causes_of_death(stage))) }
+        })
+        .await;
         stage.wait_for_dead(dead, LONG).await;
         stage.settled(LONG).await;
         let letters = stage.dead();
@@ -60,6 +64,17 @@ impl Pair {
         assert_eq!(balance.lost, Vec::<(String, String)>::new());
         assert_eq!((balance.acknowledged, balance.dead), (2 * count - dead, dead));
     }
+}
+
+/// Reasons and last errors of the dead letters there are.
+fn causes_of_death(stage: &Stage) -> std::collections::BTreeMap<String, usize> {
+    let mut causes = std::collections::BTreeMap::new();
+    for letter in stage.dead() {
+        let [reason, error] =
+            ["hookstream-reason", "hookstream-error"].map(|name| letter.header(name).unwrap_or("none"));
+        *causes.entry(format!("{reason} after {error}")).or_default() += 1;
+    }
+    causes
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +121,8 @@ async fn kill_minus_nine_again_and_again_loses_nothing() {
 }
 
 async fn rebalance(claim: &str, options: &[&str]) {
-    const EVENTS: usize = 3000;
+    // At 16 requests of 20 ms at once these take a quarter of a minute at least: the second worker is there before the end.
+    const EVENTS: usize = 12_000;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, claim, "300ms,600ms", 6).await;
     let pair = Pair::on(&stage, Duration::from_millis(20));

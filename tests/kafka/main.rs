@@ -16,6 +16,8 @@ mod support;
 
 mod api;
 mod api_contract;
+mod bad_day;
+mod dead_receiver;
 mod delivery;
 mod failures;
 mod faults;

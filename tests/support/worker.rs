@@ -174,6 +174,11 @@ impl Worker {
         self.process.lines()
     }
 
+    /// Where it answers `/metrics`.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()

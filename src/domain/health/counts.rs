@@ -116,7 +116,8 @@ impl Rules {
         }
     }
 
-    fn part_s(&self) -> u32 {
+    /// How long a part of the window is.
+    pub fn part_s(&self) -> u32 {
         self.errors_window_s.div_ceil(WINDOW_PARTS).max(1)
     }
 }

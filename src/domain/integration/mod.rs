@@ -1,17 +1,24 @@
 //! An integration and its webhooks as the worker keeps them: one record of the integrations topic, parsed, checked and
 //! packed (a million webhooks fit in memory).
 
+mod pack;
+mod period;
+mod record;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use serde::Deserialize;
+use pack::{Packed, PackedId, PackedSecret, Packer, Span, short, uuid_bytes};
+pub use period::{BadPeriod, parse_period};
+use record::Record;
 
 use super::filter::{EventFacts, FilterItem};
 use super::hash::hash_bytes;
 use super::health::Health;
 use super::signature::{Signer, SigningKey};
-use super::target::{BadUrl, Target};
+use super::target::BadUrl;
+use super::text::text;
 
 /// What the record says about delivering to the integration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,55 +132,6 @@ pub enum Unusable {
     TooLarge,
 }
 
-/// Why a schedule's period is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadPeriod {
-    /// A schedule needs one.
-    #[error("a webhook of trigger type schedule needs schedule.period")]
-    Missing,
-    /// Not `[d.]hh:mm:ss`.
-    #[error("period `{0}`: expected [d.]hh:mm:ss with hours 00-23, minutes and seconds 00-59")]
-    Malformed(String),
-    /// Shorter than allowed.
-    #[error("period `{0}`: at least 00:00:10")]
-    TooShort(String),
-}
-
-/// The shortest period: the contract's.
-const PERIOD_MIN: Duration = Duration::from_secs(10);
-/// Ten years of days: beyond it the arithmetic of ticks would have to care.
-const PERIOD_DAYS_MAX: u64 = 3650;
-
-/// Reads a period written `[d.]hh:mm:ss`.
-///
-/// # Errors
-/// [`BadPeriod`] when it is written otherwise or shorter than ten seconds.
-pub fn parse_period(text: &str) -> Result<Duration, BadPeriod> {
-    let malformed = || BadPeriod::Malformed(text.chars().take(64).collect());
-    let (days, clock) = match text.split_once('.') {
-        Some((days, clock)) => {
-            (digits(days, 1, 4).filter(|days| *days <= PERIOD_DAYS_MAX).ok_or_else(malformed)?, clock)
-        }
-        None => (0, text),
-    };
-    let mut parts = clock.split(':').map(|part| digits(part, 2, 2));
-    let (Some(Some(hours)), Some(Some(minutes)), Some(Some(seconds)), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(malformed());
-    };
-    if hours > 23 || minutes > 59 || seconds > 59 {
-        return Err(malformed());
-    }
-    let period = Duration::from_secs(((days * 24 + hours) * 60 + minutes) * 60 + seconds);
-    if period < PERIOD_MIN { Err(BadPeriod::TooShort(text.to_owned())) } else { Ok(period) }
-}
-
-fn digits(text: &str, length_min: usize, length_max: usize) -> Option<u64> {
-    let fits = (length_min..=length_max).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-    fits.then(|| text.parse().ok()).flatten()
-}
-
 /// The URL of a webhook: an absolute `relative` as it is, any other appended to `base` with one slash between.
 pub fn join_url(base: &str, relative: &str) -> String {
     if is_absolute(relative) {
@@ -192,52 +150,17 @@ fn is_absolute(url: &str) -> bool {
     })
 }
 
-/// A piece of [`Integration::text`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    start: u32,
-    len: u32,
-}
-
-/// Canonical UUIDs are kept as their 16 bytes, anything else as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PackedId {
-    Uuid([u8; 16]),
-    Text(Span),
-}
-
-#[derive(Debug)]
-struct Packed {
-    id: PackedId,
-    /// `relativeUrl` as it stands in the record.
-    relative_url: Span,
-    /// In [`Integration::items`].
-    items_start: u32,
-    items_len: u32,
-    /// 0: fires on events.
-    period_seconds: u32,
-    /// Of scheme, host and port.
-    host_hash: u32,
-    disabled: bool,
-}
-
-/// A secret of the integration.
-struct Secret {
-    id: Box<str>,
-    value: Box<str>,
-}
-
 /// One usable record of the integrations topic.
 pub struct Integration {
-    /// `<workspace>/<integration id>`
-    key: Box<str>,
-    workspace_len: usize,
-    /// Base URL, then the relative URLs and the ids that are no UUIDs.
+    /// The record's key, the base URL, the relative URLs, the ids that are no UUIDs, the secrets.
     text: Box<str>,
+    /// `<workspace>/<integration id>`
+    key: Span,
+    workspace_len: usize,
     base_url: Span,
     items: Box<[FilterItem]>,
     webhooks: Box<[Packed]>,
-    secrets: Box<[Secret]>,
+    secrets: Box<[PackedSecret]>,
     status: Status,
     /// When the API last wrote the status, ms since 1970.
     status_written_ms: Option<i64>,
@@ -248,82 +171,16 @@ pub struct Integration {
 impl fmt::Debug for Integration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Integration")
-            .field("key", &self.key)
+            .field("key", &self.key())
             .field("webhooks", &self.webhooks.len())
             .finish_non_exhaustive()
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Record {
-    id: Option<String>,
-    base_url: Option<String>,
-    status: Option<String>,
-    secrets: Option<Vec<SecretRecord>>,
-    web_hooks: Option<Vec<WebhookRecord>>,
-    update_info: Option<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct SecretRecord {
-    id: Option<String>,
-    value: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WebhookRecord {
-    id: Option<String>,
-    relative_url: Option<String>,
-    trigger_type: Option<String>,
-    filter: Option<FilterRecord>,
-    schedule: Option<ScheduleRecord>,
-    disabled: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct FilterRecord {
-    items: Option<Vec<ItemRecord>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(clippy::struct_field_names, reason = "the record's own names")]
-struct ItemRecord {
-    event_type: Option<String>,
-    entity_type: Option<String>,
-    change_type: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ScheduleRecord {
-    period: Option<String>,
 }
 
 /// The secret with the signing key; several values during a rotation.
 pub const SIGNING_SECRET: &str = "webhook.signingSecret";
 /// Prefix of the secrets that are sent as headers.
 pub const HEADER_SECRET_PREFIX: &str = "webhook.header.";
-
-/// Headers that the service sets itself or that would change how the request is framed.
-const RESERVED_HEADERS: [&str; 15] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "webhook-id",
-    "webhook-signature",
-    "webhook-timestamp",
-    "x-xcom-delivery-attempt",
-];
 
 impl Integration {
     /// Reads one record: its key `<workspace>/<integration id>` and its value.
@@ -335,48 +192,53 @@ impl Integration {
         if workspace.is_empty() || id.is_empty() {
             return Err(Unusable::Key);
         }
-        let record: Record = serde_json::from_slice(value).map_err(|error| Unusable::Json(place_of(&error)))?;
-        if record.id.as_deref().is_some_and(|in_value| in_value != id) {
+        let record = Record::read(value)?;
+        if text(record.id.as_ref()).is_some_and(|in_value| in_value != id) {
             return Err(Unusable::IdMismatch);
         }
-        let status = match record.status.as_deref() {
+        let status = match text(record.status.as_ref()) {
             None => Status::Active,
             Some(word) => Status::parse(word).ok_or_else(|| Unusable::Status(short(word)))?,
         };
-        let mut packer = Packer::default();
-        let base = record.base_url.unwrap_or_default();
-        let base_url = packer.text(&base)?;
-        for (number, webhook) in record.web_hooks.unwrap_or_default().into_iter().enumerate() {
-            packer.webhook(number, &webhook, &base)?;
+        let mut packer = Packer::new(key, &record);
+        let key = packer.text(key)?;
+        let base_url = packer.text(text(record.base_url.as_ref()).unwrap_or_default())?;
+        for (number, webhook) in record.web_hooks.iter().flatten().enumerate() {
+            packer.webhook(number, webhook)?;
         }
         packer.refuse_duplicates()?;
+        for secret in record.secrets.iter().flatten() {
+            if let (Some(id), Some(value)) = (text(secret.id.as_ref()), text(secret.value.as_ref())) {
+                packer.secret(id, value)?;
+            }
+        }
         Ok(Self {
-            key: key.into(),
-            workspace_len: workspace.len(),
             text: packer.text.into(),
+            key,
+            workspace_len: workspace.len(),
             base_url,
             items: packer.items.into(),
             webhooks: packer.webhooks.into(),
-            secrets: checked_secrets(record.secrets.unwrap_or_default())?,
+            secrets: packer.secrets.into(),
             status,
-            status_written_ms: record.update_info.as_ref().and_then(status_written_ms),
+            status_written_ms: record.status_written_ms(),
             health: AtomicU8::new(Health::Active as u8),
         })
     }
 
     /// `<workspace>/<integration id>`: the record's key.
     pub fn key(&self) -> &str {
-        &self.key
+        self.slice(self.key)
     }
 
     /// The workspace.
     pub fn workspace(&self) -> &str {
-        self.key.get(..self.workspace_len).unwrap_or_default()
+        self.key().get(..self.workspace_len).unwrap_or_default()
     }
 
     /// The integration's id.
     pub fn id(&self) -> &str {
-        self.key.get(self.workspace_len + 1..).unwrap_or_default()
+        self.key().get(self.workspace_len + 1..).unwrap_or_default()
     }
 
     /// The status in the record.
@@ -436,22 +298,27 @@ impl Integration {
 
     /// What signs its deliveries: nothing without a signing secret.
     pub fn signer(&self) -> Signer {
-        Signer::new(signing_secrets(&self.secrets).map(SigningKey::parse).collect())
+        let signing = self.secrets().filter(|(id, _)| *id == SIGNING_SECRET);
+        Signer::new(signing.map(|(_, value)| SigningKey::parse(value)).collect())
     }
 
     /// Names and values of the headers it wants sent.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.secrets.iter().filter_map(|secret| Some((secret.id.strip_prefix(HEADER_SECRET_PREFIX)?, &*secret.value)))
+        self.secrets().filter_map(|(id, value)| Some((id.strip_prefix(HEADER_SECRET_PREFIX)?, value)))
     }
 
     /// The values that must never appear outside a request, for masking.
     pub fn secret_values(&self) -> impl Iterator<Item = &str> {
-        self.secrets.iter().map(|secret| &*secret.value)
+        self.secrets().map(|(_, value)| value)
+    }
+
+    /// Ids and values.
+    fn secrets(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.secrets.iter().map(|secret| (self.slice(secret.id), self.slice(secret.value)))
     }
 
     fn slice(&self, span: Span) -> &str {
-        let start = span.start as usize;
-        self.text.get(start..start + span.len as usize).unwrap_or_default()
+        span.of(&self.text)
     }
 }
 
@@ -471,10 +338,7 @@ impl<'a> Webhook<'a> {
 
     /// Its id.
     pub fn id(self) -> String {
-        match self.packed.id {
-            PackedId::Uuid(bytes) => uuid_text(&bytes),
-            PackedId::Text(span) => self.integration.slice(span).to_owned(),
-        }
+        self.packed.id.text(&self.integration.text)
     }
 
     fn has_id(self, id: &str) -> bool {
@@ -490,7 +354,7 @@ impl<'a> Webhook<'a> {
             PackedId::Uuid(bytes) => hash_bytes(&bytes),
             PackedId::Text(span) => hash_bytes(self.integration.slice(span).as_bytes()),
         };
-        of_id.rotate_left(17) ^ hash_bytes(self.integration.key.as_bytes())
+        of_id.rotate_left(17) ^ hash_bytes(self.integration.key().as_bytes())
     }
 
     /// A hash of scheme, host and port.
@@ -526,164 +390,6 @@ impl<'a> Webhook<'a> {
     pub fn filter_matches(self, facts: &EventFacts<'_>) -> bool {
         self.items().iter().any(|item| item.matches(facts))
     }
-}
-
-/// When the API last wrote the status: it says so in a field of its own, since the value may be the one before.
-fn status_written_ms(update_info: &serde_json::Value) -> Option<i64> {
-    let written: jiff::Timestamp = update_info.get("statusUpdatedAt")?.as_str()?.parse().ok()?;
-    Some(written.as_millisecond())
-}
-
-#[derive(Default)]
-struct Packer {
-    text: String,
-    items: Vec<FilterItem>,
-    webhooks: Vec<Packed>,
-}
-
-impl Packer {
-    fn text(&mut self, text: &str) -> Result<Span, Unusable> {
-        let start = u32::try_from(self.text.len()).map_err(|_overflow| Unusable::TooLarge)?;
-        let len = u32::try_from(text.len()).map_err(|_overflow| Unusable::TooLarge)?;
-        self.text.push_str(text);
-        Ok(Span { start, len })
-    }
-
-    fn webhook(&mut self, number: usize, record: &WebhookRecord, base: &str) -> Result<(), Unusable> {
-        let id = record.id.as_deref().filter(|id| !id.is_empty()).ok_or(Unusable::WebhookId(number))?;
-        let relative = record.relative_url.as_deref().unwrap_or_default();
-        let target =
-            Target::parse(&join_url(base, relative)).map_err(|error| Unusable::Url { webhook: short(id), error })?;
-        let period_seconds = match trigger_of(record, id)? {
-            Trigger::EntityEvent => 0,
-            Trigger::Schedule(period) => u32::try_from(period.as_secs()).map_err(|_overflow| Unusable::TooLarge)?,
-        };
-        let items = record.filter.as_ref().and_then(|filter| filter.items.as_deref()).unwrap_or_default();
-        let items_start = u32::try_from(self.items.len()).map_err(|_overflow| Unusable::TooLarge)?;
-        self.items.extend(items.iter().map(|item| {
-            FilterItem::new(item.event_type.as_deref(), item.entity_type.as_deref(), item.change_type.as_deref())
-        }));
-        let packed = Packed {
-            id: match uuid_bytes(id) {
-                Some(bytes) => PackedId::Uuid(bytes),
-                None => PackedId::Text(self.text(id)?),
-            },
-            relative_url: self.text(relative)?,
-            items_start,
-            items_len: u32::try_from(items.len()).map_err(|_overflow| Unusable::TooLarge)?,
-            period_seconds,
-            host_hash: target.host_hash(),
-            disabled: record.disabled.unwrap_or(false),
-        };
-        self.webhooks.push(packed);
-        Ok(())
-    }
-
-    /// Deliveries are named by their webhook's id, so two webhooks can't share one.
-    fn refuse_duplicates(&self) -> Result<(), Unusable> {
-        let mut seen = std::collections::HashSet::with_capacity(self.webhooks.len());
-        for webhook in &self.webhooks {
-            let id = match webhook.id {
-                PackedId::Uuid(bytes) => uuid_text(&bytes),
-                PackedId::Text(span) => {
-                    let start = span.start as usize;
-                    self.text.get(start..start + span.len as usize).unwrap_or_default().to_owned()
-                }
-            };
-            if seen.contains(&id) {
-                return Err(Unusable::DuplicateWebhook(short(&id)));
-            }
-            seen.insert(id);
-        }
-        Ok(())
-    }
-}
-
-fn trigger_of(record: &WebhookRecord, id: &str) -> Result<Trigger, Unusable> {
-    let word = record.trigger_type.as_deref().unwrap_or_default();
-    if word.eq_ignore_ascii_case("entityEvent") {
-        return Ok(Trigger::EntityEvent);
-    }
-    if !word.eq_ignore_ascii_case("schedule") {
-        return Err(Unusable::Trigger { webhook: short(id), word: short(word) });
-    }
-    let period = record.schedule.as_ref().and_then(|schedule| schedule.period.as_deref());
-    period
-        .ok_or(BadPeriod::Missing)
-        .and_then(parse_period)
-        .map(Trigger::Schedule)
-        .map_err(|error| Unusable::Period { webhook: short(id), error })
-}
-
-fn checked_secrets(records: Vec<SecretRecord>) -> Result<Box<[Secret]>, Unusable> {
-    let mut secrets = Vec::new();
-    for record in records {
-        let (Some(id), Some(value)) = (record.id, record.value) else { continue };
-        if let Some(name) = id.strip_prefix(HEADER_SECRET_PREFIX) {
-            let usable = http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| {
-                !RESERVED_HEADERS.contains(&name.as_str()) && name.as_str() != "x-xcom-integration-echo"
-            }) && http::HeaderValue::from_str(&value).is_ok();
-            if !usable {
-                return Err(Unusable::Header(short(&id)));
-            }
-        }
-        // Others are not used, but a receiver that repeats them must not have them written down.
-        secrets.push(Secret { id: id.into(), value: value.into() });
-    }
-    Ok(secrets.into())
-}
-
-fn signing_secrets(secrets: &[Secret]) -> impl Iterator<Item = &str> {
-    secrets.iter().filter(|secret| &*secret.id == SIGNING_SECRET).map(|secret| &*secret.value)
-}
-
-/// Words of records go into errors and logs shortened: they may be anything.
-fn short(word: &str) -> String {
-    word.chars().take(64).collect()
-}
-
-fn place_of(error: &serde_json::Error) -> String {
-    format!("line {} column {}", error.line(), error.column())
-}
-
-/// The 16 bytes of a lower-case, dashed UUID; nothing for any other spelling, which must come back as it was.
-fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
-    let text = text.as_bytes();
-    if text.len() != 36 {
-        return None;
-    }
-    let mut bytes = [0u8; 16];
-    let mut digits =
-        text.iter().enumerate().filter(|(place, _)| !matches!(place, 8 | 13 | 18 | 23)).map(|(_, digit)| *digit);
-    if [8, 13, 18, 23].iter().any(|place| text.get(*place) != Some(&b'-')) {
-        return None;
-    }
-    for byte in &mut bytes {
-        let (high, low) = (hex_digit(digits.next()?)?, hex_digit(digits.next()?)?);
-        *byte = high << 4 | low;
-    }
-    Some(bytes)
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
-}
-
-fn uuid_text(bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -809,19 +515,6 @@ mod tests {
         let webhook = integration.webhook(0).unwrap();
         assert_eq!((webhook.id(), webhook.items().len(), webhook.is_disabled()), ("A".to_owned(), 0, false));
         assert_eq!(webhook.url(), "https://my.example/crm/v1");
-    }
-
-    #[test]
-    fn only_canonical_uuids_are_packed() {
-        for id in [
-            "A5AAD3C1-777b-4ae5-8ca1-60b94c0423e5",
-            "a5aad3c1777b4ae58ca160b94c0423e5",
-            "a5aad3c1-777b-4ae5-8ca1-60b94c0423eg",
-        ] {
-            assert_eq!(uuid_bytes(id), None, "{id}");
-        }
-        let id = "a5aad3c1-777b-4ae5-8ca1-60b94c0423e5";
-        assert_eq!(uuid_text(&uuid_bytes(id).unwrap()), id);
     }
 
     #[test]

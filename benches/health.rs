@@ -1,0 +1,116 @@
+//! What counting costs: an attempt at its shard, and an integration and second at those who tell and sum it.
+//!
+//! `cargo bench --bench health`. To compare with what a delivery costs, see the bench `delivery`.
+#![expect(missing_docs, reason = "what criterion's macros make")]
+#![expect(clippy::print_stdout, reason = "it says how much it measured")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use hookstream::domain::health::{Book, Rules, Told};
+use hookstream::domain::integration::Integration;
+use hookstream::domain::outcome::{Outcome, Reason};
+use hookstream::kafka::health_wire::{Delta, Telling, counts_record, partition_of};
+use hookstream::report::collector::Collector;
+use hookstream::report::tally::Tally;
+
+/// Integrations that had attempts in a second.
+const INTEGRATIONS: u64 = 1_000;
+/// A second of 2026, ms since 1970.
+const NOW_MS: i64 = 1_795_577_640_000;
+const RULES: Rules =
+    Rules { errors_window_s: 600, errors_min_attempts: 20, suspend_after_ms: 3_600_000, suspend_after_failures: 100 };
+
+fn integrations() -> Vec<Arc<Integration>> {
+    let key = |number: u64| format!("workspace/e01c765d-7c9b-491a-b5ea-{number:012}");
+    let integration = |number| Integration::parse(&key(number), b"{}").expect("a record that can be used");
+    (0..INTEGRATIONS).map(|number| Arc::new(integration(number))).collect()
+}
+
+/// One in fifty fails.
+fn outcome(number: usize) -> Outcome {
+    if number.is_multiple_of(50) { Outcome::failed(Reason::Timeout) } else { Outcome::Acknowledged }
+}
+
+fn counted(tally: &Tally, integrations: &[Arc<Integration>]) {
+    for (number, integration) in integrations.iter().enumerate() {
+        tally.count(0, integration, &outcome(number), NOW_MS);
+    }
+}
+
+fn tellings(integrations: &[Arc<Integration>]) -> Vec<Telling> {
+    let tally = Tally::new(1);
+    counted(&tally, integrations);
+    let mut collector = Collector::new(&RULES);
+    collector.collect(&tally, NOW_MS);
+    let chunks = collector.take_chunks(NOW_MS, true, |key| partition_of(key, 12)).into_iter();
+    (1..).zip(chunks).map(|(sequence, (_, deltas))| Telling { told: Told { boot: 7, sequence }, deltas }).collect()
+}
+
+fn costs(criterion: &mut Criterion) {
+    let integrations = integrations();
+    let mut group = criterion.benchmark_group("health");
+
+    let tally = Tally::new(1);
+    let mut number = 0;
+    group.bench_function("an attempt counted", |bench| {
+        bench.iter(|| {
+            number = (number + 1) % integrations.len();
+            if let Some(integration) = integrations.get(number) {
+                tally.count(0, black_box(integration), &outcome(number), NOW_MS);
+            }
+        });
+    });
+
+    group.throughput(Throughput::Elements(INTEGRATIONS));
+    group.bench_function("1000 integrations told", |bench| {
+        let tally = Tally::new(1);
+        let mut collector = Collector::new(&RULES);
+        bench.iter_batched(
+            || counted(&tally, &integrations),
+            |()| {
+                collector.collect(&tally, NOW_MS);
+                let chunks = collector.take_chunks(NOW_MS, true, |key| partition_of(key, 12)).into_iter();
+                let telling = |(_, deltas)| Telling { told: Told { boot: 7, sequence: 1 }, deltas }.record("host");
+                chunks.map(telling).collect::<Vec<_>>()
+            },
+            BatchSize::PerIteration,
+        );
+    });
+
+    let records: Vec<_> = tellings(&integrations).iter().map(|telling| telling.record("host")).collect();
+    println!("health: {} records, {} bytes", records.len(), records.iter().map(Vec::len).sum::<usize>());
+    group.bench_function("1000 integrations summed", |bench| {
+        let mut book = Book::default();
+        let mut sequence = 0;
+        bench.iter(|| {
+            for record in &records {
+                sequence += 1;
+                let Ok(Delta::Telling(telling)) = Delta::parse(record) else { continue };
+                for (key, slots) in &telling.deltas {
+                    let told = Told { boot: 7, sequence };
+                    book.count(sequence.cast_signed(), told, (key, slots), &RULES, NOW_MS);
+                }
+                book.pass(sequence.cast_signed());
+            }
+        });
+    });
+
+    let mut book = Book::default();
+    for telling in tellings(&integrations) {
+        for (key, slots) in &telling.deltas {
+            book.count(0, telling.told, (key, slots), &RULES, NOW_MS);
+        }
+    }
+    group.bench_function("1000 integrations written down", |bench| {
+        bench.iter(|| {
+            let unwritten = book.unwritten(NOW_MS, 1_000);
+            unwritten.iter().map(|(_, known)| counts_record(known)).collect::<Vec<_>>()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, costs);
+criterion_main!(benches);

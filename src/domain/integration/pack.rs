@@ -1,0 +1,301 @@
+//! A record made small: ids that are UUIDs as 16 bytes, everything else of it in one text.
+
+use super::period::{BadPeriod, parse_period};
+use super::record::{Record, Webhook};
+use super::{HEADER_SECRET_PREFIX, Trigger, Unusable, is_absolute, join_url};
+use crate::domain::filter::FilterItem;
+use crate::domain::target::{Target, is_plain};
+use crate::domain::text::text;
+
+/// A piece of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    start: u32,
+    len: u32,
+}
+
+impl Span {
+    /// The piece of `text`.
+    pub(super) fn of(self, text: &str) -> &str {
+        let start = self.start as usize;
+        text.get(start..start + self.len as usize).unwrap_or_default()
+    }
+}
+
+/// Canonical UUIDs are kept as their 16 bytes, anything else as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PackedId {
+    Uuid([u8; 16]),
+    Text(Span),
+}
+
+impl PackedId {
+    /// The id as it stands in the record, which `all` is the text of.
+    pub(super) fn text(self, all: &str) -> String {
+        match self {
+            Self::Uuid(bytes) => uuid_text(&bytes),
+            Self::Text(span) => span.of(all).to_owned(),
+        }
+    }
+}
+
+/// A webhook.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) id: PackedId,
+    /// `relativeUrl` as it stands in the record.
+    pub(super) relative_url: Span,
+    /// Among the items of the integration.
+    pub(super) items_start: u32,
+    pub(super) items_len: u32,
+    /// 0: fires on events.
+    pub(super) period_seconds: u32,
+    /// Of scheme, host and port.
+    pub(super) host_hash: u32,
+    pub(super) disabled: bool,
+}
+
+/// A secret of the integration. No `Debug`: its spans are harmless, and so it stays.
+pub(super) struct PackedSecret {
+    pub(super) id: Span,
+    pub(super) value: Span,
+}
+
+/// Headers that the service sets itself or that would change how the request is framed.
+const RESERVED_HEADERS: [&str; 16] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+    "x-xcom-delivery-attempt",
+    "x-xcom-integration-echo",
+];
+
+/// Packs the parts of one record.
+pub(super) struct Packer<'a> {
+    base: &'a str,
+    /// The host of every webhook whose URL is plainly relative to the base; none: no URL is.
+    base_host: Option<u32>,
+    pub(super) text: String,
+    pub(super) items: Vec<FilterItem>,
+    pub(super) webhooks: Vec<Packed>,
+    pub(super) secrets: Vec<PackedSecret>,
+}
+
+impl<'a> Packer<'a> {
+    /// A packer with room for the whole record of that key, and no more: a hundred thousand of them stay in memory.
+    pub(super) fn new(key: &str, record: &'a Record<'_>) -> Self {
+        let webhooks = record.web_hooks.as_deref().unwrap_or_default();
+        let secrets = record.secrets.as_deref().unwrap_or_default();
+        let base = text(record.base_url.as_ref()).unwrap_or_default();
+        let len = |part| text(part).map_or(0, str::len);
+        let of_webhooks = webhooks.iter().map(|webhook| {
+            let id = text(webhook.id.as_ref()).filter(|id| uuid_bytes(id).is_none());
+            id.map_or(0, str::len) + len(webhook.relative_url.as_ref())
+        });
+        let of_secrets = secrets.iter().map(|secret| len(secret.id.as_ref()) + len(secret.value.as_ref()));
+        let bytes = key.len() + base.len() + of_webhooks.sum::<usize>() + of_secrets.sum::<usize>();
+        let is_simple = !base.contains(['?', '#']);
+        Self {
+            base,
+            base_host: Target::parse(base).ok().filter(|_| is_simple).map(|target| target.host_hash()),
+            text: String::with_capacity(bytes),
+            items: Vec::with_capacity(webhooks.iter().map(|webhook| webhook.items().len()).sum()),
+            webhooks: Vec::with_capacity(webhooks.len()),
+            secrets: Vec::with_capacity(secrets.len()),
+        }
+    }
+
+    pub(super) fn text(&mut self, text: &str) -> Result<Span, Unusable> {
+        let (start, len) = (count(self.text.len())?, count(text.len())?);
+        self.text.push_str(text);
+        Ok(Span { start, len })
+    }
+
+    pub(super) fn webhook(&mut self, number: usize, record: &Webhook<'_>) -> Result<(), Unusable> {
+        let id = text(record.id.as_ref()).filter(|id| !id.is_empty()).ok_or(Unusable::WebhookId(number))?;
+        let relative = text(record.relative_url.as_ref()).unwrap_or_default();
+        let host_hash = self.host_hash(id, relative)?;
+        let period_seconds = match trigger_of(record, id)? {
+            Trigger::EntityEvent => 0,
+            Trigger::Schedule(period) => u32::try_from(period.as_secs()).map_err(|_overflow| Unusable::TooLarge)?,
+        };
+        let items_start = count(self.items.len())?;
+        self.items.extend(record.items().iter().map(|item| {
+            let word = |word| text(word);
+            FilterItem::new(
+                word(item.event_type.as_ref()),
+                word(item.entity_type.as_ref()),
+                word(item.change_type.as_ref()),
+            )
+        }));
+        let packed = Packed {
+            id: match uuid_bytes(id) {
+                Some(bytes) => PackedId::Uuid(bytes),
+                None => PackedId::Text(self.text(id)?),
+            },
+            relative_url: self.text(relative)?,
+            items_start,
+            items_len: count(record.items().len())?,
+            period_seconds,
+            host_hash,
+            disabled: record.disabled.unwrap_or(false),
+        };
+        self.webhooks.push(packed);
+        Ok(())
+    }
+
+    /// Checks the URL of a webhook. Nearly all are plain paths under a base that was checked once.
+    fn host_hash(&self, id: &str, relative: &str) -> Result<u32, Unusable> {
+        if let Some(host) = self.base_host
+            && !is_absolute(relative)
+            && is_plain(self.base.len(), relative)
+        {
+            return Ok(host);
+        }
+        let target = Target::parse(&join_url(self.base, relative));
+        target.map(|target| target.host_hash()).map_err(|error| Unusable::Url { webhook: short(id), error })
+    }
+
+    /// Others than those that are sent or sign are not used, but a receiver that repeats them must not have them written
+    /// down.
+    pub(super) fn secret(&mut self, id: &str, value: &str) -> Result<(), Unusable> {
+        if let Some(name) = id.strip_prefix(HEADER_SECRET_PREFIX) {
+            let usable = http::HeaderName::from_bytes(name.as_bytes())
+                .is_ok_and(|name| !RESERVED_HEADERS.contains(&name.as_str()))
+                && http::HeaderValue::from_str(value).is_ok();
+            if !usable {
+                return Err(Unusable::Header(short(id)));
+            }
+        }
+        let secret = PackedSecret { id: self.text(id)?, value: self.text(value)? };
+        self.secrets.push(secret);
+        Ok(())
+    }
+
+    /// Deliveries are named by their webhook's id, so two webhooks can't share one.
+    pub(super) fn refuse_duplicates(&self) -> Result<(), Unusable> {
+        let mut uuids = Vec::with_capacity(self.webhooks.len());
+        let mut texts = Vec::new();
+        for webhook in &self.webhooks {
+            match webhook.id {
+                PackedId::Uuid(bytes) => uuids.push(bytes),
+                PackedId::Text(span) => texts.push(span.of(&self.text)),
+            }
+        }
+        uuids.sort_unstable();
+        texts.sort_unstable();
+        let uuid = uuids.array_windows().find(|[one, next]| one == next).map(|[one, _]| uuid_text(one));
+        let other = || texts.array_windows().find(|[one, next]| one == next).map(|[one, _]| (*one).to_owned());
+        uuid.or_else(other).map_or(Ok(()), |id| Err(Unusable::DuplicateWebhook(short(&id))))
+    }
+}
+
+fn count(number: usize) -> Result<u32, Unusable> {
+    u32::try_from(number).map_err(|_overflow| Unusable::TooLarge)
+}
+
+fn trigger_of(record: &Webhook<'_>, id: &str) -> Result<Trigger, Unusable> {
+    let word = text(record.trigger_type.as_ref()).unwrap_or_default();
+    if word.eq_ignore_ascii_case("entityEvent") {
+        return Ok(Trigger::EntityEvent);
+    }
+    if !word.eq_ignore_ascii_case("schedule") {
+        return Err(Unusable::Trigger { webhook: short(id), word: short(word) });
+    }
+    let period = record.period().ok_or(BadPeriod::Missing).and_then(parse_period);
+    period.map(Trigger::Schedule).map_err(|error| Unusable::Period { webhook: short(id), error })
+}
+
+/// Words of records go into errors and logs shortened: they may be anything.
+pub(super) fn short(word: &str) -> String {
+    word.chars().take(64).collect()
+}
+
+/// The 16 bytes of a lower-case, dashed UUID; nothing for any other spelling, which must come back as it was.
+pub(super) fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
+    let text = text.as_bytes();
+    if text.len() != 36 || [8, 13, 18, 23].iter().any(|place| text.get(*place) != Some(&b'-')) {
+        return None;
+    }
+    let mut bytes = [0u8; 16];
+    let mut digits =
+        text.iter().enumerate().filter(|(place, _)| !matches!(place, 8 | 13 | 18 | 23)).map(|(_, digit)| *digit);
+    for byte in &mut bytes {
+        let (high, low) = (hex_digit(digits.next()?)?, hex_digit(digits.next()?)?);
+        *byte = high << 4 | low;
+    }
+    Some(bytes)
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+pub(super) fn uuid_text(bytes: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn host_of(base: &str, relative: &str) -> Result<u32, Unusable> {
+        let json = serde_json::json!({ "baseUrl": base }).to_string();
+        let record = Record::read(json.as_bytes()).unwrap();
+        Packer::new("ws/i", &record).host_hash("w", relative)
+    }
+
+    proptest! {
+        #[test]
+        fn the_quick_check_of_a_url_says_what_the_whole_one_says(
+            base in prop::sample::select(vec![
+                "https://a.example/crm", "http://a.example", "https://a.example:8443/?q", "https://a.example/#f", "a.example", "", "https://", "https://a b",
+            ]),
+            relative in prop_oneof!["[/a-zA-Z0-9_.~:@!$&'()*+,;=%?-]{0,20}", "\\PC{0,12}", "https?://[a-z/.]{0,12}", "[/?#<>{}\"|^`]{0,6}"],
+        ) {
+            let whole = Target::parse(&join_url(base, &relative)).map(|target| target.host_hash());
+            let whole = whole.map_err(|error| Unusable::Url { webhook: "w".to_owned(), error });
+            prop_assert_eq!(host_of(base, &relative), whole);
+        }
+    }
+
+    #[test]
+    fn only_canonical_uuids_are_packed() {
+        for id in [
+            "A5AAD3C1-777b-4ae5-8ca1-60b94c0423e5",
+            "a5aad3c1777b4ae58ca160b94c0423e5",
+            "a5aad3c1-777b-4ae5-8ca1-60b94c0423e",
+            "a5aad3c1-777b-4ae58-ca1-60b94c0423e5",
+            "a5aad3c1-777b-4ae5-8ca1-60b94c0423eg",
+        ] {
+            assert_eq!(uuid_bytes(id), None, "{id}");
+        }
+        let id = "a5aad3c1-777b-4ae5-8ca1-60b94c0423e5";
+        assert_eq!(uuid_text(&uuid_bytes(id).unwrap()), id);
+    }
+}

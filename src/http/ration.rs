@@ -1,0 +1,107 @@
+//! A connection that gives no more than a ration of bytes for one exchange.
+//!
+//! Whoever answers with interim answers (1xx) without end would otherwise keep the thread that it shares with other receivers
+//! busy until the time-out.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is left to read before the next exchange begins.
+#[derive(Clone, Debug)]
+pub struct Ration {
+    left: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Ration {
+    /// `bytes` for each exchange.
+    pub fn new(bytes: usize) -> Self {
+        Self { left: Arc::new(AtomicUsize::new(bytes)), bytes }
+    }
+
+    /// An exchange begins.
+    pub fn renew(&self) {
+        self.left.store(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A stream that is read up to a ration.
+#[derive(Debug)]
+pub struct Rationed<S> {
+    stream: S,
+    ration: Ration,
+}
+
+impl<S> Rationed<S> {
+    /// Reads `stream` up to `ration`.
+    pub fn new(stream: S, ration: Ration) -> Self {
+        Self { stream, ration }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rationed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let left = self.ration.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the answer is longer than is read of it",
+            )));
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let read = buffer.filled().len().saturating_sub(before);
+        // Only this connection's task takes from it; a renewal in between gives a little more.
+        self.ration.left.store(left.saturating_sub(read), Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rationed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt as _;
+
+    #[tokio::test]
+    async fn a_ration_ends_and_is_renewed() {
+        let ration = Ration::new(4);
+        let mut stream = Rationed::new(&b"abcdefgh"[..], ration.clone());
+        let mut four = [0; 4];
+        stream.read_exact(&mut four).await.unwrap();
+        assert_eq!(stream.read(&mut four).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        ration.renew();
+        stream.read_exact(&mut four).await.unwrap();
+        assert_eq!(&four, b"efgh");
+    }
+}
