@@ -3,6 +3,7 @@
 //! `cargo bench --bench health`. To compare with what a delivery costs, see the bench `delivery`.
 #![expect(missing_docs, reason = "what criterion's macros make")]
 #![expect(clippy::print_stdout, reason = "it says how much it measured")]
+#![expect(missing_docs, reason = "the group's macro makes a public function")]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -80,7 +81,6 @@ fn costs(criterion: &mut Criterion) {
     });
 
     let records: Vec<_> = tellings(&integrations).iter().map(|telling| telling.record("host")).collect();
-    println!("health: {} records, {} bytes", records.len(), records.iter().map(Vec::len).sum::<usize>());
     group.bench_function("1000 integrations summed", |bench| {
         let mut book = Book::default();
         let mut sequence = 0;

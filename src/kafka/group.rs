@@ -17,6 +17,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedHeaders, Headers as _};
 use rdkafka::topic_partition_list::Offset;
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,11 @@ pub struct Membership {
 /// How many records a partition may have between its settled prefix and the last one read: wide enough that receivers
 /// which time out do not stop the partition, at 16 bytes a record.
 const WINDOW: usize = 100_000;
+
+/// Together the two seconds that a coordinator may need to hand out an assignment.
+const COMMIT_TRIES: u32 = 20;
+/// Between two tries.
+const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 impl Membership {
     /// Of a member that holds nothing yet. `role` names it in logs.
@@ -140,7 +146,12 @@ impl Membership {
         if offsets.count() == 0 {
             return;
         }
-        match consumer.commit(&offsets, CommitMode::Sync) {
+        // The client commits what was stored once more when the partitions go: without this it would be what was settled
+        // before the wait, and the next owner would repeat all since.
+        if let Err(error) = consumer.store_offsets(&offsets) {
+            tracing::warn!(group_member = self.log.role(), %error, "the last offsets were not stored");
+        }
+        match commit_now(consumer, &offsets) {
             Ok(()) => self.metrics.commits_ok.inc(),
             Err(error) => {
                 self.metrics.commits_failed.inc();
@@ -222,6 +233,23 @@ impl Membership {
     }
 }
 
+/// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no
+/// commits: that is over soon, without this thread.
+fn commit_now(consumer: &BaseConsumer<Membership>, offsets: &TopicPartitionList) -> KafkaResult<()> {
+    let mut tries = COMMIT_TRIES;
+    loop {
+        let committed = consumer.commit(offsets, CommitMode::Sync);
+        tries -= 1;
+        match committed {
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::RebalanceInProgress)) if tries > 0 => {
+                #[expect(clippy::disallowed_methods, reason = "the consumer's own thread, which waits here anyway")]
+                std::thread::sleep(COMMIT_AGAIN_AFTER);
+            }
+            committed => return committed,
+        }
+    }
+}
+
 fn add_offset(list: &mut TopicPartitionList, assignment: &Assignment, offset: i64) {
     if let Err(error) = list.add_partition_offset(assignment.topic(), assignment.partition(), Offset::Offset(offset)) {
         tracing::error!(%error, "an offset could not be listed");
@@ -257,7 +285,7 @@ impl ConsumerContext for Membership {
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         match result {
             Ok(()) => self.metrics.commits_ok.inc(),
-            Err(KafkaError::ConsumerCommit(rdkafka::types::RDKafkaErrorCode::NoOffset)) => {}
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
             Err(error) => {
                 self.metrics.commits_failed.inc();
                 tracing::warn!(group_member = self.log.role(), %error, "a commit failed and comes again");

@@ -18,6 +18,13 @@ const RATE_OVER: Duration = Duration::from_secs(2);
 /// Less than this of a lane at work says nothing about its rate: connections are opened first.
 const OBSERVED_MIN: Duration = Duration::from_secs(1);
 
+/// A receiver that takes as many a second keeps pace: for it, reading waits rather than that its lane overflows.
+const KEEPS_PACE: f64 = 100.0;
+/// When reading waits for such a receiver: half of what fills its lane.
+const BRIM: Duration = Duration::from_millis(2500);
+/// When it waits for one whose rate is not known yet.
+const BRIM_UNKNOWN: usize = 512;
+
 /// The pace of one lane, or of one host.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -104,6 +111,18 @@ impl Pace {
         by_rate && by_time(self.mean)
     }
 
+    /// Whether reading should wait, so that a receiver which keeps pace gets what waits before its lane is full.
+    pub fn is_brimming(&self, waiting: usize, in_flight: usize, now: Instant) -> bool {
+        if self.is_stalled(in_flight, now) {
+            return false;
+        }
+        match self.rate.filter(|_| self.observed >= OBSERVED_MIN) {
+            None => waiting >= BRIM_UNKNOWN,
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            Some(rate) => rate >= KEEPS_PACE && waiting as f64 >= rate * BRIM.as_secs_f64(),
+        }
+    }
+
     /// Whether nothing has ended for long although requests are under way.
     pub fn is_stalled(&self, in_flight: usize, now: Instant) -> bool {
         in_flight > 0 && now.saturating_duration_since(self.progress) >= STALL_MIN
@@ -134,6 +153,19 @@ mod tests {
         assert!(pace.is_full(5_010, 16, 16, Instant::now()));
         assert!(!pace.is_full(4_999, 0, 16, Instant::now()), "an idle receiver will take 16 at a time as well");
         assert!(!pace.is_full(0, 16, 16, Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reading_waits_for_a_receiver_that_keeps_pace_and_for_no_other() {
+        let mut pace = Pace::new(Instant::now());
+        assert!(!pace.is_brimming(BRIM_UNKNOWN - 1, 16, Instant::now()));
+        assert!(pace.is_brimming(BRIM_UNKNOWN, 16, Instant::now()), "until its rate is known");
+        work(&mut pace, Duration::from_millis(16), Duration::from_secs(3)).await;
+        assert!(!pace.is_brimming(2_000, 16, Instant::now()));
+        assert!(pace.is_brimming(2_600, 16, Instant::now()));
+        let mut slow = Pace::new(Instant::now());
+        work(&mut slow, Duration::from_millis(800), Duration::from_secs(8)).await;
+        assert!(!slow.is_brimming(10_000, 16, Instant::now()), "twenty a second: its lane overflows");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,8 @@
 //! Two things stop reading. The bytes of events in memory have a hard bound. And when every receiver that is being fed is
 //! behind, reading on would only overflow lanes of receivers that keep pace: then reading waits until what is queued is
 //! less than [`WAIT_MAX`] of work. While some receiver has nothing to do, reading goes on, and the lanes of the slow ones
-//! overflow into the tiers: a slow receiver does not hold back a fast one.
+//! overflow into the tiers: a slow receiver does not hold back a fast one. For a receiver that keeps pace, a hundred a second
+//! or more, reading waits all the same, for a minute at most until all have caught up: catching up puts nothing off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,6 +38,8 @@ struct Shard {
     pace: AtomicUsize,
     /// A lane that was fed lately has nothing waiting.
     starving: AtomicBool,
+    /// A lane whose receiver keeps pace would soon be full.
+    brimming: AtomicBool,
 }
 
 /// What the process holds.
@@ -64,6 +67,7 @@ impl Pressure {
             queued_before: AtomicUsize::new(0),
             pace: AtomicUsize::new(0),
             starving: AtomicBool::new(false),
+            brimming: AtomicBool::new(false),
         };
         Arc::new(Self {
             event_bytes: AtomicUsize::new(0),
@@ -92,19 +96,22 @@ impl Pressure {
         });
     }
 
-    /// A shard says how it goes, at each of its looks: its pace, if anything was queued, and whether a lane starves.
-    pub fn report(&self, shard: usize, pace: Option<usize>, starving: bool) {
+    /// A shard says how it goes, at each of its looks: its pace, if anything was queued, whether a lane starves, and whether
+    /// one of a receiver that keeps pace would soon be full.
+    pub fn report(&self, shard: usize, pace: Option<usize>, starving: bool, brimming: bool) {
         let Some(shard) = self.shards.get(shard) else { return };
         if let Some(pace) = pace {
             shard.pace.store(pace, Ordering::Relaxed);
         }
         shard.starving.store(starving, Ordering::Relaxed);
+        shard.brimming.store(brimming, Ordering::Relaxed);
         shard.queued_before.store(shard.queued.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Whether the events consumer may read on.
     pub fn reading(&self) -> Reading {
-        self.reading_beyond(0)
+        let brimming = self.shards.iter().any(|shard| shard.brimming.load(Ordering::Relaxed));
+        if brimming { Reading::Wait } else { self.reading_beyond(0) }
     }
 
     /// Whether retries that are due may be handed over.
@@ -193,8 +200,8 @@ mod tests {
     #[test]
     fn when_all_are_behind_reading_waits_for_a_few_seconds_of_work() {
         let pressure = Pressure::new(2, usize::MAX);
-        pressure.report(0, Some(100), false);
-        pressure.report(1, Some(100), false);
+        pressure.report(0, Some(100), false, false);
+        pressure.report(1, Some(100), false, false);
         pressure.queue(0, 399);
         assert_eq!(pressure.reading(), Reading::Go);
         pressure.queue(1, 1);
@@ -211,13 +218,22 @@ mod tests {
     fn while_a_receiver_has_nothing_to_do_the_queues_of_others_may_grow() {
         let pressure = Pressure::new(1, usize::MAX);
         pressure.queue(0, 1000);
-        pressure.report(0, Some(10), true);
+        pressure.report(0, Some(10), true, false);
         assert_eq!(pressure.reading(), Reading::Go);
         pressure.queue(0, GROWTH_MAX);
         assert_eq!(pressure.reading(), Reading::Wait, "until the next look");
-        pressure.report(0, Some(10), true);
+        pressure.report(0, Some(10), true, false);
         assert_eq!(pressure.reading(), Reading::Go);
-        pressure.report(0, Some(10), false);
+        pressure.report(0, Some(10), false, false);
         assert_eq!(pressure.reading(), Reading::Wait);
+    }
+
+    #[test]
+    fn reading_waits_while_a_lane_of_a_receiver_that_keeps_pace_would_soon_be_full() {
+        let pressure = Pressure::new(2, usize::MAX);
+        pressure.report(0, Some(800), true, true);
+        assert_eq!(pressure.reading(), Reading::Wait);
+        pressure.report(0, Some(800), true, false);
+        assert_eq!(pressure.reading(), Reading::Go);
     }
 }

@@ -148,6 +148,33 @@ async fn perform(shared: Arc<Shared>, work: Work) -> Done {
     }
 }
 
+/// What the lanes say to those who read.
+#[derive(Clone, Copy)]
+struct Reported {
+    starving: bool,
+    brimming: bool,
+}
+
+/// For how many looks reading may wait for receivers that keep pace, until all have caught up: a minute. A receiver that
+/// gets more than it takes for longer does not catch up; then its lane overflows, and the others go on.
+const PATIENCE_LOOKS: u32 = 600;
+
+/// What is left of [`PATIENCE_LOOKS`].
+struct Patience(u32);
+
+impl Patience {
+    /// Whether reading is to wait after this look.
+    fn spend(&mut self, brimming: bool, caught_up: bool) -> bool {
+        if caught_up {
+            self.0 = PATIENCE_LOOKS;
+        }
+        if brimming {
+            self.0 = self.0.saturating_sub(1);
+        }
+        brimming && self.0 > 0
+    }
+}
+
 /// Lanes and hosts of some receivers.
 pub struct Shard {
     index: usize,
@@ -166,6 +193,7 @@ pub struct Shard {
     finished: usize,
     looked: Instant,
     pace: Option<f64>,
+    patience: Patience,
 }
 
 impl Shard {
@@ -185,6 +213,7 @@ impl Shard {
             finished: 0,
             looked: Instant::now(),
             pace: None,
+            patience: Patience(PATIENCE_LOOKS),
         }
     }
 
@@ -575,12 +604,14 @@ impl Shard {
         let now = Instant::now();
         let limit = self.shared.settings.max_in_flight_per_webhook;
         let mut starving = false;
+        let mut brimming = false;
         let mut stalled = Vec::new();
         let mut forgotten = Vec::new();
         for (index, lane) in &mut self.lanes {
             lane.pace.look(lane.queue.waiting(), now);
             let quiet = now.saturating_duration_since(lane.fed);
             if lane.queue.waiting() > 0 {
+                brimming |= lane.pace.is_brimming(lane.queue.waiting(), lane.in_flight, now);
                 if lane.is_to_shed(limit, now) {
                     stalled.push(index);
                 }
@@ -599,7 +630,8 @@ impl Shard {
             self.lane_of.remove(&lane.key);
         }
         self.look_at_hosts(now);
-        self.report_pace(starving, now);
+        let brimming = self.patience.spend(brimming, self.lanes.iter().all(|(_, lane)| lane.queue.waiting() == 0));
+        self.report_pace(Reported { starving, brimming }, now);
     }
 
     /// Puts off what waits for a receiver that has stopped answering, so that it does not count as work at hand.
@@ -657,7 +689,7 @@ impl Shard {
         }
     }
 
-    fn report_pace(&mut self, starving: bool, now: Instant) {
+    fn report_pace(&mut self, Reported { starving, brimming }: Reported, now: Instant) {
         let elapsed = now.saturating_duration_since(self.looked).as_secs_f64();
         let queued = self.lanes.iter().any(|(_, lane)| lane.queue.waiting() > 0);
         if queued && elapsed > 0.0 {
@@ -669,7 +701,7 @@ impl Shard {
         self.looked = now;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
         let pace = self.pace.map(|pace| pace.ceil() as usize);
-        self.shared.pressure.report(self.index, pace, starving);
+        self.shared.pressure.report(self.index, pace, starving, brimming);
     }
 }
 

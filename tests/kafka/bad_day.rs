@@ -22,8 +22,8 @@ use crate::support::worker::{Names, Worker};
 
 const SCHEDULE: &str = "1s,2s,4s";
 const OWNER: [&str; 4] = ["--workspace", "ws", "--integration", "down"];
-/// Queries of the dashboard that ask for what is not there on this day: no API runs.
-const EMPTY: [&str; 1] = ["Requests to the registration API"];
+/// Panels that ask for what this day does not have: no API runs, and Kafka refuses no write.
+const EMPTY: [&str; 2] = ["Requests to the registration API", "Failed writes by topic"];
 
 fn event(id: usize) -> Record {
     let value = json!({ "id": format!("e-{id}"), "type": "change", "entityIds": { "companyId": id.to_string() },
@@ -176,7 +176,8 @@ async fn dashboard(monitor: &Monitor, begin: i64, marks: &Marks) {
     }
     write("alerts.json", &json!(monitor.range("ALERTS{alertstate=\"firing\"}", range).await));
     write("day.json", &json!({ "begin": begin, "end": range.1, "marks": marks.0 }));
-    assert_eq!(empty, EMPTY, "panels with nothing to show");
+    empty.retain(|title| !EMPTY.contains(&title.as_str()));
+    assert_eq!(empty, Vec::<String>::new(), "panels with nothing to show");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,8 +226,7 @@ async fn on_a_bad_day_alerts_fire_and_the_tools_bring_everything_over() {
     println!("{redriven}");
     assert!(replayed["sent"].as_u64() > Some(0) && redriven["sent"].as_u64() > Some(0), "{replayed} {redriven}");
     wait_until("every event to be over", PATIENCE, async || {
-        let all: Vec<_> = received.iter().cloned().chain(down.recorded()).collect();
-        let arrived = by_event(&all).len();
+        let arrived = by_event(received.iter().chain(&down.recorded())).len();
         if arrived == events { Ok(()) } else { Err((arrived, events)) }
     })
     .await;

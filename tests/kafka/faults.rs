@@ -153,7 +153,11 @@ async fn rebalance(claim: &str, options: &[&str]) {
     first.stop();
     pair.balance(&stage, EVENTS, claim).await;
     let duplicates = pair.ledger.duplicates();
-    assert!(duplicates <= EVENTS / 10, "{duplicates} deliveries were made twice");
+    assert!(
+        duplicates <= EVENTS / 10,
+        "{duplicates} deliveries were made twice; the first worker wrote:\n{}",
+        first.lines().tail(40)
+    );
     second.stop();
 }
 

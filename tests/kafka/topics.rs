@@ -167,7 +167,7 @@ async fn a_cluster_that_tells_no_properties_is_a_warning_within_seconds() {
     let begun = tokio::time::Instant::now();
     let kafka = kafka_settings(&mock.bootstrap_servers(), "topics-mock");
     let checked = topics::check_for_worker(&kafka, &settings, &schedule).await.unwrap();
-    assert_eq!(checked.warnings.len(), 7, "{:?}", checked.warnings);
+    assert_eq!(checked.warnings.len(), 8, "{:?}", checked.warnings);
     assert!(checked.warnings.iter().all(|warning| warning.subject == "properties"), "{:?}", checked.warnings);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
