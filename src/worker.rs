@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::health::Rules;
@@ -46,7 +47,18 @@ use crate::telemetry::metrics::Metrics;
 /// How often the lag is asked for and gauges are set.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// How long the producer may take, after the drain, to get its last records out.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Beyond the drain, how long consumers may take to commit and to leave their groups.
+const LEAVE_MAX: Duration = Duration::from_secs(10);
+/// How long shards may take once nothing is waited for any more.
+const SHARDS_MAX: Duration = Duration::from_secs(5);
+/// How long who hears of attempts may take to tell of the last ones. With all the others this stays below the minute after
+/// which a process is killed.
+const REPORTERS_MAX: Duration = Duration::from_secs(10);
+/// How long the tables may take to close.
+const FEEDS_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at whether threads have ended.
+const JOIN_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -107,10 +119,17 @@ impl Threads {
         Ok(())
     }
 
-    /// Joins all. Blocks.
-    fn join(self) {
-        for (name, handle) in self.started {
-            if handle.join().is_err() {
+    /// Joins all. Who has not ended after `patience`, waiting for brokers that do not answer, is left behind: the process
+    /// ends without it.
+    async fn join(mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.started.iter().any(|(_, handle)| !handle.is_finished()) && Instant::now() < deadline {
+            tokio::time::sleep(JOIN_EVERY).await;
+        }
+        for (name, handle) in self.started.drain(..) {
+            if !handle.is_finished() {
+                tracing::error!(thread = name, ?patience, "a thread did not end in time and is left behind");
+            } else if handle.join().is_err() {
                 tracing::error!(thread = name, "a thread panicked");
             }
         }
@@ -211,7 +230,7 @@ impl Started {
         }
         self.condition.set_ready(false);
         feed_stop.cancel();
-        join(feed).await;
+        feed.join(FEEDS_MAX).await;
         if fatal.is_cancelled() { Err(WorkerError::Ended("a part of the worker")) } else { Ok(()) }
     }
 
@@ -349,14 +368,14 @@ impl Started {
         self.condition.set_ready(false);
         tracing::info!("draining");
         consuming.cancel();
-        join(consumers).await;
+        consumers.join(self.settings.delivery.drain_timeout + LEAVE_MAX).await;
         // Nothing under way is waited for any more: what is left belongs to the next owner.
         sink_stop.cancel();
-        join(shard_threads).await;
+        shard_threads.join(SHARDS_MAX).await;
         flush(sink).await;
         // The last attempts are counted and logged by now.
         reports_stop.cancel();
-        join(reporters).await;
+        reporters.join(REPORTERS_MAX).await;
         Ok(())
     }
 
@@ -454,16 +473,13 @@ fn start_shards(
     Ok(senders)
 }
 
-async fn join(threads: Threads) {
-    if let Err(error) = tokio::task::spawn_blocking(move || threads.join()).await {
-        tracing::error!(%error, "threads were not joined");
-    }
-}
-
 async fn flush(sink: Sink) {
-    match tokio::task::spawn_blocking(move || sink.flush(FLUSH_TIMEOUT)).await {
-        Ok(Ok(())) => tracing::info!("drained"),
-        Ok(Err(error)) => tracing::warn!(%error, "records were left in the producer; their events are read again"),
-        Err(error) => tracing::error!(%error, "the producer was not flushed"),
+    // Twice the time: a client that is dropped closes its connections first.
+    let flushing = tokio::task::spawn_blocking(move || sink.flush(FLUSH_TIMEOUT));
+    match tokio::time::timeout(2 * FLUSH_TIMEOUT, flushing).await {
+        Ok(Ok(Ok(()))) => tracing::info!("drained"),
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "records were left in the producer; their events are read again"),
+        Ok(Err(error)) => tracing::error!(%error, "the producer was not flushed"),
+        Err(_elapsed) => tracing::error!("the producer did not close in time and is left behind"),
     }
 }
