@@ -1,8 +1,6 @@
 //! What counting costs: an attempt at its shard, and an integration and second at those who tell and sum it.
 //!
 //! `cargo bench --bench health`. To compare with what a delivery costs, see the bench `delivery`.
-#![expect(missing_docs, reason = "what criterion's macros make")]
-#![expect(clippy::print_stdout, reason = "it says how much it measured")]
 #![expect(missing_docs, reason = "the group's macro makes a public function")]
 
 use std::hint::black_box;
