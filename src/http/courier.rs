@@ -43,9 +43,10 @@ const ANSWER_BYTES_KEPT: usize = 1024;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 /// Bounds what one connection may buffer, and with it the headers of an answer.
 const CONNECTION_BUFFER_BYTES: usize = 32 * 1024;
-/// The most that is read of a connection for one answer: its headers, the body as far as it is wanted however it is cut into
-/// chunks, and some interim answers.
-const EXCHANGE_BYTES_MAX: usize = 256 * 1024;
+/// The most that is read of a connection up to the end of an answer's headers: more than the buffer, for interim answers.
+const HEAD_BYTES_MAX: usize = 40 * 1024;
+/// The most that is read of an answer's body: what is wanted of it, into however small chunks it is cut.
+const BODY_BYTES_MAX: usize = 4 * ANSWER_BYTES_MAX;
 
 /// All of a webhook's requests that does not change from one to the next.
 pub struct Prepared {
@@ -226,6 +227,7 @@ impl Courier {
                 return Exchanged { outcome: Outcome::failed(reason), took, answer: Bytes::new(), link: None };
             }
         };
+        link.ration.renew(BODY_BYTES_MAX);
         let outcome = judge_response(&response, attempt.token());
         let body = response.into_body();
         if body.is_end_stream() {
@@ -243,7 +245,7 @@ impl Courier {
         if let Some(mut link) = kept {
             // Not ready: closed before the request left. Neither is an attempt.
             if link.sender.ready().await.is_ok() {
-                link.ration.renew();
+                link.ration.renew(HEAD_BYTES_MAX);
                 match link.sender.try_send_request(attempt.request()).await {
                     Ok(response) => return Ok((response, link)),
                     Err(mut failed) => {
@@ -270,7 +272,7 @@ impl Courier {
             tracing::debug!(reason = error.reason().word(), %error, "no connection to the receiver");
             error.reason()
         })?;
-        let ration = Ration::new(EXCHANGE_BYTES_MAX);
+        let ration = Ration::new(HEAD_BYTES_MAX);
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(CONNECTION_BUFFER_BYTES)
             .handshake(TokioIo::new(Rationed::new(connection, ration.clone())))

@@ -1,4 +1,4 @@
-//! A connection that gives no more than a ration of bytes for one exchange.
+//! A connection that gives no more than a ration of bytes before the next one is granted.
 //!
 //! Whoever answers with interim answers (1xx) without end would otherwise keep the thread that it shares with other receivers
 //! busy until the time-out.
@@ -11,22 +11,19 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is left to read before the next exchange begins.
+/// What is left to read.
 #[derive(Clone, Debug)]
-pub struct Ration {
-    left: Arc<AtomicUsize>,
-    bytes: usize,
-}
+pub struct Ration(Arc<AtomicUsize>);
 
 impl Ration {
-    /// `bytes` for each exchange.
+    /// `bytes` to begin with.
     pub fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)), bytes }
+        Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
-    /// An exchange begins.
-    pub fn renew(&self) {
-        self.left.store(self.bytes, Ordering::Relaxed);
+    /// From now on `bytes`.
+    pub fn renew(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -46,7 +43,7 @@ impl<S> Rationed<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Rationed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let left = self.ration.left.load(Ordering::Relaxed);
+        let left = self.ration.0.load(Ordering::Relaxed);
         if left == 0 {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -57,7 +54,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rationed<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let read = buffer.filled().len().saturating_sub(before);
         // Only this connection's task takes from it; a renewal in between gives a little more.
-        self.ration.left.store(left.saturating_sub(read), Ordering::Relaxed);
+        self.ration.0.store(left.saturating_sub(read), Ordering::Relaxed);
         polled
     }
 }
@@ -100,7 +97,7 @@ mod tests {
         let mut four = [0; 4];
         stream.read_exact(&mut four).await.unwrap();
         assert_eq!(stream.read(&mut four).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
-        ration.renew();
+        ration.renew(4);
         stream.read_exact(&mut four).await.unwrap();
         assert_eq!(&four, b"efgh");
     }

@@ -79,6 +79,12 @@ impl Pace {
         self.mean += weight * (took.as_secs_f64() - self.mean);
     }
 
+    /// For `late` nobody looked: this process stood still, and what did not end meanwhile is no receiver's fault.
+    pub fn stood_still(&mut self, late: Duration, now: Instant) {
+        self.progress = (self.progress + late).min(now);
+        self.looked = (self.looked + late).min(now);
+    }
+
     /// Looks at what has ended since the last look. What a lane does in which nothing waits is its events' pace, not its
     /// receiver's, and does not count.
     pub fn look(&mut self, waiting: usize, now: Instant) {
@@ -208,6 +214,20 @@ mod tests {
         // Ten a second ended, but a burst goes out sixteen at a time.
         assert!(!pace.is_full(600, 1, 16, Instant::now()));
         assert!(pace.is_full(600, 1, 1, Instant::now()), "unless its order lets only one go at a time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standstill_of_our_own_is_not_held_against_the_receiver() {
+        let mut pace = Pace::new(Instant::now());
+        work(&mut pace, Duration::from_millis(16), Duration::from_secs(3)).await;
+        let rate = pace.rate;
+        tokio::time::advance(STALL_MIN * 3).await;
+        pace.stood_still(STALL_MIN * 3, Instant::now());
+        pace.look(1000, Instant::now());
+        assert!(!pace.is_stalled(16, Instant::now()));
+        assert_eq!(pace.rate, rate);
+        tokio::time::advance(STALL_MIN).await;
+        assert!(pace.is_stalled(16, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -192,6 +192,8 @@ pub struct Shard {
     /// Requests ended since the last look, and when that was.
     finished: usize,
     looked: Instant,
+    /// When the shard last came round.
+    awake: Instant,
     pace: Option<f64>,
     patience: Patience,
 }
@@ -212,6 +214,7 @@ impl Shard {
             rng: StdRng::from_os_rng(),
             finished: 0,
             looked: Instant::now(),
+            awake: Instant::now(),
             pace: None,
             patience: Patience(PATIENCE_LOOKS),
         }
@@ -241,6 +244,7 @@ impl Shard {
                 self.finish(done);
             }
             self.start();
+            self.awake = Instant::now();
             work.extend(self.outbox.drain(..).map(|work| perform(Arc::clone(&self.shared), work)));
             // The tasks that drive connections share this thread: a round that always finds something must not keep them out.
             tokio::task::yield_now().await;
@@ -248,6 +252,7 @@ impl Shard {
     }
 
     fn accept(&mut self, jobs: Vec<Job>) {
+        self.notice_standstill(Instant::now());
         for job in jobs {
             match job {
                 Job::Deliver(delivery) => self.enqueue(delivery),
@@ -257,6 +262,17 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// A machine or a thread that stands still, for seconds at worst, makes every receiver look slow.
+    fn notice_standstill(&mut self, now: Instant) {
+        let late = now.saturating_duration_since(self.awake).saturating_sub(LOOK_EVERY);
+        self.awake = now;
+        if late < LOOK_EVERY {
+            return;
+        }
+        self.lanes.iter_mut().for_each(|(_, lane)| lane.pace.stood_still(late, now));
+        self.hosts.iter_mut().for_each(|(_, host)| host.pace.stood_still(late, now));
     }
 
     fn bury(&mut self, burial: Burial) {
@@ -602,6 +618,7 @@ impl Shard {
     /// Looks after what no event does: stalled lanes, idle connections, forgotten lanes and hosts, the pace.
     fn look(&mut self) {
         let now = Instant::now();
+        self.notice_standstill(now);
         let limit = self.shared.settings.max_in_flight_per_webhook;
         let mut starving = false;
         let mut brimming = false;

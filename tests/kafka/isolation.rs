@@ -26,7 +26,19 @@ async fn a_hanging_a_refusing_and_a_dripping_receiver_cost_a_good_one_nothing() 
     // A time-out that no test waits for: whatever the good one gets, it gets while the others hang.
     let worker = stage.worker(&["--request-timeout", "2m", "--drain-timeout", "2m"]).await;
     stage.send(events("e", EVENTS));
-    good.wait_for(EVENTS, LONG).await;
+    crate::support::wait::wait_until("the good one to have all", LONG, async || {
+        if good.count() >= EVENTS {
+            return Ok(());
+        }
+        let text = worker.metrics().await;
+        let telling =
+            ["queued", "in_flight", "circuits", "attempts_total", "slots", "paused", "publish", "kafka_errors"];
+        let told = |line: &&str| {
+            !line.starts_with('#') && telling.iter().any(|name| line.contains(name)) && !line.ends_with(" 0")
+        };
+        Err((good.count(), text.lines().filter(told).map(str::to_owned).collect::<Vec<_>>()))
+    })
+    .await;
     stage.knows(&worker, "hookstream_deliveries_total", &[("outcome", "acknowledged")], 1000.0).await;
     assert_eq!(
         worker.metric("hookstream_attempts_total", &[("reason", "timeout")]).await.to_bits(),
