@@ -90,9 +90,10 @@ pub struct EventFacts<'a> {
     pub entities: &'a [Entity],
 }
 
-/// One filter item: event mask in bits 60.., change mask in bits 52.., entity hash below.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FilterItem(u64);
+/// One filter item: event mask in bits 60.., change mask in bits 52.., entity hash below. In two halves, so that it needs no
+/// padding beside a `u32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FilterItem([u32; 2]);
 
 impl FilterItem {
     /// An item from the words of a record; a missing word matches anything, an unknown one nothing.
@@ -102,14 +103,17 @@ impl FilterItem {
         // An item with a change type never matches link or unlink, whatever such an event carries as changeData.
         let event_mask = if change.is_some() { event_mask & !0b110 } else { event_mask };
         let entity_hash = entity.map_or(ANY_ENTITY, |name| EntityType::of(name).0);
-        Self(u64::from(event_mask) << 60 | u64::from(change_mask) << 52 | entity_hash)
+        let bits = u64::from(event_mask) << 60 | u64::from(change_mask) << 52 | entity_hash;
+        Self([u32::try_from(bits >> 32).unwrap_or(0), u32::try_from(bits & 0xffff_ffff).unwrap_or(0)])
     }
 
     /// Whether every field the item has matches the event.
+    #[inline]
     pub fn matches(self, facts: &EventFacts<'_>) -> bool {
-        let wanted = self.0 & ((1 << ENTITY_BITS) - 1);
-        self.0 >> 60 & u64::from(facts.event.0) != 0
-            && self.0 >> 52 & u64::from(facts.change.0) != 0
+        let bits = u64::from(self.0[0]) << 32 | u64::from(self.0[1]);
+        let wanted = bits & ((1 << ENTITY_BITS) - 1);
+        bits >> 60 & u64::from(facts.event.0) != 0
+            && bits >> 52 & u64::from(facts.change.0) != 0
             && (wanted == ANY_ENTITY || facts.entities.iter().any(|entity| entity.entity_type.0 == wanted))
     }
 }

@@ -161,6 +161,8 @@ pub struct Integration {
     items: Box<[FilterItem]>,
     webhooks: Box<[Packed]>,
     secrets: Box<[PackedSecret]>,
+    /// How many of the webhooks their owner switched off.
+    disabled: usize,
     status: Status,
     /// When the API last wrote the status, ms since 1970.
     status_written_ms: Option<i64>,
@@ -218,6 +220,7 @@ impl Integration {
             workspace_len: workspace.len(),
             base_url,
             items: packer.items.into(),
+            disabled: packer.webhooks.iter().filter(|webhook| webhook.disabled).count(),
             webhooks: packer.webhooks.into(),
             secrets: packer.secrets.into(),
             status,
@@ -269,6 +272,11 @@ impl Integration {
     /// How many webhooks it has.
     pub fn len(&self) -> usize {
         self.webhooks.len()
+    }
+
+    /// How many of them their owner switched off.
+    pub fn disabled_len(&self) -> usize {
+        self.disabled
     }
 
     /// Whether it has no webhooks.
