@@ -44,38 +44,53 @@ struct Member {
     integration: Arc<Integration>,
 }
 
-/// A filter item, and where the webhooks that have it end in [`Workspace::places`].
+/// A filter item, and where the webhooks that have it end in [`Webhooks::places`].
 struct Group {
     item: FilterItem,
     end: u32,
 }
 
-/// The integrations of a workspace. Should another's name have the same hash, those of both.
+/// What is read first of a workspace: small, so that many stay in the processor's cache.
 #[derive(Default)]
 struct Workspace {
+    /// The interests of all items together: most events that nobody wants are known by it.
+    interest: u64,
+    webhooks: Box<Webhooks>,
+}
+
+/// The integrations of a workspace. Should another's name have the same hash, those of both.
+#[derive(Default)]
+struct Webhooks {
     /// None: they are of several.
     name: Option<Box<str>>,
-    members: Vec<Member>,
     groups: Box<[Group]>,
     /// Places of webhooks, each group's after another's.
     places: Box<[u32]>,
+    members: Vec<Member>,
 }
 
 impl Workspace {
-    fn leave(&mut self, old: &Arc<Integration>) {
-        self.members.retain(|member| !Arc::ptr_eq(&member.integration, old));
-    }
-
-    /// Makes everything anew, each part no larger than needed and one after another, so that what a lookup reads lies close
-    /// together in memory. `items` is scratch space.
+    /// Makes the index anew from the members. `items` is scratch space.
     fn rebuild(&mut self, items: &mut Vec<(FilterItem, u32)>) {
         items.clear();
-        self.number(items);
+        let mut members = std::mem::take(&mut self.webhooks.members);
+        number(&mut members, items);
         items.sort_unstable();
         items.dedup();
-        let mut names = self.members.iter().map(|member| member.integration.workspace());
+        self.interest = items.iter().fold(0, |bits, (item, _)| bits | item.interest());
+        #[expect(clippy::replace_box, reason = "a place beside its parts, which are new too")]
+        {
+            self.webhooks = Box::new(Webhooks::new(members, items));
+        }
+    }
+}
+
+impl Webhooks {
+    /// Each part no larger than needed and one after another, so that what a lookup reads lies close together in memory.
+    fn new(mut members: Vec<Member>, items: &[(FilterItem, u32)]) -> Self {
+        let mut names = members.iter().map(|member| member.integration.workspace());
         let name = names.next().filter(|name| names.all(|other| other == *name));
-        self.name = name.map(Into::into);
+        let name = name.map(Into::into);
         let grouped = || items.chunk_by(|(one, _), (next, _)| one == next);
         let mut groups = Vec::with_capacity(grouped().count());
         let mut end = 0;
@@ -83,28 +98,14 @@ impl Workspace {
             end += count(group.len());
             groups.extend(group.first().map(|(item, _)| Group { item: *item, end }));
         }
-        self.groups = groups.into();
-        self.places = items.iter().map(|(_, place)| *place).collect();
-        let mut members = Vec::with_capacity(self.members.len());
-        members.append(&mut self.members);
-        self.members = members;
+        let places = items.iter().map(|(_, place)| *place).collect();
+        let mut exact = Vec::with_capacity(members.len());
+        exact.append(&mut members);
+        Self { name, groups: groups.into(), places, members: exact }
     }
 
-    /// Numbers the webhooks, and lists the items of those that events fire.
-    fn number(&mut self, items: &mut Vec<(FilterItem, u32)>) {
-        let mut first = 0;
-        for Member { first: place, integration } in &mut self.members {
-            *place = first;
-            first = first.saturating_add(count(integration.len()));
-            if !integration.status().delivers() {
-                continue;
-            }
-            let fires = |hook: &Webhook<'_>| !hook.is_disabled() && hook.trigger() == Trigger::EntityEvent;
-            for webhook in integration.webhooks().filter(fires) {
-                let place = place.saturating_add(count(webhook.index()));
-                items.extend(webhook.items().iter().map(|item| (*item, place)));
-            }
-        }
+    fn leave(&mut self, old: &Arc<Integration>) {
+        self.members.retain(|member| !Arc::ptr_eq(&member.integration, old));
     }
 
     /// The places of the webhooks that have an item which matches, for each such item.
@@ -122,6 +123,23 @@ impl Workspace {
         let after = self.members.partition_point(|member| member.first <= place);
         let member = self.members.get(after.checked_sub(1)?)?;
         Some((&member.integration, (place - member.first) as usize))
+    }
+}
+
+/// Numbers the webhooks, and lists the items of those that events fire.
+fn number(members: &mut [Member], items: &mut Vec<(FilterItem, u32)>) {
+    let mut first = 0;
+    for Member { first: place, integration } in members {
+        *place = first;
+        first = first.saturating_add(count(integration.len()));
+        if !integration.status().delivers() {
+            continue;
+        }
+        let fires = |hook: &Webhook<'_>| !hook.is_disabled() && hook.trigger() == Trigger::EntityEvent;
+        for webhook in integration.webhooks().filter(fires) {
+            let place = place.saturating_add(count(webhook.index()));
+            items.extend(webhook.items().iter().map(|item| (*item, place)));
+        }
     }
 }
 
@@ -185,9 +203,9 @@ impl Table {
         let hash = hash_bytes(integration.workspace().as_bytes());
         let workspace = self.workspaces.entry(hash).or_default();
         if let Some(ByKey(old)) = replaced {
-            workspace.leave(&old);
+            workspace.webhooks.leave(&old);
         }
-        workspace.members.push(Member { first: 0, integration });
+        workspace.webhooks.members.push(Member { first: 0, integration });
         self.stale.insert(hash);
     }
 
@@ -199,7 +217,7 @@ impl Table {
         }
         let hash = hash_bytes(old.workspace().as_bytes());
         if let Some(workspace) = self.workspaces.get_mut(&hash) {
-            workspace.leave(&old);
+            workspace.webhooks.leave(&old);
             self.stale.insert(hash);
         }
         true
@@ -211,7 +229,7 @@ impl Table {
         for hash in std::mem::take(&mut self.stale) {
             if let Some(workspace) = self.workspaces.get_mut(&hash) {
                 workspace.rebuild(&mut items);
-                if workspace.members.is_empty() {
+                if workspace.webhooks.members.is_empty() {
                     self.workspaces.remove(&hash);
                 }
             }
@@ -257,24 +275,27 @@ impl Table {
         mut found: impl FnMut(&'a Arc<Integration>, usize),
     ) {
         let Some(workspace) = self.workspaces.get(&hash_bytes(name.as_bytes())) else { return };
+        if workspace.interest & facts.interest() == 0 {
+            return;
+        }
+        let webhooks = &*workspace.webhooks;
+        let mut matched = webhooks.matching(facts);
+        let Some(first) = matched.next() else { return };
+        if webhooks.name.as_deref().is_some_and(|of_all| of_all != name) {
+            return;
+        }
         let deliver = |place: u32| {
-            if let Some((integration, webhook)) = workspace.webhook(place)
-                && (workspace.name.is_some() || integration.workspace() == name)
+            if let Some((integration, webhook)) = webhooks.webhook(place)
+                && (webhooks.name.is_some() || integration.workspace() == name)
             {
                 found(integration, webhook);
             }
         };
-        let mut matched = workspace.matching(facts);
-        let first = matched.next();
-        if workspace.name.as_deref().is_some_and(|it| it != name) {
-            return;
-        }
-        match (first, matched.next()) {
-            (None, _) => {}
-            (Some(only), None) => only.iter().copied().for_each(deliver),
+        match matched.next() {
+            None => first.iter().copied().for_each(deliver),
             // A webhook with several items that match is among each of them, and is delivered to once.
-            (Some(one), Some(other)) => {
-                let mut all: Vec<u32> = one.iter().chain(other).chain(matched.flatten()).copied().collect();
+            Some(second) => {
+                let mut all: Vec<u32> = first.iter().chain(second).chain(matched.flatten()).copied().collect();
                 all.sort_unstable();
                 all.dedup();
                 all.into_iter().for_each(deliver);
@@ -359,7 +380,7 @@ mod tests {
         let workspace = table.workspaces.remove(&own).unwrap();
         let taken = table.workspaces.insert(other, workspace).unwrap();
         assert!(matches(&table, "other", &change("company")).is_empty());
-        table.workspaces.get_mut(&other).unwrap().members.extend(taken.members);
+        table.workspaces.get_mut(&other).unwrap().webhooks.members.extend(taken.webhooks.members);
         table.stale.insert(other);
         table.settle();
         assert_eq!(matches(&table, "other", &change("company")), ["i:b"]);
