@@ -44,11 +44,16 @@ struct Member {
     integration: Arc<Integration>,
 }
 
-/// A filter item, and where the webhooks that have it end in [`Webhooks::places`].
+/// A filter item and the webhooks that have it.
 struct Group {
     item: FilterItem,
-    end: u32,
+    /// Of the one webhook that has it: its place. Of several: [`SEVERAL`], and where in [`Webhooks::places`] theirs are,
+    /// after their number.
+    at: u32,
 }
+
+/// Set in [`Group::at`]: webhooks are fewer than two billion.
+const SEVERAL: u32 = 1 << 31;
 
 /// What is read first of a workspace: small, so that many stay in the processor's cache.
 #[derive(Default)]
@@ -64,7 +69,7 @@ struct Webhooks {
     /// None: they are of several.
     name: Option<Box<str>>,
     groups: Box<[Group]>,
-    /// Places of webhooks, each group's after another's.
+    /// Places of webhooks whose item others have too.
     places: Box<[u32]>,
     members: Vec<Member>,
 }
@@ -93,15 +98,21 @@ impl Webhooks {
         let name = name.map(Into::into);
         let grouped = || items.chunk_by(|(one, _), (next, _)| one == next);
         let mut groups = Vec::with_capacity(grouped().count());
-        let mut end = 0;
+        let shared = grouped().filter(|group| group.len() > 1);
+        let mut places = Vec::with_capacity(shared.map(|group| 1 + group.len()).sum());
         for group in grouped() {
-            end += count(group.len());
-            groups.extend(group.first().map(|(item, _)| Group { item: *item, end }));
+            let Some((item, first)) = group.first() else { continue };
+            if group.len() == 1 {
+                groups.push(Group { item: *item, at: *first });
+            } else {
+                groups.push(Group { item: *item, at: SEVERAL | count(places.len()) });
+                places.push(count(group.len()));
+                places.extend(group.iter().map(|(_, place)| place));
+            }
         }
-        let places = items.iter().map(|(_, place)| *place).collect();
         let mut exact = Vec::with_capacity(members.len());
         exact.append(&mut members);
-        Self { name, groups: groups.into(), places, members: exact }
+        Self { name, groups: groups.into(), places: places.into(), members: exact }
     }
 
     fn leave(&mut self, old: &Arc<Integration>) {
@@ -110,11 +121,13 @@ impl Webhooks {
 
     /// The places of the webhooks that have an item which matches, for each such item.
     fn matching<'a>(&'a self, facts: &'a EventFacts<'_>) -> impl Iterator<Item = &'a [u32]> {
-        let mut start = 0;
-        self.groups.iter().filter_map(move |group| {
-            let range = start..group.end as usize;
-            start = range.end;
-            group.item.matches(facts).then(|| self.places.get(range).unwrap_or_default())
+        self.groups.iter().filter(|group| group.item.matches(facts)).map(|group| {
+            if group.at & SEVERAL == 0 {
+                return std::slice::from_ref(&group.at);
+            }
+            let start = (group.at & !SEVERAL) as usize;
+            let len = self.places.get(start).map_or(0, |len| *len as usize);
+            self.places.get(start + 1..start + 1 + len).unwrap_or_default()
         })
     }
 
@@ -143,7 +156,7 @@ fn number(members: &mut [Member], items: &mut Vec<(FilterItem, u32)>) {
     }
 }
 
-/// Four billion webhooks are not in memory.
+/// Two billion webhooks are not in memory.
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
