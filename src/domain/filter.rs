@@ -26,6 +26,7 @@ const ANY_EVENT: u8 = 0b1111;
 const ANY_CHANGE: u8 = 0b11_1111;
 /// Entity hashes keep 50 bits: what is left of a `u64` beside the two masks, and far from any chance of a collision.
 const ENTITY_BITS: u32 = 50;
+const ENTITY_MASK: u64 = (1 << ENTITY_BITS) - 1;
 /// The entity part of an item that takes any entity.
 const ANY_ENTITY: u64 = 0;
 
@@ -77,6 +78,11 @@ impl EntityType {
         // Never the value that means "any".
         Self((hash >> (64 - ENTITY_BITS)).max(1))
     }
+
+    /// One of 64, the same for one type; others may have it too.
+    fn bit(self) -> u64 {
+        1 << (self.0 % 64)
+    }
 }
 
 /// What a filter looks at.
@@ -90,9 +96,17 @@ pub struct EventFacts<'a> {
     pub entities: &'a [Entity],
 }
 
-/// One filter item: event mask in bits 60.., change mask in bits 52.., entity hash below.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FilterItem(u64);
+impl EventFacts<'_> {
+    /// A bit for each of its entities: an item whose [`FilterItem::interest`] has none of them does not match.
+    pub fn interest(&self) -> u64 {
+        self.entities.iter().fold(0, |bits, entity| bits | entity.entity_type.bit())
+    }
+}
+
+/// One filter item: event mask in bits 60.., change mask in bits 52.., entity hash below. In two halves, so that it needs no
+/// padding beside a `u32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FilterItem([u32; 2]);
 
 impl FilterItem {
     /// An item from the words of a record; a missing word matches anything, an unknown one nothing.
@@ -102,14 +116,29 @@ impl FilterItem {
         // An item with a change type never matches link or unlink, whatever such an event carries as changeData.
         let event_mask = if change.is_some() { event_mask & !0b110 } else { event_mask };
         let entity_hash = entity.map_or(ANY_ENTITY, |name| EntityType::of(name).0);
-        Self(u64::from(event_mask) << 60 | u64::from(change_mask) << 52 | entity_hash)
+        let bits = u64::from(event_mask) << 60 | u64::from(change_mask) << 52 | entity_hash;
+        Self([u32::try_from(bits >> 32).unwrap_or(0), u32::try_from(bits & 0xffff_ffff).unwrap_or(0)])
+    }
+
+    fn bits(self) -> u64 {
+        u64::from(self.0[0]) << 32 | u64::from(self.0[1])
+    }
+
+    /// The bit of the entity type it wants, or all if it takes any.
+    pub fn interest(self) -> u64 {
+        match self.bits() & ENTITY_MASK {
+            ANY_ENTITY => u64::MAX,
+            wanted => EntityType(wanted).bit(),
+        }
     }
 
     /// Whether every field the item has matches the event.
+    #[inline]
     pub fn matches(self, facts: &EventFacts<'_>) -> bool {
-        let wanted = self.0 & ((1 << ENTITY_BITS) - 1);
-        self.0 >> 60 & u64::from(facts.event.0) != 0
-            && self.0 >> 52 & u64::from(facts.change.0) != 0
+        let bits = self.bits();
+        let wanted = bits & ENTITY_MASK;
+        bits >> 60 & u64::from(facts.event.0) != 0
+            && bits >> 52 & u64::from(facts.change.0) != 0
             && (wanted == ANY_ENTITY || facts.entities.iter().any(|entity| entity.entity_type.0 == wanted))
     }
 }

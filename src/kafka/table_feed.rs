@@ -19,6 +19,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long a poll waits for a change: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
+/// The shortest time between two counts of the whole table.
+const CENSUS_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows the integrations topic on a thread of its own.
 pub struct TableFeed {
@@ -51,6 +53,7 @@ impl TableFeed {
     pub fn run(mut self, ready: oneshot::Sender<()>, stop: &CancellationToken) -> Result<(), CompactedError> {
         let began = Instant::now();
         let mut ready = Some(ready);
+        let (mut counted, mut uncounted) = (began, false);
         while !stop.is_cancelled() {
             let mut changes = Vec::new();
             let read = self.topic.read(POLL_WAIT, |row| changes.extend(change_of(&row, &self.metrics)))?;
@@ -60,6 +63,7 @@ impl TableFeed {
             }
             if bootstrapping && self.topic.is_caught_up() {
                 self.apply(Vec::new(), true);
+                self.census();
                 let took = began.elapsed();
                 self.metrics.integrations_bootstrap.set(took.as_secs_f64());
                 let integrations = self.table.read().unwrap_or_else(PoisonError::into_inner).len();
@@ -69,8 +73,10 @@ impl TableFeed {
                     return Ok(());
                 }
             }
-            if read > 0 && ready.is_none() {
+            uncounted |= read > 0;
+            if uncounted && ready.is_none() && counted.elapsed() >= CENSUS_EVERY {
                 self.census();
+                (counted, uncounted) = (Instant::now(), false);
             }
         }
         Ok(())
@@ -85,7 +91,7 @@ impl TableFeed {
                 Change::Put(integration, written_ms) => {
                     let before = table.get(integration.key());
                     self.standings.integration_changed(before.map(|before| &**before), &integration, written_ms, live);
-                    table.put(Arc::new(*integration));
+                    table.put(integration);
                 }
                 Change::Remove(key) => {
                     table.remove(&key);
@@ -94,10 +100,6 @@ impl TableFeed {
         }
         if live {
             table.settle();
-        }
-        drop(table);
-        if live {
-            self.census();
         }
     }
 
@@ -109,7 +111,7 @@ impl TableFeed {
 
 enum Change {
     /// With the time at which its record was written, ms since 1970.
-    Put(Box<Integration>, i64),
+    Put(Arc<Integration>, i64),
     Remove(String),
 }
 
@@ -117,7 +119,7 @@ fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
     let parsed = std::str::from_utf8(row.key).map_err(|_invalid| Unusable::Key).and_then(|key| match row.value {
         None => Ok(Change::Remove(key.to_owned())),
         Some(value) => {
-            Integration::parse(key, value).map(|integration| Change::Put(Box::new(integration), row.timestamp_ms))
+            Integration::parse(key, value).map(|integration| Change::Put(Arc::new(integration), row.timestamp_ms))
         }
     });
     match parsed {

@@ -156,11 +156,13 @@ pub struct Integration {
     text: Box<str>,
     /// `<workspace>/<integration id>`
     key: Span,
-    workspace_len: usize,
+    workspace_len: u32,
     base_url: Span,
     items: Box<[FilterItem]>,
     webhooks: Box<[Packed]>,
     secrets: Box<[PackedSecret]>,
+    /// How many of the webhooks their owner switched off.
+    disabled: u32,
     status: Status,
     /// When the API last wrote the status, ms since 1970.
     status_written_ms: Option<i64>,
@@ -202,6 +204,7 @@ impl Integration {
         };
         let mut packer = Packer::new(key, &record);
         let key = packer.text(key)?;
+        let workspace_len = u32::try_from(workspace.len()).map_err(|_overflow| Unusable::TooLarge)?;
         let base_url = packer.text(text(record.base_url.as_ref()).unwrap_or_default())?;
         for (number, webhook) in record.web_hooks.iter().flatten().enumerate() {
             packer.webhook(number, webhook)?;
@@ -215,9 +218,10 @@ impl Integration {
         Ok(Self {
             text: packer.text.into(),
             key,
-            workspace_len: workspace.len(),
+            workspace_len,
             base_url,
             items: packer.items.into(),
+            disabled: packer.disabled,
             webhooks: packer.webhooks.into(),
             secrets: packer.secrets.into(),
             status,
@@ -233,12 +237,12 @@ impl Integration {
 
     /// The workspace.
     pub fn workspace(&self) -> &str {
-        self.key().get(..self.workspace_len).unwrap_or_default()
+        self.key().get(..self.workspace_len as usize).unwrap_or_default()
     }
 
     /// The integration's id.
     pub fn id(&self) -> &str {
-        self.key().get(self.workspace_len + 1..).unwrap_or_default()
+        self.key().get(self.workspace_len as usize + 1..).unwrap_or_default()
     }
 
     /// The status in the record.
@@ -269,6 +273,11 @@ impl Integration {
     /// How many webhooks it has.
     pub fn len(&self) -> usize {
         self.webhooks.len()
+    }
+
+    /// How many of them their owner switched off.
+    pub fn disabled_len(&self) -> usize {
+        self.disabled as usize
     }
 
     /// Whether it has no webhooks.
@@ -314,7 +323,10 @@ impl Integration {
 
     /// Ids and values.
     fn secrets(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.secrets.iter().map(|secret| (self.slice(secret.id), self.slice(secret.value)))
+        self.secrets.iter().map(|secret| {
+            let id = secret.id.map_or(SIGNING_SECRET, |id| self.slice(id));
+            (id, self.slice(secret.value))
+        })
     }
 
     fn slice(&self, span: Span) -> &str {
@@ -383,7 +395,7 @@ impl<'a> Webhook<'a> {
     /// Its filter items, in the record's order.
     pub fn items(self) -> &'a [FilterItem] {
         let start = self.packed.items_start as usize;
-        self.integration.items.get(start..start + self.packed.items_len as usize).unwrap_or_default()
+        self.integration.items.get(start..start + usize::from(self.packed.items_len)).unwrap_or_default()
     }
 
     /// Whether any filter item matches. Says nothing about status, trigger and being disabled.

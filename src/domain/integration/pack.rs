@@ -2,23 +2,20 @@
 
 use super::period::{BadPeriod, parse_period};
 use super::record::{Record, Webhook};
-use super::{HEADER_SECRET_PREFIX, Trigger, Unusable, is_absolute, join_url};
+use super::{HEADER_SECRET_PREFIX, SIGNING_SECRET, Trigger, Unusable, is_absolute, join_url};
 use crate::domain::filter::FilterItem;
 use crate::domain::target::{Target, is_plain};
 use crate::domain::text::text;
 
-/// A piece of the text.
+/// A piece of the text: where it starts, and its length. As bytes, so that it needs no padding beside an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    start: u32,
-    len: u32,
-}
+pub(super) struct Span([[u8; 4]; 2]);
 
 impl Span {
     /// The piece of `text`.
     pub(super) fn of(self, text: &str) -> &str {
-        let start = self.start as usize;
-        text.get(start..start + self.len as usize).unwrap_or_default()
+        let [start, len] = self.0.map(|number| u32::from_le_bytes(number) as usize);
+        text.get(start..start + len).unwrap_or_default()
     }
 }
 
@@ -39,25 +36,26 @@ impl PackedId {
     }
 }
 
-/// A webhook.
+/// A webhook in 40 bytes.
 #[derive(Debug)]
 pub(super) struct Packed {
     pub(super) id: PackedId,
-    /// `relativeUrl` as it stands in the record.
-    pub(super) relative_url: Span,
+    pub(super) disabled: bool,
+    pub(super) items_len: u16,
     /// Among the items of the integration.
     pub(super) items_start: u32,
-    pub(super) items_len: u32,
+    /// `relativeUrl` as it stands in the record.
+    pub(super) relative_url: Span,
     /// 0: fires on events.
     pub(super) period_seconds: u32,
     /// Of scheme, host and port.
     pub(super) host_hash: u32,
-    pub(super) disabled: bool,
 }
 
 /// A secret of the integration. No `Debug`: its spans are harmless, and so it stays.
 pub(super) struct PackedSecret {
-    pub(super) id: Span,
+    /// None: [`SIGNING_SECRET`], which nearly every integration has.
+    pub(super) id: Option<Span>,
     pub(super) value: Span,
 }
 
@@ -89,6 +87,7 @@ pub(super) struct Packer<'a> {
     pub(super) text: String,
     pub(super) items: Vec<FilterItem>,
     pub(super) webhooks: Vec<Packed>,
+    pub(super) disabled: u32,
     pub(super) secrets: Vec<PackedSecret>,
 }
 
@@ -103,7 +102,10 @@ impl<'a> Packer<'a> {
             let id = text(webhook.id.as_ref()).filter(|id| uuid_bytes(id).is_none());
             id.map_or(0, str::len) + len(webhook.relative_url.as_ref())
         });
-        let of_secrets = secrets.iter().map(|secret| len(secret.id.as_ref()) + len(secret.value.as_ref()));
+        let of_secrets = secrets.iter().map(|secret| {
+            let id = text(secret.id.as_ref()).filter(|id| *id != SIGNING_SECRET);
+            id.map_or(0, str::len) + len(secret.value.as_ref())
+        });
         let bytes = key.len() + base.len() + of_webhooks.sum::<usize>() + of_secrets.sum::<usize>();
         let is_simple = !base.contains(['?', '#']);
         Self {
@@ -112,6 +114,7 @@ impl<'a> Packer<'a> {
             text: String::with_capacity(bytes),
             items: Vec::with_capacity(webhooks.iter().map(|webhook| webhook.items().len()).sum()),
             webhooks: Vec::with_capacity(webhooks.len()),
+            disabled: 0,
             secrets: Vec::with_capacity(secrets.len()),
         }
     }
@@ -119,7 +122,7 @@ impl<'a> Packer<'a> {
     pub(super) fn text(&mut self, text: &str) -> Result<Span, Unusable> {
         let (start, len) = (count(self.text.len())?, count(text.len())?);
         self.text.push_str(text);
-        Ok(Span { start, len })
+        Ok(Span([start.to_le_bytes(), len.to_le_bytes()]))
     }
 
     pub(super) fn webhook(&mut self, number: usize, record: &Webhook<'_>) -> Result<(), Unusable> {
@@ -146,11 +149,12 @@ impl<'a> Packer<'a> {
             },
             relative_url: self.text(relative)?,
             items_start,
-            items_len: count(record.items().len())?,
+            items_len: u16::try_from(record.items().len()).map_err(|_overflow| Unusable::TooLarge)?,
             period_seconds,
             host_hash,
             disabled: record.disabled.unwrap_or(false),
         };
+        self.disabled += u32::from(packed.disabled);
         self.webhooks.push(packed);
         Ok(())
     }
@@ -178,7 +182,8 @@ impl<'a> Packer<'a> {
                 return Err(Unusable::Header(short(id)));
             }
         }
-        let secret = PackedSecret { id: self.text(id)?, value: self.text(value)? };
+        let id = if id == SIGNING_SECRET { None } else { Some(self.text(id)?) };
+        let secret = PackedSecret { id, value: self.text(value)? };
         self.secrets.push(secret);
         Ok(())
     }
@@ -282,6 +287,11 @@ mod tests {
             let whole = whole.map_err(|error| Unusable::Url { webhook: "w".to_owned(), error });
             prop_assert_eq!(host_of(base, &relative), whole);
         }
+    }
+
+    #[test]
+    fn a_webhook_takes_40_bytes() {
+        assert_eq!(size_of::<Packed>(), 40);
     }
 
     #[test]
