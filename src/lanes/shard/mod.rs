@@ -3,6 +3,9 @@
 //! Wait-for arrows: consumers wait for room in the shard's channel; the shard waits for receivers and for Kafka's
 //! acknowledgements, never for a consumer. So a full channel always empties.
 
+mod ending;
+mod upkeep;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,32 +18,25 @@ use slab::Slab;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use self::upkeep::{LOOK_EVERY, Patience};
 use super::circuit::{Admission, Circuit};
 use super::order::{OrderedQueue, Place};
 use super::pace::Pace;
 use super::pressure::Pressure;
-use super::settlement::{Failure, Settlement, Settlements};
+use super::settlement::{Settlement, Settlements};
 use crate::assignment::Active;
 use crate::clock;
 use crate::delivery::{Burial, Delivery, Job};
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
-use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
+use crate::domain::outcome::{DropReason, Reason};
 use crate::domain::target::Authority;
 use crate::http::courier::{Attempt, Courier, Exchanged, Link, Prepared};
 use crate::kafka::sink::{PublishError, Sink};
-use crate::report::{Ended, Reports};
+use crate::report::Reports;
 use crate::settings;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 
-/// How often a shard looks after its lanes: paces, stalled and idle ones.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Weight of the newest look in a shard's pace: half of it comes from the last half second.
-const PACE_WEIGHT: f64 = 0.125;
-/// A lane that was fed within this counts as fed.
-const FED_WITHIN: Duration = Duration::from_secs(5);
-/// A lane or host without work is forgotten after this; a circuit's state with it.
-const FORGET_AFTER: Duration = Duration::from_mins(2);
 /// Batches that wait for the shard: with 256 jobs each, what a consumer reads in a few ms.
 pub const BATCHES_MAX: usize = 16;
 
@@ -148,33 +144,6 @@ async fn perform(shared: Arc<Shared>, work: Work) -> Done {
     }
 }
 
-/// What the lanes say to those who read.
-#[derive(Clone, Copy)]
-struct Reported {
-    starving: bool,
-    brimming: bool,
-}
-
-/// For how many looks reading may wait for receivers that keep pace, until all have caught up: a minute. A receiver that
-/// gets more than it takes for longer does not catch up; then its lane overflows, and the others go on.
-const PATIENCE_LOOKS: u32 = 600;
-
-/// What is left of [`PATIENCE_LOOKS`].
-struct Patience(u32);
-
-impl Patience {
-    /// Whether reading is to wait after this look.
-    fn spend(&mut self, brimming: bool, caught_up: bool) -> bool {
-        if caught_up {
-            self.0 = PATIENCE_LOOKS;
-        }
-        if brimming {
-            self.0 = self.0.saturating_sub(1);
-        }
-        brimming && self.0 > 0
-    }
-}
-
 /// Lanes and hosts of some receivers.
 pub struct Shard {
     index: usize,
@@ -216,7 +185,7 @@ impl Shard {
             looked: Instant::now(),
             awake: Instant::now(),
             pace: None,
-            patience: Patience(PATIENCE_LOOKS),
+            patience: Patience::new(),
         }
     }
 
@@ -262,17 +231,6 @@ impl Shard {
                 }
             }
         }
-    }
-
-    /// A machine or a thread that stands still, for seconds at worst, makes every receiver look slow.
-    fn notice_standstill(&mut self, now: Instant) {
-        let late = now.saturating_duration_since(self.awake).saturating_sub(LOOK_EVERY);
-        self.awake = now;
-        if late < LOOK_EVERY {
-            return;
-        }
-        self.lanes.iter_mut().for_each(|(_, lane)| lane.pace.stood_still(late, now));
-        self.hosts.iter_mut().for_each(|(_, host)| host.pace.stood_still(late, now));
     }
 
     fn bury(&mut self, burial: Burial) {
@@ -494,231 +452,6 @@ impl Shard {
         }
         let attempt = Attempt::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
         self.outbox.push(Work::Attempt { under_way: Box::new(under_way), attempt, kept });
-    }
-
-    fn finish(&mut self, done: Done) {
-        match done {
-            Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
-            Done::Publish { settlement, active, published } => match published {
-                Ok(()) => settlement.complete(&self.shared.metrics),
-                Err(PublishError::TooLarge) => self.too_large(*settlement, active),
-                // The process ends: the record stays unsettled and is read again.
-                Err(PublishError::Stopped) => {}
-            },
-        }
-    }
-
-    fn too_large(&mut self, settlement: Settlement, active: Option<Active>) {
-        let origin = settlement.event().origin.to_string();
-        match self.shared.settlements.after_too_large(settlement) {
-            Ok(settlement) => {
-                tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
-                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active });
-            }
-            Err(event) => {
-                tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
-                self.shared.metrics.drop_delivery(DropReason::TooLarge);
-                event.settle_one();
-            }
-        }
-    }
-
-    fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchanged) {
-        let now = Instant::now();
-        self.finished += 1;
-        let acknowledged = exchanged.outcome == Outcome::Acknowledged;
-        self.free(&under_way, exchanged.link, exchanged.took, now);
-        self.turn_circuit(&under_way, acknowledged, now);
-        let UnderWay { delivery, active, .. } = under_way;
-        let at_ms = clock::now_ms();
-        let metrics = &self.shared.metrics;
-        metrics.attempt_duration.observe(exchanged.took.as_secs_f64());
-        self.shared.reports.attempt_ended(&Ended {
-            shard: self.index,
-            delivery: &delivery,
-            outcome: &exchanged.outcome,
-            took: exchanged.took,
-            answer: &exchanged.answer,
-            at_ms,
-        });
-        match exchanged.outcome {
-            Outcome::Acknowledged => {
-                metrics.attempt_acknowledged();
-                metrics.deliveries_acknowledged.inc();
-                metrics.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
-                if delivery.event.is_tick {
-                    metrics.tick(TickOutcome::Acknowledged);
-                }
-                delivery.settle();
-            }
-            Outcome::Failed { reason, status, .. } => {
-                metrics.attempt_failed(reason);
-                let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &exchanged.outcome);
-                self.succeed(delivery, active, verdict, Failure { reason, status }, at_ms);
-            }
-        }
-    }
-
-    /// Gives back what a request held: its place in the order, its share of lane and host, its connection.
-    fn free(&mut self, under_way: &UnderWay, link: Option<Link>, took: Duration, now: Instant) {
-        self.shared.metrics.in_flight_requests.dec();
-        if let Some(lane) = self.lanes.get_mut(under_way.lane) {
-            lane.in_flight -= 1;
-            lane.pace.ended(took, under_way.connects, now);
-            lane.queue.finish(under_way.place);
-        }
-        if let Some(host) = self.hosts.get_mut(under_way.host) {
-            host.in_flight -= 1;
-            host.pace.ended(took, under_way.connects, now);
-            host.used = now;
-            if let Some(mut link) = link {
-                link.idle_since = now;
-                host.idle.push(link);
-            }
-        }
-        // Who waits for the host comes first, or a busy lane would keep its place from all others.
-        self.wake_next(under_way.host);
-        self.schedule(under_way.lane);
-    }
-
-    fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
-        let Some(host) = self.hosts.get_mut(under_way.host) else { return };
-        if acknowledged {
-            if host.circuit.acknowledged() {
-                self.shared.metrics.circuits_open.dec();
-                tracing::info!("a circuit closed: the receiver acknowledges again");
-            }
-        } else if host.circuit.failed(under_way.probe, now) {
-            self.shared.metrics.circuits_open.inc();
-            tracing::warn!("a circuit opened: no requests to a receiver that keeps failing, but probes");
-        }
-    }
-
-    /// Spends a slot without a request.
-    fn put_off(&mut self, mut delivery: Delivery, reason: Reason) {
-        let Ok(active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
-        let now_ms = clock::now_ms();
-        delivery.first_attempt_ms.get_or_insert(now_ms);
-        self.shared.metrics.attempt_failed(reason);
-        let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &Outcome::failed(reason));
-        self.succeed(delivery, active, verdict, Failure { reason, status: None }, now_ms);
-    }
-
-    fn succeed(&mut self, delivery: Delivery, active: Option<Active>, verdict: Verdict, failure: Failure, now_ms: i64) {
-        match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
-            Ok(settlement) => self.outbox.push(Work::Publish { settlement: Box::new(settlement), active }),
-            Err((reason, delivery)) => {
-                self.shared.metrics.drop_delivery(reason);
-                self.shared.metrics.tick(TickOutcome::Dropped);
-                delivery.settle();
-            }
-        }
-    }
-
-    /// Looks after what no event does: stalled lanes, idle connections, forgotten lanes and hosts, the pace.
-    fn look(&mut self) {
-        let now = Instant::now();
-        self.notice_standstill(now);
-        let limit = self.shared.settings.max_in_flight_per_webhook;
-        let mut starving = false;
-        let mut brimming = false;
-        let mut stalled = Vec::new();
-        let mut forgotten = Vec::new();
-        for (index, lane) in &mut self.lanes {
-            lane.pace.look(lane.queue.waiting(), now);
-            let quiet = now.saturating_duration_since(lane.fed);
-            if lane.queue.waiting() > 0 {
-                brimming |= lane.pace.is_brimming(lane.queue.waiting(), lane.in_flight, now);
-                if lane.is_to_shed(limit, now) {
-                    stalled.push(index);
-                }
-            } else if quiet < FED_WITHIN && lane.in_flight < limit {
-                starving = true;
-            } else if quiet > FORGET_AFTER && lane.queue.is_empty() && !lane.scheduled {
-                forgotten.push(index);
-            }
-        }
-        for index in stalled {
-            self.shed(index);
-        }
-        self.look_for_full_hosts(now);
-        for index in forgotten {
-            let lane = self.lanes.remove(index);
-            self.lane_of.remove(&lane.key);
-        }
-        self.look_at_hosts(now);
-        let brimming = self.patience.spend(brimming, self.lanes.iter().all(|(_, lane)| lane.queue.waiting() == 0));
-        self.report_pace(Reported { starving, brimming }, now);
-    }
-
-    /// Puts off what waits for a receiver that has stopped answering, so that it does not count as work at hand.
-    fn shed(&mut self, lane_index: usize) {
-        let Some(lane) = self.lanes.get_mut(lane_index) else { return };
-        let waiting = lane.queue.drain_waiting();
-        self.shared.pressure.unqueue(self.index, waiting.len());
-        for delivery in waiting {
-            self.put_off(delivery, Reason::Overloaded);
-        }
-    }
-
-    /// Finds the hosts that are at their limit and need too long for all that waits for them together. A lane can't tell:
-    /// it may have nothing under way at all.
-    fn look_for_full_hosts(&mut self, now: Instant) {
-        let mut waiting = vec![0; self.hosts.capacity()];
-        for (_, lane) in &self.lanes {
-            waiting.get_mut(lane.host).into_iter().for_each(|waiting| *waiting += lane.queue.waiting());
-        }
-        for (index, host) in &mut self.hosts {
-            host.pace.look(waiting.get(index).copied().unwrap_or(0), now);
-        }
-        let limit = self.shared.settings.max_in_flight_per_host;
-        let mut over = Vec::new();
-        for (index, lane) in &mut self.lanes {
-            let Some(host) = self.hosts.get(lane.host) else { continue };
-            let waiting = waiting.get(lane.host).copied().unwrap_or(0);
-            lane.host_is_full =
-                host.in_flight >= limit && host.pace.is_full(waiting, host.in_flight, host.in_flight, now);
-            if lane.host_is_full && host.pace.is_stalled(host.in_flight, now) && lane.queue.waiting() > 0 {
-                over.push(index);
-            }
-        }
-        for index in over {
-            self.shed(index);
-        }
-    }
-
-    fn look_at_hosts(&mut self, now: Instant) {
-        let in_use: std::collections::HashSet<usize> = self.lanes.iter().map(|(_, lane)| lane.host).collect();
-        let mut forgotten = Vec::new();
-        for (index, host) in &mut self.hosts {
-            host.idle.retain(|link| link.is_usable(now));
-            let quiet = now.saturating_duration_since(host.used) > FORGET_AFTER;
-            if quiet && host.in_flight == 0 && !in_use.contains(&index) {
-                forgotten.push(index);
-            }
-        }
-        for index in forgotten {
-            let host = self.hosts.remove(index);
-            self.host_of.remove(&host.authority);
-            if host.circuit.is_open() {
-                self.shared.metrics.circuits_open.dec();
-            }
-        }
-    }
-
-    fn report_pace(&mut self, Reported { starving, brimming }: Reported, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.looked).as_secs_f64();
-        let queued = self.lanes.iter().any(|(_, lane)| lane.queue.waiting() > 0);
-        if queued && elapsed > 0.0 {
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            let pace = self.finished as f64 / elapsed;
-            self.pace = Some(self.pace.map_or(pace, |before| before + PACE_WEIGHT * (pace - before)));
-        }
-        self.finished = 0;
-        self.looked = now;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
-        let pace = self.pace.map(|pace| pace.ceil() as usize);
-        self.shared.pressure.report(self.index, pace, starving, brimming);
     }
 }
 
