@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::stage::{LONG, Ledger, Stage, event_number, events, integration};
 use crate::support::cluster::{Cluster, OwnCluster};
 use crate::support::receiver::{Answer, Receiver};
+use crate::support::records::Record;
 use crate::support::wait::{PATIENCE, wait_until};
 use crate::support::worker::Worker;
 
@@ -171,9 +172,11 @@ async fn a_rebalance_in_mid_stream_loses_nothing_with_the_new_protocol() {
     rebalance("rebalance-new", &["--kafka-property", "group.protocol=consumer"]).await;
 }
 
-/// Waits until the stream has moved on by `count` acknowledgements.
-async fn moves_on(pair: &Pair, count: usize) {
-    pair.ledger.wait_for(pair.ledger.acknowledged() + count, LONG).await;
+/// Sends and waits until the stream has moved on by `count` acknowledgements since.
+async fn send_and_move_on(stage: &Stage, pair: &Pair, events: impl Iterator<Item = Record>, count: usize) {
+    let before = pair.ledger.acknowledged();
+    stage.send(events);
+    pair.ledger.wait_for(before + count, LONG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,15 +187,12 @@ async fn brokers_of_three_go_one_by_one_and_nothing_is_lost() {
     let pair = Pair::on(&stage, Duration::ZERO);
     let mut worker = stage.worker(&[]).await;
     let part = |number: usize| events("e", 3 * PART).skip(number * PART).take(PART);
-    stage.send(part(0));
-    moves_on(&pair, 200).await;
+    send_and_move_on(&stage, &pair, part(0), 200).await;
     cluster.kill(0);
-    stage.send(part(1));
-    moves_on(&pair, 200).await;
+    send_and_move_on(&stage, &pair, part(1), 200).await;
     cluster.restart(0);
     cluster.stop(1);
-    stage.send(part(2));
-    moves_on(&pair, 200).await;
+    send_and_move_on(&stage, &pair, part(2), 200).await;
     cluster.restart(1);
     pair.balance(&stage, 3 * PART, "three brokers, one killed and one stopped").await;
     worker.stop();
@@ -205,8 +205,7 @@ async fn the_only_broker_dies_and_comes_back_and_nothing_is_lost() {
     let stage = Stage::on(&cluster, "one-broker", "500ms,1s", 2).await;
     let pair = Pair::on(&stage, Duration::from_millis(5));
     let mut worker = stage.worker(&["--request-timeout", "5s", "--drain-timeout", "10s"]).await;
-    stage.send(events("e", 2 * PART).take(PART));
-    moves_on(&pair, 200).await;
+    send_and_move_on(&stage, &pair, events("e", 2 * PART).take(PART), 200).await;
     // What is under way ends while nothing can be published; it is published when the broker is back.
     cluster.kill(0);
     let down = pair.ledger.acknowledged();

@@ -75,12 +75,13 @@ async fn total(workers: &[&Worker], metric: &str, labels: &[(&str, &str)]) -> f6
     total
 }
 
+/// Exit code and what it prints; its log, if it has something to say, goes to the test's.
 fn resume(brokers: &str, names: &Names, id: &str, extra: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
     command.args(["resume", "--workspace", "w", "--integration", id]).args(names.arguments(brokers)).args(extra);
     let output = command.output().expect("the built program runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.code().expect("no signal ends it"), text)
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code().expect("no signal ends it"), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Suspends fast: every option that a test has to wait for is short.
