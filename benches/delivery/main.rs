@@ -53,6 +53,10 @@ fn main() -> ExitCode {
         Some("loop") => return loops::child(&arguments[1..]),
         Some("sink") => return sink::child(&arguments[1..]),
         Some("mock") => return worker::mock_child(&arguments[1..]),
+        Some("--help") => {
+            println!("{}", options::HELP);
+            return ExitCode::SUCCESS;
+        }
         _ => {}
     }
     match Options::parse(&arguments) {

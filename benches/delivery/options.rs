@@ -51,7 +51,7 @@ pub(crate) struct Options {
     pub(crate) skip_unmatched: bool,
 }
 
-const HELP: &str = "options:
+pub(crate) const HELP: &str = "options:
   --broker kafka|embedded   a real Kafka (default) or the client library's mock cluster
   --sink nginx|own          what receives (default: nginx if it is installed)
   --rounds N                at least 5 for a figure (default 5)
@@ -79,7 +79,6 @@ impl Options {
             match name.as_str() {
                 "--unsigned" => options.signed = false,
                 "--skip-unmatched" => options.skip_unmatched = true,
-                "--help" => return Err(HELP.to_owned()),
                 _ => {
                     let value = rest.next().ok_or_else(|| format!("{name}: a value is missing\n{HELP}"))?;
                     options.set(name, value)?;

@@ -2,14 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use rdkafka::mocking::MockCluster;
 
 use super::options::{Broker, Options};
 use super::support::process::{Process, Signal};
-use super::support::records::{Record, create_topic, produce};
+use super::support::records::{Record, produce};
 use super::{PATIENCE, own_cpu};
 
 /// The mock cluster keeps 5 MiB a partition.
@@ -114,8 +114,8 @@ impl Bench {
             })
             .unwrap_or_else(|| panic!("the worker does not listen:\n{}", worker.lines().tail(20)));
         let total = self.options.events as f64;
-        let first = wait_for(&worker, &admin, series, total * 0.02);
-        let last = wait_for(&worker, &admin, series, total);
+        let first = wait_for(&mut worker, &admin, series, total * 0.02);
+        let last = wait_for(&mut worker, &admin, series, total);
         worker.signal(Signal::Term);
         let code = worker.wait(PATIENCE);
         assert_eq!(code, 0, "the worker ends well:\n{}", worker.lines().tail(20));
@@ -134,7 +134,7 @@ struct Sample {
 }
 
 /// Looks now and then, so that looking costs next to nothing, until the series has reached `count`.
-fn wait_for(worker: &Process, admin: &str, series: &str, count: f64) -> Sample {
+fn wait_for(worker: &mut Process, admin: &str, series: &str, count: f64) -> Sample {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let seen = value_of(admin, series);
@@ -142,7 +142,8 @@ fn wait_for(worker: &Process, admin: &str, series: &str, count: f64) -> Sample {
         if seen >= count {
             return sample;
         }
-        assert!(Instant::now() < deadline, "{series} is {seen}, not {count}:\n{}", worker.lines().tail(20));
+        let waits = worker.is_running() && Instant::now() < deadline;
+        assert!(waits, "{series} is {seen}, not {count}:\n{}", worker.lines().tail(20));
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -160,21 +161,19 @@ fn value_of(admin: &str, series: &str) -> f64 {
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
 }
 
+/// As anyone creates them.
 fn create_topics(brokers: &str, partitions: i32) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        create_topic(brokers, "events", partitions, &[]).await;
-        for topic in ["matched.integrations", "unmatched.integrations", "webhooks.health", "webhooks.health.counts"] {
-            create_topic(brokers, topic, 1, &[("cleanup.policy", "compact")]).await;
-        }
-        for topic in ["webhooks.dead-letter", "webhooks.attempts", "webhooks.health.deltas"] {
-            create_topic(brokers, topic, 1, &[]).await;
-        }
-        for tier in ["30s", "1m", "5m", "15m", "1h"] {
-            let topic = format!("webhooks.retry.{tier}");
-            create_topic(brokers, &topic, 4, &[("message.timestamp.type", "LogAppendTime")]).await;
-        }
-    });
+    let partitions = partitions.to_string();
+    for kind in ["matched", "unmatched"] {
+        let integrations = format!("{kind}.integrations");
+        let output = Command::new(env!("CARGO_BIN_EXE_hookstream"))
+            .args(["topics", "apply", "--brokers", brokers, "--events-topic", "events"])
+            .args(["--integrations-topic", &integrations])
+            .args(["--topic-partitions", &partitions, "--topic-replication-factor", "1"])
+            .output()
+            .expect("the worker's own program runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 fn event(number: usize, size: usize) -> String {
