@@ -15,6 +15,9 @@ SUBCOMMANDS = {
     "dead-letters redrive", "replay", "resume", "explain", "help",
 }
 
+# What begins as a variable of the program does and is none.
+NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS", "HOOKSTREAM_TEST_BROKERS"}
+
 
 def check(report: Report) -> None:
     report.check("the options that are compared with are the program's", known_options)
@@ -46,9 +49,9 @@ def links(page: Path) -> None:
 def options(page: Path) -> None:
     text = page.read_text()
     for name in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", "\n".join(ours(text))):
-        need(name in NAMES, f"the program has no option --{name}")
+        need(name in NAMES or name == "like-this", f"the program has no option --{name}")
     for variable in re.findall(r"HOOKSTREAM_[A-Z_]+", text):
-        need(variable in VARIABLES or variable == "HOOKSTREAM_", f"the program has no variable {variable}")
+        need(variable in VARIABLES | NO_OPTIONS, f"the program has no variable {variable}")
     for first, second in re.findall(r"(?:^|[`\s])hookstream (worker|api|demo|receiver|topics|dead-letters|replay|resume|explain|help)\b\s?([a-z]+)?", text):
         both = f"{first} {second}" if first in ("topics", "dead-letters") else first
         need(both in SUBCOMMANDS, f"the program has no command {both}")
