@@ -70,7 +70,7 @@ class Loopback:
 
 
 def die_with_us() -> None:
-    """In the child: it is killed when this process ends, whatever ends it."""
+    """In the child: it is killed when the thread that started it ends, whatever ends it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 
@@ -267,12 +268,15 @@ class Docker:
         shim.write_text(SHIM.format(path=str(folder / "docker.sock")))
         shim.chmod(0o755)
 
+        # What a process starts is killed when the thread that started it ends: one thread does it all, and outlives it.
+        self.hand = hand = ThreadPoolExecutor(max_workers=1)
+
         class Asked(StreamRequestHandler):
             def handle(self) -> None:
                 words = json.loads(self.rfile.readline())
                 try:
                     need(words[0] == "compose", f"docker {shlex.join(words)} is not known here")
-                    answer = stack.compose(words[1:])
+                    answer = hand.submit(stack.compose, words[1:]).result()
                 except Exception as error:
                     answer = 1, f"{error}\n"
                 self.wfile.write(json.dumps(answer).encode() + b"\n")
@@ -283,6 +287,7 @@ class Docker:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+        self.hand.shutdown()
 
 
 def model(path: Path) -> dict:

@@ -78,7 +78,7 @@ class Terminal:
         script = self.folder / f"{self.name}-{self.number}.sh"
         script.write_text(text)
         self.seen, self.busy = len(self.shown), True
-        self.type(f'failed=0; . {script}; echo "block {self.number} has" "ended: $failed"')
+        self.type(f'failed=0; . {script}; echo; echo "block {self.number} has" "ended: $failed"')
 
     def done(self, seconds: float = PATIENCE) -> int:
         marker = re.compile(rf"block {self.number} has ended: (\d)")
