@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1
 
 def binary() -> str:
     """The program under test, built by deploy/test."""
-    return os.environ["HOOKSTREAM_BIN"]
+    return os.environ["PROGRAM"]
 
 
 def until(what: str, condition, seconds: float = PATIENCE):

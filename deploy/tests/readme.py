@@ -6,7 +6,7 @@ from pathlib import Path
 
 import docs
 from processes import Loopback, kafka_jars
-from report import ROOT, Report
+from report import ROOT, Report, need
 from walk import Walk, blocks
 
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md")
@@ -16,6 +16,8 @@ def check(report: Report) -> None:
     for name in PAGES:
         for claim, function in (("links lead somewhere", docs.links), ("options and commands are the program's", docs.options), ("nothing of one machine", docs.no_machine)):
             report.check(f"{name}: {claim}", function, ROOT / name)
+    for page in [ROOT / "README.md", ROOT / "docs/runbook.md", ROOT / "docs/operations.md", ROOT / "docs/receivers.md"]:
+        report.check(f"{page.name}: each command has the options that it is given", lambda page=page: need(docs.commands(page), "there are no commands"))
     report.check("the ten minutes without Docker lead to a dead letter redriven", without_docker)
 
 
@@ -25,7 +27,7 @@ def without_docker() -> None:
     loopback = Loopback([9092, 9093, 9464, 9465, 8080, 9000])
     own = {port: f"{loopback.address(1)}:{port + loopback.moved}" for port in (9092, 9093, 9464, 9465, 8080, 9000)}
     replaced = {f"{host}:{port}": here for port, here in own.items() for host in ("localhost", "127.0.0.1")}
-    replaced |= {"cargo build --release": "true", "target/release/hookstream": os.environ["HOOKSTREAM_BIN"]}
+    replaced |= {"cargo build --release": "true", "target/release/hookstream": os.environ["PROGRAM"]}
     # What the commands take for granted, in the variables of its name.
     environment = {
         "KAFKA_LISTEN": own[9092], "KAFKA_CONTROLLER_LISTEN": own[9093], "HOOKSTREAM_BROKERS": own[9092],
