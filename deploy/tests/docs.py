@@ -82,7 +82,7 @@ def commands(page: Path) -> int:
 
 def ours(text: str):
     """Lines and code spans without the commands of other programs."""
-    for line in text.splitlines():
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
         spans = re.split(r"`", line)
         for span in spans:
             if not re.search(r"\b(kubectl|helm|docker|kafka-[a-z-]+\.sh|openssl|curl|cargo)\b", span) and not line.lstrip().startswith("--set"):
