@@ -9,7 +9,7 @@ from processes import Loopback, kafka_jars
 from report import ROOT, Report, need
 from walk import Walk, blocks
 
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "deploy/helm/hookstream/README.md")
 
 
 def check(report: Report) -> None:

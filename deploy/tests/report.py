@@ -49,7 +49,7 @@ class Report:
         if self.passed + self.failed == 0:
             print("nothing was checked")
             return 1
-        skipped = f", {self.skipped} SKIPPED" if self.skipped else ""
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
         print(f"\n{self.passed} passed, {self.failed} failed{skipped}", flush=True)
         return 1 if self.failed else 0
 
