@@ -131,7 +131,8 @@ class Walk:
         self.environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "CARGO_TARGET_DIR") if name in os.environ}
         if path:
             self.environment["PATH"] = f"{path}:{self.environment['PATH']}"
-        self.environment |= environment or {}
+        # What a killed program leaves behind goes with the folder.
+        self.environment |= {"TMPDIR": str(folder)} | (environment or {})
 
     def here(self, text: str) -> str:
         for there, here in self.replaced.items():

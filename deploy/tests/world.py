@@ -20,7 +20,7 @@ class World:
         kafka_jars()
         loopback = Loopback(list(PORTS.values()))
         self.folder, self.at = folder, {name: f"{loopback.address(1)}:{port + loopback.moved}" for name, port in PORTS.items()}
-        self.kafka_environment = {"KAFKA_LISTEN": self.at["kafka"], "KAFKA_CONTROLLER_LISTEN": self.at["controller"]}
+        self.kafka_environment = {"KAFKA_LISTEN": self.at["kafka"], "KAFKA_CONTROLLER_LISTEN": self.at["controller"], "TMPDIR": str(folder)}
         self.environment = {
             "HOOKSTREAM_BROKERS": self.at["kafka"], "HOOKSTREAM_RETRY_SCHEDULE": "1s", "HOOKSTREAM_TOPIC_PARTITIONS": "3",
             "HOOKSTREAM_TOPIC_REPLICATION_FACTOR": "1", "HOOKSTREAM_ALLOW_PRIVATE_NETWORKS": "127.0.0.0/8",
