@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::health::Rules;
 use crate::domain::table::Table;
-use crate::domain::topics::deltas_topic;
+use crate::domain::topics::{deltas_topic, tier_topic};
 use crate::http::address::AddressPolicy;
 use crate::http::admin::{Admin, Condition};
 use crate::http::connector::Connector;
@@ -154,6 +154,7 @@ impl Worker {
         let address = settings.admin_listen;
         let admin = Admin::bind(address).await.map_err(|source| WorkerError::Listen { address, source })?;
         let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
+        metrics.expect_writes(written_topics(&settings));
         Ok(Self { settings, admin, metrics, condition: Arc::default(), checks_topics: true })
     }
 
@@ -444,6 +445,13 @@ impl Started {
             }
         }
     }
+}
+
+/// Every topic whose failed writes are counted.
+fn written_topics(settings: &Settings) -> impl Iterator<Item = String> {
+    let topics = &settings.topics;
+    let tiers = settings.delivery.schedule.tiers().iter().map(|&delay| tier_topic(&topics.retry_prefix, delay));
+    tiers.chain([topics.dead_letter.clone(), deltas_topic(&topics.health)])
 }
 
 fn shard_count(settings: &Settings) -> usize {

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import re
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -209,6 +211,8 @@ def switches() -> dict:
 
 def check(report: Report) -> None:
     report.check("helm lint finds nothing", lint)
+    for page in ("deploy/helm/hookstream/README.md", "docs/operations.md"):
+        report.check(f"the commands of {page} render", commands_render, ROOT / page)
     changes = report.check("every switch has a value to be checked with", switches) or {}
     with tempfile.TemporaryDirectory() as folder:
         for name, change in changes.items():
@@ -239,6 +243,19 @@ def lint() -> None:
         yaml.safe_dump(BASE, file)
         file.flush()
         must(os.environ["HELM_BIN"], "lint", "--strict", "--kube-version", KUBERNETES[-1], "-f", file.name, CHART)
+
+
+def commands_render(page: Path) -> None:
+    """Each `helm install` and `helm upgrade` as it stands there, rendered; an upgrade on top of the installation before it."""
+    text = re.sub(r"\\\n\s*", "", page.read_text())
+    commands = [shlex.split(line) for line in re.findall(r"^helm (?:install|upgrade) (.*)$", text, re.M)]
+    need(commands, "there is no command")
+    before = []
+    for name, chart, *rest in commands:
+        reused = before if "--reuse-values" in rest else []
+        given = [word for word in rest if word != "--reuse-values"]
+        must(os.environ["HELM_BIN"], "template", name, ROOT / chart, "--kube-version", KUBERNETES[-1], *reused, *given)
+        before = [*reused, *given]
 
 
 def kubeconform(version: str, folder: str) -> None:

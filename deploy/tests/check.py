@@ -6,7 +6,9 @@ import chart
 import compose
 import docs
 import monitoring
+import readme
 import receivers
+import system
 from report import Report
 
 SECTIONS = {
@@ -15,6 +17,8 @@ SECTIONS = {
     "compose": compose.check,
     "docs": docs.check,
     "receivers": receivers.check,
+    "readme": readme.check,
+    "system": system.check,
 }
 
 

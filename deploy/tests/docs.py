@@ -1,5 +1,6 @@
 """The pages of docs/: links that lead somewhere, options that exist, numbers that follow from one another."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -7,13 +8,17 @@ from pathlib import Path
 import yaml
 
 from options import NAMES, VARIABLES
-from report import ROOT, Report, need
+from processes import binary
+from report import ROOT, Report, must, need
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 SUBCOMMANDS = {
     "worker", "api", "demo", "receiver", "topics plan", "topics apply", "dead-letters list", "dead-letters show",
     "dead-letters redrive", "replay", "resume", "explain", "help",
 }
+
+# What begins as a variable of the program does and is none.
+NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS", "HOOKSTREAM_TEST_BROKERS"}
 
 
 def check(report: Report) -> None:
@@ -46,17 +51,38 @@ def links(page: Path) -> None:
 def options(page: Path) -> None:
     text = page.read_text()
     for name in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", "\n".join(ours(text))):
-        need(name in NAMES, f"the program has no option --{name}")
+        need(name in NAMES or name == "like-this", f"the program has no option --{name}")
     for variable in re.findall(r"HOOKSTREAM_[A-Z_]+", text):
-        need(variable in VARIABLES or variable == "HOOKSTREAM_", f"the program has no variable {variable}")
+        need(variable in VARIABLES | NO_OPTIONS, f"the program has no variable {variable}")
     for first, second in re.findall(r"(?:^|[`\s])hookstream (worker|api|demo|receiver|topics|dead-letters|replay|resume|explain|help)\b\s?([a-z]+)?", text):
         both = f"{first} {second}" if first in ("topics", "dead-letters") else first
         need(both in SUBCOMMANDS, f"the program has no command {both}")
 
 
+@functools.cache
+def options_of(command: str) -> set:
+    """What the program's own help lists."""
+    return set(re.findall(r"^  --([a-z-]+)", must(binary(), "help", *command.split()), re.M))
+
+
+def commands(page: Path) -> int:
+    """Every command line of the program has options that this very command knows. How many there are."""
+    text = re.sub(r"\\\n\s*", "", page.read_text())
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", text, re.S | re.M)
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.S | re.M))
+    found = 0
+    for line in [line for block in blocks for line in block.splitlines()] + [" ".join(span.split()) for span in spans]:
+        command = re.search(r"\bhookstream ((?:topics|dead-letters) [a-z]+|worker|api|demo|receiver|replay|resume|explain)\b([^|;&#]*)", line)
+        if command:
+            found += 1
+            for option in re.findall(r"(?<=\s)--([a-z][a-z-]*)", command[2]):
+                need(option in options_of(command[1]), f"`hookstream {command[1]}` has no option --{option}: {line}")
+    return found
+
+
 def ours(text: str):
     """Lines and code spans without the commands of other programs."""
-    for line in text.splitlines():
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
         spans = re.split(r"`", line)
         for span in spans:
             if not re.search(r"\b(kubectl|helm|docker|kafka-[a-z-]+\.sh|openssl|curl|cargo)\b", span) and not line.lstrip().startswith("--set"):

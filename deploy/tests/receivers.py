@@ -1,4 +1,5 @@
-"""Runs the receivers of docs/receivers.md as they stand there, each against requests signed here, good and bad ones.
+"""Runs the receivers of docs/receivers.md as they stand there: each gets what a real worker delivers, and what a worker never
+would, requests signed here, good and bad ones.
 
 For other tests `python3 deploy/tests/receivers.py FOLDER` writes them out: receiver.py, receiver.mjs, receiver.go, and a package in rust/.
 """
@@ -9,14 +10,19 @@ import hmac
 import http.client
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from processes import until
 from report import ROOT, Report, must, need, run
+from world import World
 
 PAGE = ROOT / "docs/receivers.md"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -189,11 +195,87 @@ def by_hand() -> None:
             need(" 200 " in told.splitlines()[0] and "x-xcom-integration-echo: abc" in told, told)
 
 
+class Recorder:
+    """An endpoint that acknowledges everything and keeps it as it came."""
+
+    def __init__(self) -> None:
+        self.requests = requests = []
+
+        class Kept(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                requests.append((dict(self.headers.items()), body))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.send_header("X-XCOM-Integration-Echo", self.headers["x-xcom-integration-echo"])
+                self.end_headers()
+
+            def log_message(self, *_) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Kept)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+EVENTS = 5
+
+
+def delivered(world: World, recorder: Recorder, number: int, start) -> None:
+    """The `number`th to be registered, after the recorder: a worker's own deliveries come to it, and what the worker signed is refused when a byte of it is another."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Running(start(folder), folder) as receiver:
+            before = world.metric('hookstream_deliveries_total{outcome="acknowledged"}')
+            world.register(number, f"http://127.0.0.1:{receiver.port}/crm/v1", SECRET)
+            until("the worker to know it", lambda: world.metric('hookstream_webhooks{state="enabled"}') == number + 1)
+            recorded = len(recorder.requests)
+            world.events(EVENTS)
+            until("all of them to be recorded", lambda: len(recorder.requests) >= recorded + EVENTS)
+            until("all of them to be accepted", lambda: receiver.output.read_text().count("accepted msg_") == EVENTS, 30)
+            # Those before it have ended and are tried in vain; it and the recorder take all of theirs.
+            until("the worker to count them", lambda: world.metric('hookstream_deliveries_total{outcome="acknowledged"}') == before + 2 * EVENTS, 30)
+            for headers, body in recorder.requests[recorded:]:
+                need(headers["webhook-signature"].startswith("v1,"), f"the worker did not sign: {headers}")
+                kept = {name: value for name, value in headers.items() if name.lower() not in ("host", "content-length")}
+                for what, changed in (("another byte", body.replace(b'"change"', b'"chance"', 1)), ("one byte more", body + b" "), ("nothing", b"")):
+                    need(changed != body, f"{body} is not what was expected")
+                    answer = receiver.post(kept, changed)
+                    need(answer.status == 401 and answer.headers["X-XCOM-Integration-Echo"] is None, f"what the worker signed with {what} was answered with {answer.status}")
+                answer = receiver.post(kept, body)
+                need(answer.status == 200, f"what the worker signed was answered with {answer.status} when it came as it was")
+                need(answer.headers["X-XCOM-Integration-Echo"] == headers["x-xcom-integration-echo"], "it was not echoed")
+
+
+LANGUAGES = (("Python", "python3", python), ("Node", "node", node), ("Go", "go", go), ("Rust", "cargo", rust))
+
+
 def check(report: Report) -> None:
     report.check("this test signs as the specification's example does", lambda: need(sign(SECRET, *PUBLISHED[:3]) == PUBLISHED[3], "it does not"))
-    for language, start in (("Python", python), ("Node", node), ("Go", go), ("Rust", rust)):
+    there = []
+    for language, program, start in LANGUAGES:
+        if shutil.which(program) is None:
+            report.skip(f"the receiver in {language}", f"there is no {program} on this machine")
+            continue
+        there.append((language, start))
         report.check(f"the receiver in {language} believes what is signed, echoes it, and nothing else", behaves, start)
     report.check("the request by hand is acknowledged", by_hand)
+    with tempfile.TemporaryDirectory(prefix="hookstream-world-") as name:
+        world, recorder = World(Path(name)), Recorder()
+        try:
+            if report.check("a worker runs to deliver to them", world.start):
+                world.register(0, recorder.url, SECRET)
+                for number, (language, start) in enumerate(there, 1):
+                    report.check(f"the receiver in {language} acknowledges what a worker delivers, and refuses it changed", delivered, world, recorder, number, start)
+        finally:
+            world.close()
+            recorder.close()
 
 
 if __name__ == "__main__":

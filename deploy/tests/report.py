@@ -15,6 +15,7 @@ class Report:
     def __init__(self) -> None:
         self.passed = 0
         self.failed = 0
+        self.skipped = 0
         self.name = ""
 
     def section(self, name: str) -> None:
@@ -34,6 +35,10 @@ class Report:
             return result
         return None
 
+    def skip(self, claim: str, why: str) -> None:
+        self.skipped += 1
+        print(f"SKIP  {self.name}: {claim}: NOT CHECKED, {why}", flush=True)
+
     def _fail(self, claim: str, why: str) -> None:
         self.failed += 1
         print(f"FAIL  {self.name}: {claim}", flush=True)
@@ -44,7 +49,8 @@ class Report:
         if self.passed + self.failed == 0:
             print("nothing was checked")
             return 1
-        print(f"\n{self.passed} passed, {self.failed} failed", flush=True)
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        print(f"\n{self.passed} passed, {self.failed} failed{skipped}", flush=True)
         return 1 if self.failed else 0
 
 

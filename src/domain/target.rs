@@ -71,6 +71,12 @@ impl Authority {
         self.host.parse().ok()
     }
 
+    /// Scheme, host and port, for a log: all that may be told of a URL.
+    pub fn origin(&self) -> impl fmt::Display + '_ {
+        let scheme = if self.https { "https" } else { "http" };
+        fmt::from_fn(move |f| write!(f, "{scheme}://{self}"))
+    }
+
     fn default_port(https: bool) -> u16 {
         if https { 443 } else { 80 }
     }
@@ -150,8 +156,7 @@ impl Target {
 /// The URL without its query: what logs and the attempt log may hold.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.authority.https { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority, self.path.path())
+        write!(f, "{}{}", self.authority.origin(), self.path.path())
     }
 }
 
@@ -288,6 +293,17 @@ mod tests {
     #[track_caller]
     fn refused(url: &str, expected: &BadUrl) {
         assert_eq!(Target::parse(url).as_ref().unwrap_err(), expected, "{url:?}");
+    }
+
+    #[test]
+    fn an_origin_has_scheme_host_and_port_and_nothing_else() {
+        for (url, origin) in [
+            ("https://Example.com/secret-path?token=secret", "https://example.com"),
+            ("http://[::1]:8080/x", "http://[::1]:8080"),
+            ("https://example.com:80", "https://example.com:80"),
+        ] {
+            assert_eq!(Target::parse(url).unwrap().authority().origin().to_string(), origin);
+        }
     }
 
     #[test]

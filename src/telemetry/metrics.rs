@@ -199,6 +199,13 @@ impl Metrics {
         metrics
     }
 
+    /// Starts the count of failed writes at zero for each topic that this process writes to.
+    pub fn expect_writes(&self, topics: impl IntoIterator<Item = String>) {
+        for topic in topics {
+            self.publish_errors.with_label_values(&[&topic]);
+        }
+    }
+
     /// Counts an event.
     pub fn event(&self, outcome: EventOutcome) {
         match outcome {
@@ -366,6 +373,7 @@ mod tests {
     #[test]
     fn every_series_of_a_closed_set_starts_at_zero() {
         let metrics = Metrics::new(&RetrySchedule::parse("30s,1h,1h").unwrap());
+        metrics.expect_writes(["dead".to_owned()]);
         let text = String::from_utf8(metrics.text()).unwrap();
         for series in [
             "hookstream_events_total{outcome=\"invalid\"} 0",
@@ -379,11 +387,22 @@ mod tests {
             "hookstream_integrations{status=\"notConfigured\"} 0",
             "hookstream_scheduled_ticks_total{outcome=\"fired\"} 0",
             "hookstream_retry_lateness_seconds_count{tier=\"30s\"} 0",
+            "hookstream_publish_errors_total{topic=\"dead\"} 0",
         ] {
             assert!(text.contains(series), "{series} is missing");
         }
         assert!(text.contains("process_resident_memory_bytes "));
         assert!(text.contains("hookstream_build_info{version="));
+    }
+
+    #[test]
+    fn every_word_of_a_label_is_in_the_page_about_metrics() {
+        let page = include_str!("../../docs/metrics.md");
+        let reasons = Reason::ALL.into_iter().map(Reason::word);
+        let words = reasons.chain(DropReason::ALL.map(DropReason::word)).chain(DeadReason::ALL.map(DeadReason::word));
+        for word in words.chain(STATUS_WORDS.map(|(word, _)| word)).chain(TICK_OUTCOMES) {
+            assert!(page.contains(&format!("`{word}`")), "docs/metrics.md does not have {word}");
+        }
     }
 
     #[test]

@@ -66,7 +66,7 @@ async fn a_dead_receiver_costs_a_bounded_number_of_requests_sockets_and_records(
     let (brokers, names) = (cluster.brokers(), Names::of("dead-receiver"));
     names.create(brokers, SCHEDULE, 4).await;
     let receiver = Receiver::start(|_| Answer::misbehave(Misbehaviour::Hang));
-    let integration = json!({ "id": "i", "status": "active", "webHooks": [{ "id": "h", "relativeUrl": receiver.url("/"),
+    let integration = json!({ "id": "i", "status": "active", "webHooks": [{ "id": "h", "relativeUrl": receiver.url("/hidden?hidden=1"),
         "triggerType": "entityEvent", "filter": { "items": [{}] } }] });
     produce(brokers, &names.integrations(), [Record::new("w/i", integration.to_string())]);
     let options = ["--retry-schedule", SCHEDULE, "--request-timeout", "2s"];
@@ -88,6 +88,13 @@ async fn a_dead_receiver_costs_a_bounded_number_of_requests_sockets_and_records(
         if open > 1.5 { Ok(()) } else { Err(open) }
     })
     .await;
+    // Who it is stands in the log; the rest of the URL may be a secret.
+    let origin = receiver.url("");
+    for worker in &workers {
+        let names_it = |line: &str| (line.contains("a circuit opened") && line.contains(&origin)).then_some(());
+        assert!(worker.lines().find(PATIENCE, names_it).is_some(), "{}", worker.lines().tail(20));
+        assert!(!worker.lines().all().join("\n").contains("hidden"), "{}", worker.lines().tail(20));
+    }
     // From here on a delivery goes through all tiers: wait for the longest once.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let open = sums(&workers, &receiver).await;

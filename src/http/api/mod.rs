@@ -108,6 +108,11 @@ pub struct TestAnswer {
 pub type TestDelivery =
     Arc<dyn Fn(TestRequest) -> Pin<Box<dyn Future<Output = Result<TestAnswer, String>> + Send>> + Send + Sync>;
 
+/// The methods that requests are counted by.
+const METHODS: [&str; 6] = ["GET", "PATCH", "PUT", "DELETE", "POST", "other"];
+/// The classes of status that they are counted by.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
 /// What the rest of the process lends the API.
 pub struct Surroundings {
     /// Sends test deliveries.
@@ -194,6 +199,9 @@ impl Bound {
             opened = opening => opened?,
         };
         let Surroundings { test_delivery, requests, ready } = surroundings;
+        for (method, class) in METHODS.into_iter().flat_map(|method| CLASSES.map(|class| (method, class))) {
+            requests.with_label_values(&[method, class]);
+        }
         let tests = Arc::new(Semaphore::new(TESTS_MAX));
         let api = Api { registry: registry.handle(), tokens: Arc::clone(&self.tokens), test_delivery, tests, requests };
         let closing = CancellationToken::new();
@@ -328,9 +336,13 @@ async fn bounded(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
     let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_elapsed| {
         answers::unavailable("no answer in time: it is not known whether a change was written, read it again")
     });
-    let class =
-        ["1xx", "2xx", "3xx", "4xx", "5xx"].get(usize::from(response.status().as_u16() / 100).saturating_sub(1));
-    api.requests.with_label_values(&[method, class.copied().unwrap_or("5xx")]).inc();
+    let class = match response.status().as_u16() {
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    };
+    api.requests.with_label_values(&[method, class]).inc();
     response
 }
 

@@ -376,4 +376,8 @@ async fn requests_are_counted_by_method_and_class() {
     client.ask("GET", "/nope", &[], "").await;
     assert_eq!(client.requests.with_label_values(&["PUT", "2xx"]).get(), 1);
     assert_eq!(client.requests.with_label_values(&["GET", "4xx"]).get(), 1);
+    let known = METHODS.into_iter().flat_map(|method| CLASSES.map(|class| (method, class)));
+    let counts: Vec<u64> =
+        known.map(|(method, class)| client.requests.with_label_values(&[method, class]).get()).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 2, "nothing is counted beside the series that start at zero");
 }

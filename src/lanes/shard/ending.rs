@@ -106,11 +106,14 @@ impl Shard {
         if acknowledged {
             if host.circuit.acknowledged() {
                 self.shared.metrics.circuits_open.dec();
-                tracing::info!("a circuit closed: the receiver acknowledges again");
+                tracing::info!(receiver = %host.authority.origin(), "a circuit closed: the receiver acknowledges again");
             }
         } else if host.circuit.failed(under_way.probe, now) {
             self.shared.metrics.circuits_open.inc();
-            tracing::warn!("a circuit opened: no requests to a receiver that keeps failing, but probes");
+            tracing::warn!(
+                receiver = %host.authority.origin(),
+                "a circuit opened: no requests to a receiver that keeps failing, but probes"
+            );
         }
     }
 

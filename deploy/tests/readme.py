@@ -1,0 +1,38 @@
+"""The README: what it says can be typed is typed, and what it says is there is there."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import docs
+from processes import Loopback, kafka_jars
+from report import ROOT, Report, need
+from walk import Walk, blocks
+
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "deploy/helm/hookstream/README.md")
+
+
+def check(report: Report) -> None:
+    for name in PAGES:
+        for claim, function in (("links lead somewhere", docs.links), ("options and commands are the program's", docs.options), ("nothing of one machine", docs.no_machine)):
+            report.check(f"{name}: {claim}", function, ROOT / name)
+    for page in [ROOT / "README.md", ROOT / "docs/runbook.md", ROOT / "docs/operations.md", ROOT / "docs/receivers.md"]:
+        report.check(f"{page.name}: each command has the options that it is given", lambda page=page: need(docs.commands(page), "there are no commands"))
+    report.check("the ten minutes without Docker lead to a dead letter redriven", without_docker)
+
+
+def without_docker() -> None:
+    """Typed as it stands there, but for the addresses, which are this run's own, and the build, which was made before."""
+    kafka_jars()
+    loopback = Loopback([9092, 9093, 9464, 9465, 8080, 9000])
+    own = {port: f"{loopback.address(1)}:{port + loopback.moved}" for port in (9092, 9093, 9464, 9465, 8080, 9000)}
+    replaced = {f"{host}:{port}": here for port, here in own.items() for host in ("localhost", "127.0.0.1")}
+    replaced |= {"cargo build --release": "true", "target/release/hookstream": os.environ["PROGRAM"]}
+    # What the commands take for granted, in the variables of its name.
+    environment = {
+        "KAFKA_LISTEN": own[9092], "KAFKA_CONTROLLER_LISTEN": own[9093], "HOOKSTREAM_BROKERS": own[9092],
+        "HOOKSTREAM_ADMIN_LISTEN": own[9464], "HOOKSTREAM_API_LISTEN": own[8080], "HOOKSTREAM_LISTEN": own[9000],
+    }
+    with tempfile.TemporaryDirectory(prefix="hookstream-readme-") as folder:
+        replaced["target/tokens"] = f"{folder}/tokens"
+        Walk(folder=Path(folder), replaced=replaced, environment=environment).run(blocks("Without Docker"))
