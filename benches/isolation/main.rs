@@ -11,6 +11,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::disallowed_methods,
+    clippy::unchecked_time_subtraction,
     reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
 )]
 
