@@ -18,6 +18,9 @@ const SCHEDULE: &str = "10s";
 /// So long retries are written, and later fall due.
 const LASTS: Duration = Duration::from_secs(20);
 const RECEIVERS: usize = 100;
+/// Retries written in the first seconds do not count: the producer connects meanwhile and then writes its arrears at once,
+/// and the worker has no connection yet.
+const UNCOUNTED: Duration = Duration::from_secs(2);
 
 pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
     let rate = options.get("retries");
@@ -66,7 +69,9 @@ async fn round_of(brokers: &str, rate: usize) -> Vec<f64> {
     let due = |id: &str| {
         appended.get(id).copied().flatten().expect("every retry was written") as f64 + TIER.as_millis() as f64
     };
-    farm.seen().iter().map(|seen| seen.arrived_ns as f64 / 1e6 - due(&seen.delivery_id)).collect()
+    let seen = farm.seen();
+    let counting = seen.iter().filter(|seen| number_of(&seen.delivery_id) >= rate * UNCOUNTED.as_secs() as usize);
+    counting.map(|seen| seen.arrived_ns as f64 / 1e6 - due(&seen.delivery_id)).collect()
 }
 
 fn retries(rate: usize, total: usize) -> impl Iterator<Item = Record> {
@@ -76,6 +81,11 @@ fn retries(rate: usize, total: usize) -> impl Iterator<Item = Record> {
         let partition = i32::try_from(number % usize::from(PARTITIONS)).expect("small");
         retry(number, number % RECEIVERS).in_partition(partition)
     })
+}
+
+/// The number of the retry with this delivery id: see [`retry`].
+fn number_of(delivery_id: &str) -> usize {
+    usize::from_str_radix(delivery_id.trim_start_matches("msg_"), 16).expect("a delivery id of this benchmark")
 }
 
 /// A retry of an event to the webhook of integration `integration`, as a worker writes it.

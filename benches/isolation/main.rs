@@ -11,6 +11,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::disallowed_methods,
+    clippy::unchecked_time_subtraction,
     reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
 )]
 
@@ -29,14 +30,15 @@ use common::figures::{Figure, report};
 use common::options::Options;
 use support::cluster::{Cluster, ClusterOptions};
 
-const OPTIONS: [(&str, usize, &str); 11] = [
+const OPTIONS: [(&str, usize, &str); 12] = [
     ("rounds", 5, "rounds of each figure with a hanging receiver"),
     ("throughput", 1, "0: not the throughput with one that hangs"),
     ("latency", 1, "0: not the latency with one that hangs"),
     ("lateness", 1, "0: not how late retries are"),
     ("idle", 1, "0: not the memory of idle connections"),
     ("waiting", 1, "0: not the memory with events in the tiers"),
-    ("events", 150_000, "events of a throughput round"),
+    ("events", 120_000, "events of a throughput round"),
+    ("answer-ms", 80, "what a good receiver takes to answer in it; 0: whatever the machine can do"),
     ("rate", 2_000, "events a second of a latency round"),
     ("connections", 10_000, "idle connections"),
     ("retries", 1_000, "retries a second that fall due"),

@@ -182,7 +182,7 @@ fn summary(options: &Options, samples: &[Sample]) {
         figure("processor time a delivery", "µs", cpu),
     ];
     let setting = format!(
-        "{} minutes at full speed, {} receivers of which {} hang(s), 1 KiB events, a real Kafka",
+        "{} minutes at full speed, {} receivers, {} of them hanging, 1 KiB events, a real Kafka",
         options.get("minutes"),
         options.get("receivers"),
         options.get("hanging")

@@ -32,6 +32,10 @@ use crate::telemetry::metrics::Metrics;
 const HAND_MAX: usize = 256;
 /// Bytes in hand, a partition. A fuller hand pauses the partition.
 const HAND_BYTES_MAX: usize = 128 * 1024;
+/// A hand may be as many times larger while all of it falls due within [`RESUME_TAKES_MS`].
+const HAND_STRETCH: usize = 4;
+/// A client that has nothing to fetch looks at what was resumed once a second.
+const RESUME_TAKES_MS: i64 = 1_500;
 /// The longest poll: bounds how late a retry, a stop or a resume is seen.
 const POLL_MAX: Duration = Duration::from_millis(50);
 /// The shortest poll that does not spin.
@@ -168,12 +172,10 @@ impl Retries {
                 };
                 self.outlet.pipeline.retry(retry, &hand.assignment, batches);
             }
-            let full = hand.waiting.len() >= HAND_MAX || hand.bytes >= HAND_BYTES_MAX;
-            let low = hand.waiting.len() <= HAND_MAX / 2 && hand.bytes <= HAND_BYTES_MAX / 2;
-            if full && !hand.paused {
+            if !hand.paused && hand.is_full(now_ms) {
                 hand.paused = true;
                 pause.add_partition(hand.assignment.topic(), *partition);
-            } else if low && hand.paused {
+            } else if hand.paused && hand.is_low(now_ms) {
                 hand.paused = false;
                 resume.add_partition(hand.assignment.topic(), *partition);
             }
@@ -198,6 +200,23 @@ impl Retries {
 }
 
 impl Hand {
+    fn is_full(&self, now_ms: i64) -> bool {
+        let stretch = if self.runs_out_soon(now_ms) { HAND_STRETCH } else { 1 };
+        self.waiting.len() >= stretch * HAND_MAX || self.bytes >= stretch * HAND_BYTES_MAX
+    }
+
+    /// Whether a partition that was paused should be read again.
+    fn is_low(&self, now_ms: i64) -> bool {
+        let stretch = if self.runs_out_soon(now_ms) { HAND_STRETCH } else { 1 };
+        self.waiting.len() <= stretch * HAND_MAX / 2 && self.bytes <= stretch * HAND_BYTES_MAX / 2
+    }
+
+    /// Whether all of it is gone by the time that more can be there. While something is overdue, there is no hurry.
+    fn runs_out_soon(&self, now_ms: i64) -> bool {
+        let overdue = self.waiting.front().is_some_and(|first| first.due_ms <= now_ms);
+        !overdue && self.waiting.back().is_none_or(|last| last.due_ms <= now_ms.saturating_add(RESUME_TAKES_MS))
+    }
+
     fn pop_due(&mut self, now_ms: i64) -> Option<Waiting> {
         self.waiting.front().filter(|waiting| waiting.due_ms <= now_ms)?;
         let waiting = self.waiting.pop_front()?;
@@ -265,6 +284,39 @@ mod tests {
             "the worker's own clock does not decide"
         );
         assert_eq!(due_ms(None, Duration::from_secs(30), &wire), 99);
+    }
+
+    /// A hand of `count` retries of a KiB, of which the first is due at `first_ms` and one each `every_ms` after it.
+    fn hand(count: usize, first_ms: i64, every_ms: i64) -> Hand {
+        let waiting = |number: i64| Waiting {
+            payload: Some(Bytes::from_static(&[0; 1024])),
+            wire: Wire::default(),
+            due_ms: first_ms + number * every_ms,
+            offset: number,
+            sequence: number.unsigned_abs(),
+        };
+        let waiting: VecDeque<_> = (0..).take(count).map(waiting).collect();
+        let assignment = Assignment::new("webhooks.retry.30s".into(), 0);
+        Hand { assignment, tier: 0, bytes: waiting.len() * 1024, waiting, paused: false }
+    }
+
+    #[test]
+    fn a_hand_is_full_at_its_bound_and_low_at_half_of_it() {
+        let (now, later) = (1_000_000, 1_060_000);
+        assert!(!hand(127, later, 12).is_full(now));
+        assert!(hand(128, later, 12).is_full(now));
+        assert!(!hand(65, later, 12).is_low(now));
+        assert!(hand(64, later, 12).is_low(now));
+    }
+
+    #[test]
+    fn a_hand_that_runs_out_before_more_can_be_there_is_larger_within_a_bound() {
+        let now = 1_000_000;
+        assert!(hand(128, now + 1, 12).is_full(now), "it lasts 1.5 s");
+        assert!(!hand(128, now + 1, 6).is_full(now), "it lasts 0.75 s");
+        assert!(hand(128, now + 1, 6).is_low(now));
+        assert!(hand(512, now + 1, 1).is_full(now), "the bound");
+        assert!(hand(128, now - 1, 6).is_full(now), "what is overdue is not taken: more of it helps nobody");
     }
 
     #[test]
