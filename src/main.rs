@@ -8,6 +8,9 @@ use std::process::ExitCode;
 use hookstream::settings::{self, Command};
 use hookstream::telemetry::logs;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The command line can't be understood.
 const MISTAKES: u8 = 2;
 

@@ -55,7 +55,7 @@ pub(crate) const HELP: &str = "options:
   --broker kafka|embedded   a real Kafka (default) or the client library's mock cluster
   --sink nginx|own          what receives (default: nginx if it is installed)
   --rounds N                at least 5 for a figure (default 5)
-  --events N                a round (default 100000)
+  --events N                a round (default 300000)
   --size N                  bytes of an event (default 1024)
   --in-flight N             requests at once (default 64)
   --unsigned                without a signing secret
@@ -68,7 +68,7 @@ impl Options {
             broker: Broker::Kafka,
             sink: if nginx { SinkKind::Nginx } else { SinkKind::Own },
             rounds: 5,
-            events: 100_000,
+            events: 300_000,
             size: 1024,
             in_flight: 64,
             signed: true,

@@ -12,8 +12,8 @@ use super::support::process::{Process, Signal};
 use super::support::records::{Record, produce};
 use super::{PATIENCE, own_cpu};
 
-/// The mock cluster keeps 5 MiB a partition.
-const EMBEDDED_PARTITIONS: i32 = 64;
+/// The mock cluster keeps 5 MiB a partition: less than that, with room for what a record has around it.
+const EMBEDDED_PARTITION_BYTES: usize = 4 << 20;
 const KAFKA_PARTITIONS: i32 = 12;
 
 /// A worker's CPU time, and how fast it was.
@@ -31,12 +31,14 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn prepare(options: &Options, brokers: Option<String>, sink: &str) -> Self {
-        let mock = brokers.is_none().then(start_mock);
+        let embedded_partitions = (options.events * (options.size + 100)).div_ceil(EMBEDDED_PARTITION_BYTES);
+        let embedded_partitions = i32::try_from(embedded_partitions).expect("few");
+        let mock = brokers.is_none().then(|| start_mock(embedded_partitions));
         let brokers = brokers.unwrap_or_else(|| {
             let lines = mock.as_ref().expect("without a Kafka there is a mock").lines();
             lines.find(Duration::from_secs(10), |line| Some(line.to_owned())).expect("the mock says where it listens")
         });
-        let partitions = if options.broker == Broker::Kafka { KAFKA_PARTITIONS } else { EMBEDDED_PARTITIONS };
+        let partitions = if options.broker == Broker::Kafka { KAFKA_PARTITIONS } else { embedded_partitions };
         if options.broker == Broker::Kafka {
             create_topics(&brokers, partitions);
         }
@@ -133,7 +135,10 @@ struct Sample {
     at: Instant,
 }
 
-/// Looks now and then, so that looking costs next to nothing, until the series has reached `count`.
+/// A look costs the worker a fraction of a millisecond; Prometheus looks every 15 s or so.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Looks now and then until the series has reached `count`.
 fn wait_for(worker: &mut Process, admin: &str, series: &str, count: f64) -> Sample {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -144,7 +149,7 @@ fn wait_for(worker: &mut Process, admin: &str, series: &str, count: f64) -> Samp
         }
         let waits = worker.is_running() && Instant::now() < deadline;
         assert!(waits, "{series} is {seen}, not {count}:\n{}", worker.lines().tail(20));
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 
@@ -186,16 +191,17 @@ fn event(number: usize, size: usize) -> String {
     format!("{head}{filling}{tail}")
 }
 
-fn start_mock() -> Process {
+fn start_mock(partitions: i32) -> Process {
     let own = std::env::current_exe().expect("the benchmark's own path").display().to_string();
-    Process::start("mock cluster", &own, &["mock"], &[])
+    Process::start("mock cluster", &own, &["mock", &partitions.to_string()], &[])
 }
 
 /// The child: a mock cluster until its parent is gone.
-pub(crate) fn mock_child(_arguments: &[String]) -> ExitCode {
+pub(crate) fn mock_child(arguments: &[String]) -> ExitCode {
+    let event_partitions = arguments.first().and_then(|count| count.parse().ok()).expect("how many partitions");
     let cluster = MockCluster::new(1).expect("a mock cluster");
     for topic in ["events", "matched.integrations", "unmatched.integrations"] {
-        let partitions = if topic == "events" { EMBEDDED_PARTITIONS } else { 1 };
+        let partitions = if topic == "events" { event_partitions } else { 1 };
         cluster.create_topic(topic, partitions, 1).expect("a topic");
     }
     for topic in [

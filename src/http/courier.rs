@@ -112,12 +112,7 @@ impl Attempt {
         ends[3] = text.len();
         prepared.signer.sign(&delivery.id, timestamp, &delivery.event.payload, &mut text);
         ends[4] = text.len();
-        Self {
-            prepared: Arc::clone(prepared),
-            body: delivery.event.payload.clone(),
-            text: BytesMut::from(text.as_bytes()).freeze(),
-            ends,
-        }
+        Self { prepared: Arc::clone(prepared), body: delivery.event.payload.clone(), text: Bytes::from(text), ends }
     }
 
     fn part(&self, index: usize) -> Bytes {

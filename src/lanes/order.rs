@@ -3,6 +3,7 @@
 //! Items that share an order key go one after another, in the order they came; others are free. An item may have two
 //! keys and then waits for both. Items leave in two steps: `pop` starts one, `finish` frees its keys.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use slab::Slab;
@@ -12,11 +13,33 @@ use crate::domain::hash::BuildHash64;
 /// The place of a started item, until it is finished.
 pub type Place = usize;
 
+/// No place: the end of a chain.
+const NOWHERE: Place = Place::MAX;
+
 #[derive(Debug)]
 struct Slot<T> {
     /// None once started.
     item: Option<T>,
     keys: [Option<u64>; 2],
+    /// For each of its keys: who comes after it.
+    next: [Place; 2],
+    /// Counts the items as they came.
+    arrival: u64,
+}
+
+impl<T> Slot<T> {
+    fn set_next(&mut self, key: u64, next: Place) {
+        let [first, second] = &mut self.next;
+        *(if self.keys[0] == Some(key) { first } else { second }) = next;
+    }
+}
+
+/// The items of one key in the order they came, chained through their slots. The first is started or ready, unless its
+/// other key holds it back.
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    first: Place,
+    last: Place,
 }
 
 /// A queue in which items with a common key go one after another.
@@ -25,14 +48,14 @@ pub struct OrderedQueue<T> {
     slots: Slab<Slot<T>>,
     /// Items that may start, in the order they became free to.
     ready: VecDeque<Place>,
-    /// For each key: its items in order. The first is started or ready (unless its other key holds it back).
-    by_key: HashMap<u64, VecDeque<Place>, BuildHash64>,
+    by_key: HashMap<u64, Chain, BuildHash64>,
     waiting: usize,
+    arrivals: u64,
 }
 
 impl<T> Default for OrderedQueue<T> {
     fn default() -> Self {
-        Self { slots: Slab::new(), ready: VecDeque::new(), by_key: HashMap::default(), waiting: 0 }
+        Self { slots: Slab::new(), ready: VecDeque::new(), by_key: HashMap::default(), waiting: 0, arrivals: 0 }
     }
 }
 
@@ -41,18 +64,31 @@ impl<T> OrderedQueue<T> {
     pub fn push(&mut self, item: T, keys: [Option<u64>; 2]) {
         // An entity linked with itself is one key, not a wait for oneself.
         let keys = if keys[0] == keys[1] { [keys[0], None] } else { keys };
-        let place = self.slots.insert(Slot { item: Some(item), keys });
-        for key in keys.into_iter().flatten() {
-            self.by_key.entry(key).or_default().push_back(place);
-        }
+        self.arrivals += 1;
+        let slot = Slot { item: Some(item), keys, next: [NOWHERE; 2], arrival: self.arrivals };
+        let place = self.slots.insert(slot);
         self.waiting += 1;
-        if self.is_first(place, keys) {
+        let mut is_first = true;
+        for key in keys.into_iter().flatten() {
+            match self.by_key.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Chain { first: place, last: place });
+                }
+                Entry::Occupied(mut entry) => {
+                    is_first = false;
+                    let before = std::mem::replace(&mut entry.get_mut().last, place);
+                    set_next(&mut self.slots, before, key, place);
+                }
+            }
+        }
+        if is_first {
             self.ready.push_back(place);
         }
     }
 
-    fn is_first(&self, place: Place, keys: [Option<u64>; 2]) -> bool {
-        keys.iter().flatten().all(|key| self.by_key.get(key).and_then(VecDeque::front) == Some(&place))
+    fn is_first(&self, place: Place) -> bool {
+        let keys = self.slots.get(place).map_or([None; 2], |slot| slot.keys);
+        keys.iter().flatten().all(|key| self.by_key.get(key).is_some_and(|chain| chain.first == place))
     }
 
     /// Starts the next item that waits for nobody.
@@ -66,44 +102,33 @@ impl<T> OrderedQueue<T> {
     /// Ends a started item: the next of its keys may go.
     pub fn finish(&mut self, place: Place) {
         let Some(slot) = self.slots.try_remove(place) else { return };
-        for key in slot.keys.into_iter().flatten() {
-            let Some(queue) = self.by_key.get_mut(&key) else { continue };
-            queue.pop_front();
-            match queue.front().copied() {
-                None => {
-                    self.by_key.remove(&key);
-                }
-                Some(next) => {
-                    let keys = self.slots.get(next).map_or([None; 2], |slot| slot.keys);
-                    if self.is_first(next, keys) {
-                        self.ready.push_back(next);
-                    }
-                }
+        for (key, next) in slot.keys.into_iter().zip(slot.next) {
+            let Some(key) = key else { continue };
+            let Entry::Occupied(mut entry) = self.by_key.entry(key) else { continue };
+            if next == NOWHERE {
+                entry.remove();
+                continue;
+            }
+            entry.get_mut().first = next;
+            if self.is_first(next) {
+                self.ready.push_back(next);
             }
         }
     }
 
-    /// Takes out everything that has not started, in the order it came for each key.
+    /// Takes out everything that has not started, in the order it came.
     pub fn drain_waiting(&mut self) -> Vec<T> {
-        let mut drained = Vec::with_capacity(self.waiting);
-        // Ready ones first, then what each of them frees: draining must not overtake within a key.
-        while let Some((place, item)) = self.pop() {
-            drained.push(item);
-            self.finish(place);
-        }
-        // The rest stands behind started items: by depth, so that none overtakes another of its key.
-        let slots = &self.slots;
-        let waits = |place: &Place| slots.get(*place).is_some_and(|slot| slot.item.is_some());
-        let mut order: Vec<(usize, Place)> = Vec::new();
-        self.by_key.retain(|_, queue| {
-            order.extend(queue.iter().copied().enumerate().filter(|(_, place)| waits(place)));
-            queue.retain(|place| !waits(place));
-            !queue.is_empty()
+        let slots = &mut self.slots;
+        let mut waiting: Vec<(u64, Place)> =
+            slots.iter().filter(|(_, slot)| slot.item.is_some()).map(|(place, slot)| (slot.arrival, place)).collect();
+        waiting.sort_unstable();
+        let drained = waiting.into_iter().filter_map(|(_, place)| slots.try_remove(place)?.item).collect();
+        // Of a key's items only the first can have started: all that is left of a chain.
+        self.by_key.retain(|key, chain| {
+            chain.last = chain.first;
+            set_next(slots, chain.first, *key, NOWHERE)
         });
-        order.sort_unstable();
-        for (_, place) in order {
-            drained.extend(self.slots.try_remove(place).and_then(|slot| slot.item));
-        }
+        self.ready.clear();
         self.waiting = 0;
         drained
     }
@@ -132,6 +157,12 @@ impl<T> OrderedQueue<T> {
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
+}
+
+/// Says who comes after `place` in the chain of `key`, and whether `place` is there.
+fn set_next<T>(slots: &mut Slab<Slot<T>>, place: Place, key: u64, next: Place) -> bool {
+    let slot = slots.get_mut(place);
+    slot.map(|slot| slot.set_next(key, next)).is_some()
 }
 
 #[cfg(test)]
@@ -192,7 +223,7 @@ mod tests {
         queue.push("free", [None, None]);
         let (a1, _) = queue.pop().unwrap();
         let drained = queue.drain_waiting();
-        assert_eq!(drained, ["free", "a2", "a3"]);
+        assert_eq!(drained, ["a2", "a3", "free"]);
         assert_eq!((queue.waiting(), queue.ready()), (0, 0));
         assert!(!queue.any_waiting(|_| true));
         queue.push("a4", [Some(1), None]);
@@ -216,9 +247,15 @@ mod tests {
             let mut started = Vec::new();
             let mut choices = choices.into_iter().cycle();
             while started.len() < items.len() || !running.is_empty() {
-                match choices.next().unwrap() % 3 {
-                    0 => if let Some((number, keys)) = pending.next() { queue.push(number, [keys.0, keys.1]); },
-                    1 => if let Some((place, number)) = queue.pop() {
+                match choices.next().unwrap() % 32 {
+                    31 => {
+                        let drained = queue.drain_waiting();
+                        prop_assert!(drained.is_sorted());
+                        prop_assert_eq!((queue.waiting(), queue.ready()), (0, 0));
+                        started.extend(drained);
+                    },
+                    0..11 => if let Some((number, keys)) = pending.next() { queue.push(number, [keys.0, keys.1]); },
+                    11..21 => if let Some((place, number)) = queue.pop() {
                         for (_, other) in &running {
                             let keys = |n: usize| [items[n].0, items[n].1].into_iter().flatten().collect::<Vec<_>>();
                             prop_assert!(keys(number).iter().all(|key| !keys(*other).contains(key)));
