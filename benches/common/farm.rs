@@ -4,6 +4,7 @@
 #![expect(clippy::string_slice, reason = "heads of requests are ASCII")]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +21,15 @@ pub(crate) struct Behaviour {
     pub(crate) latency: Duration,
     /// Receivers from this one on never answer.
     pub(crate) hang_from: usize,
+    /// Requests that one receiver works on at a time; what comes beyond is answered 503 at once.
+    pub(crate) takes: usize,
+}
+
+impl Behaviour {
+    /// Echoes after `latency`.
+    pub(crate) fn good(latency: Duration) -> Self {
+        Self { latency, hang_from: usize::MAX, takes: usize::MAX }
+    }
 }
 
 /// A request as a receiver saw it.
@@ -62,7 +72,7 @@ impl Farm {
                 let mut receivers = JoinSet::new();
                 for (number, listener) in listeners.into_iter().enumerate() {
                     let hangs = number >= behaviour.hang_from;
-                    receivers.spawn(accept(listener, behaviour.latency, hangs, memory.clone()));
+                    receivers.spawn(accept(listener, behaviour, hangs, memory.clone()));
                 }
                 stopped.cancelled().await;
             });
@@ -119,20 +129,21 @@ async fn listen(first: usize, count: usize) -> (u16, Vec<TcpListener>) {
 
 type Memory = Option<Arc<Mutex<Vec<Seen>>>>;
 
-async fn accept(listener: TcpListener, latency: Duration, hangs: bool, memory: Memory) {
+async fn accept(listener: TcpListener, behaviour: Behaviour, hangs: bool, memory: Memory) {
+    let at_work = Arc::new(AtomicUsize::new(0));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted.expect("a connection");
-                connections.spawn(serve(stream, latency, hangs, memory.clone()));
+                connections.spawn(serve(stream, behaviour, Arc::clone(&at_work), hangs, memory.clone()));
             }
             Some(ended) = connections.join_next(), if !connections.is_empty() => ended.expect("a connection does not panic"),
         }
     }
 }
 
-async fn serve(mut stream: TcpStream, latency: Duration, hangs: bool, memory: Memory) {
+async fn serve(mut stream: TcpStream, behaviour: Behaviour, at_work: Arc<AtomicUsize>, hangs: bool, memory: Memory) {
     stream.set_nodelay(true).expect("no delay");
     let mut buffer = Vec::with_capacity(4096);
     loop {
@@ -148,11 +159,13 @@ async fn serve(mut stream: TcpStream, latency: Duration, hangs: bool, memory: Me
         if hangs {
             std::future::pending::<()>().await;
         }
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
+        let status = if at_work.fetch_add(1, Ordering::Relaxed) < behaviour.takes { "200 OK" } else { "503 Busy" };
+        if status == "200 OK" && !behaviour.latency.is_zero() {
+            tokio::time::sleep(behaviour.latency).await;
         }
+        at_work.fetch_sub(1, Ordering::Relaxed);
         let token = header(&text[..head], "x-xcom-integration-echo");
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nX-XCOM-Integration-Echo: {token}\r\n\r\n");
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nX-XCOM-Integration-Echo: {token}\r\n\r\n");
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }

@@ -30,7 +30,8 @@ impl Round {
     async fn prepare(brokers: &str, latency: Duration, remember: bool) -> Self {
         let names = Names::of("hang");
         names.create(brokers, SCHEDULE, PARTITIONS).await;
-        let farm = Farm::start(0, RECEIVERS, Behaviour { latency, hang_from: RECEIVERS - 1 }, remember);
+        let farm =
+            Farm::start(0, RECEIVERS, Behaviour { hang_from: RECEIVERS - 1, ..Behaviour::good(latency) }, remember);
         let integrations = (0..RECEIVERS).map(|number| {
             let value = serde_json::json!({
                 "baseUrl": format!("http://{}", farm.address(number)),

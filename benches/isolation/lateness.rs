@@ -42,7 +42,7 @@ pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
 async fn round_of(brokers: &str, rate: usize) -> Vec<f64> {
     let names = Names::of("late");
     names.create(brokers, SCHEDULE, PARTITIONS).await;
-    let farm = Farm::start(0, RECEIVERS, Behaviour { latency: Duration::ZERO, hang_from: RECEIVERS }, true);
+    let farm = Farm::start(0, RECEIVERS, Behaviour::good(Duration::ZERO), true);
     let integrations = (0..RECEIVERS).map(|number| {
         let value = serde_json::json!({
             "baseUrl": format!("http://{}", farm.address(number)),

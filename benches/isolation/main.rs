@@ -17,6 +17,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod busy;
 mod hang;
 mod lateness;
 mod memory;
@@ -30,16 +31,18 @@ use common::figures::{Figure, report};
 use common::options::Options;
 use support::cluster::{Cluster, ClusterOptions};
 
-const OPTIONS: [(&str, usize, &str); 12] = [
+const OPTIONS: [(&str, usize, &str); 14] = [
     ("rounds", 5, "rounds of each figure with a hanging receiver"),
     ("throughput", 1, "0: not the throughput with one that hangs"),
     ("latency", 1, "0: not the latency with one that hangs"),
+    ("busy", 1, "0: not the receiver that takes few at a time"),
     ("lateness", 1, "0: not how late retries are"),
     ("idle", 1, "0: not the memory of idle connections"),
     ("waiting", 1, "0: not the memory with events in the tiers"),
     ("events", 120_000, "events of a throughput round"),
     ("answer-ms", 80, "what a good receiver takes to answer in it; 0: whatever the machine can do"),
     ("rate", 2_000, "events a second of a latency round"),
+    ("busy-events", 4_000, "events for the receiver that takes few at a time"),
     ("connections", 10_000, "idle connections"),
     ("retries", 1_000, "retries a second that fall due"),
     ("tier-events", 1_000_000, "events that wait in the tiers"),
@@ -75,6 +78,9 @@ async fn run(options: &Options) -> Vec<Figure> {
     }
     if options.get("latency") == 1 {
         figures.extend(hang::latency(brokers, options).await);
+    }
+    if options.get("busy") == 1 {
+        figures.extend(busy::measure(brokers, options).await);
     }
     if options.get("lateness") == 1 {
         figures.extend(lateness::measure(brokers, options).await);

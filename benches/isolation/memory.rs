@@ -26,7 +26,7 @@ pub(crate) fn farm_child(arguments: &[String]) -> ExitCode {
     let [first, count] = arguments else { return ExitCode::from(2) };
     let number = |text: &String| text.parse().expect("a number");
     let (first, count) = (number(first), number(count));
-    let farm = Farm::start(first, count, Behaviour { latency: Duration::ZERO, hang_from: count }, false);
+    let farm = Farm::start(first, count, Behaviour::good(Duration::ZERO), false);
     eprintln!("{}", farm.address(first));
     loop {
         std::thread::park();

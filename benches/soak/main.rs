@@ -78,7 +78,7 @@ async fn run(options: &Options) -> Vec<Sample> {
     names.create(brokers, "30s,1m,5m,15m,1h,1h,1h", PARTITIONS).await;
     keep_little(brokers, &names.events()).await;
     let (receivers, hanging) = (options.get("receivers"), options.get("hanging"));
-    let behaviour = Behaviour { latency: Duration::ZERO, hang_from: receivers - hanging };
+    let behaviour = Behaviour { hang_from: receivers - hanging, ..Behaviour::good(Duration::ZERO) };
     let farm = Farm::start(0, receivers, behaviour, false);
     let integrations = (0..receivers).map(|number| {
         let value = serde_json::json!({

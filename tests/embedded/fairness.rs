@@ -99,3 +99,19 @@ async fn more_webhooks_than_their_host_takes_at_once_all_come_to_an_end() {
     assert_eq!(rig.retries().len(), 90);
     assert!(receiver.under_way_max() <= 2);
 }
+
+#[tokio::test]
+async fn a_receiver_that_refuses_more_than_four_at_a_time_soon_gets_no_more() {
+    let receiver = Receiver::start(|request| match request.under_way {
+        0..=4 => Answer::ok().after(Duration::from_millis(10)),
+        _ => Answer::status(503),
+    });
+    let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
+    rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
+    for _ in 0..8 {
+        rig.feed((0..64).map(|_| ("w", "a"))).await;
+        rig.settled().await;
+    }
+    let refused = rig.retries().len();
+    assert!((1..=64).contains(&refused), "{refused} of 512 were refused");
+}

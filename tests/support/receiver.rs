@@ -25,6 +25,8 @@ pub struct Recorded {
     pub number: usize,
     /// The how-manyth connection it came on, from 0.
     pub connection: usize,
+    /// How many requests are under way with it, itself among them.
+    pub under_way: usize,
     /// Method, such as `POST`.
     pub method: String,
     /// Path and query.
@@ -338,8 +340,6 @@ async fn serve(mut stream: TcpStream, connection: usize, shared: &Shared) {
     }
     let mut buffer = BytesMut::new();
     while let Some(request) = read_request(&mut stream, &mut buffer, connection, shared).await {
-        let under_way = shared.under_way.fetch_add(1, Ordering::Relaxed) + 1;
-        shared.under_way_max.fetch_max(under_way, Ordering::Relaxed);
         let script = Arc::clone(&shared.script.read().unwrap_or_else(PoisonError::into_inner));
         let answer = script(&request);
         let goes_on = reply(&mut stream, &request, &answer).await;
@@ -383,9 +383,11 @@ async fn read_request(
     let body = buffer.split_to(length).freeze();
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let arrived_ms = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
+    let under_way = shared.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+    shared.under_way_max.fetch_max(under_way, Ordering::Relaxed);
     let mut recorded = shared.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-    let number = recorded.len();
-    let request = Recorded { number, connection, method, path, headers, body, arrived: Instant::now(), arrived_ms };
+    let (number, arrived) = (recorded.len(), Instant::now());
+    let request = Recorded { number, connection, under_way, method, path, headers, body, arrived, arrived_ms };
     recorded.push(request.clone());
     Some(request)
 }

@@ -11,9 +11,15 @@ use crate::delivery::Delivery;
 use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
 use crate::http::courier::{Exchanged, Link};
 use crate::kafka::sink::PublishError;
+use crate::lanes::allowance::{Change, Ending};
 use crate::lanes::settlement::{Failure, Settlement};
 use crate::report::Ended;
 use crate::telemetry::metrics::TickOutcome;
+
+/// How a receiver says that it has too much to do.
+const TOO_MANY_REQUESTS: u16 = 429;
+/// See [`TOO_MANY_REQUESTS`].
+const SERVICE_UNAVAILABLE: u16 = 503;
 
 impl Shard {
     pub(super) fn finish(&mut self, done: Done) {
@@ -47,6 +53,7 @@ impl Shard {
         let now = Instant::now();
         self.finished += 1;
         let acknowledged = exchanged.outcome == Outcome::Acknowledged;
+        self.turn_allowance(&under_way, &exchanged, now);
         self.free(&under_way, exchanged.link, exchanged.took, now);
         self.turn_circuit(&under_way, acknowledged, now);
         let UnderWay { delivery, active, .. } = under_way;
@@ -99,6 +106,24 @@ impl Shard {
         // Who waits for the host comes first, or a busy lane would keep its place from all others.
         self.wake_next(under_way.host);
         self.schedule(under_way.lane);
+    }
+
+    /// Learns from the answer how many requests the receiver takes at a time.
+    fn turn_allowance(&mut self, under_way: &UnderWay, exchanged: &Exchanged, now: Instant) {
+        let Some(host) = self.hosts.get_mut(under_way.host) else { return };
+        let ending = match exchanged.outcome {
+            Outcome::Acknowledged => Ending::Acknowledged,
+            Outcome::Failed { status: Some(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE), .. } => Ending::Overloaded,
+            Outcome::Failed { .. } => Ending::Other,
+        };
+        let change = host.allowance.ended(ending, host.in_flight, exchanged.took, now);
+        match change {
+            Change::None => return,
+            Change::Restricted => self.shared.metrics.hosts_restricted.inc(),
+            Change::Restored => self.shared.metrics.hosts_restricted.dec(),
+        }
+        let (receiver, requests) = (host.authority.origin(), host.allowance.requests());
+        tracing::debug!(%receiver, requests, ?change, "how many requests a receiver gets at a time");
     }
 
     fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {

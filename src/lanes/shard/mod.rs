@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::upkeep::{LOOK_EVERY, Patience};
+use super::allowance::Allowance;
 use super::circuit::{Admission, Circuit};
 use super::order::{OrderedQueue, Place};
 use super::pace::Pace;
@@ -98,9 +99,10 @@ struct Host {
     authority: Arc<Authority>,
     idle: Vec<Link>,
     in_flight: usize,
+    allowance: Allowance,
     circuit: Circuit,
     pace: Pace,
-    /// Lanes that could start a request were the host's limit not reached.
+    /// Lanes that could start a request were the host's allowance not used up.
     waiting: VecDeque<usize>,
     used: Instant,
 }
@@ -310,6 +312,7 @@ impl Shard {
             authority: Arc::clone(authority),
             idle: Vec::new(),
             in_flight: 0,
+            allowance: Allowance::new(self.shared.settings.max_in_flight_per_host),
             circuit: Circuit::default(),
             pace: Pace::new(now),
             waiting: VecDeque::new(),
@@ -355,11 +358,10 @@ impl Shard {
         permit: OwnedSemaphorePermit,
         now: Instant,
     ) -> Option<OwnedSemaphorePermit> {
-        let host_limit = self.shared.settings.max_in_flight_per_host;
         let lane = self.lanes.get_mut(lane_index)?;
         let host_index = lane.host;
         let host = self.hosts.get_mut(host_index)?;
-        if host.in_flight >= host_limit {
+        if host.in_flight >= host.allowance.requests() {
             lane.scheduled = true;
             host.waiting.push_back(lane_index);
             return Some(permit);

@@ -95,7 +95,7 @@ impl Shard {
         }
     }
 
-    /// Finds the hosts that are at their limit and need too long for all that waits for them together. A lane can't tell:
+    /// Finds the hosts whose allowance is used up and that need too long for all that waits for them together. A lane can't tell:
     /// it may have nothing under way at all.
     fn look_for_full_hosts(&mut self, now: Instant) {
         let mut waiting = vec![0; self.hosts.capacity()];
@@ -105,13 +105,12 @@ impl Shard {
         for (index, host) in &mut self.hosts {
             host.pace.look(waiting.get(index).copied().unwrap_or(0), now);
         }
-        let limit = self.shared.settings.max_in_flight_per_host;
         let mut over = Vec::new();
         for (index, lane) in &mut self.lanes {
             let Some(host) = self.hosts.get(lane.host) else { continue };
             let waiting = waiting.get(lane.host).copied().unwrap_or(0);
-            lane.host_is_full =
-                host.in_flight >= limit && host.pace.is_full(waiting, host.in_flight, host.in_flight, now);
+            lane.host_is_full = host.in_flight >= host.allowance.requests()
+                && host.pace.is_full(waiting, host.in_flight, host.in_flight, now);
             if lane.host_is_full && host.pace.is_stalled(host.in_flight, now) && lane.queue.waiting() > 0 {
                 over.push(index);
             }
@@ -136,6 +135,9 @@ impl Shard {
             self.host_of.remove(&host.authority);
             if host.circuit.is_open() {
                 self.shared.metrics.circuits_open.dec();
+            }
+            if host.allowance.is_restricted() {
+                self.shared.metrics.hosts_restricted.dec();
             }
         }
     }

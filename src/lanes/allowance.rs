@@ -1,0 +1,222 @@
+//! How many requests a receiver gets at a time: the configured limit, and fewer while it says that this is too many.
+//!
+//! A fixed limit is too high for some receivers and too low for others. Those that have a limit of their own say so, with
+//! 429 or 503. Then the allowance shrinks by a quarter, at most once for all requests that were under way together, and
+//! grows again with what is acknowledged: additive increase and multiplicative decrease, as TCP (RFC 5681) does and
+//! Vector's adaptive concurrency after it. A time-out or a refused connection says that a receiver is broken rather than
+//! busy; those are the circuit's.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What is left after a cut.
+const CUT: f64 = 0.75;
+/// An acknowledgement adds this part of a request, or [`GROWTH_OF_ONE`] of an allowance of one, whichever is more. Four to
+/// eight times the allowance are acknowledged before it grows by a request: one that tests the limit fails for dozens
+/// that do not.
+const GROWTH: f64 = 1.0 / 32.0;
+/// See [`GROWTH`].
+const GROWTH_OF_ONE: f64 = 1.0 / 8.0;
+
+/// How a request ended, as far as it says how many the receiver takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was acknowledged.
+    Acknowledged,
+    /// The receiver said that it has too much to do.
+    Overloaded,
+    /// In another way, which says nothing.
+    Other,
+}
+
+/// What became of an allowance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was the limit and is less.
+    Restricted,
+    /// It is the limit again.
+    Restored,
+    /// Neither.
+    None,
+}
+
+/// The allowance of one receiver's host.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    limit: usize,
+    /// None while it is the limit.
+    reduced: Option<Reduced>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reduced {
+    to: f64,
+    at: Instant,
+    /// Nothing has been acknowledged since. Refusals come back faster than what is being worked on: were each followed by
+    /// the next request at once, they would open the circuit of a receiver that is only busy.
+    holds: bool,
+}
+
+impl Allowance {
+    /// `limit` requests at a time, until the receiver says that it is too many.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, reduced: None }
+    }
+
+    /// Requests that may be under way at a time; none right after a cut, until one is acknowledged or none is left.
+    pub fn requests(&self) -> usize {
+        match self.reduced {
+            None => self.limit,
+            Some(Reduced { holds: true, .. }) => 0,
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to the limit")]
+            Some(Reduced { to, .. }) => to as usize,
+        }
+    }
+
+    /// Whether it is less than the limit.
+    pub fn is_restricted(&self) -> bool {
+        self.reduced.is_some()
+    }
+
+    /// A request that took `took` ended now, as one of `in_flight` that were under way.
+    pub fn ended(&mut self, ending: Ending, in_flight: usize, took: Duration, now: Instant) -> Change {
+        let change = match ending {
+            Ending::Acknowledged => self.grow(in_flight),
+            Ending::Overloaded => self.cut(in_flight, took, now),
+            Ending::Other => Change::None,
+        };
+        if let Some(reduced) = &mut self.reduced {
+            reduced.holds &= in_flight > 1;
+        }
+        change
+    }
+
+    /// What is not used up does not grow.
+    fn grow(&mut self, in_flight: usize) -> Change {
+        let Some(reduced) = &mut self.reduced else { return Change::None };
+        reduced.holds = false;
+        if as_float(in_flight) < reduced.to.floor() {
+            return Change::None;
+        }
+        reduced.to += GROWTH.max(GROWTH_OF_ONE / reduced.to);
+        if reduced.to < as_float(self.limit) {
+            return Change::None;
+        }
+        self.reduced = None;
+        Change::Restored
+    }
+
+    fn cut(&mut self, in_flight: usize, took: Duration, now: Instant) -> Change {
+        // It started before the last cut and says nothing about what is left.
+        if self.reduced.is_some_and(|reduced| reduced.at + took > now) {
+            return Change::None;
+        }
+        let before = self.reduced.map_or(as_float(self.limit), |reduced| reduced.to);
+        let to = (before.min(as_float(in_flight)) * CUT).max(1.0);
+        if to >= as_float(self.limit) {
+            return Change::None;
+        }
+        match self.reduced.replace(Reduced { to, at: now, holds: true }) {
+            None => Change::Restricted,
+            Some(_) => Change::None,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "requests under way are few")]
+fn as_float(requests: usize) -> f64 {
+    requests as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOK: Duration = Duration::from_millis(20);
+
+    fn overloaded(allowance: &mut Allowance, in_flight: usize) -> Change {
+        allowance.ended(Ending::Overloaded, in_flight, TOOK, Instant::now())
+    }
+
+    fn acknowledged(allowance: &mut Allowance, in_flight: usize) -> Change {
+        allowance.ended(Ending::Acknowledged, in_flight, TOOK, Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_were_under_way_together_cut_it_once() {
+        let mut allowance = Allowance::new(16);
+        tokio::time::advance(TOOK).await;
+        assert_eq!(overloaded(&mut allowance, 16), Change::Restricted);
+        for in_flight in (5..16).rev() {
+            assert_eq!(overloaded(&mut allowance, in_flight), Change::None);
+        }
+        assert_eq!(allowance.requests(), 0, "four are at work: one of them is awaited");
+        acknowledged(&mut allowance, 4);
+        assert_eq!(allowance.requests(), 12);
+        tokio::time::advance(TOOK).await;
+        overloaded(&mut allowance, 12);
+        acknowledged(&mut allowance, 4);
+        assert_eq!(allowance.requests(), 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_for_nobody_when_none_is_left() {
+        for last in [Ending::Overloaded, Ending::Other] {
+            let mut allowance = Allowance::new(16);
+            overloaded(&mut allowance, 2);
+            assert_eq!(allowance.requests(), 0);
+            allowance.ended(last, 1, TOOK, Instant::now());
+            assert_eq!(allowance.requests(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_cut_from_what_was_under_way_and_never_below_one() {
+        let mut allowance = Allowance::new(256);
+        for in_flight in [8, 4, 1, 1, 1] {
+            tokio::time::advance(TOOK).await;
+            overloaded(&mut allowance, in_flight);
+        }
+        assert!(allowance.is_restricted());
+        assert_eq!(allowance.requests(), 1);
+        let mut one = Allowance::new(1);
+        assert_eq!(overloaded(&mut one, 1), Change::None);
+        assert_eq!(one.requests(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_grows_with_what_is_acknowledged_at_the_limit_and_only_then() {
+        let mut allowance = Allowance::new(8);
+        overloaded(&mut allowance, 8);
+        for _ in 0..1_000 {
+            assert_eq!(acknowledged(&mut allowance, 5), Change::None);
+        }
+        assert_eq!(allowance.requests(), 6);
+        let restored = (1..1_000).find(|_| {
+            let requests = allowance.requests();
+            acknowledged(&mut allowance, requests) == Change::Restored
+        });
+        assert_eq!((restored, allowance.requests(), allowance.is_restricted()), (Some(64), 8, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_takes_eight_at_a_time_refuses_few_and_is_kept_busy() {
+        let (mut allowance, mut taken, mut refused) = (Allowance::new(16), 0, 0);
+        for _ in 0..1_000 {
+            tokio::time::advance(TOOK).await;
+            let requests = allowance.requests();
+            for number in (0..requests).rev() {
+                if number < 8 {
+                    acknowledged(&mut allowance, requests);
+                    taken += 1;
+                } else {
+                    overloaded(&mut allowance, requests);
+                    refused += 1;
+                }
+            }
+        }
+        assert!(taken > 6_500, "of 8,000: {taken}");
+        assert!(refused * 40 < taken, "{refused} beside {taken}");
+    }
+}
