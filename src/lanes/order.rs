@@ -138,6 +138,13 @@ impl<T> OrderedQueue<T> {
         self.slots.iter().filter_map(|(_, slot)| slot.item.as_ref()).any(is_such)
     }
 
+    /// Gives back what it has room for, if nothing is in it.
+    pub fn rest(&mut self) {
+        if self.is_empty() && self.slots.capacity() > 0 {
+            *self = Self::default();
+        }
+    }
+
     /// How many have not started.
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -231,8 +238,12 @@ mod tests {
         queue.finish(a1);
         let (a4, item) = queue.pop().unwrap();
         assert_eq!(item, "a4");
+        queue.rest();
         queue.finish(a4);
         assert!(queue.is_empty());
+        queue.rest();
+        queue.push("a5", [Some(1), None]);
+        assert_eq!(queue.pop().unwrap().1, "a5", "rest is for queues that are empty");
     }
 
     proptest! {

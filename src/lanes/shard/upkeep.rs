@@ -66,10 +66,12 @@ impl Shard {
                 if lane.is_to_shed(limit, now) {
                     stalled.push(index);
                 }
-            } else if quiet < FED_WITHIN && lane.in_flight < limit {
-                starving = true;
+            } else if quiet < FED_WITHIN {
+                starving |= lane.in_flight < limit;
             } else if quiet > FORGET_AFTER && lane.queue.is_empty() && !lane.scheduled {
                 forgotten.push(index);
+            } else {
+                lane.queue.rest();
             }
         }
         for index in stalled {
