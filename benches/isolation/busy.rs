@@ -26,7 +26,7 @@ pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
     ];
     let mut told = [
         Figure::new(
-            &format!("{name}, --max-in-flight-per-host {TAKES}: acknowledged at the first attempt"),
+            &format!("{name}, --max-in-flight-per-webhook {TAKES}: acknowledged at the first attempt"),
             "",
             "",
             "",
@@ -34,7 +34,7 @@ pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
         Figure::new("the same: of its time used, from the worker's start", "", "", ""),
     ];
     let limit = TAKES.to_string();
-    let fixed = ["--max-in-flight-per-host", &limit, "--max-in-flight-per-webhook", &limit];
+    let fixed = ["--max-in-flight-per-webhook", &limit];
     for _ in 0..options.get("rounds") {
         for (figures, limits) in [(&mut found, &[][..]), (&mut told, &fixed[..])] {
             let (acknowledged, used) = round(brokers, options.get("busy-events"), limits).await;

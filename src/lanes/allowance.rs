@@ -1,4 +1,4 @@
-//! How many requests a receiver gets at a time: the configured limit, and fewer while it says that this is too many.
+//! How many requests a webhook gets at a time: the configured limit, and fewer while its receiver says that this is too many.
 //!
 //! A fixed limit is too high for some receivers and too low for others. Those that have a limit of their own say so, with
 //! 429 or 503. Then the allowance shrinks by a quarter, at most once for all requests that were under way together, and
@@ -41,7 +41,7 @@ pub enum Change {
     None,
 }
 
-/// The allowance of one receiver's host.
+/// The allowance of one webhook.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
     limit: usize,
@@ -64,14 +64,15 @@ impl Allowance {
         Self { limit, reduced: None }
     }
 
-    /// Requests that may be under way at a time; none right after a cut, until one is acknowledged or none is left.
+    /// Requests that may be under way now: none right after a cut, until one is acknowledged or none is left.
     pub fn requests(&self) -> usize {
-        match self.reduced {
-            None => self.limit,
-            Some(Reduced { holds: true, .. }) => 0,
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to the limit")]
-            Some(Reduced { to, .. }) => to as usize,
-        }
+        if self.reduced.is_some_and(|reduced| reduced.holds) { 0 } else { self.size() }
+    }
+
+    /// Requests that may be under way at a time.
+    pub fn size(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to the limit")]
+        self.reduced.map_or(self.limit, |reduced| reduced.to as usize)
     }
 
     /// Whether it is less than the limit.

@@ -108,22 +108,19 @@ impl Shard {
         self.schedule(under_way.lane);
     }
 
-    /// Learns from the answer how many requests the receiver takes at a time.
+    /// Learns from the answer how many requests the receiver takes at a time for this webhook.
     fn turn_allowance(&mut self, under_way: &UnderWay, exchanged: &Exchanged, now: Instant) {
-        let Some(host) = self.hosts.get_mut(under_way.host) else { return };
+        let Some(lane) = self.lanes.get_mut(under_way.lane) else { return };
         let ending = match exchanged.outcome {
             Outcome::Acknowledged => Ending::Acknowledged,
             Outcome::Failed { status: Some(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE), .. } => Ending::Overloaded,
             Outcome::Failed { .. } => Ending::Other,
         };
-        let change = host.allowance.ended(ending, host.in_flight, exchanged.took, now);
-        match change {
-            Change::None => return,
-            Change::Restricted => self.shared.metrics.hosts_restricted.inc(),
-            Change::Restored => self.shared.metrics.hosts_restricted.dec(),
+        match lane.allowance.ended(ending, lane.in_flight, exchanged.took, now) {
+            Change::None => {}
+            Change::Restricted => self.shared.metrics.webhooks_restricted.inc(),
+            Change::Restored => self.shared.metrics.webhooks_restricted.dec(),
         }
-        let (receiver, requests) = (host.authority.origin(), host.allowance.requests());
-        tracing::debug!(%receiver, requests, ?change, "how many requests a receiver gets at a time");
     }
 
     fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {

@@ -69,6 +69,7 @@ struct Lane {
     prepared_from: (Arc<Integration>, usize),
     queue: OrderedQueue<Delivery>,
     in_flight: usize,
+    allowance: Allowance,
     pace: Pace,
     /// Its host is at its limit and needs too long for what waits for it: see [`Shard::look_at_hosts`].
     host_is_full: bool,
@@ -79,15 +80,15 @@ struct Lane {
 
 impl Lane {
     /// Whether more waits than its receiver takes in a few seconds.
-    fn is_full(&self, limit: usize, now: Instant) -> bool {
-        let abreast = (self.in_flight + self.queue.ready()).min(limit);
+    fn is_full(&self, now: Instant) -> bool {
+        let abreast = (self.in_flight + self.queue.ready()).min(self.allowance.size());
         self.pace.is_full(self.queue.waiting(), self.in_flight, abreast, now)
     }
 
     /// Whether what waits is to be put off: the receiver has stopped answering and would need too long, or either of these
     /// and somebody waits for a partition that is being given up.
-    fn is_to_shed(&self, limit: usize, now: Instant) -> bool {
-        match (self.pace.is_stalled(self.in_flight, now), self.is_full(limit, now)) {
+    fn is_to_shed(&self, now: Instant) -> bool {
+        match (self.pace.is_stalled(self.in_flight, now), self.is_full(now)) {
             (true, true) => true,
             (false, false) => false,
             (true, false) | (false, true) => self.queue.any_waiting(|delivery| delivery.event.is_revoked()),
@@ -99,10 +100,9 @@ struct Host {
     authority: Arc<Authority>,
     idle: Vec<Link>,
     in_flight: usize,
-    allowance: Allowance,
     circuit: Circuit,
     pace: Pace,
-    /// Lanes that could start a request were the host's allowance not used up.
+    /// Lanes that could start a request were the host's limit not reached.
     waiting: VecDeque<usize>,
     used: Instant,
 }
@@ -253,7 +253,7 @@ impl Shard {
         let Some(lane) = self.lanes.get_mut(lane_index) else { return };
         lane.fed = now;
         // Of a host that is full, who has something waiting waits no more; who has nothing keeps a turn.
-        let is_full = lane.is_full(self.shared.settings.max_in_flight_per_webhook, now);
+        let is_full = lane.is_full(now);
         if is_full || (lane.host_is_full && lane.queue.waiting() > 0) {
             self.shared.pressure.unqueue(self.index, 1);
             self.put_off(delivery, Reason::Overloaded);
@@ -295,6 +295,7 @@ impl Shard {
             prepared_from,
             queue: OrderedQueue::default(),
             in_flight: 0,
+            allowance: Allowance::new(self.shared.settings.max_in_flight_per_webhook),
             pace: Pace::new(now),
             host_is_full: false,
             scheduled: false,
@@ -312,7 +313,6 @@ impl Shard {
             authority: Arc::clone(authority),
             idle: Vec::new(),
             in_flight: 0,
-            allowance: Allowance::new(self.shared.settings.max_in_flight_per_host),
             circuit: Circuit::default(),
             pace: Pace::new(now),
             waiting: VecDeque::new(),
@@ -323,9 +323,8 @@ impl Shard {
     }
 
     fn schedule(&mut self, lane_index: usize) {
-        let limit = self.shared.settings.max_in_flight_per_webhook;
         let Some(lane) = self.lanes.get_mut(lane_index) else { return };
-        if !lane.scheduled && lane.queue.has_ready() && lane.in_flight < limit {
+        if !lane.scheduled && lane.queue.has_ready() && lane.in_flight < lane.allowance.requests() {
             lane.scheduled = true;
             self.runnable.push_back(lane_index);
         }
@@ -358,10 +357,11 @@ impl Shard {
         permit: OwnedSemaphorePermit,
         now: Instant,
     ) -> Option<OwnedSemaphorePermit> {
+        let host_limit = self.shared.settings.max_in_flight_per_host;
         let lane = self.lanes.get_mut(lane_index)?;
         let host_index = lane.host;
         let host = self.hosts.get_mut(host_index)?;
-        if host.in_flight >= host.allowance.requests() {
+        if host.in_flight >= host_limit {
             lane.scheduled = true;
             host.waiting.push_back(lane_index);
             return Some(permit);

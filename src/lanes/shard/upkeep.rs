@@ -53,7 +53,6 @@ impl Shard {
     pub(super) fn look(&mut self) {
         let now = Instant::now();
         self.notice_standstill(now);
-        let limit = self.shared.settings.max_in_flight_per_webhook;
         let mut starving = false;
         let mut brimming = false;
         let mut stalled = Vec::new();
@@ -63,11 +62,11 @@ impl Shard {
             let quiet = now.saturating_duration_since(lane.fed);
             if lane.queue.waiting() > 0 {
                 brimming |= lane.pace.is_brimming(lane.queue.waiting(), lane.in_flight, now);
-                if lane.is_to_shed(limit, now) {
+                if lane.is_to_shed(now) {
                     stalled.push(index);
                 }
             } else if quiet < FED_WITHIN {
-                starving |= lane.in_flight < limit;
+                starving |= lane.in_flight < lane.allowance.size();
             } else if quiet > FORGET_AFTER && lane.queue.is_empty() && !lane.scheduled {
                 forgotten.push(index);
             } else {
@@ -81,6 +80,9 @@ impl Shard {
         for index in forgotten {
             let lane = self.lanes.remove(index);
             self.lane_of.remove(&lane.key);
+            if lane.allowance.is_restricted() {
+                self.shared.metrics.webhooks_restricted.dec();
+            }
         }
         self.look_at_hosts(now);
         let brimming = self.patience.spend(brimming, self.lanes.iter().all(|(_, lane)| lane.queue.waiting() == 0));
@@ -97,7 +99,7 @@ impl Shard {
         }
     }
 
-    /// Finds the hosts whose allowance is used up and that need too long for all that waits for them together. A lane can't tell:
+    /// Finds the hosts that are at their limit and need too long for all that waits for them together. A lane can't tell:
     /// it may have nothing under way at all.
     fn look_for_full_hosts(&mut self, now: Instant) {
         let mut waiting = vec![0; self.hosts.capacity()];
@@ -107,12 +109,13 @@ impl Shard {
         for (index, host) in &mut self.hosts {
             host.pace.look(waiting.get(index).copied().unwrap_or(0), now);
         }
+        let limit = self.shared.settings.max_in_flight_per_host;
         let mut over = Vec::new();
         for (index, lane) in &mut self.lanes {
             let Some(host) = self.hosts.get(lane.host) else { continue };
             let waiting = waiting.get(lane.host).copied().unwrap_or(0);
-            lane.host_is_full = host.in_flight >= host.allowance.requests()
-                && host.pace.is_full(waiting, host.in_flight, host.in_flight, now);
+            lane.host_is_full =
+                host.in_flight >= limit && host.pace.is_full(waiting, host.in_flight, host.in_flight, now);
             if lane.host_is_full && host.pace.is_stalled(host.in_flight, now) && lane.queue.waiting() > 0 {
                 over.push(index);
             }
@@ -137,9 +140,6 @@ impl Shard {
             self.host_of.remove(&host.authority);
             if host.circuit.is_open() {
                 self.shared.metrics.circuits_open.dec();
-            }
-            if host.allowance.is_restricted() {
-                self.shared.metrics.hosts_restricted.dec();
             }
         }
     }
