@@ -17,11 +17,13 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod counting;
 mod loops;
 mod options;
 mod sink;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -80,11 +82,15 @@ fn run(options: &Options) -> ExitCode {
     let mut pool = Figure::new("hyper-util loop");
     let mut connection = Figure::new("bare hyper connection loop");
     let mut delivered = Figure::new("worker, per delivery");
+    let mut counting = Figure::new("of it to count for suspension");
+    let mut parts = Vec::new();
     let mut unmatched = Figure::new("worker, per event that matches nothing");
     for round in 1..=options.rounds {
         pool.rounds.push(loops::measure("pool", &sink.address, options));
-        let Measured { micros, rate } = bench.deliveries(round);
+        let Measured { micros, rate, by_thread } = bench.deliveries(round);
         delivered.rounds.push(micros);
+        counting.rounds.push(counting::attempt(options.integrations) + counting::told(&by_thread));
+        parts.push(by_thread);
         connection.rounds.push(loops::measure("connection", &sink.address, options));
         eprintln!(
             "round {round}: pool {:.2}, connection {:.2}, worker {micros:.2} µs ({rate:.0} deliveries/s)",
@@ -92,16 +98,40 @@ fn run(options: &Options) -> ExitCode {
             connection.rounds.last().unwrap_or(&f64::NAN),
         );
         if !options.skip_unmatched {
-            let Measured { micros, rate } = bench.unmatched(round);
+            let Measured { micros, rate, .. } = bench.unmatched(round);
             eprintln!("round {round}: unmatched {micros:.3} µs ({rate:.0} events/s)");
             unmatched.rounds.push(micros);
         }
     }
-    report(options, &pool, &connection, &delivered, &unmatched);
+    let figures = Figures { pool, connection, delivered, counting, unmatched, parts: parts_of(&parts) };
+    report(options, &figures);
     ExitCode::SUCCESS
 }
 
-fn report(options: &Options, pool: &Figure, connection: &Figure, delivered: &Figure, unmatched: &Figure) {
+/// All that is reported.
+struct Figures {
+    pool: Figure,
+    connection: Figure,
+    delivered: Figure,
+    counting: Figure,
+    unmatched: Figure,
+    /// Of a delivery what ran in threads of one name.
+    parts: Vec<Figure>,
+}
+
+/// A figure for each name of a thread that has a hundredth of a µs in the median, the largest first.
+fn parts_of(rounds: &[BTreeMap<String, f64>]) -> Vec<Figure> {
+    let mut parts: BTreeMap<&str, Figure> = BTreeMap::new();
+    for (name, micros) in rounds.iter().flatten() {
+        parts.entry(name).or_insert_with(|| Figure::new(name)).rounds.push(*micros);
+    }
+    let mut parts: Vec<_> = parts.into_values().filter(|part| part.median() >= 0.01).collect();
+    parts.sort_by(|a, b| b.median().total_cmp(&a.median()));
+    parts
+}
+
+fn report(options: &Options, figures: &Figures) {
+    let Figures { pool, connection, delivered, counting, unmatched, parts } = figures;
     println!();
     println!(
         "{} events of {} bytes, {} in flight, sink {}, broker {}, {} rounds; medians",
@@ -113,22 +143,27 @@ fn report(options: &Options, pool: &Figure, connection: &Figure, delivered: &Fig
     for figure in [pool, connection, delivered] {
         println!("| {} | {:.2} | |", figure.name, figure.median());
     }
+    for part in parts {
+        println!("| of it in threads `{}` | {:.2} | |", part.name, part.median());
+    }
+    println!("| {} | {:.3} | {:.4} |", counting.name, counting.median(), counting.median() / delivered.median());
     println!("| hyper-util loop ÷ worker | | {:.2} |", pool.median() / delivered.median());
     println!("| bare connection loop ÷ worker | | {:.2} |", connection.median() / delivered.median());
     if !unmatched.rounds.is_empty() {
         println!("| {} | {:.3} | |", unmatched.name, unmatched.median());
         println!("| events that match nothing, per core-second | {:.0} | |", 1e6 / unmatched.median());
     }
-    let figures: Vec<_> = [pool, connection, delivered, unmatched]
-        .iter()
-        .map(|figure| serde_json::json!({"name": figure.name, "cpuMicros": figure.rounds, "median": figure.median()}))
-        .collect();
+    let as_json = |figure: &Figure| serde_json::json!({"name": figure.name, "cpuMicros": figure.rounds, "median": figure.median()});
     let json = serde_json::json!({
         "events": options.events, "bytes": options.size, "inFlight": options.in_flight,
-        "sink": options.sink.to_string(), "broker": options.broker.to_string(), "figures": figures,
+        "integrations": options.integrations,
+        "sink": options.sink.to_string(), "broker": options.broker.to_string(),
+        "figures": ([pool, connection, delivered, counting, unmatched].map(as_json)),
+        "threads": parts.iter().map(as_json).collect::<Vec<_>>(),
         "ratios": {
             "hyperUtilLoop": pool.median() / delivered.median(),
             "bareConnectionLoop": connection.median() / delivered.median(),
+            "counting": counting.median() / delivered.median(),
         },
     });
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("delivery.json");

@@ -47,6 +47,7 @@ pub(crate) struct Options {
     pub(crate) events: usize,
     pub(crate) size: usize,
     pub(crate) in_flight: usize,
+    pub(crate) integrations: usize,
     pub(crate) signed: bool,
     pub(crate) skip_unmatched: bool,
 }
@@ -58,6 +59,7 @@ pub(crate) const HELP: &str = "options:
   --events N                a round (default 300000)
   --size N                  bytes of an event (default 1024)
   --in-flight N             requests at once (default 64)
+  --integrations N          integrations that take turns, a webhook each (default 1)
   --unsigned                without a signing secret
   --skip-unmatched          without the events that match nothing";
 
@@ -71,6 +73,7 @@ impl Options {
             events: 300_000,
             size: 1024,
             in_flight: 64,
+            integrations: 1,
             signed: true,
             skip_unmatched: false,
         };
@@ -99,6 +102,7 @@ impl Options {
             ("--events", _) => self.events = number()?,
             ("--size", _) => self.size = number()?,
             ("--in-flight", _) => self.in_flight = number()?,
+            ("--integrations", _) => self.integrations = number()?,
             _ => return Err(format!("{name} {value}: not an option\n{HELP}")),
         }
         Ok(())

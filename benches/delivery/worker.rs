@@ -1,5 +1,6 @@
 //! The worker under measurement: its own process, fed from a broker that holds the events already.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, ExitCode};
@@ -20,6 +21,8 @@ const KAFKA_PARTITIONS: i32 = 12;
 pub(crate) struct Measured {
     pub(crate) micros: f64,
     pub(crate) rate: f64,
+    /// Of it the parts that ran in threads of these names, µs.
+    pub(crate) by_thread: BTreeMap<String, f64>,
 }
 
 /// The events in their topic, and how to start a worker on them.
@@ -58,12 +61,16 @@ impl Bench {
             "webHooks": [{"id": "a5aad3c1-777b-4ae5-8ca1-60b94c0423e5", "relativeUrl": "/hook", "triggerType": "entityEvent",
                 "filter": {"items": [{"entityType": "company", "changeType": "patch"}]}}],
         });
-        produce(&self.brokers, "matched.integrations", [Record::new("ws/i", integration.to_string())]);
+        let integrations = self.options.integrations;
+        let matched = (0..integrations).map(|number| Record::new(format!("ws{number}/i"), integration.to_string()));
+        produce(&self.brokers, "matched.integrations", matched);
         produce(&self.brokers, "unmatched.integrations", [Record::new("other/i", integration.to_string())]);
         let events = (0..self.options.events).map(|number| {
             let event = event(number, self.options.size);
             let partition = i32::try_from(number % usize::try_from(partitions).expect("positive")).expect("small");
-            Record::new(format!("c{number}"), event).header("workspace", "ws").in_partition(partition)
+            Record::new(format!("c{number}"), event)
+                .header("workspace", format!("ws{}", number % integrations))
+                .in_partition(partition)
         });
         produce(&self.brokers, "events", events);
     }
@@ -122,9 +129,14 @@ impl Bench {
         let code = worker.wait(PATIENCE);
         assert_eq!(code, 0, "the worker ends well:\n{}", worker.lines().tail(20));
         let count = last.count - first.count;
+        let by_thread = last.threads.into_iter().map(|(name, cpu)| {
+            let before = first.threads.get(&name).copied().unwrap_or_default();
+            (name, cpu.saturating_sub(before).as_secs_f64() * 1e6 / count)
+        });
         Measured {
             micros: (last.cpu - first.cpu).as_secs_f64() * 1e6 / count,
             rate: count / (last.at - first.at).as_secs_f64(),
+            by_thread: by_thread.collect(),
         }
     }
 }
@@ -132,6 +144,7 @@ impl Bench {
 struct Sample {
     count: f64,
     cpu: Duration,
+    threads: BTreeMap<String, Duration>,
     at: Instant,
 }
 
@@ -143,9 +156,9 @@ fn wait_for(worker: &mut Process, admin: &str, series: &str, count: f64) -> Samp
     let deadline = Instant::now() + PATIENCE;
     loop {
         let seen = value_of(admin, series);
-        let sample = Sample { count: seen, cpu: worker.cpu_time(), at: Instant::now() };
+        let (cpu, at) = (worker.cpu_time(), Instant::now());
         if seen >= count {
-            return sample;
+            return Sample { count: seen, cpu, threads: worker.cpu_time_by_thread(), at };
         }
         let waits = worker.is_running() && Instant::now() < deadline;
         assert!(waits, "{series} is {seen}, not {count}:\n{}", worker.lines().tail(20));

@@ -65,6 +65,9 @@ struct SlotRecord {
     acknowledged: u32,
     #[serde(default, skip_serializing_if = "nothing_failed")]
     failures: ByReason,
+    /// Left out where nothing was acknowledged: then it is all of them.
+    #[serde(default, skip_serializing_if = "nothing_failed")]
+    unacknowledged: ByReason,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first_failure_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +91,7 @@ impl From<&Slot> for SlotRecord {
             second: slot.second,
             acknowledged: slot.acknowledged,
             failures: (&slot.failures).into(),
+            unacknowledged: slot.last_acknowledged_ms.map(|_| (&slot.unacknowledged).into()).unwrap_or_default(),
             first_failure_ms: slot.first_failure_ms,
             last_acknowledged_ms: slot.last_acknowledged_ms,
             last_answer: slot.last_answer,
@@ -97,10 +101,14 @@ impl From<&Slot> for SlotRecord {
 
 impl From<SlotRecord> for Slot {
     fn from(record: SlotRecord) -> Self {
+        let failures = record.failures.failures();
+        let unacknowledged =
+            if record.last_acknowledged_ms.is_none() { failures } else { record.unacknowledged.failures() };
         Self {
             second: record.second,
             acknowledged: record.acknowledged,
-            failures: record.failures.failures(),
+            failures,
+            unacknowledged,
             first_failure_ms: record.first_failure_ms,
             last_acknowledged_ms: record.last_acknowledged_ms,
             last_answer: record.last_answer,
@@ -441,11 +449,13 @@ mod tests {
 
     fn any_slot() -> impl Strategy<Value = Slot> {
         let at = || prop::option::of(any::<i64>());
-        (any::<u32>(), any::<u32>(), any_failures(), at(), at(), prop::option::of(any::<(i64, u16)>())).prop_map(
-            |(second, acknowledged, failures, first_failure_ms, last_acknowledged_ms, last_answer)| Slot {
+        let failures = (any_failures(), any_failures());
+        (any::<u32>(), any::<u32>(), failures, at(), at(), prop::option::of(any::<(i64, u16)>())).prop_map(
+            |(second, acknowledged, (failures, later), first_failure_ms, last_acknowledged_ms, last_answer)| Slot {
                 second,
                 acknowledged,
                 failures,
+                unacknowledged: if last_acknowledged_ms.is_none() { failures } else { later },
                 first_failure_ms,
                 last_acknowledged_ms,
                 last_answer,

@@ -3,7 +3,7 @@
 //!
 //! Whoever fails is told of at once, and so is the first acknowledgement after a while. Where acknowledgements go on
 //! without a failure, they are told together every few seconds: most integrations are like that, and telling costs more
-//! than counting.
+//! than counting. But never are more held back than were told, lest failures at another worker look like most of all.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -34,8 +34,20 @@ pub struct Collector {
     guard: Guard<u64>,
     pending: HashMap<String, Vec<Slot>, BuildHash64>,
     slots: usize,
-    /// When an acknowledgement of an integration was last told, ms since 1970, by the hash of its key.
-    told: HashMap<u64, i64, BuildHash64>,
+    /// Too few acknowledgements to change what the owner concludes.
+    few: u64,
+    /// How long acknowledgements that were told weigh, ms.
+    window_ms: i64,
+    /// What was told of an integration's acknowledgements, by the hash of its key.
+    told: HashMap<u64, Acknowledged, BuildHash64>,
+}
+
+/// What was told of an integration's acknowledgements.
+struct Acknowledged {
+    /// When last, ms since 1970.
+    at_ms: i64,
+    /// How many, since there were none for as long as the window.
+    count: u64,
 }
 
 impl Collector {
@@ -48,6 +60,8 @@ impl Collector {
             guard: Guard::default(),
             pending: HashMap::default(),
             slots: 0,
+            few: u64::from(rules.errors_min_attempts / 2),
+            window_ms: i64::from(rules.errors_window_s) * 1_000,
             told: HashMap::default(),
         }
     }
@@ -73,7 +87,8 @@ impl Collector {
             if slot.last_acknowledged_ms.is_none() {
                 return;
             }
-            (slot.acknowledged, slot.failures, slot.first_failure_ms) = (0, Failures::default(), None);
+            (slot.acknowledged, slot.failures) = (0, Failures::default());
+            (slot.unacknowledged, slot.first_failure_ms) = (Failures::default(), None);
         }
         let full = self.slots >= SLOTS_MAX;
         let part_s = self.part_s;
@@ -101,18 +116,21 @@ impl Collector {
     /// Hands over what is to be told now, in pieces of a record each; what may be held back only when it is the `last`
     /// time.
     pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> i32) -> Vec<Chunk> {
-        let held_ms = self.held_ms;
-        self.told.retain(|_, told_ms| now_ms.saturating_sub(*told_ms) < held_ms);
+        let (held_ms, few, window_ms) = (self.held_ms, self.few, self.window_ms);
+        self.told.retain(|_, told| now_ms.saturating_sub(told.at_ms) < window_ms);
         let told = &mut self.told;
         let due = self.pending.extract_if(|key, slots| {
             if slots.iter().all(|slot| slot.last_acknowledged_ms.is_none()) {
                 return true;
             }
-            let key = hash_bytes(key.as_bytes());
-            if !last && told.contains_key(&key) && slots.iter().all(|slot| slot.failures.is_empty()) {
+            let acknowledged = slots.iter().map(|slot| u64::from(slot.acknowledged)).sum();
+            let without_failure = slots.iter().all(|slot| slot.failures.is_empty());
+            let before = told.entry(hash_bytes(key.as_bytes())).or_insert(Acknowledged { at_ms: i64::MIN, count: 0 });
+            let is_recent = now_ms.saturating_sub(before.at_ms) < held_ms;
+            if !last && without_failure && is_recent && acknowledged <= before.count.max(few) {
                 return false;
             }
-            told.insert(key, now_ms);
+            *before = Acknowledged { at_ms: now_ms, count: before.count.saturating_add(acknowledged) };
             true
         });
         let mut open: BTreeMap<i32, (usize, Deltas)> = BTreeMap::new();
@@ -121,6 +139,13 @@ impl Collector {
             self.slots -= slots.len();
             let partition = partition_of(&key);
             for slots in slots.chunks(RECORD_BYTES_MAX / SLOT_BYTES_MAX) {
+                // The owner counts an integration once a record.
+                let known = |(_, deltas): &(usize, Deltas)| deltas.last().is_some_and(|(last, _)| *last == key);
+                if open.get(&partition).is_some_and(known)
+                    && let Some((_, deltas)) = open.remove(&partition)
+                {
+                    chunks.push((partition, deltas));
+                }
                 let (bytes, deltas) = open.entry(partition).or_default();
                 *bytes += key.len() + slots.len() * SLOT_BYTES_MAX;
                 deltas.push((key.clone(), slots.to_vec()));
@@ -138,6 +163,8 @@ impl Collector {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::domain::health::Told;
     use crate::domain::integration::Integration;
@@ -182,7 +209,8 @@ mod tests {
             second: 1,
             acknowledged: 1,
             failures: [(Reason::Status, 1), (Reason::Timeout, 1)].into_iter().collect(),
-            first_failure_ms: Some(1_100),
+            unacknowledged: [(Reason::Status, 1)].into_iter().collect(),
+            first_failure_ms: Some(1_300),
             last_acknowledged_ms: Some(1_200),
             last_answer: Some((1_300, 503)),
         };
@@ -260,6 +288,10 @@ mod tests {
                 deltas.iter().all(|(key, _)| i32::from(key.ends_with('7')) == *partition)
             })
         );
+        for (_, deltas) in &chunks {
+            let keys: HashSet<_> = deltas.iter().map(|(key, _)| key).collect();
+            assert_eq!(keys.len(), deltas.len(), "an integration is counted once a record");
+        }
         let slots = chunks.iter().flat_map(|(_, deltas)| deltas).map(|(_, slots)| slots.len());
         assert_eq!(slots.sum::<usize>(), 1_000 + 498);
     }
@@ -295,6 +327,30 @@ mod tests {
         assert!(told(111, &[(&good, Outcome::Acknowledged)]).is_empty());
         assert_eq!(told(112, &[(&good, failed)]), [tell("ws/1", 1, 1, 2)], "a failure takes along what was held back");
         assert_eq!(told(130, &[(&bad, Outcome::Acknowledged)]), [tell("ws/2", 1, 0, 1)]);
+    }
+
+    #[test]
+    fn no_more_acknowledgements_are_held_back_than_were_told() {
+        let (tally, good) = (Tally::new(1), integration(1));
+        let mut collector = Collector::new(&RULES);
+        let mut told = |second: i64, count: usize| {
+            (0..count).for_each(|_| tally.count(0, &good, &Outcome::Acknowledged, second * 1_000));
+            collector.collect(&tally, second * 1_000);
+            let chunks = collector.take_chunks(second * 1_000, false, |_| 0).into_iter();
+            chunks
+                .flat_map(|(_, deltas)| deltas)
+                .flat_map(|(_, slots)| slots)
+                .map(|slot| slot.acknowledged)
+                .sum::<u32>()
+        };
+        assert_eq!(told(100, 1), 1, "the first");
+        assert_eq!(told(101, 10), 0, "too few to matter");
+        assert_eq!(told(102, 30), 40);
+        assert_eq!((told(103, 40), told(104, 1), told(105, 100)), (0, 0, 141), "no more than were told, and more");
+        for second in 106..115 {
+            assert_eq!(told(second, 10), 0);
+        }
+        assert_eq!(told(115, 10), 100, "ten seconds after");
     }
 
     #[test]

@@ -53,24 +53,14 @@ impl Tally {
         let mut counts = self.lock(shard);
         let counted = counts.entry(key).or_insert_with(|| Counted {
             integration: Arc::clone(integration),
-            slot: Slot { second, ..Slot::default() },
+            slot: Slot::of(second),
             last_ms: at_ms,
             by_network,
         });
         (counted.last_ms, counted.by_network) = (at_ms, by_network);
-        let slot = &mut counted.slot;
         match outcome {
-            Outcome::Acknowledged => {
-                slot.acknowledged = slot.acknowledged.saturating_add(1);
-                slot.last_acknowledged_ms = slot.last_acknowledged_ms.max(Some(at_ms));
-                slot.last_answer = slot.last_answer.max(Some((at_ms, 200)));
-            }
-            Outcome::Failed { reason, status, .. } => {
-                slot.failures.add(*reason, 1);
-                slot.first_failure_ms.get_or_insert(at_ms);
-                // Of two in one millisecond the higher, so that it does not matter which is counted first.
-                slot.last_answer = slot.last_answer.max(status.map(|status| (at_ms, status)));
-            }
+            Outcome::Acknowledged => counted.slot.acknowledge(at_ms),
+            Outcome::Failed { reason, status, .. } => counted.slot.fail(at_ms, *reason, *status),
         }
     }
 

@@ -3,7 +3,7 @@
 //! A small shell stands between: it starts the program, reads signal names from a pipe that only this process can
 //! write, and when the pipe closes, for whatever reason, kills the program. Nothing is ever ended by name.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -222,6 +222,24 @@ impl Process {
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
         Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
+    /// Processor time used so far by the threads that run now, by their names of at most 15 bytes.
+    pub fn cpu_time_by_thread(&self) -> BTreeMap<String, Duration> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let mut times = BTreeMap::new();
+        for thread in threads {
+            // A thread that has just ended has no such files.
+            let read = |file| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+            let (name, schedstat) = (read("comm"), read("schedstat"));
+            let ran = schedstat
+                .split(' ')
+                .next()
+                .and_then(|nanos| nanos.parse().ok())
+                .map_or(Duration::ZERO, Duration::from_nanos);
+            *times.entry(name.trim_end().to_owned()).or_default() += ran;
+        }
+        times
     }
 }
 

@@ -207,12 +207,9 @@ mod tests {
         Rules { errors_window_s: 60, errors_min_attempts: 20, suspend_after_ms: 10_000, suspend_after_failures: 5 };
 
     fn failures(second: u32, count: u32) -> Slot {
-        Slot {
-            second,
-            failures: [(Reason::Timeout, count)].into_iter().collect(),
-            first_failure_ms: Some(i64::from(second) * 1_000),
-            ..Slot::default()
-        }
+        let mut slot = Slot::of(second);
+        (0..count).for_each(|_| slot.fail(i64::from(second) * 1_000, Reason::Timeout, None));
+        slot
     }
 
     fn told(sequence: u64) -> Told {

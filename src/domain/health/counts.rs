@@ -1,15 +1,15 @@
 //! What is counted of an integration's attempts: by time for the error rate, and since the last acknowledgement.
 //!
 //! Attempts come in whole seconds, from several workers, in any order: adding is commutative, so that the result does not
-//! depend on who counted what and when it arrived. Time is coarse where that saves memory: the window is kept in thirty
-//! parts, and an attempt that failed in the very second of an acknowledgement does not count as one after it.
+//! depend on when it arrived. Time is coarse where that saves memory: the window is kept in thirty parts, and failures
+//! told together of which only the first is known to be later than an acknowledgement elsewhere do not count after it.
 
 use crate::domain::outcome::Reason;
 use crate::settings;
 
 /// Parts of the window that are told apart.
 const WINDOW_PARTS: u32 = 30;
-/// Failing seconds since the last acknowledgement that are told apart; older ones are added up.
+/// Tellings of failures since the last acknowledgement that are told apart; older ones are added up.
 const RECENT_MAX: usize = 32;
 /// Reasons of attempts.
 const REASONS: usize = 10;
@@ -66,7 +66,9 @@ pub struct Slot {
     pub acknowledged: u32,
     /// Failed ones.
     pub failures: Failures,
-    /// When the first of them failed, ms since 1970.
+    /// Those of them that failed after the last acknowledgement, or all.
+    pub unacknowledged: Failures,
+    /// When the first of those failed, ms since 1970.
     pub first_failure_ms: Option<i64>,
     /// When the last was acknowledged, ms since 1970. It may stand without a count: then it is known and not counted.
     pub last_acknowledged_ms: Option<i64>,
@@ -75,13 +77,47 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Of nothing yet.
+    pub fn of(second: u32) -> Self {
+        Self { second, ..Self::default() }
+    }
+
+    /// Counts an attempt acknowledged at `at_ms`. Attempts come in their order.
+    pub fn acknowledge(&mut self, at_ms: i64) {
+        self.acknowledged = self.acknowledged.saturating_add(1);
+        (self.unacknowledged, self.first_failure_ms) = (Failures::default(), None);
+        self.last_acknowledged_ms = self.last_acknowledged_ms.max(Some(at_ms));
+        self.last_answer = self.last_answer.max(Some((at_ms, 200)));
+    }
+
+    /// Counts an attempt that failed at `at_ms`, with the status of the answer if there was one.
+    pub fn fail(&mut self, at_ms: i64, reason: Reason, status: Option<u16>) {
+        self.failures.add(reason, 1);
+        self.unacknowledged.add(reason, 1);
+        self.first_failure_ms.get_or_insert(at_ms);
+        // Of two in one millisecond the higher, so that it does not matter which is counted first.
+        self.last_answer = self.last_answer.max(status.map(|status| (at_ms, status)));
+    }
+
     /// Adds what another knows of the same second.
     pub fn merge(&mut self, other: &Self) {
         self.acknowledged = self.acknowledged.saturating_add(other.acknowledged);
         self.failures.merge(&other.failures);
-        self.first_failure_ms = earlier(self.first_failure_ms, other.first_failure_ms);
         self.last_acknowledged_ms = self.last_acknowledged_ms.max(other.last_acknowledged_ms);
         self.last_answer = self.last_answer.max(other.last_answer);
+        // Of failures that began before the other's acknowledgement nobody knows how many came after it.
+        let last = self.last_acknowledged_ms;
+        let mut unacknowledged = Failures::default();
+        let mut first_failure_ms = None;
+        for (failures, first_ms) in
+            [(&self.unacknowledged, self.first_failure_ms), (&other.unacknowledged, other.first_failure_ms)]
+        {
+            if first_ms >= last {
+                unacknowledged.merge(failures);
+                first_failure_ms = earlier(first_failure_ms, first_ms);
+            }
+        }
+        (self.unacknowledged, self.first_failure_ms) = (unacknowledged, first_failure_ms);
     }
 }
 
@@ -122,7 +158,7 @@ impl Rules {
     }
 }
 
-/// One failing second since the last acknowledgement.
+/// Failures of one second since the last acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {
     /// The second, since 1970.
@@ -136,9 +172,9 @@ pub struct Failing {
 /// What failed since the last acknowledgement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Streak {
-    /// All but the newest seconds, added up; `second` is the last of them.
+    /// All but the newest, added up; `second` is the last of theirs.
     pub older: Option<Failing>,
-    /// The newest seconds, in order.
+    /// The newest, by when the first of them failed.
     pub recent: Vec<Failing>,
 }
 
@@ -149,10 +185,9 @@ impl Streak {
             older.failures.merge(&failing.failures);
             return;
         }
-        match self.recent.binary_search_by_key(&failing.second, |recent| recent.second) {
+        match self.recent.binary_search_by_key(&failing.first_ms, |recent| recent.first_ms) {
             Ok(index) => {
                 if let Some(recent) = self.recent.get_mut(index) {
-                    recent.first_ms = recent.first_ms.min(failing.first_ms);
                     recent.failures.merge(&failing.failures);
                 }
             }
@@ -163,7 +198,15 @@ impl Streak {
         }
     }
 
+    /// Makes room: adds up two of one second, or else the oldest.
     fn fold(&mut self) {
+        if let Some(index) = self.recent.array_windows().position(|[one, next]| one.second == next.second) {
+            let next = self.recent.remove(index + 1);
+            if let Some(one) = self.recent.get_mut(index) {
+                one.failures.merge(&next.failures);
+            }
+            return;
+        }
         let oldest = self.recent.remove(0);
         match &mut self.older {
             None => self.older = Some(oldest),
@@ -175,13 +218,11 @@ impl Streak {
         }
     }
 
-    /// An acknowledgement in `second` ends what failed up to it. One that comes so late that its second is among the
-    /// older ones ends all of those: in doubt for the integration.
-    fn end(&mut self, second: u32) {
-        self.recent.retain(|failing| failing.second > second);
-        if self.older.is_some_and(|older| older.first_ms.div_euclid(1000) <= i64::from(second)) {
-            self.older = None;
-        }
+    /// An acknowledgement ends what began to fail before it. One that comes so late that it is among the older ones ends
+    /// all of those: in doubt for the integration.
+    fn end(&mut self, acknowledged_ms: i64) {
+        self.recent.retain(|failing| failing.first_ms >= acknowledged_ms);
+        self.older = self.older.filter(|older| older.first_ms >= acknowledged_ms);
     }
 
     /// When it began, ms since 1970, if anything failed.
@@ -215,14 +256,15 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Adds the attempts of a second. A second that has not come yet, by a fast clock, counts as `now_s`.
+    /// Adds the attempts of a second. A time that has not come yet, by a fast clock, counts as the end of `now_s`.
     pub fn add(&mut self, slot: &Slot, rules: &Rules, now_s: u32) {
         let second = slot.second.min(now_s);
+        let latest_ms = i64::from(now_s) * 1000 + 999;
         self.last_answer = self.last_answer.max(slot.last_answer);
         if let Some(acknowledged_ms) = slot.last_acknowledged_ms {
-            let acknowledged_ms = acknowledged_ms.min(i64::from(now_s) * 1000 + 999);
+            let acknowledged_ms = acknowledged_ms.min(latest_ms);
             self.last_acknowledged_ms = self.last_acknowledged_ms.max(Some(acknowledged_ms));
-            self.streak.end(second_of(acknowledged_ms));
+            self.streak.end(acknowledged_ms);
         }
         if self.begun_after.is_some_and(|begun_after| second <= begun_after) {
             return;
@@ -232,13 +274,12 @@ impl Counts {
             let counted = place(&mut self.acknowledged, part);
             *counted = counted.saturating_add(slot.acknowledged);
         }
-        if slot.failures.is_empty() {
-            return;
+        if !slot.failures.is_empty() {
+            place(&mut self.failed, part).merge(&slot.failures);
         }
-        place(&mut self.failed, part).merge(&slot.failures);
-        if self.last_acknowledged_ms.is_none_or(|last| second > second_of(last)) {
-            let first_ms = slot.first_failure_ms.unwrap_or(i64::from(second) * 1000);
-            self.streak.add(Failing { second, first_ms, failures: slot.failures });
+        let first_ms = slot.first_failure_ms.unwrap_or(i64::from(second) * 1000).min(latest_ms);
+        if !slot.unacknowledged.is_empty() && Some(first_ms) >= self.last_acknowledged_ms {
+            self.streak.add(Failing { second, first_ms, failures: slot.unacknowledged });
         }
     }
 

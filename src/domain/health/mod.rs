@@ -105,15 +105,11 @@ impl Known {
         match self.health {
             // Only somebody's wish ends it.
             Health::Failed => Health::Failed,
-            Health::Active | Health::HasErrors => {
-                if self.counts.is_dead(rules, now_ms) {
-                    Health::Failed
-                } else if self.counts.has_errors(rules) {
-                    Health::HasErrors
-                } else {
-                    Health::Active
-                }
-            }
+            // Who has errors is first told so, even when the same attempts are enough for more.
+            Health::Active if self.counts.has_errors(rules) => Health::HasErrors,
+            Health::Active | Health::HasErrors if self.counts.is_dead(rules, now_ms) => Health::Failed,
+            Health::HasErrors if self.counts.has_errors(rules) => Health::HasErrors,
+            Health::Active | Health::HasErrors => Health::Active,
         }
     }
 
