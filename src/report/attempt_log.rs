@@ -139,11 +139,7 @@ impl Entry {
             return None;
         }
         let text = String::from_utf8_lossy(kept);
-        let masked = if kept.len() >= ANSWER_BYTES_MAX {
-            secrets.masked_cut(text.trim_end_matches(char::REPLACEMENT_CHARACTER))
-        } else {
-            secrets.masked(&text)
-        };
+        let masked = secrets.masked(text.trim_end_matches(char::REPLACEMENT_CHARACTER));
         // What stands for a byte that is no text, and for a short secret, is longer than it.
         let mut end = masked.len().min(ANSWER_BYTES_MAX);
         while !masked.is_char_boundary(end) {

@@ -1,8 +1,8 @@
 //! What of an answer and a URL may be written down: no secret, and nothing that repeats the event.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use base64::Engine as _;
 
@@ -22,8 +22,13 @@ const WINDOW: usize = 12;
 const RUN_MAX: usize = 48;
 
 /// The forms in which a receiver may repeat the secrets it was sent.
-#[derive(Debug, Default)]
-pub struct Secrets(Vec<String>);
+#[derive(Default)]
+pub struct Secrets {
+    /// Letter for letter, the longest first.
+    forms: Vec<String>,
+    /// Letters and digits of those that have enough of them, in whichever escapes.
+    bare: Vec<Vec<u8>>,
+}
 
 impl Secrets {
     /// Of these values.
@@ -43,35 +48,69 @@ impl Secrets {
                 forms.push(pair);
             }
         }
+        let mut bare: Vec<_> = forms.iter().map(|form| bare(form.as_bytes(), None)).collect();
+        bare.retain(|form| form.len() >= PIECE_MIN);
+        bare.sort();
+        bare.dedup();
         let encoded: Vec<_> = forms.iter().flat_map(|form| [percent_encoded(form), json_escaped(form)]).collect();
         forms.extend(encoded);
         // The longest first: no piece may leave the rest of its whole behind.
         forms.sort_by(|left, right| right.len().cmp(&left.len()).then_with(|| left.cmp(right)));
         forms.dedup();
-        Self(forms)
+        Self { forms, bare }
     }
 
-    /// The text without them.
+    /// The text without them, and without the beginning of one at its end, where it may have been cut.
     pub fn masked(&self, text: &str) -> String {
-        let mut masked = Cow::Borrowed(text);
-        for form in &self.0 {
+        let mut masked = self.masked_in_any_dress(text);
+        for form in &self.forms {
             if masked.contains(form.as_str()) {
-                masked = Cow::Owned(masked.replace(form.as_str(), MASK));
+                masked = masked.replace(form.as_str(), MASK);
             }
         }
-        masked.into_owned()
-    }
-
-    /// Likewise for a text that may have been cut within a secret.
-    pub fn masked_cut(&self, text: &str) -> String {
-        let mut masked = self.masked(text);
         let cut = |form: &String| {
             let lengths = (CUT_MIN..form.len()).rev().filter(|length| form.is_char_boundary(*length));
             lengths.filter_map(|length| form.get(..length)).find(|begin| masked.ends_with(begin)).map(str::len)
         };
-        if let Some(length) = self.0.iter().filter_map(cut).max() {
+        if let Some(length) = self.forms.iter().filter_map(cut).max() {
             masked.truncate(masked.len() - length);
             masked.push_str(MASK);
+        }
+        masked
+    }
+
+    /// The text without those whose letters and digits are in it once escapes are undone.
+    fn masked_in_any_dress(&self, text: &str) -> String {
+        let mut places = Vec::new();
+        let letters = bare(text.as_bytes(), Some(&mut places));
+        let mut hidden = vec![false; text.len()];
+        let mut hide = |from: usize, to: usize| {
+            if let (Some(first), Some(last)) = (places.get(from), places.get(to)) {
+                hidden.get_mut(first.start..last.end).into_iter().flatten().for_each(|hidden| *hidden = true);
+            }
+        };
+        for form in &self.bare {
+            for (from, window) in letters.windows(form.len()).enumerate() {
+                if window == form {
+                    hide(from, from + form.len() - 1);
+                }
+            }
+            if let Some(length) = (CUT_MIN..form.len())
+                .rev()
+                .find(|length| form.get(..*length).is_some_and(|begin| letters.ends_with(begin)))
+            {
+                hide(letters.len() - length, letters.len() - 1);
+            }
+        }
+        let mut masked = String::with_capacity(text.len());
+        let mut is_hidden = false;
+        for (place, letter) in text.char_indices() {
+            let was_hidden = std::mem::replace(&mut is_hidden, hidden.get(place) == Some(&true));
+            match is_hidden {
+                true if was_hidden => {}
+                true => masked.push_str(MASK),
+                false => masked.push(letter),
+            }
         }
         masked
     }
@@ -119,7 +158,7 @@ pub fn shown_url(url: &str) -> String {
 /// Whether an answer repeats an event or a large part of it, in whichever dress: only letters and digits are compared,
 /// after undoing the escapes of JSON, URLs and HTML.
 pub fn repeats(answer: &[u8], event: &[u8]) -> bool {
-    let answer = bare(answer);
+    let answer = bare(answer, None);
     let mut places: HashMap<&[u8], Vec<usize>, BuildHash64> = HashMap::default();
     for (place, window) in answer.windows(WINDOW).enumerate() {
         places.entry(window).or_default().push(place);
@@ -128,7 +167,7 @@ pub fn repeats(answer: &[u8], event: &[u8]) -> bool {
         return false;
     }
     let mut covered = vec![false; answer.len() - WINDOW + 1];
-    for window in bare(event).windows(WINDOW) {
+    for window in bare(event, None).windows(WINDOW) {
         // Once is enough: what is covered is covered.
         for place in places.remove(window).unwrap_or_default() {
             if let Some(covered) = covered.get_mut(place) {
@@ -141,11 +180,12 @@ pub fn repeats(answer: &[u8], event: &[u8]) -> bool {
     longest + WINDOW > RUN_MAX || count * 4 >= covered.len() * 3
 }
 
-/// Letters and digits, in lower case, with escapes undone.
-fn bare(text: &[u8]) -> Vec<u8> {
+/// Letters and digits, in lower case, with escapes undone; and where in the text each byte of them comes from.
+fn bare(text: &[u8], mut places: Option<&mut Vec<Range<usize>>>) -> Vec<u8> {
     let mut bare = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
+        let start = text.len() - rest.len();
         rest = match (first, after) {
             (b'\\', [b'u', hex @ ..]) => {
                 let (digits, after) = hex.split_at_checked(4).unwrap_or((&[], hex));
@@ -163,12 +203,15 @@ fn bare(text: &[u8]) -> Vec<u8> {
                 }
                 Some((None, _)) | None => after,
             },
-            (b'&', after) => after_entity(after),
+            (b'&', after) => after_entity(after, &mut bare),
             (byte, after) => {
                 bare.extend(Some(*byte).filter(|byte| is_bare(*byte)).map(|byte| byte.to_ascii_lowercase()));
                 after
             }
         };
+        if let Some(places) = &mut places {
+            places.resize(bare.len(), start..text.len() - rest.len());
+        }
     }
     bare
 }
@@ -188,11 +231,25 @@ fn hex_value(digits: &[u8]) -> Option<u32> {
     u32::from_str_radix(text, 16).ok()
 }
 
-/// What follows an HTML entity that stands for punctuation, after its `&`.
-fn after_entity(after: &[u8]) -> &[u8] {
-    let names: [&[u8]; 10] =
-        [b"quot;", b"amp;", b"lt;", b"gt;", b"apos;", b"#34;", b"#39;", b"#x22;", b"#x27;", b"nbsp;"];
-    names.iter().find_map(|name| after.strip_prefix(*name)).unwrap_or(after)
+/// What follows an HTML entity, after its `&`; the letter that a number stands for is added.
+fn after_entity<'a>(after: &'a [u8], bare: &mut Vec<u8>) -> &'a [u8] {
+    const NAMES: [&[u8]; 6] = [b"quot;", b"amp;", b"lt;", b"gt;", b"apos;", b"nbsp;"];
+    const DIGITS_MAX: usize = 8;
+    let end = after.iter().take(DIGITS_MAX).position(|byte| *byte == b';');
+    let Some((name, rest)) = end.and_then(|end| after.split_at_checked(end + 1)) else { return after };
+    let number = match name {
+        [b'#', b'x' | b'X', digits @ .., _semicolon] => hex_value(digits),
+        [b'#', digits @ .., _semicolon] => std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()),
+        name if NAMES.contains(&name) => return rest,
+        _ => return after,
+    };
+    match number.and_then(char::from_u32) {
+        Some(letter) => {
+            push_bare(letter, bare);
+            rest
+        }
+        None => after,
+    }
 }
 
 #[cfg(test)]
@@ -202,7 +259,7 @@ mod tests {
 
     #[track_caller]
     fn check_masked(secrets: &[&str], text: &str, expected: &str) {
-        assert_eq!(Secrets::of(secrets.iter().copied()).masked_cut(text), expected);
+        assert_eq!(Secrets::of(secrets.iter().copied()).masked(text), expected);
     }
 
     #[test]
@@ -214,6 +271,16 @@ mod tests {
         check_masked(&["pass\"word\\1"], r#"{"got":"pass\"word\\1"}"#, r#"{"got":"***"}"#);
         check_masked(&["Basic dXNlcjpodW50ZXIy"], "user:hunter2 / hunter2", "*** / ***");
         check_masked(&["abc", "abcdef"], "abcdef abc", "*** ***");
+        let dressed = ["Bearer ab\\/cdefgh+ij&kl", "Bearer ab/cdefgh+ij\\u0026kl", "bearer%20ab%2fcdefgh%2bij%26kl"];
+        for answer in dressed.into_iter().chain([
+            "Bearer ab/cdefgh+ij&#38;kl",
+            "Bearer ab&#x2F;cdefgh+&#x69;j&amp;kl",
+            r"Bearer ab\\/cdefgh+ij\u0026kl",
+        ]) {
+            check_masked(&["Bearer ab/cdefgh+ij&kl"], &format!("<{answer}>"), "<***>");
+        }
+        check_masked(&["abcdef;gh/ij"], r"abcdef;gh\/ij", "***");
+        check_masked(&["тайна/тайна"], r"не \u0442\u0430\u0439\u043d\u0430\/тайна ли", "не *** ли");
         check_masked(&["x"], "x-ray", "***-ray");
         check_masked(&[""], "text", "text");
         check_masked(&[], "text", "text");
@@ -223,6 +290,7 @@ mod tests {
     fn a_secret_that_the_cut_goes_through_is_masked() {
         check_masked(&["verysecret"], "you sent verysec", "you sent ***");
         check_masked(&["verysecret"], "you sent ver", "you sent ver");
+        check_masked(&["very/secret"], r"you sent very\/sec", "you sent ***");
         check_masked(&["тайна-тайна"], "вы прислали тайна-т", "вы прислали ***");
     }
 
@@ -303,7 +371,7 @@ mod tests {
         #[test]
         fn whatever_comes_is_taken(answer in any::<Vec<u8>>(), event in any::<Vec<u8>>(), text in ".{0,40}", secret in ".{0,12}") {
             repeats(&answer, &event);
-            let masked = Secrets::of([secret.as_str()].into_iter()).masked_cut(&text);
+            let masked = Secrets::of([secret.as_str()].into_iter()).masked(&text);
             let secret = secret.trim();
             if !secret.is_empty() && !MASK.contains(secret) && !secret.contains('*') {
                 prop_assert!(!masked.contains(secret), "{masked}");
