@@ -22,4 +22,4 @@ pub mod tools;
 pub mod clock;
 pub mod telemetry;
 
-pub use run::run;
+pub use run::{Mistakes, run};

@@ -35,6 +35,9 @@ fn main() -> ExitCode {
     match hookstream::run(parsed.command) {
         Ok(code) => code,
         Err(error) => {
+            if let Some(hookstream::Mistakes(lines)) = error.downcast_ref() {
+                return complain(lines);
+            }
             tracing::error!(error = format!("{error:#}"), "stopped");
             ExitCode::FAILURE
         }

@@ -11,25 +11,37 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
+use crate::http::api::unusable_files;
 use crate::settings::Command;
 use crate::tools::demo::{self, Stops};
 use crate::tools::{dead_letters, explain, receiver, replay, resume, topics};
 use crate::worker::Worker;
 
+/// Options whose values turn out to be mistakes only when they are used, a line each: files that can't be.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct Mistakes(pub Vec<String>);
+
 /// Carries out a command, and says with which code the process ends.
 ///
 /// # Errors
-/// What ended the command before its time.
+/// [`Mistakes`] before anything is done; otherwise what ended the command before its time.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Worker(settings) => until_stopped(|[stop]| async move {
             Worker::bind(*settings).await?.run(stop).await?;
             Ok(ExitCode::SUCCESS)
         }),
-        Command::Api(settings) => until_stopped(|[stop]| async move {
-            Api::bind(*settings).await?.run(stop).await?;
-            Ok(ExitCode::SUCCESS)
-        }),
+        Command::Api(settings) => {
+            let unusable = unusable_files(&settings.api);
+            if !unusable.is_empty() {
+                return Err(Mistakes(unusable).into());
+            }
+            until_stopped(|[stop]| async move {
+                Api::bind(*settings).await?.run(stop).await?;
+                Ok(ExitCode::SUCCESS)
+            })
+        }
         Command::Demo(settings, demo) => until_stopped(|[finish, hurry]| async move {
             let balances = demo::run(*settings, demo, Stops { finish, hurry }).await?;
             Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -82,6 +82,21 @@ fn every_mistake_is_one_line_and_the_code_is_2() {
 }
 
 #[test]
+fn files_that_can_not_be_used_are_mistakes() {
+    let folder = env!("CARGO_TARGET_TMPDIR");
+    let (tokens, none) = (format!("{folder}/cli-tokens"), format!("{folder}/cli-no-such-file"));
+    std::fs::write(&tokens, "t0k3n\n").unwrap();
+    let lines = mistakes(&["api", "--api-tokens-file", &none, "--api-tls-cert", &none, "--api-tls-key", &none], &[]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with(&format!("--api-tokens-file {none}: No such file")), "{lines:?}");
+    assert!(lines[0].contains("expected a file with a token and the workspaces"), "{lines:?}");
+    assert!(lines[1].starts_with(&format!("--api-tls-cert {none}: ")) && lines[1].contains("PEM"), "{lines:?}");
+    let lines = mistakes(&["api", "--api-tokens-file", &tokens], &[]);
+    assert!(lines[0].contains(&format!("--api-tokens-file {tokens}, line 1: no workspace")), "{lines:?}");
+    assert!(!lines.concat().contains("t0k3n"), "{lines:?}");
+}
+
+#[test]
 fn an_unknown_subcommand_is_a_mistake() {
     let lines = mistakes(&["deliver"], &[]);
     assert_eq!(lines.len(), 1);

@@ -36,6 +36,8 @@ pub enum Place {
     Field(&'static str),
     /// A webhook by its index, and the fields that together are at fault.
     Webhook(usize, &'static [&'static str]),
+    /// The ids of two webhooks, by their indices: either alone could stay.
+    Ids(usize, usize),
     /// Nowhere in particular.
     Whole,
 }
@@ -192,7 +194,7 @@ impl Checker {
             if let Some(first) = seen.get(&id) {
                 let path = format!("/webHooks/{index}/id");
                 let what = format!("webhook {first} has this id already; each needs its own");
-                self.fault(FaultKind::Data, (Place::Webhook(index, &["id"]), &path), webhook.get("id"), &what);
+                self.fault(FaultKind::Data, (Place::Ids(*first, index), &path), webhook.get("id"), &what);
             } else {
                 seen.insert(id, index);
             }

@@ -21,7 +21,7 @@ pub(super) type Read<T> = Result<T, String>;
 /// Kafka's own limit.
 const TOPIC_BYTES_MAX: usize = 249;
 /// Well above any real name, well below what a log line or a record header can bear.
-const NAME_BYTES_MAX: usize = 200;
+const NAME_CHARS_MAX: usize = 200;
 
 /// `true` or `false`.
 pub(super) fn switch(text: &str) -> Read<bool> {
@@ -142,10 +142,11 @@ pub(super) fn id(text: &str) -> Read<String> {
 }
 
 fn named(text: &str, what: &str) -> Read<String> {
-    let is_good =
-        (1..=NAME_BYTES_MAX).contains(&text.len()) && text.trim() == text && !text.chars().any(char::is_control);
+    let is_good = (1..=NAME_CHARS_MAX).contains(&text.chars().count())
+        && text.trim() == text
+        && !text.chars().any(char::is_control);
     is_good.then(|| text.to_owned()).ok_or_else(|| {
-        format!("expected {what}: 1 to {NAME_BYTES_MAX} bytes without spaces around or control characters")
+        format!("expected {what}: 1 to {NAME_CHARS_MAX} characters without spaces around or control characters")
     })
 }
 
@@ -285,7 +286,7 @@ pub(super) fn property(text: &str) -> Read<(String, String)> {
     let (key, value) = text.split_once('=').ok_or_else(accepted)?;
     let is_key =
         key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_'));
-    if key.is_empty() || key.len() > NAME_BYTES_MAX || !is_key || value.contains('\0') {
+    if key.is_empty() || key.len() > NAME_CHARS_MAX || !is_key || value.contains('\0') {
         return Err(accepted());
     }
     match PROPERTIES_REFUSED.iter().find(|(keys, _)| keys.contains(&key)) {

@@ -476,6 +476,8 @@ mod tests {
         assert_eq!(parse_period("1.02:03:04"), Ok(Duration::from_secs(93_784)));
         assert_eq!(parse_period("23:59:59"), Ok(Duration::from_secs(86_399)));
         assert_eq!(parse_period("00:00:09"), Err(BadPeriod::TooShort("00:00:09".to_owned())));
+        assert_eq!(parse_period("10675199.00:00:00"), Ok(Duration::from_hours(24 * 10_675_199)));
+        assert_eq!(parse_period("10675200.00:00:00"), Err(BadPeriod::TooLong("10675200.00:00:00".to_owned())));
         for bad in [
             "",
             "10",
@@ -484,7 +486,7 @@ mod tests {
             "00:60:00",
             "00:00:60",
             "x.00:00:10",
-            "99999.00:00:10",
+            "123456789.00:00:10",
             "00:00:10:00",
             "-1:00:10",
             "1.2.00:00:10",

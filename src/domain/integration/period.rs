@@ -14,12 +14,15 @@ pub enum BadPeriod {
     /// Shorter than allowed.
     #[error("period `{0}`: at least 00:00:10")]
     TooShort(String),
+    /// Longer than allowed.
+    #[error("period `{0}`: at most {PERIOD_DAYS_MAX} days")]
+    TooLong(String),
 }
 
 /// The shortest period: the contract's.
 const PERIOD_MIN: Duration = Duration::from_secs(10);
-/// Ten years of days: beyond it the arithmetic of ticks would have to care.
-const PERIOD_DAYS_MAX: u64 = 3650;
+/// The most days that a .NET `TimeSpan` has, which is written like this; their milliseconds fit 64 bits many times over.
+const PERIOD_DAYS_MAX: u64 = 10_675_199;
 
 /// Reads a period written `[d.]hh:mm:ss`.
 ///
@@ -29,7 +32,11 @@ pub fn parse_period(text: &str) -> Result<Duration, BadPeriod> {
     let malformed = || BadPeriod::Malformed(text.chars().take(64).collect());
     let (days, clock) = match text.split_once('.') {
         Some((days, clock)) => {
-            (digits(days, 1, 4).filter(|days| *days <= PERIOD_DAYS_MAX).ok_or_else(malformed)?, clock)
+            let days = digits(days, 1, 8).ok_or_else(malformed)?;
+            if days > PERIOD_DAYS_MAX {
+                return Err(BadPeriod::TooLong(text.to_owned()));
+            }
+            (days, clock)
         }
         None => (0, text),
     };

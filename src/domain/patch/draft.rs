@@ -29,7 +29,8 @@ pub(super) struct Draft<'a> {
     webhooks: Vec<Entry>,
     written: Vec<(usize, &'static str)>,
     pub(super) status_written: bool,
-    pub(super) is_written: bool,
+    /// The last operation that was one that writes.
+    pub(super) last_written: Option<usize>,
 }
 
 impl<'a> Draft<'a> {
@@ -40,7 +41,7 @@ impl<'a> Draft<'a> {
             webhooks: stored.webhooks.iter().map(|webhook| Entry::new(webhook.clone(), None)).collect(),
             written: Vec::new(),
             status_written: false,
-            is_written: false,
+            last_written: None,
         }
     }
 
@@ -60,7 +61,11 @@ impl<'a> Draft<'a> {
                 let base = fields.contains(&"relativeUrl").then(|| self.last_of("baseUrl")).flatten();
                 own.max(base)
             }
-            Place::Whole => None,
+            Place::Ids(one, other) => {
+                let webhooks = [one, other].into_iter().filter_map(|index| self.webhooks.get(index));
+                webhooks.flat_map(|entry| &entry.written).filter(|(_, field)| field.is_none()).map(|it| it.0).max()
+            }
+            Place::Whole => self.last_written,
         }
     }
 
@@ -84,7 +89,9 @@ impl<'a> Draft<'a> {
             Target::WebhookField(segment, field) => self.webhook_field(number, operation, segment, field)?,
             Target::Field(field) => self.field(number, operation, field)?,
         }
-        self.is_written |= operation.verb != Verb::Test;
+        if operation.verb != Verb::Test {
+            self.last_written = Some(number);
+        }
         Ok(())
     }
 

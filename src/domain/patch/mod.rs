@@ -73,6 +73,10 @@ impl Patch {
         struct Body {
             operations: Vec<Box<RawValue>>,
         }
+        // A struct would be read from an array too.
+        if body.trim_ascii_start().first() == Some(&b'[') {
+            return Err(BadPatch::Malformed("an array".to_owned()));
+        }
         let body: Body = serde_json::from_slice(body).map_err(|error| BadPatch::Malformed(error.to_string()))?;
         if body.operations.len() > OPERATIONS_MAX {
             return Err(BadPatch::TooMany(body.operations.len()));
@@ -94,7 +98,7 @@ impl Patch {
             }
         }
         let instance = draft.instance();
-        if draft.is_written && faults.told == 0 {
+        if draft.last_written.is_some() && faults.told == 0 {
             let mut found = instance_check::faults(key, &instance);
             // What the worker can live with and this patch did not bring is not this patch's fault.
             if !found.is_empty() && instance_check::is_usable(key, &instance) {
@@ -105,7 +109,9 @@ impl Patch {
             }
         }
         match faults.told {
-            0 => Ok(Patched { instance, status_written: draft.status_written, is_written: draft.is_written }),
+            0 => {
+                Ok(Patched { instance, status_written: draft.status_written, is_written: draft.last_written.is_some() })
+            }
             _ => Err(faults.conflict),
         }
     }
@@ -309,6 +315,14 @@ mod tests {
         ] {
             applies(&op(verb, path, &hook("new")), &[(&format!("/webHooks/{at}"), Some(&hook("new")))]);
         }
+    }
+
+    #[test]
+    fn whoever_brought_what_can_not_be_is_at_fault() {
+        refuses(&[&op("add", "/webHooks/0", &hook("two"))], List::Datas, &["has this id already"]);
+        refuses(&[&op("add", "/webHooks", &hook("one"))], List::Datas, &["has this id already"]);
+        let twice = r#"{"id":"n","relativeUrl":"/n","triggerType":"entityEvent","filter":{"items":[{}],"items":[{}]}}"#;
+        refuses(&[&op("add", "/webHooks", twice)], List::Datas, &["not the JSON of an integration"]);
     }
 
     #[test]
@@ -549,6 +563,9 @@ mod tests {
     fn bodies_that_are_no_patch_are_refused() {
         for bad in ["", "[]", "{}", r#"{"operations":{}}"#, r#"{"operations":[1,}"#, r#"{"operations":null}"#, "null"] {
             assert!(matches!(Patch::parse(bad.as_bytes()), Err(BadPatch::Malformed(_))), "{bad}");
+        }
+        for none in ["[]", r#"[[{"op":"test"}]]"#, " [{}]"] {
+            assert!(matches!(Patch::parse(none.as_bytes()), Err(BadPatch::Malformed(_))), "{none}");
         }
         let many = format!(r#"{{"operations":[{}1]}}"#, "1,".repeat(OPERATIONS_MAX));
         assert_eq!(Patch::parse(many.as_bytes()).unwrap_err(), BadPatch::TooMany(OPERATIONS_MAX + 1));

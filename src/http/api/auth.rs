@@ -1,7 +1,7 @@
 //! Who may change what: bearer tokens from a file, read again on demand. A token is never kept as it is, only its digest,
 //! and a lookup takes the same time whichever token is right.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,20 +18,21 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum BadTokens {
     /// It can't be read.
-    #[error("tokens file {file} can't be read")]
+    #[error("--api-tokens-file {file}: {error}; expected a file with a token and the workspaces it may change a line")]
     Read {
         /// The file.
         file: PathBuf,
         /// Why.
-        #[source]
         error: std::io::Error,
     },
     /// It is too large.
-    #[error("tokens file {0} is larger than 16 MiB")]
+    #[error(
+        "--api-tokens-file {0}: larger than 16 MiB; expected a file with a token and the workspaces it may change a line"
+    )]
     TooLarge(PathBuf),
     /// A line is no token.
     #[error(
-        "tokens file {file}, line {line}: {what}; a line is a token and then the workspaces it may change, or *, separated by spaces"
+        "--api-tokens-file {file}, line {line}: {what}; a line is a token and then the workspaces it may change, or *, separated by spaces"
     )]
     Line {
         /// The file.
@@ -64,7 +65,7 @@ impl Grant {
 
 /// Digests of the tokens, with their grants.
 #[derive(Default)]
-struct Set(Vec<([u8; 32], Arc<Grant>)>);
+pub(super) struct Set(Vec<([u8; 32], Arc<Grant>)>);
 
 /// The tokens in force.
 pub(super) struct Tokens {
@@ -150,7 +151,11 @@ fn hash(token: &[u8]) -> [u8; 32] {
     bytes
 }
 
-fn read(file: &Path) -> Result<Set, BadTokens> {
+/// Reads a tokens file.
+///
+/// # Errors
+/// [`BadTokens`]
+pub(super) fn read(file: &Path) -> Result<Set, BadTokens> {
     let unreadable = |error| BadTokens::Read { file: file.to_owned(), error };
     if std::fs::metadata(file).map_err(unreadable)?.len() > FILE_BYTES_MAX {
         return Err(BadTokens::TooLarge(file.to_owned()));
@@ -159,10 +164,9 @@ fn read(file: &Path) -> Result<Set, BadTokens> {
     parse(&text).map_err(|(line, what)| BadTokens::Line { file: file.to_owned(), line, what })
 }
 
-/// Reads the lines; the error is a line's number and what is wrong with it.
+/// Reads the lines; a token on several has the workspaces of all. The error is a line's number and what is wrong with it.
 fn parse(text: &str) -> Result<Set, (usize, &'static str)> {
-    let mut set = Set::default();
-    let mut seen = BTreeSet::new();
+    let mut grants: BTreeMap<[u8; 32], BTreeSet<String>> = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -174,13 +178,12 @@ fn parse(text: &str) -> Result<Set, (usize, &'static str)> {
         if workspaces.is_empty() {
             return Err((index + 1, "no workspace"));
         }
-        if !seen.insert(digest) {
-            return Err((index + 1, "a token that an earlier line has"));
-        }
-        let grant = if workspaces.contains("*") { Grant::All } else { Grant::Workspaces(workspaces) };
-        set.0.push((digest, Arc::new(grant)));
+        grants.entry(digest).or_default().extend(workspaces);
     }
-    Ok(set)
+    let grant = |workspaces: BTreeSet<String>| {
+        Arc::new(if workspaces.contains("*") { Grant::All } else { Grant::Workspaces(workspaces) })
+    };
+    Ok(Set(grants.into_iter().map(|(digest, workspaces)| (digest, grant(workspaces))).collect()))
 }
 
 #[cfg(test)]
@@ -202,6 +205,9 @@ mod tests {
         assert!(one.covers("acme") && one.covers("beta") && !one.covers("acmebeta") && !one.covers(""));
         assert!(set.find(b"two").unwrap().covers("anything"));
         assert!(set.find(b"three").unwrap().covers("beta"));
+        let set = parse("one acme\ntwo acme\none beta\ntwo *").unwrap();
+        assert!(["acme", "beta"].iter().all(|workspace| set.find(b"one").unwrap().covers(workspace)));
+        assert!(!set.find(b"one").unwrap().covers("gamma") && set.find(b"two").unwrap().covers("gamma"));
         for unknown in ["", "on", "one ", "onee", "acme", "#"] {
             assert!(set.find(unknown.as_bytes()).is_none(), "{unknown}");
         }
@@ -210,7 +216,6 @@ mod tests {
     #[test]
     fn a_bad_line_is_named_without_its_token() {
         assert_eq!(parse("a *\nsecret\n").err(), Some((2, "no workspace")));
-        assert!(matches!(parse("a *\nb *\na x\n").err(), Some((3, _))));
     }
 
     #[test]

@@ -8,9 +8,10 @@ use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::BytesMut;
+use http_body_util::BodyExt as _;
 use rand::RngCore;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -21,12 +22,15 @@ use super::openapi::{
 use super::precondition::Precondition;
 use super::{Api, Names, TestAnswer, TestRequest, answers};
 use crate::clock;
-use crate::domain::instance::{Instance, MASK, Stamp};
+use crate::domain::instance::{BadInstance, Instance, Stamp};
 use crate::domain::patch::{Conflict, Patch, replacement};
 use crate::kafka::registry::{Decision, Stored, Version};
+use crate::report::redaction::Secrets;
 
 /// The contract's bound on a body.
 pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
+/// What is read of a body in all.
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
 /// How long a body may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Items on a page unless `limit` says otherwise.
@@ -35,8 +39,6 @@ const PAGE_ITEMS: usize = 100;
 const PAGE_ITEMS_MAX: usize = 1000;
 /// What the service calls itself in `updateInfo`.
 const WRITTEN_WITH: &str = "hookstream-api";
-/// A secret that is shorter masks more than it hides.
-const MASKED_CHARS_MIN: usize = 4;
 
 /// An answer that ends a request early. Boxed: it is large and rare.
 type Refused = Box<Response<Body>>;
@@ -98,7 +100,7 @@ struct Page {
     tag = "instances",
     params(
         ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("limit" = Option<u16>, Query, description = "Instances on a page; 100 unless given", minimum = 1, maximum = 1000),
+        ("limit" = Option<i64>, Query, description = "Instances on a page; 100 unless given, and never more than 1000", minimum = 1),
         ("after" = Option<String>, Query, description = "The id behind which the page begins")
     ),
     responses((status = 200, body = InstancesPage, description = "A page"), AnyRequest)
@@ -112,12 +114,14 @@ pub(super) async fn list(
         Ok(query) => query,
         Err(error) => return answers::bad_request(error.body_text()),
     };
-    let limit = match query.limit.as_deref().map(str::parse) {
+    let limit = match query.limit.as_deref().map(str::parse::<i64>) {
         None => PAGE_ITEMS,
-        Some(Ok(limit)) if (1..=PAGE_ITEMS_MAX).contains(&limit) => limit,
+        Some(Ok(limit)) if limit > 0 => {
+            usize::try_from(limit).map_or(PAGE_ITEMS_MAX, |limit| limit.min(PAGE_ITEMS_MAX))
+        }
         Some(_) => {
             let found: String = query.limit.unwrap_or_default().chars().take(32).collect();
-            return answers::bad_request(format!("limit {found:?}: expected a number from 1 to {PAGE_ITEMS_MAX}"));
+            return answers::bad_request(format!("limit {found:?}: expected a number from 1 on"));
         }
     };
     let page = api.registry.view().page(&names.workspace, query.after.as_deref(), limit);
@@ -158,7 +162,7 @@ pub(super) async fn patch(
     Extension(names): Extension<Names>,
     request: Request,
 ) -> Response<Body> {
-    let (precondition, body) = match asked(request, "application/json-patch+json").await {
+    let (precondition, body) = match asked(request, &["application/json-patch+json"]).await {
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
@@ -203,13 +207,15 @@ pub(super) async fn put(
     Extension(names): Extension<Names>,
     request: Request,
 ) -> Response<Body> {
-    let (precondition, body) = match asked(request, "application/json").await {
+    // Without a word about it, it is what it can only be.
+    let (precondition, body) = match asked(request, &["application/json", ""]).await {
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
     let mut instance = match Instance::parse(&body) {
         Ok(instance) => instance,
-        Err(error) => return answers::bad_request(error.to_string()),
+        Err(error @ BadInstance::NotAnObject(_)) => return answers::bad_request(error.to_string()),
+        Err(error) => return answers::conflict(&Conflict::of(error.to_string())),
     };
     if instance.fields.get("id").is_none() {
         instance.fields.set_text("id", &names.id);
@@ -293,22 +299,19 @@ pub(super) async fn test(State(api): State<Arc<Api>>, Extension(names): Extensio
     let request = TestRequest { key: names.key(), record: stored.bytes.clone(), webhook };
     match (api.test_delivery)(request).await {
         Ok(mut answer) => {
-            hide(&mut answer.answer, &instance);
+            answer.answer = without_secrets(&answer.answer, &instance);
             answers::json(StatusCode::OK, &answer)
         }
         Err(reason) => answers::conflict(&Conflict::of(reason)),
     }
 }
 
-/// A receiver may repeat what it was sent: secret values don't come back that way either.
-fn hide(answer: &mut String, instance: &Instance) {
+/// What a receiver said without the secret values that it was sent.
+fn without_secrets(answer: &str, instance: &Instance) -> String {
     let secrets = instance.fields.get("secrets").map(RawValue::get).unwrap_or_default();
     let secrets: Vec<crate::domain::instance::Fields> = serde_json::from_str(secrets).unwrap_or_default();
-    for value in secrets.iter().filter_map(|secret| secret.text("value")) {
-        if value.len() >= MASKED_CHARS_MIN && answer.contains(&value) {
-            *answer = answer.replace(&value, MASK);
-        }
-    }
+    let values: Vec<String> = secrets.iter().filter_map(|secret| secret.text("value")).collect();
+    Secrets::of(values.iter().map(String::as_str)).masked(answer)
 }
 
 /// Makes the change and answers it.
@@ -338,27 +341,45 @@ fn other_version(stored: Option<Version>) -> Response<Body> {
     answers::precondition_failed(format!("the instance is not at the version asked for: {found}"))
 }
 
-/// Checks what a request says of its body and version, and reads the body.
-async fn asked(request: Request, content_type: &str) -> Result<(Precondition, Bytes), Refused> {
+/// Checks what a request says of its body and version, and reads the body. The first content type is the one to ask for.
+async fn asked(request: Request, content_types: &[&str]) -> Result<(Precondition, Bytes), Refused> {
     let (parts, body) = request.into_parts();
-    let sent = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let sent = parts.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?")).unwrap_or_default();
     let media_type = sent.split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case(content_type) {
-        return Err(Box::new(answers::unsupported(content_type)));
+    if !content_types.iter().any(|accepted| media_type.eq_ignore_ascii_case(accepted)) {
+        return Err(Box::new(answers::unsupported(content_types.first().unwrap_or(&""))));
     }
     let precondition = Precondition::of(&parts.headers);
     let too_large = || Box::new(answers::too_large(format!("the body is larger than {BODY_BYTES_MAX} bytes")));
     let announced = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+    if parts.headers.contains_key(EXPECT) && announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
         return Err(too_large());
     }
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect());
-    match body.await {
+    match tokio::time::timeout(BODY_TIMEOUT, whole(body)).await {
         Err(_elapsed) => Err(Box::new(answers::too_slow())),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(Box::new(answers::bad_request(format!("the body could not be read: {error}")))),
-        Ok(Ok(body)) => Ok((precondition, body.to_bytes())),
+        Ok(Ok(None)) => Err(too_large()),
+        Ok(Ok(Some(body))) => Ok((precondition, body)),
     }
+}
+
+/// A body; nothing of one that is too large. What is too much of it is read to a bound and forgotten: many clients look for
+/// an answer only when all is sent, and lose it when the connection is closed under them.
+async fn whole(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let mut read = 0;
+    let mut kept = BytesMut::new();
+    while read <= DISCARDED_BYTES_MAX
+        && let Some(frame) = body.frame().await
+    {
+        let Ok(data) = frame?.into_data() else { continue };
+        read += data.len();
+        if read <= BODY_BYTES_MAX {
+            kept.extend_from_slice(&data);
+        } else {
+            kept = BytesMut::new();
+        }
+    }
+    Ok((read <= BODY_BYTES_MAX).then(|| kept.freeze()))
 }
 
 /// A random UUID (version 4).
@@ -374,6 +395,8 @@ fn fresh_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -388,12 +411,33 @@ mod tests {
         }
     }
 
+    /// A body of so many pieces of 1 KiB, and how many of them were asked for.
+    fn body(pieces: usize) -> (Body, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let pieces = (0..pieces).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![b'x'; 1024])
+        });
+        (Body::from_stream(futures_util::stream::iter(pieces)), asked)
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_of_a_body_is_read_to_a_bound_and_forgotten() {
+        for (pieces, kept, read) in [(1024, Some(1 << 20), 1024), (1025, None, 1025), (5_000, None, 5_000)] {
+            let (body, asked) = body(pieces);
+            assert_eq!(whole(body).await.unwrap().map(|body| body.len()), kept, "{pieces}");
+            assert_eq!(asked.load(Ordering::Relaxed), read, "{pieces}");
+        }
+        let (body, asked) = body(1_000_000);
+        assert_eq!(whole(body).await.unwrap(), None);
+        assert_eq!(asked.load(Ordering::Relaxed), DISCARDED_BYTES_MAX / 1024 + 1);
+    }
+
     #[test]
     fn secrets_in_a_receivers_answer_are_masked() {
         let instance =
             Instance::parse(br#"{"secrets":[{"id":"a","value":"hunter2"},{"id":"b","value":"x"}]}"#).unwrap();
-        let mut answer = "got hunter2, x".to_owned();
-        hide(&mut answer, &instance);
-        assert_eq!(answer, "got ***, x");
+        assert_eq!(without_secrets("got hunter2, x", &instance), "got ***, ***");
     }
 }

@@ -37,11 +37,13 @@ use self::auth::Tokens;
 use self::server::Listener;
 use crate::domain::instance_check::is_name;
 use crate::kafka::registry::{Handle, Registry, RegistryError};
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 
 /// How long a request may take, its body and the commit included; a change that is not settled by then is answered with
 /// "not known".
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a test delivery may take beyond `--request-timeout`: for the answer's body, and some.
+const TEST_MARGIN: Duration = Duration::from_secs(5);
 /// Test deliveries under way at once.
 const TESTS_MAX: usize = 16;
 
@@ -58,7 +60,7 @@ pub enum ApiError {
         error: std::io::Error,
     },
     /// The certificate or its key can't be used.
-    #[error("{option} {file} can't be used: {error}")]
+    #[error("{option} {file}: {error}; expected a PEM file that can be read")]
     Tls {
         /// The option that named the file.
         option: &'static str,
@@ -129,6 +131,7 @@ struct Api {
     tokens: Arc<Tokens>,
     test_delivery: TestDelivery,
     tests: Arc<Semaphore>,
+    test_timeout: Duration,
     requests: IntCounterVec,
 }
 
@@ -203,7 +206,9 @@ impl Bound {
             requests.with_label_values(&[method, class]);
         }
         let tests = Arc::new(Semaphore::new(TESTS_MAX));
-        let api = Api { registry: registry.handle(), tokens: Arc::clone(&self.tokens), test_delivery, tests, requests };
+        let test_timeout = settings.delivery.request_timeout + TEST_MARGIN;
+        let (registry_handle, tokens) = (registry.handle(), Arc::clone(&self.tokens));
+        let api = Api { registry: registry_handle, tokens, test_delivery, tests, test_timeout, requests };
         let closing = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(self.listener.serve(router(Arc::new(api)), settings.delivery.drain_timeout, closing.clone()));
@@ -224,6 +229,13 @@ impl Bound {
         registry.close().await;
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
+}
+
+/// Why files that the options name can't be used, a line each: the option, the file and what is accepted. Blocks.
+pub fn unusable_files(settings: &settings::Api) -> Vec<String> {
+    let tokens = settings.tokens_file.as_deref().and_then(|file| auth::read(file).err());
+    let tls = settings.tls.as_ref().and_then(|(cert, key)| server::acceptor(cert, key).err());
+    tokens.map(ApiError::from).into_iter().chain(tls).map(|error| chain(&error)).collect()
 }
 
 /// Binds and runs in one step.
@@ -333,7 +345,10 @@ async fn bounded(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
         Method::POST => "POST",
         _ => "other",
     };
-    let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_elapsed| {
+    // A test delivery ends by itself, in a time that the options say.
+    let is_test = request.uri().path().ends_with("/test");
+    let longest = if is_test { REQUEST_TIMEOUT.max(api.test_timeout) } else { REQUEST_TIMEOUT };
+    let response = tokio::time::timeout(longest, next.run(request)).await.unwrap_or_else(|_elapsed| {
         answers::unavailable("no answer in time: it is not known whether a change was written, read it again")
     });
     let class = match response.status().as_u16() {

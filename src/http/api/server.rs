@@ -200,7 +200,11 @@ fn ended_with(ended: Result<(), hyper::Error>) {
     }
 }
 
-fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, ApiError> {
+/// TLS with this certificate chain and key.
+///
+/// # Errors
+/// [`ApiError::Tls`]
+pub(super) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, ApiError> {
     let failed = |option, file: &Path, error: &dyn std::fmt::Display| ApiError::Tls {
         option,
         file: file.to_owned(),
