@@ -5,19 +5,19 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::filter::{ChangeWord, EntityType, EventFacts, EventWord};
 use super::hash::hash_bytes;
-use super::text::Text;
+use super::text::{Loose, Text};
 
 /// One entity that an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entity {
     /// Its type, `company` for the field `companyId`.
     pub entity_type: EntityType,
-    /// A hash of its id: what first attempts of one webhook are ordered by.
-    pub order_key: u64,
+    /// A hash of its type and id: what first attempts of one webhook are ordered by. Without an id there is no order.
+    pub order_key: Option<u64>,
 }
 
 /// What the service reads of an event.
@@ -75,7 +75,7 @@ impl<'a> Envelope<'a> {
     /// The hashes that order first attempts: one for a change, two for a link.
     pub fn order_keys(&self) -> [Option<u64>; 2] {
         let mut keys = self.entities.iter().map(|entity| entity.order_key);
-        [keys.next(), keys.next()]
+        [keys.next().flatten(), keys.next().flatten()]
     }
 }
 
@@ -178,13 +178,37 @@ impl<'de> de::Deserialize<'de> for Change {
                 Ok(Change(ChangeWord::NONE))
             }
 
+            fn visit_bool<E: de::Error>(self, _no_object: bool) -> Result<Self::Value, E> {
+                Ok(Change(ChangeWord::NONE))
+            }
+
+            fn visit_u64<E: de::Error>(self, _no_object: u64) -> Result<Self::Value, E> {
+                Ok(Change(ChangeWord::NONE))
+            }
+
+            fn visit_i64<E: de::Error>(self, _no_object: i64) -> Result<Self::Value, E> {
+                Ok(Change(ChangeWord::NONE))
+            }
+
+            fn visit_f64<E: de::Error>(self, _no_object: f64) -> Result<Self::Value, E> {
+                Ok(Change(ChangeWord::NONE))
+            }
+
+            fn visit_str<E: de::Error>(self, _no_object: &str) -> Result<Self::Value, E> {
+                Ok(Change(ChangeWord::NONE))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self::Value, A::Error> {
+                while values.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Change(ChangeWord::NONE))
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut word = ChangeWord::NONE;
                 while let Some(Text(key)) = map.next_key()? {
                     if key == "type" {
-                        word = map
-                            .next_value::<Option<Text<'de>>>()?
-                            .map_or(ChangeWord::NONE, |word| ChangeWord::parse(&word.0));
+                        let Loose(text) = map.next_value()?;
+                        word = text.map_or(ChangeWord::NONE, |text| ChangeWord::parse(&text));
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -216,9 +240,10 @@ impl<'de> de::Deserialize<'de> for Entities {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entities = Vec::with_capacity(2);
                 while let Some(Text(key)) = map.next_key()? {
-                    let id = map.next_value::<Option<Scalar<'de>>>()?;
+                    let Loose(id) = map.next_value()?;
                     let entity_type = EntityType::of(key.strip_suffix("Id").unwrap_or(&key));
-                    let order_key = hash_bytes(id.as_ref().map_or(&[], |id| id.0.as_bytes()));
+                    // Entities of two types may have one id.
+                    let order_key = id.map(|id| hash_bytes(id.as_bytes()) ^ entity_type.hash().rotate_left(32));
                     entities.push(Entity { entity_type, order_key });
                 }
                 Ok(Entities(entities))
@@ -266,7 +291,40 @@ mod tests {
         let envelope = Envelope::parse(value).unwrap();
         assert_eq!(envelope.id, "7");
         assert_eq!(envelope.event, EventWord::parse("CHANGE"));
-        assert_eq!(envelope.entities[0].order_key, hash_bytes(b"a"));
+        let plain = Envelope::parse(br#"{"id":"8","type":"change","entityIds":{"companyId":"a"}}"#).unwrap();
+        assert_eq!(envelope.order_keys(), plain.order_keys());
+    }
+
+    #[test]
+    fn entities_are_told_apart_by_type_and_id() {
+        let keys = |entities: &str| {
+            let value = format!(r#"{{"id":"1","type":"change","entityIds":{entities}}}"#);
+            Envelope::parse(value.as_bytes()).unwrap().order_keys()
+        };
+        assert_eq!(keys(r#"{"companyId":"1"}"#), keys(r#"{"companyId":1}"#));
+        assert_ne!(keys(r#"{"companyId":"1"}"#), keys(r#"{"companyId":"2"}"#));
+        assert_ne!(keys(r#"{"companyId":"1"}"#), keys(r#"{"contactId":"1"}"#));
+        let [company, contact] = keys(r#"{"companyId":"1","contactId":"1"}"#);
+        assert_eq!([company, None], keys(r#"{"companyId":"1"}"#));
+        assert_eq!([contact, None], keys(r#"{"contactId":"1"}"#));
+        // Without an id there is no order to keep.
+        for none in ["null", "[\"1\"]", "{\"a\":[{}]}"] {
+            assert_eq!(keys(&format!(r#"{{"companyId":{none}}}"#)), [None; 2], "{none}");
+        }
+        assert!(keys(r#"{"companyId":true}"#)[0].is_some());
+    }
+
+    #[test]
+    fn what_is_no_object_with_a_type_is_no_change() {
+        let change = |data: &str| {
+            let value = format!(r#"{{"id":"1","type":"change","entityIds":{{"aId":"1"}},"changeData":{data}}}"#);
+            Envelope::parse(value.as_bytes()).unwrap().change
+        };
+        for none in ["null", "\"patch\"", "[{\"type\":\"patch\"}]", "5", "-5", "5.5", "true", "{}", "{\"type\":[1]}"] {
+            assert_eq!(change(none), ChangeWord::NONE, "{none}");
+        }
+        assert_eq!(change(r#"{"type":"patch"}"#), ChangeWord::parse("patch"));
+        assert_eq!(change(r#"{"type":5}"#), ChangeWord::parse("an unknown word"));
     }
 
     #[test]

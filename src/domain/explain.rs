@@ -3,6 +3,7 @@
 //! Each field of a filter item is judged by a [`FilterItem`] of that field alone, so an explanation can't drift from what
 //! the worker does; nothing here compares words itself.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -12,6 +13,7 @@ use serde_json::value::RawValue;
 use super::event::{Envelope, InvalidEvent};
 use super::filter::{CHANGE_WORDS, ChangeWord, EVENT_WORDS, EventFacts, EventWord, FilterItem};
 use super::integration::{Integration, Status, Trigger, Unusable, Webhook};
+use super::text::Loose;
 
 /// The words of an event that filters look at, as its record spells them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +43,9 @@ impl EventWords {
             serde_json::from_str(text_of("entityIds")).map_err(malformed)?;
         // What is no object counts as no change.
         let change: HashMap<String, &RawValue> = serde_json::from_str(text_of("changeData")).unwrap_or_default();
-        let change: Option<String> =
-            change.get("type").map(|raw| serde_json::from_str(raw.get())).transpose().map_err(malformed)?.flatten();
+        let change: Option<String> = change
+            .get("type")
+            .and_then(|raw| serde_json::from_str::<Loose<'_>>(raw.get()).ok()?.0.map(Cow::into_owned));
         Ok(Self {
             id: envelope.id.clone().into_owned(),
             event: serde_json::from_str(text_of("type")).map_err(malformed)?,

@@ -79,6 +79,11 @@ impl EntityType {
         Self((hash >> (64 - ENTITY_BITS)).max(1))
     }
 
+    /// A hash of the name.
+    pub fn hash(self) -> u64 {
+        self.0
+    }
+
     /// One of 64, the same for one type; others may have it too.
     fn bit(self) -> u64 {
         1 << (self.0 % 64)
@@ -156,7 +161,7 @@ mod tests {
     }
 
     fn entities(names: &[&str]) -> Vec<Entity> {
-        names.iter().map(|name| Entity { entity_type: EntityType::of(name), order_key: 0 }).collect()
+        names.iter().map(|name| Entity { entity_type: EntityType::of(name), order_key: None }).collect()
     }
 
     #[track_caller]

@@ -10,7 +10,9 @@ use serde_json::value::RawValue;
 
 use super::filter::{CHANGE_WORDS, EVENT_WORDS};
 use super::instance::{Fields, Instance, raw};
-use super::integration::{Integration, STATUS_WORDS, Status, Unusable, join_url, parse_period};
+use super::integration::{
+    HEADER_SECRET_PREFIX, Integration, STATUS_WORDS, Status, Unusable, is_sendable, join_url, parse_period,
+};
 use super::target::Target;
 
 /// Ids are names in keys, paths and logs: bounded.
@@ -182,6 +184,14 @@ impl Checker {
             if secret.text("id").is_none_or(|id| id.is_empty()) || secret.text("value").is_none() {
                 let expected = "expected an object with the strings id (not empty) and value";
                 self.fault(FaultKind::ValueType, (place, &path), Some(value), expected);
+                continue;
+            }
+            let (id, text) = (secret.text("id").unwrap_or_default(), secret.text("value").unwrap_or_default());
+            if let Some(name) = id.strip_prefix(HEADER_SECRET_PREFIX)
+                && !is_sendable(name, text.trim())
+            {
+                let expected = "expected the name and value of a header that may be added";
+                self.fault(FaultKind::Data, (place, &path), Some(value), expected);
             }
         }
     }
@@ -205,7 +215,6 @@ impl Checker {
     fn worker_view(&mut self, key: &str, instance: &Instance) {
         let Err(error) = Integration::parse(key, &instance.to_bytes()) else { return };
         let (place, path) = match &error {
-            Unusable::Header(_) => (Place::Field("secrets"), "/secrets"),
             Unusable::Status(_) => (Place::Field("status"), "/status"),
             Unusable::Key
             | Unusable::Json(_)

@@ -331,8 +331,24 @@ fn io_kind(error: &hyper::Error) -> Option<std::io::ErrorKind> {
     matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof).then_some(kind)
 }
 
+/// Whether TLS failed: in TLS 1.3 a receiver refuses a client without a certificate only after the handshake.
+fn is_tls(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let within: Option<&rustls::Error> = within.and_then(|within| within.downcast_ref());
+        if within.is_some() || cause.is::<rustls::Error>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
 fn classify(error: &hyper::Error) -> Reason {
-    if error.is_parse() || error.is_parse_too_large() {
+    if is_tls(error) {
+        Reason::Tls
+    } else if error.is_parse() || error.is_parse_too_large() {
         Reason::Protocol
     } else if error.is_timeout() {
         Reason::Timeout

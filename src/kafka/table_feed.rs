@@ -118,9 +118,13 @@ enum Change {
 fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
     let parsed = std::str::from_utf8(row.key).map_err(|_invalid| Unusable::Key).and_then(|key| match row.value {
         None => Ok(Change::Remove(key.to_owned())),
-        Some(value) => {
-            Integration::parse(key, value).map(|integration| Change::Put(Arc::new(integration), row.timestamp_ms))
-        }
+        Some(value) => Integration::parse(key, value).map(|integration| {
+            for header in integration.unsendable_headers() {
+                let header: String = header.chars().take(64).collect();
+                tracing::warn!(key, header, "a header of an integration's secrets can not be sent and is left out");
+            }
+            Change::Put(Arc::new(integration), row.timestamp_ms)
+        }),
     });
     match parsed {
         Ok(change) => {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 const FAILURES_TO_OPEN: u32 = 20;
 /// The first wait for a probe; it doubles up to the longest.
 const PROBE_AFTER_MIN: Duration = Duration::from_secs(1);
-/// The contract's: probes come at least every ten seconds.
+/// The contract's: probes begin at least every ten seconds.
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// Whether a request may be made.
@@ -27,8 +27,15 @@ pub enum Admission {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Closed { failures: u32 },
-    Open { probe_at: Instant, wait: Duration, probing: bool },
+    Closed {
+        failures: u32,
+    },
+    /// `probing`: since when a probe is out.
+    Open {
+        probe_at: Instant,
+        wait: Duration,
+        probing: Option<Instant>,
+    },
 }
 
 /// The circuit of one host.
@@ -46,11 +53,18 @@ impl Circuit {
     pub fn admit(&mut self, now: Instant) -> Admission {
         match &mut self.0 {
             State::Closed { .. } => Admission::Request,
-            State::Open { probe_at, probing, .. } if !*probing && now >= *probe_at => {
-                *probing = true;
+            State::Open { probe_at, probing, .. } => {
+                let is_due = match *probing {
+                    None => now >= *probe_at,
+                    // One that is out for longer does not hold up the next.
+                    Some(since) => now.saturating_duration_since(since) >= PROBE_AFTER_MAX,
+                };
+                if !is_due {
+                    return Admission::Refuse;
+                }
+                *probing = Some(now);
                 Admission::Probe
             }
-            State::Open { .. } => Admission::Refuse,
         }
     }
 
@@ -74,15 +88,14 @@ impl Circuit {
                 if *failures < FAILURES_TO_OPEN {
                     return false;
                 }
-                self.0 = State::Open { probe_at: now + PROBE_AFTER_MIN, wait: PROBE_AFTER_MIN, probing: false };
+                self.0 = State::Open { probe_at: now + PROBE_AFTER_MIN, wait: PROBE_AFTER_MIN, probing: None };
                 true
             }
             State::Open { probe_at, wait, probing } => {
                 // Requests from before it opened end late; only the probe's own end moves the next one.
                 if probe {
                     *wait = (*wait * 2).min(PROBE_AFTER_MAX);
-                    *probe_at = now + *wait;
-                    *probing = false;
+                    *probe_at = probing.take().unwrap_or(now) + *wait;
                 }
                 false
             }
@@ -92,7 +105,7 @@ impl Circuit {
     /// A probe was given up without an outcome: the next delivery may try.
     pub fn probe_abandoned(&mut self) {
         if let State::Open { probing, .. } = &mut self.0 {
-            *probing = false;
+            *probing = None;
         }
     }
 }
@@ -134,6 +147,29 @@ mod tests {
             assert_eq!(circuit.admit(Instant::now()), Admission::Refuse, "one probe at a time");
             circuit.failed(true, Instant::now());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_that_take_long_do_not_put_the_next_off() {
+        let mut circuit = open();
+        tokio::time::advance(PROBE_AFTER_MIN).await;
+        // Eight seconds each until the time-out, then longer than the longest wait.
+        for (took, rest) in [(8, 0), (8, 0), (8, 0), (8, 2), (8, 2)] {
+            assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+            tokio::time::advance(Duration::from_secs(took)).await;
+            assert_eq!(circuit.admit(Instant::now()), Admission::Refuse);
+            circuit.failed(true, Instant::now());
+            tokio::time::advance(Duration::from_secs(rest)).await;
+        }
+        assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+        tokio::time::advance(PROBE_AFTER_MAX).await;
+        assert_eq!(circuit.admit(Instant::now()), Admission::Probe, "the one before is still out");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        circuit.failed(true, Instant::now());
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(circuit.admit(Instant::now()), Admission::Refuse);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
     }
 
     #[tokio::test(start_paused = true)]

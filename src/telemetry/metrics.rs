@@ -242,7 +242,10 @@ impl Metrics {
     /// Counts a dead letter.
     pub fn dead_letter(&self, reason: DeadReason) {
         self.dead_letters.get(reason as usize).into_iter().for_each(IntCounter::inc);
-        self.deliveries_dead.inc();
+        // An invalid event was matched with nothing: it is no delivery.
+        if reason != DeadReason::InvalidEvent {
+            self.deliveries_dead.inc();
+        }
     }
 
     /// Counts a drop.

@@ -499,10 +499,10 @@ async fn a_broker_that_hangs_in_a_commit_loses_and_doubles_nothing() {
         assert_eq!(hooks.iter().filter(|hook| hook["id"] == **id).count(), 1, "{id}");
     }
     // Whatever a change that came to nothing has left to settle is settled by itself.
-    let mut number = 0;
+    let tries = AtomicUsize::new(0);
     wait_until("a change that is acknowledged", PATIENCE, async || {
-        number += 1;
-        let status = api.patch(&path, &add(&format!("last-{number}"))).await.status;
+        let id = format!("last-{}", tries.fetch_add(1, Ordering::Relaxed));
+        let status = api.patch(&path, &add(&id)).await.status;
         if status == 200 { Ok(()) } else { Err(status) }
     })
     .await;

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+pub use pack::is_sendable;
 use pack::{Packed, PackedId, PackedSecret, Packer, Span, short, uuid_bytes};
 pub use period::{BadPeriod, parse_period};
 use record::Record;
@@ -124,9 +125,6 @@ pub enum Unusable {
         /// What is wrong with the period.
         error: BadPeriod,
     },
-    /// A `webhook.header.<Name>` secret that can't be a header.
-    #[error("secret `{0}`: not the name and value of a header that may be added")]
-    Header(String),
     /// More than the packed form can count.
     #[error("the record is too large to use")]
     TooLarge,
@@ -211,8 +209,10 @@ impl Integration {
         }
         packer.refuse_duplicates()?;
         for secret in record.secrets.iter().flatten() {
-            if let (Some(id), Some(value)) = (text(secret.id.as_ref()), text(secret.value.as_ref())) {
-                packer.secret(id, value)?;
+            if let Some(id) = text(secret.id.as_ref())
+                && secret.has_value()
+            {
+                packer.secret(id, secret.value())?;
             }
         }
         Ok(Self {
@@ -311,9 +311,18 @@ impl Integration {
         Signer::new(signing.map(|(_, value)| SigningKey::parse(value)).collect())
     }
 
-    /// Names and values of the headers it wants sent.
+    /// Names and values of the headers it wants sent, those left out that can't be.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.secrets().filter_map(|(id, value)| Some((id.strip_prefix(HEADER_SECRET_PREFIX)?, value)))
+        self.header_secrets().filter(|(name, value)| is_sendable(name, value))
+    }
+
+    /// Names of the headers that it wants sent and that can't be: what the service sends itself, or what is none.
+    pub fn unsendable_headers(&self) -> impl Iterator<Item = &str> {
+        self.header_secrets().filter(|(name, value)| !is_sendable(name, value)).map(|(name, _)| name)
+    }
+
+    fn header_secrets(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.secrets().filter_map(|(id, value)| Some((id.strip_prefix(HEADER_SECRET_PREFIX)?, value.trim())))
     }
 
     /// The values that must never appear outside a request, for masking.
@@ -476,8 +485,8 @@ mod tests {
         assert_eq!(parse_period("1.02:03:04"), Ok(Duration::from_secs(93_784)));
         assert_eq!(parse_period("23:59:59"), Ok(Duration::from_secs(86_399)));
         assert_eq!(parse_period("00:00:09"), Err(BadPeriod::TooShort("00:00:09".to_owned())));
-        assert_eq!(parse_period("10675199.00:00:00"), Ok(Duration::from_hours(24 * 10_675_199)));
-        assert_eq!(parse_period("10675200.00:00:00"), Err(BadPeriod::TooLong("10675200.00:00:00".to_owned())));
+        assert_eq!(parse_period("36500.23:59:59"), Ok(Duration::from_secs(36_501 * 86_400 - 1)));
+        assert_eq!(parse_period("36501.00:00:00"), Err(BadPeriod::TooLong("36501.00:00:00".to_owned())));
         for bad in [
             "",
             "10",
@@ -516,8 +525,16 @@ mod tests {
             parse(r#"{"id":"a","triggerType":"entityEvent"},{"id":"a","triggerType":"entityEvent"}"#).unwrap_err(),
             Unusable::DuplicateWebhook(_)
         ));
-        let header = r#"{"secrets":[{"id":"webhook.header.Host","value":"x"}]}"#;
-        assert!(matches!(Integration::parse(KEY, header.as_bytes()).unwrap_err(), Unusable::Header(_)));
+    }
+
+    #[test]
+    fn headers_that_can_not_be_sent_are_left_out_and_named() {
+        let record = r#"{"secrets":[{"id":"webhook.header.Host","value":"x"},{"id":"webhook.header.X-Bad","value":"a\u0000b"},
+            {"id":"webhook.header.X Y","value":"x"},{"id":"webhook.header.X-Good","value":" Bearer 1\n"},
+            {"id":"webhook.header.X-Number","value":5},{"id":"other","value":{"a":1}},{"id":"another"}]}"#;
+        let integration = Integration::parse(KEY, record.as_bytes()).unwrap();
+        assert_eq!(integration.headers().collect::<Vec<_>>(), [("X-Good", "Bearer 1"), ("X-Number", "5")]);
+        assert_eq!(integration.unsendable_headers().collect::<Vec<_>>(), ["Host", "X-Bad", "X Y"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::period::{BadPeriod, parse_period};
 use super::record::{Record, Webhook};
-use super::{HEADER_SECRET_PREFIX, SIGNING_SECRET, Trigger, Unusable, is_absolute, join_url};
+use super::{SIGNING_SECRET, Trigger, Unusable, is_absolute, join_url};
 use crate::domain::filter::FilterItem;
 use crate::domain::target::{Target, is_plain};
 use crate::domain::text::text;
@@ -79,6 +79,12 @@ const RESERVED_HEADERS: [&str; 16] = [
     "x-xcom-integration-echo",
 ];
 
+/// Whether a secret's header can be sent with that value.
+pub fn is_sendable(name: &str, value: &str) -> bool {
+    http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| !RESERVED_HEADERS.contains(&name.as_str()))
+        && http::HeaderValue::from_str(value).is_ok()
+}
+
 /// Packs the parts of one record.
 pub(super) struct Packer<'a> {
     base: &'a str,
@@ -104,7 +110,7 @@ impl<'a> Packer<'a> {
         });
         let of_secrets = secrets.iter().map(|secret| {
             let id = text(secret.id.as_ref()).filter(|id| *id != SIGNING_SECRET);
-            id.map_or(0, str::len) + len(secret.value.as_ref())
+            id.map_or(0, str::len) + secret.value().len()
         });
         let bytes = key.len() + base.len() + of_webhooks.sum::<usize>() + of_secrets.sum::<usize>();
         let is_simple = !base.contains(['?', '#']);
@@ -174,14 +180,6 @@ impl<'a> Packer<'a> {
     /// Others than those that are sent or sign are not used, but a receiver that repeats them must not have them written
     /// down.
     pub(super) fn secret(&mut self, id: &str, value: &str) -> Result<(), Unusable> {
-        if let Some(name) = id.strip_prefix(HEADER_SECRET_PREFIX) {
-            let usable = http::HeaderName::from_bytes(name.as_bytes())
-                .is_ok_and(|name| !RESERVED_HEADERS.contains(&name.as_str()))
-                && http::HeaderValue::from_str(value).is_ok();
-            if !usable {
-                return Err(Unusable::Header(short(id)));
-            }
-        }
         let id = if id == SIGNING_SECRET { None } else { Some(self.text(id)?) };
         let secret = PackedSecret { id, value: self.text(value)? };
         self.secrets.push(secret);

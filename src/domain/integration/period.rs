@@ -21,8 +21,8 @@ pub enum BadPeriod {
 
 /// The shortest period: the contract's.
 const PERIOD_MIN: Duration = Duration::from_secs(10);
-/// The most days that a .NET `TimeSpan` has, which is written like this; their milliseconds fit 64 bits many times over.
-const PERIOD_DAYS_MAX: u64 = 10_675_199;
+/// A hundred years of days: their seconds fit 32 bits.
+const PERIOD_DAYS_MAX: u64 = 36_500;
 
 /// Reads a period written `[d.]hh:mm:ss`.
 ///

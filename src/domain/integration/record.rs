@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Unusable;
-use crate::domain::text::Text;
+use crate::domain::text::{Loose, Text};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -28,8 +28,9 @@ pub(super) struct Record<'a> {
 pub(super) struct Secret<'a> {
     #[serde(borrow)]
     pub(super) id: Option<Text<'a>>,
+    /// Of any shape: what is no text is no secret.
     #[serde(borrow)]
-    pub(super) value: Option<Text<'a>>,
+    pub(super) value: Option<Loose<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +95,18 @@ impl<'a> Record<'a> {
         let info: UpdateInfo<'_> = serde_json::from_str(self.update_info?.get()).ok()?;
         let written: jiff::Timestamp = info.status_updated_at?.0.parse().ok()?;
         Some(written.as_millisecond())
+    }
+}
+
+impl Secret<'_> {
+    /// Whether there is one, be it empty.
+    pub(super) fn has_value(&self) -> bool {
+        self.value.as_ref().is_some_and(|value| value.0.is_some())
+    }
+
+    /// Its value; empty where there is none.
+    pub(super) fn value(&self) -> &str {
+        self.value.as_ref().and_then(|value| value.0.as_deref()).unwrap_or_default()
     }
 }
 

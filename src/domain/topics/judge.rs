@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
-    ActualTopic, DAY, Finding, Fix, OUTAGE, Purpose, SMALL_RECORD_BYTES_MAX, Severity, TopicSpec, count, min_in_sync,
+    ActualTopic, DAY, Finding, Fix, HEADERS_BYTES_MAX, OUTAGE, Purpose, SMALL_RECORD_BYTES_MAX, Severity, TopicSpec,
+    count, min_in_sync,
 };
 use crate::domain::schedule::format_duration;
 
@@ -210,9 +211,17 @@ impl Judge<'_> {
         let wanted = self.wanted("max.message.bytes").and_then(|value| value.parse::<i64>().ok()).unwrap_or_default();
         let (severity, least, cost) = match self.spec.purpose {
             Purpose::Events | Purpose::Integrations => return,
-            Purpose::Tier(_) => {
-                (Severity::Error, wanted, "the largest events, with a retry's headers, could not be put off")
-            }
+            Purpose::Tier(_) => (
+                Severity::Warning,
+                wanted,
+                "the largest events can't be put off and become dead letters when they fail once",
+            ),
+            // Kafka's own default for both topics leaves no room for the headers beside an event of just that size.
+            Purpose::DeadLetter if bytes >= wanted - headers_bytes_max() => (
+                Severity::Warning,
+                wanted,
+                "the very largest events, with a dead letter's headers, are dropped and counted",
+            ),
             Purpose::DeadLetter => {
                 (Severity::Error, wanted, "the largest events, with a dead letter's headers, could not be recorded")
             }
@@ -297,6 +306,10 @@ impl Judge<'_> {
 
 fn number(text: Option<&str>) -> Option<i64> {
     text.and_then(|text| text.parse().ok())
+}
+
+fn headers_bytes_max() -> i64 {
+    i64::try_from(HEADERS_BYTES_MAX).unwrap_or(i64::MAX)
 }
 
 fn small_record() -> i64 {
@@ -465,8 +478,12 @@ mod tests {
         let short = (1_048_588 + 65_535).to_string();
         for topic in ["retry.1h", "dead"] {
             check_fine(topic, "max.message.bytes", &fits);
-            check(topic, "max.message.bytes", &short, Severity::Error, "the largest events");
+            check(topic, "max.message.bytes", &short, Severity::Warning, "largest events");
+            // Kafka's own.
+            check(topic, "max.message.bytes", "1048588", Severity::Warning, "largest events");
         }
+        check("retry.1h", "max.message.bytes", "1000", Severity::Warning, "dead letters when they fail once");
+        check("dead", "max.message.bytes", "1048587", Severity::Error, "could not be recorded");
         check("health", "max.message.bytes", "1000", Severity::Error, "changes of state");
         check("health.deltas", "max.message.bytes", "1000", Severity::Error, "failures");
         check("attempts", "max.message.bytes", "1000", Severity::Warning, "dropped");
