@@ -106,10 +106,9 @@ pub fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc
 }
 
 /// Why the admin listener ended although nobody asked.
-fn unasked(ended: Option<Result<io::Result<()>, tokio::task::JoinError>>) -> io::Error {
+fn unasked(ended: Option<Result<(), tokio::task::JoinError>>) -> io::Error {
     match ended {
-        Some(Ok(Err(error))) => error,
         Some(Err(error)) => io::Error::other(error),
-        Some(Ok(Ok(()))) | None => io::Error::other("it ended unasked"),
+        Some(Ok(())) | None => io::Error::other("it ended unasked"),
     }
 }

@@ -155,7 +155,8 @@ impl Worker {
         let admin = Admin::bind(address).await.map_err(|source| WorkerError::Listen { address, source })?;
         let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
         metrics.expect_writes(written_topics(&settings));
-        Ok(Self { settings, admin, metrics, condition: Arc::default(), checks_topics: true })
+        let condition = Arc::new(Condition::new(settings.delivery.drain_timeout));
+        Ok(Self { settings, admin, metrics, condition, checks_topics: true })
     }
 
     /// Takes the topics as they are: for a broker that can't say how they are.
@@ -191,7 +192,7 @@ impl Worker {
         let ended = started.run(self.checks_topics, stop).await;
         serving.cancel();
         while let Some(served) = admin.join_next().await {
-            if let Ok(Err(error)) = served {
+            if let Err(error) = served {
                 tracing::error!(%error, "the admin listener failed");
             }
         }
@@ -426,22 +427,29 @@ impl Started {
     async fn measure(&self, lag: Lag, pressure: &Pressure, stop: &CancellationToken, fatal: &CancellationToken) {
         let mut ticks = tokio::time::interval(MEASURE_EVERY);
         let mut lag = Some(lag);
+        // At most one: brokers may take long to answer, and nothing else waits for them.
+        let mut asking = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = fatal.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            pressure.export(&self.metrics);
-            let Some(mut asked) = lag.take() else { continue };
-            let asking = tokio::task::spawn_blocking(move || {
-                asked.measure();
-                asked
-            });
-            match asking.await {
-                Ok(asked) => lag = Some(asked),
-                Err(error) => tracing::error!(%error, "the lag is not measured any more"),
+                Some(asked) = asking.join_next() => match asked {
+                    Ok(asked) => lag = Some(asked),
+                    Err(error) => {
+                        tracing::error!(%error, "the lag can not be measured any more");
+                        fatal.cancel();
+                    }
+                },
+                _ = ticks.tick() => {
+                    pressure.export(&self.metrics);
+                    if let Some(mut asked) = lag.take() {
+                        asking.spawn_blocking(move || {
+                            asked.measure();
+                            asked
+                        });
+                    }
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! A small HTTP server without TLS, HTTP/1.1 and HTTP/2 by what the client begins with: for the reference receiver.
+//! A small HTTP server without TLS, HTTP/1.1 and HTTP/2 by what the client begins with: for the reference receiver,
+//! metrics and probes.
 //!
 //! Connections, waits and the end are bounded. The registration API has a server of its own.
 

@@ -162,6 +162,8 @@ impl Events {
         let mut wait = POLL_WAIT;
         for _ in 0..BATCH {
             match self.poll(wait, batches) {
+                // What is at hand is taken together, but not beyond the bound: one event may be a mebibyte.
+                Some(true) if self.outlet.pressure.is_over_bytes() => return true,
                 Some(true) => wait = Duration::ZERO,
                 Some(false) => return true,
                 None => return false,

@@ -19,6 +19,10 @@ const GROWTH: f64 = 1.0 / 32.0;
 /// See [`GROWTH`].
 const GROWTH_OF_ONE: f64 = 1.0 / 8.0;
 
+/// An acknowledgement that nothing waits behind ends a restriction so long after the last cut: with little to send there
+/// is nothing by which it could grow.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+
 /// How a request ended, as far as it says how many the receiver takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -28,6 +32,17 @@ pub enum Ending {
     Overloaded,
     /// In another way, which says nothing.
     Other,
+}
+
+/// A request that ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// When it began.
+    pub began: Instant,
+    /// How many were under way, itself included.
+    pub in_flight: usize,
+    /// Whether more waits that could be sent.
+    pub more_wait: bool,
 }
 
 /// What became of an allowance.
@@ -80,24 +95,32 @@ impl Allowance {
         self.reduced.is_some()
     }
 
-    /// A request that took `took` ended now, as one of `in_flight` that were under way.
-    pub fn ended(&mut self, ending: Ending, in_flight: usize, took: Duration, now: Instant) -> Change {
+    /// A request of those under way ended.
+    pub fn ended(&mut self, ending: Ending, request: Request, now: Instant) -> Change {
         let change = match ending {
-            Ending::Acknowledged => self.grow(in_flight),
-            Ending::Overloaded => self.cut(in_flight, took, now),
+            Ending::Acknowledged => self.grow(request, now),
+            Ending::Overloaded => self.cut(request, now),
             Ending::Other => Change::None,
         };
         if let Some(reduced) = &mut self.reduced {
-            reduced.holds &= in_flight > 1;
+            reduced.holds &= request.in_flight > 1;
         }
         change
     }
 
-    /// What is not used up does not grow.
-    fn grow(&mut self, in_flight: usize) -> Change {
+    fn grow(&mut self, request: Request, now: Instant) -> Change {
         let Some(reduced) = &mut self.reduced else { return Change::None };
         reduced.holds = false;
-        if as_float(in_flight) < reduced.to.floor() {
+        if !request.more_wait {
+            // Less comes than it may take: what was too many then need not be when more comes.
+            if now.saturating_duration_since(reduced.at) < FORGOTTEN_AFTER {
+                return Change::None;
+            }
+            self.reduced = None;
+            return Change::Restored;
+        }
+        // What is not used up does not grow.
+        if as_float(request.in_flight) < reduced.to.floor() {
             return Change::None;
         }
         reduced.to += GROWTH.max(GROWTH_OF_ONE / reduced.to);
@@ -108,13 +131,13 @@ impl Allowance {
         Change::Restored
     }
 
-    fn cut(&mut self, in_flight: usize, took: Duration, now: Instant) -> Change {
-        // It started before the last cut and says nothing about what is left.
-        if self.reduced.is_some_and(|reduced| reduced.at + took > now) {
+    fn cut(&mut self, request: Request, now: Instant) -> Change {
+        // It began before the last cut and says nothing about what is left.
+        if self.reduced.is_some_and(|reduced| request.began < reduced.at) {
             return Change::None;
         }
         let before = self.reduced.map_or(as_float(self.limit), |reduced| reduced.to);
-        let to = (before.min(as_float(in_flight)) * CUT).max(1.0);
+        let to = (before.min(as_float(request.in_flight)) * CUT).max(1.0);
         if to >= as_float(self.limit) {
             return Change::None;
         }
@@ -136,12 +159,16 @@ mod tests {
 
     const TOOK: Duration = Duration::from_millis(20);
 
+    fn one_of(in_flight: usize) -> Request {
+        Request { began: Instant::now() - TOOK, in_flight, more_wait: true }
+    }
+
     fn overloaded(allowance: &mut Allowance, in_flight: usize) -> Change {
-        allowance.ended(Ending::Overloaded, in_flight, TOOK, Instant::now())
+        allowance.ended(Ending::Overloaded, one_of(in_flight), Instant::now())
     }
 
     fn acknowledged(allowance: &mut Allowance, in_flight: usize) -> Change {
-        allowance.ended(Ending::Acknowledged, in_flight, TOOK, Instant::now())
+        allowance.ended(Ending::Acknowledged, one_of(in_flight), Instant::now())
     }
 
     #[tokio::test(start_paused = true)]
@@ -167,7 +194,7 @@ mod tests {
             let mut allowance = Allowance::new(16);
             overloaded(&mut allowance, 2);
             assert_eq!(allowance.requests(), 0);
-            allowance.ended(last, 1, TOOK, Instant::now());
+            allowance.ended(last, one_of(1), Instant::now());
             assert_eq!(allowance.requests(), 1);
         }
     }
@@ -199,6 +226,22 @@ mod tests {
             acknowledged(&mut allowance, requests) == Change::Restored
         });
         assert_eq!((restored, allowance.requests(), allowance.is_restricted()), (Some(64), 8, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_little_to_send_it_is_forgotten_in_time() {
+        let mut allowance = Allowance::new(16);
+        assert_eq!(overloaded(&mut allowance, 1), Change::Restricted);
+        assert_eq!(allowance.requests(), 1);
+        let mut alone = || {
+            let request = Request { more_wait: false, ..one_of(1) };
+            allowance.ended(Ending::Acknowledged, request, Instant::now())
+        };
+        tokio::time::advance(FORGOTTEN_AFTER.saturating_sub(TOOK)).await;
+        assert_eq!(alone(), Change::None);
+        tokio::time::advance(TOOK).await;
+        assert_eq!(alone(), Change::Restored);
+        assert_eq!(allowance.requests(), 16);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! How much the process holds, and whether consumers may read on.
 //!
-//! Two things stop reading. The bytes of events in memory have a hard bound. And when every receiver that is being fed is
+//! Three things stop reading. The bytes of events in memory have a bound, and so have the records on their way to Kafka,
+//! which pile up when it can be read and not written. And when every receiver that is being fed is
 //! behind, reading on would only overflow lanes of receivers that keep pace: then reading waits until what is queued is
 //! less than [`WAIT_MAX`] of work. While some receiver has nothing to do, reading goes on, and the lanes of the slow ones
 //! overflow into the tiers: a slow receiver does not hold back a fast one. For a receiver that keeps pace, a hundred a second
@@ -26,6 +27,9 @@ const GROWTH_MAX: usize = 512;
 const DUE_RESERVE: usize = 256;
 /// The most deliveries that wait in one process.
 const QUEUED_MAX: usize = 65_536;
+/// The most records on their way to Kafka: below what its client keeps, so that none waits for a place there, and far more
+/// than are under way while brokers answer.
+const PUBLISHING_MAX: usize = 16_384;
 /// The most with scheduled ticks: a full queue of events leaves them as much again.
 const QUEUED_WITH_TICKS_MAX: usize = 2 * QUEUED_MAX;
 
@@ -46,6 +50,7 @@ struct Shard {
 #[derive(Debug)]
 pub struct Pressure {
     event_bytes: AtomicUsize,
+    publishing: AtomicUsize,
     event_bytes_max: usize,
     shards: Vec<Shard>,
 }
@@ -71,6 +76,7 @@ impl Pressure {
         };
         Arc::new(Self {
             event_bytes: AtomicUsize::new(0),
+            publishing: AtomicUsize::new(0),
             event_bytes_max,
             shards: (0..shards).map(|_| shard()).collect(),
         })
@@ -80,6 +86,17 @@ impl Pressure {
     pub fn hold(self: &Arc<Self>, bytes: usize) -> HeldBytes {
         self.event_bytes.fetch_add(bytes, Ordering::Relaxed);
         HeldBytes { pressure: Arc::clone(self), bytes }
+    }
+
+    /// A record is on its way to Kafka until the guard is dropped.
+    pub fn publish(self: &Arc<Self>) -> HeldPublication {
+        self.publishing.fetch_add(1, Ordering::Relaxed);
+        HeldPublication(Arc::clone(self))
+    }
+
+    /// Whether the bytes in memory are at their bound.
+    pub fn is_over_bytes(&self) -> bool {
+        self.event_bytes.load(Ordering::Relaxed) >= self.event_bytes_max
     }
 
     /// Deliveries were handed to a shard.
@@ -120,8 +137,8 @@ impl Pressure {
     }
 
     fn reading_beyond(&self, reserve: usize) -> Reading {
-        let over_bytes = self.event_bytes.load(Ordering::Relaxed) >= self.event_bytes_max;
-        if over_bytes || self.queued() >= self.queued_max() + reserve { Reading::Wait } else { Reading::Go }
+        let is_held_up = self.is_over_bytes() || self.publishing.load(Ordering::Relaxed) >= PUBLISHING_MAX;
+        if is_held_up || self.queued() >= self.queued_max() + reserve { Reading::Wait } else { Reading::Go }
     }
 
     /// Whether a scheduled tick may still be queued. Ticks are small and are over soon: what makes the reading of events
@@ -158,6 +175,16 @@ impl Pressure {
     }
 }
 
+/// A record on its way to Kafka.
+#[derive(Debug)]
+pub struct HeldPublication(Arc<Pressure>);
+
+impl Drop for HeldPublication {
+    fn drop(&mut self) {
+        self.0.publishing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Bytes of an event in memory.
 #[derive(Debug)]
 pub struct HeldBytes {
@@ -185,6 +212,15 @@ mod tests {
         drop(second);
         assert_eq!(pressure.reading(), Reading::Go);
         drop(first);
+    }
+
+    #[test]
+    fn records_on_their_way_to_kafka_are_bounded() {
+        let pressure = Pressure::new(1, usize::MAX);
+        let mut held: Vec<_> = (0..PUBLISHING_MAX).map(|_| pressure.publish()).collect();
+        assert_eq!((pressure.reading(), pressure.reading_due()), (Reading::Wait, Reading::Wait));
+        held.pop();
+        assert_eq!((pressure.reading(), pressure.reading_due()), (Reading::Go, Reading::Go));
     }
 
     #[test]

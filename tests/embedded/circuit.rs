@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use hookstream::domain::health::Health;
+use hookstream::kafka::wire::Wire;
+use hookstream::settings::Delivery;
 use tokio::time::Instant;
 
 use super::rig::{Rig, settings, webhook};
@@ -65,4 +68,32 @@ async fn failures_here_and_there_open_no_circuit() {
         count => Err(count),
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_waits_when_its_integration_is_suspended_is_not_sent() {
+    let receiver = Receiver::start(|_| Answer::status(500).after(Duration::from_millis(200)));
+    let healthy = Receiver::start(|_| Answer::ok());
+    let mut rig = Rig::start(Delivery { max_in_flight_per_webhook: 1, ..settings() });
+    rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
+    rig.integrate("healthy", &healthy.url(""), &[webhook("healthy")]);
+    let retry = Wire {
+        workspace: Some("w".to_owned()),
+        integration_id: Some("w".to_owned()),
+        webhook_id: Some("hook".to_owned()),
+        delivery_id: Some("d-1".to_owned()),
+        attempt: Some(0),
+        ..Wire::default()
+    };
+    rig.feed([("w", "a")]).await;
+    receiver.wait_for(1, PATIENCE).await;
+    rig.feed((0..10).map(|_| ("w", "a"))).await;
+    rig.retry(b"{}", retry, 1_795_577_640_000).await;
+    rig.integration("w").set_health(Health::Failed);
+    rig.feed((0..5).map(|_| ("healthy", "a"))).await;
+    rig.settled().await;
+    assert_eq!((receiver.count(), healthy.count()), (1, 5));
+    assert_eq!(rig.count("hookstream_dropped_total", &[("reason", "suspended")]), 10);
+    // The one under way, and the retry, which becomes a dead letter when it falls due.
+    assert_eq!((rig.retries().len(), rig.slots("circuit-open")), (2, 1));
 }

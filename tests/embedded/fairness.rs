@@ -115,3 +115,21 @@ async fn a_receiver_that_refuses_more_than_four_at_a_time_soon_gets_no_more() {
     let refused = rig.retries().len();
     assert!((1..=64).contains(&refused), "{refused} of 512 were refused");
 }
+
+#[tokio::test]
+async fn a_webhook_that_moves_to_another_host_leaves_its_turn_to_those_that_wait() {
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(200)));
+    let other = Receiver::start(|_| Answer::ok());
+    let mut rig = Rig::start(Delivery { max_in_flight_per_webhook: 1, max_in_flight_per_host: 1, ..settings() });
+    for id in ["first", "moves", "stays"] {
+        rig.integrate(id, &receiver.url(""), &[webhook(id)]);
+    }
+    rig.feed([("first", "a")]).await;
+    receiver.wait_for(1, PATIENCE).await;
+    rig.feed([("moves", "a"), ("stays", "a")]).await;
+    // While the first is at work and the others wait.
+    rig.integrate("moves", &other.url(""), &[webhook("moves")]);
+    rig.feed([("moves", "b")]).await;
+    rig.settled().await;
+    assert_eq!((receiver.count(), other.count()), (2, 2));
+}

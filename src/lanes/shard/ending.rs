@@ -11,7 +11,8 @@ use crate::delivery::Delivery;
 use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
 use crate::http::courier::{Exchanged, Link};
 use crate::kafka::sink::PublishError;
-use crate::lanes::allowance::{Change, Ending};
+use crate::lanes::allowance::{Change, Ending, Request};
+use crate::lanes::pressure::HeldPublication;
 use crate::lanes::settlement::{Failure, Settlement};
 use crate::report::Ended;
 use crate::telemetry::metrics::TickOutcome;
@@ -25,21 +26,21 @@ impl Shard {
     pub(super) fn finish(&mut self, done: Done) {
         match done {
             Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
-            Done::Publish { settlement, active, published } => match published {
+            Done::Publish { settlement, active, published, held } => match published {
                 Ok(()) => settlement.complete(&self.shared.metrics),
-                Err(PublishError::TooLarge) => self.too_large(*settlement, active),
+                Err(PublishError::TooLarge) => self.too_large(*settlement, active, held),
                 // The process ends: the record stays unsettled and is read again.
                 Err(PublishError::Stopped) => {}
             },
         }
     }
 
-    fn too_large(&mut self, settlement: Settlement, active: Option<Active>) {
+    fn too_large(&mut self, settlement: Settlement, active: Option<Active>, held: HeldPublication) {
         let origin = settlement.event().origin.to_string();
         match self.shared.settlements.after_too_large(settlement) {
             Ok(settlement) => {
                 tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
-                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active });
+                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active, held });
             }
             Err(event) => {
                 tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
@@ -116,7 +117,8 @@ impl Shard {
             Outcome::Failed { status: Some(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE), .. } => Ending::Overloaded,
             Outcome::Failed { .. } => Ending::Other,
         };
-        match lane.allowance.ended(ending, lane.in_flight, exchanged.took, now) {
+        let request = Request { began: under_way.began, in_flight: lane.in_flight, more_wait: lane.queue.ready() > 0 };
+        match lane.allowance.ended(ending, request, now) {
             Change::None => {}
             Change::Restricted => self.shared.metrics.webhooks_restricted.inc(),
             Change::Restored => self.shared.metrics.webhooks_restricted.dec(),
@@ -139,6 +141,21 @@ impl Shard {
         }
     }
 
+    /// A delivery waited while its integration was suspended. What was matched just now is dropped, as what comes after it;
+    /// a retry spends its slot and is a dead letter when it falls due.
+    pub(super) fn suspended(&mut self, delivery: Delivery) {
+        if delivery.due.is_some() {
+            return self.put_off(delivery, Reason::CircuitOpen);
+        }
+        // Its partition may be the next owner's, who drops it.
+        let Ok(_active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
+        self.shared.metrics.drop_delivery(DropReason::Suspended);
+        if delivery.event.is_tick {
+            self.shared.metrics.tick(TickOutcome::Dropped);
+        }
+        delivery.settle();
+    }
+
     /// Spends a slot without a request.
     pub(super) fn put_off(&mut self, mut delivery: Delivery, reason: Reason) {
         let Ok(active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
@@ -151,7 +168,10 @@ impl Shard {
 
     fn succeed(&mut self, delivery: Delivery, active: Option<Active>, verdict: Verdict, failure: Failure, now_ms: i64) {
         match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
-            Ok(settlement) => self.outbox.push(Work::Publish { settlement: Box::new(settlement), active }),
+            Ok(settlement) => {
+                let held = self.shared.pressure.publish();
+                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active, held });
+            }
             Err((reason, delivery)) => {
                 self.shared.metrics.drop_delivery(reason);
                 self.shared.metrics.tick(TickOutcome::Dropped);

@@ -23,7 +23,7 @@ use super::allowance::Allowance;
 use super::circuit::{Admission, Circuit};
 use super::order::{OrderedQueue, Place};
 use super::pace::Pace;
-use super::pressure::Pressure;
+use super::pressure::{HeldPublication, Pressure};
 use super::settlement::{Settlement, Settlements};
 use crate::assignment::Active;
 use crate::clock;
@@ -110,7 +110,7 @@ struct Host {
 /// What a shard does outside itself.
 enum Work {
     Attempt { under_way: Box<UnderWay>, attempt: Attempt, kept: Option<Link> },
-    Publish { settlement: Box<Settlement>, active: Option<Active> },
+    Publish { settlement: Box<Settlement>, active: Option<Active>, held: HeldPublication },
 }
 
 /// A request under way.
@@ -121,6 +121,7 @@ struct UnderWay {
     probe: bool,
     /// It has no kept connection.
     connects: bool,
+    began: Instant,
     delivery: Delivery,
     active: Option<Active>,
     _permit: OwnedSemaphorePermit,
@@ -128,8 +129,16 @@ struct UnderWay {
 
 /// How that ended.
 enum Done {
-    Attempt { under_way: Box<UnderWay>, exchanged: Exchanged },
-    Publish { settlement: Box<Settlement>, active: Option<Active>, published: Result<(), PublishError> },
+    Attempt {
+        under_way: Box<UnderWay>,
+        exchanged: Exchanged,
+    },
+    Publish {
+        settlement: Box<Settlement>,
+        active: Option<Active>,
+        published: Result<(), PublishError>,
+        held: HeldPublication,
+    },
 }
 
 async fn perform(shared: Arc<Shared>, work: Work) -> Done {
@@ -138,10 +147,10 @@ async fn perform(shared: Arc<Shared>, work: Work) -> Done {
             let exchanged = shared.courier.exchange(&attempt, kept, shared.reports.wants_answer()).await;
             Done::Attempt { under_way, exchanged }
         }
-        Work::Publish { settlement, active } => {
+        Work::Publish { settlement, active, held } => {
             // Boxed: it is rare, and would make the future of every request as large as its own.
             let published = Box::pin(shared.sink.publish(&settlement.outgoing)).await;
-            Done::Publish { settlement, active, published }
+            Done::Publish { settlement, active, published, held }
         }
     }
 }
@@ -238,7 +247,8 @@ impl Shard {
     fn bury(&mut self, burial: Burial) {
         let Ok(active) = burial.event.begin() else { return };
         let settlement = Box::new(self.shared.settlements.burial(burial));
-        self.outbox.push(Work::Publish { settlement, active });
+        let held = self.shared.pressure.publish();
+        self.outbox.push(Work::Publish { settlement, active, held });
     }
 
     fn enqueue(&mut self, delivery: Delivery) {
@@ -282,10 +292,13 @@ impl Shard {
         let prepared = Arc::new(Prepared::new(&delivery.integration, delivery.webhook).ok()?);
         let host = self.host_for(prepared.authority(), now);
         let prepared_from = (Arc::clone(&delivery.integration), delivery.webhook);
-        if let Some(lane) = known.and_then(|index| self.lanes.get_mut(index)) {
+        if let Some(index) = known
+            && let Some(lane) = self.lanes.get_mut(index)
+        {
             lane.prepared = prepared;
             lane.prepared_from = prepared_from;
-            lane.host = host;
+            let before = std::mem::replace(&mut lane.host, host);
+            self.leave_host(index, before);
             return known;
         }
         let index = self.lanes.insert(Lane {
@@ -303,6 +316,19 @@ impl Shard {
         });
         self.lane_of.insert(key, index);
         Some(index)
+    }
+
+    /// A lane that waits for a host takes its turn with it when it goes to another.
+    fn leave_host(&mut self, lane_index: usize, before: usize) {
+        if self.lanes.get(lane_index).is_some_and(|lane| lane.host == before) {
+            return;
+        }
+        if let Some(host) = self.hosts.get_mut(before)
+            && let Some(place) = host.waiting.iter().position(|waiting| *waiting == lane_index)
+        {
+            host.waiting.remove(place);
+            self.runnable.push_back(lane_index);
+        }
     }
 
     fn host_for(&mut self, authority: &Arc<Authority>, now: Instant) -> usize {
@@ -360,6 +386,11 @@ impl Shard {
         let host_limit = self.shared.settings.max_in_flight_per_host;
         let lane = self.lanes.get_mut(lane_index)?;
         let host_index = lane.host;
+        // A cut since it was scheduled: it comes again when one of its requests ends.
+        if lane.in_flight >= lane.allowance.requests() {
+            self.wake_next(host_index);
+            return Some(permit);
+        }
         let host = self.hosts.get_mut(host_index)?;
         if host.in_flight >= host_limit {
             lane.scheduled = true;
@@ -391,6 +422,7 @@ impl Shard {
                 place,
                 probe,
                 connects: true,
+                began: now,
                 delivery,
                 active,
                 _permit: permit,
@@ -412,9 +444,15 @@ impl Shard {
 
     /// The next delivery of a lane whose partition is not being given up.
     fn next_of(&mut self, lane_index: usize) -> Option<(Place, Option<Active>, Delivery)> {
-        let lane = self.lanes.get_mut(lane_index)?;
-        while let Some((place, delivery)) = lane.queue.pop() {
+        while let Some(lane) = self.lanes.get_mut(lane_index)
+            && let Some((place, delivery)) = lane.queue.pop()
+        {
             self.shared.pressure.unqueue(self.index, 1);
+            if delivery.integration.is_suspended() {
+                lane.queue.finish(place);
+                self.suspended(delivery);
+                continue;
+            }
             if let Ok(active) = delivery.event.begin() {
                 return Some((place, active, delivery));
             }
