@@ -16,6 +16,7 @@ use crate::domain::ticks;
 use crate::kafka::wire::Wire;
 use crate::lanes::pressure::Pressure;
 use crate::telemetry::metrics::{EventOutcome, Metrics, TickOutcome};
+use crate::telemetry::repeats::Repeats;
 
 /// One record as a consumer hands it over: borrowed from the client.
 pub struct Record<'a> {
@@ -27,8 +28,8 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// Its value.
     pub value: Option<&'a [u8]>,
-    /// Its header `workspace`, if it has one.
-    pub workspace: Option<&'a [u8]>,
+    /// The workspace by its header or key, if there is one.
+    pub workspace: Option<&'a str>,
 }
 
 /// Turns records into jobs.
@@ -39,6 +40,7 @@ pub struct Pipeline {
     shards: usize,
     /// Ticks of schedules have their origin there.
     integrations_topic: Arc<str>,
+    repeats: Repeats,
 }
 
 /// A retry that is due, out of its tier.
@@ -66,13 +68,19 @@ impl Pipeline {
         shards: usize,
         integrations_topic: &str,
     ) -> Self {
-        Self { table, pressure, metrics, shards: shards.max(1), integrations_topic: integrations_topic.into() }
+        Self {
+            table,
+            pressure,
+            metrics,
+            shards: shards.max(1),
+            integrations_topic: integrations_topic.into(),
+            repeats: Repeats::default(),
+        }
     }
 
     /// Takes an event record: admits it and adds its jobs to `batches`, one a shard.
     pub fn event(&self, record: &Record<'_>, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
-        let workspace = record.workspace.or(record.key).and_then(|name| std::str::from_utf8(name).ok());
-        let workspace = workspace.filter(|name| !name.is_empty());
+        let workspace = record.workspace;
         let problem = match (record.value, workspace) {
             (Some(value), Some(workspace)) => match Envelope::parse(value) {
                 Ok(envelope) => return self.matching(record, workspace, &envelope, assignment, batches),
@@ -83,13 +91,16 @@ impl Pipeline {
         };
         self.metrics.event(EventOutcome::Invalid);
         let event = self.admit(record, assignment);
-        tracing::warn!(
-            topic = &*event.origin.topic,
-            partition = event.origin.partition,
-            offset = event.origin.offset,
-            error = problem,
-            "an invalid event becomes a dead letter"
-        );
+        if let Some(repeats) = self.repeats.of("invalid") {
+            tracing::warn!(
+                topic = &*event.origin.topic,
+                partition = event.origin.partition,
+                offset = event.origin.offset,
+                error = problem,
+                repeats,
+                "an invalid event becomes a dead letter"
+            );
+        }
         event.open(1);
         let wire =
             Wire { workspace: workspace.map(str::to_owned), origin: Some(event.origin.to_string()), ..Wire::default() };

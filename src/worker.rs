@@ -208,12 +208,13 @@ struct Started {
 
 impl Started {
     async fn run(self, checks_topics: bool, stop: CancellationToken) -> Result<(), WorkerError> {
+        let mut former_tiers = Vec::new();
         if checks_topics {
-            tokio::select! {
+            former_tiers = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 checked = self.check_topics() => checked?,
-            }
+            };
         }
         let fatal = CancellationToken::new();
         let table = Arc::new(RwLock::new(Table::default()));
@@ -227,7 +228,7 @@ impl Started {
             () = stop.cancelled() => {}
             () = fatal.cancelled() => {}
             (Ok(()), Ok(())) = async { (read.await, health.await) } => {
-                self.deliver(&table, &standings, &stop, &fatal).await?;
+                self.deliver((&table, &standings), former_tiers, &stop, &fatal).await?;
             }
         }
         self.condition.set_ready(false);
@@ -236,14 +237,17 @@ impl Started {
         if fatal.is_cancelled() { Err(WorkerError::Ended("a part of the worker")) } else { Ok(()) }
     }
 
-    /// Looks at the topics before anything is read from them.
-    async fn check_topics(&self) -> Result<(), CheckError> {
+    /// Looks at the topics before anything is read from them. Says which tiers the schedule has no more.
+    async fn check_topics(&self) -> Result<Vec<(Arc<str>, Duration)>, CheckError> {
         let Settings { kafka, topics, delivery, .. } = &self.settings;
         let checked = topics::check_for_worker(kafka, topics, &delivery.schedule).await?;
         for warning in &checked.warnings {
             tracing::warn!(topic = warning.topic, reason = topics::sentence(warning), "a topic is not as it should be");
         }
-        Ok(())
+        for (topic, _) in &checked.former_tiers {
+            tracing::info!(topic = &**topic, "a tier that is not in the schedule is read for what waits in it");
+        }
+        Ok(checked.former_tiers)
     }
 
     fn start_feed(
@@ -329,8 +333,8 @@ impl Started {
     /// From a table that is read to a drained worker.
     async fn deliver(
         &self,
-        table: &Arc<RwLock<Table>>,
-        standings: &Arc<Standings>,
+        (table, standings): (&Arc<RwLock<Table>>, &Arc<Standings>),
+        former_tiers: Vec<(Arc<str>, Duration)>,
         stop: &CancellationToken,
         fatal: &CancellationToken,
     ) -> Result<(), WorkerError> {
@@ -363,7 +367,8 @@ impl Started {
         };
         let mut consumers = Threads::new(fatal);
         self.start_schedules(&mut consumers, table, outlet.clone())?;
-        let lag = self.start_consumers(&mut consumers, outlet, &shared)?;
+        let tiers = [shared.settlements.tiers(), &former_tiers].concat();
+        let lag = self.start_consumers(&mut consumers, outlet, &tiers)?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");
         self.measure(lag, &pressure, stop, fatal).await;
@@ -398,13 +403,17 @@ impl Started {
         })
     }
 
-    fn start_consumers(&self, threads: &mut Threads, outlet: Outlet, shared: &Arc<Shared>) -> Result<Lag, WorkerError> {
+    fn start_consumers(
+        &self,
+        threads: &mut Threads,
+        outlet: Outlet,
+        tiers: &[(Arc<str>, Duration)],
+    ) -> Result<Lag, WorkerError> {
         let kafka = &self.settings.kafka;
         let drain = self.settings.delivery.drain_timeout;
         let membership = |role| Membership::new(role, Arc::clone(&self.metrics), drain);
         let events = Events::subscribe(kafka, &self.settings.topics.events, membership("events"), outlet.clone())?;
         let lag = Lag::new(kafka, events.membership(), Arc::clone(&self.metrics))?;
-        let tiers = shared.settlements.tiers();
         let retries = Retries::subscribe(kafka, tiers, membership("retries"), outlet, Arc::clone(&self.metrics))?;
         threads.start("events", move || events.run())?;
         threads.start("retries", move || retries.run())?;

@@ -3,17 +3,16 @@
 //! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win; those
 //! that would break delivery are refused with the other options.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use tokio::time::Instant;
 
 use crate::settings;
+use crate::telemetry::metrics::KAFKA_ERRORS;
+use crate::telemetry::repeats::Repeats;
 
 /// Two names of the same property. librdkafka takes both, and which of them holds is then a matter of chance, so a value of
 /// ours yields to the user's under either name.
@@ -35,7 +34,14 @@ fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
         .set("socket.keepalive.enable", "true")
         // The default of 10 s also delays message time-outs and the notice that a broker is back.
         .set("reconnect.backoff.ms", "100")
-        .set("reconnect.backoff.max.ms", "1000");
+        .set("reconnect.backoff.max.ms", "1000")
+        // Left to itself the binding asks the `log` crate, which nobody here uses, and everything below an error is lost: so
+        // is the only word of an offset that was reset.
+        .set_log_level(if tracing::enabled!(tracing::Level::DEBUG) {
+            RDKafkaLogLevel::Info
+        } else {
+            RDKafkaLogLevel::Warning
+        });
     config
 }
 
@@ -232,22 +238,22 @@ pub fn admin_config(kafka: &settings::Kafka) -> ClientConfig {
     with_properties(base_config(kafka, "admin"), kafka)
 }
 
-/// One line for each distinct error in this time; repeats are counted.
-const REPEAT_AFTER: Duration = Duration::from_secs(10);
-/// Distinct errors remembered.
-const DISTINCT_MAX: usize = 64;
+/// What librdkafka calls its word that an offset was not there.
+const OFFSET_RESET: &str = "OFFSET";
+/// And that a property is not used.
+const PROPERTIES: &str = "CONFWARN";
 
 /// Turns a client's logs and errors into the program's, without repeating itself.
 pub struct ClientLog {
     role: &'static str,
-    seen: Mutex<HashMap<String, (Instant, u32)>>,
+    repeats: Repeats,
     last_error: Mutex<Option<String>>,
 }
 
 impl ClientLog {
     /// Of the client that does `role`.
     pub fn new(role: &'static str) -> Self {
-        Self { role, seen: Mutex::default(), last_error: Mutex::default() }
+        Self { role, repeats: Repeats::default(), last_error: Mutex::default() }
     }
 
     /// What the client does.
@@ -259,39 +265,29 @@ impl ClientLog {
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    /// How often the text was held back since it was last written; nothing if it is to be held back now.
-    fn repeats(&self, text: &str) -> Option<u32> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if let Some((written, held_back)) = seen.get_mut(text) {
-            if now.saturating_duration_since(*written) < REPEAT_AFTER {
-                *held_back += 1;
-                return None;
-            }
-            let repeats = *held_back;
-            (*written, *held_back) = (now, 0);
-            return Some(repeats);
-        }
-        if seen.len() >= DISTINCT_MAX {
-            seen.clear();
-        }
-        seen.insert(text.to_owned(), (now, 0));
-        Some(0)
-    }
 }
 
 impl ClientContext for ClientLog {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let role = self.role;
         match level {
+            // Where a client goes on when what it wanted to read is there no more: records were lost.
+            _ if facility == OFFSET_RESET => {
+                if let Some(repeats) = self.repeats.of(message) {
+                    tracing::warn!(client = role, facility, repeats, detail = message, "records may have been skipped");
+                }
+            }
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                if let Some(repeats) = self.repeats(facility) {
+                if let Some(repeats) = self.repeats.of(facility) {
                     tracing::warn!(client = role, facility, repeats, detail = message, "kafka client");
                 }
             }
+            // Properties that one kind of client takes and another does not.
+            RDKafkaLogLevel::Warning if facility == PROPERTIES => {
+                tracing::debug!(client = role, facility, detail = message, "kafka client");
+            }
             RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
-                if let Some(repeats) = self.repeats(facility) {
+                if let Some(repeats) = self.repeats.of(facility) {
                     tracing::info!(client = role, facility, repeats, detail = message, "kafka client");
                 }
             }
@@ -306,9 +302,10 @@ impl ClientContext for ClientLog {
         if let KafkaError::Global(RDKafkaErrorCode::PartitionEOF) = error {
             return;
         }
+        KAFKA_ERRORS.inc();
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         let text = error.to_string();
-        if let Some(repeats) = self.repeats(&text) {
+        if let Some(repeats) = self.repeats.of(&text) {
             tracing::warn!(client = self.role, error = text, reason, repeats, "kafka client error");
         }
     }
@@ -370,16 +367,5 @@ mod tests {
                 .create_with_context::<_, rdkafka::producer::FutureProducer<ClientLog>>(ClientLog::new("health"));
             assert!(made.is_ok(), "{properties:?}: {:?}", made.err());
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_repeated_error_is_written_once_in_a_while_with_its_count() {
-        let log = ClientLog::new("test");
-        assert_eq!(log.repeats("a"), Some(0));
-        assert_eq!(log.repeats("a"), None);
-        assert_eq!(log.repeats("b"), Some(0));
-        assert_eq!(log.repeats("a"), None);
-        tokio::time::advance(REPEAT_AFTER).await;
-        assert_eq!(log.repeats("a"), Some(2));
     }
 }

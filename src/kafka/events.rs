@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::consumer_config;
 use super::group::{Membership, readable_headers};
-use super::wire::WORKSPACE;
+use super::wire::workspace_of;
 use crate::assignment::Assignment;
 use crate::delivery::Job;
 use crate::http::admin::{Condition, Loop};
@@ -198,9 +198,8 @@ impl Events {
 }
 
 fn record_of<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
-    let workspace = message.headers().and_then(|headers| {
-        readable_headers(headers).filter(|(name, _)| *name == WORKSPACE).map(|(_, value)| value).last()
-    });
+    let headers = message.headers().map(readable_headers).into_iter().flatten();
+    let workspace = workspace_of(headers, message.key());
     Record {
         offset: message.offset(),
         timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),

@@ -92,6 +92,10 @@ impl Membership {
         }
         drop(held);
         self.generation.fetch_add(1, Ordering::AcqRel);
+        // A cooperative rebalance also tells members that nothing comes to them.
+        if partitions.count() == 0 {
+            return;
+        }
         self.metrics.rebalances_assigned.inc();
         tracing::info!(group_member = self.log.role(), partitions = partitions.count(), "partitions assigned");
         // A partition stays paused over a rebalance if it was paused before.
@@ -107,6 +111,9 @@ impl Membership {
             keys.filter_map(|key: Partition| held.remove(&key)).map(|held| held.assignment).collect()
         };
         self.generation.fetch_add(1, Ordering::AcqRel);
+        if leaving.is_empty() {
+            return;
+        }
         let lost = consumer.assignment_lost();
         if lost {
             self.metrics.rebalances_lost.inc();
@@ -262,7 +269,6 @@ impl ClientContext for Membership {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.metrics.kafka_errors.inc();
         self.log.error(error, reason);
     }
 }

@@ -58,6 +58,8 @@ struct Hand {
     assignment: Arc<Assignment>,
     tier: usize,
     waiting: VecDeque<Waiting>,
+    /// Those that are due at once (redriven, replayed): they do not wait behind the others.
+    at_once: VecDeque<Waiting>,
     bytes: usize,
     paused: bool,
 }
@@ -73,6 +75,11 @@ pub struct Retries {
     generation: u64,
 }
 
+/// The group that reads the tiers, of workers of that group.
+pub(super) fn retry_group(group: &str) -> String {
+    format!("{group}-retry")
+}
+
 impl Retries {
     /// Joins the group of the retry tiers.
     ///
@@ -85,7 +92,7 @@ impl Retries {
         outlet: Outlet,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
-        let group = format!("{}-retry", kafka.group);
+        let group = retry_group(&kafka.group);
         let consumer: BaseConsumer<Membership> =
             retry_consumer_config(kafka, "retries", &group).create_with_context(membership)?;
         let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
@@ -138,7 +145,7 @@ impl Retries {
         if self.outlet.pressure.reading_due() == Reading::Wait {
             return POLL_MAX;
         }
-        let next = self.hands.values().filter_map(|hand| hand.waiting.front()).map(|waiting| waiting.due_ms).min();
+        let next = self.hands.values().filter_map(Hand::next_due_ms).min();
         let until = next.map_or(i64::MAX, |due| due.saturating_sub(clock::now_ms()));
         Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(POLL_MIN, POLL_MAX)
     }
@@ -192,7 +199,7 @@ impl Retries {
         let now_ms = clock::now_ms();
         for (tier, gauge) in self.metrics.retry_overdue.iter().enumerate() {
             let of_tier = self.hands.values().filter(|hand| hand.tier == tier);
-            let oldest = of_tier.filter_map(|hand| hand.waiting.front()).map(|waiting| waiting.due_ms).min();
+            let oldest = of_tier.filter_map(Hand::next_due_ms).min();
             let overdue_ms = oldest.map_or(0, |due| now_ms.saturating_sub(due).max(0));
             gauge.set(Duration::from_millis(overdue_ms.unsigned_abs()).as_secs_f64());
         }
@@ -200,26 +207,34 @@ impl Retries {
 }
 
 impl Hand {
+    fn len(&self) -> usize {
+        self.waiting.len() + self.at_once.len()
+    }
+
+    fn next_due_ms(&self) -> Option<i64> {
+        [&self.at_once, &self.waiting].into_iter().filter_map(VecDeque::front).map(|waiting| waiting.due_ms).min()
+    }
+
     fn is_full(&self, now_ms: i64) -> bool {
         let stretch = if self.runs_out_soon(now_ms) { HAND_STRETCH } else { 1 };
-        self.waiting.len() >= stretch * HAND_MAX || self.bytes >= stretch * HAND_BYTES_MAX
+        self.len() >= stretch * HAND_MAX || self.bytes >= stretch * HAND_BYTES_MAX
     }
 
     /// Whether a partition that was paused should be read again.
     fn is_low(&self, now_ms: i64) -> bool {
         let stretch = if self.runs_out_soon(now_ms) { HAND_STRETCH } else { 1 };
-        self.waiting.len() <= stretch * HAND_MAX / 2 && self.bytes <= stretch * HAND_BYTES_MAX / 2
+        self.len() <= stretch * HAND_MAX / 2 && self.bytes <= stretch * HAND_BYTES_MAX / 2
     }
 
     /// Whether all of it is gone by the time that more can be there. While something is overdue, there is no hurry.
     fn runs_out_soon(&self, now_ms: i64) -> bool {
-        let overdue = self.waiting.front().is_some_and(|first| first.due_ms <= now_ms);
+        let overdue = self.next_due_ms().is_some_and(|first| first <= now_ms);
         !overdue && self.waiting.back().is_none_or(|last| last.due_ms <= now_ms.saturating_add(RESUME_TAKES_MS))
     }
 
     fn pop_due(&mut self, now_ms: i64) -> Option<Waiting> {
-        self.waiting.front().filter(|waiting| waiting.due_ms <= now_ms)?;
-        let waiting = self.waiting.pop_front()?;
+        let is_due = |waiting: &&mut VecDeque<Waiting>| waiting.front().is_some_and(|first| first.due_ms <= now_ms);
+        let waiting = [&mut self.at_once, &mut self.waiting].into_iter().find(is_due)?.pop_front()?;
         self.bytes -= waiting.payload.as_ref().map_or(0, Bytes::len);
         Some(waiting)
     }
@@ -235,6 +250,7 @@ fn follow(tiers: &[(Arc<str>, Duration)], membership: &Membership, hands: &mut B
             assignment,
             tier,
             waiting: VecDeque::new(),
+            at_once: VecDeque::new(),
             bytes: 0,
             paused: false,
         });
@@ -253,7 +269,8 @@ fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), Hand>
     hand.bytes += payload.as_ref().map_or(0, Bytes::len);
     // It came, so the partition is not paused, whoever resumed it: a full hand pauses it again.
     hand.paused = false;
-    hand.waiting.push_back(Waiting {
+    let waiting = if is_due_at_once(&wire) { &mut hand.at_once } else { &mut hand.waiting };
+    waiting.push_back(Waiting {
         due_ms: due_ms(message.timestamp().to_millis(), delay, &wire),
         payload,
         wire,
@@ -262,10 +279,16 @@ fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), Hand>
     });
 }
 
-/// When a retry is due: its tier's delay after it was appended. One that has made no attempt (redriven) is due at once.
+/// Whether it has made no attempt: it was redriven or replayed.
+fn is_due_at_once(wire: &Wire) -> bool {
+    wire.attempt == Some(0)
+}
+
+/// When a retry is due: its tier's delay after it was appended. One that has made no attempt is due at once, whatever the
+/// clock of the tool says that wrote it.
 fn due_ms(appended_ms: Option<i64>, delay: Duration, wire: &Wire) -> i64 {
-    if wire.attempt == Some(0) {
-        return wire.due_ms.or(appended_ms).unwrap_or_default();
+    if is_due_at_once(wire) {
+        return wire.due_ms.into_iter().chain(appended_ms).min().unwrap_or_default();
     }
     let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
     appended_ms.map_or(wire.due_ms.unwrap_or_default(), |appended| appended.saturating_add(delay_ms))
@@ -297,7 +320,8 @@ mod tests {
         };
         let waiting: VecDeque<_> = (0..).take(count).map(waiting).collect();
         let assignment = Assignment::new("webhooks.retry.30s".into(), 0);
-        Hand { assignment, tier: 0, bytes: waiting.len() * 1024, waiting, paused: false }
+        let at_once = VecDeque::new();
+        Hand { assignment, tier: 0, bytes: waiting.len() * 1024, waiting, at_once, paused: false }
     }
 
     #[test]
@@ -323,5 +347,19 @@ mod tests {
     fn what_was_redriven_is_due_at_once() {
         let wire = Wire { attempt: Some(0), due_ms: Some(99), ..Wire::default() };
         assert_eq!(due_ms(Some(1_000), Duration::from_secs(30), &wire), 99);
+        let fast = Wire { due_ms: Some(99_000), ..wire };
+        assert_eq!(due_ms(Some(1_000), Duration::from_secs(30), &fast), 1_000, "by a clock that is ahead");
+        assert_eq!(due_ms(None, Duration::from_secs(30), &fast), 99_000);
+    }
+
+    #[test]
+    fn what_is_due_at_once_does_not_wait_behind_what_is_not() {
+        let now = 1_000_000;
+        let (mut redriven, mut hand) = (hand(1, now - 1, 1), hand(2, now + 30_000, 1));
+        hand.at_once.append(&mut redriven.waiting);
+        assert_eq!((hand.next_due_ms(), hand.len()), (Some(now - 1), 3));
+        assert!(hand.pop_due(now).is_some());
+        assert!(hand.pop_due(now).is_none());
+        assert_eq!(hand.next_due_ms(), Some(now + 30_000));
     }
 }

@@ -42,7 +42,6 @@ const COORDINATOR: &str = "GroupCoordinator";
 /// What the callbacks change.
 pub struct Membership {
     log: ClientLog,
-    metrics: Arc<Metrics>,
     held: Mutex<Held>,
     /// When the coordinator was last heard of.
     heard: Mutex<Option<Instant>>,
@@ -51,10 +50,9 @@ pub struct Membership {
 }
 
 impl Membership {
-    fn new(metrics: Arc<Metrics>) -> Self {
+    fn new() -> Self {
         Self {
             log: ClientLog::new("schedules"),
-            metrics,
             held: Mutex::default(),
             heard: Mutex::default(),
             generation: AtomicU64::new(1),
@@ -94,7 +92,6 @@ impl ClientContext for Membership {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.metrics.kafka_errors.inc();
         self.log.error(error, reason);
     }
 
@@ -157,7 +154,7 @@ impl Schedules {
     ) -> Result<Self, KafkaError> {
         let config = schedule_consumer_config(kafka, "schedules", &format!("{}-schedule", kafka.group));
         let session_timeout = config.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
-        let consumer: BaseConsumer<Membership> = config.create_with_context(Membership::new(Arc::clone(&metrics)))?;
+        let consumer: BaseConsumer<Membership> = config.create_with_context(Membership::new())?;
         consumer.subscribe(&[topic])?;
         Ok(Self {
             consumer,
@@ -313,11 +310,10 @@ fn partition_count(metadata: &Metadata, topic: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::schedule::RetrySchedule;
     use rdkafka::statistics::Broker;
 
     fn membership() -> Membership {
-        Membership::new(Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap())))
+        Membership::new()
     }
 
     fn statistics(broker: &str, rxidle: i64) -> Statistics {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{ClientLog, lone_producer_config, producer_config};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::repeats::Repeats;
 
 /// The first wait before a failed publication is tried again; it doubles up to the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -52,6 +53,7 @@ pub struct Sink {
     producer: FutureProducer<ClientLog>,
     /// Sends each record alone; made when a batch was too large for a topic, which says nothing about its records.
     lone: Arc<OnceLock<FutureProducer<ClientLog>>>,
+    repeats: Arc<Repeats>,
     kafka: Arc<settings::Kafka>,
     metrics: Arc<Metrics>,
     /// Cancelled when nothing more is to be tried.
@@ -72,7 +74,15 @@ impl Sink {
         fatal: CancellationToken,
     ) -> Result<Self, KafkaError> {
         let producer = producer_config(kafka, "sink").create_with_context(ClientLog::new("sink"))?;
-        Ok(Self { producer, lone: Arc::default(), kafka: Arc::new(kafka.clone()), metrics, stop, fatal })
+        Ok(Self {
+            producer,
+            lone: Arc::default(),
+            repeats: Arc::default(),
+            kafka: Arc::new(kafka.clone()),
+            metrics,
+            stop,
+            fatal,
+        })
     }
 
     /// Publishes a record, trying again until it is acknowledged.
@@ -107,7 +117,9 @@ impl Sink {
                 self.fatal.cancel();
                 return Err(PublishError::Stopped);
             }
-            tracing::warn!(topic = &*outgoing.topic, %error, "a record was not published and is tried again");
+            if let Some(repeats) = self.repeats.of(&outgoing.topic) {
+                tracing::warn!(topic = &*outgoing.topic, repeats, %error, "a record was not published and is tried again");
+            }
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Err(PublishError::Stopped),

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::client::{ClientLog, span_consumer_config};
 use super::group::every_header;
-use super::wire::Wire;
+use super::wire::{Wire, workspace_of};
 use crate::settings;
 
 /// How long the brokers may take for one answer before a tool gives up.
@@ -103,6 +103,12 @@ impl SpanRecord {
     /// What its headers say.
     pub fn wire(&self) -> Wire {
         Wire::read(self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?))))
+    }
+
+    /// The workspace of an event, as the worker reads it.
+    pub fn workspace(&self) -> Option<&str> {
+        let headers = self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
+        workspace_of(headers, self.key.as_deref())
     }
 
     fn of(message: &BorrowedMessage<'_>) -> Self {

@@ -1,6 +1,7 @@
 //! Reads what topics a cluster has, and brings them to how they must be. The rules are `domain::topics`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::admin::{
@@ -13,7 +14,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 
 use super::client::{ClientLog, admin_config, table_consumer_config};
-use crate::domain::schedule::RetrySchedule;
+use crate::domain::schedule::{RetrySchedule, parse_duration};
 use crate::domain::topics::{self, Actual, ActualTopic, Finding, Fix, Plan, Severity, TopicSpec};
 use crate::settings;
 
@@ -66,6 +67,8 @@ pub struct Checked {
     pub event_bytes_max: u64,
     /// Partitions of each topic, by name.
     pub partitions: BTreeMap<String, u16>,
+    /// Tiers that are there and in the schedule no more, with their delays: retries may wait in them.
+    pub former_tiers: Vec<(Arc<str>, Duration)>,
 }
 
 /// What `apply` did.
@@ -102,7 +105,7 @@ pub async fn plan(
     topics: &settings::Topics,
     schedule: &RetrySchedule,
 ) -> Result<Plan, TopicsError> {
-    Ok(topics::plan(topics, schedule, &read(kafka, &names(topics, schedule)).await?))
+    Ok(topics::plan(topics, schedule, &read(kafka, &names(topics, schedule), None).await?))
 }
 
 /// What a worker calls before it reads anything.
@@ -114,7 +117,8 @@ pub async fn check_for_worker(
     topics: &settings::Topics,
     schedule: &RetrySchedule,
 ) -> Result<Checked, CheckError> {
-    let actual = read(kafka, &names(topics, schedule)).await?;
+    let names = names(topics, schedule);
+    let actual = read(kafka, &names, Some(&topics.retry_prefix)).await?;
     let plan = topics::plan(topics, schedule, &actual);
     let (errors, warnings): (Vec<_>, Vec<_>) =
         plan.findings.into_iter().partition(|finding| finding.severity == Severity::Error);
@@ -122,8 +126,11 @@ pub async fn check_for_worker(
         return Err(CheckError::Unfit(errors));
     }
     let event_bytes_max = topics::events_bytes_max(topics, &actual);
+    let former = actual.topics.keys().filter(|name| !names.contains(name));
+    let former_tiers = former.filter_map(|name| Some((name.as_str().into(), tier_delay(name, &topics.retry_prefix)?)));
+    let former_tiers = former_tiers.collect();
     let partitions = actual.topics.into_iter().map(|(name, topic)| (name, topic.partitions)).collect();
-    Ok(Checked { warnings, event_bytes_max, partitions })
+    Ok(Checked { warnings, event_bytes_max, partitions, former_tiers })
 }
 
 /// Creates what is missing and alters what differs, as far as it may, then looks again.
@@ -146,7 +153,7 @@ pub async fn apply(
     add_partitions(&admin, &plan, &mut applied).await;
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
-        applied.left = topics::plan(topics, schedule, &read(kafka, &names).await?);
+        applied.left = topics::plan(topics, schedule, &read(kafka, &names, None).await?);
         let unsettled = applied.left.findings.iter().any(|finding| finding.fix != Fix::ByHand);
         if !unsettled || !applied.failed.is_empty() || applied.done.is_empty() || Instant::now() >= deadline {
             return Ok(applied);
@@ -164,14 +171,18 @@ fn admin_client(kafka: &settings::Kafka) -> Result<AdminClient<ClientLog>, Topic
 }
 
 /// Reads the named topics from the cluster. Names of topics are not asked for, since that may create them.
-async fn read(kafka: &settings::Kafka, names: &[String]) -> Result<Actual, TopicsError> {
-    let wanted: BTreeSet<String> = names.iter().cloned().collect();
+/// With a prefix, all retry tiers that have it too.
+async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) -> Result<Actual, TopicsError> {
+    let names: BTreeSet<String> = names.iter().cloned().collect();
+    let tiers = tiers.map(str::to_owned);
+    let is_tier = move |name: &str| tiers.as_ref().is_some_and(|prefix| tier_delay(name, prefix).is_some());
+    let wanted = move |name: &str| names.contains(name) || is_tier(name);
     let config = table_consumer_config(kafka, "topics");
     let brokers = kafka.brokers.clone();
     let metadata = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer<ClientLog> =
             config.create_with_context(ClientLog::new("topics")).map_err(TopicsError::Configuration)?;
-        fetch_shapes(&consumer, &wanted).map_err(|reason| TopicsError::Unreachable { brokers, reason })
+        fetch_shapes(&consumer, wanted).map_err(|reason| TopicsError::Unreachable { brokers, reason })
     });
     let mut actual = match metadata.await {
         Ok(actual) => actual?,
@@ -181,7 +192,12 @@ async fn read(kafka: &settings::Kafka, names: &[String]) -> Result<Actual, Topic
     Ok(actual)
 }
 
-fn fetch_shapes(consumer: &BaseConsumer<ClientLog>, wanted: &BTreeSet<String>) -> Result<Actual, String> {
+/// The delay of a retry tier by its topic's name.
+pub(super) fn tier_delay(name: &str, retry_prefix: &str) -> Option<Duration> {
+    parse_duration(name.strip_prefix(retry_prefix)?.strip_prefix('.')?).ok().filter(|delay| !delay.is_zero())
+}
+
+fn fetch_shapes(consumer: &BaseConsumer<ClientLog>, wanted: impl Fn(&str) -> bool) -> Result<Actual, String> {
     let metadata = consumer.fetch_metadata(None, REACH_TIMEOUT).map_err(|error| {
         // The client tells why it can't connect only to those who poll it.
         let told = (0..20).find_map(|_| match consumer.poll(Duration::from_millis(10)) {
@@ -191,8 +207,7 @@ fn fetch_shapes(consumer: &BaseConsumer<ClientLog>, wanted: &BTreeSet<String>) -
         consumer.context().last_error().or(told).unwrap_or_else(|| error.to_string())
     })?;
     let size = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
-    let known =
-        metadata.topics().iter().filter(|topic| wanted.contains(topic.name()) && !topic.partitions().is_empty());
+    let known = metadata.topics().iter().filter(|topic| wanted(topic.name()) && !topic.partitions().is_empty());
     let topics = known.map(|topic| {
         let replicas = topic.partitions().iter().map(|partition| size(partition.replicas().len())).min();
         let shape = ActualTopic {

@@ -2,6 +2,13 @@
 
 use crate::domain::outcome::{DeadReason, Reason};
 
+/// The workspace of an event by its record's headers and key: the last header of that name with a value, or the key where
+/// there is none. Nothing for what is empty or no UTF-8.
+pub fn workspace_of<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>, key: Option<&'a [u8]>) -> Option<&'a str> {
+    let header = headers.filter(|(name, _)| *name == WORKSPACE).map(|(_, value)| value).last();
+    std::str::from_utf8(header.or(key)?).ok().filter(|name| !name.is_empty())
+}
+
 /// The workspace.
 pub const WORKSPACE: &str = "workspace";
 const INTEGRATION: &str = "hookstream-integration-id";

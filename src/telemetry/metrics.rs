@@ -1,6 +1,8 @@
 //! Every metric, on a registry of its own. Labels come from closed sets only: topics, tiers, reasons, outcomes. Never an
 //! id, a URL or a workspace. Handles of fixed labels are looked up once, at start, so that every series begins at zero.
 
+use std::sync::LazyLock;
+
 use prometheus::core::{Collector, Metric as _};
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -11,6 +13,11 @@ use crate::domain::integration::STATUS_WORDS;
 use crate::domain::outcome::{DeadReason, DropReason, Reason};
 use crate::domain::schedule::RetrySchedule;
 use crate::domain::table::Census;
+
+/// Errors that the Kafka clients of this process reported. Clients are made where no metrics are at hand, too.
+pub static KAFKA_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
+    IntCounter::new("kafka_errors_total", "Errors that the Kafka clients of the process reported").expect("a good name")
+});
 
 /// What became of an event that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +190,7 @@ impl Metrics {
             rebalances_assigned: rebalances.with_label_values(&["assigned"]),
             rebalances_revoked: rebalances.with_label_values(&["revoked"]),
             rebalances_lost: rebalances.with_label_values(&["lost"]),
-            kafka_errors: r.counter("kafka_errors_total", "Errors that the Kafka client reported"),
+            kafka_errors: r.add(Ok(KAFKA_ERRORS.clone())),
             health_guard_active: r
                 .int_gauge("health_guard_active", "1 while most integrations fail for network reasons"),
             health_transitions: r.counters(

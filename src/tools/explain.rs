@@ -105,10 +105,8 @@ async fn record(settings: &Settings, topic: &str, partition: i32, offset: i64) -
     let record = reading.next().await?.ok_or_else(|| {
         ToolError::Refused(format!("the record {from} is gone: compacted away, aborted, or older than its topic keeps"))
     })?;
-    let workspace = record.wire().workspace;
-    let by_key = || record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned);
     // Only an event's own key is its workspace: retries and dead letters have it in their headers.
-    let workspace = workspace.or_else(by_key);
+    let workspace = record.workspace().map(str::to_owned);
     let value = record.value.ok_or_else(|| {
         ToolError::Refused(format!("the record {from} has no value: it becomes a dead letter of reason invalid-event"))
     })?;

@@ -178,9 +178,7 @@ impl Matcher {
     }
 
     fn judge(&self, record: &SpanRecord, now_ms: i64) -> Judged {
-        let workspace = record.wire().workspace;
-        let workspace = workspace.as_deref().map(str::as_bytes).or(record.key.as_deref());
-        if workspace != Some(self.workspace.as_bytes()) {
+        if record.workspace() != Some(self.workspace.as_str()) {
             return Judged::Other;
         }
         // An invalid event became a dead letter when it was first read.

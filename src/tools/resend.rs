@@ -5,7 +5,7 @@
 //! and gives the account. Publications under way are driven while anything else is waited for, so nothing waits on them
 //! but the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{INTERRUPTED, ToolError, blocking, render, write_line};
-use crate::kafka::requeue::{Requeue, RequeueError};
+use crate::kafka::requeue::{Requeue, RequeueError, tiers_in_use};
 use crate::kafka::sink::Outgoing;
 use crate::kafka::span::{Reading, SpanRecord};
 use crate::settings::{Selection, Settings};
@@ -77,9 +77,29 @@ pub(super) async fn requeue(
     if selection.dry_run {
         return Ok(None);
     }
-    let kafka = settings.kafka.clone();
-    let opened = blocking("opening the tier", move || Ok(Requeue::open(&kafka, topic, role)?)).await?;
-    Ok(Some(Arc::new(opened)))
+    let (kafka, prefix) = (settings.kafka.clone(), settings.topics.retry_prefix.clone());
+    let tiers = settings.delivery.schedule.tiers();
+    let tiers: BTreeSet<String> = tiers.iter().map(|tier| format!("{prefix}.{tier}")).collect();
+    let opened = blocking("opening the tier", move || {
+        let opened = Requeue::open(&kafka, topic, role)?;
+        let asked = tiers_in_use(&kafka, &prefix, role);
+        let in_use =
+            asked.map_err(|source| ToolError::Refused(format!("it is not known which tiers are read: {source}")))?;
+        refuse_unread(&tiers, &in_use)?;
+        Ok(opened)
+    });
+    Ok(Some(Arc::new(opened.await?)))
+}
+
+/// The workers' own schedule decides which tiers they read: into another nobody looks.
+fn refuse_unread(tiers: &BTreeSet<String>, in_use: &BTreeSet<String>) -> Result<(), ToolError> {
+    if in_use.is_empty() || !tiers.is_disjoint(in_use) {
+        return Ok(());
+    }
+    let (listed, read) = (Vec::from_iter(tiers.clone()).join(", "), Vec::from_iter(in_use.clone()).join(", "));
+    Err(ToolError::Refused(format!(
+        "--retry-schedule: its tiers ({listed}) have been read by no worker, but {read}; expected the workers' own schedule"
+    )))
 }
 
 /// Sends back what `judge` says, and writes the account.
@@ -398,6 +418,19 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schedule_that_no_worker_has_is_refused() {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let (ours, other) = (set(&["r.30s", "r.1m"]), set(&["r.1s"]));
+        assert!(refuse_unread(&ours, &set(&[])).is_ok(), "nothing was ever retried");
+        assert!(refuse_unread(&ours, &set(&["r.1m", "r.1s"])).is_ok(), "the schedule has changed");
+        let refused = refuse_unread(&ours, &other).unwrap_err().to_string();
+        assert!(
+            refused.contains("--retry-schedule") && refused.contains("r.1s") && refused.contains("r.30s"),
+            "{refused}"
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_is_kept_and_idle_time_is_not_saved_up() {

@@ -125,7 +125,7 @@ impl Rig {
                 timestamp_ms: jiff::Timestamp::now().as_millisecond(),
                 key: None,
                 value: Some(value.as_bytes()),
-                workspace: Some(workspace.as_bytes()),
+                workspace: Some(workspace),
             };
             self.pipeline.event(&record, &self.assignment, &mut batches);
             self.next_offset += 1;

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::AdminOptions;
+use rdkafka::{Offset, TopicPartitionList};
+
 use crate::stage::{LONG, Ledger, Stage, event_number, events, integration};
 use crate::support::cluster::{Cluster, OwnCluster};
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::records::Record;
+use crate::support::records::{Record, admin};
 use crate::support::wait::{PATIENCE, wait_until};
 use crate::support::worker::Worker;
 
@@ -221,4 +224,48 @@ async fn the_only_broker_dies_and_comes_back_and_nothing_is_lost() {
     let code = worker.wait_exit(LONG);
     assert_eq!(code, 0, "{}", worker.lines().tail(20));
     println!("without a broker a worker stops in {:?} with code {code}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_were_deleted_before_they_were_read_are_not_passed_over_in_silence() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "deleted", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut worker = stage.worker(&[]).await;
+    stage.send(events("e", 5));
+    stage.settled(PATIENCE).await;
+    worker.stop();
+    stage.send(events("late", 5));
+    let mut kept = TopicPartitionList::new();
+    kept.add_partition_offset(&stage.names.events(), 0, Offset::Offset(8)).unwrap();
+    admin(cluster.brokers()).delete_records(&kept, &AdminOptions::new()).await.unwrap();
+    let worker = stage.worker(&[]).await;
+    receiver.wait_for(7, PATIENCE).await;
+    let said =
+        worker.lines().find(PATIENCE, |line| line.contains("records may have been skipped").then(|| line.to_owned()));
+    let said = said.expect("a line about it");
+    assert!(said.contains("WARN") && said.contains(&stage.names.events()), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_a_partition_knows_at_once_that_it_is_not_behind() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "lag", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut worker = stage.worker(&[]).await;
+    stage.send(events("e", 5));
+    stage.settled(PATIENCE).await;
+    worker.stop();
+    let worker = stage.worker(&[]).await;
+    wait_until("the lag", PATIENCE, async || {
+        // There is a series only once it was measured.
+        let text = worker.metrics().await;
+        let series = format!("hookstream_consumer_lag{{partition=\"0\",topic=\"{}\"}} ", stage.names.events());
+        let lag = text.lines().find_map(|line| line.strip_prefix(&series).map(str::to_owned)).ok_or(text)?;
+        assert_eq!(lag, "0", "nothing has been read, and all was committed");
+        Ok::<_, String>(())
+    })
+    .await;
 }

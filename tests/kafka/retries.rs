@@ -10,6 +10,7 @@ use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver, Recorded};
 use crate::support::records::{Read, Record};
 use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::worker::Worker;
 
 fn header_names(record: &Read) -> BTreeSet<&str> {
     record.headers.iter().map(|(name, _)| name.as_str()).collect()
@@ -268,4 +269,26 @@ async fn a_retry_that_waits_outlives_its_worker() {
     let ids: BTreeSet<_> = requests.iter().map(|request| (request.delivery_id(), request.attempt())).collect();
     assert_eq!((receiver.count(), ids.len()), (40, 40), "each attempt once");
     wait_until("nothing more", PATIENCE, async || if stage.tier("3s").len() == 20 { Ok(()) } else { Err(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_in_a_tier_that_the_schedule_has_no_more_still_come() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "former-tier", "2s", 2).await;
+    let receiver = Receiver::start(|_| Answer::status(503));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut worker = stage.worker(&[]).await;
+    stage.send(events("e", 6));
+    stage.wait_for_tier("2s", 6).await;
+    worker.stop();
+    receiver.answer_with(|_| Answer::ok());
+    // Another schedule, and a topic of its own.
+    stage.names.create(cluster.brokers(), "1h", 2).await;
+    let worker = Worker::start(cluster.brokers(), &stage.names, &["--retry-schedule", "1h"]).await;
+    receiver.wait_for(12, PATIENCE).await;
+    stage.tier_settled("2s", PATIENCE).await;
+    let second = receiver.recorded().iter().filter(|request| request.attempt() == 2).count();
+    assert_eq!(second, 6);
+    stage.knows(&worker, "hookstream_deliveries_total", &[("outcome", "acknowledged")], 6.0).await;
+    assert!(stage.tier("1h").is_empty());
 }

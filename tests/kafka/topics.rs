@@ -80,7 +80,7 @@ async fn a_wrong_cluster_is_told_what_it_costs_and_altered_without_losing_what_e
         "retries are replaced by newer ones of their webhook",
         "registrations older than the retention vanish",
         "failures of an integration would be counted where its state is not kept",
-        "the largest events, with a retry's headers, could not be put off",
+        "the largest events can't be put off and become dead letters when they fail once",
         "apply: raise it to 4 partitions",
     ] {
         assert!(text.contains(said), "{said:?} in:\n{text}");

@@ -1,0 +1,58 @@
+//! Saying a thing once, and then how often it came again.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// One line for each thing said in this time; repeats are counted.
+const REPEAT_AFTER: Duration = Duration::from_secs(10);
+/// Distinct things remembered.
+const DISTINCT_MAX: usize = 64;
+
+/// What was said lately.
+#[derive(Debug, Default)]
+pub struct Repeats(Mutex<HashMap<String, (Instant, u32)>>);
+
+impl Repeats {
+    /// How often the text was held back since it was last written; nothing if it is to be held back now.
+    pub fn of(&self, text: &str) -> Option<u32> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some((written, held_back)) = seen.get_mut(text) {
+            if now.saturating_duration_since(*written) < REPEAT_AFTER {
+                *held_back += 1;
+                return None;
+            }
+            let repeats = *held_back;
+            (*written, *held_back) = (now, 0);
+            return Some(repeats);
+        }
+        if seen.len() >= DISTINCT_MAX {
+            seen.clear();
+        }
+        seen.insert(text.to_owned(), (now, 0));
+        Some(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_said_again_is_held_back_and_counted() {
+        let repeats = Repeats::default();
+        assert_eq!(
+            (repeats.of("a"), repeats.of("a"), repeats.of("b"), repeats.of("a")),
+            (Some(0), None, Some(0), None)
+        );
+        tokio::time::advance(REPEAT_AFTER).await;
+        assert_eq!((repeats.of("a"), repeats.of("a")), (Some(2), None));
+        for number in 0..DISTINCT_MAX * 3 {
+            assert_eq!(repeats.of(&number.to_string()), Some(0));
+        }
+        assert!(repeats.0.lock().unwrap().len() <= DISTINCT_MAX);
+    }
+}
