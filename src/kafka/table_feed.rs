@@ -142,7 +142,7 @@ fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
                 partition = row.partition,
                 offset = row.offset,
                 %error,
-                "a record of the integrations topic can not be used; the one before stays in force"
+                "a record of the integrations topic can not be used; the one before, if there is one, stays in force here"
             );
             None
         }

@@ -4,6 +4,7 @@
 //! is no room the attempt is not logged, and counted as such.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use serde::Serialize;
 
 use super::Ended;
 use super::redaction::{Secrets, repeats, shown_url};
-use crate::delivery::Event;
 use crate::domain::event::Envelope;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::Outcome;
@@ -22,13 +22,18 @@ use crate::telemetry::metrics::Metrics;
 
 /// Attempts that wait to be written: what the fastest worker makes in a second.
 const WAITING_MAX: usize = 8_192;
+/// Bytes of the events that they are about, which an answer is compared with. Apart from what deliveries may hold: a log that
+/// falls behind makes nobody wait.
+const WAITING_BYTES_MAX: usize = 16 << 20;
 /// The contract's: so much of an answer is logged.
 const ANSWER_BYTES_MAX: usize = 1024;
 
 /// An attempt to log.
 #[derive(Debug)]
 pub struct Entry {
-    event: Arc<Event>,
+    payload: Bytes,
+    is_tick: bool,
+    _held: Held,
     integration: Arc<Integration>,
     webhook: usize,
     delivery_id: Box<str>,
@@ -39,9 +44,32 @@ pub struct Entry {
     at_ms: i64,
 }
 
+/// Bytes of an event that waits with its attempt.
+#[derive(Debug)]
+struct Held {
+    waiting: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Nothing beyond the bound.
+    fn of(waiting: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let before = waiting.fetch_add(bytes, Ordering::Relaxed);
+        let held = Self { waiting: Arc::clone(waiting), bytes };
+        (before < WAITING_BYTES_MAX).then_some(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Where shards hand attempts over.
 pub struct AttemptLog {
     all: bool,
+    waiting: Arc<AtomicUsize>,
     sender: SyncSender<Entry>,
     metrics: Arc<Metrics>,
 }
@@ -55,7 +83,7 @@ impl AttemptLog {
             settings::AttemptLog::All => true,
         };
         let (sender, receiver) = sync_channel(WAITING_MAX);
-        Some((Self { all, sender, metrics }, receiver))
+        Some((Self { all, waiting: Arc::default(), sender, metrics }, receiver))
     }
 
     /// An attempt ended. Never waits.
@@ -64,8 +92,14 @@ impl AttemptLog {
             return;
         }
         let delivery = ended.delivery;
+        let Some(held) = Held::of(&self.waiting, delivery.event.payload.len()) else {
+            self.metrics.attempt_log_dropped.inc();
+            return;
+        };
         let entry = Entry {
-            event: Arc::clone(&delivery.event),
+            payload: delivery.event.payload.clone(),
+            is_tick: delivery.event.is_tick,
+            _held: held,
             integration: Arc::clone(&delivery.integration),
             webhook: delivery.webhook,
             delivery_id: delivery.id.clone(),
@@ -113,11 +147,11 @@ impl Entry {
             Outcome::Acknowledged => ("acknowledged", None, Some(200)),
             Outcome::Failed { reason, status, .. } => ("failed", Some(reason.word()), status),
         };
-        let event_id = Envelope::parse(&self.event.payload).ok().map(|envelope| envelope.id.into_owned());
+        let event_id = Envelope::parse(&self.payload).ok().map(|envelope| envelope.id.into_owned());
         let record = Record {
             delivery_id: &self.delivery_id,
             web_hook_id: webhook.map(Webhook::id),
-            event_id: event_id.filter(|_| !self.event.is_tick),
+            event_id: event_id.filter(|_| !self.is_tick),
             attempt: self.attempt,
             url: webhook.map(|webhook| secrets.masked(&shown_url(&webhook.url()))),
             outcome,
@@ -135,7 +169,7 @@ impl Entry {
     /// The answer as it may be written down; nothing of one that repeats the event.
     fn shown_answer(&self, secrets: &Secrets) -> Option<String> {
         let kept = self.answer.get(..ANSWER_BYTES_MAX.min(self.answer.len())).unwrap_or_default();
-        if repeats(kept, &self.event.payload) {
+        if repeats(kept, &self.payload) {
             return None;
         }
         let text = String::from_utf8_lossy(kept);
@@ -152,7 +186,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::{Delivery, Origin};
+    use crate::delivery::{Delivery, Event, Origin};
     use crate::domain::outcome::Reason;
     use crate::domain::schedule::RetrySchedule;
     use crate::lanes::pressure::Pressure;
@@ -239,6 +273,15 @@ mod tests {
         assert_eq!(shown["answer"].as_str().unwrap().trim_start_matches('x'), "***");
         let binary = record(settings::AttemptLog::All, FAILED, &[0xff; 1024]).unwrap();
         assert!(binary["answer"].as_str().unwrap().len() <= 1024);
+    }
+
+    #[test]
+    fn what_waits_holds_no_more_bytes_of_events_than_it_may() {
+        let waiting = Arc::default();
+        let held: Vec<_> = (0..100).map_while(|_| Held::of(&waiting, 1 << 20)).collect();
+        assert_eq!(held.len(), WAITING_BYTES_MAX >> 20);
+        drop(held);
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]
