@@ -56,6 +56,7 @@ fn topics(reader: &mut Reader<'_>, settings: &Settings) {
         ("attempts-topic", topics.attempts.clone()),
         ("health-topic", topics.health.clone()),
         ("health-topic", format!("{}.deltas", topics.health)),
+        ("health-topic", format!("{}.counts", topics.health)),
     ];
     let tiers = settings.delivery.schedule.tiers().iter();
     names.extend(tiers.map(|tier| ("retry-topic-prefix", format!("{}.{tier}", topics.retry_prefix))));

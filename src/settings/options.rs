@@ -254,7 +254,7 @@ static TOPICS: &[Spec] = &[
     Spec::one(
         "health-topic",
         "TOPIC",
-        "the integrations' health, compacted; <topic>.deltas is used beside it",
+        "the integrations' health, compacted; <topic>.deltas and <topic>.counts are used beside it",
         CLUSTER,
     )
     .default("webhooks.health"),
