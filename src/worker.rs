@@ -52,8 +52,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// How long shards may take once nothing is waited for any more.
 const SHARDS_MAX: Duration = Duration::from_secs(5);
-/// How long who hears of attempts may take to tell of the last ones. With all the others this stays below the minute after
-/// which a process is killed.
+/// How long who hears of attempts may take to tell of the last ones. With all the others and the drain this is what a stop
+/// may take at worst, about a minute: the chart and the compose file wait for longer before they kill.
 const REPORTERS_MAX: Duration = Duration::from_secs(10);
 /// How long the tables may take to close.
 const FEEDS_MAX: Duration = Duration::from_secs(2);

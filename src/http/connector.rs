@@ -203,6 +203,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::http::courier::classify;
 
     const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -460,6 +461,41 @@ mod tests {
             assert_eq!(server.resumed.recv().await, Some(resumed));
         }
         server.tasks.shutdown().await;
+    }
+
+    /// In TLS 1.3 the client is done before the server has looked at its certificate.
+    #[tokio::test]
+    async fn a_server_that_wants_a_certificate_of_ours_fails_for_tls_in_each_version() {
+        let authorities = Authorities::new();
+        let key = KeyPair::generate().unwrap();
+        let certificate = named("hook.test").signed_by(&key, &authorities.issuer).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authorities.root()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        let verifier = verifier.unwrap();
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_client_cert_verifier(Arc::clone(&verifier))
+                .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+                .unwrap();
+            let mut server = serve(TlsAcceptor::from(Arc::new(config))).await;
+            let connector = trusting(authorities.root(), Protocols::Http1);
+            let reason = match connector.connect(&to("https", "hook.test", server.port)).await {
+                Err(error) => error.reason(),
+                Ok(connection) => {
+                    let io = hyper_util::rt::TokioIo::new(connection);
+                    let (mut sender, driver) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                    server.tasks.spawn(async move { drop(driver.await) });
+                    let request = http::Request::new(http_body_util::Full::<bytes::Bytes>::default());
+                    classify(&sender.send_request(request).await.unwrap_err())
+                }
+            };
+            assert_eq!(reason, Reason::Tls, "{version:?}");
+        }
     }
 
     #[tokio::test]

@@ -345,7 +345,8 @@ fn is_tls(error: &hyper::Error) -> bool {
     false
 }
 
-fn classify(error: &hyper::Error) -> Reason {
+/// The reason word of a request that got no answer.
+pub(super) fn classify(error: &hyper::Error) -> Reason {
     if is_tls(error) {
         Reason::Tls
     } else if error.is_parse() || error.is_parse_too_large() {
