@@ -1,11 +1,13 @@
 """The Helm chart: every switch on and off, every option, every refusal, read by Helm and kubeconform."""
 
 import copy
+import http.server
 import json
 import os
 import re
 import shlex
 import tempfile
+import threading
 from pathlib import Path
 
 import yaml
@@ -46,6 +48,7 @@ SET = {
     "autoscaling.hpa.metrics": [{"type": "External", "external": {"metric": {"name": "lag"}, "target": {"type": "AverageValue", "averageValue": "1000"}}}],
     "networkPolicy.metricsFrom": PEER,
     "networkPolicy.apiFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+    "networkPolicy.receiverPorts": [443, 8443],
     "networkPolicy.kafkaTo": [{"podSelector": {"matchLabels": {"app": "kafka"}}}],
     "monitoring.serviceMonitor.labels": {"release": "prometheus"},
     "monitoring.rules.labels": {"release": "prometheus"},
@@ -89,16 +92,24 @@ WORDS = {
     "worker.podDisruptionBudget.maxUnavailable": ["25%"],
 }
 
+# Properties that the program refuses and that are no value of the chart's.
+PROPERTIES_REFUSED = """enable.auto.commit auto.commit.enable enable.auto.offset.store auto.offset.reset enable.idempotence acks request.required.acks
+    isolation.level enable.partition.eof transactional.id delivery.report.only.error""".split()
+
 # What must be refused: values over the base, and what the sentence says.
 REFUSED = [
     ({"kafka.brokers": ""}, "kafka.brokers is empty: name the bootstrap servers"),
     ({"kafka.brokers": "kafka"}, 'kafka.brokers is "kafka": write host:port'),
     ({"kafka.brokers": "PLAINTEXT://kafka:9092"}, "without spaces or a scheme"),
+    ({"kafka.brokers": "kafka-0:9092,kafka-1:90920"}, 'kafka.brokers holds "kafka-1:90920": a port is a number from 1 to 65535'),
     ({"kafka.group": "a group"}, 'kafka.group is "a group"'),
     ({"kafka.properties": {"sasl.password": "hunter2"}}, "kafka.properties holds sasl.password in plain sight"),
     ({"kafka.properties": {"client.rack": "a\nb"}}, "kafka.properties.client.rack spans several lines"),
     ({"kafka.properties": {"group.id": "x"}}, "the property group.id has a value of its own"),
     ({"kafka.properties": {"Client Rack": "x"}}, '"Client Rack" is no name of a librdkafka property'),
+    ({"kafka.properties": {"client-rack": "x"}}, '"client-rack" is no name of a librdkafka property'),
+    *[({"kafka.properties": {key: "1"}}, f"the property {key} can't be set: ") for key in PROPERTIES_REFUSED],
+    ({"kafka.secretProperties": {"acks": {"name": "s", "key": "k"}}}, "the property acks can't be set: it is always all"),
     ({"kafka.properties": {"a.b": "x"}, "kafka.secretProperties": {"a.b": {"name": "s", "key": "k"}}}, "a.b stands in kafka.properties and in kafka.secretProperties"),
     ({"kafka.secretProperties": {"sasl.password": {"name": "s"}}}, "secretProperties"),
     ({"kafka.tls.caSecret.name": "My_CA"}, 'kafka.tls.caSecret.name is "My_CA": a name in Kubernetes has small letters'),
@@ -109,18 +120,29 @@ REFUSED = [
     ({"delivery.requestTimeout": 10}, "requestTimeout"),
     ({"delivery.requestTimeout": "30s"}, "delivery.drainTimeout (25s) is shorter than delivery.requestTimeout (30s)"),
     ({"delivery.connectTimeout": "11s"}, "delivery.connectTimeout (11s) is longer than delivery.requestTimeout (10s)"),
-    ({"delivery.drainTimeout": "55s"}, "worker.terminationGracePeriodSeconds (60) leaves less than 10 s beyond delivery.drainTimeout (55s)"),
-    ({"api.terminationGracePeriodSeconds": 30}, "api.terminationGracePeriodSeconds (30) leaves less than 10 s beyond delivery.drainTimeout (25s)"),
+    ({"delivery.drainTimeout": "36s"}, "worker.terminationGracePeriodSeconds (75) leaves less than 40 s beyond delivery.drainTimeout (36s)"),
+    ({"api.terminationGracePeriodSeconds": 64}, "api.terminationGracePeriodSeconds (64) leaves less than 40 s beyond delivery.drainTimeout (25s)"),
+    ({"delivery.drainTimeout": "241s"}, "delivery.drainTimeout is 241s: at most 4m"),
+    ({"delivery.drainTimeout": "9s"}, "delivery.drainTimeout (9s) is shorter than delivery.requestTimeout (10s)"),
     ({"delivery.retrySchedule": ""}, 'delivery.retrySchedule holds ""'),
     ({"delivery.retrySchedule": "30s,soon"}, 'delivery.retrySchedule holds "soon"'),
+    ({"delivery.retrySchedule": "30s,169h"}, 'delivery.retrySchedule holds "169h": a delay is at most 168h'),
+    ({"delivery.retrySchedule": ",".join(["1s"] * 101)}, "delivery.retrySchedule has 101 delays: at most 100"),
+    ({"health.errorsWindow": "999ms"}, "health.errorsWindow is 999ms: at least 1s"),
+    ({"health.suspendAfter": "169h"}, "health.suspendAfter is 169h: at most 168h"),
     ({"delivery.ordering": "strict"}, "'entity', 'webhook', 'none'"),
     ({"delivery.maxInFlightPerWebhook": 2000}, "delivery.maxInFlightPerWebhook (2000) is more than delivery.maxInFlight (1024)"),
     ({"delivery.maxInFlightPerHost": 2000}, "delivery.maxInFlightPerHost (2000) is more than delivery.maxInFlight (1024)"),
     ({"delivery.maxInFlight": 200000}, "maxInFlight"),
-    ({"delivery.maxQueuedBytes": 1000}, "maxQueuedBytes"),
+    ({"delivery.maxQueuedBytes": 1048575}, "delivery.maxQueuedBytes is 1048575: at least 1MiB"),
+    ({"delivery.maxQueuedBytes": "1000"}, "delivery.maxQueuedBytes is 1000: at least 1MiB"),
+    ({"delivery.maxQueuedBytes": "1023KiB"}, "delivery.maxQueuedBytes is 1023KiB: at least 1MiB"),
+    ({"delivery.maxQueuedBytes": "1025GiB"}, "delivery.maxQueuedBytes is 1025GiB: at most 1024GiB"),
     ({"delivery.maxQueuedBytes": "lots"}, 'delivery.maxQueuedBytes is "lots"'),
     ({"delivery.allowPrivateNetworks": ["10.0.0.1"]}, 'delivery.allowPrivateNetworks holds "10.0.0.1": write address ranges'),
     ({"delivery.attemptLog": "some"}, "'all', 'failures', 'off'"),
+    *[({"logs.level": level}, f'logs.level is "{level}": write error, warn, info, debug, trace or off') for level in ("loud", "info,", "3", "=info", "hookstream=loud", "info,hyper", "[", "a=b=c", "info, a=debug")],
+    ({"autoscaling.keda.cooldownPeriod": 600}, "cooldownPeriod"),
     ({"api.tokensSecret.name": ""}, "api.tokensSecret.name is empty"),
     ({"api.port": 9464}, "api.port and admin.port are both 9464"),
     ({"api.replicas": 2}, "replicas"),
@@ -227,13 +249,24 @@ def check(report: Report) -> None:
         report.check(f"--{option} can be set by {path}", sets_option, option, path, value, text, roles.split())
     for change, sentence in REFUSED:
         report.check(f"refuses {change}", refuses, change, sentence)
+    for level in ("WARN", "off", "info,hookstream::http=debug", "hookstream[delivery{attempt}]=trace,warn"):
+        report.check(f"accepts the log level {level}", accepts, {"logs.level": level})
+    for bytes_ in (1048576, "1MiB", "1048576", "1024GiB"):
+        report.check(f"accepts maxQueuedBytes {bytes_!r}", accepts, {"delivery.maxQueuedBytes": bytes_})
+    report.check("accepts the longest drain", accepts, {"delivery.drainTimeout": "4m", "worker.terminationGracePeriodSeconds": 280, "api.terminationGracePeriodSeconds": 280})
+    report.check("refuses the properties that the program refuses", the_programs_properties)
     report.check("all mistakes are reported at once", all_at_once)
     report.check("secrets come by reference only", secrets_by_reference)
     report.check("KEDA scales on what is late and on no retry topic's lag", keda_queries)
     report.check("the autoscaler owns the number of workers", autoscaler_owns_replicas)
+    report.check("an upgrade keeps the autoscaler's number of workers", upgrade_keeps_replicas)
     report.check("there is one API, replaced and not joined", one_api)
     report.check("receivers in private ranges are out of reach unless allowed", egress)
+    report.check("receivers are reached on every port unless ports are named", receiver_ports)
+    report.check("Kafka is reached on the ports of its brokers", kafka_ports)
+    report.check("the job's policy is there before the job", policy_before_job)
     report.check("the rules are valid as the operator gets them", rules)
+    report.check("without an API no rule misses it", rules_without_api)
     report.check("the dashboard arrives whole", dashboard)
     report.check("metrics are found under the job names that the rules know", job_names)
 
@@ -252,8 +285,8 @@ def commands_render(page: Path) -> None:
     need(commands, "there is no command")
     before = []
     for name, chart, *rest in commands:
-        reused = before if "--reuse-values" in rest else []
-        given = [word for word in rest if word != "--reuse-values"]
+        reused = before if "--reset-then-reuse-values" in rest else []
+        given = [word for word in rest if word != "--reset-then-reuse-values"]
         must(os.environ["HELM_BIN"], "template", name, ROOT / chart, "--kube-version", KUBERNETES[-1], *reused, *given)
         before = [*reused, *given]
 
@@ -349,6 +382,19 @@ def refuses(change: dict, sentence: str) -> None:
     need("nil pointer" not in done.stderr and "wrong type" not in done.stderr, f"not a sentence:\n{done.stderr}")
 
 
+def accepts(change: dict) -> None:
+    render(change)
+
+
+def the_programs_properties() -> None:
+    """The list is the program's own."""
+    text = (ROOT / "src/settings/values.rs").read_text()
+    table = re.search(r"PROPERTIES_REFUSED[^=]*= \[(.*?)^\];", text, re.S | re.M)
+    there = {key for keys in re.findall(r"&\[([^\]]*)\]", table[1]) for key in re.findall(r'"([^"]+)"', keys)}
+    listed = {*PROPERTIES_REFUSED, "bootstrap.servers", "metadata.broker.list", "group.id"}
+    need(there == listed, f"only the program refuses {there - listed}; only this file {listed - there}")
+
+
 def all_at_once() -> None:
     done = template({})
     need(done.returncode != 0, "it was rendered without brokers")
@@ -385,9 +431,52 @@ def keda_queries() -> None:
 
 def autoscaler_owns_replicas() -> None:
     for switch in ("autoscaling.keda.enabled", "autoscaling.hpa.enabled"):
-        spec = objects(render({switch: True}))["Deployment", "rel-hookstream-worker"]["spec"]
-        need("replicas" not in spec, f"{switch} and replicas: {spec['replicas'] if 'replicas' in spec else ''}")
+        spec = objects(render({switch: True, "worker.replicas": 5, "autoscaling.minReplicas": 3}))["Deployment", "rel-hookstream-worker"]["spec"]
+        need(spec["replicas"] == 3, f"{switch}: {spec['replicas']} replicas, without a cluster to ask")
     need(objects(render({}))["Deployment", "rel-hookstream-worker"]["spec"]["replicas"] == 2, "replicas are gone")
+
+
+class Cluster(http.server.BaseHTTPRequestHandler):
+    """As much of Kubernetes' API as Helm needs to look up one Deployment, of seven replicas."""
+
+    ANSWERS = {
+        "/version": {"major": "1", "minor": "37", "gitVersion": "v1.37.0"},
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": [{"name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}], "preferredVersion": {"groupVersion": "apps/v1", "version": "v1"}}]},
+        "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": []},
+        "/apis/apps/v1": {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "apps/v1", "resources": [{"name": "deployments", "singularName": "", "namespaced": True, "kind": "Deployment", "verbs": ["get"]}]},
+        "/apis/apps/v1/namespaces/crm/deployments/rel-hookstream-worker": {"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "rel-hookstream-worker", "namespace": "crm"}, "spec": {"replicas": 7}},
+    }
+
+    def do_GET(self):
+        answer = self.ANSWERS.get(self.path.partition("?")[0])
+        body = json.dumps(answer or {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}).encode()
+        self.send_response(200 if answer else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def upgrade_keeps_replicas() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cluster) as server, tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for change, replicas in (({"autoscaling.hpa.enabled": True}, 7), ({"autoscaling.keda.enabled": True}, 7), ({}, 2)):
+            file.seek(0)
+            file.truncate()
+            yaml.safe_dump(values_of(change), file)
+            file.flush()
+            text = must(
+                os.environ["HELM_BIN"], "template", "rel", CHART, "--namespace", "crm", "-f", file.name, "--dry-run=server",
+                "--kube-version", KUBERNETES[-1], "--disable-openapi-validation", "--kube-apiserver", f"http://127.0.0.1:{server.server_port}",
+                env=os.environ | {"KUBECONFIG": os.devnull},
+            )
+            got = objects(text)["Deployment", "rel-hookstream-worker"]["spec"]["replicas"]
+            need(got == replicas, f"with {change} {got} replicas")
+        server.shutdown()
 
 
 def one_api() -> None:
@@ -404,6 +493,43 @@ def egress() -> None:
     need({"cidr": "10.9.0.0/16"} in blocks({"delivery.allowPrivateNetworks": ["10.9.0.0/16"]}), "an allowed range cannot be reached")
 
 
+def ports_to_receivers(change: dict) -> list:
+    for role in ("worker", "api"):
+        spec = objects(render(change))["NetworkPolicy", f"rel-hookstream-{role}"]["spec"]
+        (rule,) = [rule for rule in spec["egress"] if any("ipBlock" in peer for peer in rule.get("to") or [])]
+    return rule["ports"]
+
+
+def receiver_ports() -> None:
+    need(ports_to_receivers({}) == [{"protocol": "TCP"}], f"{ports_to_receivers({})}")
+    got = ports_to_receivers({"networkPolicy.receiverPorts": [443, 8443]})
+    need(got == [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 8443}], f"{got}")
+
+
+def kafka_ports() -> None:
+    for change, ports in (
+        ({}, [9092, 9093, 9094]),
+        ({"kafka.brokers": "b-1.msk:9096,b-2.msk:9096,[fd00::1]:19092"}, [9096, 19092, 9092, 9093, 9094]),
+        ({"kafka.brokers": "b-1.msk:9096", "networkPolicy.kafkaPorts": []}, [9096]),
+    ):
+        found = objects(render(change))
+        for role in ("worker", "api", "topics"):
+            egress = found["NetworkPolicy", f"rel-hookstream-{role}"]["spec"]["egress"]
+            got = [port["port"] for port in egress[1]["ports"]]
+            need(got == ports, f"{role} with {change}: {got}")
+
+
+def policy_before_job() -> None:
+    found = objects(render({}))
+    notes = {kind: found[kind, "rel-hookstream-topics"]["metadata"]["annotations"] for kind in ("NetworkPolicy", "Job")}
+    need(len({note["helm.sh/hook"] for note in notes.values()}) == 1, f"{notes}")
+    need(int(notes["NetworkPolicy"]["helm.sh/hook-weight"]) < int(notes["Job"].get("helm.sh/hook-weight", 0)), f"{notes}")
+    # A policy has succeeded as soon as it is there: deleted with success it could be gone before the job has run.
+    need(notes["NetworkPolicy"]["helm.sh/hook-delete-policy"] == "before-hook-creation", f"{notes}")
+    for role in ("worker", "api"):
+        need("annotations" not in found["NetworkPolicy", f"rel-hookstream-{role}"]["metadata"], f"{role}'s policy is a hook")
+
+
 def rules() -> None:
     found = objects(render({"monitoring.rules.enabled": True, "topics.events": "other.events", "monitoring.rules.runbookBaseUrl": "https://git.example/hookstream/main"}))
     spec = found["PrometheusRule", "rel-hookstream"]["spec"]
@@ -415,6 +541,16 @@ def rules() -> None:
         file.write(text)
         file.flush()
         must("promtool", "check", "rules", file.name)
+
+
+def alerts(change: dict) -> set:
+    found = objects(render({"monitoring.rules.enabled": True} | change))
+    return {rule["alert"] for group in found["PrometheusRule", "rel-hookstream"]["spec"]["groups"] for rule in group["rules"] if "alert" in rule}
+
+
+def rules_without_api() -> None:
+    missing = alerts({}) - alerts({"api.enabled": False})
+    need(missing == {"HookstreamApiDown"}, f"without the API {missing} are left out")
 
 
 def dashboard() -> None:

@@ -12,6 +12,12 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- else if not (regexMatch "^((\\[[0-9a-fA-F:]+\\]|[^][\\s,:/]+):[0-9]{1,5})(,(\\[[0-9a-fA-F:]+\\]|[^][\\s,:/]+):[0-9]{1,5})*$" $v.kafka.brokers) -}}
 {{- $m = append $m (printf "kafka.brokers is %q: write host:port, several separated by commas, without spaces or a scheme" $v.kafka.brokers) -}}
 {{- end -}}
+{{- range $broker := splitList "," $v.kafka.brokers -}}
+{{- $port := regexFind ":[0-9]{1,5}$" $broker | trimPrefix ":" -}}
+{{- if and $port (or (lt (atoi $port) 1) (gt (atoi $port) 65535)) -}}
+{{- $m = append $m (printf "kafka.brokers holds %q: a port is a number from 1 to 65535" $broker) -}}
+{{- end -}}
+{{- end -}}
 {{- $secret := list "sasl.password" "ssl.key.password" "ssl.keystore.password" "ssl.key.pem" "ssl_key" "sasl.oauthbearer.client.secret" "sasl.oauthbearer.assertion.private.key.passphrase" "sasl.oauthbearer.assertion.private.key.pem" "https.ca.pem" -}}
 {{- range $key, $value := $v.kafka.properties -}}
 {{- if has $key $secret -}}
@@ -24,12 +30,25 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- $m = append $m (printf "%s stands in kafka.properties and in kafka.secretProperties: name it once" $key) -}}
 {{- end -}}
 {{- end -}}
+{{- /* What the program refuses, since delivery depends on it. */ -}}
+{{- $offsets := "an offset is stored only when every delivery of its record is settled" -}}
+{{- $acks := "it is always all, so that a record counts when every in-sync replica has it" -}}
+{{- $refused := dict "enable.auto.commit" $offsets "auto.commit.enable" $offsets "enable.auto.offset.store" $offsets "acks" $acks "request.required.acks" $acks -}}
+{{- $_ := set $refused "auto.offset.reset" "a group without offsets begins at the start of the topic, since skipping would lose events" -}}
+{{- $_ := set $refused "enable.idempotence" "it is always on, so that a retry is written once" -}}
+{{- $_ := set $refused "isolation.level" "it is always read_committed, since an aborted record is no event" -}}
+{{- $_ := set $refused "enable.partition.eof" "the program uses it to see that the integrations are read to their end" -}}
+{{- $_ := set $refused "transactional.id" "it is given where one is needed, from the group's name" -}}
+{{- $_ := set $refused "delivery.report.only.error" "every record written is waited for" -}}
 {{- range $key, $value := merge (dict) $v.kafka.properties $v.kafka.secretProperties -}}
-{{- if not (regexMatch "^[a-z0-9._-]+$" $key) -}}
-{{- $m = append $m (printf "%q is no name of a librdkafka property: small letters, digits, dots, dashes and underscores are" $key) -}}
+{{- if not (regexMatch "^[a-z0-9._]+$" $key) -}}
+{{- $m = append $m (printf "%q is no name of a librdkafka property: such a name has small letters, digits, dots and underscores" $key) -}}
 {{- end -}}
 {{- if has $key (list "bootstrap.servers" "metadata.broker.list" "group.id") -}}
 {{- $m = append $m (printf "the property %s has a value of its own: set kafka.brokers or kafka.group" $key) -}}
+{{- end -}}
+{{- with get $refused $key -}}
+{{- $m = append $m (printf "the property %s can't be set: %s" $key .) -}}
 {{- end -}}
 {{- end -}}
 {{- if not (regexMatch "^\\S+$" $v.kafka.group) -}}
@@ -61,12 +80,28 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- range $value := splitList "," $v.delivery.retrySchedule -}}
 {{- if not (regexMatch $duration $value) -}}
 {{- $m = append $m (printf "delivery.retrySchedule holds %q: write the delays one after another, e.g. 30s,1m,5m,15m,1h" $value) -}}
+{{- else if gt (include "hookstream.millis" $value | int64) 604800000 -}}
+{{- $m = append $m (printf "delivery.retrySchedule holds %q: a delay is at most 168h" $value) -}}
 {{- end -}}
+{{- end -}}
+{{- if gt (len (splitList "," $v.delivery.retrySchedule)) 100 -}}
+{{- $m = append $m (printf "delivery.retrySchedule has %d delays: at most 100" (len (splitList "," $v.delivery.retrySchedule))) -}}
 {{- end -}}
 {{- if $good -}}
+{{- range $name := list "errorsWindow" "suspendAfter" -}}
+{{- if gt (include "hookstream.millis" (get $v.health $name) | int64) 604800000 -}}
+{{- $m = append $m (printf "health.%s is %s: at most 168h" $name (get $v.health $name)) -}}
+{{- end -}}
+{{- end -}}
+{{- if lt (include "hookstream.millis" $v.health.errorsWindow | int64) 1000 -}}
+{{- $m = append $m (printf "health.errorsWindow is %s: at least 1s" $v.health.errorsWindow) -}}
+{{- end -}}
 {{- $request := include "hookstream.millis" $v.delivery.requestTimeout | int64 -}}
 {{- $connect := include "hookstream.millis" $v.delivery.connectTimeout | int64 -}}
 {{- $drain := include "hookstream.millis" $v.delivery.drainTimeout | int64 -}}
+{{- if gt $drain 240000 -}}
+{{- $m = append $m (printf "delivery.drainTimeout is %s: at most 4m, since Kafka takes a member that drains for longer out of its group" $v.delivery.drainTimeout) -}}
+{{- end -}}
 {{- if lt $drain $request -}}
 {{- $m = append $m (printf "delivery.drainTimeout (%s) is shorter than delivery.requestTimeout (%s): a stopping worker would cut off requests that still have time" $v.delivery.drainTimeout $v.delivery.requestTimeout) -}}
 {{- end -}}
@@ -75,8 +110,8 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- end -}}
 {{- range $role := list "worker" "api" -}}
 {{- $grace := (get $v $role).terminationGracePeriodSeconds | int64 -}}
-{{- if and (or (eq $role "worker") $v.api.enabled) (lt (mul $grace 1000) (add $drain 10000)) -}}
-{{- $m = append $m (printf "%s.terminationGracePeriodSeconds (%d) leaves less than 10 s beyond delivery.drainTimeout (%s): Kubernetes would kill it before it is through" $role $grace $v.delivery.drainTimeout) -}}
+{{- if and (or (eq $role "worker") $v.api.enabled) (lt (mul $grace 1000) (add $drain 40000)) -}}
+{{- $m = append $m (printf "%s.terminationGracePeriodSeconds (%d) leaves less than 40 s beyond delivery.drainTimeout (%s): Kubernetes could kill it before it is through" $role $grace $v.delivery.drainTimeout) -}}
 {{- end -}}
 {{- end -}}
 {{- if gt (include "hookstream.millis" $v.monitoring.serviceMonitor.scrapeTimeout | int64) (include "hookstream.millis" $v.monitoring.serviceMonitor.interval | int64) -}}
@@ -91,13 +126,36 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- $m = append $m (printf "delivery.%s (%d) is more than delivery.maxInFlight (%d), the requests of a whole worker" $name (int64 $limit) (int64 $v.delivery.maxInFlight)) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (kindIs "string" $v.delivery.maxQueuedBytes) (not (regexMatch "^[1-9][0-9]*(KiB|MiB|GiB)?$" $v.delivery.maxQueuedBytes)) -}}
-{{- $m = append $m (printf "delivery.maxQueuedBytes is %q: write a number of bytes, or 64MiB" $v.delivery.maxQueuedBytes) -}}
+{{- with $v.delivery.maxQueuedBytes -}}
+{{- $text := kindIs "string" . | ternary (toString .) (printf "%d" (int64 .)) -}}
+{{- if not (regexMatch "^[1-9][0-9]{0,12}(KiB|MiB|GiB)?$" $text) -}}
+{{- $m = append $m (printf "delivery.maxQueuedBytes is %q: write a number of bytes, or 64MiB" $text) -}}
+{{- else -}}
+{{- $unit := get (dict "" 1 "KiB" 1024 "MiB" 1048576 "GiB" 1073741824) (regexFind "[A-Za-z]*$" $text) -}}
+{{- $number := regexFind "^[0-9]+" $text | int64 -}}
+{{- if lt (mul $number $unit) 1048576 -}}
+{{- $m = append $m (printf "delivery.maxQueuedBytes is %s: at least 1MiB, or a large event could not be taken in" $text) -}}
+{{- else if gt $number (div 1099511627776 $unit) -}}
+{{- $m = append $m (printf "delivery.maxQueuedBytes is %s: at most 1024GiB" $text) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- range $range := $v.delivery.allowPrivateNetworks -}}
 {{- if not (regexMatch "^([0-9]{1,3}(\\.[0-9]{1,3}){3}/([0-9]|[12][0-9]|3[0-2])|[0-9a-fA-F:]*:[0-9a-fA-F:.]*/([0-9]{1,2}|1[01][0-9]|12[0-8]))$" $range) -}}
 {{- $m = append $m (printf "delivery.allowPrivateNetworks holds %q: write address ranges, e.g. 10.20.0.0/16 or fd00::/8" $range) -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* Logs */ -}}
+{{- $level := "(?i:error|warn|info|debug|trace|off)" -}}
+{{- $numbered := "(?i:error|warn|info|debug|trace|off|[0-5])" -}}
+{{- $directives := printf "^(%s|[^\\s=,\\[\\]{}]+=%s|[^\\s=,\\[\\]{}]*\\[[^\\[\\]]*\\](=%s)?)$" $level $numbered $numbered -}}
+{{- $good := true -}}
+{{- range $part := splitList "," $v.logs.level -}}
+{{- if not (regexMatch $directives $part) -}}{{- $good = false -}}{{- end -}}
+{{- end -}}
+{{- if not $good -}}
+{{- $m = append $m (printf "logs.level is %q: write error, warn, info, debug, trace or off, or directives such as info,hookstream::http=debug" $v.logs.level) -}}
 {{- end -}}
 
 {{- /* The API */ -}}
