@@ -276,7 +276,7 @@ const PROPERTIES_REFUSED: [(&[&str], &str); 10] = [
     (&["acks", "request.required.acks"], "it is always all, so that a record counts when every in-sync replica has it"),
     (&["isolation.level"], "it is always read_committed, since an aborted record is no event"),
     (&["enable.partition.eof"], "used to see that the integrations are read to their end"),
-    (&["transactional.id"], "no transactions are used"),
+    (&["transactional.id"], "every writer of transactions has an id of its own"),
     (&["delivery.report.only.error"], "every record written is waited for"),
 ];
 
