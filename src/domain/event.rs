@@ -111,7 +111,8 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         let mut fields = Fields::default();
         while let Some(Text(key)) = map.next_key()? {
             match key.as_ref() {
-                "id" => fields.id = map.next_value::<Option<Scalar<'de>>>()?.map(|scalar| scalar.0),
+                // An id that some producer wrote without quotes is still an id.
+                "id" => fields.id = map.next_value::<Loose<'de>>()?.0,
                 "type" => fields.event = map.next_value::<Option<Text<'de>>>()?.map(|word| EventWord::parse(&word.0)),
                 "changeData" => fields.change = map.next_value::<Change>()?.0,
                 "entityIds" => fields.entities = map.next_value::<Entities>()?.0,
@@ -121,43 +122,6 @@ impl<'de> Visitor<'de> for FieldsVisitor {
             }
         }
         Ok(fields)
-    }
-}
-
-/// A string or a number: an id that some producer wrote without quotes is still an id.
-struct Scalar<'a>(Cow<'a, str>);
-
-impl<'de> de::Deserialize<'de> for Scalar<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ScalarVisitor;
-        impl<'de> Visitor<'de> for ScalarVisitor {
-            type Value = Scalar<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a number")
-            }
-
-            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Scalar(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Scalar(Cow::Owned(text.to_owned())))
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
-                Ok(Scalar(Cow::Owned(number.to_string())))
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
-                Ok(Scalar(Cow::Owned(number.to_string())))
-            }
-
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
-                Ok(Scalar(Cow::Owned(number.to_string())))
-            }
-        }
-        deserializer.deserialize_any(ScalarVisitor)
     }
 }
 

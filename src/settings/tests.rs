@@ -519,7 +519,7 @@ fn properties_that_delivery_depends_on_are_refused_with_the_reason() {
         ("request.required.acks", "in-sync"),
         ("isolation.level", "read_committed"),
         ("enable.partition.eof", "to their end"),
-        ("transactional.id", "no transactions"),
+        ("transactional.id", "an id of its own"),
         ("delivery.report.only.error", "waited for"),
     ] {
         refused_with(&format!("worker --kafka-property {key}=hunter2"), &["--kafka-property", key, part]);
