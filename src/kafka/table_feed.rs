@@ -1,7 +1,7 @@
 //! Keeps the table of integrations like the integrations topic.
 //!
 //! A record that can't be used changes nothing: it is counted, logged with its key and the reason, and the previous good
-//! record of its key stays in force.
+//! record of its key, if this process has read one, stays in force.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;

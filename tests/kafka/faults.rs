@@ -226,16 +226,22 @@ async fn the_only_broker_dies_and_comes_back_and_nothing_is_lost() {
     println!("without a broker a worker stops in {:?} with code {code}", asked.elapsed());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn events_that_were_deleted_before_they_were_read_are_not_passed_over_in_silence() {
-    let cluster = Cluster::shared().await;
-    let stage = Stage::on(&cluster, "deleted", "1h", 1).await;
+/// Lets a worker deliver five events and stop; its offsets are committed.
+async fn five_delivered(stage: &Stage) -> Receiver {
     let receiver = Receiver::start(|_| Answer::ok());
     stage.put([&integration("i", &receiver.url(""))]);
     let mut worker = stage.worker(&[]).await;
     stage.send(events("e", 5));
     stage.settled(PATIENCE).await;
     worker.stop();
+    receiver
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_were_deleted_before_they_were_read_are_not_passed_over_in_silence() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "deleted", "1h", 1).await;
+    let receiver = five_delivered(&stage).await;
     stage.send(events("late", 5));
     let mut kept = TopicPartitionList::new();
     kept.add_partition_offset(&stage.names.events(), 0, Offset::Offset(8)).unwrap();
@@ -252,12 +258,7 @@ async fn events_that_were_deleted_before_they_were_read_are_not_passed_over_in_s
 async fn who_takes_over_a_partition_knows_at_once_that_it_is_not_behind() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "lag", "1h", 1).await;
-    let receiver = Receiver::start(|_| Answer::ok());
-    stage.put([&integration("i", &receiver.url(""))]);
-    let mut worker = stage.worker(&[]).await;
-    stage.send(events("e", 5));
-    stage.settled(PATIENCE).await;
-    worker.stop();
+    let _receiver = five_delivered(&stage).await;
     let worker = stage.worker(&[]).await;
     wait_until("the lag", PATIENCE, async || {
         // There is a series only once it was measured.
