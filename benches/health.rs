@@ -7,12 +7,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use hookstream::domain::health::{Book, Rules, Told};
 use hookstream::domain::integration::Integration;
 use hookstream::domain::outcome::{Outcome, Reason};
-use hookstream::kafka::health_wire::{Delta, Telling, counts_record, partition_of};
-use hookstream::report::collector::Collector;
-use hookstream::report::tally::Tally;
+use hookstream::health::collector::Collector;
+use hookstream::health::records::{Delta, Telling, counts_record, partition_of};
+use hookstream::health::rules::{Book, Rules, Told};
+use hookstream::health::tally::Tally;
 
 /// Integrations that had attempts in a second.
 const INTEGRATIONS: u64 = 1_000;

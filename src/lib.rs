@@ -1,25 +1,26 @@
 //! Delivers a CRM's change events from Kafka to the integrations that subscribed to them.
 //!
-//! One event goes through these rooms, in this order: `kafka::events` reads it, `pipeline` parses and matches it (by the
-//! rules in `domain`), `lanes` order it and decide when to send, `http::courier` sends and judges, `lanes::settlement` says
-//! what follows, `kafka::sink` publishes that. `kafka::retries` brings it back when it is due. `tools` look at what lies in
-//! the topics and send it back.
+//! Read the rooms in this order. `settings` reads every option. `app` starts and stops what a subcommand needs. `intake` reads
+//! a record and turns it into deliveries. `inflight` holds what is under way. `deliver` orders deliveries, makes the requests
+//! and publishes what follows a failure. `health` suspends integrations that keep failing, `attempt_log` records attempts,
+//! `registration` is the HTTP API that changes integrations, `topics` knows names and shapes of topics. `domain` holds the rules
+//! that several rooms share. `kafka`, `net` and `telemetry` are toolboxes. `tools` has one file a subcommand.
 
-mod run;
 pub mod settings;
-pub mod standings;
-pub mod worker;
-pub mod api;
-pub mod kafka;
-pub mod pipeline;
+mod run;
+pub mod app;
+pub mod intake;
+pub mod inflight;
+pub mod deliver;
+pub mod health;
+pub mod attempt_log;
+pub mod registration;
+pub mod topics;
 pub mod domain;
-pub mod assignment;
-pub mod delivery;
-pub mod lanes;
-pub mod http;
-pub mod report;
+pub mod kafka;
+pub mod net;
+pub mod telemetry;
 pub mod tools;
 pub mod clock;
-pub mod telemetry;
 
 pub use run::{Mistakes, run};

@@ -10,12 +10,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Api;
-use crate::http::api::unusable_files;
+use crate::app::api::Api;
+use crate::app::worker::Worker;
+use crate::registration::http::unusable_files;
 use crate::settings::Command;
 use crate::tools::demo::{self, Stops};
 use crate::tools::{dead_letters, explain, receiver, replay, resume, topics};
-use crate::worker::Worker;
 
 /// Options whose values turn out to be mistakes only when they are used, a line each: files that can't be.
 #[derive(Debug, thiserror::Error)]

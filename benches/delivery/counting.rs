@@ -8,7 +8,7 @@ use std::time::Duration;
 use hookstream::clock;
 use hookstream::domain::integration::Integration;
 use hookstream::domain::outcome::Outcome;
-use hookstream::report::tally::Tally;
+use hookstream::health::tally::Tally;
 
 /// Attempts counted in one measurement.
 const ATTEMPTS: usize = 5_000_000;

@@ -334,7 +334,7 @@ mod tests {
         ] {
             assert_eq!(tick.call(held_since_ms, now_ms), expected, "{held_since_ms:?} {now_ms}");
         }
-        of.set_health(crate::domain::health::Health::Failed);
+        of.set_health(crate::health::rules::Health::Failed);
         assert_eq!(tick.call(Some(NOON - 1), NOON), Call::Drop(DropReason::Suspended));
         assert_eq!(tick.call(None, NOON), Call::Leave, "counted by its owner alone");
     }

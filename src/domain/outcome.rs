@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::schedule::{Next, RetrySchedule};
+use super::retry_schedule::{Next, RetrySchedule};
 
 /// Why an attempt failed: the contract's reason words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::filter::{EventFacts, FilterItem};
 use super::hash::{BuildHash64, hash_bytes};
-use super::health::Health;
 use super::integration::{Integration, STATUS_WORDS, Status, Trigger, Webhook};
+use crate::health::rules::Health;
 
 /// An integration as a member of a set, found by its key.
 struct ByKey(Arc<Integration>);

@@ -3,7 +3,7 @@
 use super::build::Reader;
 use super::mistake::Mistake;
 use super::{Delivery, Settings};
-use crate::domain::schedule::format_duration;
+use crate::domain::retry_schedule::format_duration;
 
 /// Tells every contradiction between the options that this subcommand takes.
 pub(super) fn find(reader: &mut Reader<'_>, settings: &Settings) {

@@ -6,6 +6,7 @@ mod build;
 mod command;
 mod contradictions;
 mod help;
+mod kafka_property;
 mod mistake;
 mod options;
 mod scan;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::schedule::RetrySchedule;
+use crate::domain::retry_schedule::RetrySchedule;
 
 pub use command::{
     Command, DEAD_LETTER_REASONS, Demo, EventSource, HelpTopic, Logs, Parsed, Receiver, Selection, Subcommand,

@@ -669,7 +669,7 @@ fn text_that_is_no_utf_8_is_refused_and_not_shown() {
 
 /// What a set of settings is written as, to be read again.
 fn written(settings: &Settings) -> Vec<(&'static str, String)> {
-    use crate::domain::schedule::format_duration;
+    use crate::domain::retry_schedule::format_duration;
     let delivery = &settings.delivery;
     let delays: Vec<_> = delivery.schedule.delays().iter().map(ToString::to_string).collect();
     let mut list = vec![

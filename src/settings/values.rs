@@ -10,9 +10,9 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::command::{DEAD_LETTER_REASONS, EventSource};
+use super::kafka_property;
 use super::{AttemptLog, LogFormat, Ordering};
-use crate::domain::schedule::{RetrySchedule, format_duration, parse_duration};
-use crate::kafka::properties;
+use crate::domain::retry_schedule::{RetrySchedule, format_duration, parse_duration};
 use crate::telemetry::logs;
 
 /// A value, or what is accepted instead.
@@ -291,7 +291,7 @@ pub(super) fn property(text: &str) -> Read<(String, String)> {
     }
     match PROPERTIES_REFUSED.iter().find(|(keys, _)| keys.contains(&key)) {
         Some((_, why)) => Err(format!("`{key}` can't be set: {why}; any other librdkafka property is accepted")),
-        None => match properties::check(key, value) {
+        None => match kafka_property::check(key, value) {
             Ok(()) => Ok((key.to_owned(), value.to_owned())),
             Err(bad) => Err(format!("`{key}`: {bad}")),
         },

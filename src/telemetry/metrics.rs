@@ -11,7 +11,7 @@ use prometheus::{
 
 use crate::domain::integration::STATUS_WORDS;
 use crate::domain::outcome::{DeadReason, DropReason, Reason};
-use crate::domain::schedule::RetrySchedule;
+use crate::domain::retry_schedule::RetrySchedule;
 use crate::domain::table::Census;
 
 /// Errors that the Kafka clients of this process reported. Clients are made where no metrics are at hand, too.

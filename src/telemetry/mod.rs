@@ -2,5 +2,6 @@
 
 pub mod logs;
 pub mod metrics;
+pub mod admin;
 pub mod repeats;
 pub mod terminal;

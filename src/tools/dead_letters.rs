@@ -15,10 +15,10 @@ use super::render::{self, Body, or_dash, printable};
 use super::resend::{self, Judged, Order};
 use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::clock;
+use crate::deliver::publish::Outgoing;
+use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
-use crate::kafka::sink::Outgoing;
-use crate::kafka::span::{Range, Reading, Span, SpanRecord};
-use crate::kafka::wire::Wire;
+use crate::kafka::topic_range::{Range, Reading, Span, SpanRecord};
 use crate::settings::{EventSource, Selection, Settings};
 
 /// Which records of the topic are meant.

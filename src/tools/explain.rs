@@ -12,7 +12,7 @@ use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, ItemRuling, Ruling, WebhookRuling, explain, items_of};
 use crate::domain::integration::Integration;
-use crate::kafka::span::Span;
+use crate::kafka::topic_range::Span;
 use crate::settings::{EventSource, Selection, Settings};
 
 /// Largest event that is read from a file: what Kafka's clients send at most.
@@ -185,7 +185,7 @@ fn answer(given: &Given, found: &Found, health: Option<&Health>, webhook: Option
     let words = EventWords::parse(&given.value, &envelope).map_err(no_event)?;
     let integration = &found.integration;
     if health.is_some_and(Health::is_suspended) {
-        integration.set_health(crate::domain::health::Health::Failed);
+        integration.set_health(crate::health::rules::Health::Failed);
     }
     let items =
         items_of(&found.value).map_err(|source| ToolError::Unusable { key: integration.key().to_owned(), source })?;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{ToolError, blocking};
-use crate::domain;
 use crate::domain::integration::Integration;
-use crate::kafka::compacted::Compacted;
-use crate::kafka::health_wire::StateRecord;
-use crate::kafka::span::{SpanError, check_topic};
+use crate::health::records::StateRecord;
+use crate::health::rules;
+use crate::kafka::table_reader::Compacted;
+use crate::kafka::topic_range::{SpanError, check_topic};
 use crate::settings::{Kafka, Selection, Settings};
 
 /// How long the brokers may give nothing.
@@ -83,7 +83,7 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn is_suspended(&self) -> bool {
-        self.status.as_deref() == Some(domain::health::Health::Failed.word())
+        self.status.as_deref() == Some(rules::Health::Failed.word())
     }
 
     fn follow(&mut self, value: Option<&[u8]>) -> Result<(), String> {

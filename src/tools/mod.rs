@@ -12,6 +12,7 @@ pub mod receiver;
 mod receiver_log;
 mod render;
 pub mod replay;
+mod requeue;
 mod resend;
 pub mod resume;
 pub mod topics;
@@ -21,9 +22,9 @@ pub use receiver_log::Output;
 use std::io;
 
 use crate::domain::integration::Unusable;
-use crate::kafka::compacted::CompactedError;
-use crate::kafka::requeue::RequeueError;
-use crate::kafka::span::SpanError;
+use crate::kafka::table_reader::CompactedError;
+use crate::kafka::topic_range::SpanError;
+use crate::tools::requeue::RequeueError;
 
 /// Why a tool did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ use super::receiver_log::{Lines, Output};
 use crate::clock;
 use crate::domain::hash::hash_bytes;
 use crate::domain::signature::{BadSecret, Signer, SigningKey};
-use crate::http::plain_server::{Incoming, Limits, serve};
+use crate::net::server::{Incoming, Limits, serve};
 use crate::settings::Receiver as Options;
 
 const ECHO: HeaderName = HeaderName::from_static("x-xcom-integration-echo");

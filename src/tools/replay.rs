@@ -16,13 +16,13 @@ use super::lookup::{self, Health};
 use super::resend::{self, Judged, Order};
 use super::{ToolError, blocking};
 use crate::clock;
-use crate::delivery::{Origin, delivery_id};
+use crate::deliver::publish::Outgoing;
 use crate::domain::event::Envelope;
+use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::table::Table;
-use crate::kafka::sink::Outgoing;
-use crate::kafka::span::{Range, Reading, Span, SpanRecord};
-use crate::kafka::wire::Wire;
+use crate::inflight::job::{Origin, delivery_id};
+use crate::kafka::topic_range::{Range, Reading, Span, SpanRecord};
 use crate::settings::{Selection, Settings};
 
 /// Sends the events of a range that match back to delivery.

@@ -21,10 +21,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::requeue::{Requeue, RequeueError, tiers_in_use};
 use super::{INTERRUPTED, ToolError, blocking, render, write_line};
-use crate::kafka::requeue::{Requeue, RequeueError, tiers_in_use};
-use crate::kafka::sink::Outgoing;
-use crate::kafka::span::{Reading, SpanRecord};
+use crate::deliver::publish::Outgoing;
+use crate::kafka::topic_range::{Reading, SpanRecord};
 use crate::settings::{Selection, Settings};
 
 /// Publications under way: enough to fill the client's batches.
@@ -382,7 +382,7 @@ fn size_of(outgoing: &Outgoing) -> usize {
 
 /// On stderr, and only on a terminal.
 fn bar(name: &'static str, reading: &Reading) -> ProgressBar {
-    let total = reading.ranges().iter().map(crate::kafka::span::Range::len).sum();
+    let total = reading.ranges().iter().map(crate::kafka::topic_range::Range::len).sum();
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} read, {msg}") {
         bar.set_style(style);

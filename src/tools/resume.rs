@@ -12,12 +12,12 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::health::Health;
-use crate::domain::topics::deltas_topic;
-use crate::kafka::compacted::{Compacted, CompactedError};
-use crate::kafka::health_wire::{Resume, StateRecord};
-use crate::kafka::wishes::{self, WishError};
+use crate::health::records::{Resume, StateRecord};
+use crate::health::resume::{self, WishError};
+use crate::health::rules::Health;
+use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::settings::{Selection, Settings};
+use crate::topics::deltas_topic;
 
 /// How long reading the health topic may take.
 const READ_MAX: Duration = Duration::from_mins(1);
@@ -140,7 +140,7 @@ fn resume(settings: &Settings, key: &str, dry_run: bool, stop: &CancellationToke
     }
     let wish = Resume { key: key.to_owned(), since_ms: Some(before.since_ms()) };
     let deltas = deltas_topic(&settings.topics.health);
-    Handle::current().block_on(wishes::publish(&settings.kafka, &deltas, &wish))?;
+    Handle::current().block_on(resume::publish(&settings.kafka, &deltas, &wish))?;
     let deadline = Instant::now() + GRANT_MAX;
     while Instant::now() < deadline {
         follow(&mut topic, key, &mut state, stop)?;

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::domain::topics::{Finding, Fix, Plan, Severity};
-use crate::kafka::topics::{self, Applied, TopicsError};
 use crate::settings::Settings;
+use crate::topics::cluster::{self, Applied, TopicsError};
+use crate::topics::{Finding, Fix, Plan, Severity};
 
 /// Why the tool could not say anything.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub enum TopicsToolError {
 /// # Errors
 /// When the cluster can't be reached, or the output not be written.
 pub async fn run_plan(settings: &Settings, json: bool, out: &mut impl Write) -> Result<ExitCode, TopicsToolError> {
-    let plan = topics::plan(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
+    let plan = cluster::plan(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
     if json {
         print_json(out, &PlanJson { findings: &plan.findings, notes: &plan.notes })?;
     } else {
@@ -40,7 +40,7 @@ pub async fn run_plan(settings: &Settings, json: bool, out: &mut impl Write) -> 
 /// # Errors
 /// When the cluster can't be reached, or the output not be written.
 pub async fn run_apply(settings: &Settings, json: bool, out: &mut impl Write) -> Result<ExitCode, TopicsToolError> {
-    let applied = topics::apply(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
+    let applied = cluster::apply(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
     if json {
         let left = PlanJson { findings: &applied.left.findings, notes: &applied.left.notes };
         print_json(out, &AppliedJson { done: &applied.done, failed: &applied.failed, left })?;

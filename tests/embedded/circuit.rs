@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hookstream::domain::health::Health;
-use hookstream::kafka::wire::Wire;
+use hookstream::domain::headers::Wire;
+use hookstream::health::rules::Health;
 use hookstream::settings::Delivery;
 use tokio::time::Instant;
 

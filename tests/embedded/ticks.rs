@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use hookstream::assignment::Assignment;
+use hookstream::domain::headers::Wire;
 use hookstream::domain::ticks;
-use hookstream::kafka::wire::Wire;
+use hookstream::inflight::partition::Assignment;
 use hookstream::settings::{Delivery, Ordering};
 use serde_json::{Value, json};
 

@@ -9,8 +9,8 @@ use crate::support::process::{Lines, Process};
 use crate::support::records::{Record, create_topic, partition_count, produce, read_all};
 use crate::support::wait::PATIENCE;
 use crate::support::worker::{Names, Worker, kafka_settings};
-use hookstream::domain::schedule::RetrySchedule;
-use hookstream::kafka::topics::{self, CheckError};
+use hookstream::domain::retry_schedule::RetrySchedule;
+use hookstream::topics::cluster::{self, CheckError};
 
 const SCHEDULE: &str = "30s,1h";
 
@@ -87,7 +87,7 @@ async fn a_wrong_cluster_is_told_what_it_costs_and_altered_without_losing_what_e
     }
     let kafka = kafka_settings(brokers, "topics-wrong");
     let schedule = RetrySchedule::parse(SCHEDULE).unwrap();
-    let refused = topics::check_for_worker(&kafka, &names.settings(4), &schedule).await;
+    let refused = cluster::check_for_worker(&kafka, &names.settings(4), &schedule).await;
     assert!(matches!(&refused, Err(CheckError::Unfit(errors)) if !errors.is_empty()), "{refused:?}");
 
     let (code, text) = run("apply", brokers, &names, &partitions);
@@ -99,7 +99,7 @@ async fn a_wrong_cluster_is_told_what_it_costs_and_altered_without_losing_what_e
     assert_eq!(partition_count(brokers, &format!("{}.deltas", names.health())), Some(2));
     assert_eq!(property(brokers, &names.tier("1h"), "file.delete.delay.ms").await, "12345");
     assert_eq!(property(brokers, &names.tier("1h"), "message.timestamp.type").await, "LogAppendTime");
-    let fit = topics::check_for_worker(&kafka, &names.settings(4), &schedule).await.unwrap();
+    let fit = cluster::check_for_worker(&kafka, &names.settings(4), &schedule).await.unwrap();
     assert_eq!((fit.event_bytes_max, fit.partitions[&names.events()]), (1_048_588, 2));
     assert_eq!(fit.warnings, []);
 }
@@ -166,7 +166,7 @@ async fn a_cluster_that_tells_no_properties_is_a_warning_within_seconds() {
     }
     let begun = tokio::time::Instant::now();
     let kafka = kafka_settings(&mock.bootstrap_servers(), "topics-mock");
-    let checked = topics::check_for_worker(&kafka, &settings, &schedule).await.unwrap();
+    let checked = cluster::check_for_worker(&kafka, &settings, &schedule).await.unwrap();
     assert_eq!(checked.warnings.len(), 8, "{:?}", checked.warnings);
     assert!(checked.warnings.iter().all(|warning| warning.subject == "properties"), "{:?}", checked.warnings);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());

@@ -16,10 +16,10 @@ use record::Record;
 
 use super::filter::{EventFacts, FilterItem};
 use super::hash::hash_bytes;
-use super::health::Health;
 use super::signature::{Signer, SigningKey};
 use super::target::BadUrl;
 use super::text::text;
+use crate::health::rules::Health;
 
 /// What the record says about delivering to the integration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,8 @@
 //! worker, `Stage::show` what lives as long as it does, and `Performance::perform` says what happens then.
 
 pub mod account;
+mod embedded;
+mod observer;
 pub mod sample;
 pub mod produce;
 pub mod receivers;
@@ -26,16 +28,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::worker::{Worker, WorkerError};
+use crate::deliver::publish::{Outgoing, PublishError, Sink};
 use crate::domain::signature::{Signer, SigningKey};
-use crate::http::api::ApiError;
 use crate::kafka::ClientError;
-use crate::kafka::embedded::{EmbeddedBroker, EmbeddedError};
-use crate::kafka::observer::ObserverError;
-use crate::kafka::sink::{Outgoing, PublishError, Sink};
+use crate::registration::http::ApiError;
 use crate::settings::{Demo, Settings, terminal};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::terminal as screen;
-use crate::worker::{Worker, WorkerError};
+use crate::tools::demo::embedded::{EmbeddedBroker, EmbeddedError};
+use crate::tools::demo::observer::ObserverError;
 use account::{Account, Balance, Remains};
 use receivers::Began;
 use registration::Registration;
@@ -294,7 +296,7 @@ fn conclude(settings: &Settings, ledger: &Ledger, remains: &Remains) -> Result<b
 
 /// Whether the worker is ready to take events at once.
 struct Readiness {
-    condition: Arc<crate::http::admin::Condition>,
+    condition: Arc<crate::telemetry::admin::Condition>,
     metrics: Arc<Metrics>,
 }
 

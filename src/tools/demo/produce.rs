@@ -10,8 +10,8 @@ use super::account::EVENTS_MAX;
 use super::sample;
 use super::{Ledger, lock};
 use crate::clock;
-use crate::kafka::sink::{Outgoing, PublishError, Sink};
-use crate::kafka::wire;
+use crate::deliver::publish::{Outgoing, PublishError, Sink};
+use crate::domain::headers;
 use crate::settings::Demo;
 
 /// Between two batches: short, so that events come evenly.
@@ -83,7 +83,7 @@ fn next(topic: &str, ledger: &Ledger) -> Option<Outgoing> {
         topic: topic.into(),
         key: Some(event.key.into()),
         payload: Some(event.value),
-        headers: vec![(wire::WORKSPACE, event.workspace.to_owned())],
+        headers: vec![(headers::WORKSPACE, event.workspace.to_owned())],
     })
 }
 

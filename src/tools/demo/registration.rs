@@ -11,11 +11,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::sample::PLAYGROUND;
-use crate::api::surroundings;
-use crate::delivery::push_hex;
-use crate::http::admin::Condition;
-use crate::http::api::{ApiError, Bound};
+use crate::app::api::surroundings;
+use crate::inflight::job::push_hex;
+use crate::registration::http::{ApiError, Bound};
 use crate::settings::Settings;
+use crate::telemetry::admin::Condition;
 use crate::telemetry::metrics::Metrics;
 
 /// The API, listening.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{INVALID, InTier, Pair, Remains};
+use super::observer::{Observer, ObserverError, Seen, committed};
 use super::sample::{PLAYGROUND, number_of_event, number_of_webhook};
 use super::{Ledger, lock};
 use crate::domain::outcome::DeadReason;
-use crate::kafka::observer::{Observer, ObserverError, Seen, committed};
 use crate::settings::{Kafka, Settings};
 
 /// How long a poll waits: bounds how late the end is seen.

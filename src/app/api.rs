@@ -1,0 +1,114 @@
+//! The composition root of `api`: listeners first, then the registry, only then ready; stopped in the reverse.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::deliver::courier::Courier;
+use crate::net::address::AddressPolicy;
+use crate::net::connector::Connector;
+use crate::registration::http::{ApiError, Bound, Surroundings};
+use crate::registration::test_delivery;
+use crate::settings::Settings;
+use crate::telemetry::admin::{Admin, Condition};
+use crate::telemetry::metrics::Metrics;
+
+/// Why the API ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The admin listener failed.
+    #[error("admin listener {address} (--admin-listen)")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The API itself.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+/// A registration API with its admin listener.
+pub struct Api {
+    settings: Settings,
+    admin: Admin,
+    bound: Bound,
+    metrics: Arc<Metrics>,
+    condition: Arc<Condition>,
+}
+
+impl Api {
+    /// Reads tokens and certificates and listens. Kafka is not touched.
+    ///
+    /// # Errors
+    /// [`ServeError`] names the option at fault.
+    pub async fn bind(settings: Settings) -> Result<Self, ServeError> {
+        let address = settings.admin_listen;
+        let bound = Bound::bind(&settings).await?;
+        let admin = Admin::bind(address).await.map_err(|source| ServeError::Admin { address, source })?;
+        let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
+        Ok(Self { settings, admin, bound, metrics, condition: Arc::default() })
+    }
+
+    /// Where the API is served.
+    pub fn address(&self) -> SocketAddr {
+        self.bound.address()
+    }
+
+    /// Where metrics and probes are served.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Serves until `stop`, or until the registry can't go on.
+    ///
+    /// # Errors
+    /// [`ServeError`]: above all that a newer process has taken over.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ServeError> {
+        let Self { settings, admin, bound, metrics, condition } = self;
+        let surroundings = surroundings(&settings, &metrics, &condition);
+        let address = admin.address();
+        let admin_stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(admin.run(metrics, condition, admin_stop.clone()));
+        let serving = bound.run(&settings, surroundings, stop);
+        let mut serving = std::pin::pin!(serving);
+        let ended = tokio::select! {
+            biased;
+            ended = serving.as_mut() => ended.map_err(ServeError::from),
+            failed = tasks.join_next() => Err(ServeError::Admin { address, source: unasked(failed) }),
+        };
+        admin_stop.cancel();
+        while let Some(admin_ended) = tasks.join_next().await {
+            if let Err(error) = admin_ended {
+                tracing::error!(%error, "the admin listener failed");
+            }
+        }
+        ended
+    }
+}
+
+/// What the API needs of the process around it; the test delivery connects as a worker would.
+pub fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Condition>) -> Surroundings {
+    let policy = AddressPolicy::new(settings.delivery.allow_private_networks.clone());
+    let connector = Connector::system(policy, settings.delivery.connect_timeout);
+    let courier = Courier::new(connector, settings.delivery.request_timeout, Arc::clone(metrics));
+    let condition = Arc::clone(condition);
+    Surroundings {
+        test_delivery: test_delivery::by(Arc::new(courier)),
+        requests: metrics.api_requests.clone(),
+        ready: Box::new(move |ready| condition.set_ready(ready)),
+    }
+}
+
+/// Why the admin listener ended although nobody asked.
+fn unasked(ended: Option<Result<(), tokio::task::JoinError>>) -> io::Error {
+    match ended {
+        Some(Err(error)) => io::Error::other(error),
+        Some(Ok(())) | None => io::Error::other("it ended unasked"),
+    }
+}

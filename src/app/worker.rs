@@ -1,0 +1,514 @@
+//! The composition root of `worker`: what is started in which order, and stopped in the reverse.
+//!
+//! Start: admin listener, topic check, table (to its end), shards, consumers; only then ready. Stop: not ready, consumers
+//! (which wait for what is under way and commit), shards, producer. Every thread and task is joined here.
+
+use std::io;
+use std::sync::{Arc, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt_log::entry::AttemptLog;
+use crate::attempt_log::writer::Attempts;
+use crate::deliver::courier::Courier;
+use crate::deliver::next_step::Settlements;
+use crate::deliver::observers::{Reports, host_name};
+use crate::deliver::publish::Sink;
+use crate::deliver::shard::{BATCHES_MAX, Shard, Shared};
+use crate::domain::table::Table;
+use crate::health::feed::HealthFeed;
+use crate::health::owner::HealthOwner;
+use crate::health::publisher::Deltas;
+use crate::health::rules::Rules;
+use crate::health::tally::Tally;
+use crate::health::view::Standings;
+use crate::inflight::pressure::Pressure;
+use crate::intake::events::{Events, Outlet};
+use crate::intake::lag::Lag;
+use crate::intake::membership::Membership;
+use crate::intake::pipeline::Pipeline;
+use crate::intake::retries::Retries;
+use crate::intake::table_feed::TableFeed;
+use crate::intake::tick_scheduler::Schedules;
+use crate::kafka::table_reader::CompactedError;
+use crate::net::address::AddressPolicy;
+use crate::net::connector::Connector;
+use crate::settings::Settings;
+use crate::telemetry::admin::{Admin, Condition};
+use crate::telemetry::metrics::Metrics;
+use crate::topics::cluster::{self, CheckError};
+use crate::topics::{deltas_topic, tier_topic};
+
+/// How often the lag is asked for and gauges are set.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// How long the producer may take, after the drain, to get its last records out.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Beyond the drain, how long consumers may take to commit and to leave their groups.
+const LEAVE_MAX: Duration = Duration::from_secs(10);
+/// How long shards may take once nothing is waited for any more.
+const SHARDS_MAX: Duration = Duration::from_secs(5);
+/// How long who hears of attempts may take to tell of the last ones. With all the others and the drain this is what a stop
+/// may take at worst, about a minute: the chart and the compose file wait for longer before they kill.
+const REPORTERS_MAX: Duration = Duration::from_secs(10);
+/// How long the tables may take to close.
+const FEEDS_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at whether threads have ended.
+const JOIN_EVERY: Duration = Duration::from_millis(10);
+
+/// Why a worker ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A listener failed.
+    #[error("admin listener {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The topics are not as they must be.
+    #[error(transparent)]
+    Topics(#[from] CheckError),
+    /// A topic can't be read.
+    #[error(transparent)]
+    Table(#[from] CompactedError),
+    /// A Kafka client can't be made.
+    #[error("kafka client: {0}")]
+    Client(#[from] crate::kafka::ClientError),
+    /// The connector to receivers can't be made.
+    #[error("connector: {0}")]
+    Connector(String),
+    /// A thread can't be started.
+    #[error("thread `{name}`: {source}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Something ended that must not end.
+    #[error("{0} ended unasked; see the log")]
+    Ended(&'static str),
+}
+
+/// Threads of the worker, by name. One that panics ends the worker.
+struct Threads {
+    started: Vec<(String, JoinHandle<()>)>,
+    fatal: CancellationToken,
+}
+
+impl Threads {
+    fn new(fatal: &CancellationToken) -> Self {
+        Self { started: Vec::new(), fatal: fatal.clone() }
+    }
+
+    fn start(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), WorkerError> {
+        let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
+        let unless_it_ends = self.fatal.clone().drop_guard();
+        let guarded = move || {
+            run();
+            unless_it_ends.disarm();
+        };
+        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(failed)?;
+        self.started.push((name.to_owned(), handle));
+        Ok(())
+    }
+
+    /// Joins all. Who has not ended after `patience`, waiting for brokers that do not answer, is left behind: the process
+    /// ends without it.
+    async fn join(mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.started.iter().any(|(_, handle)| !handle.is_finished()) && Instant::now() < deadline {
+            tokio::time::sleep(JOIN_EVERY).await;
+        }
+        for (name, handle) in self.started.drain(..) {
+            if !handle.is_finished() {
+                tracing::error!(thread = name, ?patience, "a thread did not end in time and is left behind");
+            } else if handle.join().is_err() {
+                tracing::error!(thread = name, "a thread panicked");
+            }
+        }
+    }
+}
+
+/// A running worker.
+pub struct Worker {
+    settings: Settings,
+    admin: Admin,
+    metrics: Arc<Metrics>,
+    condition: Arc<Condition>,
+    checks_topics: bool,
+}
+
+impl Worker {
+    /// Listens for admin requests. Nothing else is started.
+    ///
+    /// # Errors
+    /// [`WorkerError::Listen`]
+    pub async fn bind(settings: Settings) -> Result<Self, WorkerError> {
+        let address = settings.admin_listen;
+        let admin = Admin::bind(address).await.map_err(|source| WorkerError::Listen { address, source })?;
+        let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
+        metrics.expect_writes(written_topics(&settings));
+        let condition = Arc::new(Condition::new(settings.delivery.drain_timeout));
+        Ok(Self { settings, admin, metrics, condition, checks_topics: true })
+    }
+
+    /// Takes the topics as they are: for a broker that can't say how they are.
+    #[must_use]
+    pub fn without_topic_check(self) -> Self {
+        Self { checks_topics: false, ..self }
+    }
+
+    /// Where metrics and probes are served.
+    pub fn admin_address(&self) -> std::net::SocketAddr {
+        self.admin.address()
+    }
+
+    /// The worker's counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Whether it is ready.
+    pub fn condition(&self) -> Arc<Condition> {
+        Arc::clone(&self.condition)
+    }
+
+    /// Delivers until `stop`, then drains.
+    ///
+    /// # Errors
+    /// [`WorkerError`]: it could not start, or could not go on.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        let serving = CancellationToken::new();
+        let mut admin = JoinSet::new();
+        admin.spawn(self.admin.run(Arc::clone(&self.metrics), Arc::clone(&self.condition), serving.clone()));
+        let started = Started { settings: self.settings, metrics: self.metrics, condition: self.condition };
+        let ended = started.run(self.checks_topics, stop).await;
+        serving.cancel();
+        while let Some(served) = admin.join_next().await {
+            if let Err(error) = served {
+                tracing::error!(%error, "the admin listener failed");
+            }
+        }
+        ended
+    }
+}
+
+struct Started {
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    condition: Arc<Condition>,
+}
+
+impl Started {
+    async fn run(self, checks_topics: bool, stop: CancellationToken) -> Result<(), WorkerError> {
+        let mut former_tiers = Vec::new();
+        if checks_topics {
+            former_tiers = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                checked = self.check_topics() => checked?,
+            };
+        }
+        let fatal = CancellationToken::new();
+        let table = Arc::new(RwLock::new(Table::default()));
+        let feed_stop = CancellationToken::new();
+        let mut feed = Threads::new(&fatal);
+        let standings = Arc::<Standings>::default();
+        let health = self.start_health_feed(&mut feed, &table, &standings, &feed_stop)?;
+        let read = self.start_feed(&mut feed, (&table, &standings), &feed_stop, &fatal)?;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = fatal.cancelled() => {}
+            (Ok(()), Ok(())) = async { (read.await, health.await) } => {
+                self.deliver((&table, &standings), former_tiers, &stop, &fatal).await?;
+            }
+        }
+        self.condition.set_ready(false);
+        feed_stop.cancel();
+        feed.join(FEEDS_MAX).await;
+        if fatal.is_cancelled() { Err(WorkerError::Ended("a part of the worker")) } else { Ok(()) }
+    }
+
+    /// Looks at the topics before anything is read from them. Says which tiers the schedule has no more.
+    async fn check_topics(&self) -> Result<Vec<(Arc<str>, Duration)>, CheckError> {
+        let Settings { kafka, topics, delivery, .. } = &self.settings;
+        let checked = cluster::check_for_worker(kafka, topics, &delivery.schedule).await?;
+        for warning in &checked.warnings {
+            tracing::warn!(
+                topic = warning.topic,
+                reason = cluster::sentence(warning),
+                "a topic is not as it should be"
+            );
+        }
+        for (topic, _) in &checked.former_tiers {
+            tracing::info!(topic = &**topic, "a tier that is not in the schedule is read for what waits in it");
+        }
+        Ok(checked.former_tiers)
+    }
+
+    fn start_feed(
+        &self,
+        threads: &mut Threads,
+        (table, standings): (&Arc<RwLock<Table>>, &Arc<Standings>),
+        stop: &CancellationToken,
+        fatal: &CancellationToken,
+    ) -> Result<oneshot::Receiver<()>, WorkerError> {
+        let (ready, read) = oneshot::channel();
+        let (kafka, topic) = (self.settings.kafka.clone(), self.settings.topics.integrations.clone());
+        let (table, standings) = (Arc::clone(table), Arc::clone(standings));
+        let (metrics, stop, fatal) = (Arc::clone(&self.metrics), stop.clone(), fatal.clone());
+        threads.start("integrations", move || {
+            let feed = TableFeed::open(&kafka, &topic, table, metrics, standings);
+            if let Err(error) = feed.and_then(|feed| feed.run(ready, &stop)) {
+                tracing::error!(%error, "the integrations topic can not be read");
+                fatal.cancel();
+            }
+        })?;
+        Ok(read)
+    }
+
+    fn start_health_feed(
+        &self,
+        threads: &mut Threads,
+        table: &Arc<RwLock<Table>>,
+        standings: &Arc<Standings>,
+        stop: &CancellationToken,
+    ) -> Result<oneshot::Receiver<()>, WorkerError> {
+        let (ready, read) = oneshot::channel();
+        let feed = HealthFeed {
+            kafka: self.settings.kafka.clone(),
+            topic: self.settings.topics.health.clone(),
+            table: Arc::clone(table),
+            standings: Arc::clone(standings),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let stop = stop.clone();
+        threads.start("health", move || feed.run(ready, &stop))?;
+        Ok(read)
+    }
+
+    /// Starts who hears of attempts and judges integrations by them. Judging ends with `consuming`, what the last
+    /// attempts have to be told to with `stop`.
+    fn start_reports(
+        &self,
+        threads: &mut Threads,
+        standings: &Arc<Standings>,
+        shards: usize,
+        (consuming, stop): (&CancellationToken, &CancellationToken),
+    ) -> Result<Reports, WorkerError> {
+        let Settings { kafka, topics, suspension, attempt_log, .. } = &self.settings;
+        let metrics = || Arc::clone(&self.metrics);
+        let worker = host_name();
+        let tally = Arc::new(Tally::new(shards));
+        let rules = Rules::new(suspension);
+        let told = (deltas_topic(&topics.health), worker.clone(), &rules);
+        let deltas = Deltas::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), metrics())?;
+        let name = "health-deltas";
+        let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        let stopped = stop.clone();
+        threads.start(name, move || runtime.block_on(deltas.run(stopped)))?;
+        let owner = HealthOwner {
+            kafka: kafka.clone(),
+            health_topic: topics.health.clone(),
+            events_topic: topics.events.clone(),
+            rules,
+            metrics: metrics(),
+        };
+        let stopped = consuming.clone();
+        threads.start("health-owner", move || owner.run(&stopped))?;
+        let Some((log, entries)) = AttemptLog::new(*attempt_log, metrics()) else {
+            return Ok(Reports::new(tally, None));
+        };
+        let attempts = Attempts::new(kafka, topics.attempts.clone(), worker, metrics())?;
+        let stopped = stop.clone();
+        threads.start("attempt-log", move || attempts.run(&entries, &stopped))?;
+        Ok(Reports::new(tally, Some(log)))
+    }
+
+    /// From a table that is read to a drained worker.
+    async fn deliver(
+        &self,
+        (table, standings): (&Arc<RwLock<Table>>, &Arc<Standings>),
+        former_tiers: Vec<(Arc<str>, Duration)>,
+        stop: &CancellationToken,
+        fatal: &CancellationToken,
+    ) -> Result<(), WorkerError> {
+        let shards = shard_count(&self.settings);
+        let pressure = Pressure::new(shards, self.settings.delivery.max_queued_bytes);
+        let sink_stop = CancellationToken::new();
+        let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), sink_stop.clone(), fatal.clone())?;
+        let reports_stop = CancellationToken::new();
+        let mut reporters = Threads::new(fatal);
+        let consuming = stop.child_token();
+        let stops = (&consuming, &reports_stop);
+        let reports = self.start_reports(&mut reporters, standings, shards, stops)?;
+        let shared = self.shared(sink.clone(), &pressure, reports);
+        let mut shard_threads = Threads::new(fatal);
+        let senders = start_shards(&mut shard_threads, shards, &shared)?;
+        let pipeline = Pipeline::new(
+            Arc::clone(table),
+            Arc::clone(&pressure),
+            Arc::clone(&self.metrics),
+            shards,
+            &self.settings.topics.integrations,
+        );
+        let outlet = Outlet {
+            shards: senders,
+            pipeline: Arc::new(pipeline),
+            pressure: Arc::clone(&pressure),
+            stop: consuming.clone(),
+            fatal: fatal.clone(),
+            condition: Arc::clone(&self.condition),
+        };
+        let mut consumers = Threads::new(fatal);
+        self.start_schedules(&mut consumers, table, outlet.clone())?;
+        let tiers = [shared.settlements.tiers(), &former_tiers].concat();
+        let lag = self.start_consumers(&mut consumers, outlet, &tiers)?;
+        self.condition.set_ready(true);
+        tracing::info!(shards, "ready");
+        self.measure(lag, &pressure, stop, fatal).await;
+        self.condition.set_ready(false);
+        tracing::info!("draining");
+        consuming.cancel();
+        consumers.join(self.settings.delivery.drain_timeout + LEAVE_MAX).await;
+        // Nothing under way is waited for any more: what is left belongs to the next owner.
+        sink_stop.cancel();
+        shard_threads.join(SHARDS_MAX).await;
+        flush(sink).await;
+        // The last attempts are counted and logged by now.
+        reports_stop.cancel();
+        reporters.join(REPORTERS_MAX).await;
+        Ok(())
+    }
+
+    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>, reports: Reports) -> Arc<Shared> {
+        let delivery = &self.settings.delivery;
+        let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
+        let connector = Connector::system(policy, delivery.connect_timeout);
+        let topics = &self.settings.topics;
+        Arc::new(Shared {
+            settings: delivery.clone(),
+            courier: Courier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
+            sink,
+            metrics: Arc::clone(&self.metrics),
+            pressure: Arc::clone(pressure),
+            permits: Arc::new(Semaphore::new(delivery.max_in_flight)),
+            settlements: Settlements::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
+            reports,
+        })
+    }
+
+    fn start_consumers(
+        &self,
+        threads: &mut Threads,
+        outlet: Outlet,
+        tiers: &[(Arc<str>, Duration)],
+    ) -> Result<Lag, WorkerError> {
+        let kafka = &self.settings.kafka;
+        let drain = self.settings.delivery.drain_timeout;
+        let membership = |role| Membership::new(role, Arc::clone(&self.metrics), drain);
+        let events = Events::subscribe(kafka, &self.settings.topics.events, membership("events"), outlet.clone())?;
+        let lag = Lag::new(kafka, events.membership(), Arc::clone(&self.metrics))?;
+        let retries = Retries::subscribe(kafka, tiers, membership("retries"), outlet, Arc::clone(&self.metrics))?;
+        threads.start("events", move || events.run())?;
+        threads.start("retries", move || retries.run())?;
+        Ok(lag)
+    }
+
+    fn start_schedules(
+        &self,
+        threads: &mut Threads,
+        table: &Arc<RwLock<Table>>,
+        outlet: Outlet,
+    ) -> Result<(), WorkerError> {
+        let (topic, drain) = (&self.settings.topics.integrations, self.settings.delivery.drain_timeout);
+        let counted = (Arc::clone(&self.metrics), drain);
+        let schedules = Schedules::subscribe(&self.settings.kafka, topic, Arc::clone(table), outlet, counted)?;
+        threads.start("schedules", move || schedules.run())
+    }
+
+    /// Measures until it is time to stop.
+    async fn measure(&self, lag: Lag, pressure: &Pressure, stop: &CancellationToken, fatal: &CancellationToken) {
+        let mut ticks = tokio::time::interval(MEASURE_EVERY);
+        let mut lag = Some(lag);
+        // At most one: brokers may take long to answer, and nothing else waits for them.
+        let mut asking = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = fatal.cancelled() => return,
+                Some(asked) = asking.join_next() => match asked {
+                    Ok(asked) => lag = Some(asked),
+                    Err(error) => {
+                        tracing::error!(%error, "the lag can not be measured any more");
+                        fatal.cancel();
+                    }
+                },
+                _ = ticks.tick() => {
+                    pressure.export(&self.metrics);
+                    if let Some(mut asked) = lag.take() {
+                        asking.spawn_blocking(move || {
+                            asked.measure();
+                            asked
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every topic whose failed writes are counted.
+fn written_topics(settings: &Settings) -> impl Iterator<Item = String> {
+    let topics = &settings.topics;
+    let tiers = settings.delivery.schedule.tiers().iter().map(|&delay| tier_topic(&topics.retry_prefix, delay));
+    tiers.chain([topics.dead_letter.clone(), deltas_topic(&topics.health)])
+}
+
+fn shard_count(settings: &Settings) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wanted = if settings.delivery.threads == 0 { cores } else { settings.delivery.threads };
+    wanted.min(settings.delivery.max_in_flight).max(1)
+}
+
+fn start_shards(
+    threads: &mut Threads,
+    count: usize,
+    shared: &Arc<Shared>,
+) -> Result<Vec<mpsc::Sender<Vec<crate::inflight::job::Job>>>, WorkerError> {
+    let mut senders = Vec::with_capacity(count);
+    for index in 0..count {
+        let (sender, inbound) = mpsc::channel(BATCHES_MAX);
+        senders.push(sender);
+        let shared = Arc::clone(shared);
+        let name = format!("shard-{index}");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(32)
+            .build()
+            .map_err(|source| WorkerError::Thread { name: name.clone(), source })?;
+        threads.start(&name, move || runtime.block_on(Shard::new(index, shared).run(inbound)))?;
+    }
+    Ok(senders)
+}
+
+async fn flush(sink: Sink) {
+    // Twice the time: a client that is dropped closes its connections first.
+    let flushing = tokio::task::spawn_blocking(move || sink.flush(FLUSH_TIMEOUT));
+    match tokio::time::timeout(2 * FLUSH_TIMEOUT, flushing).await {
+        Ok(Ok(Ok(()))) => tracing::info!("drained"),
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "records were left in the producer; their events are read again"),
+        Ok(Err(error)) => tracing::error!(%error, "the producer was not flushed"),
+        Err(_elapsed) => tracing::error!("the producer did not close in time and is left behind"),
+    }
+}

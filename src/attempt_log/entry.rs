@@ -1,0 +1,305 @@
+//! The attempt log: what a record says, and how attempts get to the thread that writes them.
+//!
+//! No secret and no event body ever stands in a record. A shard hands over what it has at hand and goes on; where there
+//! is no room the attempt is not logged, and counted as such.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::redaction::{Secrets, repeats, shown_url};
+use crate::deliver::observers::Ended;
+use crate::domain::event::Envelope;
+use crate::domain::integration::{Integration, Webhook};
+use crate::domain::outcome::Outcome;
+use crate::settings;
+use crate::telemetry::metrics::Metrics;
+
+/// Attempts that wait to be written: what the fastest worker makes in a second.
+const WAITING_MAX: usize = 8_192;
+/// Bytes of the events that they are about, which an answer is compared with. Apart from what deliveries may hold: a log that
+/// falls behind makes nobody wait.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+/// The contract's: so much of an answer is logged.
+const ANSWER_BYTES_MAX: usize = 1024;
+
+/// An attempt to log.
+#[derive(Debug)]
+pub struct Entry {
+    payload: Bytes,
+    is_tick: bool,
+    _held: Held,
+    integration: Arc<Integration>,
+    webhook: usize,
+    delivery_id: Box<str>,
+    attempt: u32,
+    outcome: Outcome,
+    took: Duration,
+    answer: Bytes,
+    at_ms: i64,
+}
+
+/// Bytes of an event that waits with its attempt.
+#[derive(Debug)]
+struct Held {
+    waiting: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Nothing beyond the bound.
+    fn of(waiting: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let before = waiting.fetch_add(bytes, Ordering::Relaxed);
+        let held = Self { waiting: Arc::clone(waiting), bytes };
+        (before < WAITING_BYTES_MAX).then_some(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Where shards hand attempts over.
+pub struct AttemptLog {
+    all: bool,
+    waiting: Arc<AtomicUsize>,
+    sender: SyncSender<Entry>,
+    metrics: Arc<Metrics>,
+}
+
+impl AttemptLog {
+    /// A log of that level, and where its entries come out; none if it is off.
+    pub fn new(level: settings::AttemptLog, metrics: Arc<Metrics>) -> Option<(Self, Receiver<Entry>)> {
+        let all = match level {
+            settings::AttemptLog::Off => return None,
+            settings::AttemptLog::Failures => false,
+            settings::AttemptLog::All => true,
+        };
+        let (sender, receiver) = sync_channel(WAITING_MAX);
+        Some((Self { all, waiting: Arc::default(), sender, metrics }, receiver))
+    }
+
+    /// An attempt ended. Never waits.
+    pub fn attempt_ended(&self, ended: &Ended<'_>) {
+        if !self.all && *ended.outcome == Outcome::Acknowledged {
+            return;
+        }
+        let delivery = ended.delivery;
+        let Some(held) = Held::of(&self.waiting, delivery.event.payload.len()) else {
+            self.metrics.attempt_log_dropped.inc();
+            return;
+        };
+        let entry = Entry {
+            payload: delivery.event.payload.clone(),
+            is_tick: delivery.event.is_tick,
+            _held: held,
+            integration: Arc::clone(&delivery.integration),
+            webhook: delivery.webhook,
+            delivery_id: delivery.id.clone(),
+            attempt: delivery.attempt,
+            outcome: *ended.outcome,
+            took: ended.took,
+            answer: ended.answer.clone(),
+            at_ms: ended.at_ms,
+        };
+        if self.sender.try_send(entry).is_err() {
+            self.metrics.attempt_log_dropped.inc();
+        }
+    }
+}
+
+/// A record of the attempts topic: the contract's.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Record<'a> {
+    delivery_id: &'a str,
+    web_hook_id: Option<String>,
+    event_id: Option<String>,
+    attempt: u32,
+    url: Option<String>,
+    outcome: &'static str,
+    reason: Option<&'static str>,
+    status: Option<u16>,
+    duration_ms: u64,
+    answer: Option<String>,
+    worker: &'a str,
+    at: Timestamp,
+}
+
+impl Entry {
+    /// The record's key.
+    pub fn key(&self) -> &str {
+        self.integration.key()
+    }
+
+    /// The record's value, written by the worker of that host name.
+    pub fn record(&self, worker: &str) -> Vec<u8> {
+        let webhook = self.integration.webhook(self.webhook);
+        let secrets = Secrets::of(self.integration.secret_values());
+        let (outcome, reason, status) = match self.outcome {
+            Outcome::Acknowledged => ("acknowledged", None, Some(200)),
+            Outcome::Failed { reason, status, .. } => ("failed", Some(reason.word()), status),
+        };
+        let event_id = Envelope::parse(&self.payload).ok().map(|envelope| envelope.id.into_owned());
+        let record = Record {
+            delivery_id: &self.delivery_id,
+            web_hook_id: webhook.map(Webhook::id),
+            event_id: event_id.filter(|_| !self.is_tick),
+            attempt: self.attempt,
+            url: webhook.map(|webhook| secrets.masked(&shown_url(&webhook.url()))),
+            outcome,
+            reason,
+            status,
+            duration_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+            answer: self.shown_answer(&secrets),
+            worker,
+            at: Timestamp::from_millisecond(self.at_ms).unwrap_or_default(),
+        };
+        // Text and numbers are always JSON.
+        serde_json::to_vec(&record).unwrap_or_default()
+    }
+
+    /// The answer as it may be written down; nothing of one that repeats the event.
+    fn shown_answer(&self, secrets: &Secrets) -> Option<String> {
+        let kept = self.answer.get(..ANSWER_BYTES_MAX.min(self.answer.len())).unwrap_or_default();
+        if repeats(kept, &self.payload) {
+            return None;
+        }
+        let text = String::from_utf8_lossy(kept);
+        let masked = secrets.masked(text.trim_end_matches(char::REPLACEMENT_CHARACTER));
+        // What stands for a byte that is no text, and for a short secret, is longer than it.
+        let mut end = masked.len().min(ANSWER_BYTES_MAX);
+        while !masked.is_char_boundary(end) {
+            end -= 1;
+        }
+        masked.get(..end).map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::Reason;
+    use crate::domain::retry_schedule::RetrySchedule;
+    use crate::inflight::job::{Delivery, Event, Origin};
+    use crate::inflight::pressure::Pressure;
+    use serde_json::{Value, json};
+
+    const EVENT: &str = r#"{"id":"e-1","type":"change","entityIds":{"companyId":"a9a2f13c-0d1e-4f2a-8b3c-4d5e6f7a8b9c"},"changeData":{"type":"create","new":{"name":"secretive customer"}}}"#;
+
+    fn delivery() -> Delivery {
+        let value = json!({"baseUrl": "https://a.b/x/t0k3n-in-path", "secrets": [
+            {"id": "webhook.signingSecret", "value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
+            {"id": "webhook.header.Authorization", "value": "Bearer t0k3n-in-path"}],
+            "webHooks": [{"id": "w-1", "relativeUrl": "cb?key=1", "triggerType": "entityEvent"}]});
+        let integration = Integration::parse("ws/i-1", value.to_string().as_bytes()).unwrap();
+        let origin = Origin { topic: "events".into(), partition: 0, offset: 7 };
+        let held = Pressure::new(1, 1_000_000).hold(EVENT.len());
+        let event = Event::new(Bytes::from_static(EVENT.as_bytes()), origin, 5, None, held);
+        Delivery {
+            event: Arc::new(event),
+            integration: Arc::new(integration),
+            webhook: 0,
+            attempt: 3,
+            id: "msg_1".into(),
+            first_attempt_ms: None,
+            due: None,
+        }
+    }
+
+    fn log(level: settings::AttemptLog) -> Option<(AttemptLog, Receiver<Entry>)> {
+        AttemptLog::new(level, Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap())))
+    }
+
+    fn record(level: settings::AttemptLog, outcome: Outcome, answer: &[u8]) -> Option<Value> {
+        let (log, entries) = log(level)?;
+        let (delivery, answer) = (delivery(), Bytes::copy_from_slice(answer));
+        let took = Duration::from_micros(12_900);
+        log.attempt_ended(&Ended {
+            shard: 0,
+            delivery: &delivery,
+            outcome: &outcome,
+            took,
+            answer: &answer,
+            at_ms: 1_632_827_306_903,
+        });
+        let entry = entries.try_recv().ok()?;
+        assert_eq!(entry.key(), "ws/i-1");
+        Some(serde_json::from_slice(&entry.record("host-1")).unwrap())
+    }
+
+    const FAILED: Outcome = Outcome::Failed { reason: Reason::Status, status: Some(503), retry_after: None };
+
+    #[test]
+    fn a_record_says_what_is_documented_and_no_more() {
+        let mut expected = json!({
+            "deliveryId": "msg_1", "webHookId": "w-1", "eventId": "e-1", "attempt": 3,
+            "url": "https://a.b/x/***/cb", "outcome": "failed", "reason": "status", "status": 503,
+            "durationMs": 12, "answer": "no: ***", "worker": "host-1", "at": "2021-09-28T11:08:26.903Z",
+        });
+        let answer = b"no: t0k3n-in-path";
+        assert_eq!(record(settings::AttemptLog::Failures, FAILED, answer), Some(expected.clone()));
+        expected["outcome"] = json!("acknowledged");
+        expected["reason"] = Value::Null;
+        expected["status"] = json!(200);
+        assert_eq!(record(settings::AttemptLog::All, Outcome::Acknowledged, answer), Some(expected));
+    }
+
+    #[test]
+    fn the_level_says_which_attempts_are_logged() {
+        assert!(log(settings::AttemptLog::Off).is_none());
+        assert_eq!(record(settings::AttemptLog::Failures, Outcome::Acknowledged, b""), None);
+        let timed_out = record(settings::AttemptLog::Failures, Outcome::failed(Reason::Timeout), b"").unwrap();
+        assert_eq!((&timed_out["reason"], &timed_out["status"]), (&json!("timeout"), &Value::Null));
+        assert_eq!(timed_out["answer"], json!(""));
+    }
+
+    #[test]
+    fn an_answer_that_repeats_the_event_is_left_out_and_a_long_one_is_cut() {
+        let echo = json!({"received": EVENT}).to_string();
+        assert_eq!(record(settings::AttemptLog::All, FAILED, echo.as_bytes()).unwrap()["answer"], Value::Null);
+        let long = "й".repeat(600);
+        let shown = record(settings::AttemptLog::All, FAILED, &long.as_bytes()[..1024]).unwrap();
+        assert_eq!(shown["answer"], json!("й".repeat(512)));
+        let cut = format!("{}Bearer t0k3n", "x".repeat(1012));
+        let shown = record(settings::AttemptLog::All, FAILED, cut.as_bytes()).unwrap();
+        assert_eq!(shown["answer"].as_str().unwrap().trim_start_matches('x'), "***");
+        let binary = record(settings::AttemptLog::All, FAILED, &[0xff; 1024]).unwrap();
+        assert!(binary["answer"].as_str().unwrap().len() <= 1024);
+    }
+
+    #[test]
+    fn what_waits_holds_no_more_bytes_of_events_than_it_may() {
+        let waiting = Arc::default();
+        let held: Vec<_> = (0..100).map_while(|_| Held::of(&waiting, 1 << 20)).collect();
+        assert_eq!(held.len(), WAITING_BYTES_MAX >> 20);
+        drop(held);
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn without_room_an_attempt_is_counted_and_not_waited_for() {
+        let (log, entries) = log(settings::AttemptLog::Failures).unwrap();
+        let delivery = delivery();
+        for _ in 0..WAITING_MAX + 3 {
+            let (took, answer) = (Duration::ZERO, Bytes::new());
+            log.attempt_ended(&Ended {
+                shard: 0,
+                delivery: &delivery,
+                outcome: &FAILED,
+                took,
+                answer: &answer,
+                at_ms: 0,
+            });
+        }
+        assert_eq!(log.metrics.attempt_log_dropped.get(), 3);
+        assert_eq!(entries.try_iter().count(), WAITING_MAX);
+    }
+}

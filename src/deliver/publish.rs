@@ -1,0 +1,176 @@
+//! Publishing retries and dead letters: until Kafka's in-sync replicas have the record, however long that takes.
+//!
+//! Every real loss found in systems of this kind was a failed publication that counted as done. Here a publication ends
+//! in one of three ways: acknowledged, too large for its topic, or the process ends and the record stays unsettled.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::kafka::client::{ClientLog, lone_producer_config, producer_config};
+use crate::settings;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::repeats::Repeats;
+
+/// The first wait before a failed publication is tried again; it doubles up to the longest.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Kafka's own retries within a publication make longer waits useless.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A record to publish.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Key.
+    pub key: Option<Bytes>,
+    /// Value; none for the dead letter of a record without one.
+    pub payload: Option<Bytes>,
+    /// Headers.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+/// Why a record was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The topic does not take records of this size.
+    #[error("the record is larger than its topic takes")]
+    TooLarge,
+    /// The process ends.
+    #[error("the process ends")]
+    Stopped,
+}
+
+/// Publishes records. Cheap to clone.
+#[derive(Clone)]
+pub struct Sink {
+    producer: FutureProducer<ClientLog>,
+    /// Sends each record alone; made when a batch was too large for a topic, which says nothing about its records.
+    lone: Arc<OnceLock<FutureProducer<ClientLog>>>,
+    repeats: Arc<Repeats>,
+    kafka: Arc<settings::Kafka>,
+    metrics: Arc<Metrics>,
+    /// Cancelled when nothing more is to be tried.
+    stop: CancellationToken,
+    /// Cancelled by the sink when the producer can never publish again: the process must end.
+    fatal: CancellationToken,
+}
+
+impl Sink {
+    /// Makes the producer. `stop` ends all waiting; the sink cancels `fatal` when the producer is beyond repair.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub fn new(
+        kafka: &settings::Kafka,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+        fatal: CancellationToken,
+    ) -> Result<Self, KafkaError> {
+        let producer = producer_config(kafka, "sink").create_with_context(ClientLog::new("sink"))?;
+        Ok(Self {
+            producer,
+            lone: Arc::default(),
+            repeats: Arc::default(),
+            kafka: Arc::new(kafka.clone()),
+            metrics,
+            stop,
+            fatal,
+        })
+    }
+
+    /// Publishes a record, trying again until it is acknowledged.
+    ///
+    /// Not cancel safe: a dropped publication may still happen.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    pub async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
+        let mut backoff = BACKOFF_MIN;
+        let mut producer = &self.producer;
+        loop {
+            let published = tokio::select! {
+                biased;
+                published = publish_once(producer, outgoing) => published,
+                () = self.stop.cancelled() => return Err(PublishError::Stopped),
+            };
+            let Err(error) = published else { return Ok(()) };
+            if is_too_large(&error) {
+                if !std::ptr::eq(producer, &raw const self.producer) {
+                    return Err(PublishError::TooLarge);
+                }
+                // It may have been too large only together with others.
+                if let Some(lone) = self.lone_producer() {
+                    producer = lone;
+                    continue;
+                }
+            }
+            self.metrics.publish_errors.with_label_values(&[&outgoing.topic]).inc();
+            if let Some((code, text)) = producer.client().fatal_error() {
+                tracing::error!(topic = &*outgoing.topic, ?code, text, "the producer can not go on");
+                self.fatal.cancel();
+                return Err(PublishError::Stopped);
+            }
+            if let Some(repeats) = self.repeats.of(&outgoing.topic) {
+                tracing::warn!(topic = &*outgoing.topic, repeats, %error, "a record was not published and is tried again");
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(PublishError::Stopped),
+                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(BACKOFF_MAX),
+            }
+        }
+    }
+
+    /// The producer that sends each record alone. None when it can't be made, which is logged; its configuration was good
+    /// for the other one.
+    fn lone_producer(&self) -> Option<&FutureProducer<ClientLog>> {
+        if self.lone.get().is_none() {
+            match lone_producer_config(&self.kafka, "sink-alone").create_with_context(ClientLog::new("sink-alone")) {
+                // Somebody else may have been faster; one of the two is dropped.
+                Ok(made) => drop(self.lone.set(made)),
+                Err(error) => tracing::error!(%error, "no producer for single records"),
+            }
+        }
+        self.lone.get()
+    }
+
+    /// Waits until what was handed to the client is out, at most `patience`. Blocks the thread.
+    ///
+    /// # Errors
+    /// Records are left.
+    pub fn flush(&self, patience: Duration) -> Result<(), KafkaError> {
+        let began = Instant::now();
+        self.producer.flush(patience)?;
+        self.lone.get().map_or(Ok(()), |lone| lone.flush(patience.saturating_sub(began.elapsed())))
+    }
+}
+
+/// Publishes a record. How long that is tried is the client's `message.timeout.ms`.
+pub(crate) async fn publish_once(producer: &FutureProducer<ClientLog>, outgoing: &Outgoing) -> Result<(), KafkaError> {
+    let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
+        headers.insert(Header { key, value: Some(value) })
+    });
+    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
+    if let Some(key) = &outgoing.key {
+        record = record.key(key);
+    }
+    if let Some(payload) = &outgoing.payload {
+        record = record.payload(payload);
+    }
+    // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
+    let sent = producer.send(record, rdkafka::util::Timeout::Never).await;
+    sent.map(|_delivery| ()).map_err(|(error, _record)| error)
+}
+
+/// The broker's word for a batch beyond the topic's limit, and for one beyond its segments.
+fn is_too_large(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    code == Some(RDKafkaErrorCode::MessageSizeTooLarge) || code == Some(RDKafkaErrorCode::MessageBatchTooLarge)
+}

@@ -1,0 +1,182 @@
+//! What becomes of a delivery when its request ends, or when it gets none: acknowledged, a retry, a dead letter, dropped.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Done, Shard, UnderWay, Work, give_up, seconds_between};
+use crate::clock;
+use crate::deliver::allowance::{Change, Ending, Request};
+use crate::deliver::courier::{Exchanged, Link};
+use crate::deliver::next_step::{Failure, Settlement};
+use crate::deliver::observers::Ended;
+use crate::deliver::publish::PublishError;
+use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
+use crate::inflight::job::Delivery;
+use crate::inflight::partition::Active;
+use crate::inflight::pressure::HeldPublication;
+use crate::telemetry::metrics::TickOutcome;
+
+/// How a receiver says that it has too much to do.
+const TOO_MANY_REQUESTS: u16 = 429;
+/// See [`TOO_MANY_REQUESTS`].
+const SERVICE_UNAVAILABLE: u16 = 503;
+
+impl Shard {
+    pub(super) fn finish(&mut self, done: Done) {
+        match done {
+            Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
+            Done::Publish { settlement, active, published, held } => match published {
+                Ok(()) => settlement.complete(&self.shared.metrics),
+                Err(PublishError::TooLarge) => self.too_large(*settlement, active, held),
+                // The process ends: the record stays unsettled and is read again.
+                Err(PublishError::Stopped) => {}
+            },
+        }
+    }
+
+    fn too_large(&mut self, settlement: Settlement, active: Option<Active>, held: HeldPublication) {
+        let origin = settlement.event().origin.to_string();
+        match self.shared.settlements.after_too_large(settlement) {
+            Ok(settlement) => {
+                tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
+                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active, held });
+            }
+            Err(event) => {
+                tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
+                self.shared.metrics.drop_delivery(DropReason::TooLarge);
+                event.settle_one();
+            }
+        }
+    }
+
+    fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchanged) {
+        let now = Instant::now();
+        self.finished += 1;
+        let acknowledged = exchanged.outcome == Outcome::Acknowledged;
+        self.turn_allowance(&under_way, &exchanged, now);
+        self.free(&under_way, exchanged.link, exchanged.took, now);
+        self.turn_circuit(&under_way, acknowledged, now);
+        let UnderWay { delivery, active, .. } = under_way;
+        let at_ms = clock::now_ms();
+        let metrics = &self.shared.metrics;
+        metrics.attempt_duration.observe(exchanged.took.as_secs_f64());
+        self.shared.reports.attempt_ended(&Ended {
+            shard: self.index,
+            delivery: &delivery,
+            outcome: &exchanged.outcome,
+            took: exchanged.took,
+            answer: &exchanged.answer,
+            at_ms,
+        });
+        match exchanged.outcome {
+            Outcome::Acknowledged => {
+                metrics.attempt_acknowledged();
+                metrics.deliveries_acknowledged.inc();
+                metrics.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
+                if delivery.event.is_tick {
+                    metrics.tick(TickOutcome::Acknowledged);
+                }
+                delivery.settle();
+            }
+            Outcome::Failed { reason, status, .. } => {
+                metrics.attempt_failed(reason);
+                let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &exchanged.outcome);
+                self.succeed(delivery, active, verdict, Failure { reason, status }, at_ms);
+            }
+        }
+    }
+
+    /// Gives back what a request held: its place in the order, its share of lane and host, its connection.
+    fn free(&mut self, under_way: &UnderWay, link: Option<Link>, took: Duration, now: Instant) {
+        self.shared.metrics.in_flight_requests.dec();
+        if let Some(lane) = self.lanes.get_mut(under_way.lane) {
+            lane.in_flight -= 1;
+            lane.pace.ended(took, under_way.connects, now);
+            lane.queue.finish(under_way.place);
+        }
+        if let Some(host) = self.hosts.get_mut(under_way.host) {
+            host.in_flight -= 1;
+            host.pace.ended(took, under_way.connects, now);
+            host.used = now;
+            if let Some(mut link) = link {
+                link.idle_since = now;
+                host.idle.push(link);
+            }
+        }
+        // Who waits for the host comes first, or a busy lane would keep its place from all others.
+        self.wake_next(under_way.host);
+        self.schedule(under_way.lane);
+    }
+
+    /// Learns from the answer how many requests the receiver takes at a time for this webhook.
+    fn turn_allowance(&mut self, under_way: &UnderWay, exchanged: &Exchanged, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(under_way.lane) else { return };
+        let ending = match exchanged.outcome {
+            Outcome::Acknowledged => Ending::Acknowledged,
+            Outcome::Failed { status: Some(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE), .. } => Ending::Overloaded,
+            Outcome::Failed { .. } => Ending::Other,
+        };
+        let request = Request { began: under_way.began, in_flight: lane.in_flight, more_wait: lane.queue.ready() > 0 };
+        match lane.allowance.ended(ending, request, now) {
+            Change::None => {}
+            Change::Restricted => self.shared.metrics.webhooks_restricted.inc(),
+            Change::Restored => self.shared.metrics.webhooks_restricted.dec(),
+        }
+    }
+
+    fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
+        let Some(host) = self.hosts.get_mut(under_way.host) else { return };
+        if acknowledged {
+            if host.circuit.acknowledged() {
+                self.shared.metrics.circuits_open.dec();
+                tracing::info!(receiver = %host.authority.origin(), "a circuit closed: the receiver acknowledges again");
+            }
+        } else if host.circuit.failed(under_way.probe, now) {
+            self.shared.metrics.circuits_open.inc();
+            tracing::warn!(
+                receiver = %host.authority.origin(),
+                "a circuit opened: no requests to a receiver that keeps failing, but probes"
+            );
+        }
+    }
+
+    /// A delivery waited while its integration was suspended. What was matched just now is dropped, as what comes after it;
+    /// a retry spends its slot and is a dead letter when it falls due.
+    pub(super) fn suspended(&mut self, delivery: Delivery) {
+        if delivery.due.is_some() {
+            return self.put_off(delivery, Reason::CircuitOpen);
+        }
+        // Its partition may be the next owner's, who drops it.
+        let Ok(_active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
+        self.shared.metrics.drop_delivery(DropReason::Suspended);
+        if delivery.event.is_tick {
+            self.shared.metrics.tick(TickOutcome::Dropped);
+        }
+        delivery.settle();
+    }
+
+    /// Spends a slot without a request.
+    pub(super) fn put_off(&mut self, mut delivery: Delivery, reason: Reason) {
+        let Ok(active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
+        let now_ms = clock::now_ms();
+        delivery.first_attempt_ms.get_or_insert(now_ms);
+        self.shared.metrics.attempt_failed(reason);
+        let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &Outcome::failed(reason));
+        self.succeed(delivery, active, verdict, Failure { reason, status: None }, now_ms);
+    }
+
+    fn succeed(&mut self, delivery: Delivery, active: Option<Active>, verdict: Verdict, failure: Failure, now_ms: i64) {
+        match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
+            Ok(settlement) => {
+                let held = self.shared.pressure.publish();
+                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active, held });
+            }
+            Err((reason, delivery)) => {
+                self.shared.metrics.drop_delivery(reason);
+                self.shared.metrics.tick(TickOutcome::Dropped);
+                delivery.settle();
+            }
+        }
+    }
+}

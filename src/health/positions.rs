@@ -1,0 +1,58 @@
+//! How far the events consumer group has come: asked without being a member of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::Offset;
+
+use crate::kafka::client::{ClientLog, group_asker_config};
+use crate::settings;
+
+/// How long a broker may take to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks how far a group has come.
+pub struct Positions {
+    asker: BaseConsumer<ClientLog>,
+    topic: String,
+}
+
+impl Positions {
+    /// Of the events consumers in `topic`.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub fn new(kafka: &settings::Kafka, topic: &str) -> Result<Self, KafkaError> {
+        let config = group_asker_config(kafka, "positions", &kafka.group);
+        Ok(Self { asker: config.create_with_context(ClientLog::new("positions"))?, topic: topic.to_owned() })
+    }
+
+    /// For each partition an offset that no event settled later is below: the committed one, or where the partition
+    /// begins. Blocks.
+    ///
+    /// # Errors
+    /// A broker does not answer.
+    pub fn committed(&self) -> Result<BTreeMap<i32, i64>, KafkaError> {
+        let metadata = self.asker.fetch_metadata(Some(&self.topic), ASK_TIMEOUT)?;
+        let topics = metadata.topics().iter().filter(|found| found.name() == self.topic);
+        let partitions: Vec<i32> =
+            topics.flat_map(|found| found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id)).collect();
+        let mut asked = TopicPartitionList::new();
+        for partition in &partitions {
+            asked.add_partition(&self.topic, *partition);
+        }
+        let answered = self.asker.committed_offsets(asked, ASK_TIMEOUT)?;
+        let mut positions = BTreeMap::new();
+        for element in answered.elements() {
+            let (low, _) = match element.offset() {
+                Offset::Offset(offset) => (offset, offset),
+                _ => self.asker.fetch_watermarks(&self.topic, element.partition(), ASK_TIMEOUT)?,
+            };
+            positions.insert(element.partition(), low);
+        }
+        Ok(positions)
+    }
+}

@@ -1,0 +1,516 @@
+//! The records of the health topics, written and read in one place.
+//!
+//! `<health topic>` holds changes of state, for everybody. Beside it two topics are this program's own, with the same
+//! number of partitions and an integration in the same partition of each: `.deltas` holds what workers count and wishes
+//! to resume, `.counts` what the owner of a partition has made of them. All are JSON; unknown fields are ignored.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::rules::{Counts, Failing, Failures, Health, Known, Slot, Streak, Told};
+use crate::domain::outcome::Reason;
+
+/// The partition of an integration: of its key as Kafka's own clients place keys.
+pub fn partition_of(key: &str, partitions: i32) -> i32 {
+    let hash = murmur2(key.as_bytes()) & 0x7fff_ffff;
+    i32::try_from(hash).unwrap_or(0) % partitions.max(1)
+}
+
+/// Kafka's murmur2.
+fn murmur2(bytes: &[u8]) -> u32 {
+    const MIX: u32 = 0x5bd1_e995;
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut hash = 0x9747_b28c ^ length;
+    for word in words {
+        let mut word = u32::from_le_bytes(*word).wrapping_mul(MIX);
+        word ^= word >> 24;
+        hash = hash.wrapping_mul(MIX) ^ word.wrapping_mul(MIX);
+    }
+    if !rest.is_empty() {
+        let last = rest.iter().rev().fold(0, |last, byte| last << 8 | u32::from(*byte));
+        hash = (hash ^ last).wrapping_mul(MIX);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(MIX);
+    hash ^ hash >> 15
+}
+
+/// Failures as JSON: `{"<reason>": count}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct ByReason(BTreeMap<Cow<'static, str>, u32>);
+
+impl From<&Failures> for ByReason {
+    fn from(failures: &Failures) -> Self {
+        Self(failures.iter().map(|(reason, count)| (Cow::Borrowed(reason.word()), count)).collect())
+    }
+}
+
+impl ByReason {
+    fn failures(&self) -> Failures {
+        self.0.iter().filter_map(|(word, count)| Some((Reason::parse(word)?, *count))).collect()
+    }
+}
+
+/// What one worker counted in one second of one integration.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SlotRecord {
+    second: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    acknowledged: u32,
+    #[serde(default, skip_serializing_if = "nothing_failed")]
+    failures: ByReason,
+    /// Left out where nothing was acknowledged: then it is all of them.
+    #[serde(default, skip_serializing_if = "nothing_failed")]
+    unacknowledged: ByReason,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_failure_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_acknowledged_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_answer: Option<(i64, u16)>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+fn nothing_failed(failures: &ByReason) -> bool {
+    failures.0.is_empty()
+}
+
+impl From<&Slot> for SlotRecord {
+    fn from(slot: &Slot) -> Self {
+        Self {
+            second: slot.second,
+            acknowledged: slot.acknowledged,
+            failures: (&slot.failures).into(),
+            unacknowledged: slot.last_acknowledged_ms.map(|_| (&slot.unacknowledged).into()).unwrap_or_default(),
+            first_failure_ms: slot.first_failure_ms,
+            last_acknowledged_ms: slot.last_acknowledged_ms,
+            last_answer: slot.last_answer,
+        }
+    }
+}
+
+impl From<SlotRecord> for Slot {
+    fn from(record: SlotRecord) -> Self {
+        let failures = record.failures.failures();
+        let unacknowledged =
+            if record.last_acknowledged_ms.is_none() { failures } else { record.unacknowledged.failures() };
+        Self {
+            second: record.second,
+            acknowledged: record.acknowledged,
+            failures,
+            unacknowledged,
+            first_failure_ms: record.first_failure_ms,
+            last_acknowledged_ms: record.last_acknowledged_ms,
+            last_answer: record.last_answer,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeltaRecord<'a> {
+    #[serde(borrow)]
+    integration: Cow<'a, str>,
+    slots: Vec<SlotRecord>,
+}
+
+/// A record of the deltas topic.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum DeltasRecord<'a> {
+    Telling {
+        worker: Cow<'a, str>,
+        boot: Cow<'a, str>,
+        sequence: u64,
+        #[serde(borrow)]
+        deltas: Vec<DeltaRecord<'a>>,
+    },
+    Resume {
+        resume: ResumeRecord,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct ResumeRecord {
+    integration: String,
+    since: Option<Timestamp>,
+}
+
+/// What a worker tells in one record: what it counted of integrations of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// Which process tells, and its how manieth telling to this partition it is.
+    pub told: Told,
+    /// By integration.
+    pub deltas: Vec<(String, Vec<Slot>)>,
+}
+
+/// The wish that a suspended integration be active again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Resume {
+    /// Its key.
+    pub key: String,
+    /// Of the suspension that is to end: since when it is, ms since 1970. A later one is not meant.
+    pub since_ms: Option<i64>,
+}
+
+/// A record of the deltas topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delta {
+    /// What a worker counted.
+    Telling(Telling),
+    /// A wish.
+    Resume(Resume),
+}
+
+impl Telling {
+    /// The record, by the worker of that host name.
+    pub fn record(&self, worker: &str) -> Vec<u8> {
+        json(&DeltasRecord::Telling {
+            worker: worker.into(),
+            boot: format!("{:016x}", self.told.boot).into(),
+            sequence: self.told.sequence,
+            deltas: self
+                .deltas
+                .iter()
+                .map(|(key, slots)| DeltaRecord {
+                    integration: key.as_str().into(),
+                    slots: slots.iter().map(SlotRecord::from).collect(),
+                })
+                .collect(),
+        })
+    }
+}
+
+impl Resume {
+    /// The record.
+    pub fn record(&self) -> Vec<u8> {
+        let since = self.since_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        json(&DeltasRecord::Resume { resume: ResumeRecord { integration: self.key.clone(), since } })
+    }
+}
+
+impl Delta {
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(value: &[u8]) -> Result<Self, String> {
+        match serde_json::from_slice(value).map_err(|error| error.to_string())? {
+            DeltasRecord::Telling { boot, sequence, deltas, .. } => {
+                let boot = u64::from_str_radix(&boot, 16).map_err(|_invalid| "the boot is no number".to_owned())?;
+                let deltas = deltas
+                    .into_iter()
+                    .map(|delta| (delta.integration.into_owned(), delta.slots.into_iter().map(Slot::from).collect()));
+                Ok(Self::Telling(Telling { told: Told { boot, sequence }, deltas: deltas.collect() }))
+            }
+            DeltasRecord::Resume { resume } => Ok(Self::Resume(Resume {
+                key: resume.integration,
+                since_ms: resume.since.map(Timestamp::as_millisecond),
+            })),
+        }
+    }
+}
+
+/// A record of the health topic: the contract's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StateRecord {
+    status: String,
+    since: Timestamp,
+    #[serde(default)]
+    failures: ByReason,
+    #[serde(default)]
+    last_status: Option<u16>,
+    #[serde(default)]
+    last_acknowledged_at: Option<Timestamp>,
+    #[serde(default)]
+    first_dropped: BTreeMap<i32, i64>,
+}
+
+impl StateRecord {
+    /// The record that says what is known.
+    pub fn of(known: &Known) -> Self {
+        let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
+        Self {
+            status: known.health.word().to_owned(),
+            since: known.since_ms.and_then(time).unwrap_or_default(),
+            failures: (&known.failures()).into(),
+            last_status: known.counts.last_answer.map(|(_, status)| status),
+            last_acknowledged_at: known.counts.last_acknowledged_ms.and_then(time),
+            first_dropped: known.first_dropped.clone(),
+        }
+    }
+
+    /// The value to write.
+    pub fn value(&self) -> Vec<u8> {
+        json(self)
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(value: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+        match Health::parse(&record.status) {
+            Some(_) => Ok(record),
+            None => Err("an unknown status".to_owned()),
+        }
+    }
+
+    /// The state.
+    pub fn health(&self) -> Health {
+        Health::parse(&self.status).unwrap_or_default()
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// Since when, ms since 1970.
+    pub fn since_ms(&self) -> i64 {
+        self.since.as_millisecond()
+    }
+
+    /// By partition of the events topic: where the events begin that the last suspension dropped.
+    pub fn first_dropped(&self) -> &BTreeMap<i32, i64> {
+        &self.first_dropped
+    }
+
+    /// What is known when only this record is left.
+    pub fn known(&self) -> Known {
+        Known {
+            health: self.health(),
+            since_ms: Some(self.since_ms()),
+            first_dropped: self.first_dropped.clone(),
+            ..Known::default()
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FailingRecord {
+    second: u32,
+    first_ms: i64,
+    failures: ByReason,
+}
+
+impl From<&Failing> for FailingRecord {
+    fn from(failing: &Failing) -> Self {
+        Self { second: failing.second, first_ms: failing.first_ms, failures: (&failing.failures).into() }
+    }
+}
+
+impl From<FailingRecord> for Failing {
+    fn from(record: FailingRecord) -> Self {
+        Self { second: record.second, first_ms: record.first_ms, failures: record.failures.failures() }
+    }
+}
+
+/// A record of the counts topic: all that is known of an integration.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct CountsRecord {
+    status: String,
+    since_ms: Option<i64>,
+    first_dropped: BTreeMap<i32, i64>,
+    next_offset: i64,
+    told: Vec<(u64, u64)>,
+    acknowledged: Vec<(u32, u32)>,
+    failed: Vec<(u32, ByReason)>,
+    streak_older: Option<FailingRecord>,
+    streak: Vec<FailingRecord>,
+    last_acknowledged_ms: Option<i64>,
+    last_answer: Option<(i64, u16)>,
+    begun_after: Option<u32>,
+}
+
+/// The counts record of what is known.
+pub fn counts_record(known: &Known) -> Vec<u8> {
+    let counts = &known.counts;
+    json(&CountsRecord {
+        status: known.health.word().to_owned(),
+        since_ms: known.since_ms,
+        first_dropped: known.first_dropped.clone(),
+        next_offset: known.next_offset,
+        told: known.told.iter().map(|told| (told.boot, told.sequence)).collect(),
+        acknowledged: counts.acknowledged.clone(),
+        failed: counts.failed.iter().map(|(part, failures)| (*part, failures.into())).collect(),
+        streak_older: counts.streak.older.as_ref().map(FailingRecord::from),
+        streak: counts.streak.recent.iter().map(FailingRecord::from).collect(),
+        last_acknowledged_ms: counts.last_acknowledged_ms,
+        last_answer: counts.last_answer,
+        begun_after: counts.begun_after,
+    })
+}
+
+/// Reads a counts record.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_counts(value: &[u8]) -> Result<Known, String> {
+    let record: CountsRecord = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    let health = Health::parse(&record.status).ok_or_else(|| "an unknown status".to_owned())?;
+    Ok(Known {
+        health,
+        since_ms: record.since_ms,
+        first_dropped: record.first_dropped,
+        next_offset: record.next_offset,
+        told: record.told.into_iter().map(|(boot, sequence)| Told { boot, sequence }).collect(),
+        counts: Counts {
+            acknowledged: record.acknowledged,
+            failed: record.failed.into_iter().map(|(part, failures)| (part, failures.failures())).collect(),
+            streak: Streak {
+                older: record.streak_older.map(Failing::from),
+                recent: record.streak.into_iter().map(Failing::from).collect(),
+            },
+            last_acknowledged_ms: record.last_acknowledged_ms,
+            last_answer: record.last_answer,
+            begun_after: record.begun_after,
+        },
+    })
+}
+
+fn json(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("maps with text keys and numbers are JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn keys_are_placed_as_kafka_places_them() {
+        // From the tests of Kafka's own Utils.murmur2.
+        for (text, hash) in [
+            ("21", -973_932_308_i32),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(text.as_bytes()).cast_signed(), hash, "{text}");
+        }
+        assert!((0..100).all(|n| (0..12).contains(&partition_of(&format!("ws/{n}"), 12))));
+    }
+
+    #[test]
+    fn the_state_record_is_the_documented_one() {
+        let mut known = Known::default().changed(Health::Failed, 1_632_827_306_903);
+        known.counts.last_acknowledged_ms = Some(1_632_820_000_000);
+        known.counts.last_answer = Some((1_632_827_300_000, 503));
+        known.counts.streak.recent = vec![Failing {
+            second: 1_632_827_300,
+            first_ms: 1_632_827_300_000,
+            failures: [(Reason::Status, 119), (Reason::EchoMissing, 1)].into_iter().collect(),
+        }];
+        known.first_dropped = BTreeMap::from([(0, 4711), (11, 0)]);
+        let record = StateRecord::of(&known);
+        let value: Value = serde_json::from_slice(&record.value()).unwrap();
+        assert_eq!(
+            value,
+            json!({
+                "status": "failed",
+                "since": "2021-09-28T11:08:26.903Z",
+                "failures": {"status": 119, "echo-missing": 1},
+                "lastStatus": 503,
+                "lastAcknowledgedAt": "2021-09-28T09:06:40Z",
+                "firstDropped": {"0": 4711, "11": 0},
+            })
+        );
+        assert_eq!(StateRecord::parse(&record.value()), Ok(record));
+        let bare = StateRecord::parse(br#"{"status":"hasErrors","since":"2021-09-28T11:08:26Z"}"#).unwrap();
+        assert_eq!((bare.health(), bare.since_ms()), (Health::HasErrors, 1_632_827_306_000));
+        assert!(StateRecord::parse(br#"{"status":"paused","since":"2021-09-28T11:08:26Z"}"#).is_err());
+        assert!(StateRecord::parse(b"{").is_err());
+    }
+
+    fn any_failures() -> impl Strategy<Value = Failures> {
+        let reasons: Vec<Reason> = Reason::ALL.into_iter().filter(|reason| reason.is_attempt()).collect();
+        prop::collection::vec((prop::sample::select(reasons), 1..9u32), 0..4)
+            .prop_map(|counted| counted.into_iter().collect())
+    }
+
+    fn any_slot() -> impl Strategy<Value = Slot> {
+        let at = || prop::option::of(any::<i64>());
+        let failures = (any_failures(), any_failures());
+        (any::<u32>(), any::<u32>(), failures, at(), at(), prop::option::of(any::<(i64, u16)>())).prop_map(
+            |(second, acknowledged, (failures, later), first_failure_ms, last_acknowledged_ms, last_answer)| Slot {
+                second,
+                acknowledged,
+                failures,
+                unacknowledged: if last_acknowledged_ms.is_none() { failures } else { later },
+                first_failure_ms,
+                last_acknowledged_ms,
+                last_answer,
+            },
+        )
+    }
+
+    fn any_failing() -> impl Strategy<Value = Failing> {
+        (any::<u32>(), any::<i64>(), any_failures()).prop_map(|(second, first_ms, failures)| Failing {
+            second,
+            first_ms,
+            failures,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn deltas_read_back(
+            boot in any::<u64>(), sequence in any::<u64>(),
+            deltas in prop::collection::vec(("[a-zä\"/]{1,9}", prop::collection::vec(any_slot(), 0..3)), 0..3),
+            key in "[a-zß/]{1,9}", since_ms in prop::option::of(0..9_000_000_000_000i64),
+        ) {
+            let telling = Telling { told: Told { boot, sequence }, deltas };
+            prop_assert_eq!(Delta::parse(&telling.record("host")), Ok(Delta::Telling(telling)));
+            let resume = Resume { key, since_ms };
+            prop_assert_eq!(Delta::parse(&resume.record()), Ok(Delta::Resume(resume)));
+        }
+
+        #[test]
+        fn counts_read_back(
+            health in prop::sample::select(Health::ALL.to_vec()),
+            times in any::<(Option<i64>, Option<i64>, Option<(i64, u16)>, Option<u32>, i64)>(),
+            first_dropped in any::<BTreeMap<i32, i64>>(),
+            told in any::<Vec<(u64, u64)>>(),
+            acknowledged in any::<Vec<(u32, u32)>>(),
+            failed in prop::collection::vec((any::<u32>(), any_failures()), 0..4),
+            older in prop::option::of(any_failing()),
+            recent in prop::collection::vec(any_failing(), 0..4),
+        ) {
+            let known = Known {
+                health,
+                since_ms: times.0,
+                first_dropped,
+                next_offset: times.4,
+                told: told.into_iter().map(|(boot, sequence)| Told { boot, sequence }).collect(),
+                counts: Counts {
+                    acknowledged,
+                    failed,
+                    streak: Streak { older, recent },
+                    last_acknowledged_ms: times.1,
+                    last_answer: times.2,
+                    begun_after: times.3,
+                },
+            };
+            prop_assert_eq!(parse_counts(&counts_record(&known)), Ok(known));
+        }
+    }
+}

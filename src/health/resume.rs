@@ -1,0 +1,42 @@
+//! Publishes one wish to resume, for a tool: with the integration's key, so that it comes to the owner.
+
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use super::publisher::partitions_of;
+use super::records::{Resume, partition_of};
+use crate::kafka::client::{ClientLog, producer_config};
+use crate::settings;
+
+/// Why a wish was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum WishError {
+    /// There is nowhere to publish it.
+    #[error("topic `{topic}`: {reason}")]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Kafka does not take it.
+    #[error("the wish to resume could not be written: {0}")]
+    Kafka(#[from] KafkaError),
+}
+
+/// Publishes it and waits until it is acknowledged, as long as a record may take. Blocks its thread while it asks for the
+/// topic's partitions.
+///
+/// # Errors
+/// [`WishError`]
+pub async fn publish(kafka: &settings::Kafka, topic: &str, wish: &Resume) -> Result<(), WishError> {
+    let producer: FutureProducer<ClientLog> =
+        producer_config(kafka, "resume").create_with_context(ClientLog::new("resume"))?;
+    let partitions =
+        partitions_of(&producer, topic).map_err(|reason| WishError::Topic { topic: topic.to_owned(), reason })?;
+    let value = wish.record();
+    let record = FutureRecord::to(topic).partition(partition_of(&wish.key, partitions)).key(&wish.key).payload(&value);
+    producer.send(record, Duration::ZERO).await.map(|_delivery| ()).map_err(|(error, _record)| error.into())
+}

@@ -1,0 +1,159 @@
+//! The health of an integration: what its attempts, counted over all workers, say about it.
+//!
+//! Pure: `now` and what was counted come in, the state goes out. Who counts is in `report`, who decides in
+//! `kafka::health_owner`.
+
+mod partition;
+mod counts;
+mod guard;
+
+use std::collections::BTreeMap;
+
+pub use counts::{Counts, Failing, Failures, Rules, Slot, Streak, second_of};
+pub use guard::Guard;
+pub use partition::{Book, Change};
+
+/// What an integration's attempts say about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing against it.
+    #[default]
+    Active,
+    /// At least half of its attempts fail; still delivered to.
+    HasErrors,
+    /// It kept failing; no longer delivered to.
+    Failed,
+}
+
+impl Health {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Active, Self::HasErrors, Self::Failed];
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::HasErrors => "hasErrors",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Reads a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|health| health.word() == word)
+    }
+}
+
+/// What was last applied of a worker's process: its later tellings have higher sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Names the process.
+    pub boot: u64,
+    /// The last sequence applied.
+    pub sequence: u64,
+}
+
+/// Processes remembered per integration: more than deliver to it side by side, over a few restarts.
+const TOLD_MAX: usize = 64;
+
+/// What is known about one integration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its state.
+    pub health: Health,
+    /// Since when, ms since 1970; nothing before its first change.
+    pub since_ms: Option<i64>,
+    /// Of the last suspension: for each partition of the events topic an offset no later than the first event dropped.
+    pub first_dropped: BTreeMap<i32, i64>,
+    /// What was counted.
+    pub counts: Counts,
+    /// Below this offset of the deltas' partition all is counted.
+    pub next_offset: i64,
+    /// Who told what, the latest last.
+    pub told: Vec<Told>,
+}
+
+impl Known {
+    /// Counts what a process tells in the record at `offset`, unless it is counted already: read again after a restart,
+    /// or published twice. Says whether it was counted.
+    pub fn apply(&mut self, offset: i64, teller: Told, slots: &[Slot], rules: &Rules, now_ms: i64) -> bool {
+        if offset < self.next_offset {
+            return false;
+        }
+        self.next_offset = offset + 1;
+        let before = self.told.iter().position(|told| told.boot == teller.boot);
+        if let Some(before) = before {
+            if self.told.get(before).is_some_and(|told| told.sequence >= teller.sequence) {
+                return false;
+            }
+            self.told.remove(before);
+        } else if self.told.len() >= TOLD_MAX {
+            self.told.remove(0);
+        }
+        self.told.push(teller);
+        let second = second_of(now_ms);
+        for slot in slots {
+            self.counts.add(slot, rules, second);
+        }
+        self.counts.prune(rules, second);
+        true
+    }
+
+    /// Forgets what has left the window, and says what the state should be.
+    pub fn judge(&mut self, rules: &Rules, now_ms: i64) -> Health {
+        self.counts.prune(rules, second_of(now_ms));
+        match self.health {
+            // Only somebody's wish ends it.
+            Health::Failed => Health::Failed,
+            // Who has errors is first told so, even when the same attempts are enough for more.
+            Health::Active if self.counts.has_errors(rules) => Health::HasErrors,
+            Health::Active | Health::HasErrors if self.counts.is_dead(rules, now_ms) => Health::Failed,
+            Health::HasErrors if self.counts.has_errors(rules) => Health::HasErrors,
+            Health::Active | Health::HasErrors => Health::Active,
+        }
+    }
+
+    /// With another state from `now_ms` on.
+    #[must_use]
+    pub fn changed(&self, health: Health, now_ms: i64) -> Self {
+        Self { health, since_ms: Some(now_ms), ..self.clone() }
+    }
+
+    /// Active again from `now_ms` on, and the counts begin anew. What the suspension dropped stays known.
+    #[must_use]
+    pub fn resumed(&self, now_ms: i64) -> Self {
+        let counts = self.counts.begun_anew(second_of(now_ms));
+        Self { counts, ..self.changed(Health::Active, now_ms) }
+    }
+
+    /// The failed attempts that the state rests on, by reason.
+    pub fn failures(&self) -> Failures {
+        match self.health {
+            Health::Failed => self.counts.streak.failures(),
+            Health::Active | Health::HasErrors => self.counts.window_failures(),
+        }
+    }
+
+    /// Whether time alone can change its state.
+    pub fn is_watched(&self) -> bool {
+        match self.health {
+            Health::Failed => false,
+            Health::HasErrors => true,
+            Health::Active => self.counts.is_watched(),
+        }
+    }
+
+    /// Whether forgetting it loses nothing that counts: no failures, and not attempted since `before_ms`.
+    pub fn is_forgettable(&self, before_ms: i64) -> bool {
+        let quiet = |at: Option<i64>| at.is_none_or(|at| at < before_ms);
+        self.health == Health::Active
+            && !self.counts.is_watched()
+            && self.first_dropped.is_empty()
+            && quiet(self.counts.last_acknowledged_ms)
+            && quiet(self.counts.last_answer.map(|(at, _)| at))
+            && quiet(self.since_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Counting attempts where they end: one map a shard, each under a lock of its own, emptied once a second.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::rules::{Slot, second_of};
+use crate::domain::hash::BuildHash64;
+use crate::domain::integration::Integration;
+use crate::domain::outcome::Outcome;
+
+/// What was counted of one integration in one second.
+#[derive(Debug)]
+pub struct Counted {
+    /// The integration, as the last delivery knew it.
+    pub integration: Arc<Integration>,
+    /// The counts.
+    pub slot: Slot,
+    /// When the last attempt ended, ms since 1970.
+    pub last_ms: i64,
+    /// Whether it failed for a reason of the network.
+    pub by_network: bool,
+}
+
+/// By the place of the integration in memory, which the value keeps, and the second.
+type Counts = HashMap<(usize, u32), Counted, BuildHash64>;
+
+/// Counts of all shards.
+#[derive(Debug)]
+pub struct Tally {
+    shards: Box<[Mutex<Counts>]>,
+}
+
+impl Tally {
+    /// For `shards` shards.
+    pub fn new(shards: usize) -> Self {
+        Self { shards: (0..shards.max(1)).map(|_| Mutex::default()).collect() }
+    }
+
+    fn lock(&self, shard: usize) -> MutexGuard<'_, Counts> {
+        let counts = self.shards.get(shard % self.shards.len()).expect("the remainder is less than their number");
+        counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an attempt that ended at `at_ms`. Slots without a request are none.
+    pub fn count(&self, shard: usize, integration: &Arc<Integration>, outcome: &Outcome, at_ms: i64) {
+        let by_network = match outcome {
+            Outcome::Acknowledged => false,
+            Outcome::Failed { reason, .. } if !reason.is_attempt() => return,
+            Outcome::Failed { reason, .. } => reason.is_network(),
+        };
+        let second = second_of(at_ms);
+        let key = (Arc::as_ptr(integration).addr(), second);
+        let mut counts = self.lock(shard);
+        let counted = counts.entry(key).or_insert_with(|| Counted {
+            integration: Arc::clone(integration),
+            slot: Slot::of(second),
+            last_ms: at_ms,
+            by_network,
+        });
+        (counted.last_ms, counted.by_network) = (at_ms, by_network);
+        match outcome {
+            Outcome::Acknowledged => counted.slot.acknowledge(at_ms),
+            Outcome::Failed { reason, status, .. } => counted.slot.fail(at_ms, *reason, *status),
+        }
+    }
+
+    /// Hands over what was counted since the last time. Each lock is held for an exchange only.
+    pub fn drain(&self, mut take: impl FnMut(Counted)) {
+        for shard in 0..self.shards.len() {
+            let capacity = self.lock(shard).len();
+            let mut counts = Counts::with_capacity_and_hasher(capacity, BuildHash64::default());
+            std::mem::swap(&mut *self.lock(shard), &mut counts);
+            counts.into_values().for_each(&mut take);
+        }
+    }
+}

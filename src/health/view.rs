@@ -1,0 +1,197 @@
+//! What this worker knows of the health topic, and the wishes to resume that it noticed.
+//!
+//! Two feeds meet here: the health topic's tells who is suspended, the integrations topic's who was brought back. Either
+//! may come first, so each looks at what the other has said.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::records::Resume;
+use super::rules::Health;
+use crate::domain::integration::{Integration, Status};
+
+/// Wishes that wait to be told: more integrations than are brought back within a second.
+const WISHES_MAX: usize = 10_000;
+/// Times remembered at which integrations were brought back: those for which the health topic may be late.
+const BROUGHT_BACK_MAX: usize = 10_000;
+
+/// What the health topic says of an integration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state.
+    pub health: Health,
+    /// Since when, ms since 1970.
+    pub since_ms: i64,
+}
+
+/// What the health topic says, and who shall be resumed.
+#[derive(Debug, Default)]
+pub struct Standings {
+    /// Of integrations that are not active.
+    by_key: RwLock<HashMap<Box<str>, Standing>>,
+    /// When an integration was last seen to be brought back, ms since 1970.
+    brought_back: Mutex<HashMap<Box<str>, i64>>,
+    wishes: Mutex<HashSet<Resume>>,
+}
+
+impl Standings {
+    /// What the health topic says of an integration.
+    pub fn of(&self, key: &str) -> Option<Standing> {
+        self.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+    }
+
+    /// The health topic says something new; none removes what it said. `integration` is the one of that key, if there is
+    /// one.
+    pub fn said(&self, key: &str, standing: Option<Standing>, integration: Option<&Integration>) {
+        {
+            let mut by_key = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
+            match standing.filter(|standing| standing.health != Health::Active) {
+                Some(standing) => by_key.insert(key.into(), standing),
+                None => by_key.remove(key),
+            };
+        }
+        if let Some(integration) = integration {
+            integration.set_health(standing.map_or(Health::Active, |standing| standing.health));
+        }
+        if let Some(standing) = standing.filter(|standing| standing.health == Health::Failed) {
+            let brought_back = lock(&self.brought_back).get(key).copied();
+            let written = integration.and_then(Integration::status_written_ms);
+            if brought_back.max(written).is_some_and(|at| at > standing.since_ms) {
+                self.wish(key, standing);
+            }
+        }
+    }
+
+    /// A record of the integrations topic, written at `written_ms`: it takes over what the health topic says, and brings
+    /// the integration back if it says so. A record that was there before this process (not `live`) must be later than the
+    /// suspension by its own account.
+    pub fn integration_changed(&self, before: Option<&Integration>, after: &Integration, written_ms: i64, live: bool) {
+        let standing = self.of(after.key());
+        after.set_health(standing.map_or(Health::Active, |standing| standing.health));
+        let Some(at) = brought_back(before, after, written_ms, live) else { return };
+        if live {
+            let mut brought_back = lock(&self.brought_back);
+            if brought_back.len() >= BROUGHT_BACK_MAX {
+                brought_back.clear();
+            }
+            brought_back.insert(after.key().into(), at);
+        }
+        if let Some(standing) = standing.filter(|it| it.health == Health::Failed && (live || at > it.since_ms)) {
+            self.wish(after.key(), standing);
+        }
+    }
+
+    fn wish(&self, key: &str, standing: Standing) {
+        let mut wishes = lock(&self.wishes);
+        if wishes.len() < WISHES_MAX {
+            wishes.insert(Resume { key: key.to_owned(), since_ms: Some(standing.since_ms) });
+        } else {
+            tracing::warn!(key, "too many integrations are resumed at once: this one is not");
+        }
+    }
+
+    /// The wishes that came since the last time.
+    pub fn take_wishes(&self) -> Vec<Resume> {
+        lock(&self.wishes).drain().collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When a change of an integration brought it back, ms since 1970, if it did: its status came to be active from another
+/// (or from none: it was removed), or the API wrote the status, whatever it was before.
+fn brought_back(before: Option<&Integration>, after: &Integration, written_ms: i64, live: bool) -> Option<i64> {
+    let active_before = match before {
+        Some(before) => before.status() == Status::Active,
+        // The first record of a key that is read at start says nothing of the one before it.
+        None => !live,
+    };
+    let activated = (after.status() == Status::Active && !active_before).then_some(written_ms);
+    let status_written =
+        after.status_written_ms().filter(|at| before.and_then(Integration::status_written_ms) != Some(*at));
+    activated.max(status_written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn integration(status: &str, status_written: Option<&str>) -> Integration {
+        let info = status_written.map_or(String::new(), |at| format!(r#","updateInfo":{{"statusUpdatedAt":"{at}"}}"#));
+        Integration::parse("ws/i", format!(r#"{{"status":"{status}"{info}}}"#).as_bytes()).unwrap()
+    }
+
+    fn failed(since_ms: i64) -> Standing {
+        Standing { health: Health::Failed, since_ms }
+    }
+
+    /// Whether a change is a wish to end the suspension that began at 1000.
+    #[track_caller]
+    fn check(before: Option<&Integration>, after: &Integration, written_ms: i64, live: bool, expected: bool) {
+        let wish = vec![Resume { key: "ws/i".to_owned(), since_ms: Some(1_000) }];
+        let expected = if expected { wish } else { vec![] };
+        let standings = Standings::default();
+        standings.said("ws/i", Some(failed(1_000)), before);
+        standings.integration_changed(before, after, written_ms, live);
+        assert!(after.is_suspended(), "only the health topic ends it");
+        assert_eq!(standings.take_wishes(), expected, "the suspension is known first");
+        assert!(standings.take_wishes().is_empty());
+        if written_ms > 1_000 {
+            let standings = Standings::default();
+            standings.integration_changed(before, after, written_ms, live);
+            standings.said("ws/i", Some(failed(1_000)), Some(after));
+            assert_eq!(standings.take_wishes(), expected, "the suspension is known later");
+        }
+    }
+
+    #[test]
+    fn a_status_brought_to_active_is_a_wish() {
+        let active = integration("active", None);
+        for status in ["paused", "notConfigured", "failed", "hasErrors"] {
+            check(Some(&integration(status, None)), &active, 2_000, true, true);
+            check(Some(&active), &integration(status, None), 2_000, true, false);
+        }
+        check(None, &active, 2_000, true, true);
+        check(Some(&active), &integration("active", None), 2_000, true, false);
+    }
+
+    #[test]
+    fn what_is_read_at_start_must_be_later_than_the_suspension() {
+        let (paused, active) = (integration("paused", None), integration("active", None));
+        check(None, &active, 2_000, false, false);
+        check(Some(&paused), &active, 500, false, false);
+        let standings = Standings::default();
+        standings.said("ws/i", Some(failed(1_000)), None);
+        standings.integration_changed(Some(&paused), &active, 2_000, false);
+        assert_eq!(standings.take_wishes().len(), 1);
+        check(None, &integration("active", Some("1970-01-01T00:00:00.9Z")), 2_000, false, false);
+        check(None, &integration("active", Some("1970-01-01T00:00:01.1Z")), 2_000, false, true);
+    }
+
+    #[test]
+    fn a_status_that_the_api_wrote_is_a_wish_whatever_it_was() {
+        let (first, second) = (Some("1970-01-01T00:00:00.5Z"), Some("1970-01-01T00:00:01.5Z"));
+        let before = integration("active", first);
+        check(Some(&before), &integration("active", second), 1_500, true, true);
+        check(Some(&before), &integration("active", first), 1_500, true, false);
+        check(Some(&integration("active", None)), &integration("active", second), 1_500, true, true);
+    }
+
+    #[test]
+    fn a_suspension_after_it_was_brought_back_stands() {
+        let standings = Standings::default();
+        let (before, after) = (integration("paused", None), integration("active", None));
+        standings.integration_changed(Some(&before), &after, 2_000, true);
+        standings.said("ws/i", Some(failed(3_000)), Some(&after));
+        assert!(standings.take_wishes().is_empty());
+        assert!(after.is_suspended());
+        standings.said("ws/i", Some(Standing { health: Health::Active, since_ms: 4_000 }), Some(&after));
+        assert!(!after.is_suspended());
+        standings.said("ws/i", Some(failed(5_000)), Some(&after));
+        standings.said("ws/i", None, Some(&after));
+        assert!(!after.is_suspended());
+        assert_eq!(standings.of("ws/i"), None);
+    }
+}

@@ -1,0 +1,269 @@
+//! What moves through the lanes: an event, and its deliveries to the webhooks it matched.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+
+use super::offsets::Sequence;
+use super::partition::{Active, Assignment};
+use super::pressure::HeldBytes;
+use crate::domain::integration::{Integration, Webhook};
+use crate::domain::outcome::DeadReason;
+
+/// Where an event was first read: it names the event in logs, headers and delivery ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
+
+impl Origin {
+    /// Reads `topic/partition/offset`. A topic's name has no slash.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('/');
+        let (topic, partition, offset) = (parts.next()?, parts.next()?, parts.next()?);
+        if topic.is_empty() || parts.next().is_some() {
+            return None;
+        }
+        Some(Self { topic: topic.into(), partition: partition.parse().ok()?, offset: offset.parse().ok()? })
+    }
+}
+
+/// The record that a delivery settles, and the work that its assignment allows.
+#[derive(Debug)]
+struct Ticket {
+    assignment: Arc<Assignment>,
+    /// None for a tick out of the agenda, which no record stands for.
+    sequence: Option<Sequence>,
+}
+
+/// One record under delivery: its bytes, shared by its deliveries, and how many of them are open.
+#[derive(Debug)]
+pub struct Event {
+    /// The record's value, as it is in Kafka.
+    pub payload: Bytes,
+    /// Where the event was first read.
+    pub origin: Origin,
+    /// The record's timestamp, ms since 1970: of the event, not of its retry.
+    pub timestamp_ms: i64,
+    /// What orders first attempts about it.
+    pub order_keys: [Option<u64>; 2],
+    /// Whether it is a scheduled tick: fired just now, or back out of a tier.
+    pub is_tick: bool,
+    open: AtomicU32,
+    ticket: Option<Ticket>,
+    _held: HeldBytes,
+}
+
+impl Event {
+    /// An event that `open` deliveries will settle.
+    pub fn new(
+        payload: Bytes,
+        origin: Origin,
+        timestamp_ms: i64,
+        ticket: Option<(&Arc<Assignment>, Sequence)>,
+        held: HeldBytes,
+    ) -> Self {
+        Self {
+            payload,
+            origin,
+            timestamp_ms,
+            order_keys: [None; 2],
+            is_tick: false,
+            open: AtomicU32::new(0),
+            ticket: ticket
+                .map(|(assignment, sequence)| Ticket { assignment: Arc::clone(assignment), sequence: Some(sequence) }),
+            _held: held,
+        }
+    }
+
+    /// A scheduled tick that is fired: it may begin while `assignment` is open, and settles nothing there.
+    pub fn tick(
+        payload: Bytes,
+        origin: Origin,
+        scheduled_ms: i64,
+        assignment: &Arc<Assignment>,
+        held: HeldBytes,
+    ) -> Self {
+        let ticket = Some(Ticket { assignment: Arc::clone(assignment), sequence: None });
+        Self { is_tick: true, ticket, ..Self::new(payload, origin, scheduled_ms, None, held) }
+    }
+
+    /// Says how many deliveries will settle it; before the first of them is handed over.
+    pub fn open(&self, deliveries: u32) {
+        self.open.store(deliveries, Ordering::Release);
+    }
+
+    /// Begins work on it.
+    ///
+    /// # Errors
+    /// Its partition is being given up, and nothing that was begun comes after it.
+    pub fn begin(&self) -> Result<Option<Active>, Revoked> {
+        let Some(Ticket { assignment, sequence }) = &self.ticket else { return Ok(None) };
+        let begun = match sequence {
+            Some(sequence) => assignment.begin(*sequence),
+            None => assignment.begin_apart(),
+        };
+        begun.map(Some).ok_or(Revoked)
+    }
+
+    /// Whether its partition is being given up.
+    pub fn is_revoked(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.assignment.is_closing())
+    }
+
+    /// Whether the next owner of its partition gets it again when it is given up here.
+    pub fn is_read_again(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.sequence.is_some())
+    }
+
+    /// Settles one of its deliveries.
+    pub fn settle_one(&self) {
+        let before = self.open.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "more deliveries settled than opened");
+        if before == 1
+            && let Some(Ticket { assignment, sequence: Some(sequence) }) = &self.ticket
+        {
+            assignment.settle(*sequence);
+        }
+    }
+}
+
+/// The partition is being given up: the next owner does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revoked;
+
+/// One event to one webhook.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The event.
+    pub event: Arc<Event>,
+    /// The integration as it was when the event matched, or when the retry fell due.
+    pub integration: Arc<Integration>,
+    /// The webhook's place in it.
+    pub webhook: usize,
+    /// The attempt about to be made: 1 for the first.
+    pub attempt: u32,
+    /// The same for every attempt of this event to this webhook.
+    pub id: Box<str>,
+    /// When the first attempt was made, ms since 1970; none before it.
+    pub first_attempt_ms: Option<i64>,
+    /// Of a retry: when it fell due, ms since 1970, and its tier.
+    pub due: Option<Due>,
+}
+
+/// When a retry fell due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// ms since 1970.
+    pub at_ms: i64,
+    /// The tier it waited in.
+    pub tier: usize,
+}
+
+impl Delivery {
+    /// The webhook. None can't be: the place was taken from the integration itself.
+    pub fn webhook(&self) -> Option<Webhook<'_>> {
+        self.integration.webhook(self.webhook)
+    }
+
+    /// Settles it: nothing more is to be done for this event and this webhook.
+    pub fn settle(self) {
+        self.event.settle_one();
+    }
+}
+
+/// What consumers hand to the shards.
+#[derive(Debug)]
+pub enum Job {
+    /// Deliver.
+    Deliver(Delivery),
+    /// Put a record into the dead-letter topic.
+    Bury(Box<Burial>),
+}
+
+/// A record on its way to the dead-letter topic without an attempt.
+#[derive(Debug)]
+pub struct Burial {
+    /// The record.
+    pub event: Arc<Event>,
+    /// Why.
+    pub reason: DeadReason,
+    /// Its key, if it is to keep it; otherwise the webhook's id becomes the key.
+    pub key: Option<Bytes>,
+    /// Its value, or none for a record without one.
+    pub value: Option<Bytes>,
+    /// Its headers in the dead-letter topic, beyond the reason.
+    pub wire: crate::domain::headers::Wire,
+}
+
+/// The id of a delivery: 128 bits of a SHA-256 over all that names the event and the webhook, so that it is the same in
+/// every process, after a crash and after a rebalance.
+pub fn delivery_id(origin: &Origin, event_id: &str, integration_key: &str, webhook_id: &str) -> Box<str> {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    context.update(&origin.offset.to_be_bytes());
+    context.update(&origin.partition.to_be_bytes());
+    for part in [&*origin.topic, event_id, integration_key, webhook_id] {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let digest = context.finish();
+    let mut id = String::with_capacity(36);
+    id.push_str("msg_");
+    push_hex(&mut id, digest.as_ref().get(..16).unwrap_or_default());
+    id.into()
+}
+
+/// Appends `bytes` as lower-case hex.
+pub fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(partition: i32, offset: i64) -> Origin {
+        Origin { topic: Arc::from("crm.object-events"), partition, offset }
+    }
+
+    #[test]
+    fn a_delivery_id_is_stable_and_differs_in_every_part() {
+        let id = delivery_id(&origin(1, 2), "e", "ws/i", "w");
+        assert_eq!(id, delivery_id(&origin(1, 2), "e", "ws/i", "w"));
+        assert_eq!(id.len(), 36);
+        for other in [
+            delivery_id(&origin(2, 1), "e", "ws/i", "w"),
+            delivery_id(&origin(1, 3), "e", "ws/i", "w"),
+            delivery_id(&origin(1, 2), "f", "ws/i", "w"),
+            delivery_id(&origin(1, 2), "e", "ws/iw", ""),
+            delivery_id(&origin(1, 2), "e", "ws/j", "w"),
+        ] {
+            assert_ne!(id, other);
+        }
+    }
+
+    #[test]
+    fn origins_read_back() {
+        let text = "crm.object-events/3/77";
+        assert_eq!(Origin::parse(text).unwrap().to_string(), text);
+        for bad in ["", "a", "a/1", "a/1/x", "a/x/1", "/1/2", "a/1/2/3"] {
+            assert_eq!(Origin::parse(bad), None, "{bad}");
+        }
+    }
+}

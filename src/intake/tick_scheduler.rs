@@ -1,0 +1,339 @@
+//! Fires scheduled webhooks: of all workers, the one that holds a webhook's partition of the integrations topic.
+//!
+//! The group is joined for its assignments alone: every partition is paused when it comes and nothing is read. On its own
+//! thread, which waits for shards when their channels are full and for nothing else.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
+use rdkafka::statistics::Statistics;
+use rdkafka::{ClientContext, TopicPartitionList};
+use tokio::time::Instant;
+
+use super::events::Outlet;
+use super::lease::Standing;
+use crate::clock;
+use crate::domain::agenda::{Agenda, Call, Held, Tick, partition_of};
+use crate::domain::outcome::DropReason;
+use crate::domain::table::{Rescheduled, Table};
+use crate::inflight::job::Job;
+use crate::inflight::partition::Assignment;
+use crate::kafka::client::{ClientLog, schedule_consumer_config};
+use crate::settings;
+use crate::telemetry::admin::Loop;
+use crate::telemetry::metrics::{Metrics, TickOutcome};
+
+/// The longest poll: bounds how late a stop, a change of a schedule or a rebalance is seen.
+const POLL_MAX: Duration = Duration::from_millis(100);
+/// The shortest: ticks that come closer together are taken together.
+const POLL_MIN: Duration = Duration::from_millis(5);
+/// Jobs handed over at a time.
+const BATCH: usize = 256;
+/// How long the brokers may take to say how many partitions there are. No tick is fired meanwhile.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+/// librdkafka's name for its connection to the group's coordinator.
+const COORDINATOR: &str = "GroupCoordinator";
+
+/// What the callbacks change.
+pub struct Membership {
+    log: ClientLog,
+    held: Mutex<Held>,
+    /// When the coordinator was last heard of.
+    heard: Mutex<Option<Instant>>,
+    /// Grows with every rebalance.
+    generation: AtomicU64,
+}
+
+impl Membership {
+    fn new() -> Self {
+        Self {
+            log: ClientLog::new("schedules"),
+            held: Mutex::default(),
+            heard: Mutex::default(),
+            generation: AtomicU64::new(1),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        if let Err(error) = consumer.pause(partitions) {
+            tracing::warn!(%error, "partitions held for their schedules could not be paused");
+        }
+        let now_ms = clock::now_ms();
+        let mut held = self.held();
+        partitions.elements().iter().for_each(|element| held.add(element.partition(), now_ms));
+        drop(held);
+        tracing::info!(partitions = partitions.count(), "schedules came");
+    }
+
+    fn revoked(&self, partitions: &TopicPartitionList) {
+        let mut held = self.held();
+        partitions.elements().iter().for_each(|element| held.remove(element.partition()));
+        drop(held);
+        tracing::info!(partitions = partitions.count(), "schedules went");
+    }
+}
+
+impl ClientContext for Membership {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        // Negative: nothing received since it was last connected, so what was heard before stays the latest.
+        let idle = statistics.brokers.get(COORDINATOR).and_then(|broker| u64::try_from(broker.rxidle).ok());
+        if let Some(heard) = idle.and_then(|micros| Instant::now().checked_sub(Duration::from_micros(micros))) {
+            *self.heard() = Some(heard);
+        }
+    }
+}
+
+impl ConsumerContext for Membership {
+    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Revoke(partitions) => self.revoked(partitions),
+            Rebalance::Assign(_) => {}
+            Rebalance::Error(error) => tracing::warn!(%error, "a rebalance of the schedules failed"),
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(partitions) = rebalance {
+            self.assigned(consumer, partitions);
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Fires the scheduled webhooks that this worker holds.
+pub struct Schedules {
+    consumer: BaseConsumer<Membership>,
+    topic: String,
+    outlet: Outlet,
+    table: Arc<RwLock<Table>>,
+    metrics: Arc<Metrics>,
+    agenda: Agenda,
+    standing: Standing,
+    /// Partitions of the topic, as of `generation`; none: not known.
+    partitions: Option<u32>,
+    generation: u64,
+    /// Ticks begin while this is open.
+    firing: Arc<Assignment>,
+    drain_timeout: Duration,
+    /// Whether it fired at the last look, for the log.
+    acted: bool,
+}
+
+impl Schedules {
+    /// Joins the group of the schedules.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses, or a topic name it does.
+    pub fn subscribe(
+        kafka: &settings::Kafka,
+        topic: &str,
+        table: Arc<RwLock<Table>>,
+        outlet: Outlet,
+        (metrics, drain_timeout): (Arc<Metrics>, Duration),
+    ) -> Result<Self, KafkaError> {
+        let config = schedule_consumer_config(kafka, "schedules", &format!("{}-schedule", kafka.group));
+        let session_timeout = config.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
+        let consumer: BaseConsumer<Membership> = config.create_with_context(Membership::new())?;
+        consumer.subscribe(&[topic])?;
+        Ok(Self {
+            consumer,
+            topic: topic.to_owned(),
+            outlet,
+            table,
+            metrics,
+            agenda: Agenda::new(clock::now_ms()),
+            standing: Standing::new(Duration::from_millis(session_timeout.unwrap_or(6_000))),
+            partitions: None,
+            generation: 0,
+            firing: Assignment::new(topic.into(), -1),
+            drain_timeout,
+            acted: true,
+        })
+    }
+
+    /// Fires until told to stop, leaves, and waits for the ticks under way. Blocks its thread.
+    pub fn run(mut self) {
+        let mut batches = self.outlet.batches();
+        while !self.outlet.stop.is_cancelled() {
+            if !self.poll() {
+                break;
+            }
+            self.look(&mut batches);
+            self.outlet.condition.beat(Loop::Schedules);
+        }
+        self.outlet.condition.ended(Loop::Schedules);
+        self.firing.close();
+        // The successor begins while what is under way here comes to its end.
+        drop(self.consumer);
+        if !self.firing.wait_quiet(self.drain_timeout) {
+            tracing::warn!("scheduled requests were still under way at the drain timeout");
+        }
+        tracing::info!("the schedules have drained");
+    }
+
+    /// Serves the group until the next tick comes, or something else is to be looked at. Says whether it can go on.
+    fn poll(&self) -> bool {
+        let until = self.agenda.next_ms().map_or(i64::MAX, |next| next.saturating_sub(clock::now_ms()));
+        let wait = Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(POLL_MIN, POLL_MAX);
+        match self.consumer.poll(wait) {
+            // A record that was on its way when its partition was paused is nothing to this member.
+            None | Some(Ok(_)) => true,
+            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
+                tracing::error!(%error, "the consumer of the schedules can not go on");
+                self.outlet.fatal.cancel();
+                false
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "a poll of the schedules failed");
+                true
+            }
+        }
+    }
+
+    fn look(&mut self, batches: &mut [Vec<Job>]) {
+        self.count_partitions();
+        self.follow_table();
+        self.standing.heard(*self.consumer.context().heard());
+        let may_act = self.standing.may_act(Instant::now());
+        if may_act != self.acted && !self.agenda.is_empty() {
+            self.acted = may_act;
+            tracing::info!(may_act, "whether this worker fires its schedules");
+        }
+        let now_ms = clock::now_ms();
+        if self.agenda.is_set_back(now_ms) {
+            tracing::warn!("the clock was set back: schedules begin anew at the time it shows");
+            self.agenda.restart(now_ms);
+            self.consumer.context().held().set_back(now_ms);
+        }
+        let mut jobs = 0;
+        for tick in self.agenda.take_due(now_ms) {
+            let Some((partition, call)) = self.call(&tick, now_ms, may_act) else { continue };
+            match call {
+                Call::Leave => continue,
+                Call::Drop(reason) => self.drop_ticks(reason, tick.skipped + 1),
+                Call::Fire => {
+                    self.drop_ticks(DropReason::TickMissed, tick.skipped);
+                    self.outlet.pipeline.tick(&tick, partition, &self.firing, batches);
+                    jobs += 1;
+                }
+            }
+            if jobs == BATCH {
+                jobs = 0;
+                self.outlet.hand_over(batches);
+            }
+        }
+        self.outlet.hand_over(batches);
+    }
+
+    /// What becomes of a tick, and the partition it belongs to. Nothing while the partitions are not known.
+    fn call(&self, tick: &Tick, now_ms: i64, may_act: bool) -> Option<(i32, Call)> {
+        let partition = partition_of(tick.of()?, self.partitions?);
+        let held_since = self.consumer.context().held().since_ms(partition);
+        let call = match tick.call(held_since, now_ms) {
+            Call::Fire if !may_act || !self.outlet.pressure.takes_ticks() => Call::Drop(DropReason::TickMissed),
+            call => call,
+        };
+        Some((partition, call))
+    }
+
+    fn drop_ticks(&self, reason: DropReason, count: u64) {
+        for _ in 0..count {
+            self.metrics.drop_delivery(reason);
+            self.metrics.tick(TickOutcome::Dropped);
+        }
+    }
+
+    /// Asks how many partitions there are, once a rebalance: it is what makes members ask at the same time.
+    fn count_partitions(&mut self) {
+        let generation = self.consumer.context().generation.load(Ordering::Acquire);
+        if generation == self.generation && self.partitions.is_some() {
+            return;
+        }
+        self.generation = generation;
+        self.partitions = match self.consumer.fetch_metadata(Some(&self.topic), METADATA_TIMEOUT) {
+            Ok(metadata) => partition_count(&metadata, &self.topic),
+            Err(error) => {
+                tracing::warn!(topic = self.topic, %error, "the partitions are not known; no schedule is fired");
+                None
+            }
+        };
+    }
+
+    /// Takes over changes of schedules: no later than the next look.
+    fn follow_table(&mut self) {
+        if !self.table.read().unwrap_or_else(PoisonError::into_inner).is_rescheduled() {
+            return;
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        match table.take_rescheduled() {
+            Rescheduled::Everything => {
+                self.agenda.clear();
+                for integration in table.iter().filter(|integration| integration.has_schedule()) {
+                    self.agenda.follow(integration.key(), Some(integration));
+                }
+            }
+            Rescheduled::Only(keys) => {
+                for key in keys {
+                    self.agenda.follow(&key, table.get(&key));
+                }
+            }
+        }
+    }
+}
+
+fn partition_count(metadata: &Metadata, topic: &str) -> Option<u32> {
+    let topic = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none())?;
+    u32::try_from(topic.partitions().len()).ok().filter(|count| *count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::statistics::Broker;
+
+    fn membership() -> Membership {
+        Membership::new()
+    }
+
+    fn statistics(broker: &str, rxidle: i64) -> Statistics {
+        let broker = (broker.to_owned(), Broker { rxidle, ..Broker::default() });
+        Statistics { brokers: [broker].into(), ..Statistics::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_coordinator_is_heard_of_when_it_last_answered() {
+        tokio::time::advance(Duration::from_mins(1)).await;
+        let membership = membership();
+        membership.stats(statistics("localhost:9092/1", 0));
+        assert_eq!(*membership.heard(), None, "another broker does not count");
+        membership.stats(statistics(COORDINATOR, -1));
+        assert_eq!(*membership.heard(), None);
+        membership.stats(statistics(COORDINATOR, 1_500_000));
+        let heard = Instant::now() - Duration::from_millis(1_500);
+        assert_eq!(*membership.heard(), Some(heard));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        membership.stats(statistics(COORDINATOR, -1));
+        assert_eq!(*membership.heard(), Some(heard), "connected again, and nothing heard yet");
+    }
+}

@@ -1,0 +1,208 @@
+//! The shapes of every answer, exactly. What they say was decided before.
+
+use axum::body::Body;
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::registration::instance::Instance;
+use crate::registration::patch::Conflict;
+use crate::registration::registry::{Version, WriteError};
+
+/// A short answer that says what went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// One word for programs.
+    #[schema(example = "notFound")]
+    pub status: &'static str,
+    /// What is wrong and what is accepted, for people.
+    pub message: String,
+}
+
+/// A change that was made.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Success<'a> {
+    is_successful: bool,
+    response_code: &'static str,
+    result: Option<&'a RawValue>,
+}
+
+/// A change that can't be made.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Refusal<'a> {
+    is_successful: bool,
+    response_code: &'static str,
+    error_info: ErrorInfo<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorInfo<'a> {
+    invalid_paths: &'a [Box<RawValue>],
+    invalid_value_types: &'a [Box<RawValue>],
+    invalid_datas: &'a [Box<RawValue>],
+    invalid_constraints: Nothing,
+    status: &'static str,
+    message: &'a str,
+}
+
+/// `{}`: part of the shape, never filled.
+#[derive(Serialize)]
+struct Nothing {}
+
+/// The answer's body as JSON.
+pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => with_bytes(status, bytes),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written");
+            with_bytes(StatusCode::INTERNAL_SERVER_ERROR, br#"{"status":"internal","message":"see the log"}"#.to_vec())
+        }
+    }
+}
+
+fn with_bytes(status: StatusCode, bytes: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Instances are a tenant's own.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn problem(status: StatusCode, word: &'static str, message: impl Into<String>) -> Response<Body> {
+    json(status, &Problem { status: word, message: message.into() })
+}
+
+fn with_header(mut response: Response<Body>, name: HeaderName, value: HeaderValue) -> Response<Body> {
+    response.headers_mut().insert(name, value);
+    response
+}
+
+/// The tag of a version.
+pub(super) fn etag(version: Version) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{version}\"")).expect("digits, a dash and quotes are a header's value")
+}
+
+/// The instance, its secrets masked, as raw JSON.
+pub(super) fn masked(instance: &Instance) -> Box<RawValue> {
+    let text = String::from_utf8_lossy(&instance.masked().to_bytes()).into_owned();
+    RawValue::from_string(text).expect("an instance is written as JSON")
+}
+
+/// 200: the change is made.
+pub(super) fn done(result: Option<&Instance>, version: Option<Version>) -> Response<Body> {
+    let result = result.map(masked);
+    let success = Success { is_successful: true, response_code: "ok", result: result.as_deref() };
+    let response = json(StatusCode::OK, &success);
+    match version {
+        Some(version) => with_header(response, ETAG, etag(version)),
+        None => response,
+    }
+}
+
+/// 200: an instance as it is stored.
+pub(super) fn instance(instance: &Instance, version: Version) -> Response<Body> {
+    with_header(json(StatusCode::OK, &masked(instance)), ETAG, etag(version))
+}
+
+/// 304
+pub(super) fn not_modified(version: Version) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    with_header(response, ETAG, etag(version))
+}
+
+/// 409: the change can't be made.
+pub(super) fn conflict(conflict: &Conflict) -> Response<Body> {
+    let error_info = ErrorInfo {
+        invalid_paths: &conflict.invalid_paths,
+        invalid_value_types: &conflict.invalid_value_types,
+        invalid_datas: &conflict.invalid_datas,
+        invalid_constraints: Nothing {},
+        status: "invalidArgs",
+        message: &conflict.message,
+    };
+    json(StatusCode::CONFLICT, &Refusal { is_successful: false, response_code: "conflict", error_info })
+}
+
+/// 409: no such instance.
+pub(super) fn no_instance(id: &str) -> Response<Body> {
+    problem(StatusCode::CONFLICT, "notFound", format!("IntegrationInstance {id} not found"))
+}
+
+/// 409: no such webhook.
+pub(super) fn no_webhook(id: &str) -> Response<Body> {
+    problem(StatusCode::CONFLICT, "notFound", format!("WebHook {id} not found"))
+}
+
+/// 400
+pub(super) fn bad_request(message: impl Into<String>) -> Response<Body> {
+    problem(StatusCode::BAD_REQUEST, "badRequest", message)
+}
+
+/// 401
+pub(super) fn unauthorized() -> Response<Body> {
+    let message = "a known token is needed: Authorization: Bearer …, or X-XCOM-AccessKey: …";
+    let response = problem(StatusCode::UNAUTHORIZED, "unauthorized", message);
+    with_header(response, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+}
+
+/// 403
+pub(super) fn forbidden(workspace: &str) -> Response<Body> {
+    problem(StatusCode::FORBIDDEN, "forbidden", format!("the token is not for the workspace {workspace}"))
+}
+
+/// 404: not an instance, a route.
+pub(super) fn no_route(path: &str) -> Response<Body> {
+    let path: String = path.chars().take(200).collect();
+    problem(StatusCode::NOT_FOUND, "noSuchRoute", format!("{path} is no route; see /api/v1/docs"))
+}
+
+/// 405
+pub(super) fn no_method(method: &str, allowed: &'static str) -> Response<Body> {
+    let message = format!("{method} is not accepted here; accepted: {allowed}");
+    let response = problem(StatusCode::METHOD_NOT_ALLOWED, "methodNotAllowed", message);
+    with_header(response, ALLOW, HeaderValue::from_static(allowed))
+}
+
+/// 408
+pub(super) fn too_slow() -> Response<Body> {
+    problem(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not come in time")
+}
+
+/// 412
+pub(super) fn precondition_failed(message: impl Into<String>) -> Response<Body> {
+    problem(StatusCode::PRECONDITION_FAILED, "preconditionFailed", message)
+}
+
+/// 413
+pub(super) fn too_large(message: impl Into<String>) -> Response<Body> {
+    problem(StatusCode::PAYLOAD_TOO_LARGE, "tooLarge", message)
+}
+
+/// 415
+pub(super) fn unsupported(accepted: &str) -> Response<Body> {
+    problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupportedMediaType", format!("content type {accepted} is accepted"))
+}
+
+/// 503
+pub(super) fn unavailable(message: impl Into<String>) -> Response<Body> {
+    let response = problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+    with_header(response, RETRY_AFTER, HeaderValue::from_static("1"))
+}
+
+/// What a failed write is answered with.
+pub(super) fn not_written(error: &WriteError) -> Response<Body> {
+    match error {
+        WriteError::TooLarge => too_large(error.to_string()),
+        WriteError::Full | WriteError::NotWritten(_) | WriteError::Unknown | WriteError::Closed => {
+            unavailable(error.to_string())
+        }
+    }
+}

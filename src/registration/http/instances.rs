@@ -1,0 +1,443 @@
+//! The routes of integration instances: what a request asks for, decided by `domain::patch`, written by the registry,
+//! answered by `answers`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::{HeaderMap, Response, StatusCode};
+use bytes::BytesMut;
+use http_body_util::BodyExt as _;
+use rand::RngCore;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::openapi::{
+    AnyBody, AnyChange, AnyRequest, Conflicting, Deleted, InstancesPage, IntegrationInstance, PatchBody, Success,
+};
+use super::precondition::Precondition;
+use super::{Api, Names, TestAnswer, TestRequest, answers};
+use crate::attempt_log::redaction::Secrets;
+use crate::clock;
+use crate::registration::instance::{BadInstance, Instance, Stamp};
+use crate::registration::patch::{Conflict, Patch, replacement};
+use crate::registration::registry::{Decision, Stored, Version};
+
+/// The contract's bound on a body.
+pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
+/// What is read of a body in all.
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
+/// How long a body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Items on a page unless `limit` says otherwise.
+const PAGE_ITEMS: usize = 100;
+/// The most that `limit` may say.
+const PAGE_ITEMS_MAX: usize = 1000;
+/// What the service calls itself in `updateInfo`.
+const WRITTEN_WITH: &str = "hookstream-api";
+
+/// An answer that ends a request early. Boxed: it is large and rare.
+type Refused = Box<Response<Body>>;
+
+/// What a decision leaves for the answer.
+type Decided = Result<(Instance, Option<Version>), Refused>;
+
+/// Shows an instance.
+#[utoipa::path(
+    get,
+    path = "/api/v1/{workspace}/integrations/instances/{id}",
+    operation_id = "getInstance",
+    tag = "instances",
+    params(
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("If-None-Match" = Option<String>, Header, description = "Versions that are known already")
+    ),
+    responses((status = 200, body = IntegrationInstance, description = "The instance, secret values masked", headers(("ETag" = String, description = "Its version"))), (status = 304, description = "The version is known"), (status = 409, body = Conflicting, description = "There is no such instance"), AnyRequest)
+)]
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    Extension(names): Extension<Names>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let Some(stored) = api.registry.view().get(&names.workspace, &names.id) else {
+        return answers::no_instance(&names.id);
+    };
+    if Precondition::of(&headers).is_known(Some(stored.version)) {
+        return answers::not_modified(stored.version);
+    }
+    match Instance::parse(&stored.bytes) {
+        Ok(instance) => answers::instance(&instance, stored.version),
+        Err(error) => answers::conflict(&Conflict::of(format!("the stored record is no instance: {error}"))),
+    }
+}
+
+/// `limit` and `after`, as they came.
+#[derive(Deserialize)]
+pub(super) struct PageQuery {
+    limit: Option<String>,
+    after: Option<String>,
+}
+
+/// A page of instances.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Page {
+    items: Vec<Box<RawValue>>,
+    has_more: bool,
+    next: Option<String>,
+}
+
+/// Lists the instances of a workspace.
+#[utoipa::path(
+    get,
+    path = "/api/v1/{workspace}/integrations/instances",
+    operation_id = "listInstances",
+    tag = "instances",
+    params(
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("limit" = Option<i64>, Query, description = "Instances on a page; 100 unless given, and never more than 1000", minimum = 1),
+        ("after" = Option<String>, Query, description = "The id behind which the page begins")
+    ),
+    responses((status = 200, body = InstancesPage, description = "A page"), AnyRequest)
+)]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(names): Extension<Names>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Response<Body> {
+    let Query(query) = match query {
+        Ok(query) => query,
+        Err(error) => return answers::bad_request(error.body_text()),
+    };
+    let limit = match query.limit.as_deref().map(str::parse::<i64>) {
+        None => PAGE_ITEMS,
+        Some(Ok(limit)) if limit > 0 => {
+            usize::try_from(limit).map_or(PAGE_ITEMS_MAX, |limit| limit.min(PAGE_ITEMS_MAX))
+        }
+        Some(_) => {
+            let found: String = query.limit.unwrap_or_default().chars().take(32).collect();
+            return answers::bad_request(format!("limit {found:?}: expected a number from 1 on"));
+        }
+    };
+    let page = api.registry.view().page(&names.workspace, query.after.as_deref(), limit);
+    let next = page.items.last().filter(|_| page.has_more).map(|(id, _)| id.clone());
+    let items = page.items.iter().map(|(id, stored)| shown(id, stored)).collect();
+    answers::json(StatusCode::OK, &Page { items, has_more: page.has_more, next })
+}
+
+/// An instance for a page; a record that is none is shown as what it is, not left out.
+fn shown(id: &str, stored: &Stored) -> Box<RawValue> {
+    Instance::parse(&stored.bytes).map_or_else(
+        |error| {
+            let mut unusable = Instance::default();
+            unusable.fields.set_text("id", id);
+            unusable.fields.set_text("unusable", &error.to_string());
+            answers::masked(&unusable)
+        },
+        |instance| answers::masked(&instance),
+    )
+}
+
+/// Changes an instance: all operations or none.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/{workspace}/integrations/instances/{id}",
+    operation_id = "patchInstance",
+    tag = "instances",
+    params(
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
+    ),
+    request_body(content = PatchBody, content_type = "application/json-patch+json"),
+    responses((status = 200, body = Success, description = "The change is made", headers(("ETag" = String, description = "Its version"))), AnyRequest, AnyChange, AnyBody)
+)]
+pub(super) async fn patch(
+    State(api): State<Arc<Api>>,
+    Extension(names): Extension<Names>,
+    request: Request,
+) -> Response<Body> {
+    let (precondition, body) = match asked(request, &["application/json-patch+json"]).await {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    let patch = match Patch::parse(&body) {
+        Ok(patch) => patch,
+        Err(error) => return answers::bad_request(error.to_string()),
+    };
+    let Names { id, .. } = names.clone();
+    let key = names.key();
+    changed(&api, &names, move |stored| {
+        let Some(stored) = stored else { return (Decision::Keep, Err(Box::new(answers::no_instance(&id)))) };
+        if !precondition.allows(Some(stored.version)) {
+            return (Decision::Keep, Err(Box::new(other_version(Some(stored.version)))));
+        }
+        match patch.apply(&key, &stored.bytes, &mut fresh_id) {
+            Err(conflict) => (Decision::Keep, Err(Box::new(answers::conflict(&conflict)))),
+            // Nothing but passed tests: nothing to write.
+            Ok(patched) if !patched.is_written => (Decision::Keep, Ok((patched.instance, Some(stored.version)))),
+            Ok(patched) => written(patched.instance, Some(stored), patched.status_written),
+        }
+    })
+    .await
+}
+
+/// Creates an instance, or replaces it as a whole.
+#[utoipa::path(
+    put,
+    path = "/api/v1/{workspace}/integrations/instances/{id}",
+    operation_id = "putInstance",
+    tag = "instances",
+    params(
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *"),
+        ("If-None-Match" = Option<String>, Header, description = "Versions that are known already")
+    ),
+    request_body(content = IntegrationInstance, content_type = "application/json"),
+    responses((status = 200, body = Success, description = "The instance is stored", headers(("ETag" = String, description = "Its version"))), AnyRequest, AnyChange, AnyBody)
+)]
+pub(super) async fn put(
+    State(api): State<Arc<Api>>,
+    Extension(names): Extension<Names>,
+    request: Request,
+) -> Response<Body> {
+    // Without a word about it, it is what it can only be.
+    let (precondition, body) = match asked(request, &["application/json", ""]).await {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    let mut instance = match Instance::parse(&body) {
+        Ok(instance) => instance,
+        Err(error @ BadInstance::NotAnObject(_)) => return answers::bad_request(error.to_string()),
+        Err(error) => return answers::conflict(&Conflict::of(error.to_string())),
+    };
+    if instance.fields.get("id").is_none() {
+        instance.fields.set_text("id", &names.id);
+    }
+    let key = names.key();
+    changed(&api, &names, move |stored| {
+        let version = stored.map(|stored| stored.version);
+        if !precondition.allows(version) {
+            return (Decision::Keep, Err(Box::new(other_version(version))));
+        }
+        match replacement(&key, instance, stored.map(|stored| &*stored.bytes), &mut fresh_id) {
+            Err(conflict) => (Decision::Keep, Err(Box::new(answers::conflict(&conflict)))),
+            Ok(instance) => written(instance, stored, false),
+        }
+    })
+    .await
+}
+
+/// Removes an instance.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/{workspace}/integrations/instances/{id}",
+    operation_id = "deleteInstance",
+    tag = "instances",
+    params(
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
+    ),
+    responses((status = 200, body = Deleted, description = "The instance is gone"), AnyRequest, AnyChange)
+)]
+pub(super) async fn delete(
+    State(api): State<Arc<Api>>,
+    Extension(names): Extension<Names>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let precondition = Precondition::of(&headers);
+    let Names { id, .. } = names.clone();
+    let decide = move |stored: Option<&Stored>| match stored.map(|stored| stored.version) {
+        None => (Decision::Keep, Err(Box::new(answers::no_instance(&id)))),
+        Some(version) if !precondition.allows(Some(version)) => {
+            (Decision::Keep, Err(Box::new(other_version(Some(version)))))
+        }
+        Some(_) => (Decision::Delete, Ok(())),
+    };
+    match api.registry.change(&names.workspace, &names.id, decide).await {
+        Ok((Ok(()), _)) => answers::done(None, None),
+        Ok((Err(refused), _)) => *refused,
+        Err(error) => answers::not_written(&error),
+    }
+}
+
+/// Sends one signed test delivery to a webhook now, whatever its state, and says what the receiver answered.
+#[utoipa::path(
+    post,
+    path = "/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test",
+    operation_id = "testWebhook",
+    tag = "instances",
+    params(
+        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("webhook" = String, Path, description = "The webhook's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")
+    ),
+    responses((status = 200, body = TestAnswer, description = "What the receiver said"), (status = 409, body = Conflicting, description = "There is no such instance or webhook, or nothing can be sent to it"), AnyRequest)
+)]
+pub(super) async fn test(State(api): State<Arc<Api>>, Extension(names): Extension<Names>) -> Response<Body> {
+    let Some(stored) = api.registry.view().get(&names.workspace, &names.id) else {
+        return answers::no_instance(&names.id);
+    };
+    let Ok(instance) = Instance::parse(&stored.bytes) else {
+        return answers::conflict(&Conflict::of("the stored record is no instance"));
+    };
+    let webhook = names.webhook.clone().unwrap_or_default();
+    if !instance.webhooks.iter().any(|known| known.text("id").as_deref() == Some(&webhook)) {
+        return answers::no_webhook(&webhook);
+    }
+    // Each holds a connection to somewhere for as long as it takes.
+    let Ok(_permit) = Arc::clone(&api.tests).try_acquire_owned() else {
+        return answers::unavailable("too many test deliveries are under way");
+    };
+    let request = TestRequest { key: names.key(), record: stored.bytes.clone(), webhook };
+    match (api.test_delivery)(request).await {
+        Ok(mut answer) => {
+            answer.answer = without_secrets(&answer.answer, &instance);
+            answers::json(StatusCode::OK, &answer)
+        }
+        Err(reason) => answers::conflict(&Conflict::of(reason)),
+    }
+}
+
+/// What a receiver said without the secret values that it was sent.
+fn without_secrets(answer: &str, instance: &Instance) -> String {
+    let secrets = instance.fields.get("secrets").map(RawValue::get).unwrap_or_default();
+    let secrets: Vec<crate::registration::instance::Fields> = serde_json::from_str(secrets).unwrap_or_default();
+    let values: Vec<String> = secrets.iter().filter_map(|secret| secret.text("value")).collect();
+    Secrets::of(values.iter().map(String::as_str)).masked(answer)
+}
+
+/// Makes the change and answers it.
+async fn changed(
+    api: &Api,
+    names: &Names,
+    decide: impl FnOnce(Option<&Stored>) -> (Decision, Decided) + Send + 'static,
+) -> Response<Body> {
+    match api.registry.change(&names.workspace, &names.id, decide).await {
+        Ok((Ok((instance, kept)), version)) => answers::done(Some(&instance), version.or(kept)),
+        Ok((Err(refused), _)) => *refused,
+        Err(error) => answers::not_written(&error),
+    }
+}
+
+/// Stamps the instance and asks for it to be written.
+fn written(mut instance: Instance, stored: Option<&Stored>, status_written: bool) -> (Decision, Decided) {
+    let before = stored.and_then(|stored| Instance::parse(&stored.bytes).ok());
+    let now = jiff::Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default().to_string();
+    instance.stamp(before.as_ref(), &Stamp { now: &now, with: WRITTEN_WITH, status_written });
+    (Decision::Put(instance.to_bytes()), Ok((instance, None)))
+}
+
+fn other_version(stored: Option<Version>) -> Response<Body> {
+    let found =
+        stored.map_or_else(|| "there is no such instance".to_owned(), |version| format!("it is at \"{version}\""));
+    answers::precondition_failed(format!("the instance is not at the version asked for: {found}"))
+}
+
+/// Checks what a request says of its body and version, and reads the body. The first content type is the one to ask for.
+async fn asked(request: Request, content_types: &[&str]) -> Result<(Precondition, Bytes), Refused> {
+    let (parts, body) = request.into_parts();
+    let sent = parts.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?")).unwrap_or_default();
+    let media_type = sent.split(';').next().unwrap_or_default().trim();
+    if !content_types.iter().any(|accepted| media_type.eq_ignore_ascii_case(accepted)) {
+        return Err(Box::new(answers::unsupported(content_types.first().unwrap_or(&""))));
+    }
+    let precondition = Precondition::of(&parts.headers);
+    let too_large = || Box::new(answers::too_large(format!("the body is larger than {BODY_BYTES_MAX} bytes")));
+    let announced = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if parts.headers.contains_key(EXPECT) && announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, whole(body)).await {
+        Err(_elapsed) => Err(Box::new(answers::too_slow())),
+        Ok(Err(error)) => Err(Box::new(answers::bad_request(format!("the body could not be read: {error}")))),
+        Ok(Ok(None)) => Err(too_large()),
+        Ok(Ok(Some(body))) => Ok((precondition, body)),
+    }
+}
+
+/// A body; nothing of one that is too large. What is too much of it is read to a bound and forgotten: many clients look for
+/// an answer only when all is sent, and lose it when the connection is closed under them.
+async fn whole(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let mut read = 0;
+    let mut kept = BytesMut::new();
+    while read <= DISCARDED_BYTES_MAX
+        && let Some(frame) = body.frame().await
+    {
+        let Ok(data) = frame?.into_data() else { continue };
+        read += data.len();
+        if read <= BODY_BYTES_MAX {
+            kept.extend_from_slice(&data);
+        } else {
+            kept = BytesMut::new();
+        }
+    }
+    Ok((read <= BODY_BYTES_MAX).then(|| kept.freeze()))
+}
+
+/// A random UUID (version 4).
+fn fresh_id() -> String {
+    let mut bytes = [0u8; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    let random = u128::from_be_bytes(bytes);
+    let versioned = random & !(0xf << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
+    let digits = format!("{versioned:032x}");
+    let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
+    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn fresh_ids_are_random_uuids() {
+        let ids: std::collections::BTreeSet<String> = (0..100).map(|_| fresh_id()).collect();
+        assert_eq!(ids.len(), 100);
+        for id in ids {
+            let shape: String = id.chars().map(|char| if char == '-' { '-' } else { 'x' }).collect();
+            assert_eq!(shape, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx");
+            assert_eq!(id.chars().nth(14), Some('4'), "{id}");
+            assert!(matches!(id.chars().nth(19), Some('8' | '9' | 'a' | 'b')), "{id}");
+        }
+    }
+
+    /// A body of so many pieces of 1 KiB, and how many of them were asked for.
+    fn body(pieces: usize) -> (Body, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let pieces = (0..pieces).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![b'x'; 1024])
+        });
+        (Body::from_stream(futures_util::stream::iter(pieces)), asked)
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_of_a_body_is_read_to_a_bound_and_forgotten() {
+        for (pieces, kept, read) in [(1024, Some(1 << 20), 1024), (1025, None, 1025), (5_000, None, 5_000)] {
+            let (body, asked) = body(pieces);
+            assert_eq!(whole(body).await.unwrap().map(|body| body.len()), kept, "{pieces}");
+            assert_eq!(asked.load(Ordering::Relaxed), read, "{pieces}");
+        }
+        let (body, asked) = body(1_000_000);
+        assert_eq!(whole(body).await.unwrap(), None);
+        assert_eq!(asked.load(Ordering::Relaxed), DISCARDED_BYTES_MAX / 1024 + 1);
+    }
+
+    #[test]
+    fn secrets_in_a_receivers_answer_are_masked() {
+        let instance =
+            Instance::parse(br#"{"secrets":[{"id":"a","value":"hunter2"},{"id":"b","value":"x"}]}"#).unwrap();
+        assert_eq!(without_secrets("got hunter2, x", &instance), "got ***, ***");
+    }
+}

@@ -1,0 +1,377 @@
+//! The registration API: integrations register, change and inspect their webhooks. Requests come in by `server`, `auth`
+//! says who they are from, `instances` what they do, `answers` how it is told, `openapi` what can be asked at all.
+//!
+//! No rule about instances lives here (that is `domain`), and nothing is stored here (that is the registry).
+
+mod answers;
+mod auth;
+mod instances;
+mod openapi;
+mod precondition;
+mod server;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{Method, Response};
+use axum::middleware::{self, Next};
+use axum::response::Html;
+use axum::routing;
+use prometheus::IntCounterVec;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+
+pub use self::auth::BadTokens;
+use self::auth::Tokens;
+use self::server::Listener;
+use super::instance_check::is_name;
+use super::registry::{Handle, Registry, RegistryError};
+use crate::settings::{self, Settings};
+
+/// How long a request may take, its body and the commit included; a change that is not settled by then is answered with
+/// "not known".
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a test delivery may take beyond `--request-timeout`: for the answer's body, and some.
+const TEST_MARGIN: Duration = Duration::from_secs(5);
+/// Test deliveries under way at once.
+const TESTS_MAX: usize = 16;
+
+/// Why the API can't be served, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address} (--api-listen)")]
+    Listen {
+        /// `--api-listen`
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The certificate or its key can't be used.
+    #[error("{option} {file}: {error}; expected a PEM file that can be read")]
+    Tls {
+        /// The option that named the file.
+        option: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: String,
+    },
+    /// The tokens can't be used.
+    #[error(transparent)]
+    Tokens(#[from] BadTokens),
+    /// The registry can't be opened or can't go on.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// A webhook to send a test delivery to.
+#[derive(Clone, Debug)]
+pub struct TestRequest {
+    /// `<workspace>/<integration id>`: the record's key.
+    pub key: String,
+    /// The integration's record.
+    pub record: Bytes,
+    /// The webhook's id; the record has one of it.
+    pub webhook: String,
+}
+
+/// What a receiver said to a test delivery.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TestAnswer {
+    /// Whether it was acknowledged.
+    pub acknowledged: bool,
+    /// Why not, as one word; nothing when it was.
+    #[schema(example = "echo-missing")]
+    pub reason: Option<String>,
+    /// The HTTP status, if there was an answer.
+    #[schema(minimum = 100, maximum = 999)]
+    pub status: Option<u16>,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// The beginning of the answer's body, at most 1 KiB.
+    pub answer: String,
+}
+
+/// Sends one signed test delivery; the error says why none can be sent.
+pub type TestDelivery =
+    Arc<dyn Fn(TestRequest) -> Pin<Box<dyn Future<Output = Result<TestAnswer, String>> + Send>> + Send + Sync>;
+
+/// The methods that requests are counted by.
+const METHODS: [&str; 6] = ["GET", "PATCH", "PUT", "DELETE", "POST", "other"];
+/// The classes of status that they are counted by.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+/// What the rest of the process lends the API.
+pub struct Surroundings {
+    /// Sends test deliveries.
+    pub test_delivery: TestDelivery,
+    /// Requests by `method` and class of `status`.
+    pub requests: IntCounterVec,
+    /// Told when the API can be used and when no more.
+    pub ready: Box<dyn Fn(bool) + Send + Sync>,
+}
+
+/// What every request sees.
+struct Api {
+    registry: Handle,
+    tokens: Arc<Tokens>,
+    test_delivery: TestDelivery,
+    tests: Arc<Semaphore>,
+    test_timeout: Duration,
+    requests: IntCounterVec,
+}
+
+/// What a path names.
+#[derive(Clone, Debug)]
+struct Names {
+    workspace: String,
+    /// Empty for a list.
+    id: String,
+    webhook: Option<String>,
+}
+
+impl Names {
+    /// The record's key.
+    fn key(&self) -> String {
+        format!("{}/{}", self.workspace, self.id)
+    }
+}
+
+/// The API, listening, not yet answering.
+pub struct Bound {
+    listener: Listener,
+    tokens: Arc<Tokens>,
+}
+
+impl Bound {
+    /// Reads tokens and certificates and listens, before Kafka is touched.
+    ///
+    /// # Errors
+    /// [`ApiError`] names the option at fault.
+    pub async fn bind(settings: &Settings) -> Result<Self, ApiError> {
+        let tokens = Arc::new(Tokens::open(settings.api.tokens_file.as_deref())?);
+        Ok(Self { listener: Listener::bind(&settings.api).await?, tokens })
+    }
+
+    /// Listens with one token for one workspace in the place of a tokens file.
+    ///
+    /// # Errors
+    /// [`ApiError`] names the option at fault.
+    pub async fn bind_with_token(settings: &Settings, token: &str, workspace: &str) -> Result<Self, ApiError> {
+        let tokens = Arc::new(Tokens::one(token, workspace));
+        Ok(Self { listener: Listener::bind(&settings.api).await?, tokens })
+    }
+
+    /// The address listened on.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Serves until `shutdown`, or until the registry can't go on.
+    ///
+    /// # Errors
+    /// [`ApiError::Registry`]: Kafka refuses for good, or a newer process fenced this one.
+    pub async fn run(
+        self,
+        settings: &Settings,
+        surroundings: Surroundings,
+        shutdown: CancellationToken,
+    ) -> Result<(), ApiError> {
+        let stop = CancellationToken::new();
+        let opening = Registry::open(&settings.kafka, &settings.topics.integrations, stop.clone());
+        let mut registry = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {
+                stop.cancel();
+                return Ok(());
+            }
+            opened = opening => opened?,
+        };
+        let Surroundings { test_delivery, requests, ready } = surroundings;
+        for (method, class) in METHODS.into_iter().flat_map(|method| CLASSES.map(|class| (method, class))) {
+            requests.with_label_values(&[method, class]);
+        }
+        let tests = Arc::new(Semaphore::new(TESTS_MAX));
+        let test_timeout = settings.delivery.request_timeout + TEST_MARGIN;
+        let (registry_handle, tokens) = (registry.handle(), Arc::clone(&self.tokens));
+        let api = Api { registry: registry_handle, tokens, test_delivery, tests, test_timeout, requests };
+        let closing = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.listener.serve(router(Arc::new(api)), settings.delivery.drain_timeout, closing.clone()));
+        tasks.spawn(reload_on_hangup(self.tokens, closing.clone()));
+        ready(true);
+        let failed = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => None,
+            error = registry.failed() => Some(error),
+        };
+        ready(false);
+        closing.cancel();
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the API failed");
+            }
+        }
+        registry.close().await;
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// Why files that the options name can't be used, a line each: the option, the file and what is accepted. Blocks.
+pub fn unusable_files(settings: &settings::Api) -> Vec<String> {
+    let tokens = settings.tokens_file.as_deref().and_then(|file| auth::read(file).err());
+    let tls = settings.tls.as_ref().and_then(|(cert, key)| server::acceptor(cert, key).err());
+    tokens.map(ApiError::from).into_iter().chain(tls).map(|error| chain(&error)).collect()
+}
+
+/// Binds and runs in one step.
+///
+/// # Errors
+/// As [`Bound::bind`] and [`Bound::run`].
+pub async fn run(settings: &Settings, surroundings: Surroundings, shutdown: CancellationToken) -> Result<(), ApiError> {
+    Bound::bind(settings).await?.run(settings, surroundings, shutdown).await
+}
+
+async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP can't be waited for: the tokens are not read again");
+            return;
+        }
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            received = hangup.recv() => {
+                if received.is_none() {
+                    return;
+                }
+                let tokens = Arc::clone(&tokens);
+                // A file is read on a thread that may wait for a disk.
+                if let Err(error) = tokio::task::spawn_blocking(move || tokens.reload()).await {
+                    tracing::error!(%error, "reading the tokens again failed");
+                }
+            }
+        }
+    }
+}
+
+fn router(api: Arc<Api>) -> Router {
+    // Laid on the methods that there are: another is told so whoever asks.
+    let admitted = middleware::from_fn_with_state(Arc::clone(&api), admit);
+    let page = routing::get(instances::list)
+        .route_layer(admitted.clone())
+        .fallback(async |method: Method| no_method(&method, "GET, HEAD"));
+    let instance = routing::get(instances::get)
+        .patch(instances::patch)
+        .put(instances::put)
+        .delete(instances::delete)
+        .route_layer(admitted.clone())
+        .fallback(async |method: Method| no_method(&method, "GET, HEAD, PATCH, PUT, DELETE"));
+    let test = routing::post(instances::test)
+        .route_layer(admitted)
+        .fallback(async |method: Method| no_method(&method, "POST"));
+    let open =
+        |get: routing::MethodRouter<Arc<Api>>| get.fallback(async |method: Method| no_method(&method, "GET, HEAD"));
+    Router::new()
+        .route("/api/v1/{workspace}/integrations/instances", page)
+        .route("/api/v1/{workspace}/integrations/instances/{id}", instance)
+        .route("/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test", test)
+        .route("/api/v1/openapi.json", open(routing::get(openapi::document)))
+        .route("/api/v1/docs", open(routing::get(|| async { Html(openapi::PAGE) })))
+        .fallback(|request: Request| async move { answers::no_route(request.uri().path()) })
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), bounded))
+        .with_state(api)
+}
+
+fn no_method(method: &Method, allowed: &'static str) -> Response<Body> {
+    answers::no_method(method.as_str(), allowed)
+}
+
+/// Lets in who has a token for the workspace, with names that can stand in a key.
+async fn admit(
+    State(api): State<Arc<Api>>,
+    path: Result<Path<Vec<(String, String)>>, axum::extract::rejection::PathRejection>,
+    mut request: Request,
+    next: Next,
+) -> Response<Body> {
+    let Some(grant) = api.tokens.grant(request.headers()) else { return answers::unauthorized() };
+    let segments = match path {
+        Ok(Path(segments)) => segments,
+        Err(error) => return answers::bad_request(error.body_text()),
+    };
+    let mut names = Names { workspace: String::new(), id: String::new(), webhook: None };
+    for (name, segment) in segments {
+        if !is_name(&segment) {
+            let what = "expected 1 to 200 characters without spaces, slashes and control characters";
+            return answers::bad_request(format!("the path's {name}: {what}"));
+        }
+        match name.as_str() {
+            "workspace" => names.workspace = segment,
+            "id" => names.id = segment,
+            _ => names.webhook = Some(segment),
+        }
+    }
+    if !grant.covers(&names.workspace) {
+        return answers::forbidden(&names.workspace);
+    }
+    request.extensions_mut().insert(names);
+    next.run(request).await
+}
+
+/// Bounds the time a request takes, and counts it.
+async fn bounded(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response<Body> {
+    let method = match *request.method() {
+        Method::GET | Method::HEAD => "GET",
+        Method::PATCH => "PATCH",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::POST => "POST",
+        _ => "other",
+    };
+    // A test delivery ends by itself, in a time that the options say.
+    let is_test = request.uri().path().ends_with("/test");
+    let longest = if is_test { REQUEST_TIMEOUT.max(api.test_timeout) } else { REQUEST_TIMEOUT };
+    let response = tokio::time::timeout(longest, next.run(request)).await.unwrap_or_else(|_elapsed| {
+        answers::unavailable("no answer in time: it is not known whether a change was written, read it again")
+    });
+    let class = match response.status().as_u16() {
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    };
+    api.requests.with_label_values(&[method, class]).inc();
+    response
+}
+
+/// An error with its sources, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! `If-Match` and `If-None-Match`: which version of an instance a request is about. What is no list of tags matches no
+//! version: a guard that can't be read holds.
+
+use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName};
+
+use crate::registration::registry::Version;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Tags {
+    /// No header.
+    Unasked,
+    /// `*`
+    Any,
+    /// Tags without their quotes, and whether each is weak.
+    Listed(Vec<(bool, String)>),
+}
+
+/// What a request says about the version it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Precondition {
+    matches: Tags,
+    none_matches: Tags,
+}
+
+impl Precondition {
+    /// Reads the headers.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        Self { matches: tags(headers, &IF_MATCH), none_matches: tags(headers, &IF_NONE_MATCH) }
+    }
+
+    /// Whether a change of the stored version may go on.
+    pub(super) fn allows(&self, stored: Option<Version>) -> bool {
+        let is_wanted = match (&self.matches, stored) {
+            (Tags::Unasked, _) | (Tags::Any, Some(_)) => true,
+            (Tags::Any | Tags::Listed(_), None) => false,
+            // Strong comparison: a weak tag never matches.
+            (Tags::Listed(tags), Some(version)) => {
+                tags.iter().any(|(is_weak, tag)| !is_weak && *tag == version.to_string())
+            }
+        };
+        is_wanted && !self.is_known(stored)
+    }
+
+    /// Whether a reader has the stored version already.
+    pub(super) fn is_known(&self, stored: Option<Version>) -> bool {
+        match (&self.none_matches, stored) {
+            (Tags::Unasked, _) | (_, None) => false,
+            (Tags::Any, Some(_)) => true,
+            (Tags::Listed(tags), Some(version)) => tags.iter().any(|(_, tag)| *tag == version.to_string()),
+        }
+    }
+}
+
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Tags {
+    if !headers.contains_key(name) {
+        return Tags::Unasked;
+    }
+    let mut listed = Vec::new();
+    for value in headers.get_all(name) {
+        match value.to_str().map(str::trim) {
+            Ok("*") => return Tags::Any,
+            Ok(text) => listed.extend(list(text).unwrap_or_default()),
+            Err(_not_ascii) => {}
+        }
+    }
+    Tags::Listed(listed)
+}
+
+/// The tags of a list; nothing if any of it is none.
+fn list(text: &str) -> Option<Vec<(bool, String)>> {
+    let mut listed = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (is_weak, quoted) = rest.strip_prefix("W/").map_or((false, rest), |quoted| (true, quoted));
+        let (tag, behind) = quoted.strip_prefix('"')?.split_once('"')?;
+        listed.push((is_weak, tag.to_owned()));
+        let behind = behind.trim_start();
+        rest = match behind.strip_prefix(',') {
+            Some(next) => next.trim_start(),
+            None if behind.is_empty() => behind,
+            None => return None,
+        };
+    }
+    Some(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    const STORED: Option<Version> = Some(Version { partition: 3, offset: 17 });
+
+    #[track_caller]
+    fn check(name: HeaderName, value: &'static str, allowed_stored: bool, allowed_new: bool) {
+        let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+        let precondition = Precondition::of(&headers);
+        assert_eq!(precondition.allows(STORED), allowed_stored, "{value}");
+        assert_eq!(precondition.allows(None), allowed_new, "{value}");
+    }
+
+    #[test]
+    fn without_a_precondition_everything_is_allowed() {
+        let precondition = Precondition::of(&HeaderMap::new());
+        assert!(precondition.allows(STORED) && precondition.allows(None) && !precondition.is_known(STORED));
+    }
+
+    #[test]
+    fn if_match_wants_the_stored_version() {
+        check(IF_MATCH, r#""3-17""#, true, false);
+        check(IF_MATCH, r#""3-16""#, false, false);
+        check(IF_MATCH, r#""3-16", "3-17""#, true, false);
+        check(IF_MATCH, r#""a, b","3-17""#, true, false);
+        check(IF_MATCH, r#"W/"3-17""#, false, false);
+        check(IF_MATCH, "*", true, false);
+    }
+
+    #[test]
+    fn if_none_match_wants_another_or_none() {
+        check(IF_NONE_MATCH, "*", false, true);
+        check(IF_NONE_MATCH, r#"W/"3-17""#, false, true);
+        check(IF_NONE_MATCH, r#""3-16""#, true, true);
+    }
+
+    #[test]
+    fn what_is_no_tag_matches_no_version() {
+        for bad in ["", "3-17", r#""3-17"#, r#""3-17" "b""#, "W/", r#"w/"3-17""#, ","] {
+            check(IF_MATCH, bad, false, false);
+            check(IF_NONE_MATCH, bad, true, true);
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The routes over a registry in memory: every status, every shape.
+
+use std::io::Write as _;
+
+use axum::http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt;
+use prometheus::{IntCounterVec, Opts};
+use serde_json::{Value, json};
+use tower_service::Service;
+
+use super::*;
+use crate::registration::registry::testing::in_memory;
+
+const INSTANCE: &str = "/api/v1/acme/integrations/instances/i1";
+const PATCH: &str = "application/json-patch+json";
+
+struct Client {
+    router: Router,
+    requests: IntCounterVec,
+    _tokens: tempfile::NamedTempFile,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    fn etag(&self) -> String {
+        self.headers["etag"].to_str().unwrap().to_owned()
+    }
+}
+
+fn client() -> Client {
+    client_with(Arc::new(|request: TestRequest| {
+        Box::pin(async move {
+            let answer = format!("{} {} told hunter22", request.key, request.webhook);
+            Ok(TestAnswer { acknowledged: true, reason: None, status: Some(200), duration_ms: 5, answer })
+        })
+    }))
+}
+
+fn client_with(test_delivery: TestDelivery) -> Client {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"acme-token acme\nall-token *\n").unwrap();
+    let requests = IntCounterVec::new(Opts::new("requests", "requests"), &["method", "status"]).unwrap();
+    let api = Api {
+        test_timeout: REQUEST_TIMEOUT,
+        registry: in_memory(16).0,
+        tokens: Arc::new(Tokens::open(Some(file.path())).unwrap()),
+        test_delivery,
+        tests: Arc::new(Semaphore::new(1)),
+        requests: requests.clone(),
+    };
+    Client { router: router(Arc::new(api)), requests, _tokens: file }
+}
+
+impl Client {
+    async fn send(&self, request: Request) -> Answer {
+        let response = self.router.clone().call(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, text }
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "authorization") {
+            request = request.header("authorization", "Bearer acme-token");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    async fn put(&self, path: &str, body: &str) -> Answer {
+        self.ask("PUT", path, &[("content-type", "application/json")], body).await
+    }
+
+    async fn patch(&self, operations: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut all = vec![("content-type", PATCH)];
+        all.extend(headers);
+        self.ask("PATCH", INSTANCE, &all, &format!(r#"{{"operations":{operations}}}"#)).await
+    }
+
+    async fn seed(&self) -> Answer {
+        let answer = self.put(INSTANCE, &seed()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer
+    }
+}
+
+fn seed() -> String {
+    json!({
+        "id": "i1", "baseUrl": "https://a.example", "secrets": [{"id": "webhook.header.X", "value": "hunter22"}],
+        "webHooks": [{"id": "w1", "relativeUrl": "/cb", "triggerType": "entityEvent", "filter": {"items": [{}]}}],
+        "mine": {"z": 1}
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn an_instance_is_put_shown_and_deleted() {
+    let client = client();
+    let put = client.seed().await;
+    assert_eq!(put.json()["isSuccessful"], true);
+    assert_eq!(put.json()["responseCode"], "ok");
+    assert_eq!(put.json()["result"]["updateInfo"]["createdWith"], "hookstream-api");
+    let shown = client.ask("GET", INSTANCE, &[], "").await;
+    assert_eq!((shown.status, shown.etag()), (StatusCode::OK, put.etag()));
+    assert_eq!(shown.json()["secrets"], json!([{"id": "webhook.header.X", "value": "***"}]));
+    assert_eq!(shown.json()["mine"], json!({"z": 1}));
+    assert!(!put.text.contains("hunter22") && !shown.text.contains("hunter22"));
+    let deleted = client.ask("DELETE", INSTANCE, &[], "").await;
+    assert_eq!(deleted.json(), json!({"isSuccessful": true, "responseCode": "ok", "result": null}));
+    for method in ["GET", "DELETE"] {
+        let gone = client.ask(method, INSTANCE, &[], "").await;
+        assert_eq!(gone.status, 409);
+        assert_eq!(gone.json(), json!({"status": "notFound", "message": "IntegrationInstance i1 not found"}));
+    }
+    let gone = client.patch("[]", &[]).await;
+    assert_eq!(gone.json(), json!({"status": "notFound", "message": "IntegrationInstance i1 not found"}));
+}
+
+#[tokio::test]
+async fn a_patch_answers_the_new_instance_or_the_operations_at_fault() {
+    let client = client();
+    client.seed().await;
+    let done = client.patch(r#"[{"op":"Replace","path":"/status","value":"paused"}]"#, &[]).await;
+    assert_eq!(done.status, 200);
+    assert_eq!(done.json()["result"]["status"], "paused");
+    assert_eq!(
+        done.json()["result"]["updateInfo"]["updatedAt"],
+        done.json()["result"]["updateInfo"]["statusUpdatedAt"]
+    );
+    assert_eq!(done.etag(), client.ask("GET", INSTANCE, &[], "").await.etag());
+    let bad = r#"{"op":"replace","path":"/status","value":"x"}"#;
+    let refused = client.patch(&format!(r#"[{{"op":"remove","path":"/webHooks/w1"}},{bad}]"#), &[]).await;
+    assert_eq!(refused.status, 409);
+    let message = refused.json()["errorInfo"]["message"].clone();
+    assert!(message.as_str().unwrap().contains("notConfigured"), "{message}");
+    let bad: Value = serde_json::from_str(bad).unwrap();
+    assert_eq!(
+        refused.json(),
+        json!({"isSuccessful": false, "responseCode": "conflict", "errorInfo": {
+            "invalidPaths": [], "invalidValueTypes": [], "invalidDatas": [bad], "invalidConstraints": {},
+            "status": "invalidArgs", "message": message
+        }})
+    );
+    assert_eq!(client.ask("GET", INSTANCE, &[], "").await.json()["webHooks"][0]["id"], "w1");
+}
+
+#[tokio::test]
+async fn a_patch_of_passed_tests_writes_nothing() {
+    let client = client();
+    let before = client.seed().await;
+    let tested = client.patch(r#"[{"op":"test","path":"/baseUrl","value":"https://a.example"}]"#, &[]).await;
+    assert_eq!((tested.status, tested.etag()), (StatusCode::OK, before.etag()));
+}
+
+#[tokio::test]
+async fn a_put_keeps_masked_secrets_and_refuses_what_can_not_be() {
+    let client = client();
+    client.seed().await;
+    assert_eq!(client.put(INSTANCE, &seed().replace("hunter22", "***")).await.status, 200);
+    let refused = client.put(INSTANCE, &seed().replace("/cb", "ftp://x").replace("hunter22", "***")).await;
+    assert_eq!(refused.status, 409);
+    assert_eq!(refused.json()["errorInfo"]["invalidDatas"][0]["path"], "/webHooks/0/relativeUrl");
+    let other = client.put("/api/v1/acme/integrations/instances/i2", &seed()).await;
+    assert_eq!(other.json()["errorInfo"]["invalidDatas"][0]["path"], "/id");
+}
+
+#[tokio::test]
+async fn if_match_guards_every_change() {
+    let client = client();
+    let etag = client.seed().await.etag();
+    for (tag, status) in [(r#""0-999""#, 412), ("W/\"0-0\"", 412), ("nonsense", 412), (etag.as_str(), 200)] {
+        let answer = client.patch("[]", &[("if-match", tag)]).await;
+        assert_eq!(answer.status, status, "{tag}: {}", answer.text);
+    }
+    let json = ("content-type", "application/json");
+    let stale = client.ask("PUT", INSTANCE, &[json, ("if-match", "\"0-999\"")], &seed()).await;
+    assert_eq!(
+        (stale.status, stale.json()["status"].clone()),
+        (StatusCode::PRECONDITION_FAILED, json!("preconditionFailed"))
+    );
+    let exists = client.ask("PUT", INSTANCE, &[json, ("if-none-match", "*")], &seed()).await;
+    assert_eq!(exists.status, 412);
+    let missing = client.ask("PUT", "/api/v1/acme/integrations/instances/new", &[json, ("if-match", "*")], "{}").await;
+    assert_eq!(missing.status, 412);
+    assert_eq!(client.ask("DELETE", INSTANCE, &[("if-match", "\"0-999\"")], "").await.status, 412);
+    assert_eq!(client.ask("GET", INSTANCE, &[("if-none-match", &etag)], "").await.status, 304);
+    assert_eq!(client.ask("DELETE", INSTANCE, &[("if-match", &etag)], "").await.status, 200);
+}
+
+#[tokio::test]
+async fn only_tokens_of_the_workspace_are_let_in() {
+    let client = client();
+    client.seed().await;
+    for header in ["Bearer wrong", "Basic acme-token", "Bearer"] {
+        let answer = client.ask("GET", INSTANCE, &[("authorization", header)], "").await;
+        assert_eq!(answer.status, 401, "{header}");
+        assert_eq!(answer.headers["www-authenticate"], "Bearer");
+        assert_eq!(answer.json()["status"], "unauthorized");
+    }
+    let keyed = [("authorization", ""), ("x-xcom-accesskey", "acme-token")];
+    assert_eq!(client.ask("GET", INSTANCE, &keyed, "").await.status, 200);
+    let other = "/api/v1/other/integrations/instances/i1";
+    for method in ["GET", "PATCH", "PUT", "DELETE"] {
+        assert_eq!(client.ask(method, other, &[], "").await.status, 403, "{method}");
+        assert_eq!(client.ask(method, other, &[("authorization", "Bearer no")], "").await.status, 401, "{method}");
+    }
+    let all = [("authorization", "Bearer all-token")];
+    assert_eq!(client.ask("GET", other, &all, "").await.status, 409);
+    // Before anything is read of the body.
+    assert_eq!(client.ask("PATCH", other, &[("content-type", PATCH)], &" ".repeat(2 << 20)).await.status, 403);
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_typed_and_json() {
+    let client = client();
+    client.seed().await;
+    for content_type in ["application/json", "text/plain", ""] {
+        let answer = client.ask("PATCH", INSTANCE, &[("content-type", content_type)], "{}").await;
+        assert_eq!(answer.status, 415, "{content_type}");
+    }
+    let charset = "Application/JSON-Patch+json; charset=utf-8";
+    assert_eq!(client.ask("PATCH", INSTANCE, &[("content-type", charset)], r#"{"operations":[]}"#).await.status, 200);
+    assert_eq!(client.ask("PUT", INSTANCE, &[("content-type", PATCH)], "{}").await.status, 415);
+    for body in ["", "{", "[]", r#"{"operations":1}"#] {
+        assert_eq!(client.ask("PATCH", INSTANCE, &[("content-type", PATCH)], body).await.status, 400, "{body}");
+    }
+    assert_eq!(client.put(INSTANCE, "[1]").await.status, 400);
+    let large = format!(r#"{{"operations":[{}]}}"#, " ".repeat(1 << 20));
+    assert_eq!(client.ask("PATCH", INSTANCE, &[("content-type", PATCH)], &large).await.status, 413);
+    // The same without a length announced.
+    let stream = futures_util::stream::iter(large.into_bytes().chunks(1 << 16).map(<[u8]>::to_vec).collect::<Vec<_>>());
+    let chunked = Body::from_stream(futures_util::StreamExt::map(stream, Ok::<_, std::io::Error>));
+    let request = Request::patch(INSTANCE)
+        .header("authorization", "Bearer acme-token")
+        .header("content-type", PATCH)
+        .body(chunked)
+        .unwrap();
+    assert_eq!(client.send(request).await.status, 413);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_comes_is_given_up() {
+    let client = client();
+    let request = Request::patch(INSTANCE)
+        .header("authorization", "Bearer acme-token")
+        .header("content-type", PATCH)
+        .body(Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>()))
+        .unwrap();
+    assert_eq!(client.send(request).await.status, 408);
+}
+
+#[tokio::test]
+async fn routes_and_methods_that_are_none_are_told_in_json() {
+    let client = client();
+    for path in ["/", "/api/v1", "/api/v2/acme/integrations/instances", "/api/v1/acme/integrations/instances/a/b"] {
+        let answer = client.ask("GET", path, &[], "").await;
+        assert_eq!(
+            (answer.status, answer.json()["status"].clone()),
+            (StatusCode::NOT_FOUND, json!("noSuchRoute")),
+            "{path}"
+        );
+    }
+    let hook = "/api/v1/acme/integrations/instances/i1/webhooks/w1/test";
+    for (method, path, allowed) in [
+        ("POST", INSTANCE, "GET, HEAD, PATCH, PUT, DELETE"),
+        ("DELETE", "/api/v1/acme/integrations/instances", "GET, HEAD"),
+        ("GET", hook, "POST"),
+        ("POST", "/api/v1/openapi.json", "GET, HEAD"),
+    ] {
+        let answer = client.ask(method, path, &[], "").await;
+        assert_eq!(
+            (answer.status, answer.headers["allow"].to_str().unwrap()),
+            (StatusCode::METHOD_NOT_ALLOWED, allowed)
+        );
+        assert_eq!(answer.json()["status"], "methodNotAllowed");
+    }
+}
+
+#[tokio::test]
+async fn names_that_can_not_be_keys_are_refused() {
+    let client = client();
+    let all = [("authorization", "Bearer all-token")];
+    let long = "x".repeat(201);
+    for name in ["a%2Fb", "%20", "a%0Ab", "%00", &long, "%ff"] {
+        for path in
+            [format!("/api/v1/{name}/integrations/instances"), format!("/api/v1/acme/integrations/instances/{name}")]
+        {
+            let answer = client.ask("GET", &path, &all, "").await;
+            assert_eq!(
+                (answer.status, answer.json()["status"].clone()),
+                (StatusCode::BAD_REQUEST, json!("badRequest")),
+                "{path}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let client = client();
+    let list = "/api/v1/acme/integrations/instances";
+    assert_eq!(client.ask("GET", list, &[], "").await.json(), json!({"items": [], "hasMore": false, "next": null}));
+    for number in 0..5 {
+        assert_eq!(client.put(&format!("{list}/i{number}"), "{}").await.status, 200);
+    }
+    let page = client.ask("GET", &format!("{list}?limit=2&after=i0"), &[], "").await.json();
+    assert_eq!((page["items"][0]["id"].clone(), page["items"][1]["id"].clone()), (json!("i1"), json!("i2")));
+    assert_eq!((page["hasMore"].clone(), page["next"].clone()), (json!(true), json!("i2")));
+    let tail = client.ask("GET", &format!("{list}?limit=5000&after=i2"), &[], "").await.json();
+    assert_eq!((tail["items"].as_array().unwrap().len(), tail["next"].clone()), (2, Value::Null));
+    for bad in ["limit=0", "limit=-1", "limit=x", "limit=", "limit=1&limit=2"] {
+        assert_eq!(client.ask("GET", &format!("{list}?{bad}"), &[], "").await.status, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_test_delivery_says_what_the_receiver_said_without_secrets() {
+    let client = client();
+    client.seed().await;
+    let path = format!("{INSTANCE}/webhooks/w1/test");
+    let said = client.ask("POST", &path, &[], "").await;
+    assert_eq!(
+        said.json(),
+        json!({"acknowledged": true, "reason": null, "status": 200, "durationMs": 5, "answer": "acme/i1 w1 told ***"})
+    );
+    let missing = client.ask("POST", &format!("{INSTANCE}/webhooks/w9/test"), &[], "").await;
+    assert_eq!(
+        (missing.status, missing.json()["message"].clone()),
+        (StatusCode::CONFLICT, json!("WebHook w9 not found"))
+    );
+    let missing = client.ask("POST", "/api/v1/acme/integrations/instances/i9/webhooks/w1/test", &[], "").await;
+    assert_eq!((missing.status, missing.json()["status"].clone()), (StatusCode::CONFLICT, json!("notFound")));
+}
+
+#[tokio::test]
+async fn the_number_of_test_deliveries_is_bounded() {
+    let client = client_with(Arc::new(|_| Box::pin(std::future::pending())));
+    client.seed().await;
+    let path = format!("{INSTANCE}/webhooks/w1/test");
+    let first = client.ask("POST", &path, &[], "");
+    let second = client.ask("POST", &path, &[], "");
+    tokio::select! {
+        biased;
+        _ = first => panic!("it never ends"),
+        second = second => assert_eq!(second.status, 503),
+    }
+}
+
+#[tokio::test]
+async fn the_description_and_its_page_need_no_token_and_nothing_from_outside() {
+    let client = client();
+    let description = client.ask("GET", "/api/v1/openapi.json", &[("authorization", "")], "").await.json();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+    let paths: Vec<&String> = description["paths"].as_object().unwrap().keys().collect();
+    assert_eq!(paths.len(), 3, "{paths:?}");
+    let page = client.ask("GET", "/api/v1/docs", &[("authorization", "")], "").await;
+    assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
+    assert!(!page.text.contains("http://") && !page.text.contains("https://"), "an outside asset");
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_method_and_class() {
+    let client = client();
+    client.seed().await;
+    client.ask("GET", "/nope", &[], "").await;
+    assert_eq!(client.requests.with_label_values(&["PUT", "2xx"]).get(), 1);
+    assert_eq!(client.requests.with_label_values(&["GET", "4xx"]).get(), 1);
+    let known = METHODS.into_iter().flat_map(|method| CLASSES.map(|class| (method, class)));
+    let counts: Vec<u64> =
+        known.map(|(method, class)| client.requests.with_label_values(&[method, class]).get()).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 2, "nothing is counted beside the series that start at zero");
+}

@@ -1,0 +1,270 @@
+//! An instance in the making: what each operation changes, and who wrote what, so that a fault found in the end can be
+//! laid at the right operation.
+
+use std::fmt::Write as _;
+
+use super::operation::{ACCEPTED_PATHS, Operation, OperationFault, Target, Verb, WEBHOOK_FIELDS};
+use super::operation::{bad_data, bad_path, bad_type, index};
+use crate::registration::instance::{BadMask, Fields, Instance, raw, settle_id, unmask};
+use crate::registration::instance_check::{Fault, Place, is_name};
+
+/// A webhook in the making, and which operations wrote what of it (no field: all of it).
+struct Entry {
+    id: Option<String>,
+    fields: Fields,
+    written: Vec<(usize, Option<String>)>,
+}
+
+impl Entry {
+    fn new(fields: Fields, number: Option<usize>) -> Self {
+        let written = number.map(|number| (number, None)).into_iter().collect();
+        Self { id: fields.text("id"), fields, written }
+    }
+}
+
+/// The instance in the making.
+pub(super) struct Draft<'a> {
+    stored: &'a Instance,
+    fields: Fields,
+    webhooks: Vec<Entry>,
+    written: Vec<(usize, &'static str)>,
+    pub(super) status_written: bool,
+    /// The last operation that was one that writes.
+    pub(super) last_written: Option<usize>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(stored: &'a Instance) -> Self {
+        Self {
+            stored,
+            fields: stored.fields.clone(),
+            webhooks: stored.webhooks.iter().map(|webhook| Entry::new(webhook.clone(), None)).collect(),
+            written: Vec::new(),
+            status_written: false,
+            last_written: None,
+        }
+    }
+
+    pub(super) fn instance(&self) -> Instance {
+        let webhooks = self.webhooks.iter().map(|entry| entry.fields.clone()).collect();
+        Instance { fields: self.fields.clone(), webhooks }
+    }
+
+    /// The last operation that wrote where the fault lies.
+    pub(super) fn culprit(&self, fault: &Fault) -> Option<usize> {
+        match fault.place {
+            Place::Field(field) => self.last_of(field),
+            Place::Webhook(index, fields) => {
+                let entry = self.webhooks.get(index)?;
+                let wrote = |field: &Option<String>| field.as_deref().is_none_or(|field| fields.contains(&field));
+                let own = entry.written.iter().rev().find(|(_, field)| wrote(field)).map(|(number, _)| *number);
+                let base = fields.contains(&"relativeUrl").then(|| self.last_of("baseUrl")).flatten();
+                own.max(base)
+            }
+            Place::Ids(one, other) => {
+                let webhooks = [one, other].into_iter().filter_map(|index| self.webhooks.get(index));
+                webhooks.flat_map(|entry| &entry.written).filter(|(_, field)| field.is_none()).map(|it| it.0).max()
+            }
+            Place::Whole => self.last_written,
+        }
+    }
+
+    fn last_of(&self, field: &str) -> Option<usize> {
+        self.written.iter().rev().find(|(_, written)| *written == field).map(|(number, _)| *number)
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        number: usize,
+        operation: &Operation,
+        fresh_id: &mut dyn FnMut() -> String,
+    ) -> Result<(), OperationFault> {
+        match &operation.target {
+            Target::Webhooks => self.list(number, operation, fresh_id)?,
+            Target::Append if operation.verb == Verb::Add => {
+                self.insert(number, operation.webhook()?, None, fresh_id);
+            }
+            Target::Append => return Err(bad_path(&operation.path, "takes add only")),
+            Target::Webhook(segment) => self.webhook(number, operation, segment, fresh_id)?,
+            Target::WebhookField(segment, field) => self.webhook_field(number, operation, segment, field)?,
+            Target::Field(field) => self.field(number, operation, field)?,
+        }
+        if operation.verb != Verb::Test {
+            self.last_written = Some(number);
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, number: usize, mut webhook: Fields, at: Option<usize>, fresh_id: &mut dyn FnMut() -> String) {
+        settle_id(&mut webhook, fresh_id);
+        let at = at.unwrap_or(self.webhooks.len());
+        self.webhooks.insert(at, Entry::new(webhook, Some(number)));
+    }
+
+    /// `/webHooks`
+    fn list(
+        &mut self,
+        number: usize,
+        operation: &Operation,
+        fresh_id: &mut dyn FnMut() -> String,
+    ) -> Result<(), OperationFault> {
+        match operation.verb {
+            Verb::Add => self.insert(number, operation.webhook()?, None, fresh_id),
+            Verb::Remove => self.webhooks.clear(),
+            Verb::Replace => {
+                let value = operation.value()?;
+                let webhooks: Vec<Fields> = serde_json::from_str(value.get())
+                    .map_err(|_no_list| bad_type(&operation.path, Some(value), "expected an array of WebHooks"))?;
+                self.webhooks.clear();
+                for webhook in webhooks {
+                    self.insert(number, webhook, None, fresh_id);
+                }
+            }
+            Verb::Test => {
+                let there: Vec<&Fields> = self.webhooks.iter().map(|entry| &entry.fields).collect();
+                operation.passes(&raw(&there))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of the webhook of that id, or else index.
+    fn find(&self, segment: &str) -> Option<usize> {
+        let by_id = self.webhooks.iter().position(|entry| entry.id.as_deref() == Some(segment));
+        by_id.or_else(|| index(segment).filter(|index| *index < self.webhooks.len()))
+    }
+
+    fn found(&self, path: &str, segment: &str) -> Result<usize, OperationFault> {
+        self.find(segment).ok_or_else(|| {
+            let mut what = "no webhook has this id or index; expected ".to_owned();
+            match self.webhooks.len() {
+                0 => what.push_str("none: the instance has no webhooks"),
+                len => write!(what, "the id of one of its {len} webhooks, or its index from 0")
+                    .expect("a String takes everything"),
+            }
+            bad_path(path, &what)
+        })
+    }
+
+    /// `/webHooks/{id or index}`
+    fn webhook(
+        &mut self,
+        number: usize,
+        operation: &Operation,
+        segment: &str,
+        fresh_id: &mut dyn FnMut() -> String,
+    ) -> Result<(), OperationFault> {
+        if operation.verb == Verb::Add {
+            return self.add_at(number, operation, segment, fresh_id);
+        }
+        let place = self.found(&operation.path, segment)?;
+        let Some(entry) = self.webhooks.get_mut(place) else { return Ok(()) };
+        match operation.verb {
+            Verb::Add | Verb::Replace => replace_entry(entry, number, operation.webhook()?),
+            Verb::Remove => {
+                self.webhooks.remove(place);
+            }
+            Verb::Test => operation.passes(&raw(&entry.fields))?,
+        }
+        Ok(())
+    }
+
+    /// `add` of a webhook: at an index it is put in before, at an id it takes that id's place or is new.
+    fn add_at(
+        &mut self,
+        number: usize,
+        operation: &Operation,
+        segment: &str,
+        fresh_id: &mut dyn FnMut() -> String,
+    ) -> Result<(), OperationFault> {
+        let mut webhook = operation.webhook()?;
+        if let Some(entry) = self.webhooks.iter_mut().find(|entry| entry.id.as_deref() == Some(segment)) {
+            replace_entry(entry, number, webhook);
+            return Ok(());
+        }
+        if let Some(at) = index(segment) {
+            if at > self.webhooks.len() {
+                let what = format!("an index beyond the end; expected 0 to {}", self.webhooks.len());
+                return Err(bad_path(&operation.path, &what));
+            }
+            self.insert(number, webhook, Some(at), fresh_id);
+            return Ok(());
+        }
+        if !is_name(segment) {
+            return Err(bad_path(&operation.path, ACCEPTED_PATHS));
+        }
+        settle_id(&mut webhook, &mut || segment.to_owned());
+        if webhook.text("id").is_some_and(|id| id != segment) {
+            return Err(bad_data(&operation.path, "the value's id is not the path's; expected the same or none"));
+        }
+        self.insert(number, webhook, None, fresh_id);
+        Ok(())
+    }
+
+    /// `/webHooks/{id or index}/{field}`
+    fn webhook_field(
+        &mut self,
+        number: usize,
+        operation: &Operation,
+        segment: &str,
+        field: &str,
+    ) -> Result<(), OperationFault> {
+        let place = self.found(&operation.path, segment)?;
+        let Some(entry) = self.webhooks.get_mut(place) else { return Ok(()) };
+        let there = entry.fields.get(field);
+        if there.is_none() && (operation.verb == Verb::Remove || !WEBHOOK_FIELDS.contains(&field)) {
+            return Err(bad_path(
+                &operation.path,
+                &format!("not there; expected one of {}", WEBHOOK_FIELDS.join(", ")),
+            ));
+        }
+        if field == "id" && operation.verb != Verb::Test {
+            return Err(bad_path(&operation.path, "a webhook keeps its id; remove it and add another"));
+        }
+        match operation.verb {
+            Verb::Add | Verb::Replace => entry.fields.set(field, operation.value()?.to_owned()),
+            Verb::Remove => {
+                entry.fields.remove(field);
+            }
+            Verb::Test => {
+                return there.map_or_else(|| Err(operation.failed_test()), |there| operation.passes(there));
+            }
+        }
+        entry.written.push((number, Some(field.to_owned())));
+        Ok(())
+    }
+
+    /// A field of the instance itself that a path may name, such as `baseUrl`.
+    fn field(&mut self, number: usize, operation: &Operation, field: &'static str) -> Result<(), OperationFault> {
+        match operation.verb {
+            Verb::Test => {
+                let there = self.fields.get(field);
+                return there.map_or_else(|| Err(operation.failed_test()), |there| operation.passes(there));
+            }
+            Verb::Remove => {
+                if !self.fields.remove(field) {
+                    return Err(bad_path(&operation.path, "the instance has no such field to remove"));
+                }
+            }
+            Verb::Add | Verb::Replace => {
+                let value = operation.value()?;
+                let filled = (field == "secrets").then(|| unmask(value, self.stored.fields.get("secrets")));
+                let filled =
+                    filled.transpose().map_err(|error: BadMask| bad_data(&operation.path, &error.to_string()))?;
+                self.fields.set(field, filled.flatten().unwrap_or_else(|| value.to_owned()));
+            }
+        }
+        self.written.push((number, field));
+        self.status_written |= field == "status";
+        Ok(())
+    }
+}
+
+/// A webhook in another's place keeps the other's id.
+fn replace_entry(entry: &mut Entry, number: usize, mut webhook: Fields) {
+    if let Some(id) = entry.fields.get("id") {
+        webhook.set("id", id.to_owned());
+    }
+    entry.fields = webhook;
+    entry.written.push((number, None));
+}

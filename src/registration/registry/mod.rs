@@ -1,0 +1,343 @@
+//! The registry: every integration, read from and written to the compacted integrations topic by this process alone.
+//!
+//! `view` is what the topic holds, `reader` fills it on a thread of its own, `writer` makes one change after the other on
+//! another. A change is decided against the view, written in a transaction of one record, and answered when the record
+//! is committed and the view shows it, so the next decision sees it. The fixed transactional id fences an older process.
+//!
+//! Who waits for whom: a request waits for the writer, the writer for the broker and for the reader, the reader for
+//! nobody. Decisions (what a patch does, what HTTP answers) are the caller's.
+
+mod reader;
+mod view;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use self::view::{Page, Stored, Version, View};
+use crate::kafka::client::table_consumer_config;
+use crate::settings::Kafka;
+
+/// Changes that wait for the writer: a second or two of work. When it is full, more are refused at once.
+pub const QUEUE_MAX: usize = 2048;
+
+/// What a decision asks the writer for.
+#[derive(Debug)]
+pub enum Decision {
+    /// Leave the record as it is.
+    Keep,
+    /// Write this value.
+    Put(Vec<u8>),
+    /// Write a tombstone.
+    Delete,
+}
+
+/// Why a change was not made, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// More changes wait than may.
+    #[error("too many changes are waiting")]
+    Full,
+    /// Nothing was written; trying again may help.
+    #[error("not written: {0}")]
+    NotWritten(String),
+    /// The topic takes no record of this size; nothing was written.
+    #[error("the record is larger than the integrations topic takes")]
+    TooLarge,
+    /// The log did not show in time whether the record is in it.
+    #[error("it is not known whether the change was written: read it again")]
+    Unknown,
+    /// This process writes no more.
+    #[error("this process is stopping or was replaced by a newer one")]
+    Closed,
+}
+
+/// Why the registry can't be opened or can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The client refused its configuration or the broker the request.
+    #[error("{doing} failed on topic {topic}")]
+    Kafka {
+        /// What was being done.
+        doing: &'static str,
+        /// The integrations topic.
+        topic: String,
+        /// Why.
+        #[source]
+        error: KafkaError,
+    },
+    /// The topic isn't there.
+    #[error("topic {0} does not exist; `hookstream topics apply` creates it")]
+    NoTopic(String),
+    /// A newer process writes now.
+    #[error("another registration API with transactional id {0} was started: this one is fenced and stops")]
+    Fenced(String),
+    /// The producer can't be used any more.
+    #[error("the producer with transactional id {id} failed for good: {error}")]
+    Fatal {
+        /// Its transactional id.
+        id: String,
+        /// Why.
+        error: String,
+    },
+    /// A thread could not be started or ended without a word.
+    #[error("the registry's {0} thread failed")]
+    Thread(&'static str),
+    /// Stopped before it was open.
+    #[error("stopped while reading the integrations topic")]
+    Stopped,
+}
+
+/// What becomes of the latest record.
+type Decide = Box<dyn FnOnce(Option<&Stored>) -> Decision + Send>;
+
+/// A change on its way to the writer.
+struct Job {
+    workspace: String,
+    id: String,
+    decide: Decide,
+    reply: oneshot::Sender<Result<Option<Version>, WriteError>>,
+}
+
+/// What requests hold: the view, and the way to the writer.
+#[derive(Clone)]
+pub struct Handle {
+    view: Arc<View>,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Handle {
+    /// What the topic holds.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Decides on the latest record of an integration, with no other change between, and does what was decided.
+    /// Answers what the decision left and the version written, if any. A caller that is gone before its turn comes has
+    /// changed nothing.
+    ///
+    /// # Errors
+    /// [`WriteError`] says whether anything was written.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        workspace: &str,
+        id: &str,
+        decide: impl FnOnce(Option<&Stored>) -> (Decision, T) + Send + 'static,
+    ) -> Result<(T, Option<Version>), WriteError> {
+        let (left, leaves) = oneshot::channel();
+        let (reply, replied) = oneshot::channel();
+        let decide: Decide = Box::new(move |stored| {
+            let (decision, value) = decide(stored);
+            match left.send(value) {
+                Ok(()) => decision,
+                // Nobody waits for it any more.
+                Err(_) => Decision::Keep,
+            }
+        });
+        let job = Job { workspace: workspace.to_owned(), id: id.to_owned(), decide, reply };
+        self.jobs.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => WriteError::Full,
+            mpsc::error::TrySendError::Closed(_) => WriteError::Closed,
+        })?;
+        let version = replied.await.map_err(|_closed| WriteError::Closed)??;
+        let value = leaves.await.map_err(|_closed| WriteError::Closed)?;
+        Ok((value, version))
+    }
+}
+
+/// The open registry: its threads run until it is closed, dropped or fails.
+pub struct Registry {
+    handle: Handle,
+    stop: DropGuard,
+    ended: Vec<oneshot::Receiver<Result<(), RegistryError>>>,
+}
+
+impl Registry {
+    /// Fences older processes and reads the topic to the end it has then. Takes as long as that takes.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when Kafka refuses for good; what may pass is tried again until `stop`.
+    pub async fn open(kafka: &Kafka, topic: &str, stop: CancellationToken) -> Result<Self, RegistryError> {
+        let log = Log { kafka: kafka.clone(), topic: topic.to_owned(), stop: stop.clone() };
+        let view = Arc::new(View::default());
+        let (jobs, waiting) = mpsc::channel(QUEUE_MAX);
+        // In this order: what an older process had under way is settled before the topic's end is looked up.
+        let writer = writer::start(log.clone(), Arc::clone(&view), waiting);
+        writer.ready.await.map_err(|_closed| RegistryError::Thread("writer"))??;
+        let reader = reader::start(log, Arc::clone(&view));
+        reader.ready.await.map_err(|_closed| RegistryError::Thread("reader"))??;
+        tracing::info!(integrations = view.len(), "registry is open");
+        let stop = stop.drop_guard();
+        Ok(Self { handle: Handle { view, jobs }, stop, ended: vec![writer.ended, reader.ended] })
+    }
+
+    /// What requests hold.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until a thread ends, which it does unasked only when it can't go on, and says why.
+    ///
+    /// Cancel safe.
+    pub async fn failed(&mut self) -> RegistryError {
+        let (ended, index, _rest) = futures_util::future::select_all(self.ended.iter_mut()).await;
+        self.ended.remove(index);
+        match ended {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) | Err(_) => RegistryError::Thread("writer or reader"),
+        }
+    }
+
+    /// Lets the change under way finish and ends both threads.
+    pub async fn close(self) {
+        let Self { handle, stop, ended } = self;
+        drop((handle, stop));
+        for ended in ended {
+            // A thread that is gone already has said why before.
+            drop(ended.await);
+        }
+    }
+}
+
+/// A thread of the registry, as the others see it.
+struct Running {
+    /// Says once that it is ready, or why it never will be.
+    ready: oneshot::Receiver<Result<(), RegistryError>>,
+    ended: oneshot::Receiver<Result<(), RegistryError>>,
+}
+
+/// Runs `body` on a thread of its own; it gets a channel to say that it is ready.
+fn run_thread(
+    name: &'static str,
+    body: impl FnOnce(oneshot::Sender<Result<(), RegistryError>>) -> Result<(), RegistryError> + Send + 'static,
+) -> Running {
+    let (is_ready, ready) = oneshot::channel();
+    let (has_ended, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(format!("registry-{name}")).spawn(move || {
+        // Whoever opened the registry may be gone: then nobody is left to be told.
+        drop(has_ended.send(body(is_ready)));
+    });
+    if let Err(error) = thread {
+        // Both channels are closed by now, and that is how the opener learns of it.
+        tracing::error!(%error, name, "thread not started");
+    }
+    Running { ready, ended }
+}
+
+/// What the threads need to know of the topic.
+#[derive(Clone)]
+struct Log {
+    kafka: Kafka,
+    topic: String,
+    stop: CancellationToken,
+}
+
+impl Log {
+    fn error(&self, doing: &'static str) -> impl FnOnce(KafkaError) -> RegistryError {
+        let topic = self.topic.clone();
+        move |error| RegistryError::Kafka { doing, topic, error }
+    }
+}
+
+/// The transactional id of a group's registration API: the same for every process of it, so that the newest fences.
+fn transactional_id(group: &str) -> String {
+    format!("{group}-registration-api")
+}
+
+/// What the registry's clients are called in logs.
+const ROLE: &str = "registration-api";
+
+/// A consumer that is assigned, never subscribed, and sees committed records only.
+fn consumer_config(kafka: &Kafka) -> ClientConfig {
+    let mut config = table_consumer_config(kafka, ROLE);
+    // Whatever else the operator sets, these are what makes the view right.
+    config
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error");
+    config
+}
+
+/// How long one request to the broker may take before it is tried again or given up.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A writer that writes into the view at once, as the threads do by way of Kafka.
+    pub(crate) fn in_memory(queue_max: usize) -> (Handle, std::thread::JoinHandle<()>) {
+        let view = Arc::new(View::default());
+        let (jobs, mut waiting) = mpsc::channel::<Job>(queue_max);
+        let handle = Handle { view: Arc::clone(&view), jobs };
+        let thread = std::thread::spawn(move || {
+            let mut offset = 0;
+            while let Some(job) = waiting.blocking_recv() {
+                let decision = (job.decide)(view.get(&job.workspace, &job.id).as_ref());
+                let key = format!("{}/{}", job.workspace, job.id);
+                let version = Version { partition: 0, offset };
+                offset += 1;
+                let written = match decision {
+                    Decision::Keep => None,
+                    Decision::Put(bytes) => Some(view.apply(Some(&key), Some(bytes.into()), version)),
+                    Decision::Delete => Some(view.apply(Some(&key), None, version)),
+                };
+                drop(job.reply.send(Ok(written.map(|_| version))));
+            }
+        });
+        (handle, thread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::in_memory;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_answers_what_was_decided_and_written() {
+        let (handle, _thread) = in_memory(1);
+        let change = handle.change("ws", "a", |stored| (Decision::Put(b"x".to_vec()), stored.is_none()));
+        let (was_new, version) = change.await.unwrap();
+        assert!(was_new);
+        assert_eq!(handle.view().get("ws", "a").unwrap().version, version.unwrap());
+        let kept = handle.change("ws", "a", |stored| (Decision::Keep, stored.is_some())).await;
+        assert_eq!(kept.unwrap(), (true, None));
+    }
+
+    #[tokio::test]
+    async fn a_closed_writer_is_told() {
+        let (jobs, waiting) = mpsc::channel(1);
+        let handle = Handle { view: Arc::default(), jobs };
+        drop(waiting);
+        assert_eq!(handle.change("ws", "a", |_| (Decision::Keep, ())).await, Err(WriteError::Closed));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once() {
+        let (jobs, _waiting) = mpsc::channel(1);
+        let handle = Handle { view: Arc::default(), jobs };
+        let first = handle.change("ws", "a", |_| (Decision::Keep, ()));
+        let second = handle.change("ws", "a", |_| (Decision::Keep, ()));
+        tokio::select! {
+            biased;
+            first = first => panic!("{first:?}"),
+            second = second => assert_eq!(second, Err(WriteError::Full)),
+        }
+    }
+
+    #[test]
+    fn the_operators_properties_do_not_undo_ours() {
+        let properties =
+            vec![("isolation.level".into(), "read_uncommitted".into()), ("sasl.username".into(), "u".into())];
+        let config = consumer_config(&Kafka { brokers: "b:1".into(), group: "g".into(), properties });
+        assert_eq!(config.get("isolation.level"), Some("read_committed"));
+        assert_eq!(config.get("sasl.username"), Some("u"));
+    }
+}

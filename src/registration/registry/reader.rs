@@ -1,0 +1,245 @@
+//! The thread that follows the integrations topic and fills the view: all partitions by `assign`, from the beginning,
+//! committed records only. It is ready when it has read everything that was there when it began.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{BROKER_TIMEOUT, Log, ROLE, RegistryError, Running, Version, View, consumer_config, run_thread};
+use crate::kafka::client::ClientLog;
+
+/// How long the thread waits for a record before it looks whether it should stop.
+const POLL: Duration = Duration::from_millis(100);
+/// How often it looks whether the topic has more partitions than before.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(30);
+/// Of the many errors of one outage, one is logged in this time.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) fn start(log: Log, view: Arc<View>) -> Running {
+    run_thread("reader", move |ready| {
+        let consumer = match open(&log) {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                // Only the opener hears of it: it is still waiting.
+                drop(ready.send(Err(error)));
+                return Ok(());
+            }
+        };
+        Reader { log, view, consumer, ready: Some(ready), unread: BTreeSet::new(), partitions: 0, warned: None }.run()
+    })
+}
+
+fn open(log: &Log) -> Result<BaseConsumer<ClientLog>, RegistryError> {
+    consumer_config(&log.kafka).create_with_context(ClientLog::new(ROLE)).map_err(log.error("creating the consumer"))
+}
+
+/// The topic's partitions. Tried again while the brokers can't be reached.
+pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Result<Vec<i32>, RegistryError> {
+    loop {
+        if log.stop.is_cancelled() {
+            return Err(RegistryError::Stopped);
+        }
+        let found = consumer.fetch_metadata(Some(&log.topic), BROKER_TIMEOUT);
+        match found.as_ref().map(|found| found.topics().first()) {
+            Ok(Some(topic)) if topic.error().is_none() && !topic.partitions().is_empty() => {
+                return Ok(topic.partitions().iter().map(MetadataPartition::id).collect());
+            }
+            Ok(Some(topic)) if topic.error().is_some_and(|error| is_unknown(error.into())) => {
+                return Err(RegistryError::NoTopic(log.topic.clone()));
+            }
+            Ok(_) => tracing::warn!(topic = %log.topic, "topic has no leader yet"),
+            Err(KafkaError::MetadataFetch(code)) if is_unknown(*code) => {
+                return Err(RegistryError::NoTopic(log.topic.clone()));
+            }
+            Err(error) => tracing::warn!(topic = %log.topic, %error, "partitions not read, trying again"),
+        }
+        pause();
+    }
+}
+
+fn is_unknown(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
+}
+
+/// Waits until everything before the partition's end is settled: no transaction of whoever else is open before it.
+/// Then the consumer's own end, which is that of committed records, has reached the end the log had.
+fn wait_settled(
+    log: &Log,
+    partition: i32,
+    settled: &BaseConsumer<ClientLog>,
+    all: &BaseConsumer<ClientLog>,
+) -> Result<(), RegistryError> {
+    let mut end = None;
+    loop {
+        if log.stop.is_cancelled() {
+            return Err(RegistryError::Stopped);
+        }
+        if end.is_none() {
+            end = high(log, partition, all);
+        }
+        match (end, high(log, partition, settled)) {
+            (Some(end), Some(stable)) if stable >= end => return Ok(()),
+            (Some(end), Some(stable)) => {
+                tracing::warn!(topic = %log.topic, partition, offset = stable, end, "an open transaction holds up reading");
+            }
+            (None, _) | (_, None) => {}
+        }
+        pause();
+    }
+}
+
+/// The partition's end as that consumer's isolation level sees it.
+pub(super) fn high(log: &Log, partition: i32, consumer: &BaseConsumer<ClientLog>) -> Option<i64> {
+    match consumer.fetch_watermarks(&log.topic, partition, BROKER_TIMEOUT) {
+        Ok((_low, high)) => Some(high),
+        Err(error) => {
+            tracing::warn!(topic = %log.topic, partition, %error, "end of partition not read, trying again");
+            None
+        }
+    }
+}
+
+/// A short wait between tries on the reader's and the writer's own threads.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own, not one of the runtime")]
+pub(super) fn pause() {
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+struct Reader {
+    log: Log,
+    view: Arc<View>,
+    consumer: BaseConsumer<ClientLog>,
+    ready: Option<oneshot::Sender<Result<(), RegistryError>>>,
+    /// Partitions whose end at the start has not been reached.
+    unread: BTreeSet<i32>,
+    partitions: usize,
+    warned: Option<Instant>,
+}
+
+impl Reader {
+    fn run(mut self) -> Result<(), RegistryError> {
+        match self.assign_all() {
+            Ok(()) => {}
+            Err(error) => {
+                if let Some(ready) = self.ready.take() {
+                    drop(ready.send(Err(error)));
+                }
+                return Ok(());
+            }
+        }
+        let mut looked = Instant::now();
+        while !self.log.stop.is_cancelled() {
+            if let Some(event) = self.consumer.poll(POLL) {
+                match event {
+                    Ok(message) => apply(&self.view, &message),
+                    Err(error) => self.on_error(error)?,
+                }
+            }
+            if self.unread.is_empty() && looked.elapsed() > PARTITIONS_EVERY {
+                looked = Instant::now();
+                self.look_for_partitions()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn assign_all(&mut self) -> Result<(), RegistryError> {
+        let partitions = partitions(&self.log, &self.consumer)?;
+        let mut config = consumer_config(&self.log.kafka);
+        let all: BaseConsumer<ClientLog> = config
+            .set("isolation.level", "read_uncommitted")
+            .create_with_context(ClientLog::new(ROLE))
+            .map_err(self.log.error("creating the consumer"))?;
+        for partition in &partitions {
+            wait_settled(&self.log, *partition, &self.consumer, &all)?;
+        }
+        self.consumer.assign(&self.list(&partitions)?).map_err(self.log.error("assigning its partitions"))?;
+        self.partitions = partitions.len();
+        self.unread = partitions.into_iter().collect();
+        Ok(())
+    }
+
+    fn list(&self, partitions: &[i32]) -> Result<TopicPartitionList, RegistryError> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition_offset(&self.log.topic, *partition, Offset::Beginning)
+                .map_err(self.log.error("listing its partitions"))?;
+        }
+        Ok(list)
+    }
+
+    /// Partitions added later would take records that nobody here sees.
+    fn look_for_partitions(&mut self) -> Result<(), RegistryError> {
+        let Ok(found) = self.consumer.fetch_metadata(Some(&self.log.topic), BROKER_TIMEOUT) else { return Ok(()) };
+        let mut now: Vec<i32> =
+            found.topics().iter().flat_map(MetadataTopic::partitions).map(MetadataPartition::id).collect();
+        if now.len() > self.partitions {
+            now.sort_unstable();
+            let new = now.split_off(self.partitions);
+            tracing::warn!(topic = %self.log.topic, added = new.len(), "topic has more partitions than before");
+            self.consumer
+                .incremental_assign(&self.list(&new)?)
+                .map_err(self.log.error("assigning added partitions"))?;
+            self.partitions += new.len();
+        }
+        Ok(())
+    }
+
+    fn on_error(&mut self, error: KafkaError) -> Result<(), RegistryError> {
+        match error {
+            KafkaError::PartitionEOF(partition) => {
+                self.unread.remove(&partition);
+                if self.unread.is_empty()
+                    && let Some(ready) = self.ready.take()
+                {
+                    drop(ready.send(Ok(())));
+                }
+                Ok(())
+            }
+            KafkaError::MessageConsumptionFatal(_)
+            | KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::TopicAuthorizationFailed,
+            ) => {
+                let kept = self.log.error("reading")(error.clone());
+                if let Some(ready) = self.ready.take() {
+                    drop(ready.send(Err(kept)));
+                    return Ok(());
+                }
+                Err(self.log.error("reading")(error))
+            }
+            error => {
+                if self.warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+                    self.warned = Some(Instant::now());
+                    tracing::warn!(topic = %self.log.topic, %error, "reading is held up");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn apply(view: &View, message: &impl Message) {
+    let version = Version { partition: message.partition(), offset: message.offset() };
+    let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
+    if !view.apply(key, message.payload().map(Bytes::copy_from_slice), version) {
+        let (partition, offset) = (version.partition, version.offset);
+        tracing::warn!(
+            topic = message.topic(),
+            partition,
+            offset,
+            "key is not <workspace>/<integration id>, passed by"
+        );
+    }
+}

@@ -1,0 +1,393 @@
+//! The one writer: a thread that makes one change after the other, each a transaction of one record.
+//!
+//! What the broker did not answer clearly is looked up in the log, never guessed. A writer that a newer process fenced,
+//! or whose producer failed for good, settles the change under way and ends; it never takes the id back.
+
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::reader::{high, partitions, pause};
+use super::{
+    BROKER_TIMEOUT, Decision, Job, Log, ROLE, RegistryError, Running, Version, View, WriteError, consumer_config,
+    run_thread, transactional_id,
+};
+use crate::kafka::client::{ClientLog, producer_config};
+
+/// How long the broker waits for the end of a transaction before it ends it itself.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the client tries to deliver the record of one.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long commit and abort are tried again before the log is asked: past the broker's own patience.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(45);
+/// How long the log may take to show whether a record is in it.
+const RESOLVE_PATIENCE: Duration = Duration::from_mins(1);
+/// How often a record is tried again that the client purged before it was sent.
+const PURGES_MAX: u32 = 3;
+/// How long the end of a delivery report is awaited.
+const REPORT_PATIENCE: Duration = Duration::from_millis(20);
+/// Between two warnings that the view has not caught up.
+const VIEW_WARN_EVERY: Duration = Duration::from_secs(10);
+/// What the client itself refuses; below it the topic's own limit decides.
+const RECORD_BYTES_MAX: usize = 16 << 20;
+
+pub(super) fn start(log: Log, view: Arc<View>, jobs: mpsc::Receiver<Job>) -> Running {
+    let runtime = Runtime::current();
+    run_thread("writer", move |ready| {
+        match Writer::open(log, view) {
+            Ok(writer) => {
+                drop(ready.send(Ok(())));
+                writer.run(&runtime, jobs)
+            }
+            Err(error) => {
+                // The opener is waiting for it.
+                drop(ready.send(Err(error)));
+                Ok(())
+            }
+        }
+    })
+}
+
+/// What became of a record, by the number it was sent under.
+type Delivered = (u64, Result<Version, RDKafkaErrorCode>);
+
+/// Hands what became of a record to the writer.
+struct Deliveries {
+    sender: std_mpsc::Sender<Delivered>,
+    log: ClientLog,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<u64>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: Box<u64>) {
+        let became = match result {
+            Ok(message) => Ok(Version { partition: message.partition(), offset: message.offset() }),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+        };
+        if self.sender.send((*number, became)).is_err() {
+            tracing::debug!(number = *number, "delivered after the writer ended");
+        }
+    }
+}
+
+/// How a change ended.
+enum Failure {
+    /// The next one can be tried.
+    Passing(WriteError),
+    /// This process writes no more.
+    Final(WriteError, Box<RegistryError>),
+}
+
+struct Writer {
+    log: Log,
+    view: Arc<View>,
+    producer: ThreadedProducer<Deliveries>,
+    delivered: std_mpsc::Receiver<Delivered>,
+    /// Of the last record sent.
+    number: u64,
+}
+
+impl Writer {
+    /// Creates the producer and takes the transactional id: what an older process had under way is settled then.
+    fn open(log: Log, view: Arc<View>) -> Result<Self, RegistryError> {
+        let (sender, delivered) = std_mpsc::channel();
+        let mut config = producer_config(&log.kafka, ROLE);
+        config
+            .set("transactional.id", transactional_id(&log.kafka.group))
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
+            .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
+            .set("enable.idempotence", "true")
+            // One record at a time: nothing to wait for, and its own size is what the topic's limit is about.
+            .set("linger.ms", "0")
+            .set("compression.type", "none")
+            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+            .set("queue.buffering.max.messages", "1000");
+        let producer: ThreadedProducer<Deliveries> = config
+            .create_with_context(Deliveries { sender, log: ClientLog::new(ROLE) })
+            .map_err(log.error("creating the producer"))?;
+        let checker: BaseConsumer<ClientLog> = consumer_config(&log.kafka)
+            .create_with_context(ClientLog::new(ROLE))
+            .map_err(log.error("creating the consumer"))?;
+        // Tells a missing topic before an older process is fenced for nothing.
+        partitions(&log, &checker)?;
+        loop {
+            if log.stop.is_cancelled() {
+                return Err(RegistryError::Stopped);
+            }
+            match producer.init_transactions(BROKER_TIMEOUT) {
+                Ok(()) => return Ok(Self { log, view, producer, delivered, number: 0 }),
+                Err(error) if is_retriable(&error) => {
+                    tracing::warn!(%error, "transactional id not taken yet, trying again");
+                    pause();
+                }
+                Err(error) => return Err(log.error("taking the transactional id")(error)),
+            }
+        }
+    }
+
+    fn run(mut self, runtime: &Runtime, mut jobs: mpsc::Receiver<Job>) -> Result<(), RegistryError> {
+        while let Some(job) = next(runtime, &mut jobs, &self.log.stop) {
+            if job.reply.is_closed() {
+                continue;
+            }
+            let stored = self.view.get(&job.workspace, &job.id);
+            let (result, end) = match (job.decide)(stored.as_ref()) {
+                Decision::Keep => (Ok(None), None),
+                Decision::Put(bytes) => self.settled(&job.workspace, &job.id, Some(&bytes)),
+                Decision::Delete => self.settled(&job.workspace, &job.id, None),
+            };
+            // A requester that has gone meanwhile reads the outcome from the instance.
+            drop(job.reply.send(result));
+            if let Some(cause) = end {
+                tracing::error!(error = %cause, "no more changes are written");
+                return Err(cause);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a record, and says what its requester is told and why this process must end, if it must.
+    fn settled(
+        &mut self,
+        workspace: &str,
+        id: &str,
+        value: Option<&[u8]>,
+    ) -> (Result<Option<Version>, WriteError>, Option<RegistryError>) {
+        match self.write(&format!("{workspace}/{id}"), value) {
+            Ok(version) if self.wait_shown(version) => (Ok(Some(version)), None),
+            Ok(_) => (Err(WriteError::Unknown), None),
+            Err(Failure::Passing(WriteError::TooLarge)) => (Err(WriteError::TooLarge), None),
+            Err(Failure::Passing(error)) => {
+                tracing::warn!(%error, topic = %self.log.topic, "change not written");
+                (Err(error), None)
+            }
+            Err(Failure::Final(error, cause)) => (Err(error), Some(*cause)),
+        }
+    }
+
+    /// The record is committed: the view will show it, and until it does no other change is decided.
+    fn wait_shown(&self, version: Version) -> bool {
+        while !self.view.wait_for(version, VIEW_WARN_EVERY) {
+            if self.log.stop.is_cancelled() {
+                return false;
+            }
+            let (partition, offset) = (version.partition, version.offset);
+            tracing::warn!(topic = %self.log.topic, partition, offset, "committed, and not yet read back");
+        }
+        true
+    }
+
+    fn write(&mut self, key: &str, value: Option<&[u8]>) -> Result<Version, Failure> {
+        let mut purged = 0;
+        loop {
+            self.producer.begin_transaction().map_err(|error| self.unusable(&error, WriteError::Closed))?;
+            let code = match self.send(key, value) {
+                Ok(version) => return self.commit(version),
+                Err(code) => code,
+            };
+            let failure = self.give_up(code);
+            // The purge that belongs to the abort before can still meet this record: it was not sent at all.
+            if code != RDKafkaErrorCode::PurgeQueue || purged == PURGES_MAX || matches!(failure, Failure::Final(..)) {
+                return Err(failure);
+            }
+            tracing::debug!(purged, "record purged with the transaction before, trying again");
+            purged += 1;
+        }
+    }
+
+    fn send(&mut self, key: &str, value: Option<&[u8]>) -> Result<Version, RDKafkaErrorCode> {
+        self.number += 1;
+        let mut record = BaseRecord::with_opaque_to(&self.log.topic, Box::new(self.number)).key(key);
+        record.payload = value;
+        self.producer.send(record).map_err(|(error, _record)| code_of(&error))?;
+        self.wait_delivered()
+    }
+
+    fn wait_delivered(&self) -> Result<Version, RDKafkaErrorCode> {
+        loop {
+            // The client itself gives up first.
+            match self.delivered.recv_timeout(MESSAGE_TIMEOUT * 2) {
+                Ok((number, became)) if number == self.number => return became,
+                // Of a change that was given up.
+                Ok(_) => {}
+                Err(_) => return Err(RDKafkaErrorCode::MessageTimedOut),
+            }
+        }
+    }
+
+    /// The record was not taken: ends the transaction.
+    fn give_up(&self, code: RDKafkaErrorCode) -> Failure {
+        let error = match code {
+            RDKafkaErrorCode::MessageSizeTooLarge => WriteError::TooLarge,
+            code => WriteError::NotWritten(code.to_string()),
+        };
+        match self.abort() {
+            Ok(()) => Failure::Passing(error),
+            // Without a commit the transaction can only end aborted, so nothing was written either way.
+            Err(cause) => Failure::Final(error, Box::new(cause)),
+        }
+    }
+
+    fn abort(&self) -> Result<(), RegistryError> {
+        let since = Instant::now();
+        loop {
+            match self.producer.abort_transaction(BROKER_TIMEOUT) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_retriable(&error) && since.elapsed() < COMMIT_PATIENCE => pause(),
+                Err(error) => return Err(self.ended_by(&error)),
+            }
+        }
+    }
+
+    fn commit(&self, version: Version) -> Result<Version, Failure> {
+        let since = Instant::now();
+        // The report is counted as under way until its callback has returned, and a commit meanwhile waits a tenth of a
+        // second for it.
+        while self.producer.in_flight_count() > 0 && since.elapsed() < REPORT_PATIENCE {
+            std::thread::yield_now();
+        }
+        loop {
+            let error = match self.producer.commit_transaction(BROKER_TIMEOUT) {
+                Ok(()) => return Ok(version),
+                Err(error) => error,
+            };
+            if is_retriable(&error) && since.elapsed() < COMMIT_PATIENCE {
+                tracing::warn!(%error, "commit not answered, asking again");
+                pause();
+                continue;
+            }
+            // An abort that succeeds is proof that the commit did not happen.
+            if requires_abort(&error) && self.abort().is_ok() {
+                return Err(Failure::Passing(WriteError::NotWritten(error.to_string())));
+            }
+            return self.resolve(version, &error);
+        }
+    }
+
+    /// The answer to the commit is lost and this producer can't get another: the log knows.
+    fn resolve(&self, version: Version, error: &KafkaError) -> Result<Version, Failure> {
+        let cause = Box::new(self.ended_by(error));
+        let (partition, offset) = (version.partition, version.offset);
+        match self.is_in_log(version) {
+            Some(true) => {
+                tracing::warn!(partition, offset, "the commit's answer was lost; the log has the record");
+                // Its requester is told so; the next change meets the same producer and ends the process.
+                Ok(version)
+            }
+            Some(false) => Err(Failure::Final(WriteError::NotWritten(cause.to_string()), cause)),
+            None => {
+                tracing::error!(partition, offset, "it is not known whether the record was written");
+                Err(Failure::Final(WriteError::Unknown, cause))
+            }
+        }
+    }
+
+    /// Whether a committed record stands at that place, once the transactions before and at it are settled.
+    fn is_in_log(&self, version: Version) -> Option<bool> {
+        let deadline = Instant::now() + RESOLVE_PATIENCE;
+        let made = consumer_config(&self.log.kafka).create_with_context(ClientLog::new(ROLE));
+        let consumer: BaseConsumer<ClientLog> = match made {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                tracing::error!(%error, "no consumer to look into the log");
+                return None;
+            }
+        };
+        while high(&self.log, version.partition, &consumer).is_none_or(|stable| stable <= version.offset) {
+            if Instant::now() > deadline {
+                return None;
+            }
+            pause();
+        }
+        let mut place = TopicPartitionList::new();
+        let assigned = place
+            .add_partition_offset(&self.log.topic, version.partition, Offset::Offset(version.offset))
+            .and_then(|()| consumer.assign(&place));
+        if let Err(error) = assigned {
+            tracing::error!(%error, "no look into the log");
+            return None;
+        }
+        while Instant::now() < deadline {
+            match consumer.poll(BROKER_TIMEOUT) {
+                Some(Ok(message)) => return Some(message.offset() == version.offset),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Some(false),
+                Some(Err(error)) => tracing::warn!(%error, "looking into the log is held up"),
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// A call that the producer refused: for good, or for this once.
+    fn unusable(&self, error: &KafkaError, told: WriteError) -> Failure {
+        if is_retriable(error) {
+            return Failure::Passing(WriteError::NotWritten(error.to_string()));
+        }
+        Failure::Final(told, Box::new(self.ended_by(error)))
+    }
+
+    /// Why this process writes no more.
+    fn ended_by(&self, error: &KafkaError) -> RegistryError {
+        let id = transactional_id(&self.log.kafka.group);
+        let fatal = self.producer.client().fatal_error();
+        let code = fatal.as_ref().map_or_else(|| code_of(error), |(code, _)| *code);
+        if is_fencing(code) || is_fencing(code_of(error)) {
+            return RegistryError::Fenced(id);
+        }
+        RegistryError::Fatal { id, error: fatal.map_or_else(|| error.to_string(), |(_, text)| text) }
+    }
+}
+
+/// The next change; `None` when there will be none, or the process stops.
+fn next(runtime: &Runtime, jobs: &mut mpsc::Receiver<Job>, stop: &CancellationToken) -> Option<Job> {
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            job = jobs.recv() => job,
+        }
+    })
+}
+
+fn is_fencing(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
+}
+
+fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
+    error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
+}
+
+fn is_retriable(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable() && !error.is_fatal(),
+        KafkaError::Flush(_) => true,
+        _ => false,
+    }
+}
+
+fn requires_abort(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
+}

@@ -1,0 +1,210 @@
+//! `/metrics`, `/livez` and `/readyz`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::Metrics;
+use crate::clock;
+use crate::net::server::{Incoming, Limits, serve};
+
+/// A loop that has not come round for this long, and for as long as it may wait for partitions that it gives up, stands
+/// still.
+const STILL_AFTER: Duration = Duration::from_mins(1);
+
+/// Prometheus and the probes need a few connections; they share the process's with deliveries.
+const LIMITS: Limits = Limits { connections_max: 64, patience: Duration::from_secs(30), drain: Duration::from_secs(1) };
+
+/// Whether the process lives and is ready: written by who knows, read by the probes.
+#[derive(Debug, Default)]
+pub struct Condition {
+    ready: AtomicBool,
+    events: Beat,
+    retries: Beat,
+    schedules: Beat,
+    drain_timeout: Duration,
+}
+
+/// When a loop last came round, ms since 1970; 0 before its first round and after its last.
+#[derive(Debug, Default)]
+pub struct Beat(AtomicI64);
+
+/// The loops that must come round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loop {
+    /// The events consumer.
+    Events,
+    /// The retries consumer.
+    Retries,
+    /// The schedules.
+    Schedules,
+}
+
+impl Condition {
+    /// Of a process whose loops wait for at most `drain_timeout` when they give up partitions.
+    pub fn new(drain_timeout: Duration) -> Self {
+        Self { drain_timeout, ..Self::default() }
+    }
+
+    /// Says whether the process is ready.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Whether it is ready.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// A loop came round.
+    pub fn beat(&self, of: Loop) {
+        self.beat_of(of).0.store(clock::now_ms(), Ordering::Relaxed);
+    }
+
+    /// A loop ended because it was told to.
+    pub fn ended(&self, of: Loop) {
+        self.beat_of(of).0.store(0, Ordering::Relaxed);
+    }
+
+    /// The loop that stands still, if one does at `now_ms`.
+    fn still(&self, now_ms: i64) -> Option<&'static str> {
+        let limit = i64::try_from((STILL_AFTER + self.drain_timeout).as_millis()).unwrap_or(i64::MAX);
+        let still = |beat: &Beat| {
+            let last = beat.0.load(Ordering::Relaxed);
+            last != 0 && now_ms - last > limit
+        };
+        let beats = [("events", &self.events), ("retries", &self.retries), ("schedules", &self.schedules)];
+        beats.into_iter().find(|(_, beat)| still(beat)).map(|(name, _)| name)
+    }
+
+    fn beat_of(&self, of: Loop) -> &Beat {
+        match of {
+            Loop::Events => &self.events,
+            Loop::Retries => &self.retries,
+            Loop::Schedules => &self.schedules,
+        }
+    }
+}
+
+/// The admin server's listener.
+pub struct Admin {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Admin {
+    /// Listens; before anything else is started.
+    ///
+    /// # Errors
+    /// The address can't be listened on.
+    pub async fn bind(listen: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        tracing::info!(address = %address, "admin listening");
+        Ok(Self { listener, address })
+    }
+
+    /// The address listened on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`. A client that stands still holds up neither the others nor the end.
+    pub async fn run(self, metrics: Arc<Metrics>, condition: Arc<Condition>, stop: CancellationToken) {
+        let answer = move |request: Request<Incoming>| {
+            let answer = answer(request.method(), request.uri().path(), &metrics, &condition);
+            std::future::ready(answer)
+        };
+        serve(self.listener, LIMITS, stop, answer).await;
+    }
+}
+
+fn answer(method: &Method, path: &str, metrics: &Metrics, condition: &Condition) -> Response<Full<Bytes>> {
+    let text = |status: StatusCode, text: Vec<u8>| {
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    };
+    if !matches!(path, "/metrics" | "/livez" | "/readyz") {
+        return text(StatusCode::NOT_FOUND, b"there is /metrics, /livez and /readyz\n".to_vec());
+    }
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, b"GET and HEAD only\n".to_vec());
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, metrics.text());
+            let of_prometheus = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, of_prometheus);
+            response
+        }
+        "/livez" => match condition.still(clock::now_ms()) {
+            None => text(StatusCode::OK, b"ok\n".to_vec()),
+            Some(name) => text(StatusCode::SERVICE_UNAVAILABLE, format!("the {name} loop stands still\n").into_bytes()),
+        },
+        _ if condition.is_ready() => text(StatusCode::OK, b"ready\n".to_vec()),
+        _ => text(StatusCode::SERVICE_UNAVAILABLE, b"not ready: starting or stopping\n".to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::retry_schedule::RetrySchedule;
+
+    #[test]
+    fn what_is_there_is_answered_and_nothing_else() {
+        let (metrics, condition) = (Metrics::new(&RetrySchedule::parse("1s").unwrap()), Condition::default());
+        let status = |method: Method, path: &str| answer(&method, path, &metrics, &condition).status().as_u16();
+        assert_eq!([status(Method::GET, "/metrics"), status(Method::HEAD, "/livez")], [200, 200]);
+        assert_eq!(status(Method::GET, "/readyz"), 503);
+        condition.set_ready(true);
+        assert_eq!(status(Method::GET, "/readyz"), 200);
+        assert_eq!([status(Method::GET, "/"), status(Method::POST, "/metrics")], [404, 405]);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stands_still_does_not_hold_up_the_end() {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut silent = tokio::net::TcpStream::connect(admin.address()).await.unwrap();
+        let stop = CancellationToken::new();
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(admin.run(metrics, Arc::default(), stop.clone()));
+        tokio::io::AsyncWriteExt::write_all(&mut silent, b"GET /metr").await.unwrap();
+        // Answered, so the other connection is accepted too.
+        let mut asking = tokio::net::TcpStream::connect(silent.peer_addr().unwrap()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut asking, b"GET /livez HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut asking, &mut text).await.unwrap();
+        assert!(text.ends_with("ok\n"), "{text}");
+        stop.cancel();
+        tokio::time::timeout(LIMITS.drain * 10, serving.join_next()).await.expect("an end").unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_loop_that_stands_still_is_named_and_one_that_ended_is_not() {
+        let condition = Condition::default();
+        assert_eq!(condition.still(i64::MAX), None);
+        condition.beat(Loop::Retries);
+        let now_ms = clock::now_ms();
+        assert_eq!(condition.still(now_ms), None);
+        assert_eq!(condition.still(now_ms + 61_000), Some("retries"));
+        let patient = Condition::new(Duration::from_mins(1));
+        patient.beat(Loop::Retries);
+        assert_eq!(patient.still(now_ms + 119_000), None, "it may be draining");
+        assert_eq!(patient.still(now_ms + 122_000), Some("retries"));
+        condition.ended(Loop::Retries);
+        assert_eq!(condition.still(now_ms + 61_000), None);
+    }
+}

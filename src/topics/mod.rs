@@ -1,0 +1,293 @@
+//! The topics that the program lives on: how each must be, what differs, and what a difference costs.
+//!
+//! No Kafka in the rules: what a cluster has comes in as [`Actual`], findings go out. `cluster` reads and changes clusters.
+
+pub mod cluster;
+mod judge;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::retry_schedule::{Delay, RetrySchedule};
+use crate::settings;
+
+/// What a topic is for; its rules follow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The CRM's events. Its owner's to alter, so what differs is only told.
+    Events,
+    /// Integrations by key.
+    Integrations,
+    /// Retries that wait for this delay.
+    Tier(Delay),
+    /// Deliveries that were given up.
+    DeadLetter,
+    /// The attempt log.
+    Attempts,
+    /// The state of each integration by key.
+    Health,
+    /// The failure counts that all workers send to the owner of a state.
+    HealthDeltas,
+    /// What the owner of a state has made of them, by key.
+    HealthCounts,
+}
+
+/// How one topic must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Partitions to create it with.
+    pub partitions: u16,
+    /// Replicas to create it with, where the cluster has as many brokers.
+    pub replicas: u16,
+    /// Properties to create it with.
+    pub properties: Vec<(&'static str, String)>,
+}
+
+/// What a cluster has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// Brokers that are up.
+    pub brokers: u16,
+    /// The topics asked for that exist, by name.
+    pub topics: BTreeMap<String, ActualTopic>,
+}
+
+/// One topic that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActualTopic {
+    /// Its partitions.
+    pub partitions: u16,
+    /// The replicas of the partition that has fewest.
+    pub replicas: u16,
+    /// Its properties, defaults included, or why they could not be read.
+    pub properties: Result<BTreeMap<String, String>, String>,
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Data would be lost, or the worker can't do its work: it refuses to start.
+    Error,
+    /// Worth changing; the worker runs.
+    Warning,
+}
+
+/// What would settle a finding.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fix {
+    /// `topics apply` creates the topic.
+    Create,
+    /// `topics apply` sets the property to this value.
+    Set(String),
+    /// `topics apply` adds partitions up to this number.
+    Partitions(u16),
+    /// A person has to.
+    ByHand,
+}
+
+/// One difference between how a topic is and how it must be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// The topic.
+    pub topic: String,
+    /// The property at fault, or `topic`, `partitions`, `replicas`.
+    pub subject: &'static str,
+    /// What it is.
+    pub actual: String,
+    /// What is wanted.
+    pub wanted: String,
+    /// What the difference costs, as a sentence.
+    pub cost: String,
+    /// What would settle it.
+    pub fix: Fix,
+}
+
+/// What differs, what is to be created, and what else to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Every topic as it must be, in the order of an event's path.
+    pub specs: Vec<TopicSpec>,
+    /// The differences, in the same order.
+    pub findings: Vec<Finding>,
+    /// Sentences about what is wanted but can't be had on this cluster.
+    pub notes: Vec<String>,
+}
+
+/// Retries outlive their delay by at least this: so long may all workers be down.
+const OUTAGE: Duration = Duration::from_hours(72);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+/// Headers and record framing on top of the largest event.
+const HEADERS_BYTES_MAX: u64 = 64 * 1024;
+/// Kafka's own default for `max.message.bytes`.
+pub const MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
+/// The largest record of the attempt log, of a state or of a count.
+const SMALL_RECORD_BYTES_MAX: u64 = 64 * 1024;
+
+/// The topic of the tier with this delay.
+pub fn tier_topic(retry_prefix: &str, delay: Delay) -> String {
+    format!("{retry_prefix}.{delay}")
+}
+
+/// The topic of the failure counts that belong to a health topic.
+pub fn deltas_topic(health: &str) -> String {
+    format!("{health}.deltas")
+}
+
+/// The topic of what has been made of them.
+pub fn counts_topic(health: &str) -> String {
+    format!("{health}.counts")
+}
+
+impl Purpose {
+    /// Compacted topics are tables: a key's partition must never change.
+    fn is_table(self) -> bool {
+        matches!(self, Self::Integrations | Self::Health | Self::HealthCounts)
+    }
+
+    /// How long records must be kept, where they are not kept by key.
+    fn retention(self) -> Option<Duration> {
+        match self {
+            Self::Integrations | Self::Health | Self::HealthCounts => None,
+            Self::Events => Some(7 * DAY),
+            Self::Tier(delay) => Some((delay.duration() + OUTAGE).max(7 * DAY)),
+            Self::DeadLetter => Some(30 * DAY),
+            Self::Attempts => Some(3 * DAY),
+            Self::HealthDeltas => Some(2 * DAY),
+        }
+    }
+
+    /// Whether records carry the broker's time, by which they fall due or expire in the order they were written.
+    fn has_append_time(self) -> bool {
+        matches!(self, Self::Tier(_) | Self::HealthDeltas)
+    }
+
+    /// Whether `topics apply` may change a topic of this purpose that exists.
+    fn is_ours(self) -> bool {
+        self != Self::Events
+    }
+
+    fn record_bytes_max(self, events_bytes_max: u64) -> Option<u64> {
+        match self {
+            Self::Events | Self::Integrations => None,
+            Self::Tier(_) | Self::DeadLetter => Some(events_bytes_max.saturating_add(HEADERS_BYTES_MAX)),
+            Self::Attempts | Self::Health | Self::HealthDeltas | Self::HealthCounts => Some(SMALL_RECORD_BYTES_MAX),
+        }
+    }
+
+    fn missing(self) -> (Severity, &'static str) {
+        match self {
+            Self::Events => (Severity::Error, "there is nothing to read events from"),
+            Self::Integrations => (Severity::Error, "no integration is known, so nothing can be delivered"),
+            Self::Tier(_) => (Severity::Error, "what fails could not be put off, and its partition would stand still"),
+            Self::DeadLetter => {
+                (Severity::Error, "what is given up could not be recorded, and its partition would stand still")
+            }
+            Self::Attempts => (Severity::Warning, "the attempt log is dropped and only counted"),
+            Self::Health => (Severity::Warning, "which integrations are suspended could be neither known nor recorded"),
+            Self::HealthDeltas => (Severity::Warning, "failures of all workers together could not be counted"),
+            Self::HealthCounts => (Severity::Warning, "what was counted could not be kept over a restart"),
+        }
+    }
+}
+
+/// How the topics must be, on a cluster with `brokers` brokers whose events have at most `events_bytes_max` bytes.
+pub fn expected(
+    topics: &settings::Topics,
+    schedule: &RetrySchedule,
+    events_bytes_max: u64,
+    brokers: u16,
+) -> Vec<TopicSpec> {
+    let mut all = vec![(topics.events.clone(), Purpose::Events), (topics.integrations.clone(), Purpose::Integrations)];
+    let tiers = schedule.tiers().iter();
+    all.extend(tiers.map(|delay| (tier_topic(&topics.retry_prefix, *delay), Purpose::Tier(*delay))));
+    all.push((topics.dead_letter.clone(), Purpose::DeadLetter));
+    all.push((topics.attempts.clone(), Purpose::Attempts));
+    all.push((topics.health.clone(), Purpose::Health));
+    all.push((deltas_topic(&topics.health), Purpose::HealthDeltas));
+    all.push((counts_topic(&topics.health), Purpose::HealthCounts));
+    let replicas = topics.replication_factor.min(brokers.max(1));
+    let specs = all.into_iter().map(|(name, purpose)| TopicSpec {
+        name,
+        purpose,
+        partitions: topics.partitions,
+        replicas,
+        properties: properties(purpose, events_bytes_max, replicas),
+    });
+    specs.collect()
+}
+
+fn properties(purpose: Purpose, events_bytes_max: u64, replicas: u16) -> Vec<(&'static str, String)> {
+    let millis = |duration: Duration| duration.as_millis().to_string();
+    let mut properties = Vec::new();
+    if let Some(retention) = purpose.retention() {
+        properties.push(("cleanup.policy", "delete".to_owned()));
+        properties.push(("retention.ms", millis(retention)));
+        properties.push(("retention.bytes", "-1".to_owned()));
+        // Kafka deletes whole segments: with its default of a week, records stay up to a week longer.
+        properties.push(("segment.ms", millis(if retention > 7 * DAY { DAY } else { HOUR })));
+    } else {
+        properties.push(("cleanup.policy", "compact".to_owned()));
+        // The open segment is never compacted, and every worker reads all of it at start.
+        properties.push(("segment.ms", millis(DAY)));
+        properties.push(("max.compaction.lag.ms", millis(DAY)));
+        properties.push(("min.cleanable.dirty.ratio", "0.1".to_owned()));
+        properties.push(("delete.retention.ms", millis(7 * DAY)));
+    }
+    if purpose.has_append_time() {
+        properties.push(("message.timestamp.type", "LogAppendTime".to_owned()));
+    }
+    let record_bytes = purpose.record_bytes_max(events_bytes_max).unwrap_or(0).max(MESSAGE_BYTES_DEFAULT);
+    properties.push(("max.message.bytes", record_bytes.to_string()));
+    properties.push(("min.insync.replicas", min_in_sync(replicas).to_owned()));
+    properties.push(("unclean.leader.election.enable", "false".to_owned()));
+    properties
+}
+
+/// Compares what a cluster has with how it must be.
+pub fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: &Actual) -> Plan {
+    let mut specs = expected(topics, schedule, events_bytes_max(topics, actual), actual.brokers);
+    let health_partitions = actual.topics.get(&topics.health).map_or(topics.partitions, |health| health.partitions);
+    for spec in &mut specs {
+        if matches!(spec.purpose, Purpose::HealthDeltas | Purpose::HealthCounts) {
+            spec.partitions = health_partitions;
+        }
+    }
+    let findings = specs.iter().flat_map(|spec| judge::judge(spec, actual.topics.get(&spec.name))).collect();
+    let mut notes = Vec::new();
+    if actual.brokers < topics.replication_factor {
+        notes.push(format!(
+            "the cluster has {} of the {} brokers that the wanted replicas need, so topics are created with {} and live \
+             only as long as those brokers do",
+            actual.brokers,
+            topics.replication_factor,
+            count(actual.brokers.max(1), "replica")
+        ));
+    }
+    Plan { specs, findings, notes }
+}
+
+/// The largest event that the events topic takes; Kafka's default when that is not known.
+pub fn events_bytes_max(topics: &settings::Topics, actual: &Actual) -> u64 {
+    let events = actual.topics.get(&topics.events).and_then(|topic| topic.properties.as_ref().ok());
+    let limit = events.and_then(|properties| properties.get("max.message.bytes")).and_then(|value| value.parse().ok());
+    limit.unwrap_or(MESSAGE_BYTES_DEFAULT)
+}
+
+/// How many replicas must have a record before it counts as written.
+fn min_in_sync(replicas: u16) -> &'static str {
+    if replicas >= 3 { "2" } else { "1" }
+}
+
+/// `1 partition`, `2 partitions`.
+fn count(number: u16, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
