@@ -7,12 +7,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use hookstream::domain::integration::Integration;
-use hookstream::domain::outcome::{Outcome, Reason};
-use hookstream::health::collector::Collector;
-use hookstream::health::records::{Delta, Telling, counts_record, partition_of};
-use hookstream::health::rules::{Book, Rules, Told};
-use hookstream::health::tally::Tally;
+use hookstream::internals::Collector;
+use hookstream::internals::Integration;
+use hookstream::internals::Tally;
+use hookstream::internals::{Book, Rules, Told};
+use hookstream::internals::{Delta, Telling, counts_record, partition_of};
+use hookstream::internals::{Outcome, Reason};
 
 /// Integrations that had attempts in a second.
 const INTEGRATIONS: u64 = 1_000;

@@ -15,11 +15,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use hookstream::deliver::order::OrderedQueue;
-use hookstream::domain::event::Envelope;
-use hookstream::domain::integration::Integration;
-use hookstream::domain::table::Table;
-use hookstream::inflight::offsets::OffsetTracker;
+use hookstream::internals::Envelope;
+use hookstream::internals::Integration;
+use hookstream::internals::OffsetTracker;
+use hookstream::internals::OrderedQueue;
+use hookstream::internals::Table;
 use integrations::{Population, event, workspace};
 
 /// Small enough to be made in a moment; `benches/scale` has the million.

@@ -6,21 +6,65 @@
 //! `registration` is the HTTP API that changes integrations, `topics` knows names and shapes of topics. `domain` holds the rules
 //! that several rooms share. `kafka`, `net` and `telemetry` are toolboxes. `tools` has one file a subcommand.
 
-pub mod settings;
+mod process;
 mod run;
-pub mod app;
-pub mod intake;
-pub mod inflight;
-pub mod deliver;
-pub mod health;
-pub mod attempt_log;
-pub mod registration;
-pub mod topics;
-pub mod domain;
-pub mod kafka;
-pub mod net;
-pub mod telemetry;
-pub mod tools;
-pub mod clock;
+mod settings;
+mod app;
+mod intake;
+mod inflight;
+mod deliver;
+mod health;
+mod attempt_log;
+mod registration;
+mod topics;
+mod domain;
+mod kafka;
+mod net;
+mod telemetry;
+mod tools;
+mod clock;
 
-pub use run::{Mistakes, run};
+pub use process::main;
+
+/// What tests and benches need of the inside. Nothing else may rely on it.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::deliver::courier::Courier;
+    pub use crate::deliver::next_step::Settlements;
+    pub use crate::deliver::observers::Reports;
+    pub use crate::deliver::order::OrderedQueue;
+    pub use crate::deliver::publish::Sink;
+    pub use crate::deliver::shard::{BATCHES_MAX, Shard, Shared};
+    pub use crate::domain::agenda::Tick;
+    pub use crate::domain::event::Envelope;
+    pub use crate::domain::headers::Wire;
+    pub use crate::domain::integration::Integration;
+    pub use crate::domain::outcome::{Outcome, Reason};
+    pub use crate::domain::retry_schedule::RetrySchedule;
+    pub use crate::domain::table::Table;
+    pub use crate::health::collector::Collector;
+    pub use crate::health::records::{Delta, Telling, counts_record, parse_counts, partition_of};
+    pub use crate::health::rules::{Book, Counts, Health, Known, Rules, Slot, Told, second_of};
+    pub use crate::health::tally::Tally;
+    pub use crate::inflight::job::{Due, Job, Origin};
+    pub use crate::inflight::offsets::OffsetTracker;
+    pub use crate::inflight::partition::Assignment;
+    pub use crate::inflight::pressure::{Pressure, Reading};
+    pub use crate::intake::pipeline::{DueRetry, Pipeline, Record};
+    pub use crate::net::address::AddressPolicy;
+    pub use crate::net::connector::Connector;
+    pub use crate::telemetry::metrics::Metrics;
+
+    pub mod clock {
+        pub use crate::clock::now_ms;
+    }
+    pub mod settings {
+        pub use crate::settings::{Delivery, Kafka, Ordering, Topics};
+    }
+    pub mod ticks {
+        pub use crate::domain::ticks::{Ticks, body};
+    }
+    pub mod cluster {
+        pub use crate::topics::cluster::{CheckError, apply, check_for_worker};
+    }
+}

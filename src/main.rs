@@ -1,74 +1,10 @@
-//! The `hookstream` program: arguments, logs, start, exit code.
+//! The `hookstream` program: its allocator, and nothing else. `hookstream::main` is where it begins.
 
-use std::fmt::Display;
-use std::io::{self, Write};
-use std::panic;
 use std::process::ExitCode;
-
-use hookstream::settings::{self, Command};
-use hookstream::telemetry::logs;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// The command line can't be understood.
-const MISTAKES: u8 = 2;
-
 fn main() -> ExitCode {
-    let parsed = match settings::from_process() {
-        Ok(parsed) => parsed,
-        Err(mistakes) => return complain(&mistakes),
-    };
-    match parsed.command {
-        Command::Help { topic, asked: true } => return answer(settings::help(topic).trim_end()),
-        Command::Help { topic, asked: false } => return complain(&[settings::help(topic).trim_end()]),
-        Command::Version => return answer(concat!("hookstream ", env!("CARGO_PKG_VERSION"))),
-        _ => {}
-    }
-    if let Err(error) = logs::init(&parsed.logs) {
-        return complain(&[error]);
-    }
-    panic::set_hook(Box::new(log_panic));
-    for warning in &parsed.warnings {
-        tracing::warn!("{warning}");
-    }
-    match hookstream::run(parsed.command) {
-        Ok(code) => code,
-        Err(error) => {
-            if let Some(hookstream::Mistakes(lines)) = error.downcast_ref() {
-                return complain(lines);
-            }
-            tracing::error!(error = format!("{error:#}"), "stopped");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Writes each complaint as a line on stderr.
-fn complain(lines: &[impl Display]) -> ExitCode {
-    let mut stderr = io::stderr().lock();
-    for line in lines {
-        if writeln!(stderr, "{line}").is_err() {
-            // Nobody reads: the exit code still says it.
-            break;
-        }
-    }
-    ExitCode::from(MISTAKES)
-}
-
-/// Writes what was asked for on stdout.
-fn answer(text: &str) -> ExitCode {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-/// A panic is a line of the log like any other, so that it is found where the others are.
-fn log_panic(info: &panic::PanicHookInfo<'_>) {
-    let message = info.payload_as_str().unwrap_or("no message");
-    let location = info.location().map(ToString::to_string).unwrap_or_default();
-    let thread = std::thread::current();
-    tracing::error!(error = message, location, thread = thread.name().unwrap_or("unnamed"), "panicked");
+    hookstream::main()
 }

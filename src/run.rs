@@ -20,13 +20,13 @@ use crate::tools::{dead_letters, explain, receiver, replay, resume, topics};
 /// Options whose values turn out to be mistakes only when they are used, a line each: files that can't be.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
-pub struct Mistakes(pub Vec<String>);
+pub(crate) struct Mistakes(pub(crate) Vec<String>);
 
 /// Carries out a command, and says with which code the process ends.
 ///
 /// # Errors
 /// [`Mistakes`] before anything is done; otherwise what ended the command before its time.
-pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Worker(settings) => until_stopped(|[stop]| async move {
             Worker::bind(*settings).await?.run(stop).await?;

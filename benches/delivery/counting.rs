@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookstream::clock;
-use hookstream::domain::integration::Integration;
-use hookstream::domain::outcome::Outcome;
-use hookstream::health::tally::Tally;
+use hookstream::internals::Integration;
+use hookstream::internals::Outcome;
+use hookstream::internals::Tally;
+use hookstream::internals::clock;
 
 /// Attempts counted in one measurement.
 const ATTEMPTS: usize = 5_000_000;

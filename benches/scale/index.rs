@@ -4,9 +4,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookstream::domain::event::Envelope;
-use hookstream::domain::integration::Integration;
-use hookstream::domain::table::Table;
+use hookstream::internals::Envelope;
+use hookstream::internals::Integration;
+use hookstream::internals::Table;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::common::figures::Figure;

@@ -18,7 +18,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// Why the API ended.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
+pub(crate) enum ServeError {
     /// The admin listener failed.
     #[error("admin listener {address} (--admin-listen)")]
     Admin {
@@ -33,7 +33,7 @@ pub enum ServeError {
 }
 
 /// A registration API with its admin listener.
-pub struct Api {
+pub(crate) struct Api {
     settings: Settings,
     admin: Admin,
     bound: Bound,
@@ -46,7 +46,7 @@ impl Api {
     ///
     /// # Errors
     /// [`ServeError`] names the option at fault.
-    pub async fn bind(settings: Settings) -> Result<Self, ServeError> {
+    pub(crate) async fn bind(settings: Settings) -> Result<Self, ServeError> {
         let address = settings.admin_listen;
         let bound = Bound::bind(&settings).await?;
         let admin = Admin::bind(address).await.map_err(|source| ServeError::Admin { address, source })?;
@@ -55,12 +55,12 @@ impl Api {
     }
 
     /// Where the API is served.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.bound.address()
     }
 
     /// Where metrics and probes are served.
-    pub fn admin_address(&self) -> SocketAddr {
+    pub(crate) fn admin_address(&self) -> SocketAddr {
         self.admin.address()
     }
 
@@ -68,7 +68,7 @@ impl Api {
     ///
     /// # Errors
     /// [`ServeError`]: above all that a newer process has taken over.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), ServeError> {
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { settings, admin, bound, metrics, condition } = self;
         let surroundings = surroundings(&settings, &metrics, &condition);
         let address = admin.address();
@@ -93,7 +93,7 @@ impl Api {
 }
 
 /// What the API needs of the process around it; the test delivery connects as a worker would.
-pub fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Condition>) -> Surroundings {
+pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Condition>) -> Surroundings {
     let policy = AddressPolicy::new(settings.delivery.allow_private_networks.clone());
     let connector = Connector::system(policy, settings.delivery.connect_timeout);
     let courier = Courier::new(connector, settings.delivery.request_timeout, Arc::clone(metrics));

@@ -62,7 +62,7 @@ const JOIN_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
+pub(crate) enum WorkerError {
     /// A listener failed.
     #[error("admin listener {address}: {source}")]
     Listen {
@@ -137,7 +137,7 @@ impl Threads {
 }
 
 /// A running worker.
-pub struct Worker {
+pub(crate) struct Worker {
     settings: Settings,
     admin: Admin,
     metrics: Arc<Metrics>,
@@ -150,7 +150,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`WorkerError::Listen`]
-    pub async fn bind(settings: Settings) -> Result<Self, WorkerError> {
+    pub(crate) async fn bind(settings: Settings) -> Result<Self, WorkerError> {
         let address = settings.admin_listen;
         let admin = Admin::bind(address).await.map_err(|source| WorkerError::Listen { address, source })?;
         let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
@@ -161,22 +161,22 @@ impl Worker {
 
     /// Takes the topics as they are: for a broker that can't say how they are.
     #[must_use]
-    pub fn without_topic_check(self) -> Self {
+    pub(crate) fn without_topic_check(self) -> Self {
         Self { checks_topics: false, ..self }
     }
 
     /// Where metrics and probes are served.
-    pub fn admin_address(&self) -> std::net::SocketAddr {
+    pub(crate) fn admin_address(&self) -> std::net::SocketAddr {
         self.admin.address()
     }
 
     /// The worker's counts.
-    pub fn metrics(&self) -> Arc<Metrics> {
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
     }
 
     /// Whether it is ready.
-    pub fn condition(&self) -> Arc<Condition> {
+    pub(crate) fn condition(&self) -> Arc<Condition> {
         Arc::clone(&self.condition)
     }
 
@@ -184,7 +184,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`WorkerError`]: it could not start, or could not go on.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let serving = CancellationToken::new();
         let mut admin = JoinSet::new();
         admin.spawn(self.admin.run(Arc::clone(&self.metrics), Arc::clone(&self.condition), serving.clone()));

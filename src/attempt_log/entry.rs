@@ -30,7 +30,7 @@ const ANSWER_BYTES_MAX: usize = 1024;
 
 /// An attempt to log.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     payload: Bytes,
     is_tick: bool,
     _held: Held,
@@ -67,7 +67,7 @@ impl Drop for Held {
 }
 
 /// Where shards hand attempts over.
-pub struct AttemptLog {
+pub(crate) struct AttemptLog {
     all: bool,
     waiting: Arc<AtomicUsize>,
     sender: SyncSender<Entry>,
@@ -76,7 +76,7 @@ pub struct AttemptLog {
 
 impl AttemptLog {
     /// A log of that level, and where its entries come out; none if it is off.
-    pub fn new(level: settings::AttemptLog, metrics: Arc<Metrics>) -> Option<(Self, Receiver<Entry>)> {
+    pub(crate) fn new(level: settings::AttemptLog, metrics: Arc<Metrics>) -> Option<(Self, Receiver<Entry>)> {
         let all = match level {
             settings::AttemptLog::Off => return None,
             settings::AttemptLog::Failures => false,
@@ -87,7 +87,7 @@ impl AttemptLog {
     }
 
     /// An attempt ended. Never waits.
-    pub fn attempt_ended(&self, ended: &Ended<'_>) {
+    pub(crate) fn attempt_ended(&self, ended: &Ended<'_>) {
         if !self.all && *ended.outcome == Outcome::Acknowledged {
             return;
         }
@@ -135,12 +135,12 @@ struct Record<'a> {
 
 impl Entry {
     /// The record's key.
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         self.integration.key()
     }
 
     /// The record's value, written by the worker of that host name.
-    pub fn record(&self, worker: &str) -> Vec<u8> {
+    pub(crate) fn record(&self, worker: &str) -> Vec<u8> {
         let webhook = self.integration.webhook(self.webhook);
         let secrets = Secrets::of(self.integration.secret_values());
         let (outcome, reason, status) = match self.outcome {

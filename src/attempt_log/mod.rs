@@ -1,5 +1,5 @@
 //! What receivers answered, without secrets and without events. Never delays a delivery.
 
-pub mod entry;
-pub mod redaction;
-pub mod writer;
+pub(crate) mod entry;
+pub(crate) mod redaction;
+pub(crate) mod writer;

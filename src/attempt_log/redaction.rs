@@ -23,7 +23,7 @@ const RUN_MAX: usize = 48;
 
 /// The forms in which a receiver may repeat the secrets it was sent.
 #[derive(Default)]
-pub struct Secrets {
+pub(crate) struct Secrets {
     /// Letter for letter, the longest first.
     forms: Vec<String>,
     /// Letters and digits of those that have enough of them, in whichever escapes.
@@ -32,7 +32,7 @@ pub struct Secrets {
 
 impl Secrets {
     /// Of these values.
-    pub fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
+    pub(crate) fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         let mut forms = Vec::new();
         for value in values.map(str::trim).filter(|value| !value.is_empty()) {
             forms.push(value.to_owned());
@@ -61,7 +61,7 @@ impl Secrets {
     }
 
     /// The text without them, and without the beginning of one at its end, where it may have been cut.
-    pub fn masked(&self, text: &str) -> String {
+    pub(crate) fn masked(&self, text: &str) -> String {
         let mut masked = self.masked_in_any_dress(text);
         for form in &self.forms {
             if masked.contains(form.as_str()) {
@@ -144,7 +144,7 @@ fn json_escaped(text: &str) -> String {
 }
 
 /// A URL without user info, query and fragment.
-pub fn shown_url(url: &str) -> String {
+pub(crate) fn shown_url(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let url = url.get(..end).unwrap_or(url);
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -157,7 +157,7 @@ pub fn shown_url(url: &str) -> String {
 
 /// Whether an answer repeats an event or a large part of it, in whichever dress: only letters and digits are compared,
 /// after undoing the escapes of JSON, URLs and HTML.
-pub fn repeats(answer: &[u8], event: &[u8]) -> bool {
+pub(crate) fn repeats(answer: &[u8], event: &[u8]) -> bool {
     let answer = bare(answer, None);
     let mut places: HashMap<&[u8], Vec<usize>, BuildHash64> = HashMap::default();
     for (place, window) in answer.windows(WINDOW).enumerate() {

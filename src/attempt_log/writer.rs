@@ -54,7 +54,7 @@ impl ProducerContext for Deliveries {
 }
 
 /// Writes the attempt log.
-pub struct Attempts {
+pub(crate) struct Attempts {
     producer: ThreadedProducer<Deliveries>,
     topic: String,
     worker: String,
@@ -66,7 +66,7 @@ impl Attempts {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub fn new(
+    pub(crate) fn new(
         kafka: &settings::Kafka,
         topic: String,
         worker: String,
@@ -83,7 +83,7 @@ impl Attempts {
     }
 
     /// Writes until `stop`, and then what has been handed over by then. Blocks its thread.
-    pub fn run(self, entries: &Receiver<Entry>, stop: &CancellationToken) {
+    pub(crate) fn run(self, entries: &Receiver<Entry>, stop: &CancellationToken) {
         loop {
             match entries.recv_timeout(WAIT) {
                 Ok(entry) => self.write(&entry),

@@ -25,7 +25,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// How a request ended, as far as it says how many the receiver takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// It was acknowledged.
     Acknowledged,
     /// The receiver said that it has too much to do.
@@ -36,18 +36,18 @@ pub enum Ending {
 
 /// A request that ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// When it began.
-    pub began: Instant,
+    pub(crate) began: Instant,
     /// How many were under way, itself included.
-    pub in_flight: usize,
+    pub(crate) in_flight: usize,
     /// Whether more waits that could be sent.
-    pub more_wait: bool,
+    pub(crate) more_wait: bool,
 }
 
 /// What became of an allowance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// It was the limit and is less.
     Restricted,
     /// It is the limit again.
@@ -58,7 +58,7 @@ pub enum Change {
 
 /// The allowance of one webhook.
 #[derive(Clone, Copy, Debug)]
-pub struct Allowance {
+pub(crate) struct Allowance {
     limit: usize,
     /// None while it is the limit.
     reduced: Option<Reduced>,
@@ -75,28 +75,28 @@ struct Reduced {
 
 impl Allowance {
     /// `limit` requests at a time, until the receiver says that it is too many.
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, reduced: None }
     }
 
     /// Requests that may be under way now: none right after a cut, until one is acknowledged or none is left.
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         if self.reduced.is_some_and(|reduced| reduced.holds) { 0 } else { self.size() }
     }
 
     /// Requests that may be under way at a time.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to the limit")]
         self.reduced.map_or(self.limit, |reduced| reduced.to as usize)
     }
 
     /// Whether it is less than the limit.
-    pub fn is_restricted(&self) -> bool {
+    pub(crate) fn is_restricted(&self) -> bool {
         self.reduced.is_some()
     }
 
     /// A request of those under way ended.
-    pub fn ended(&mut self, ending: Ending, request: Request, now: Instant) -> Change {
+    pub(crate) fn ended(&mut self, ending: Ending, request: Request, now: Instant) -> Change {
         let change = match ending {
             Ending::Acknowledged => self.grow(request, now),
             Ending::Overloaded => self.cut(request, now),

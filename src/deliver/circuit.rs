@@ -16,7 +16,7 @@ const PROBE_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// Whether a request may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// Yes.
     Request,
     /// Yes, to see whether the receiver is back; its end must be told.
@@ -40,7 +40,7 @@ enum State {
 
 /// The circuit of one host.
 #[derive(Clone, Copy, Debug)]
-pub struct Circuit(State);
+pub(crate) struct Circuit(State);
 
 impl Default for Circuit {
     fn default() -> Self {
@@ -50,7 +50,7 @@ impl Default for Circuit {
 
 impl Circuit {
     /// Whether a request may be made now. A [`Admission::Probe`] is given out once a wait.
-    pub fn admit(&mut self, now: Instant) -> Admission {
+    pub(crate) fn admit(&mut self, now: Instant) -> Admission {
         match &mut self.0 {
             State::Closed { .. } => Admission::Request,
             State::Open { probe_at, probing, .. } => {
@@ -69,19 +69,19 @@ impl Circuit {
     }
 
     /// Whether it is open, without asking for a probe.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         matches!(self.0, State::Open { .. })
     }
 
     /// A request was acknowledged. Says whether this closed it.
-    pub fn acknowledged(&mut self) -> bool {
+    pub(crate) fn acknowledged(&mut self) -> bool {
         let was_open = self.is_open();
         self.0 = State::Closed { failures: 0 };
         was_open
     }
 
     /// A request failed. Says whether this opened it.
-    pub fn failed(&mut self, probe: bool, now: Instant) -> bool {
+    pub(crate) fn failed(&mut self, probe: bool, now: Instant) -> bool {
         match &mut self.0 {
             State::Closed { failures } => {
                 *failures += 1;
@@ -103,7 +103,7 @@ impl Circuit {
     }
 
     /// A probe was given up without an outcome: the next delivery may try.
-    pub fn probe_abandoned(&mut self) {
+    pub(crate) fn probe_abandoned(&mut self) {
         if let State::Open { probing, .. } = &mut self.0 {
             *probing = None;
         }

@@ -49,7 +49,7 @@ const HEAD_BYTES_MAX: usize = 40 * 1024;
 const BODY_BYTES_MAX: usize = 4 * ANSWER_BYTES_MAX;
 
 /// All of a webhook's requests that does not change from one to the next.
-pub struct Prepared {
+pub(crate) struct Prepared {
     authority: Arc<Authority>,
     path: Uri,
     headers: HeaderMap,
@@ -61,7 +61,7 @@ impl Prepared {
     ///
     /// # Errors
     /// [`BadUrl`] can't be for a webhook of the table: its URL was checked there.
-    pub fn new(integration: &Integration, webhook: usize) -> Result<Self, BadUrl> {
+    pub(crate) fn new(integration: &Integration, webhook: usize) -> Result<Self, BadUrl> {
         let url = integration.webhook(webhook).map(Webhook::url).unwrap_or_default();
         let target = Target::parse(&url)?;
         let mut headers = HeaderMap::new();
@@ -81,13 +81,13 @@ impl Prepared {
     }
 
     /// Scheme, host and port.
-    pub fn authority(&self) -> &Arc<Authority> {
+    pub(crate) fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
 }
 
 /// One request: what of it is its own.
-pub struct Attempt {
+pub(crate) struct Attempt {
     prepared: Arc<Prepared>,
     body: Bytes,
     /// Echo token, delivery id, timestamp, attempt and signature, one after another: one allocation for five headers.
@@ -100,7 +100,7 @@ const TOKEN_LEN: usize = 32;
 
 impl Attempt {
     /// Writes the headers of an attempt of `delivery` at `timestamp` (seconds since 1970).
-    pub fn new(prepared: &Arc<Prepared>, delivery: &Delivery, timestamp: i64, rng: &mut impl RngCore) -> Self {
+    pub(crate) fn new(prepared: &Arc<Prepared>, delivery: &Delivery, timestamp: i64, rng: &mut impl RngCore) -> Self {
         let mut text = String::with_capacity(TOKEN_LEN + 36 + 10 + 2 + 48);
         let mut token = [0u8; TOKEN_LEN / 2];
         rng.fill_bytes(&mut token);
@@ -161,17 +161,17 @@ fn push_decimal(text: &mut String, mut number: u64) {
 }
 
 /// A connection to a receiver, between two requests.
-pub struct Link {
+pub(crate) struct Link {
     sender: http1::SendRequest<Full<Bytes>>,
     ration: Ration,
     opened: Instant,
     /// When it was last given back.
-    pub idle_since: Instant,
+    pub(crate) idle_since: Instant,
 }
 
 impl Link {
     /// Whether it may carry another request: open, and not so old that a change of the receiver's addresses goes unseen.
-    pub fn is_usable(&self, now: Instant) -> bool {
+    pub(crate) fn is_usable(&self, now: Instant) -> bool {
         !self.sender.is_closed()
             && now.saturating_duration_since(self.opened) < LINK_AGE_MAX
             && now.saturating_duration_since(self.idle_since) < LINK_IDLE_MAX
@@ -184,15 +184,15 @@ const LINK_AGE_MAX: Duration = Duration::from_mins(5);
 const LINK_IDLE_MAX: Duration = Duration::from_secs(25);
 
 /// How a request ended.
-pub struct Exchanged {
+pub(crate) struct Exchanged {
     /// Acknowledged, or why not.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// From its start to the answer's headers, or to the failure.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// The beginning of the answer's body, where there was one and it was wanted.
-    pub answer: Bytes,
+    pub(crate) answer: Bytes,
     /// The connection, if it may be used again.
-    pub link: Option<Link>,
+    pub(crate) link: Option<Link>,
 }
 
 /// Makes requests.
@@ -214,7 +214,7 @@ impl Courier {
     /// its body.
     ///
     /// Not cancel safe: dropping it closes the connection, and the receiver may have had the request.
-    pub async fn exchange(&self, attempt: &Attempt, kept: Option<Link>, keep_answer: bool) -> Exchanged {
+    pub(crate) async fn exchange(&self, attempt: &Attempt, kept: Option<Link>, keep_answer: bool) -> Exchanged {
         let start = Instant::now();
         let deadline = start + self.request_timeout;
         let answered = timeout_at(deadline, self.answer(attempt, kept)).await.unwrap_or(Err(Reason::Timeout));

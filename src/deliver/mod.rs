@@ -3,12 +3,12 @@
 //! Each shard is a thread with a single-threaded runtime. A webhook's host decides its shard, so everything about a host
 //! (connections, circuit, lanes) has one owner and no lock.
 
-pub mod shard;
-pub mod order;
-pub mod pace;
-pub mod allowance;
-pub mod circuit;
-pub mod courier;
-pub mod next_step;
-pub mod publish;
-pub mod observers;
+pub(crate) mod shard;
+pub(crate) mod order;
+pub(crate) mod pace;
+pub(crate) mod allowance;
+pub(crate) mod circuit;
+pub(crate) mod courier;
+pub(crate) mod next_step;
+pub(crate) mod publish;
+pub(crate) mod observers;

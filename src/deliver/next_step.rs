@@ -18,7 +18,7 @@ use crate::telemetry::metrics::{Metrics, TickOutcome};
 
 /// What a settlement makes of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It waits in a tier.
     Retried(usize),
     /// It is a dead letter.
@@ -27,9 +27,9 @@ pub enum Fate {
 
 /// A record to publish, and what it settles.
 #[derive(Debug)]
-pub struct Settlement {
+pub(crate) struct Settlement {
     /// The record.
-    pub outgoing: Outgoing,
+    pub(crate) outgoing: Outgoing,
     fate: Fate,
     wire: Wire,
     event: Arc<Event>,
@@ -37,11 +37,11 @@ pub struct Settlement {
 
 /// Why a slot ended without an acknowledgement.
 #[derive(Clone, Copy, Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The reason word.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// The HTTP status, if there was one.
-    pub status: Option<u16>,
+    pub(crate) status: Option<u16>,
 }
 
 /// Makes settlements.
@@ -60,7 +60,7 @@ impl Settlements {
     }
 
     /// The topics of the tiers, in their order.
-    pub fn tiers(&self) -> &[(Arc<str>, Duration)] {
+    pub(crate) fn tiers(&self) -> &[(Arc<str>, Duration)] {
         &self.tiers
     }
 
@@ -69,7 +69,7 @@ impl Settlements {
     ///
     /// # Errors
     /// The reason of the drop, and the delivery.
-    pub fn after(
+    pub(crate) fn after(
         &self,
         delivery: Delivery,
         verdict: Verdict,
@@ -102,7 +102,7 @@ impl Settlements {
     }
 
     /// The dead letter of a record that is not delivered.
-    pub fn burial(&self, burial: Burial) -> Settlement {
+    pub(crate) fn burial(&self, burial: Burial) -> Settlement {
         let mut settlement = self.settlement(Fate::Dead(burial.reason), burial.wire, burial.event);
         settlement.outgoing.payload = burial.value;
         if burial.key.is_some() {
@@ -132,7 +132,7 @@ impl Settlements {
     ///
     /// # Errors
     /// That was the dead-letter topic already: the event, which has nowhere to go.
-    pub fn after_too_large(&self, settlement: Settlement) -> Result<Settlement, Arc<Event>> {
+    pub(crate) fn after_too_large(&self, settlement: Settlement) -> Result<Settlement, Arc<Event>> {
         match settlement.fate {
             Fate::Retried(_) => {
                 Ok(self.settlement(Fate::Dead(DeadReason::TooLarge), settlement.wire, settlement.event))
@@ -144,7 +144,7 @@ impl Settlements {
 
 impl Settlement {
     /// The record is acknowledged: counts and settles.
-    pub fn complete(self, metrics: &Metrics) {
+    pub(crate) fn complete(self, metrics: &Metrics) {
         match self.fate {
             Fate::Retried(tier) => {
                 metrics.retries.get(tier).into_iter().for_each(prometheus::IntCounter::inc);
@@ -159,7 +159,7 @@ impl Settlement {
     }
 
     /// The event it is of.
-    pub fn event(&self) -> &Arc<Event> {
+    pub(crate) fn event(&self) -> &Arc<Event> {
         &self.event
     }
 }

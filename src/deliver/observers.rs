@@ -13,23 +13,23 @@ use crate::health::tally::Tally;
 use crate::inflight::job::Delivery;
 
 /// The end of one attempt, as seen by those who report on it.
-pub struct Ended<'a> {
+pub(crate) struct Ended<'a> {
     /// The shard that made it.
-    pub shard: usize,
+    pub(crate) shard: usize,
     /// The delivery.
-    pub delivery: &'a Delivery,
+    pub(crate) delivery: &'a Delivery,
     /// How it ended. Slots without a request are not reported.
-    pub outcome: &'a Outcome,
+    pub(crate) outcome: &'a Outcome,
     /// How long the request took.
-    pub took: std::time::Duration,
+    pub(crate) took: std::time::Duration,
     /// The beginning of the answer's body, if it was asked for.
-    pub answer: &'a Bytes,
+    pub(crate) answer: &'a Bytes,
     /// ms since 1970.
-    pub at_ms: i64,
+    pub(crate) at_ms: i64,
 }
 
 /// The name of this host, for people who look for the worker behind a record.
-pub fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = name.trim().chars().take(HOST_NAME_MAX).collect();
     if name.is_empty() { "unknown".to_owned() } else { name }
@@ -47,18 +47,18 @@ pub struct Reports {
 
 impl Reports {
     /// To these.
-    pub fn new(tally: Arc<Tally>, log: Option<AttemptLog>) -> Self {
+    pub(crate) fn new(tally: Arc<Tally>, log: Option<AttemptLog>) -> Self {
         Self { tally: Some(tally), log }
     }
 
     /// Whether the answer's body is wanted. Whether the attempt is logged is only known after it, and reading on is what
     /// the courier does anyway.
-    pub fn wants_answer(&self) -> bool {
+    pub(crate) fn wants_answer(&self) -> bool {
         self.log.is_some()
     }
 
     /// An attempt ended.
-    pub fn attempt_ended(&self, ended: &Ended<'_>) {
+    pub(crate) fn attempt_ended(&self, ended: &Ended<'_>) {
         if let Some(tally) = &self.tally {
             tally.count(ended.shard, &ended.delivery.integration, ended.outcome, ended.at_ms);
         }

@@ -11,7 +11,7 @@ use slab::Slab;
 use crate::domain::hash::BuildHash64;
 
 /// The place of a started item, until it is finished.
-pub type Place = usize;
+pub(crate) type Place = usize;
 
 /// No place: the end of a chain.
 const NOWHERE: Place = Place::MAX;
@@ -117,7 +117,7 @@ impl<T> OrderedQueue<T> {
     }
 
     /// Takes out everything that has not started, in the order it came.
-    pub fn drain_waiting(&mut self) -> Vec<T> {
+    pub(crate) fn drain_waiting(&mut self) -> Vec<T> {
         let slots = &mut self.slots;
         let mut waiting: Vec<(u64, Place)> =
             slots.iter().filter(|(_, slot)| slot.item.is_some()).map(|(place, slot)| (slot.arrival, place)).collect();
@@ -134,34 +134,34 @@ impl<T> OrderedQueue<T> {
     }
 
     /// Whether any that has not started is such a one.
-    pub fn any_waiting(&self, is_such: impl Fn(&T) -> bool) -> bool {
+    pub(crate) fn any_waiting(&self, is_such: impl Fn(&T) -> bool) -> bool {
         self.slots.iter().filter_map(|(_, slot)| slot.item.as_ref()).any(is_such)
     }
 
     /// Gives back what it has room for, if nothing is in it.
-    pub fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         if self.is_empty() && self.slots.capacity() > 0 {
             *self = Self::default();
         }
     }
 
     /// How many have not started.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// How many could start now.
-    pub fn ready(&self) -> usize {
+    pub(crate) fn ready(&self) -> usize {
         self.ready.len()
     }
 
     /// Whether one could start now.
-    pub fn has_ready(&self) -> bool {
+    pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// Whether nothing waits and nothing is started.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 }

@@ -27,7 +27,7 @@ const BRIM_UNKNOWN: usize = 512;
 
 /// The pace of one lane, or of one host.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Mean time of a request, in seconds.
     mean: f64,
     /// Requests in it.
@@ -47,7 +47,7 @@ pub struct Pace {
 
 impl Pace {
     /// Of a lane that has done nothing yet.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             mean: 0.0,
             counted: 0,
@@ -61,12 +61,12 @@ impl Pace {
     }
 
     /// The lane was idle and starts a request.
-    pub fn wakes(&mut self, now: Instant) {
+    pub(crate) fn wakes(&mut self, now: Instant) {
         self.progress = now;
     }
 
     /// A request ended, on a kept connection or on one made for it.
-    pub fn ended(&mut self, took: Duration, connected: bool, now: Instant) {
+    pub(crate) fn ended(&mut self, took: Duration, connected: bool, now: Instant) {
         self.progress = now;
         self.ended = self.ended.saturating_add(1);
         self.connecting = if connected { self.connecting.saturating_add(1) } else { 0 };
@@ -80,14 +80,14 @@ impl Pace {
     }
 
     /// For `late` nobody looked: this process stood still, and what did not end meanwhile is no receiver's fault.
-    pub fn stood_still(&mut self, late: Duration, now: Instant) {
+    pub(crate) fn stood_still(&mut self, late: Duration, now: Instant) {
         self.progress = (self.progress + late).min(now);
         self.looked = (self.looked + late).min(now);
     }
 
     /// Looks at what has ended since the last look. What a lane does in which nothing waits is its events' pace, not its
     /// receiver's, and does not count.
-    pub fn look(&mut self, waiting: usize, now: Instant) {
+    pub(crate) fn look(&mut self, waiting: usize, now: Instant) {
         let elapsed = now.saturating_duration_since(self.looked);
         let ended = std::mem::take(&mut self.ended);
         self.looked = now;
@@ -105,7 +105,7 @@ impl Pace {
     ///
     /// Both the time that requests take and the rate at which they ended must say so: the one knows nothing of a pause that
     /// is over, the other nothing of a lane that had little to do.
-    pub fn is_full(&self, waiting: usize, in_flight: usize, abreast: usize, now: Instant) -> bool {
+    pub(crate) fn is_full(&self, waiting: usize, in_flight: usize, abreast: usize, now: Instant) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let (waiting, abreast) = (waiting as f64, abreast.max(1) as f64);
         let wait_max = WAIT_MAX.as_secs_f64();
@@ -118,7 +118,7 @@ impl Pace {
     }
 
     /// Whether reading should wait, so that a receiver which keeps pace gets what waits before its lane is full.
-    pub fn is_brimming(&self, waiting: usize, in_flight: usize, now: Instant) -> bool {
+    pub(crate) fn is_brimming(&self, waiting: usize, in_flight: usize, now: Instant) -> bool {
         if self.is_stalled(in_flight, now) {
             return false;
         }
@@ -130,7 +130,7 @@ impl Pace {
     }
 
     /// Whether nothing has ended for long although requests are under way.
-    pub fn is_stalled(&self, in_flight: usize, now: Instant) -> bool {
+    pub(crate) fn is_stalled(&self, in_flight: usize, now: Instant) -> bool {
         in_flight > 0 && now.saturating_duration_since(self.progress) >= STALL_MIN
     }
 }

@@ -25,20 +25,20 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// A record to publish.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// Topic.
-    pub topic: Arc<str>,
+    pub(crate) topic: Arc<str>,
     /// Key.
-    pub key: Option<Bytes>,
+    pub(crate) key: Option<Bytes>,
     /// Value; none for the dead letter of a record without one.
-    pub payload: Option<Bytes>,
+    pub(crate) payload: Option<Bytes>,
     /// Headers.
-    pub headers: Vec<(&'static str, String)>,
+    pub(crate) headers: Vec<(&'static str, String)>,
 }
 
 /// Why a record was not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
+pub(crate) enum PublishError {
     /// The topic does not take records of this size.
     #[error("the record is larger than its topic takes")]
     TooLarge,
@@ -91,7 +91,7 @@ impl Sink {
     ///
     /// # Errors
     /// [`PublishError`]
-    pub async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
+    pub(crate) async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
         let mut backoff = BACKOFF_MIN;
         let mut producer = &self.producer;
         loop {
@@ -145,7 +145,7 @@ impl Sink {
     ///
     /// # Errors
     /// Records are left.
-    pub fn flush(&self, patience: Duration) -> Result<(), KafkaError> {
+    pub(crate) fn flush(&self, patience: Duration) -> Result<(), KafkaError> {
         let began = Instant::now();
         self.producer.flush(patience)?;
         self.lone.get().map_or(Ok(()), |lone| lone.flush(patience.saturating_sub(began.elapsed())))

@@ -32,7 +32,7 @@ pub struct Tick {
 
 /// What becomes of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     /// This worker fires it.
     Fire,
     /// It is another worker's, or from before this one held it.
@@ -43,12 +43,12 @@ pub enum Call {
 
 impl Tick {
     /// The webhook.
-    pub fn of(&self) -> Option<Webhook<'_>> {
+    pub(crate) fn of(&self) -> Option<Webhook<'_>> {
         self.integration.webhook(self.webhook)
     }
 
     /// What becomes of it at `now_ms`, for a worker that has held its partition since `held_since_ms`, or does not.
-    pub fn call(&self, held_since_ms: Option<i64>, now_ms: i64) -> Call {
+    pub(crate) fn call(&self, held_since_ms: Option<i64>, now_ms: i64) -> Call {
         if held_since_ms.is_none_or(|since| self.at_ms <= since) {
             return Call::Leave;
         }
@@ -64,41 +64,41 @@ impl Tick {
 
 /// The partitions of the integrations topic that this worker holds: the webhooks of a partition are its to fire.
 #[derive(Clone, Debug, Default)]
-pub struct Held {
+pub(crate) struct Held {
     /// Since when, ms since 1970.
     since_ms: HashMap<i32, i64>,
 }
 
 impl Held {
     /// A partition came at `now_ms`: what was due until then was another's to fire.
-    pub fn add(&mut self, partition: i32, now_ms: i64) {
+    pub(crate) fn add(&mut self, partition: i32, now_ms: i64) {
         self.since_ms.insert(partition, now_ms);
     }
 
     /// A partition went.
-    pub fn remove(&mut self, partition: i32) {
+    pub(crate) fn remove(&mut self, partition: i32) {
         self.since_ms.remove(&partition);
     }
 
     /// Since when the partition is held, if it is.
-    pub fn since_ms(&self, partition: i32) -> Option<i64> {
+    pub(crate) fn since_ms(&self, partition: i32) -> Option<i64> {
         self.since_ms.get(&partition).copied()
     }
 
     /// The clock was set back to `now_ms`: nothing can be held since later.
-    pub fn set_back(&mut self, now_ms: i64) {
+    pub(crate) fn set_back(&mut self, now_ms: i64) {
         self.since_ms.values_mut().for_each(|since| *since = now_ms.min(*since));
     }
 }
 
 /// The partition of `partitions` that a webhook's schedule belongs to.
-pub fn partition_of(webhook: Webhook<'_>, partitions: u32) -> i32 {
+pub(crate) fn partition_of(webhook: Webhook<'_>, partitions: u32) -> i32 {
     i32::try_from(webhook.hash() % u64::from(partitions.max(1))).unwrap_or(0)
 }
 
 /// The next tick of every scheduled webhook.
 #[derive(Debug)]
-pub struct Agenda {
+pub(crate) struct Agenda {
     planned: HashMap<Arc<str>, Arc<Integration>, BuildHash64>,
     /// Time, key of the integration, place of the webhook.
     due: BTreeSet<(i64, Arc<str>, usize)>,
@@ -107,18 +107,18 @@ pub struct Agenda {
 
 impl Agenda {
     /// An empty agenda that begins after `now_ms`.
-    pub fn new(now_ms: i64) -> Self {
+    pub(crate) fn new(now_ms: i64) -> Self {
         Self { planned: HashMap::default(), due: BTreeSet::new(), looked_ms: now_ms }
     }
 
     /// Forgets everything planned.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.planned.clear();
         self.due.clear();
     }
 
     /// Follows a change of the integration of that key; none: it was removed.
-    pub fn follow(&mut self, key: &str, integration: Option<&Arc<Integration>>) {
+    pub(crate) fn follow(&mut self, key: &str, integration: Option<&Arc<Integration>>) {
         if let Some((key, old)) = self.planned.remove_entry(key) {
             for (place, ticks) in schedules(&old) {
                 self.due.remove(&(ticks.after(self.looked_ms), Arc::clone(&key), place));
@@ -135,27 +135,27 @@ impl Agenda {
     }
 
     /// When the next tick comes.
-    pub fn next_ms(&self) -> Option<i64> {
+    pub(crate) fn next_ms(&self) -> Option<i64> {
         self.due.first().map(|(at, ..)| *at)
     }
 
     /// How many webhooks are planned.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.due.len()
     }
 
     /// Whether none is.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.due.is_empty()
     }
 
     /// Whether the clock was set back so far that waiting for it would silence schedules.
-    pub fn is_set_back(&self, now_ms: i64) -> bool {
+    pub(crate) fn is_set_back(&self, now_ms: i64) -> bool {
         self.looked_ms.saturating_sub(now_ms) > millis(SET_BACK_MAX)
     }
 
     /// Begins anew at `now_ms` with the same webhooks.
-    pub fn restart(&mut self, now_ms: i64) {
+    pub(crate) fn restart(&mut self, now_ms: i64) {
         self.looked_ms = now_ms;
         let planned = std::mem::take(&mut self.planned);
         self.due.clear();
@@ -166,7 +166,7 @@ impl Agenda {
     }
 
     /// The ticks that came since the last look, the latest of each webhook, oldest first.
-    pub fn take_due(&mut self, now_ms: i64) -> Vec<Tick> {
+    pub(crate) fn take_due(&mut self, now_ms: i64) -> Vec<Tick> {
         if now_ms <= self.looked_ms {
             return Vec::new();
         }
@@ -210,7 +210,7 @@ fn ticks_of(webhook: Webhook<'_>) -> Option<Ticks> {
 }
 
 /// Whether a retry at `retry_ms` of the webhook's tick at `tick_ms` comes too late: not before the next tick.
-pub fn is_over(webhook: Webhook<'_>, tick_ms: i64, retry_ms: i64) -> bool {
+pub(crate) fn is_over(webhook: Webhook<'_>, tick_ms: i64, retry_ms: i64) -> bool {
     // Its schedule may be gone by now; then it has nothing to say any more.
     ticks_of(webhook).is_none_or(|ticks| retry_ms >= ticks.after(tick_ms))
 }

@@ -13,24 +13,24 @@ use super::text::{Loose, Text};
 
 /// One entity that an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entity {
+pub(crate) struct Entity {
     /// Its type, `company` for the field `companyId`.
-    pub entity_type: EntityType,
+    pub(crate) entity_type: EntityType,
     /// A hash of its type and id: what first attempts of one webhook are ordered by. Without an id there is no order.
-    pub order_key: Option<u64>,
+    pub(crate) order_key: Option<u64>,
 }
 
 /// What the service reads of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
     /// The event's own id.
-    pub id: Cow<'a, str>,
+    pub(crate) id: Cow<'a, str>,
     /// `type`: change, link, unlink, or a word this version does not know.
-    pub event: EventWord,
+    pub(crate) event: EventWord,
     /// `changeData.type`, or that there is none.
-    pub change: ChangeWord,
+    pub(crate) change: ChangeWord,
     /// The ids in `entityIds`: at least one.
-    pub entities: Vec<Entity>,
+    pub(crate) entities: Vec<Entity>,
 }
 
 /// Why a record's value is no event.
@@ -73,7 +73,7 @@ impl<'a> Envelope<'a> {
     }
 
     /// The hashes that order first attempts: one for a change, two for a link.
-    pub fn order_keys(&self) -> [Option<u64>; 2] {
+    pub(crate) fn order_keys(&self) -> [Option<u64>; 2] {
         let mut keys = self.entities.iter().map(|entity| entity.order_key);
         [keys.next().flatten(), keys.next().flatten()]
     }

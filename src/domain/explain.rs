@@ -17,15 +17,15 @@ use super::text::Loose;
 
 /// The words of an event that filters look at, as its record spells them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventWords {
+pub(crate) struct EventWords {
     /// `id`
-    pub id: String,
+    pub(crate) id: String,
     /// `type`
-    pub event: String,
+    pub(crate) event: String,
     /// `changeData.type`
-    pub change: Option<String>,
+    pub(crate) change: Option<String>,
     /// The entity types of `entityIds`, in the record's order.
-    pub entities: Vec<String>,
+    pub(crate) entities: Vec<String>,
 }
 
 impl EventWords {
@@ -33,7 +33,7 @@ impl EventWords {
     ///
     /// # Errors
     /// [`InvalidEvent`]
-    pub fn parse(value: &[u8], envelope: &Envelope<'_>) -> Result<Self, InvalidEvent> {
+    pub(crate) fn parse(value: &[u8], envelope: &Envelope<'_>) -> Result<Self, InvalidEvent> {
         let malformed = |error: serde_json::Error| {
             InvalidEvent::Malformed(format!("unreadable at line {} column {}", error.line(), error.column()))
         };
@@ -68,13 +68,13 @@ impl fmt::Display for EventWords {
 /// A filter item, as its record spells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ItemWords {
+pub(crate) struct ItemWords {
     /// `eventType`
-    pub event_type: Option<String>,
+    pub(crate) event_type: Option<String>,
     /// `entityType`
-    pub entity_type: Option<String>,
+    pub(crate) entity_type: Option<String>,
     /// `changeType`
-    pub change_type: Option<String>,
+    pub(crate) change_type: Option<String>,
 }
 
 impl fmt::Display for ItemWords {
@@ -93,7 +93,7 @@ impl fmt::Display for ItemWords {
 ///
 /// # Errors
 /// [`Unusable::Json`]; never for a value of which an [`Integration`] was made.
-pub fn items_of(record: &[u8]) -> Result<Vec<Vec<ItemWords>>, Unusable> {
+pub(crate) fn items_of(record: &[u8]) -> Result<Vec<Vec<ItemWords>>, Unusable> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Record {
@@ -115,7 +115,7 @@ pub fn items_of(record: &[u8]) -> Result<Vec<Vec<ItemWords>>, Unusable> {
 
 /// Why a filter item does not match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WhyNot {
+pub(crate) enum WhyNot {
     /// The event is of another type.
     EventType {
         /// The item's word.
@@ -178,16 +178,16 @@ impl fmt::Display for WhyNot {
 
 /// What became of one filter item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ItemRuling {
+pub(crate) struct ItemRuling {
     /// The item.
-    pub item: ItemWords,
+    pub(crate) item: ItemWords,
     /// Every field that does not match; none when the item matches.
-    pub why_not: Vec<WhyNot>,
+    pub(crate) why_not: Vec<WhyNot>,
 }
 
 /// What decides about one webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
+pub(crate) enum Ruling {
     /// This item is the first that matches.
     Matches {
         /// Its place in the record.
@@ -205,18 +205,18 @@ pub enum Ruling {
 
 /// One webhook, explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebhookRuling {
+pub(crate) struct WebhookRuling {
     /// Its place in the record.
-    pub index: usize,
+    pub(crate) index: usize,
     /// What decides.
-    pub ruling: Ruling,
+    pub(crate) ruling: Ruling,
     /// All its items.
-    pub items: Vec<ItemRuling>,
+    pub(crate) items: Vec<ItemRuling>,
 }
 
 /// What keeps every event from an integration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub(crate) enum Obstacle {
     /// The event is another workspace's.
     OtherWorkspace(String),
     /// Nothing is delivered to integrations of this status.
@@ -237,23 +237,23 @@ impl fmt::Display for Obstacle {
 
 /// One event and one integration, explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// All that keeps every event from the integration.
-    pub obstacles: Vec<Obstacle>,
+    pub(crate) obstacles: Vec<Obstacle>,
     /// Its webhooks, in the record's order.
-    pub webhooks: Vec<WebhookRuling>,
+    pub(crate) webhooks: Vec<WebhookRuling>,
 }
 
 impl Explanation {
     /// Whether the event is delivered to this webhook.
-    pub fn delivers(&self, webhook: &WebhookRuling) -> bool {
+    pub(crate) fn delivers(&self, webhook: &WebhookRuling) -> bool {
         self.obstacles.is_empty() && matches!(webhook.ruling, Ruling::Matches { .. })
     }
 }
 
 /// Explains what becomes of an event of `workspace` (if that is known) at an integration whose items are `items`
 /// (see [`items_of`]).
-pub fn explain(
+pub(crate) fn explain(
     integration: &Integration,
     items: &[Vec<ItemWords>],
     event: &EventWords,

@@ -5,20 +5,20 @@ use super::hash::hash_bytes;
 
 /// The word in an event's `type`, as one bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventWord(u8);
+pub(crate) struct EventWord(u8);
 
 /// The word in `changeData.type`, as one bit; link and unlink have [`ChangeWord::NONE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChangeWord(u8);
+pub(crate) struct ChangeWord(u8);
 
 /// An entity type as a hash of its lower-case name. Entity types are an open set, so they are never listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntityType(u64);
+pub(crate) struct EntityType(u64);
 
 /// Words that a filter item's `eventType` accepts.
-pub const EVENT_WORDS: [&str; 3] = ["change", "link", "unlink"];
+pub(crate) const EVENT_WORDS: [&str; 3] = ["change", "link", "unlink"];
 /// Words that a filter item's `changeType` accepts.
-pub const CHANGE_WORDS: [&str; 4] = ["create", "patch", "delete", "restore"];
+pub(crate) const CHANGE_WORDS: [&str; 4] = ["create", "patch", "delete", "restore"];
 
 /// All of [`EVENT_WORDS`] and the bit of unknown words.
 const ANY_EVENT: u8 = 0b1111;
@@ -36,27 +36,27 @@ fn bit_of(word: &str, words: &[&str]) -> Option<u8> {
 
 impl EventWord {
     /// Reads a word, without case. An unknown one matches only items that name no event type.
-    pub fn parse(word: &str) -> Self {
+    pub(crate) fn parse(word: &str) -> Self {
         Self(bit_of(word, &EVENT_WORDS).unwrap_or(0b1000))
     }
 
     /// Whether this is one of [`EVENT_WORDS`].
-    pub fn is_known(self) -> bool {
+    pub(crate) fn is_known(self) -> bool {
         self.0 != 0b1000
     }
 }
 
 impl ChangeWord {
     /// No change: link, unlink, or an event without `changeData.type`.
-    pub const NONE: Self = Self(0b1_0000);
+    pub(crate) const NONE: Self = Self(0b1_0000);
 
     /// Reads a word, without case. An unknown one matches only items that name no change type.
-    pub fn parse(word: &str) -> Self {
+    pub(crate) fn parse(word: &str) -> Self {
         Self(bit_of(word, &CHANGE_WORDS).unwrap_or(0b10_0000))
     }
 
     /// Whether this is one of [`CHANGE_WORDS`].
-    pub fn is_known(self) -> bool {
+    pub(crate) fn is_known(self) -> bool {
         self.0 < Self::NONE.0
     }
 }
@@ -69,7 +69,7 @@ impl Default for ChangeWord {
 
 impl EntityType {
     /// The entity type of that name, without case.
-    pub fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         let hash = if name.bytes().any(|byte| !byte.is_ascii() || byte.is_ascii_uppercase()) {
             hash_bytes(name.to_lowercase().as_bytes())
         } else {
@@ -80,7 +80,7 @@ impl EntityType {
     }
 
     /// A hash of the name.
-    pub fn hash(self) -> u64 {
+    pub(crate) fn hash(self) -> u64 {
         self.0
     }
 
@@ -94,16 +94,16 @@ impl EntityType {
 #[derive(Clone, Copy, Debug)]
 pub struct EventFacts<'a> {
     /// `type`
-    pub event: EventWord,
+    pub(crate) event: EventWord,
     /// `changeData.type`
-    pub change: ChangeWord,
+    pub(crate) change: ChangeWord,
     /// The entities of `entityIds`.
-    pub entities: &'a [Entity],
+    pub(crate) entities: &'a [Entity],
 }
 
 impl EventFacts<'_> {
     /// A bit for each of its entities: an item whose [`FilterItem::interest`] has none of them does not match.
-    pub fn interest(&self) -> u64 {
+    pub(crate) fn interest(&self) -> u64 {
         self.entities.iter().fold(0, |bits, entity| bits | entity.entity_type.bit())
     }
 }
@@ -111,11 +111,11 @@ impl EventFacts<'_> {
 /// One filter item: event mask in bits 60.., change mask in bits 52.., entity hash below. In two halves, so that it needs no
 /// padding beside a `u32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FilterItem([u32; 2]);
+pub(crate) struct FilterItem([u32; 2]);
 
 impl FilterItem {
     /// An item from the words of a record; a missing word matches anything, an unknown one nothing.
-    pub fn new(event: Option<&str>, entity: Option<&str>, change: Option<&str>) -> Self {
+    pub(crate) fn new(event: Option<&str>, entity: Option<&str>, change: Option<&str>) -> Self {
         let event_mask = event.map_or(ANY_EVENT, |word| bit_of(word, &EVENT_WORDS).unwrap_or(0));
         let change_mask = change.map_or(ANY_CHANGE, |word| bit_of(word, &CHANGE_WORDS).unwrap_or(0));
         // An item with a change type never matches link or unlink, whatever such an event carries as changeData.
@@ -130,7 +130,7 @@ impl FilterItem {
     }
 
     /// The bit of the entity type it wants, or all if it takes any.
-    pub fn interest(self) -> u64 {
+    pub(crate) fn interest(self) -> u64 {
         match self.bits() & ENTITY_MASK {
             ANY_ENTITY => u64::MAX,
             wanted => EntityType(wanted).bit(),
@@ -139,7 +139,7 @@ impl FilterItem {
 
     /// Whether every field the item has matches the event.
     #[inline]
-    pub fn matches(self, facts: &EventFacts<'_>) -> bool {
+    pub(crate) fn matches(self, facts: &EventFacts<'_>) -> bool {
         let bits = self.bits();
         let wanted = bits & ENTITY_MASK;
         bits >> 60 & u64::from(facts.event.0) != 0

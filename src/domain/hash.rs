@@ -5,7 +5,7 @@
 use std::hash::Hasher as _;
 
 /// FxHash-like multiply and rotate over eight bytes at a time, finished with a mixer. Same value in every process.
-pub fn hash_bytes(bytes: &[u8]) -> u64 {
+pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
     let mut state = Hash64(0x9E37_79B9_7F4A_7C15);
     state.write(bytes);
     state.finish()
@@ -13,7 +13,7 @@ pub fn hash_bytes(bytes: &[u8]) -> u64 {
 
 /// The hasher behind [`hash_bytes`].
 #[derive(Clone, Copy)]
-pub struct Hash64(u64);
+pub(crate) struct Hash64(u64);
 
 impl Default for Hash64 {
     fn default() -> Self {
@@ -55,7 +55,7 @@ impl std::hash::Hasher for Hash64 {
 }
 
 /// Builds [`Hash64`] for maps whose keys are already hashes or come from configuration.
-pub type BuildHash64 = std::hash::BuildHasherDefault<Hash64>;
+pub(crate) type BuildHash64 = std::hash::BuildHasherDefault<Hash64>;
 
 #[cfg(test)]
 mod tests {

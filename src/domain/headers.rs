@@ -4,13 +4,16 @@ use super::outcome::{DeadReason, Reason};
 
 /// The workspace of an event by its record's headers and key: the last header of that name with a value, or the key where
 /// there is none. Nothing for what is empty or no UTF-8.
-pub fn workspace_of<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>, key: Option<&'a [u8]>) -> Option<&'a str> {
+pub(crate) fn workspace_of<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    key: Option<&'a [u8]>,
+) -> Option<&'a str> {
     let header = headers.filter(|(name, _)| *name == WORKSPACE).map(|(_, value)| value).last();
     std::str::from_utf8(header.or(key)?).ok().filter(|name| !name.is_empty())
 }
 
 /// The workspace.
-pub const WORKSPACE: &str = "workspace";
+pub(crate) const WORKSPACE: &str = "workspace";
 const INTEGRATION: &str = "hookstream-integration-id";
 const WEBHOOK: &str = "hookstream-webhook-id";
 const DELIVERY: &str = "hookstream-delivery-id";
@@ -55,7 +58,7 @@ pub struct Wire {
 
 impl Wire {
     /// The headers to write: those that have a value.
-    pub fn headers(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
         [
             (WORKSPACE, self.workspace.clone()),
             (INTEGRATION, self.integration_id.clone()),
@@ -76,7 +79,7 @@ impl Wire {
     }
 
     /// Reads the headers there are; of a repeated one the last counts, an unreadable one counts as missing.
-    pub fn read<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
+    pub(crate) fn read<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut wire = Self::default();
         for (name, value) in headers {
             let Ok(text) = std::str::from_utf8(value) else { continue };
@@ -100,7 +103,7 @@ impl Wire {
     }
 
     /// The key of the integration, `<workspace>/<integration id>`, if both are there.
-    pub fn integration_key(&self) -> Option<String> {
+    pub(crate) fn integration_key(&self) -> Option<String> {
         Some(format!("{}/{}", self.workspace.as_ref()?, self.integration_id.as_ref()?))
     }
 }

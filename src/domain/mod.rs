@@ -2,17 +2,17 @@
 //! what is decided goes out as a value.
 #![warn(clippy::wildcard_enum_match_arm)]
 
-pub mod event;
-pub mod filter;
-pub mod integration;
-pub mod table;
-pub mod target;
-pub mod outcome;
-pub mod retry_schedule;
-pub mod headers;
-pub mod signature;
-pub mod ticks;
-pub mod agenda;
-pub mod explain;
-pub mod hash;
-pub mod text;
+pub(crate) mod event;
+pub(crate) mod filter;
+pub(crate) mod integration;
+pub(crate) mod table;
+pub(crate) mod target;
+pub(crate) mod outcome;
+pub(crate) mod retry_schedule;
+pub(crate) mod headers;
+pub(crate) mod signature;
+pub(crate) mod ticks;
+pub(crate) mod agenda;
+pub(crate) mod explain;
+pub(crate) mod hash;
+pub(crate) mod text;

@@ -35,7 +35,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Status,
         Self::EchoMissing,
         Self::EchoMismatch,
@@ -51,7 +51,7 @@ impl Reason {
     ];
 
     /// The word.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Status => "status",
             Self::EchoMissing => "echo-missing",
@@ -74,12 +74,12 @@ impl Reason {
     }
 
     /// Whether a request was made: only then does it count against the integration.
-    pub fn is_attempt(self) -> bool {
+    pub(crate) fn is_attempt(self) -> bool {
         !matches!(self, Self::CircuitOpen | Self::Overloaded)
     }
 
     /// Whether the fault may be our own network's.
-    pub fn is_network(self) -> bool {
+    pub(crate) fn is_network(self) -> bool {
         matches!(self, Self::Dns | Self::Connect | Self::Tls | Self::Timeout)
     }
 }
@@ -111,7 +111,7 @@ impl Outcome {
 ///
 /// # Errors
 /// Why it is no acknowledgement.
-pub fn judge<'a>(status: u16, mut echoes: impl Iterator<Item = &'a [u8]>, token: &[u8]) -> Result<(), Reason> {
+pub(crate) fn judge<'a>(status: u16, mut echoes: impl Iterator<Item = &'a [u8]>, token: &[u8]) -> Result<(), Reason> {
     if status != 200 {
         return Err(Reason::Status);
     }
@@ -137,10 +137,10 @@ pub enum DeadReason {
 
 impl DeadReason {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Exhausted, Self::InvalidEvent, Self::Suspended, Self::TooLarge];
+    pub(crate) const ALL: [Self; 4] = [Self::Exhausted, Self::InvalidEvent, Self::Suspended, Self::TooLarge];
 
     /// The word.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",
             Self::InvalidEvent => "invalid-event",
@@ -152,7 +152,7 @@ impl DeadReason {
 
 /// Why something was dropped without a dead letter; each is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DropReason {
+pub(crate) enum DropReason {
     /// The integration is failed: the event matched it and was not sent.
     Suspended,
     /// A retry whose integration was removed.
@@ -175,7 +175,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Suspended,
         Self::IntegrationGone,
         Self::IntegrationInactive,
@@ -188,7 +188,7 @@ impl DropReason {
     ];
 
     /// The word.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Suspended => "suspended",
             Self::IntegrationGone => "integration-gone",
@@ -205,7 +205,7 @@ impl DropReason {
 
 /// What becomes of a delivery after a slot of its schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Done.
     Settled,
     /// Into a tier.
@@ -215,7 +215,7 @@ pub enum Verdict {
 }
 
 /// What follows from the outcome of attempt `attempt` (1 for the first).
-pub fn verdict(schedule: &RetrySchedule, attempt: u32, outcome: &Outcome) -> Verdict {
+pub(crate) fn verdict(schedule: &RetrySchedule, attempt: u32, outcome: &Outcome) -> Verdict {
     match outcome {
         Outcome::Acknowledged => Verdict::Settled,
         Outcome::Failed { retry_after, .. } => match schedule.after(attempt, *retry_after) {
@@ -226,7 +226,7 @@ pub fn verdict(schedule: &RetrySchedule, attempt: u32, outcome: &Outcome) -> Ver
 }
 
 /// Reads a `Retry-After`: seconds, or a date, which is compared with `now`. Longer than a million seconds is cut to that.
-pub fn parse_retry_after(status: u16, value: Option<&[u8]>, now: SystemTime) -> Option<Duration> {
+pub(crate) fn parse_retry_after(status: u16, value: Option<&[u8]>, now: SystemTime) -> Option<Duration> {
     if !matches!(status, 429 | 503) {
         return None;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// A delay of the schedule as people write it: `250ms`, `30s`, `5m`, `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Delay(Duration);
+pub(crate) struct Delay(Duration);
 
 /// Why a text is no [`Delay`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +16,7 @@ pub struct BadDuration;
 ///
 /// # Errors
 /// [`BadDuration`] for anything else, zero units or a number that does not fit included.
-pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).ok_or(BadDuration)?;
     let number: u64 = number.parse().map_err(|_not_a_number| BadDuration)?;
@@ -31,7 +31,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
 }
 
 /// Writes a duration the way [`parse_duration`] reads it, in the largest unit that divides it.
-pub fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (unit, millis_per_unit) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
         if millis != 0 && millis.is_multiple_of(millis_per_unit) {
@@ -43,7 +43,7 @@ pub fn format_duration(duration: Duration) -> String {
 
 impl Delay {
     /// The delay as a duration.
-    pub fn duration(self) -> Duration {
+    pub(crate) fn duration(self) -> Duration {
         self.0
     }
 }
@@ -55,11 +55,11 @@ impl fmt::Display for Delay {
 }
 
 /// Index of a tier in [`RetrySchedule::tiers`].
-pub type TierIndex = usize;
+pub(crate) type TierIndex = usize;
 
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// Wait in this tier.
     Tier(TierIndex),
     /// The schedule has ended.
@@ -125,17 +125,17 @@ impl RetrySchedule {
     }
 
     /// The distinct delays, shortest first. Each is a tier and a topic.
-    pub fn tiers(&self) -> &[Delay] {
+    pub(crate) fn tiers(&self) -> &[Delay] {
         &self.tiers
     }
 
     /// The delays before each retry, in order.
-    pub fn delays(&self) -> &[Delay] {
+    pub(crate) fn delays(&self) -> &[Delay] {
         &self.delays
     }
 
     /// How many attempts a delivery gets: the first and one a delay.
-    pub fn attempts_max(&self) -> u32 {
+    pub(crate) fn attempts_max(&self) -> u32 {
         u32::try_from(self.delays.len()).map_or(u32::MAX, |delays| delays + 1)
     }
 
@@ -143,7 +143,7 @@ impl RetrySchedule {
     ///
     /// `retry_after` is the receiver's own wish. It moves the delivery to the first delay from this one on that is at
     /// least as long, never past the last; the attempt number is not changed by it.
-    pub fn after(&self, attempt: u32, retry_after: Option<Duration>) -> Next {
+    pub(crate) fn after(&self, attempt: u32, retry_after: Option<Duration>) -> Next {
         let Some(index) = usize::try_from(attempt).ok().and_then(|attempt| attempt.checked_sub(1)) else {
             return self.tier_of.first().map_or(Next::Exhausted, |tier| Next::Tier(*tier));
         };

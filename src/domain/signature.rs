@@ -19,7 +19,7 @@ const VERSION_PREFIX: &str = "v1,";
 
 /// Secrets in force at once. Each one hashes every body again, so a record must not be able to hold thousands; a
 /// rotation needs two.
-pub const KEYS_MAX: usize = 8;
+pub(crate) const KEYS_MAX: usize = 8;
 
 /// Signatures of one header that [`Signer::verify`] looks at: a sender in rotation has two, no honest one has more than
 /// [`KEYS_MAX`].
@@ -39,7 +39,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// What is wrong with a secret. Never holds the secret itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadSecret {
+pub(crate) enum BadSecret {
     /// Nothing to sign with.
     #[error("the signing secret is empty: expected whsec_ and base64")]
     Empty,
@@ -50,13 +50,13 @@ pub enum BadSecret {
 
 /// A prepared HMAC-SHA256 key.
 #[derive(Clone)]
-pub struct SigningKey(hmac::Key);
+pub(crate) struct SigningKey(hmac::Key);
 
 impl SigningKey {
     /// Prepares the key of one secret, white space around it ignored: the bytes that its base64 stands for, after
     /// `whsec_` if it begins so. Whatever is no base64 is taken as it is, so that every secret signs and its owner sees
     /// at the receiver whether both sides read it alike; [`SigningKey::check`] tells where it can still be refused.
-    pub fn parse(secret: &str) -> Self {
+    pub(crate) fn parse(secret: &str) -> Self {
         let secret = secret.trim();
         let encoded = secret.strip_prefix(SECRET_PREFIX).unwrap_or(secret);
         let key = BASE64.decode(encoded).unwrap_or_else(|_| secret.as_bytes().to_vec());
@@ -67,7 +67,7 @@ impl SigningKey {
     ///
     /// # Errors
     /// [`BadSecret`] for a secret without bytes, and for `whsec_` followed by anything but base64.
-    pub fn check(secret: &str) -> Result<(), BadSecret> {
+    pub(crate) fn check(secret: &str) -> Result<(), BadSecret> {
         let secret = secret.trim();
         let key = secret.strip_prefix(SECRET_PREFIX);
         if key.unwrap_or(secret).is_empty() {
@@ -94,13 +94,13 @@ pub struct Signer {
 
 impl Signer {
     /// A signer with these keys, in their order; those after the first [`KEYS_MAX`] are left out.
-    pub fn new(mut keys: Vec<SigningKey>) -> Self {
+    pub(crate) fn new(mut keys: Vec<SigningKey>) -> Self {
         keys.truncate(KEYS_MAX);
         Self { keys: keys.into() }
     }
 
     /// Whether there is no key: then nothing is signed and no header is sent.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
@@ -123,7 +123,7 @@ impl Signer {
 
     /// Whether `signatures`, a `webhook-signature` header, holds one made with one of these keys. Compares in constant
     /// time and looks at no more than the first [`KEYS_MAX`] signatures.
-    pub fn verify(&self, id: &str, timestamp: i64, body: &[u8], signatures: &str) -> bool {
+    pub(crate) fn verify(&self, id: &str, timestamp: i64, body: &[u8], signatures: &str) -> bool {
         let mut digits = [0; TIMESTAMP_BYTES_MAX];
         let signed = [id.as_bytes(), b".", decimal(timestamp, &mut digits), b".", body].concat();
         signatures

@@ -163,18 +163,18 @@ fn count(number: usize) -> u32 {
 
 /// How many there are, by what becomes of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub(crate) struct Census {
     /// Integrations by status, in the order of [`STATUS_WORDS`]; the health topic's `failed` and `hasErrors` count.
-    pub integrations: [usize; STATUS_WORDS.len()],
+    pub(crate) integrations: [usize; STATUS_WORDS.len()],
     /// Webhooks that are delivered to.
-    pub webhooks_enabled: usize,
+    pub(crate) webhooks_enabled: usize,
     /// Webhooks whose owner switched them off.
-    pub webhooks_disabled: usize,
+    pub(crate) webhooks_disabled: usize,
 }
 
 /// Integrations whose schedules may have changed since they were last taken.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub enum Rescheduled {
+pub(crate) enum Rescheduled {
     /// Nobody has taken any yet, or too many have changed to be listed.
     #[default]
     Everything,
@@ -223,7 +223,7 @@ impl Table {
     }
 
     /// Removes an integration. Says whether there was one.
-    pub fn remove(&mut self, key: &str) -> bool {
+    pub(crate) fn remove(&mut self, key: &str) -> bool {
         let Some(ByKey(old)) = self.by_key.take(key) else { return false };
         if old.has_schedule() {
             self.rescheduled.add(key);
@@ -255,27 +255,27 @@ impl Table {
     }
 
     /// Whether [`Table::take_rescheduled`] would name anything.
-    pub fn is_rescheduled(&self) -> bool {
+    pub(crate) fn is_rescheduled(&self) -> bool {
         self.rescheduled != Rescheduled::Only(Vec::new())
     }
 
     /// Says whose schedules may have changed since this was last asked.
-    pub fn take_rescheduled(&mut self) -> Rescheduled {
+    pub(crate) fn take_rescheduled(&mut self) -> Rescheduled {
         std::mem::replace(&mut self.rescheduled, Rescheduled::Only(Vec::new()))
     }
 
     /// How many integrations there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_key.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.by_key.is_empty()
     }
 
     /// All integrations, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Integration>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Integration>> {
         self.by_key.iter().map(|ByKey(integration)| integration)
     }
 
@@ -317,7 +317,7 @@ impl Table {
     }
 
     /// Counts what is in the table.
-    pub fn census(&self) -> Census {
+    pub(crate) fn census(&self) -> Census {
         let mut census = Census::default();
         for integration in self.iter() {
             let status = match (integration.health(), integration.status()) {

@@ -14,7 +14,7 @@ use http::{HeaderValue, Uri};
 use super::hash::Hash64;
 
 /// Longer than the URLs that receivers with tokens in the path use, short enough for every server's request line.
-pub const URL_BYTES_MAX: usize = 4096;
+pub(crate) const URL_BYTES_MAX: usize = 4096;
 
 /// The bound of DNS on a name.
 const NAME_BYTES_MAX: usize = 253;
@@ -56,23 +56,23 @@ pub enum BadUrl {
 
 /// What a connection is made to, and what connections are shared by: scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Authority {
+pub(crate) struct Authority {
     /// TLS or not.
-    pub https: bool,
+    pub(crate) https: bool,
     /// A DNS name in small letters without a last dot, or the usual text of an IP address, without brackets.
-    pub host: Box<str>,
+    pub(crate) host: Box<str>,
     /// The port, the scheme's own if the URL has none.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 impl Authority {
     /// The address, if the host is one.
-    pub fn ip(&self) -> Option<IpAddr> {
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 
     /// Scheme, host and port, for a log: all that may be told of a URL.
-    pub fn origin(&self) -> impl fmt::Display + '_ {
+    pub(crate) fn origin(&self) -> impl fmt::Display + '_ {
         let scheme = if self.https { "https" } else { "http" };
         fmt::from_fn(move |f| write!(f, "{scheme}://{self}"))
     }
@@ -93,7 +93,7 @@ impl fmt::Display for Authority {
 
 /// A URL that can be delivered to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     authority: Arc<Authority>,
     host_header: HeaderValue,
     path: Uri,
@@ -104,7 +104,7 @@ impl Target {
     ///
     /// # Errors
     /// [`BadUrl`] for what is no absolute http or https URL, or has user info, or a host that is no name or address.
-    pub fn parse(url: &str) -> Result<Self, BadUrl> {
+    pub(crate) fn parse(url: &str) -> Result<Self, BadUrl> {
         if url.len() > URL_BYTES_MAX {
             return Err(BadUrl::TooLong(url.len()));
         }
@@ -119,17 +119,17 @@ impl Target {
     }
 
     /// Scheme, host and port.
-    pub fn authority(&self) -> Arc<Authority> {
+    pub(crate) fn authority(&self) -> Arc<Authority> {
         Arc::clone(&self.authority)
     }
 
     /// The value of `Host`.
-    pub fn host_header(&self) -> &HeaderValue {
+    pub(crate) fn host_header(&self) -> &HeaderValue {
         &self.host_header
     }
 
     /// Path and query, as they stand in the request line of HTTP/1.1.
-    pub fn path(&self) -> &Uri {
+    pub(crate) fn path(&self) -> &Uri {
         &self.path
     }
 
@@ -137,7 +137,7 @@ impl Target {
     ///
     /// # Panics
     /// Never: its parts were checked one by one.
-    pub fn absolute(&self) -> Uri {
+    pub(crate) fn absolute(&self) -> Uri {
         let mut parts = self.path.clone().into_parts();
         parts.scheme = Some(if self.authority.https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
         parts.authority = self.host_header.to_str().ok().and_then(|host| host.parse().ok());
@@ -145,7 +145,7 @@ impl Target {
     }
 
     /// The same for every URL of one scheme, host and port, in every process.
-    pub fn host_hash(&self) -> u32 {
+    pub(crate) fn host_hash(&self) -> u32 {
         let mut hasher = Hash64::default();
         self.authority.hash(&mut hasher);
         let hash = hasher.finish();

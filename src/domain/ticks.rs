@@ -27,12 +27,12 @@ impl Ticks {
     }
 
     /// The last tick at or before `ms` (since 1970).
-    pub fn at_or_before(self, ms: i64) -> i64 {
+    pub(crate) fn at_or_before(self, ms: i64) -> i64 {
         self.after(ms) - self.period_ms
     }
 
     /// How many ticks there are from the tick `from_ms` on and before the tick `until_ms`.
-    pub fn between(self, from_ms: i64, until_ms: i64) -> u64 {
+    pub(crate) fn between(self, from_ms: i64, until_ms: i64) -> u64 {
         u64::try_from(until_ms.saturating_sub(from_ms) / self.period_ms).unwrap_or(0)
     }
 }

@@ -23,9 +23,9 @@ const HELD_MAX_MS: i64 = 10_000;
 const HELD_PART: i64 = 60;
 
 /// Some integrations of one partition, and what was counted of them.
-pub type Chunk = (i32, Deltas);
+pub(crate) type Chunk = (i32, Deltas);
 /// Some integrations, and what was counted of them.
-pub type Deltas = Vec<(String, Vec<Slot>)>;
+pub(crate) type Deltas = Vec<(String, Vec<Slot>)>;
 
 /// What is not yet told.
 pub struct Collector {

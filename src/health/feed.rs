@@ -25,23 +25,23 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 const CENSUS_EVERY: Duration = Duration::from_secs(5);
 
 /// Follows the health topic on a thread of its own.
-pub struct HealthFeed {
+pub(crate) struct HealthFeed {
     /// How to reach Kafka.
-    pub kafka: settings::Kafka,
+    pub(crate) kafka: settings::Kafka,
     /// The topic.
-    pub topic: String,
+    pub(crate) topic: String,
     /// The integrations that are told.
-    pub table: Arc<RwLock<Table>>,
+    pub(crate) table: Arc<RwLock<Table>>,
     /// What is known.
-    pub standings: Arc<Standings>,
+    pub(crate) standings: Arc<Standings>,
     /// Counts.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl HealthFeed {
     /// Reads to the end there was, tells `ready`, and follows until `stop`. Tells `ready` also when the topic can't be read.
     /// Blocks its thread.
-    pub fn run(self, ready: oneshot::Sender<()>, stop: &CancellationToken) {
+    pub(crate) fn run(self, ready: oneshot::Sender<()>, stop: &CancellationToken) {
         let mut ready = Some(ready);
         let mut is_told = false;
         while !stop.is_cancelled() {

@@ -3,14 +3,14 @@
 //! In reading order: attempts are tallied by each worker, collected and published; the owner of a partition applies the rules
 //! and writes changes of state; every worker follows them. Never delays a delivery.
 
-pub mod rules;
-pub mod tally;
-pub mod collector;
-pub mod publisher;
-pub mod owner;
-pub mod restore;
-pub mod positions;
-pub mod records;
-pub mod feed;
-pub mod view;
-pub mod resume;
+pub(crate) mod rules;
+pub(crate) mod tally;
+pub(crate) mod collector;
+pub(crate) mod publisher;
+pub(crate) mod owner;
+pub(crate) mod restore;
+pub(crate) mod positions;
+pub(crate) mod records;
+pub(crate) mod feed;
+pub(crate) mod view;
+pub(crate) mod resume;

@@ -108,22 +108,22 @@ impl ConsumerContext for Moves {
 }
 
 /// Sums and judges, on a thread of its own.
-pub struct HealthOwner {
+pub(crate) struct HealthOwner {
     /// How to reach Kafka.
-    pub kafka: settings::Kafka,
+    pub(crate) kafka: settings::Kafka,
     /// The health topic.
-    pub health_topic: String,
+    pub(crate) health_topic: String,
     /// The events topic: what a suspension drops is named by its offsets.
-    pub events_topic: String,
+    pub(crate) events_topic: String,
     /// When an integration fails.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// Counts.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl HealthOwner {
     /// Works until `stop`. Blocks its thread.
-    pub fn run(self, stop: &CancellationToken) {
+    pub(crate) fn run(self, stop: &CancellationToken) {
         let mut wait = AGAIN_MIN;
         while !stop.is_cancelled() {
             let began = Instant::now();

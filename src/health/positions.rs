@@ -15,7 +15,7 @@ use crate::settings;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asks how far a group has come.
-pub struct Positions {
+pub(crate) struct Positions {
     asker: BaseConsumer<ClientLog>,
     topic: String,
 }
@@ -25,7 +25,7 @@ impl Positions {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub fn new(kafka: &settings::Kafka, topic: &str) -> Result<Self, KafkaError> {
+    pub(crate) fn new(kafka: &settings::Kafka, topic: &str) -> Result<Self, KafkaError> {
         let config = group_asker_config(kafka, "positions", &kafka.group);
         Ok(Self { asker: config.create_with_context(ClientLog::new("positions"))?, topic: topic.to_owned() })
     }
@@ -35,7 +35,7 @@ impl Positions {
     ///
     /// # Errors
     /// A broker does not answer.
-    pub fn committed(&self) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    pub(crate) fn committed(&self) -> Result<BTreeMap<i32, i64>, KafkaError> {
         let metadata = self.asker.fetch_metadata(Some(&self.topic), ASK_TIMEOUT)?;
         let topics = metadata.topics().iter().filter(|found| found.name() == self.topic);
         let partitions: Vec<i32> =

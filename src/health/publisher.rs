@@ -46,7 +46,7 @@ struct Outgoing {
 }
 
 /// Tells what is counted.
-pub struct Deltas {
+pub(crate) struct Deltas {
     producer: FutureProducer<ClientLog>,
     topic: String,
     tally: Arc<Tally>,
@@ -67,7 +67,7 @@ impl Deltas {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub fn new(
+    pub(crate) fn new(
         kafka: &settings::Kafka,
         (topic, worker, rules): (String, String, &Rules),
         tally: Arc<Tally>,
@@ -82,7 +82,7 @@ impl Deltas {
     }
 
     /// Tells until `stop`, then tells what is left. Blocks its thread while it asks for the topic's partitions.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(TELL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way: FuturesUnordered<BoxFuture<'static, Result<(), Outgoing>>> = FuturesUnordered::new();

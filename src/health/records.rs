@@ -158,9 +158,9 @@ pub struct Telling {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Resume {
     /// Its key.
-    pub key: String,
+    pub(crate) key: String,
     /// Of the suspension that is to end: since when it is, ms since 1970. A later one is not meant.
-    pub since_ms: Option<i64>,
+    pub(crate) since_ms: Option<i64>,
 }
 
 /// A record of the deltas topic.
@@ -193,7 +193,7 @@ impl Telling {
 
 impl Resume {
     /// The record.
-    pub fn record(&self) -> Vec<u8> {
+    pub(crate) fn record(&self) -> Vec<u8> {
         let since = self.since_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
         json(&DeltasRecord::Resume { resume: ResumeRecord { integration: self.key.clone(), since } })
     }
@@ -224,7 +224,7 @@ impl Delta {
 /// A record of the health topic: the contract's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct StateRecord {
+pub(crate) struct StateRecord {
     status: String,
     since: Timestamp,
     #[serde(default)]
@@ -239,7 +239,7 @@ pub struct StateRecord {
 
 impl StateRecord {
     /// The record that says what is known.
-    pub fn of(known: &Known) -> Self {
+    pub(crate) fn of(known: &Known) -> Self {
         let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
         Self {
             status: known.health.word().to_owned(),
@@ -252,7 +252,7 @@ impl StateRecord {
     }
 
     /// The value to write.
-    pub fn value(&self) -> Vec<u8> {
+    pub(crate) fn value(&self) -> Vec<u8> {
         json(self)
     }
 
@@ -260,7 +260,7 @@ impl StateRecord {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(value: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(value: &[u8]) -> Result<Self, String> {
         let record: Self = serde_json::from_slice(value).map_err(|error| error.to_string())?;
         match Health::parse(&record.status) {
             Some(_) => Ok(record),
@@ -269,27 +269,27 @@ impl StateRecord {
     }
 
     /// The state.
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         Health::parse(&self.status).unwrap_or_default()
     }
 
     /// Since when.
-    pub fn since(&self) -> Timestamp {
+    pub(crate) fn since(&self) -> Timestamp {
         self.since
     }
 
     /// Since when, ms since 1970.
-    pub fn since_ms(&self) -> i64 {
+    pub(crate) fn since_ms(&self) -> i64 {
         self.since.as_millisecond()
     }
 
     /// By partition of the events topic: where the events begin that the last suspension dropped.
-    pub fn first_dropped(&self) -> &BTreeMap<i32, i64> {
+    pub(crate) fn first_dropped(&self) -> &BTreeMap<i32, i64> {
         &self.first_dropped
     }
 
     /// What is known when only this record is left.
-    pub fn known(&self) -> Known {
+    pub(crate) fn known(&self) -> Known {
         Known {
             health: self.health(),
             since_ms: Some(self.since_ms()),

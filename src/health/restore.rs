@@ -30,7 +30,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Why nothing can be loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub(crate) enum LoadError {
     /// Kafka can't be asked.
     #[error("{what}: {source}")]
     Kafka {
@@ -51,7 +51,11 @@ type Tables = BTreeMap<i32, BTreeMap<String, Known>>;
 ///
 /// # Errors
 /// [`LoadError`]
-pub fn load(kafka: &settings::Kafka, health_topic: &str, partitions: &[i32]) -> Result<BTreeMap<i32, Book>, LoadError> {
+pub(crate) fn load(
+    kafka: &settings::Kafka,
+    health_topic: &str,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Book>, LoadError> {
     let states = read(kafka, health_topic, partitions, |value| Ok(StateRecord::parse(value)?.known()))?;
     let counts = read(kafka, &counts_topic(health_topic), partitions, parse_counts)?;
     let mut books: BTreeMap<i32, Book> = partitions.iter().map(|partition| (*partition, Book::default())).collect();

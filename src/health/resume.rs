@@ -12,7 +12,7 @@ use crate::settings;
 
 /// Why a wish was not published.
 #[derive(Debug, thiserror::Error)]
-pub enum WishError {
+pub(crate) enum WishError {
     /// There is nowhere to publish it.
     #[error("topic `{topic}`: {reason}")]
     Topic {
@@ -31,7 +31,7 @@ pub enum WishError {
 ///
 /// # Errors
 /// [`WishError`]
-pub async fn publish(kafka: &settings::Kafka, topic: &str, wish: &Resume) -> Result<(), WishError> {
+pub(crate) async fn publish(kafka: &settings::Kafka, topic: &str, wish: &Resume) -> Result<(), WishError> {
     let producer: FutureProducer<ClientLog> =
         producer_config(kafka, "resume").create_with_context(ClientLog::new("resume"))?;
     let partitions =

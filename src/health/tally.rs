@@ -12,13 +12,13 @@ use crate::domain::outcome::Outcome;
 #[derive(Debug)]
 pub struct Counted {
     /// The integration, as the last delivery knew it.
-    pub integration: Arc<Integration>,
+    pub(crate) integration: Arc<Integration>,
     /// The counts.
     pub slot: Slot,
     /// When the last attempt ended, ms since 1970.
-    pub last_ms: i64,
+    pub(crate) last_ms: i64,
     /// Whether it failed for a reason of the network.
-    pub by_network: bool,
+    pub(crate) by_network: bool,
 }
 
 /// By the place of the integration in memory, which the value keeps, and the second.

@@ -17,16 +17,16 @@ const BROUGHT_BACK_MAX: usize = 10_000;
 
 /// What the health topic says of an integration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// Its state.
-    pub health: Health,
+    pub(crate) health: Health,
     /// Since when, ms since 1970.
-    pub since_ms: i64,
+    pub(crate) since_ms: i64,
 }
 
 /// What the health topic says, and who shall be resumed.
 #[derive(Debug, Default)]
-pub struct Standings {
+pub(crate) struct Standings {
     /// Of integrations that are not active.
     by_key: RwLock<HashMap<Box<str>, Standing>>,
     /// When an integration was last seen to be brought back, ms since 1970.
@@ -36,13 +36,13 @@ pub struct Standings {
 
 impl Standings {
     /// What the health topic says of an integration.
-    pub fn of(&self, key: &str) -> Option<Standing> {
+    pub(crate) fn of(&self, key: &str) -> Option<Standing> {
         self.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key).copied()
     }
 
     /// The health topic says something new; none removes what it said. `integration` is the one of that key, if there is
     /// one.
-    pub fn said(&self, key: &str, standing: Option<Standing>, integration: Option<&Integration>) {
+    pub(crate) fn said(&self, key: &str, standing: Option<Standing>, integration: Option<&Integration>) {
         {
             let mut by_key = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
             match standing.filter(|standing| standing.health != Health::Active) {
@@ -65,7 +65,13 @@ impl Standings {
     /// A record of the integrations topic, written at `written_ms`: it takes over what the health topic says, and brings
     /// the integration back if it says so. A record that was there before this process (not `live`) must be later than the
     /// suspension by its own account.
-    pub fn integration_changed(&self, before: Option<&Integration>, after: &Integration, written_ms: i64, live: bool) {
+    pub(crate) fn integration_changed(
+        &self,
+        before: Option<&Integration>,
+        after: &Integration,
+        written_ms: i64,
+        live: bool,
+    ) {
         let standing = self.of(after.key());
         after.set_health(standing.map_or(Health::Active, |standing| standing.health));
         let Some(at) = brought_back(before, after, written_ms, live) else { return };
@@ -91,7 +97,7 @@ impl Standings {
     }
 
     /// The wishes that came since the last time.
-    pub fn take_wishes(&self) -> Vec<Resume> {
+    pub(crate) fn take_wishes(&self) -> Vec<Resume> {
         lock(&self.wishes).drain().collect()
     }
 }

@@ -30,7 +30,7 @@ impl std::fmt::Display for Origin {
 
 impl Origin {
     /// Reads `topic/partition/offset`. A topic's name has no slash.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('/');
         let (topic, partition, offset) = (parts.next()?, parts.next()?, parts.next()?);
         if topic.is_empty() || parts.next().is_some() {
@@ -50,17 +50,17 @@ struct Ticket {
 
 /// One record under delivery: its bytes, shared by its deliveries, and how many of them are open.
 #[derive(Debug)]
-pub struct Event {
+pub(crate) struct Event {
     /// The record's value, as it is in Kafka.
-    pub payload: Bytes,
+    pub(crate) payload: Bytes,
     /// Where the event was first read.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
     /// The record's timestamp, ms since 1970: of the event, not of its retry.
-    pub timestamp_ms: i64,
+    pub(crate) timestamp_ms: i64,
     /// What orders first attempts about it.
-    pub order_keys: [Option<u64>; 2],
+    pub(crate) order_keys: [Option<u64>; 2],
     /// Whether it is a scheduled tick: fired just now, or back out of a tier.
-    pub is_tick: bool,
+    pub(crate) is_tick: bool,
     open: AtomicU32,
     ticket: Option<Ticket>,
     _held: HeldBytes,
@@ -68,7 +68,7 @@ pub struct Event {
 
 impl Event {
     /// An event that `open` deliveries will settle.
-    pub fn new(
+    pub(crate) fn new(
         payload: Bytes,
         origin: Origin,
         timestamp_ms: i64,
@@ -89,7 +89,7 @@ impl Event {
     }
 
     /// A scheduled tick that is fired: it may begin while `assignment` is open, and settles nothing there.
-    pub fn tick(
+    pub(crate) fn tick(
         payload: Bytes,
         origin: Origin,
         scheduled_ms: i64,
@@ -101,7 +101,7 @@ impl Event {
     }
 
     /// Says how many deliveries will settle it; before the first of them is handed over.
-    pub fn open(&self, deliveries: u32) {
+    pub(crate) fn open(&self, deliveries: u32) {
         self.open.store(deliveries, Ordering::Release);
     }
 
@@ -109,7 +109,7 @@ impl Event {
     ///
     /// # Errors
     /// Its partition is being given up, and nothing that was begun comes after it.
-    pub fn begin(&self) -> Result<Option<Active>, Revoked> {
+    pub(crate) fn begin(&self) -> Result<Option<Active>, Revoked> {
         let Some(Ticket { assignment, sequence }) = &self.ticket else { return Ok(None) };
         let begun = match sequence {
             Some(sequence) => assignment.begin(*sequence),
@@ -119,17 +119,17 @@ impl Event {
     }
 
     /// Whether its partition is being given up.
-    pub fn is_revoked(&self) -> bool {
+    pub(crate) fn is_revoked(&self) -> bool {
         self.ticket.as_ref().is_some_and(|ticket| ticket.assignment.is_closing())
     }
 
     /// Whether the next owner of its partition gets it again when it is given up here.
-    pub fn is_read_again(&self) -> bool {
+    pub(crate) fn is_read_again(&self) -> bool {
         self.ticket.as_ref().is_some_and(|ticket| ticket.sequence.is_some())
     }
 
     /// Settles one of its deliveries.
-    pub fn settle_one(&self) {
+    pub(crate) fn settle_one(&self) {
         let before = self.open.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "more deliveries settled than opened");
         if before == 1
@@ -142,25 +142,25 @@ impl Event {
 
 /// The partition is being given up: the next owner does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Revoked;
+pub(crate) struct Revoked;
 
 /// One event to one webhook.
 #[derive(Debug)]
 pub struct Delivery {
     /// The event.
-    pub event: Arc<Event>,
+    pub(crate) event: Arc<Event>,
     /// The integration as it was when the event matched, or when the retry fell due.
-    pub integration: Arc<Integration>,
+    pub(crate) integration: Arc<Integration>,
     /// The webhook's place in it.
-    pub webhook: usize,
+    pub(crate) webhook: usize,
     /// The attempt about to be made: 1 for the first.
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// The same for every attempt of this event to this webhook.
-    pub id: Box<str>,
+    pub(crate) id: Box<str>,
     /// When the first attempt was made, ms since 1970; none before it.
-    pub first_attempt_ms: Option<i64>,
+    pub(crate) first_attempt_ms: Option<i64>,
     /// Of a retry: when it fell due, ms since 1970, and its tier.
-    pub due: Option<Due>,
+    pub(crate) due: Option<Due>,
 }
 
 /// When a retry fell due.
@@ -174,12 +174,12 @@ pub struct Due {
 
 impl Delivery {
     /// The webhook. None can't be: the place was taken from the integration itself.
-    pub fn webhook(&self) -> Option<Webhook<'_>> {
+    pub(crate) fn webhook(&self) -> Option<Webhook<'_>> {
         self.integration.webhook(self.webhook)
     }
 
     /// Settles it: nothing more is to be done for this event and this webhook.
-    pub fn settle(self) {
+    pub(crate) fn settle(self) {
         self.event.settle_one();
     }
 }
@@ -197,20 +197,20 @@ pub enum Job {
 #[derive(Debug)]
 pub struct Burial {
     /// The record.
-    pub event: Arc<Event>,
+    pub(crate) event: Arc<Event>,
     /// Why.
-    pub reason: DeadReason,
+    pub(crate) reason: DeadReason,
     /// Its key, if it is to keep it; otherwise the webhook's id becomes the key.
-    pub key: Option<Bytes>,
+    pub(crate) key: Option<Bytes>,
     /// Its value, or none for a record without one.
-    pub value: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
     /// Its headers in the dead-letter topic, beyond the reason.
-    pub wire: crate::domain::headers::Wire,
+    pub(crate) wire: crate::domain::headers::Wire,
 }
 
 /// The id of a delivery: 128 bits of a SHA-256 over all that names the event and the webhook, so that it is the same in
 /// every process, after a crash and after a rebalance.
-pub fn delivery_id(origin: &Origin, event_id: &str, integration_key: &str, webhook_id: &str) -> Box<str> {
+pub(crate) fn delivery_id(origin: &Origin, event_id: &str, integration_key: &str, webhook_id: &str) -> Box<str> {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     context.update(&origin.offset.to_be_bytes());
     context.update(&origin.partition.to_be_bytes());
@@ -226,7 +226,7 @@ pub fn delivery_id(origin: &Origin, event_id: &str, integration_key: &str, webho
 }
 
 /// Appends `bytes` as lower-case hex.
-pub fn push_hex(text: &mut String, bytes: &[u8]) {
+pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
         for nibble in [byte >> 4, byte & 15] {
             text.push(char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }));

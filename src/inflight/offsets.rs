@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 /// A record's place in its tracker.
-pub type Sequence = u64;
+pub(crate) type Sequence = u64;
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
@@ -68,12 +68,12 @@ impl OffsetTracker {
     }
 
     /// The sequence number of the first record that is not settled, or of the next to come.
-    pub fn settled_below(&self) -> Sequence {
+    pub(crate) fn settled_below(&self) -> Sequence {
         self.head
     }
 
     /// How many records lie between the committed prefix and the last one read.
-    pub fn span(&self) -> usize {
+    pub(crate) fn span(&self) -> usize {
         self.slots.len()
     }
 }

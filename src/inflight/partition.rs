@@ -46,12 +46,12 @@ impl Assignment {
     }
 
     /// The topic.
-    pub fn topic(&self) -> &Arc<str> {
+    pub(crate) fn topic(&self) -> &Arc<str> {
         &self.topic
     }
 
     /// The partition.
-    pub fn partition(&self) -> i32 {
+    pub(crate) fn partition(&self) -> i32 {
         self.partition
     }
 
@@ -68,12 +68,12 @@ impl Assignment {
     }
 
     /// Takes a record that needs nothing more.
-    pub fn admit_settled(&self, offset: i64) {
+    pub(crate) fn admit_settled(&self, offset: i64) {
         self.state().tracker.admit_settled(offset);
     }
 
     /// Settles a record.
-    pub fn settle(&self, sequence: Sequence) {
+    pub(crate) fn settle(&self, sequence: Sequence) {
         let mut state = self.state();
         state.tracker.settle(sequence);
         self.tell_if_quiet(&state);
@@ -91,18 +91,18 @@ impl Assignment {
     }
 
     /// The first offset read: where the group had left off.
-    pub fn first_read(&self) -> Option<i64> {
+    pub(crate) fn first_read(&self) -> Option<i64> {
         self.state().first_read
     }
 
     /// How many records lie between the settled prefix and the last one read.
-    pub fn span(&self) -> usize {
+    pub(crate) fn span(&self) -> usize {
         self.state().tracker.span()
     }
 
     /// Begins work on one of its records, unless the assignment is closing and the record is later than all that were
     /// begun before.
-    pub fn begin(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
+    pub(crate) fn begin(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
         let mut state = self.state();
         let is_latest = state.begun.is_none_or(|begun| sequence > begun);
         if state.closing && is_latest {
@@ -117,7 +117,7 @@ impl Assignment {
     }
 
     /// Begins work that no record stands for, unless the assignment is closing.
-    pub fn begin_apart(self: &Arc<Self>) -> Option<Active> {
+    pub(crate) fn begin_apart(self: &Arc<Self>) -> Option<Active> {
         let mut state = self.state();
         if state.closing {
             return None;
@@ -128,7 +128,7 @@ impl Assignment {
     }
 
     /// Whether it is closing: what need not be begun is left to the next owner.
-    pub fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.state().closing
     }
 
@@ -152,7 +152,7 @@ impl Assignment {
 
 /// Work under way on a record of an assignment; dropping it ends the work.
 #[derive(Debug)]
-pub struct Active(Arc<Assignment>);
+pub(crate) struct Active(Arc<Assignment>);
 
 impl Drop for Active {
     fn drop(&mut self) {

@@ -83,31 +83,31 @@ impl Pressure {
     }
 
     /// Holds `bytes` until the guard is dropped.
-    pub fn hold(self: &Arc<Self>, bytes: usize) -> HeldBytes {
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> HeldBytes {
         self.event_bytes.fetch_add(bytes, Ordering::Relaxed);
         HeldBytes { pressure: Arc::clone(self), bytes }
     }
 
     /// A record is on its way to Kafka until the guard is dropped.
-    pub fn publish(self: &Arc<Self>) -> HeldPublication {
+    pub(crate) fn publish(self: &Arc<Self>) -> HeldPublication {
         self.publishing.fetch_add(1, Ordering::Relaxed);
         HeldPublication(Arc::clone(self))
     }
 
     /// Whether the bytes in memory are at their bound.
-    pub fn is_over_bytes(&self) -> bool {
+    pub(crate) fn is_over_bytes(&self) -> bool {
         self.event_bytes.load(Ordering::Relaxed) >= self.event_bytes_max
     }
 
     /// Deliveries were handed to a shard.
-    pub fn queue(&self, shard: usize, count: usize) {
+    pub(crate) fn queue(&self, shard: usize, count: usize) {
         self.shards.get(shard).into_iter().for_each(|shard| {
             shard.queued.fetch_add(count, Ordering::Relaxed);
         });
     }
 
     /// Deliveries of a shard were started, put off or given up.
-    pub fn unqueue(&self, shard: usize, count: usize) {
+    pub(crate) fn unqueue(&self, shard: usize, count: usize) {
         self.shards.get(shard).into_iter().for_each(|shard| {
             shard.queued.fetch_sub(count, Ordering::Relaxed);
         });
@@ -115,7 +115,7 @@ impl Pressure {
 
     /// A shard says how it goes, at each of its looks: its pace, if anything was queued, whether a lane starves, and whether
     /// one of a receiver that keeps pace would soon be full.
-    pub fn report(&self, shard: usize, pace: Option<usize>, starving: bool, brimming: bool) {
+    pub(crate) fn report(&self, shard: usize, pace: Option<usize>, starving: bool, brimming: bool) {
         let Some(shard) = self.shards.get(shard) else { return };
         if let Some(pace) = pace {
             shard.pace.store(pace, Ordering::Relaxed);
@@ -132,7 +132,7 @@ impl Pressure {
     }
 
     /// Whether retries that are due may be handed over.
-    pub fn reading_due(&self) -> Reading {
+    pub(crate) fn reading_due(&self) -> Reading {
         self.reading_beyond(DUE_RESERVE)
     }
 
@@ -143,7 +143,7 @@ impl Pressure {
 
     /// Whether a scheduled tick may still be queued. Ticks are small and are over soon: what makes the reading of events
     /// wait is nothing to them, but there is an end to it.
-    pub fn takes_ticks(&self) -> bool {
+    pub(crate) fn takes_ticks(&self) -> bool {
         self.queued() < QUEUED_WITH_TICKS_MAX
     }
 
@@ -152,7 +152,7 @@ impl Pressure {
     }
 
     /// How many deliveries wait.
-    pub fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.sum(|shard| &shard.queued)
     }
 
@@ -168,7 +168,7 @@ impl Pressure {
     }
 
     /// Sets the gauges.
-    pub fn export(&self, metrics: &Metrics) {
+    pub(crate) fn export(&self, metrics: &Metrics) {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         metrics.queued_deliveries.set(gauge(self.queued()));
         metrics.queued_event_bytes.set(gauge(self.event_bytes.load(Ordering::Relaxed)));
@@ -177,7 +177,7 @@ impl Pressure {
 
 /// A record on its way to Kafka.
 #[derive(Debug)]
-pub struct HeldPublication(Arc<Pressure>);
+pub(crate) struct HeldPublication(Arc<Pressure>);
 
 impl Drop for HeldPublication {
     fn drop(&mut self) {
@@ -187,7 +187,7 @@ impl Drop for HeldPublication {
 
 /// Bytes of an event in memory.
 #[derive(Debug)]
-pub struct HeldBytes {
+pub(crate) struct HeldBytes {
     pressure: Arc<Pressure>,
     bytes: usize,
 }

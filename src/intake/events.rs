@@ -36,29 +36,29 @@ const REST: Duration = Duration::from_millis(2);
 
 /// Where a consumer hands jobs over, and what tells it to stop.
 #[derive(Clone)]
-pub struct Outlet {
+pub(crate) struct Outlet {
     /// One channel a shard.
-    pub shards: Vec<mpsc::Sender<Vec<Job>>>,
+    pub(crate) shards: Vec<mpsc::Sender<Vec<Job>>>,
     /// The path of a record.
-    pub pipeline: Arc<Pipeline>,
+    pub(crate) pipeline: Arc<Pipeline>,
     /// Whether to read on.
-    pub pressure: Arc<Pressure>,
+    pub(crate) pressure: Arc<Pressure>,
     /// Cancelled when the process stops.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     /// Cancelled when the process can't go on.
-    pub fatal: CancellationToken,
+    pub(crate) fatal: CancellationToken,
     /// Where the loop says that it comes round.
-    pub condition: Arc<Condition>,
+    pub(crate) condition: Arc<Condition>,
 }
 
 impl Outlet {
     /// One empty batch a shard.
-    pub fn batches(&self) -> Vec<Vec<Job>> {
+    pub(crate) fn batches(&self) -> Vec<Vec<Job>> {
         self.shards.iter().map(|_| Vec::new()).collect()
     }
 
     /// Hands over what is in `batches`. Blocks while a shard's channel is full: shards never wait for consumers.
-    pub fn hand_over(&self, batches: &mut [Vec<Job>]) {
+    pub(crate) fn hand_over(&self, batches: &mut [Vec<Job>]) {
         for (shard, batch) in self.shards.iter().zip(batches) {
             if !batch.is_empty() && shard.blocking_send(std::mem::take(batch)).is_err() {
                 // A shard ends before the consumers only when it panicked.
@@ -70,7 +70,7 @@ impl Outlet {
 }
 
 /// The consumer of the events topic.
-pub struct Events {
+pub(crate) struct Events {
     consumer: BaseConsumer<Membership>,
     outlet: Outlet,
     /// By partition, as of `generation`.
@@ -83,7 +83,7 @@ impl Events {
     ///
     /// # Errors
     /// A property that librdkafka refuses, or a topic name it does.
-    pub fn subscribe(
+    pub(crate) fn subscribe(
         kafka: &settings::Kafka,
         topic: &str,
         membership: Membership,
@@ -96,12 +96,12 @@ impl Events {
     }
 
     /// The group membership, for the lag.
-    pub fn membership(&self) -> Arc<Membership> {
+    pub(crate) fn membership(&self) -> Arc<Membership> {
         Arc::clone(self.consumer.context())
     }
 
     /// Consumes until told to stop, then drains. Blocks its thread.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
         let mut kept_up = Instant::now();
         while !self.outlet.stop.is_cancelled() {

@@ -24,7 +24,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const MEASURE_MAX: Duration = Duration::from_secs(10);
 
 /// Measures the lag.
-pub struct Lag {
+pub(crate) struct Lag {
     asker: BaseConsumer<ClientLog>,
     membership: Arc<Membership>,
     metrics: Arc<Metrics>,
@@ -36,7 +36,7 @@ impl Lag {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub fn new(
+    pub(crate) fn new(
         kafka: &settings::Kafka,
         membership: Arc<Membership>,
         metrics: Arc<Metrics>,
@@ -46,7 +46,7 @@ impl Lag {
     }
 
     /// Asks for the ends of all partitions held and sets the gauges; those of partitions that went disappear. Blocks.
-    pub fn measure(&mut self) {
+    pub(crate) fn measure(&mut self) {
         let deadline = Instant::now() + MEASURE_MAX;
         let patience = || deadline.saturating_duration_since(Instant::now()).min(ASK_TIMEOUT);
         let assignments = self.membership.assignments();

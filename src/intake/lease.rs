@@ -18,7 +18,7 @@ const HOLD_BACK: Duration = Duration::from_secs(2);
 
 /// Of one member.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub(crate) struct Standing {
     silence_max: Duration,
     heard: Option<Instant>,
     looked: Option<Instant>,
@@ -27,18 +27,18 @@ pub struct Standing {
 
 impl Standing {
     /// Of a member whose session ends after `session_timeout` without a heartbeat.
-    pub fn new(session_timeout: Duration) -> Self {
+    pub(crate) fn new(session_timeout: Duration) -> Self {
         let silence_max = session_timeout.saturating_sub(MARGIN);
         Self { silence_max, heard: None, looked: None, held_back_until: None }
     }
 
     /// The coordinator was last heard of at that time; none: never.
-    pub fn heard(&mut self, at: Option<Instant>) {
+    pub(crate) fn heard(&mut self, at: Option<Instant>) {
         self.heard = at;
     }
 
     /// Whether the member may act now. Asked each time its loop comes round.
-    pub fn may_act(&mut self, now: Instant) -> bool {
+    pub(crate) fn may_act(&mut self, now: Instant) -> bool {
         let stood_still = self.looked.replace(now).is_some_and(|before| now - before > STANDSTILL);
         let Some(heard) = self.heard else { return false };
         if stood_still || now.saturating_duration_since(heard) > self.silence_max {

@@ -39,7 +39,7 @@ struct Held {
 type Partition = (Arc<str>, i32);
 
 /// What the group knows and the callbacks change.
-pub struct Membership {
+pub(crate) struct Membership {
     log: ClientLog,
     held: Mutex<BTreeMap<Partition, Held>>,
     /// Grows with every change of `held`.
@@ -59,7 +59,7 @@ const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 impl Membership {
     /// Of a member that holds nothing yet. `role` names it in logs.
-    pub fn new(role: &'static str, metrics: Arc<Metrics>, drain_timeout: Duration) -> Self {
+    pub(crate) fn new(role: &'static str, metrics: Arc<Metrics>, drain_timeout: Duration) -> Self {
         Self {
             log: ClientLog::new(role),
             held: Mutex::default(),
@@ -74,12 +74,12 @@ impl Membership {
     }
 
     /// Changes whenever partitions come or go.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
     /// The assignments held now.
-    pub fn assignments(&self) -> Vec<Arc<Assignment>> {
+    pub(crate) fn assignments(&self) -> Vec<Arc<Assignment>> {
         self.held().values().map(|held| Arc::clone(&held.assignment)).collect()
     }
 
@@ -169,7 +169,7 @@ impl Membership {
 
     /// Stores what may be committed, and pauses and resumes partitions by their windows. Nothing is resumed while `reading`
     /// is to wait.
-    pub fn keep_up(&self, consumer: &BaseConsumer<Self>, reading: Reading) {
+    pub(crate) fn keep_up(&self, consumer: &BaseConsumer<Self>, reading: Reading) {
         let mut offsets = TopicPartitionList::new();
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();
@@ -202,7 +202,7 @@ impl Membership {
     }
 
     /// Pauses or resumes all partitions whose window does not hold them paused.
-    pub fn pause_all(&self, consumer: &BaseConsumer<Self>, paused: bool) {
+    pub(crate) fn pause_all(&self, consumer: &BaseConsumer<Self>, paused: bool) {
         let mut list = TopicPartitionList::new();
         for ((topic, partition), held) in self.held().iter() {
             if !held.paused {
@@ -218,7 +218,7 @@ impl Membership {
     }
 
     /// Gives up everything: the process stops.
-    pub fn leave(&self, consumer: &BaseConsumer<Self>) {
+    pub(crate) fn leave(&self, consumer: &BaseConsumer<Self>) {
         let leaving = self.assignments();
         for assignment in &leaving {
             assignment.close();
@@ -228,7 +228,7 @@ impl Membership {
     }
 
     /// Deals with an error of a poll. Says whether the consumer can go on.
-    pub fn poll_failed(&self, error: &KafkaError, fatal: &CancellationToken) -> bool {
+    pub(crate) fn poll_failed(&self, error: &KafkaError, fatal: &CancellationToken) -> bool {
         self.metrics.kafka_errors.inc();
         if let KafkaError::MessageConsumptionFatal(_) = error {
             tracing::error!(group_member = self.log.role(), %error, "the consumer can not go on");
@@ -301,13 +301,13 @@ impl ConsumerContext for Membership {
 }
 
 /// The headers of a record that have a value. See [`every_header`].
-pub fn readable_headers(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, &[u8])> {
+pub(crate) fn readable_headers(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, &[u8])> {
     every_header(headers).filter_map(|(name, value)| Some((name, value?)))
 }
 
 /// The headers of a record. One whose name is not UTF-8 is left out: the client library panics on it, and one record of a
 /// strange producer must not end the worker.
-pub fn every_header(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+pub(crate) fn every_header(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
     (0..headers.count()).filter_map(move |index| {
         let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))).ok().flatten()?;
         Some((header.key, header.value))

@@ -2,11 +2,11 @@
 //!
 //! In reading order: a member of a consumer group, its events, its due retries, and the path of one record from there.
 
-pub mod membership;
-pub mod events;
-pub mod retries;
-pub mod pipeline;
-pub mod table_feed;
-pub mod tick_scheduler;
-pub mod lease;
-pub mod lag;
+pub(crate) mod membership;
+pub(crate) mod events;
+pub(crate) mod retries;
+pub(crate) mod pipeline;
+pub(crate) mod table_feed;
+pub(crate) mod tick_scheduler;
+pub(crate) mod lease;
+pub(crate) mod lag;

@@ -65,7 +65,7 @@ struct Hand {
 }
 
 /// The consumer of the retry tiers.
-pub struct Retries {
+pub(crate) struct Retries {
     consumer: BaseConsumer<Membership>,
     outlet: Outlet,
     metrics: Arc<Metrics>,
@@ -85,7 +85,7 @@ impl Retries {
     ///
     /// # Errors
     /// A property that librdkafka refuses, or a topic name it does.
-    pub fn subscribe(
+    pub(crate) fn subscribe(
         kafka: &settings::Kafka,
         tiers: &[(Arc<str>, Duration)],
         membership: Membership,
@@ -101,7 +101,7 @@ impl Retries {
     }
 
     /// Consumes until told to stop, then drains. Blocks its thread.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
         let mut kept_up = Instant::now();
         while !self.outlet.stop.is_cancelled() {

@@ -23,7 +23,7 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 const CENSUS_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows the integrations topic on a thread of its own.
-pub struct TableFeed {
+pub(crate) struct TableFeed {
     topic: Compacted,
     table: Arc<RwLock<Table>>,
     metrics: Arc<Metrics>,
@@ -36,7 +36,7 @@ impl TableFeed {
     ///
     /// # Errors
     /// [`CompactedError`]
-    pub fn open(
+    pub(crate) fn open(
         kafka: &settings::Kafka,
         topic: &str,
         table: Arc<RwLock<Table>>,
@@ -50,7 +50,7 @@ impl TableFeed {
     ///
     /// # Errors
     /// The consumer can't go on.
-    pub fn run(mut self, ready: oneshot::Sender<()>, stop: &CancellationToken) -> Result<(), CompactedError> {
+    pub(crate) fn run(mut self, ready: oneshot::Sender<()>, stop: &CancellationToken) -> Result<(), CompactedError> {
         let began = Instant::now();
         let mut ready = Some(ready);
         let (mut counted, mut uncounted) = (began, false);

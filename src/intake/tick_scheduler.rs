@@ -40,7 +40,7 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const COORDINATOR: &str = "GroupCoordinator";
 
 /// What the callbacks change.
-pub struct Membership {
+pub(crate) struct Membership {
     log: ClientLog,
     held: Mutex<Held>,
     /// When the coordinator was last heard of.
@@ -122,7 +122,7 @@ impl ConsumerContext for Membership {
 }
 
 /// Fires the scheduled webhooks that this worker holds.
-pub struct Schedules {
+pub(crate) struct Schedules {
     consumer: BaseConsumer<Membership>,
     topic: String,
     outlet: Outlet,
@@ -145,7 +145,7 @@ impl Schedules {
     ///
     /// # Errors
     /// A property that librdkafka refuses, or a topic name it does.
-    pub fn subscribe(
+    pub(crate) fn subscribe(
         kafka: &settings::Kafka,
         topic: &str,
         table: Arc<RwLock<Table>>,
@@ -173,7 +173,7 @@ impl Schedules {
     }
 
     /// Fires until told to stop, leaves, and waits for the ticks under way. Blocks its thread.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
         while !self.outlet.stop.is_cancelled() {
             if !self.poll() {

@@ -89,14 +89,14 @@ fn group_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfi
 }
 
 /// Of the events consumer.
-pub fn consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+pub(crate) fn consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = group_config(kafka, role, group);
     config.set("queued.max.messages.kbytes", "16384").set("queued.min.messages", "10000");
     with_properties(config, kafka)
 }
 
 /// Of the retries consumer: a small prefetch, because pausing throws it away.
-pub fn retry_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+pub(crate) fn retry_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = group_config(kafka, role, group);
     config
         .set("queued.max.messages.kbytes", "2048")
@@ -106,7 +106,7 @@ pub fn retry_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -
 }
 
 /// Of the member that holds schedules. It reads nothing; what matters is how soon another takes over.
-pub fn schedule_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+pub(crate) fn schedule_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = group_config(kafka, role, group);
     config
         .set("enable.auto.commit", "false")
@@ -126,7 +126,7 @@ pub fn schedule_consumer_config(kafka: &settings::Kafka, role: &str, group: &str
 }
 
 /// Of the consumer of what workers count: its offsets are committed with what is made of them, in transactions.
-pub fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> ClientConfig {
+pub(crate) fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> ClientConfig {
     let mut config = group_config(kafka, "health-owner", group);
     config
         .set("enable.auto.commit", "false")
@@ -139,7 +139,7 @@ pub fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> ClientCon
 }
 
 /// Of the producer that writes states, counts and offsets together. `id` names its transactions.
-pub fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str) -> ClientConfig {
+pub(crate) fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     config
         .set("transactional.id", id)
@@ -153,21 +153,21 @@ pub fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str) -> Cl
 }
 
 /// Of a client that asks where partitions really end, whatever transactions are open.
-pub fn uncommitted_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+pub(crate) fn uncommitted_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
     config.set("isolation.level", "read_uncommitted");
     config
 }
 
 /// Of a client that asks for the offsets of a group without being a member.
-pub fn group_asker_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+pub(crate) fn group_asker_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
     config.set("group.id", group);
     config
 }
 
 /// Of a consumer that reads a whole topic as a table.
-pub fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+pub(crate) fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
     config
         // Assigning needs a group; nothing is ever committed to it.
@@ -186,7 +186,7 @@ pub fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfi
 }
 
 /// Of a tool's consumer, which keeps each partition in a queue of its own.
-pub fn span_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+pub(crate) fn span_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
     if !kafka.properties.iter().any(|(key, _)| key == "queued.max.messages.kbytes") {
         // A queue a partition, and a tool is in no hurry.
@@ -196,7 +196,7 @@ pub fn span_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig
 }
 
 /// Of a tool's producer: the tool gives up early and says so, where the sink would try for ever.
-pub fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+pub(crate) fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     if !kafka.properties.iter().any(|(key, _)| key == "message.timeout.ms") {
         config.set("message.timeout.ms", "15000");
@@ -205,7 +205,7 @@ pub fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig
 }
 
 /// Of the producer of retries and dead letters.
-pub fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+pub(crate) fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
     config
         .set("enable.idempotence", "true")
@@ -227,14 +227,14 @@ pub fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
 }
 
 /// Of the producer that sends each record alone.
-pub fn lone_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+pub(crate) fn lone_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     config.set("batch.num.messages", "1");
     config
 }
 
 /// Of a client for metadata and topics.
-pub fn admin_config(kafka: &settings::Kafka) -> ClientConfig {
+pub(crate) fn admin_config(kafka: &settings::Kafka) -> ClientConfig {
     with_properties(base_config(kafka, "admin"), kafka)
 }
 
@@ -244,7 +244,7 @@ const OFFSET_RESET: &str = "OFFSET";
 const PROPERTIES: &str = "CONFWARN";
 
 /// Turns a client's logs and errors into the program's, without repeating itself.
-pub struct ClientLog {
+pub(crate) struct ClientLog {
     role: &'static str,
     repeats: Repeats,
     last_error: Mutex<Option<String>>,
@@ -252,17 +252,17 @@ pub struct ClientLog {
 
 impl ClientLog {
     /// Of the client that does `role`.
-    pub fn new(role: &'static str) -> Self {
+    pub(crate) fn new(role: &'static str) -> Self {
         Self { role, repeats: Repeats::default(), last_error: Mutex::default() }
     }
 
     /// What the client does.
-    pub fn role(&self) -> &'static str {
+    pub(crate) fn role(&self) -> &'static str {
         self.role
     }
 
     /// What the client said last about what ails it, for an operation that failed without a reason.
-    pub fn last_error(&self) -> Option<String> {
+    pub(crate) fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -1,8 +1,8 @@
 //! Toolbox for Kafka: client configuration, contexts, readers and transactions. No features.
 
-pub mod client;
-pub mod table_reader;
-pub mod topic_range;
-pub mod transactions;
+pub(crate) mod client;
+pub(crate) mod table_reader;
+pub(crate) mod topic_range;
+pub(crate) mod transactions;
 
-pub use rdkafka::error::KafkaError as ClientError;
+pub(crate) use rdkafka::error::KafkaError as ClientError;

@@ -21,22 +21,22 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
 const BATCH: usize = 1024;
 
 /// One record of the topic.
-pub struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// Its partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// Its offset.
-    pub offset: i64,
+    pub(crate) offset: i64,
     /// When it was written, ms since 1970.
-    pub timestamp_ms: i64,
+    pub(crate) timestamp_ms: i64,
     /// Its key.
-    pub key: &'a [u8],
+    pub(crate) key: &'a [u8],
     /// Its value; none removes the key.
-    pub value: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
 }
 
 /// Why a topic can't be read as a table.
 #[derive(Debug, thiserror::Error)]
-pub enum CompactedError {
+pub(crate) enum CompactedError {
     /// It is not there.
     #[error("topic `{0}` does not exist; `hookstream topics apply` creates it")]
     NoTopic(String),
@@ -51,7 +51,7 @@ pub enum CompactedError {
 }
 
 /// A compacted topic under reading.
-pub struct Compacted {
+pub(crate) struct Compacted {
     consumer: BaseConsumer<ClientLog>,
     topic: String,
     /// Partitions that have not reached their end yet.
@@ -63,7 +63,7 @@ impl Compacted {
     ///
     /// # Errors
     /// [`CompactedError`]
-    pub fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, CompactedError> {
+    pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, CompactedError> {
         let failed = |source| CompactedError::Kafka { topic: topic.to_owned(), source };
         let consumer: BaseConsumer<ClientLog> =
             table_consumer_config(kafka, role).create_with_context(ClientLog::new(role)).map_err(failed)?;
@@ -86,7 +86,7 @@ impl Compacted {
     }
 
     /// Whether every partition has been read to the end it had.
-    pub fn is_caught_up(&self) -> bool {
+    pub(crate) fn is_caught_up(&self) -> bool {
         self.behind.is_empty()
     }
 
@@ -94,7 +94,7 @@ impl Compacted {
     ///
     /// # Errors
     /// The consumer can't go on.
-    pub fn read(&mut self, wait: Duration, mut row: impl FnMut(Row<'_>)) -> Result<usize, CompactedError> {
+    pub(crate) fn read(&mut self, wait: Duration, mut row: impl FnMut(Row<'_>)) -> Result<usize, CompactedError> {
         let mut wait = wait;
         for count in 0..BATCH {
             match self.consumer.poll(wait) {

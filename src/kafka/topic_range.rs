@@ -37,7 +37,7 @@ const AHEAD_MAX: usize = 64;
 
 /// Why a topic can't be looked through.
 #[derive(Debug, thiserror::Error)]
-pub enum SpanError {
+pub(crate) enum SpanError {
     /// Nobody answers.
     #[error("no broker of `{brokers}` answers within {} s", ANSWER_TIMEOUT.as_secs())]
     NoBroker {
@@ -84,29 +84,29 @@ pub enum SpanError {
 
 /// A record that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpanRecord {
+pub(crate) struct SpanRecord {
     /// Its partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// Its offset.
-    pub offset: i64,
+    pub(crate) offset: i64,
     /// ms since 1970.
-    pub timestamp_ms: Option<i64>,
+    pub(crate) timestamp_ms: Option<i64>,
     /// Its key.
-    pub key: Option<Bytes>,
+    pub(crate) key: Option<Bytes>,
     /// Its value; none is a tombstone.
-    pub value: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
     /// Its headers, in order. One whose name is not UTF-8 is left out.
-    pub headers: Vec<(String, Option<Bytes>)>,
+    pub(crate) headers: Vec<(String, Option<Bytes>)>,
 }
 
 impl SpanRecord {
     /// What its headers say.
-    pub fn wire(&self) -> Wire {
+    pub(crate) fn wire(&self) -> Wire {
         Wire::read(self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?))))
     }
 
     /// The workspace of an event, as the worker reads it.
-    pub fn workspace(&self) -> Option<&str> {
+    pub(crate) fn workspace(&self) -> Option<&str> {
         let headers = self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
         workspace_of(headers, self.key.as_deref())
     }
@@ -128,29 +128,29 @@ impl SpanRecord {
 
 /// Offsets of one partition: from `start`, up to but without `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
+pub(crate) struct Range {
     /// The partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// The first offset.
-    pub start: i64,
+    pub(crate) start: i64,
     /// The first offset that is not read.
-    pub end: i64,
+    pub(crate) end: i64,
 }
 
 impl Range {
     /// How many offsets it spans: no fewer than it has records.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         u64::try_from(self.end.saturating_sub(self.start)).unwrap_or(0)
     }
 
     /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 /// A topic with the bounds it had when it was opened.
-pub struct Span {
+pub(crate) struct Span {
     consumer: Arc<BaseConsumer<ClientLog>>,
     topic: String,
     bounds: Vec<Range>,
@@ -160,7 +160,7 @@ pub struct Span {
 ///
 /// # Errors
 /// [`SpanError`]
-pub fn check_topic(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<(), SpanError> {
+pub(crate) fn check_topic(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<(), SpanError> {
     let consumer = consumer(kafka, topic, role)?;
     partitions(&consumer, kafka, topic).map(|_partitions| ())
 }
@@ -201,7 +201,7 @@ impl Span {
     ///
     /// # Errors
     /// [`SpanError`]
-    pub fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, SpanError> {
+    pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, SpanError> {
         let consumer = consumer(kafka, topic, role)?;
         let mut bounds = Vec::new();
         for partition in partitions(&consumer, kafka, topic)? {
@@ -214,12 +214,12 @@ impl Span {
     }
 
     /// The topic.
-    pub fn topic(&self) -> &str {
+    pub(crate) fn topic(&self) -> &str {
         &self.topic
     }
 
     /// All there was when it was opened.
-    pub fn bounds(&self) -> &[Range] {
+    pub(crate) fn bounds(&self) -> &[Range] {
         &self.bounds
     }
 
@@ -227,7 +227,7 @@ impl Span {
     ///
     /// # Errors
     /// [`SpanError::Kafka`]
-    pub fn offsets_at(&self, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, SpanError> {
+    pub(crate) fn offsets_at(&self, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, SpanError> {
         let failed = |source| SpanError::Kafka { topic: self.topic.clone(), source };
         let mut asked = TopicPartitionList::new();
         for range in &self.bounds {
@@ -250,7 +250,7 @@ impl Span {
     ///
     /// # Errors
     /// [`SpanError::NoRecord`] when the topic has no such offset.
-    pub fn only(&self, partition: i32, offset: i64) -> Result<Range, SpanError> {
+    pub(crate) fn only(&self, partition: i32, offset: i64) -> Result<Range, SpanError> {
         let none = |instead| SpanError::NoRecord { topic: self.topic.clone(), partition, offset, instead };
         let bounds = self.bounds.iter().find(|range| range.partition == partition);
         let bounds = bounds.ok_or_else(|| none(format!("the topic has {} partitions", self.bounds.len())))?;
@@ -267,7 +267,7 @@ impl Span {
     ///
     /// # Errors
     /// [`SpanError::Kafka`]
-    pub fn read(self, ranges: &[Range]) -> Result<Reading, SpanError> {
+    pub(crate) fn read(self, ranges: &[Range]) -> Result<Reading, SpanError> {
         let topic = self.topic.clone();
         let ranges: Vec<Range> = ranges.iter().filter(|range| !range.is_empty()).copied().collect();
         let merge = Merge::begin(self, &ranges)?;
@@ -279,7 +279,7 @@ impl Span {
 }
 
 /// The records of a [`Span`], in the order of time.
-pub struct Reading {
+pub(crate) struct Reading {
     topic: String,
     ranges: Vec<Range>,
     records: mpsc::Receiver<Result<SpanRecord, SpanError>>,
@@ -288,12 +288,12 @@ pub struct Reading {
 
 impl Reading {
     /// The topic.
-    pub fn topic(&self) -> &str {
+    pub(crate) fn topic(&self) -> &str {
         &self.topic
     }
 
     /// What is read.
-    pub fn ranges(&self) -> &[Range] {
+    pub(crate) fn ranges(&self) -> &[Range] {
         &self.ranges
     }
 
@@ -303,7 +303,7 @@ impl Reading {
     ///
     /// # Errors
     /// [`SpanError`]: then nothing more comes.
-    pub async fn next(&mut self) -> Result<Option<SpanRecord>, SpanError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<SpanRecord>, SpanError> {
         if let Some(item) = self.records.recv().await {
             return item.map(Some);
         }

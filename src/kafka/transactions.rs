@@ -22,20 +22,20 @@ const COMMITS_MAX: u32 = 3;
 
 /// A record of a transaction.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub(crate) struct Written {
     /// Its topic.
-    pub topic: String,
+    pub(crate) topic: String,
     /// Its partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// Its key.
-    pub key: Box<str>,
+    pub(crate) key: Box<str>,
     /// Its value; none removes the key.
-    pub value: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
 }
 
 /// How a transaction failed.
 #[derive(Debug, thiserror::Error)]
-pub enum TransactionError {
+pub(crate) enum TransactionError {
     /// Nothing of it happened: it may be tried again.
     #[error("a transaction was given up: {0}")]
     Aborted(KafkaError),
@@ -64,7 +64,7 @@ impl ProducerContext for Logged {
 }
 
 /// A producer of transactions.
-pub struct Transactions {
+pub(crate) struct Transactions {
     producer: BaseProducer<Logged>,
 }
 
@@ -73,7 +73,7 @@ impl Transactions {
     ///
     /// # Errors
     /// The brokers refuse or do not answer.
-    pub fn new(kafka: &settings::Kafka, role: &'static str, id: &str) -> Result<Self, KafkaError> {
+    pub(crate) fn new(kafka: &settings::Kafka, role: &'static str, id: &str) -> Result<Self, KafkaError> {
         let producer: BaseProducer<Logged> =
             transactional_config(kafka, role, id).create_with_context(Logged(ClientLog::new(role)))?;
         producer.init_transactions(STEP_TIMEOUT)?;
@@ -84,7 +84,7 @@ impl Transactions {
     ///
     /// # Errors
     /// [`TransactionError`]
-    pub fn commit(
+    pub(crate) fn commit(
         &self,
         records: &[Written],
         offsets: &TopicPartitionList,

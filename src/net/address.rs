@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Why an address is refused, as a phrase for people.
-pub type Refusal = &'static str;
+pub(crate) type Refusal = &'static str;
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
@@ -88,12 +88,12 @@ impl AddressPolicy {
     }
 
     /// Whether a request may go to `address`.
-    pub fn permits(&self, address: IpAddr) -> bool {
+    pub(crate) fn permits(&self, address: IpAddr) -> bool {
         self.refusal(address).is_none()
     }
 
     /// Why no request may go to `address`; nothing if it may.
-    pub fn refusal(&self, address: IpAddr) -> Option<Refusal> {
+    pub(crate) fn refusal(&self, address: IpAddr) -> Option<Refusal> {
         match address {
             IpAddr::V4(address) => self.refusal_v4(address),
             IpAddr::V6(address) => self.refusal_v6(address),

@@ -38,7 +38,7 @@ const UNCONFIRMED_MAX: Duration = Duration::from_secs(30);
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
-pub struct ConnectError {
+pub(crate) struct ConnectError {
     reason: Reason,
     text: String,
 }
@@ -49,7 +49,7 @@ impl ConnectError {
     }
 
     /// `dns`, `connect`, `tls`, `timeout` or `refused-address`.
-    pub fn reason(&self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
         self.reason
     }
 }
@@ -71,7 +71,7 @@ impl Connector {
     }
 
     /// A connector of these parts.
-    pub fn new(resolver: Resolver, policy: AddressPolicy, tls: Tls, connect_timeout: Duration) -> Self {
+    pub(crate) fn new(resolver: Resolver, policy: AddressPolicy, tls: Tls, connect_timeout: Duration) -> Self {
         Self { resolver, policy, tls, connect_timeout }
     }
 
@@ -81,7 +81,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`ConnectError`] with the reason word; its text names host and address, and no path or query.
-    pub async fn connect(&self, authority: &Authority) -> Result<Connection, ConnectError> {
+    pub(crate) async fn connect(&self, authority: &Authority) -> Result<Connection, ConnectError> {
         let deadline = Instant::now() + self.connect_timeout;
         let late = |doing: &str| {
             let limit = format_duration(self.connect_timeout);

@@ -1,9 +1,9 @@
 //! Toolbox for the network: addresses, names, TLS, connections, one server loop. No features.
 
-pub mod address;
-pub mod resolver;
-pub mod connector;
-pub mod tls;
-pub mod stream;
-pub mod read_budget;
-pub mod server;
+pub(crate) mod address;
+pub(crate) mod resolver;
+pub(crate) mod connector;
+pub(crate) mod tls;
+pub(crate) mod stream;
+pub(crate) mod read_budget;
+pub(crate) mod server;

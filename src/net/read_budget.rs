@@ -13,30 +13,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is left to read.
 #[derive(Clone, Debug)]
-pub struct Ration(Arc<AtomicUsize>);
+pub(crate) struct Ration(Arc<AtomicUsize>);
 
 impl Ration {
     /// `bytes` to begin with.
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
     /// From now on `bytes`.
-    pub fn renew(&self, bytes: usize) {
+    pub(crate) fn renew(&self, bytes: usize) {
         self.0.store(bytes, Ordering::Relaxed);
     }
 }
 
 /// A stream that is read up to a ration.
 #[derive(Debug)]
-pub struct Rationed<S> {
+pub(crate) struct Rationed<S> {
     stream: S,
     ration: Ration,
 }
 
 impl<S> Rationed<S> {
     /// Reads `stream` up to `ration`.
-    pub fn new(stream: S, ration: Ration) -> Self {
+    pub(crate) fn new(stream: S, ration: Ration) -> Self {
         Self { stream, ration }
     }
 }

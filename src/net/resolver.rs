@@ -38,11 +38,11 @@ const GENERATION_MAX: usize = 16_384;
 const ADDRESSES_MAX: usize = 64;
 
 /// What a look-up came to.
-pub type Answer = Result<Arc<[IpAddr]>, ResolveError>;
+pub(crate) type Answer = Result<Arc<[IpAddr]>, ResolveError>;
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
+pub(crate) enum ResolveError {
     /// The system says so.
     #[error("{0}")]
     System(Arc<str>),
@@ -64,7 +64,7 @@ type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// Resolves names, and remembers the answers. Cheap to clone: clones share all of it.
 #[derive(Clone)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     shared: Arc<Shared>,
 }
 
@@ -143,17 +143,17 @@ enum Step {
 
 impl Resolver {
     /// Asks the system: the hosts file, DNS, and whatever else it is set up for.
-    pub fn system() -> Self {
+    pub(crate) fn system() -> Self {
         Self::with(|name| Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
     }
 
     /// Knows these names and no others.
-    pub fn fixed(names: HashMap<String, Vec<IpAddr>>) -> Self {
+    pub(crate) fn fixed(names: HashMap<String, Vec<IpAddr>>) -> Self {
         Self::with(move |name| names.get(name).cloned().ok_or_else(|| io::Error::other("no such name")))
     }
 
     /// Asks `lookup`, which may block.
-    pub fn with(lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
+    pub(crate) fn with(lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
         Self::with_ttls(lookup, POSITIVE_TTL, NEGATIVE_TTL)
     }
 
@@ -172,7 +172,7 @@ impl Resolver {
     ///
     /// # Errors
     /// [`ResolveError`], remembered for a short while.
-    pub async fn resolve(&self, name: &str) -> Answer {
+    pub(crate) async fn resolve(&self, name: &str) -> Answer {
         if let Ok(address) = name.parse::<IpAddr>() {
             return Ok(Arc::from([address]));
         }

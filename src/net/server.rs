@@ -22,24 +22,24 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// A request's body as it comes in.
-pub use hyper::body::Incoming;
+pub(crate) use hyper::body::Incoming;
 
 /// A pause after the system has no connection to give, so that the next try may find one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The bounds of a server.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Connections served at once; more wait until one ends.
-    pub connections_max: usize,
+    pub(crate) connections_max: usize,
     /// How long a client may take for its first byte and for the headers of a request.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
     /// How long requests under way may take to end once the server stops.
-    pub drain: Duration,
+    pub(crate) drain: Duration,
 }
 
 /// Answers every request with `answer`, until `stop`; then lets what is under way end.
-pub async fn serve<A, F>(listener: TcpListener, limits: Limits, stop: CancellationToken, answer: A)
+pub(crate) async fn serve<A, F>(listener: TcpListener, limits: Limits, stop: CancellationToken, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,

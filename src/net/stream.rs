@@ -19,7 +19,7 @@ enum Stream {
 
 /// A connection to exactly the address that was checked.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     stream: Stream,
     remote: SocketAddr,
 }
@@ -34,12 +34,12 @@ impl Connection {
     }
 
     /// Where it leads.
-    pub fn remote(&self) -> SocketAddr {
+    pub(crate) fn remote(&self) -> SocketAddr {
         self.remote
     }
 
     /// Whether the receiver chose HTTP/2.
-    pub fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         match &self.stream {
             Stream::Plain(_) => false,
             Stream::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),

@@ -17,7 +17,7 @@ const ERROR_CHARS_MAX: usize = 300;
 
 /// Which protocols are offered to a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocols {
+pub(crate) enum Protocols {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2, and HTTP/1.1 for those who don't speak it.
@@ -26,7 +26,7 @@ pub enum Protocols {
 
 /// The client's side of TLS. Clones share the sessions.
 #[derive(Clone)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// Or why there is none.
     connector: Result<TlsConnector, Arc<str>>,
     protocols: Protocols,
@@ -37,7 +37,7 @@ impl Tls {
     ///
     /// Without any certificate the program can still deliver over plain HTTP: that is logged here, and every handshake
     /// fails with the same words.
-    pub fn system(protocols: Protocols) -> Self {
+    pub(crate) fn system(protocols: Protocols) -> Self {
         let loaded = rustls_native_certs::load_native_certs();
         let tls = Self::trusting(loaded.certs, protocols);
         let errors = loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -50,7 +50,7 @@ impl Tls {
     }
 
     /// Trusts these certificates; those that are no certificates are left out.
-    pub fn trusting(trusted: impl IntoIterator<Item = CertificateDer<'static>>, protocols: Protocols) -> Self {
+    pub(crate) fn trusting(trusted: impl IntoIterator<Item = CertificateDer<'static>>, protocols: Protocols) -> Self {
         let mut roots = RootCertStore::empty();
         let (added, _unreadable) = roots.add_parsable_certificates(trusted);
         let connector = if added == 0 {
@@ -67,7 +67,7 @@ impl Tls {
     ///
     /// # Errors
     /// A text that says what failed, for people.
-    pub async fn handshake(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    pub(crate) async fn handshake(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, String> {
         let connector = self.connector.as_ref().map_err(ToString::to_string)?;
         let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("host `{host}`: {error}"))?;
         let shaken = connector.connect(name, tcp).await;
@@ -75,7 +75,7 @@ impl Tls {
     }
 
     /// Whether HTTP/2 is offered.
-    pub fn offers_http2(&self) -> bool {
+    pub(crate) fn offers_http2(&self) -> bool {
         self.protocols == Protocols::Http2
     }
 }

@@ -14,33 +14,33 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// What stands in an answer instead of a secret's value, and in a request for "as it is stored".
-pub const MASK: &str = "***";
+pub(crate) const MASK: &str = "***";
 
 /// The id that asks for a fresh one.
-pub const ZERO_ID: &str = "00000000-0000-0000-0000-000000000000";
+pub(crate) const ZERO_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// A JSON object whose members keep their order and their bytes. Of a name given twice the last value counts.
 #[derive(Clone, Debug, Default)]
-pub struct Fields(Vec<(String, Box<RawValue>)>);
+pub(crate) struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {
     /// The member's bytes.
-    pub fn get(&self, name: &str) -> Option<&RawValue> {
+    pub(crate) fn get(&self, name: &str) -> Option<&RawValue> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
 
     /// The member as a value; `None` also for bytes no value can hold (nested too deeply, a lone surrogate).
-    pub fn value(&self, name: &str) -> Option<Value> {
+    pub(crate) fn value(&self, name: &str) -> Option<Value> {
         self.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok())
     }
 
     /// The member, if it is a string.
-    pub fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
         self.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok())
     }
 
     /// Sets the member, in its place if it is there, else at the end.
-    pub fn set(&mut self, name: &str, value: Box<RawValue>) {
+    pub(crate) fn set(&mut self, name: &str, value: Box<RawValue>) {
         match self.0.iter_mut().find(|(known, _)| known == name) {
             Some((_, old)) => *old = value,
             None => self.0.push((name.to_owned(), value)),
@@ -48,12 +48,12 @@ impl Fields {
     }
 
     /// Sets the member to a string.
-    pub fn set_text(&mut self, name: &str, text: &str) {
+    pub(crate) fn set_text(&mut self, name: &str, text: &str) {
         self.set(name, raw(&text));
     }
 
     /// Takes the member out; says whether it was there.
-    pub fn remove(&mut self, name: &str) -> bool {
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
         let before = self.0.len();
         self.0.retain(|(known, _)| known != name);
         self.0.len() != before
@@ -107,7 +107,7 @@ pub(super) fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
 
 /// Why bytes are no instance to work with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadInstance {
+pub(crate) enum BadInstance {
     /// Not a JSON object.
     #[error("expected a JSON object, an IntegrationInstance: {0}")]
     NotAnObject(String),
@@ -121,7 +121,7 @@ pub enum BadInstance {
 
 /// Why a masked secret can't be filled from the stored ones. Holds ids only, never values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadMask {
+pub(crate) enum BadMask {
     /// Nothing is stored under that id.
     #[error("the value of {0:?} is \"***\", which stands for the stored value, and none is stored; give the value")]
     NothingStored(String),
@@ -141,11 +141,11 @@ pub enum BadMask {
 
 /// An instance taken apart: its own fields and its webhooks.
 #[derive(Clone, Debug, Default)]
-pub struct Instance {
+pub(crate) struct Instance {
     /// Everything but the webhooks (their place among the others is kept).
-    pub fields: Fields,
+    pub(crate) fields: Fields,
     /// The webhooks in their order.
-    pub webhooks: Vec<Fields>,
+    pub(crate) webhooks: Vec<Fields>,
 }
 
 impl Instance {
@@ -153,7 +153,7 @@ impl Instance {
     ///
     /// # Errors
     /// [`BadInstance`] when it is no object or its `webHooks` no array of objects.
-    pub fn parse(bytes: &[u8]) -> Result<Self, BadInstance> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadInstance> {
         let fields: Fields =
             serde_json::from_slice(bytes).map_err(|error| BadInstance::NotAnObject(error.to_string()))?;
         let webhooks = match fields.get("webHooks").map(RawValue::get) {
@@ -167,7 +167,7 @@ impl Instance {
     ///
     /// # Panics
     /// Never: every part of it came from JSON.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut fields = self.fields.clone();
         if !self.webhooks.is_empty() || fields.get("webHooks").is_some_and(|raw| raw.get() != "null") {
             fields.set("webHooks", raw(&self.webhooks));
@@ -176,7 +176,7 @@ impl Instance {
     }
 
     /// Gives every webhook without an id, or with the all-zero one, a fresh id.
-    pub fn settle_ids(&mut self, fresh_id: &mut dyn FnMut() -> String) {
+    pub(crate) fn settle_ids(&mut self, fresh_id: &mut dyn FnMut() -> String) {
         for webhook in &mut self.webhooks {
             settle_id(webhook, fresh_id);
         }
@@ -186,7 +186,7 @@ impl Instance {
     ///
     /// # Errors
     /// [`BadMask`] when it can't be told which stored value is meant.
-    pub fn unmask_secrets(&mut self, stored: Option<&Self>) -> Result<(), BadMask> {
+    pub(crate) fn unmask_secrets(&mut self, stored: Option<&Self>) -> Result<(), BadMask> {
         let Some(secrets) = self.fields.get("secrets") else { return Ok(()) };
         let stored = stored.and_then(|stored| stored.fields.get("secrets"));
         if let Some(filled) = unmask(secrets, stored)? {
@@ -197,7 +197,7 @@ impl Instance {
 
     /// The same with every secret's value masked: what may leave the process.
     #[must_use]
-    pub fn masked(&self) -> Self {
+    pub(crate) fn masked(&self) -> Self {
         let mut masked = self.clone();
         if let Some(secrets) = masked.fields.get("secrets") {
             let secrets = mask(secrets);
@@ -207,7 +207,7 @@ impl Instance {
     }
 
     /// Writes `updateInfo`: who changed it last and when, who created it kept from `stored`.
-    pub fn stamp(&mut self, stored: Option<&Self>, stamp: &Stamp<'_>) {
+    pub(crate) fn stamp(&mut self, stored: Option<&Self>, stamp: &Stamp<'_>) {
         let kept = stored.and_then(|stored| stored.fields.get("updateInfo"));
         let mut info: Fields = kept.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
         if stored.is_none() {
@@ -225,13 +225,13 @@ impl Instance {
 
 /// What a write leaves in `updateInfo`.
 #[derive(Clone, Copy, Debug)]
-pub struct Stamp<'a> {
+pub(crate) struct Stamp<'a> {
     /// RFC 3339.
-    pub now: &'a str,
+    pub(crate) now: &'a str,
     /// The program that writes.
-    pub with: &'a str,
+    pub(crate) with: &'a str,
     /// Whether the write set the status on purpose: a suspended integration resumes even when the word is the same.
-    pub status_written: bool,
+    pub(crate) status_written: bool,
 }
 
 /// Gives a webhook without an id, or with the all-zero one, a fresh id.

@@ -16,15 +16,15 @@ use crate::domain::integration::{
 use crate::domain::target::Target;
 
 /// Ids are names in keys, paths and logs: bounded.
-pub const ID_CHARS_MAX: usize = 200;
+pub(crate) const ID_CHARS_MAX: usize = 200;
 /// How much of a value a message repeats.
 const SHOWN_CHARS_MAX: usize = 100;
 /// The trigger types, as records spell them.
-pub const TRIGGER_WORDS: [&str; 2] = ["entityEvent", "schedule"];
+pub(crate) const TRIGGER_WORDS: [&str; 2] = ["entityEvent", "schedule"];
 
 /// What is wrong with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultKind {
+pub(crate) enum FaultKind {
     /// Another JSON type than the field takes, or missing where it must be.
     ValueType,
     /// The right type, a content that can't be.
@@ -33,7 +33,7 @@ pub enum FaultKind {
 
 /// Where in an instance a fault lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// One of the instance's own fields.
     Field(&'static str),
     /// A webhook by its index, and the fields that together are at fault.
@@ -46,21 +46,21 @@ pub enum Place {
 
 /// One fault of an instance.
 #[derive(Clone, Debug)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// What is wrong.
-    pub kind: FaultKind,
+    pub(crate) kind: FaultKind,
     /// Where.
-    pub place: Place,
+    pub(crate) place: Place,
     /// Where, as a JSON pointer.
-    pub path: String,
+    pub(crate) path: String,
     /// The value there, unless it is missing or secret.
-    pub value: Option<Box<RawValue>>,
+    pub(crate) value: Option<Box<RawValue>>,
     /// Path, value and what is accepted, in a sentence.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// Whether a workspace or integration id can stand in the records' keys.
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.chars().count() <= ID_CHARS_MAX
         && !text.chars().any(|char| char == '/' || char.is_control() || char.is_whitespace())
@@ -76,7 +76,7 @@ pub(super) fn shown(value: &RawValue) -> String {
 }
 
 /// Every fault of the instance that is to be written under `key` (`<workspace>/<integration id>`).
-pub fn faults(key: &str, instance: &Instance) -> Vec<Fault> {
+pub(crate) fn faults(key: &str, instance: &Instance) -> Vec<Fault> {
     let mut checker = Checker { faults: Vec::new() };
     checker.own_fields(key, &instance.fields);
     let base = checker.base_url(&instance.fields);
@@ -92,7 +92,7 @@ pub fn faults(key: &str, instance: &Instance) -> Vec<Fault> {
 }
 
 /// Whether a worker could use the instance as it stands.
-pub fn is_usable(key: &str, instance: &Instance) -> bool {
+pub(crate) fn is_usable(key: &str, instance: &Instance) -> bool {
     Integration::parse(key, &instance.to_bytes()).is_ok()
 }
 
@@ -407,7 +407,7 @@ fn words(words: &[&str]) -> String {
 }
 
 /// A fault of a whole instance in the shape of an operation: its path and its value.
-pub fn as_operation(fault: &Fault) -> Box<RawValue> {
+pub(crate) fn as_operation(fault: &Fault) -> Box<RawValue> {
     let mut operation = Fields::default();
     operation.set_text("path", &fault.path);
     if let Some(value) = &fault.value {

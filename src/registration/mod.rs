@@ -1,8 +1,8 @@
 //! The HTTP API that writes integrations: requests and answers, the patches they carry, and the one writer behind them.
 
-pub mod http;
-pub mod patch;
-pub mod instance;
-pub mod instance_check;
-pub mod registry;
-pub mod test_delivery;
+pub(crate) mod http;
+pub(crate) mod patch;
+pub(crate) mod instance;
+pub(crate) mod instance_check;
+pub(crate) mod registry;
+pub(crate) mod test_delivery;

@@ -16,7 +16,7 @@ use crate::inflight::job::{Delivery, Event, Origin, push_hex};
 use crate::inflight::pressure::Pressure;
 
 /// A test delivery sent by that courier.
-pub fn by(courier: Arc<Courier>) -> TestDelivery {
+pub(crate) fn by(courier: Arc<Courier>) -> TestDelivery {
     // Counts the bytes of events held, of which these are few and bounded by the API.
     let pressure = Pressure::new(1, usize::MAX);
     Arc::new(move |request| {

@@ -13,7 +13,7 @@ use super::{LogFormat, Settings};
 
 /// A subcommand's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subcommand {
+pub(crate) enum Subcommand {
     /// `worker`
     Worker,
     /// `api`
@@ -42,7 +42,7 @@ pub enum Subcommand {
 
 impl Subcommand {
     /// All of them, in the order in which help lists them.
-    pub const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Worker,
         Self::Api,
         Self::Demo,
@@ -58,7 +58,7 @@ impl Subcommand {
     ];
 
     /// The words that ask for it, with one space between.
-    pub fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Worker => "worker",
             Self::Api => "api",
@@ -76,7 +76,7 @@ impl Subcommand {
     }
 
     /// What it does, in one line.
-    pub fn about(self) -> &'static str {
+    pub(crate) fn about(self) -> &'static str {
         match self {
             Self::Worker => "deliver events to the integrations; runs until SIGTERM or SIGINT",
             Self::Api => "serve the registration API; runs until SIGTERM or SIGINT",
@@ -98,19 +98,19 @@ impl Subcommand {
     }
 
     /// The first word: of a family (`topics`, `dead-letters`) or the whole name.
-    pub fn first_word(self) -> &'static str {
+    pub(crate) fn first_word(self) -> &'static str {
         self.words().split(' ').next().unwrap_or_default()
     }
 
     /// The second word of a family's member.
-    pub fn second_word(self) -> Option<&'static str> {
+    pub(crate) fn second_word(self) -> Option<&'static str> {
         self.words().split(' ').nth(1)
     }
 }
 
 /// What a help text is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HelpTopic {
+pub(crate) enum HelpTopic {
     /// The program: all subcommands.
     Program,
     /// `topics` or `dead-letters`: the members of that family.
@@ -121,7 +121,7 @@ pub enum HelpTopic {
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Command {
+pub(crate) enum Command {
     /// `worker`
     Worker(Box<Settings>),
     /// `api`
@@ -159,35 +159,35 @@ pub enum Command {
 
 /// How the topic tools answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TopicsOutput {
+pub(crate) struct TopicsOutput {
     /// `--json`
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `demo`: how long and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demo {
+pub(crate) struct Demo {
     /// `--for`: until interrupted without it.
-    pub duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
     /// `--rate`: sample events a second.
-    pub rate: u32,
+    pub(crate) rate: u32,
 }
 
 /// `receiver`: where it listens and how it misbehaves.
 #[derive(Clone, PartialEq)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     /// `--listen`
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// `--fail-rate`: the share of requests answered with a failure, 0 to 1.
-    pub fail_rate: f64,
+    pub(crate) fail_rate: f64,
     /// `--latency`: waits this long before it answers.
-    pub latency: Duration,
+    pub(crate) latency: Duration,
     /// `--status`: answers with this instead of 200.
-    pub status: Option<u16>,
+    pub(crate) status: Option<u16>,
     /// `--no-echo`: leaves the echo header out.
-    pub no_echo: bool,
+    pub(crate) no_echo: bool,
     /// `--secret`: signatures are verified with it. Never logged.
-    pub secret: Option<String>,
+    pub(crate) secret: Option<String>,
 }
 
 impl fmt::Debug for Receiver {
@@ -205,7 +205,7 @@ impl fmt::Debug for Receiver {
 
 /// `--event`: where an event comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EventSource {
+pub(crate) enum EventSource {
     /// `topic/partition/offset`: a record in Kafka.
     Record {
         /// Its topic.
@@ -223,51 +223,51 @@ pub enum EventSource {
 
 /// What a tool looks at and how it answers. Which fields a tool takes, and which it demands, is said by its [`Command`].
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// `--workspace`
-    pub workspace: Option<String>,
+    pub(crate) workspace: Option<String>,
     /// `--integration`
-    pub integration: Option<String>,
+    pub(crate) integration: Option<String>,
     /// `--webhook`
-    pub webhook: Option<String>,
+    pub(crate) webhook: Option<String>,
     /// `--reason`: one of [`DEAD_LETTER_REASONS`].
-    pub reason: Option<&'static str>,
+    pub(crate) reason: Option<&'static str>,
     /// `--from`: records of this time and later.
-    pub from: Option<Timestamp>,
+    pub(crate) from: Option<Timestamp>,
     /// `--to`: records before this time.
-    pub to: Option<Timestamp>,
+    pub(crate) to: Option<Timestamp>,
     /// `--event`
-    pub event: Option<EventSource>,
+    pub(crate) event: Option<EventSource>,
     /// `--dry-run`: say what would be done, do nothing.
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// `--json`
-    pub json: bool,
+    pub(crate) json: bool,
     /// `--rate`: records a second; only `redrive` and `replay` look at it.
-    pub rate: u32,
+    pub(crate) rate: u32,
     /// `--limit`: only the newest so many records.
-    pub limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
 }
 
 /// The words of `hookstream-reason` that `--reason` accepts.
-pub const DEAD_LETTER_REASONS: [&str; 4] = ["exhausted", "invalid-event", "suspended", "too-large"];
+pub(crate) const DEAD_LETTER_REASONS: [&str; 4] = ["exhausted", "invalid-event", "suspended", "too-large"];
 
 /// How to log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Logs {
+pub(crate) struct Logs {
     /// `--log-format`
-    pub format: LogFormat,
+    pub(crate) format: LogFormat,
     /// `--log-level`: checked directives of a filter.
-    pub filter: String,
+    pub(crate) filter: String,
 }
 
 /// A command line that was understood.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Parsed {
+pub(crate) struct Parsed {
     /// What to do.
-    pub command: Command,
+    pub(crate) command: Command,
     /// How to log.
-    pub logs: Logs,
+    pub(crate) logs: Logs,
     /// Environment variables `HOOKSTREAM_…` that are no option: to be logged, since they may be misspelt. They are no
     /// mistakes, because Kubernetes sets such variables for every service of that name.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }

@@ -9,7 +9,7 @@ use super::options::{self, Shape, Spec};
 const WIDTH: usize = 110;
 
 /// The help text about a topic, with a line feed at its end.
-pub fn render(topic: HelpTopic) -> String {
+pub(crate) fn render(topic: HelpTopic) -> String {
     match topic {
         HelpTopic::Program => program(),
         HelpTopic::Family(name) => {

@@ -11,7 +11,7 @@ const SUGGESTED_CHARS_MAX: usize = 64;
 
 /// One mistake, as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub(crate) struct Mistake {
     line: String,
 }
 

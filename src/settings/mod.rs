@@ -24,12 +24,11 @@ use ipnet::IpNet;
 
 use crate::domain::retry_schedule::RetrySchedule;
 
-pub use command::{
-    Command, DEAD_LETTER_REASONS, Demo, EventSource, HelpTopic, Logs, Parsed, Receiver, Selection, Subcommand,
-    TopicsOutput,
+pub(crate) use command::{
+    Command, Demo, EventSource, HelpTopic, Logs, Parsed, Receiver, Selection, Subcommand, TopicsOutput,
 };
-pub use help::render as help;
-pub use mistake::Mistake;
+pub(crate) use help::render as help;
+pub(crate) use mistake::Mistake;
 
 /// How to reach Kafka and under which group to consume.
 #[derive(Clone, PartialEq, Eq)]
@@ -114,31 +113,31 @@ pub struct Delivery {
 
 /// When an integration counts as failing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Suspension {
+pub(crate) struct Suspension {
     /// `--errors-window`
-    pub errors_window: Duration,
+    pub(crate) errors_window: Duration,
     /// `--errors-min-attempts`
-    pub errors_min_attempts: u32,
+    pub(crate) errors_min_attempts: u32,
     /// `--suspend-after`
-    pub suspend_after: Duration,
+    pub(crate) suspend_after: Duration,
     /// `--suspend-after-failures`
-    pub suspend_after_failures: u32,
+    pub(crate) suspend_after_failures: u32,
 }
 
 /// The registration API's listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Api {
+pub(crate) struct Api {
     /// `--api-listen`
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// `--api-tokens-file`
-    pub tokens_file: Option<PathBuf>,
+    pub(crate) tokens_file: Option<PathBuf>,
     /// `--api-tls-cert` and `--api-tls-key`: PEM files, both or none.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// `--attempt-log`: which attempts are written to the attempts topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttemptLog {
+pub(crate) enum AttemptLog {
     /// Every attempt.
     All,
     /// Failed attempts.
@@ -149,7 +148,7 @@ pub enum AttemptLog {
 
 /// `--log-format`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Human,
     /// One JSON object a line.
@@ -158,23 +157,23 @@ pub enum LogFormat {
 
 /// All options that subcommands share.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Connection and group.
-    pub kafka: Kafka,
+    pub(crate) kafka: Kafka,
     /// Topic names and shapes.
-    pub topics: Topics,
+    pub(crate) topics: Topics,
     /// How deliveries are made.
-    pub delivery: Delivery,
+    pub(crate) delivery: Delivery,
     /// When an integration counts as failing.
-    pub suspension: Suspension,
+    pub(crate) suspension: Suspension,
     /// The registration API.
-    pub api: Api,
+    pub(crate) api: Api,
     /// `--admin-listen`
-    pub admin_listen: SocketAddr,
+    pub(crate) admin_listen: SocketAddr,
     /// `--attempt-log`
-    pub attempt_log: AttemptLog,
+    pub(crate) attempt_log: AttemptLog,
     /// `--log-format`
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 }
 
 impl Default for Settings {
@@ -190,7 +189,7 @@ impl Default for Settings {
 ///
 /// # Errors
 /// All mistakes, in the order in which they were found; never empty.
-pub fn parse(
+pub(crate) fn parse(
     args: impl Iterator<Item = OsString>,
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Parsed, Vec<Mistake>> {
@@ -201,21 +200,21 @@ pub fn parse(
 ///
 /// # Errors
 /// As [`parse`].
-pub fn from_process() -> Result<Parsed, Vec<Mistake>> {
+pub(crate) fn from_process() -> Result<Parsed, Vec<Mistake>> {
     parse(std::env::args_os().skip(1), std::env::vars_os())
 }
 
 /// What the environment says about the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terminal {
+pub(crate) struct Terminal {
     /// `NO_COLOR` is not set.
-    pub colour: bool,
+    pub(crate) colour: bool,
     /// `TERM` does not say that nothing can be drawn.
-    pub draws: bool,
+    pub(crate) draws: bool,
 }
 
 /// Asks the environment about the terminal.
-pub fn terminal() -> Terminal {
+pub(crate) fn terminal() -> Terminal {
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     Terminal { colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()), draws: !dumb }
 }

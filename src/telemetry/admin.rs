@@ -24,7 +24,7 @@ const LIMITS: Limits = Limits { connections_max: 64, patience: Duration::from_se
 
 /// Whether the process lives and is ready: written by who knows, read by the probes.
 #[derive(Debug, Default)]
-pub struct Condition {
+pub(crate) struct Condition {
     ready: AtomicBool,
     events: Beat,
     retries: Beat,
@@ -34,11 +34,11 @@ pub struct Condition {
 
 /// When a loop last came round, ms since 1970; 0 before its first round and after its last.
 #[derive(Debug, Default)]
-pub struct Beat(AtomicI64);
+pub(crate) struct Beat(AtomicI64);
 
 /// The loops that must come round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loop {
+pub(crate) enum Loop {
     /// The events consumer.
     Events,
     /// The retries consumer.
@@ -49,27 +49,27 @@ pub enum Loop {
 
 impl Condition {
     /// Of a process whose loops wait for at most `drain_timeout` when they give up partitions.
-    pub fn new(drain_timeout: Duration) -> Self {
+    pub(crate) fn new(drain_timeout: Duration) -> Self {
         Self { drain_timeout, ..Self::default() }
     }
 
     /// Says whether the process is ready.
-    pub fn set_ready(&self, ready: bool) {
+    pub(crate) fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }
 
     /// Whether it is ready.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
 
     /// A loop came round.
-    pub fn beat(&self, of: Loop) {
+    pub(crate) fn beat(&self, of: Loop) {
         self.beat_of(of).0.store(clock::now_ms(), Ordering::Relaxed);
     }
 
     /// A loop ended because it was told to.
-    pub fn ended(&self, of: Loop) {
+    pub(crate) fn ended(&self, of: Loop) {
         self.beat_of(of).0.store(0, Ordering::Relaxed);
     }
 
@@ -94,7 +94,7 @@ impl Condition {
 }
 
 /// The admin server's listener.
-pub struct Admin {
+pub(crate) struct Admin {
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -104,7 +104,7 @@ impl Admin {
     ///
     /// # Errors
     /// The address can't be listened on.
-    pub async fn bind(listen: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) async fn bind(listen: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         tracing::info!(address = %address, "admin listening");
@@ -112,12 +112,12 @@ impl Admin {
     }
 
     /// The address listened on.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Serves until `stop`. A client that stands still holds up neither the others nor the end.
-    pub async fn run(self, metrics: Arc<Metrics>, condition: Arc<Condition>, stop: CancellationToken) {
+    pub(crate) async fn run(self, metrics: Arc<Metrics>, condition: Arc<Condition>, stop: CancellationToken) {
         let answer = move |request: Request<Incoming>| {
             let answer = answer(request.method(), request.uri().path(), &metrics, &condition);
             std::future::ready(answer)

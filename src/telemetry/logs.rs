@@ -18,14 +18,14 @@ use crate::settings::{LogFormat, Logs};
 /// A filter that can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected error, warn, info, debug, trace or off, or directives such as info,hookstream::http=debug")]
-pub struct BadFilter;
+pub(crate) struct BadFilter;
 
 /// Checks the directives of a filter.
 ///
 /// # Errors
 /// [`BadFilter`] when they can't be used. A lone word must be a level: the library would take any other for a part's name
 /// and log everything of a part that does not exist, and nothing else.
-pub fn check_filter(directives: &str) -> Result<(), BadFilter> {
+pub(crate) fn check_filter(directives: &str) -> Result<(), BadFilter> {
     // The library also reads numbers and the empty word as levels.
     let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
     let is_level = |word: &str| is_word(word) && word.parse::<LevelFilter>().is_ok();
@@ -38,7 +38,7 @@ pub fn check_filter(directives: &str) -> Result<(), BadFilter> {
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum LogsError {
+pub(crate) enum LogsError {
     /// The filter was not checked before.
     #[error("log filter: {0}")]
     Filter(#[from] BadFilter),
@@ -51,7 +51,7 @@ pub enum LogsError {
 ///
 /// # Errors
 /// [`LogsError`] when the filter can't be used or a logger is set already.
-pub fn init(logs: &Logs) -> Result<(), LogsError> {
+pub(crate) fn init(logs: &Logs) -> Result<(), LogsError> {
     let filter = EnvFilter::try_new(&logs.filter).map_err(|_parse_error| BadFilter)?;
     let registry = tracing_subscriber::registry().with(filter);
     match logs.format {

@@ -15,13 +15,13 @@ use crate::domain::retry_schedule::RetrySchedule;
 use crate::domain::table::Census;
 
 /// Errors that the Kafka clients of this process reported. Clients are made where no metrics are at hand, too.
-pub static KAFKA_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
+pub(crate) static KAFKA_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
     IntCounter::new("kafka_errors_total", "Errors that the Kafka clients of the process reported").expect("a good name")
 });
 
 /// What became of an event that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventOutcome {
+pub(crate) enum EventOutcome {
     /// At least one webhook matched.
     Matched,
     /// No webhook matched.
@@ -32,7 +32,7 @@ pub enum EventOutcome {
 
 /// How a scheduled tick ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TickOutcome {
+pub(crate) enum TickOutcome {
     /// Handed to delivery.
     Fired,
     /// Acknowledged by the receiver.
@@ -58,50 +58,50 @@ const LATENESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 #[expect(missing_docs, reason = "each field is the metric of its name; its help text stands where it is made")]
 pub struct Metrics {
     registry: Registry,
-    pub events_matched: IntCounter,
-    pub events_unmatched: IntCounter,
-    pub events_invalid: IntCounter,
+    pub(crate) events_matched: IntCounter,
+    pub(crate) events_unmatched: IntCounter,
+    pub(crate) events_invalid: IntCounter,
     attempts_acknowledged: IntCounter,
     attempts_failed: Vec<IntCounter>,
     slots_without_request: Vec<IntCounter>,
-    pub deliveries_acknowledged: IntCounter,
-    pub deliveries_retried: IntCounter,
-    pub deliveries_dead: IntCounter,
-    pub deliveries_dropped: IntCounter,
-    pub attempt_duration: Histogram,
-    pub delivery_latency: Histogram,
-    pub retries: Vec<IntCounter>,
-    pub retry_lateness: Vec<Histogram>,
-    pub retry_overdue: Vec<Gauge>,
+    pub(crate) deliveries_acknowledged: IntCounter,
+    pub(crate) deliveries_retried: IntCounter,
+    pub(crate) deliveries_dead: IntCounter,
+    pub(crate) deliveries_dropped: IntCounter,
+    pub(crate) attempt_duration: Histogram,
+    pub(crate) delivery_latency: Histogram,
+    pub(crate) retries: Vec<IntCounter>,
+    pub(crate) retry_lateness: Vec<Histogram>,
+    pub(crate) retry_overdue: Vec<Gauge>,
     dead_letters: Vec<IntCounter>,
     dropped: Vec<IntCounter>,
-    pub in_flight_requests: IntGauge,
-    pub webhooks: IntGaugeVec,
-    pub integrations: IntGaugeVec,
-    pub consumer_lag: IntGaugeVec,
-    pub integrations_bootstrap: Gauge,
+    pub(crate) in_flight_requests: IntGauge,
+    pub(crate) webhooks: IntGaugeVec,
+    pub(crate) integrations: IntGaugeVec,
+    pub(crate) consumer_lag: IntGaugeVec,
+    pub(crate) integrations_bootstrap: Gauge,
     ticks: Vec<IntCounter>,
-    pub queued_deliveries: IntGauge,
-    pub queued_event_bytes: IntGauge,
-    pub circuits_open: IntGauge,
-    pub webhooks_restricted: IntGauge,
-    pub connections_opened: IntCounter,
-    pub stale_resends: IntCounter,
-    pub publish_errors: IntCounterVec,
-    pub integration_records_used: IntCounter,
-    pub integration_records_removed: IntCounter,
-    pub integration_records_unusable: IntCounter,
-    pub commits_ok: IntCounter,
-    pub commits_failed: IntCounter,
-    pub rebalances_assigned: IntCounter,
-    pub rebalances_revoked: IntCounter,
-    pub rebalances_lost: IntCounter,
-    pub kafka_errors: IntCounter,
-    pub health_guard_active: IntGauge,
-    pub health_transitions: IntCounterVec,
-    pub attempt_log_dropped: IntCounter,
-    pub api_requests: IntCounterVec,
-    pub paused_partitions: IntGauge,
+    pub(crate) queued_deliveries: IntGauge,
+    pub(crate) queued_event_bytes: IntGauge,
+    pub(crate) circuits_open: IntGauge,
+    pub(crate) webhooks_restricted: IntGauge,
+    pub(crate) connections_opened: IntCounter,
+    pub(crate) stale_resends: IntCounter,
+    pub(crate) publish_errors: IntCounterVec,
+    pub(crate) integration_records_used: IntCounter,
+    pub(crate) integration_records_removed: IntCounter,
+    pub(crate) integration_records_unusable: IntCounter,
+    pub(crate) commits_ok: IntCounter,
+    pub(crate) commits_failed: IntCounter,
+    pub(crate) rebalances_assigned: IntCounter,
+    pub(crate) rebalances_revoked: IntCounter,
+    pub(crate) rebalances_lost: IntCounter,
+    pub(crate) kafka_errors: IntCounter,
+    pub(crate) health_guard_active: IntGauge,
+    pub(crate) health_transitions: IntCounterVec,
+    pub(crate) attempt_log_dropped: IntCounter,
+    pub(crate) api_requests: IntCounterVec,
+    pub(crate) paused_partitions: IntGauge,
 }
 
 impl Metrics {
@@ -212,14 +212,14 @@ impl Metrics {
     }
 
     /// Starts the count of failed writes at zero for each topic that this process writes to.
-    pub fn expect_writes(&self, topics: impl IntoIterator<Item = String>) {
+    pub(crate) fn expect_writes(&self, topics: impl IntoIterator<Item = String>) {
         for topic in topics {
             self.publish_errors.with_label_values(&[&topic]);
         }
     }
 
     /// Counts an event.
-    pub fn event(&self, outcome: EventOutcome) {
+    pub(crate) fn event(&self, outcome: EventOutcome) {
         match outcome {
             EventOutcome::Matched => self.events_matched.inc(),
             EventOutcome::Unmatched => self.events_unmatched.inc(),
@@ -228,12 +228,12 @@ impl Metrics {
     }
 
     /// Counts a request that was acknowledged.
-    pub fn attempt_acknowledged(&self) {
+    pub(crate) fn attempt_acknowledged(&self) {
         self.attempts_acknowledged.inc();
     }
 
     /// Counts a request that failed, or a slot spent without one.
-    pub fn attempt_failed(&self, reason: Reason) {
+    pub(crate) fn attempt_failed(&self, reason: Reason) {
         let index = reason as usize;
         match self.attempts_failed.get(index) {
             Some(counter) => counter.inc(),
@@ -247,7 +247,7 @@ impl Metrics {
     }
 
     /// Counts a dead letter.
-    pub fn dead_letter(&self, reason: DeadReason) {
+    pub(crate) fn dead_letter(&self, reason: DeadReason) {
         self.dead_letters.get(reason as usize).into_iter().for_each(IntCounter::inc);
         // An invalid event was matched with nothing: it is no delivery.
         if reason != DeadReason::InvalidEvent {
@@ -256,38 +256,38 @@ impl Metrics {
     }
 
     /// Counts a drop.
-    pub fn drop_delivery(&self, reason: DropReason) {
+    pub(crate) fn drop_delivery(&self, reason: DropReason) {
         self.dropped.get(reason as usize).into_iter().for_each(IntCounter::inc);
         self.deliveries_dropped.inc();
     }
 
     /// Dead letters so far, by reason.
-    pub fn dead_letters(&self) -> impl Iterator<Item = (DeadReason, u64)> {
+    pub(crate) fn dead_letters(&self) -> impl Iterator<Item = (DeadReason, u64)> {
         DeadReason::ALL.into_iter().zip(self.dead_letters.iter().map(IntCounter::get))
     }
 
     /// Drops so far, by reason.
-    pub fn dropped(&self) -> impl Iterator<Item = (DropReason, u64)> {
+    pub(crate) fn dropped(&self) -> impl Iterator<Item = (DropReason, u64)> {
         DropReason::ALL.into_iter().zip(self.dropped.iter().map(IntCounter::get))
     }
 
     /// How late retries were attempted, over all tiers: an upper bound for this share of them.
-    pub fn lateness_within(&self, share: f64) -> Option<Within> {
+    pub(crate) fn lateness_within(&self, share: f64) -> Option<Within> {
         within(&self.retry_lateness, share)
     }
 
     /// How long deliveries took from the event record to its acknowledgement: an upper bound for this share of them.
-    pub fn latency_within(&self, share: f64) -> Option<Within> {
+    pub(crate) fn latency_within(&self, share: f64) -> Option<Within> {
         within(std::slice::from_ref(&self.delivery_latency), share)
     }
 
     /// Counts a tick of a scheduled webhook.
-    pub fn tick(&self, outcome: TickOutcome) {
+    pub(crate) fn tick(&self, outcome: TickOutcome) {
         self.ticks.get(outcome as usize).into_iter().for_each(IntCounter::inc);
     }
 
     /// Follows the table.
-    pub fn set_census(&self, census: &Census) {
+    pub(crate) fn set_census(&self, census: &Census) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         for ((word, _), count) in STATUS_WORDS.iter().zip(census.integrations) {
             self.integrations.with_label_values(&[word]).set(gauge(count));
@@ -312,7 +312,7 @@ impl Metrics {
 
 /// A bound that a share of what was observed stays within.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Within {
+pub(crate) enum Within {
     /// At most so many seconds: the upper end of a bucket.
     Seconds(f64),
     /// More than the histogram's longest bucket.

@@ -1,7 +1,7 @@
 //! What the service says about itself: logs and metrics.
 
-pub mod logs;
-pub mod metrics;
-pub mod admin;
-pub mod repeats;
-pub mod terminal;
+pub(crate) mod logs;
+pub(crate) mod metrics;
+pub(crate) mod admin;
+pub(crate) mod repeats;
+pub(crate) mod terminal;

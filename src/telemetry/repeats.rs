@@ -13,11 +13,11 @@ const DISTINCT_MAX: usize = 64;
 
 /// What was said lately.
 #[derive(Debug, Default)]
-pub struct Repeats(Mutex<HashMap<String, (Instant, u32)>>);
+pub(crate) struct Repeats(Mutex<HashMap<String, (Instant, u32)>>);
 
 impl Repeats {
     /// How often the text was held back since it was last written; nothing if it is to be held back now.
-    pub fn of(&self, text: &str) -> Option<u32> {
+    pub(crate) fn of(&self, text: &str) -> Option<u32> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some((written, held_back)) = seen.get_mut(text) {

@@ -20,7 +20,7 @@ fn view() -> MutexGuard<'static, View> {
 ///
 /// # Errors
 /// Stdout can't be written.
-pub fn draw(frame: Vec<String>) -> io::Result<()> {
+pub(crate) fn draw(frame: Vec<String>) -> io::Result<()> {
     let mut view = view();
     let text = redraw(&view.frame, &frame);
     view.frame = frame;
@@ -28,12 +28,12 @@ pub fn draw(frame: Vec<String>) -> io::Result<()> {
 }
 
 /// Leaves the last frame where it stands; what is written next comes below.
-pub fn leave() {
+pub(crate) fn leave() {
     view().frame.clear();
 }
 
 /// Where log lines go.
-pub struct LogLines;
+pub(crate) struct LogLines;
 
 impl io::Write for LogLines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

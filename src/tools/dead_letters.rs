@@ -152,7 +152,7 @@ impl<'a> Line<'a> {
 ///
 /// # Errors
 /// [`ToolError`]
-pub async fn list(
+pub(crate) async fn list(
     settings: &Settings,
     selection: &Selection,
     stop: &CancellationToken,
@@ -262,7 +262,7 @@ fn text_of(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// [`ToolError`], also when there is no such record.
-pub async fn show(
+pub(crate) async fn show(
     settings: &Settings,
     selection: &Selection,
     stop: &CancellationToken,
@@ -329,7 +329,7 @@ fn shown(topic: &str, record: &SpanRecord) -> String {
 ///
 /// # Errors
 /// [`ToolError`]; the account is written all the same.
-pub async fn redrive(
+pub(crate) async fn redrive(
     settings: &Settings,
     selection: &Selection,
     stop: &CancellationToken,

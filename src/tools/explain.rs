@@ -33,7 +33,7 @@ struct Given {
 ///
 /// # Errors
 /// [`ToolError`], also for what is no event.
-pub async fn run(
+pub(crate) async fn run(
     settings: &Settings,
     selection: &Selection,
     stop: &CancellationToken,

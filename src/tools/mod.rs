@@ -4,20 +4,20 @@
 //! Every tool is bounded in memory and in what it waits for, writes its answer to the given output and its progress to
 //! stderr, and stops between two records when asked to. Nothing here names Kafka's client or decides what matches.
 
-pub mod demo;
-pub mod dead_letters;
-pub mod explain;
+pub(crate) mod demo;
+pub(crate) mod dead_letters;
+pub(crate) mod explain;
 mod lookup;
-pub mod receiver;
+pub(crate) mod receiver;
 mod receiver_log;
 mod render;
-pub mod replay;
+pub(crate) mod replay;
 mod requeue;
 mod resend;
-pub mod resume;
-pub mod topics;
+pub(crate) mod resume;
+pub(crate) mod topics;
 
-pub use receiver_log::Output;
+pub(crate) use receiver_log::Output;
 
 use std::io;
 
@@ -28,7 +28,7 @@ use crate::tools::requeue::RequeueError;
 
 /// Why a tool did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum ToolError {
+pub(crate) enum ToolError {
     /// A topic can't be looked through.
     #[error(transparent)]
     Span(#[from] SpanError),

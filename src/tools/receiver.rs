@@ -46,7 +46,7 @@ const PRINT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why there is no receiver.
 #[derive(Debug, thiserror::Error)]
-pub enum ReceiverError {
+pub(crate) enum ReceiverError {
     /// The secret can't be one.
     #[error("--secret: {0}")]
     Secret(#[from] BadSecret),
@@ -63,26 +63,26 @@ pub enum ReceiverError {
 /// What was received so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub(crate) struct Summary {
     /// POSTs.
-    pub received: u64,
+    pub(crate) received: u64,
     /// Answered with 200 and the echo.
-    pub acknowledged: u64,
+    pub(crate) acknowledged: u64,
     /// All others.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Of the acknowledged: those whose `webhook-id` had been acknowledged before.
-    pub duplicates: u64,
+    pub(crate) duplicates: u64,
     /// Of the failed: those with a secret given and no valid signature.
-    pub invalid_signatures: u64,
+    pub(crate) invalid_signatures: u64,
 }
 
 /// Reads the counts, also while the receiver runs and after it ended.
 #[derive(Clone)]
-pub struct Counters(Arc<State>);
+pub(crate) struct Counters(Arc<State>);
 
 impl Counters {
     /// The counts now.
-    pub fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let counts = &self.0.counts;
         Summary {
@@ -96,7 +96,7 @@ impl Counters {
 }
 
 /// A receiver that listens, and will serve once it runs.
-pub struct Receiver {
+pub(crate) struct Receiver {
     listener: TcpListener,
     address: SocketAddr,
     state: Arc<State>,
@@ -139,7 +139,7 @@ enum Verdict {
 ///
 /// # Errors
 /// [`ReceiverError`] when it can't begin.
-pub async fn run(options: Options, stop: CancellationToken) -> Result<Summary, ReceiverError> {
+pub(crate) async fn run(options: Options, stop: CancellationToken) -> Result<Summary, ReceiverError> {
     let receiver = Receiver::bind(options).await?;
     tracing::info!(address = %receiver.address(), verifies = receiver.state.signer.is_some(), "receiver listening");
     Ok(receiver.run(Output::Stdout, stop).await)
@@ -150,7 +150,7 @@ impl Receiver {
     ///
     /// # Errors
     /// [`ReceiverError`] for a secret that is none, and an address that can't be listened on.
-    pub async fn bind(options: Options) -> Result<Self, ReceiverError> {
+    pub(crate) async fn bind(options: Options) -> Result<Self, ReceiverError> {
         let signer = match &options.secret {
             None => None,
             Some(secret) => {
@@ -166,17 +166,17 @@ impl Receiver {
     }
 
     /// The address listened on.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The counts, to be read from elsewhere.
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         Counters(Arc::clone(&self.state))
     }
 
     /// Serves until `stop`, then lets what is under way end for a short while.
-    pub async fn run(self, output: Output, stop: CancellationToken) -> Summary {
+    pub(crate) async fn run(self, output: Output, stop: CancellationToken) -> Summary {
         let counters = self.counters();
         let (lines, printer) = Lines::new(output);
         let mut printing = JoinSet::new();

@@ -17,7 +17,7 @@ const QUEUE_MAX: usize = 256;
 
 /// Where the lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub(crate) enum Output {
     /// Printed.
     Stdout,
     /// Nowhere: whoever runs the receiver has its counters.

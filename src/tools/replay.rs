@@ -29,7 +29,7 @@ use crate::settings::{Selection, Settings};
 ///
 /// # Errors
 /// [`ToolError`]; where sending has begun, the account is written all the same.
-pub async fn replay(
+pub(crate) async fn replay(
     settings: &Settings,
     selection: &Selection,
     stop: &CancellationToken,

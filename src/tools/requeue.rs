@@ -21,7 +21,7 @@ use crate::topics::cluster::tier_delay;
 
 /// Why a record was not put back.
 #[derive(Debug, thiserror::Error)]
-pub enum RequeueError {
+pub(crate) enum RequeueError {
     /// The topic does not take records of this size.
     #[error("the record is larger than its topic takes")]
     TooLarge,

@@ -28,7 +28,7 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 
 /// Why the integration could not be resumed.
 #[derive(Debug, thiserror::Error)]
-pub enum ResumeError {
+pub(crate) enum ResumeError {
     /// The health topic can't be read.
     #[error(transparent)]
     Read(#[from] CompactedError),
@@ -78,7 +78,7 @@ struct Report<'a> {
 ///
 /// # Errors
 /// [`ResumeError`]
-pub async fn run(
+pub(crate) async fn run(
     settings: &Settings,
     selection: &Selection,
     stop: CancellationToken,

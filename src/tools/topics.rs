@@ -11,7 +11,7 @@ use crate::topics::{Finding, Fix, Plan, Severity};
 
 /// Why the tool could not say anything.
 #[derive(Debug, thiserror::Error)]
-pub enum TopicsToolError {
+pub(crate) enum TopicsToolError {
     /// The cluster could not be looked at.
     #[error(transparent)]
     Topics(#[from] TopicsError),
@@ -24,7 +24,11 @@ pub enum TopicsToolError {
 ///
 /// # Errors
 /// When the cluster can't be reached, or the output not be written.
-pub async fn run_plan(settings: &Settings, json: bool, out: &mut impl Write) -> Result<ExitCode, TopicsToolError> {
+pub(crate) async fn run_plan(
+    settings: &Settings,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<ExitCode, TopicsToolError> {
     let plan = cluster::plan(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
     if json {
         print_json(out, &PlanJson { findings: &plan.findings, notes: &plan.notes })?;
@@ -39,7 +43,11 @@ pub async fn run_plan(settings: &Settings, json: bool, out: &mut impl Write) -> 
 ///
 /// # Errors
 /// When the cluster can't be reached, or the output not be written.
-pub async fn run_apply(settings: &Settings, json: bool, out: &mut impl Write) -> Result<ExitCode, TopicsToolError> {
+pub(crate) async fn run_apply(
+    settings: &Settings,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<ExitCode, TopicsToolError> {
     let applied = cluster::apply(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
     if json {
         let left = PlanJson { findings: &applied.left.findings, notes: &applied.left.notes };

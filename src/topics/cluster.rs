@@ -68,14 +68,14 @@ pub struct Checked {
     /// Partitions of each topic, by name.
     pub partitions: BTreeMap<String, u16>,
     /// Tiers that are there and in the schedule no more, with their delays: retries may wait in them.
-    pub former_tiers: Vec<(Arc<str>, Duration)>,
+    pub(crate) former_tiers: Vec<(Arc<str>, Duration)>,
 }
 
 /// What `apply` did.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// What was changed, a line each.
-    pub done: Vec<String>,
+    pub(crate) done: Vec<String>,
     /// What could not be changed and why, a line each.
     pub failed: Vec<String>,
     /// How the topics are now.
@@ -83,7 +83,7 @@ pub struct Applied {
 }
 
 /// A finding as one sentence, for logs and errors.
-pub fn sentence(finding: &Finding) -> String {
+pub(crate) fn sentence(finding: &Finding) -> String {
     let Finding { topic, subject, actual, wanted, cost, .. } = finding;
     if *subject == "topic" {
         format!("{topic} is missing: {cost}")
@@ -100,7 +100,7 @@ fn sentences(findings: &[Finding]) -> String {
 ///
 /// # Errors
 /// When the cluster can't be reached.
-pub async fn plan(
+pub(crate) async fn plan(
     kafka: &settings::Kafka,
     topics: &settings::Topics,
     schedule: &RetrySchedule,

@@ -2,7 +2,7 @@
 //!
 //! No Kafka in the rules: what a cluster has comes in as [`Actual`], findings go out. `cluster` reads and changes clusters.
 
-pub mod cluster;
+pub(crate) mod cluster;
 mod judge;
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::settings;
 
 /// What a topic is for; its rules follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// The CRM's events. Its owner's to alter, so what differs is only told.
     Events,
     /// Integrations by key.
@@ -34,43 +34,43 @@ pub enum Purpose {
 
 /// How one topic must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicSpec {
+pub(crate) struct TopicSpec {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// What it is for.
-    pub purpose: Purpose,
+    pub(crate) purpose: Purpose,
     /// Partitions to create it with.
-    pub partitions: u16,
+    pub(crate) partitions: u16,
     /// Replicas to create it with, where the cluster has as many brokers.
-    pub replicas: u16,
+    pub(crate) replicas: u16,
     /// Properties to create it with.
-    pub properties: Vec<(&'static str, String)>,
+    pub(crate) properties: Vec<(&'static str, String)>,
 }
 
 /// What a cluster has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Actual {
+pub(crate) struct Actual {
     /// Brokers that are up.
-    pub brokers: u16,
+    pub(crate) brokers: u16,
     /// The topics asked for that exist, by name.
-    pub topics: BTreeMap<String, ActualTopic>,
+    pub(crate) topics: BTreeMap<String, ActualTopic>,
 }
 
 /// One topic that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ActualTopic {
+pub(crate) struct ActualTopic {
     /// Its partitions.
-    pub partitions: u16,
+    pub(crate) partitions: u16,
     /// The replicas of the partition that has fewest.
-    pub replicas: u16,
+    pub(crate) replicas: u16,
     /// Its properties, defaults included, or why they could not be read.
-    pub properties: Result<BTreeMap<String, String>, String>,
+    pub(crate) properties: Result<BTreeMap<String, String>, String>,
 }
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Data would be lost, or the worker can't do its work: it refuses to start.
     Error,
     /// Worth changing; the worker runs.
@@ -80,7 +80,7 @@ pub enum Severity {
 /// What would settle a finding.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Fix {
+pub(crate) enum Fix {
     /// `topics apply` creates the topic.
     Create,
     /// `topics apply` sets the property to this value.
@@ -95,30 +95,30 @@ pub enum Fix {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// How much it matters.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// The topic.
-    pub topic: String,
+    pub(crate) topic: String,
     /// The property at fault, or `topic`, `partitions`, `replicas`.
     pub subject: &'static str,
     /// What it is.
-    pub actual: String,
+    pub(crate) actual: String,
     /// What is wanted.
-    pub wanted: String,
+    pub(crate) wanted: String,
     /// What the difference costs, as a sentence.
-    pub cost: String,
+    pub(crate) cost: String,
     /// What would settle it.
-    pub fix: Fix,
+    pub(crate) fix: Fix,
 }
 
 /// What differs, what is to be created, and what else to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Every topic as it must be, in the order of an event's path.
-    pub specs: Vec<TopicSpec>,
+    pub(crate) specs: Vec<TopicSpec>,
     /// The differences, in the same order.
     pub findings: Vec<Finding>,
     /// Sentences about what is wanted but can't be had on this cluster.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// Retries outlive their delay by at least this: so long may all workers be down.
@@ -128,22 +128,22 @@ const DAY: Duration = Duration::from_hours(24);
 /// Headers and record framing on top of the largest event.
 const HEADERS_BYTES_MAX: u64 = 64 * 1024;
 /// Kafka's own default for `max.message.bytes`.
-pub const MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
+pub(crate) const MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
 /// The largest record of the attempt log, of a state or of a count.
 const SMALL_RECORD_BYTES_MAX: u64 = 64 * 1024;
 
 /// The topic of the tier with this delay.
-pub fn tier_topic(retry_prefix: &str, delay: Delay) -> String {
+pub(crate) fn tier_topic(retry_prefix: &str, delay: Delay) -> String {
     format!("{retry_prefix}.{delay}")
 }
 
 /// The topic of the failure counts that belong to a health topic.
-pub fn deltas_topic(health: &str) -> String {
+pub(crate) fn deltas_topic(health: &str) -> String {
     format!("{health}.deltas")
 }
 
 /// The topic of what has been made of them.
-pub fn counts_topic(health: &str) -> String {
+pub(crate) fn counts_topic(health: &str) -> String {
     format!("{health}.counts")
 }
 
@@ -200,7 +200,7 @@ impl Purpose {
 }
 
 /// How the topics must be, on a cluster with `brokers` brokers whose events have at most `events_bytes_max` bytes.
-pub fn expected(
+pub(crate) fn expected(
     topics: &settings::Topics,
     schedule: &RetrySchedule,
     events_bytes_max: u64,
@@ -253,7 +253,7 @@ fn properties(purpose: Purpose, events_bytes_max: u64, replicas: u16) -> Vec<(&'
 }
 
 /// Compares what a cluster has with how it must be.
-pub fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: &Actual) -> Plan {
+pub(crate) fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: &Actual) -> Plan {
     let mut specs = expected(topics, schedule, events_bytes_max(topics, actual), actual.brokers);
     let health_partitions = actual.topics.get(&topics.health).map_or(topics.partitions, |health| health.partitions);
     for spec in &mut specs {
@@ -276,7 +276,7 @@ pub fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: &Actual
 }
 
 /// The largest event that the events topic takes; Kafka's default when that is not known.
-pub fn events_bytes_max(topics: &settings::Topics, actual: &Actual) -> u64 {
+pub(crate) fn events_bytes_max(topics: &settings::Topics, actual: &Actual) -> u64 {
     let events = actual.topics.get(&topics.events).and_then(|topic| topic.properties.as_ref().ok());
     let limit = events.and_then(|properties| properties.get("max.message.bytes")).and_then(|value| value.parse().ok());
     limit.unwrap_or(MESSAGE_BYTES_DEFAULT)

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use hookstream::domain::headers::Wire;
-use hookstream::health::rules::Health;
-use hookstream::settings::Delivery;
+use hookstream::internals::Health;
+use hookstream::internals::Wire;
+use hookstream::internals::settings::Delivery;
 use tokio::time::Instant;
 
 use super::rig::{Rig, settings, webhook};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hookstream::settings::{Delivery, Ordering};
+use hookstream::internals::settings::{Delivery, Ordering};
 use tokio::time::Instant;
 
 use super::rig::{Rig, settings, webhook};

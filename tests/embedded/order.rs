@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hookstream::settings::{Delivery, Ordering};
+use hookstream::internals::settings::{Delivery, Ordering};
 
 use super::rig::{Rig, settings, webhook};
 use crate::support::receiver::{Answer, Receiver, Recorded};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use hookstream::domain::headers::Wire;
-use hookstream::domain::ticks;
-use hookstream::inflight::partition::Assignment;
-use hookstream::settings::{Delivery, Ordering};
+use hookstream::internals::Assignment;
+use hookstream::internals::Wire;
+use hookstream::internals::settings::{Delivery, Ordering};
+use hookstream::internals::ticks;
 use serde_json::{Value, json};
 
 use super::rig::{Rig, settings, webhook};

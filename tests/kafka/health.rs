@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hookstream::domain::outcome::Reason;
-use hookstream::health::records::{Delta, Telling, parse_counts, partition_of};
-use hookstream::health::rules::{Counts, Health, Known, Rules, Slot, Told, second_of};
+use hookstream::internals::Reason;
+use hookstream::internals::{Counts, Health, Known, Rules, Slot, Told, second_of};
+use hookstream::internals::{Delta, Telling, parse_counts, partition_of};
 use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;

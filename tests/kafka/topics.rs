@@ -9,8 +9,8 @@ use crate::support::process::{Lines, Process};
 use crate::support::records::{Record, create_topic, partition_count, produce, read_all};
 use crate::support::wait::PATIENCE;
 use crate::support::worker::{Names, Worker, kafka_settings};
-use hookstream::domain::retry_schedule::RetrySchedule;
-use hookstream::topics::cluster::{self, CheckError};
+use hookstream::internals::RetrySchedule;
+use hookstream::internals::cluster::{self, CheckError};
 
 const SCHEDULE: &str = "30s,1h";
 

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use super::process::{Lines, Process, Signal};
 use super::records::unique;
 use super::wait::{PATIENCE, wait_until};
-use hookstream::domain::retry_schedule::RetrySchedule;
-use hookstream::settings;
+use hookstream::internals::RetrySchedule;
+use hookstream::internals::settings;
 
 /// The group and the topics of one test; no other test has them.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ impl Names {
     async fn create_as(&self, brokers: &str, schedule: &str, topics: &settings::Topics) {
         let kafka = kafka_settings(brokers, &self.group());
         let schedule = RetrySchedule::parse(schedule).expect("a schedule");
-        let applied = hookstream::topics::cluster::apply(&kafka, topics, &schedule).await;
+        let applied = hookstream::internals::cluster::apply(&kafka, topics, &schedule).await;
         let applied = applied.unwrap_or_else(|error| panic!("create the topics of {}: {error}", self.prefix));
         assert!(applied.failed.is_empty() && applied.left.findings.is_empty(), "{applied:?}");
     }

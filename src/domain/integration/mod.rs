@@ -9,9 +9,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-pub use pack::is_sendable;
+pub(crate) use pack::is_sendable;
 use pack::{Packed, PackedId, PackedSecret, Packer, Span, short, uuid_bytes};
-pub use period::{BadPeriod, parse_period};
+pub(crate) use period::{BadPeriod, parse_period};
 use record::Record;
 
 use super::filter::{EventFacts, FilterItem};
@@ -23,7 +23,7 @@ use crate::health::rules::Health;
 
 /// What the record says about delivering to the integration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// Delivered to. No status counts as this.
     Active,
     /// Delivered to; attempts have failed.
@@ -37,7 +37,7 @@ pub enum Status {
 }
 
 /// The status words, as records and metrics spell them.
-pub const STATUS_WORDS: [(&str, Status); 5] = [
+pub(crate) const STATUS_WORDS: [(&str, Status); 5] = [
     ("active", Status::Active),
     ("hasErrors", Status::HasErrors),
     ("paused", Status::Paused),
@@ -47,12 +47,12 @@ pub const STATUS_WORDS: [(&str, Status); 5] = [
 
 impl Status {
     /// Reads a status word, without case.
-    pub fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         STATUS_WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map(|(_, status)| *status)
     }
 
     /// The word.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Active => "active",
             Self::HasErrors => "hasErrors",
@@ -63,7 +63,7 @@ impl Status {
     }
 
     /// Whether integrations of this status are delivered to.
-    pub fn delivers(self) -> bool {
+    pub(crate) fn delivers(self) -> bool {
         match self {
             Self::Active | Self::HasErrors => true,
             Self::Paused | Self::NotConfigured | Self::Failed => false,
@@ -73,7 +73,7 @@ impl Status {
 
 /// What makes a webhook fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
+pub(crate) enum Trigger {
     /// Events that its filter matches.
     EntityEvent,
     /// Once a period.
@@ -131,7 +131,7 @@ pub enum Unusable {
 }
 
 /// The URL of a webhook: an absolute `relative` as it is, any other appended to `base` with one slash between.
-pub fn join_url(base: &str, relative: &str) -> String {
+pub(crate) fn join_url(base: &str, relative: &str) -> String {
     if is_absolute(relative) {
         return relative.to_owned();
     }
@@ -178,9 +178,9 @@ impl fmt::Debug for Integration {
 }
 
 /// The secret with the signing key; several values during a rotation.
-pub const SIGNING_SECRET: &str = "webhook.signingSecret";
+pub(crate) const SIGNING_SECRET: &str = "webhook.signingSecret";
 /// Prefix of the secrets that are sent as headers.
-pub const HEADER_SECRET_PREFIX: &str = "webhook.header.";
+pub(crate) const HEADER_SECRET_PREFIX: &str = "webhook.header.";
 
 impl Integration {
     /// Reads one record: its key `<workspace>/<integration id>` and its value.
@@ -231,37 +231,37 @@ impl Integration {
     }
 
     /// `<workspace>/<integration id>`: the record's key.
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         self.slice(self.key)
     }
 
     /// The workspace.
-    pub fn workspace(&self) -> &str {
+    pub(crate) fn workspace(&self) -> &str {
         self.key().get(..self.workspace_len as usize).unwrap_or_default()
     }
 
     /// The integration's id.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         self.key().get(self.workspace_len as usize + 1..).unwrap_or_default()
     }
 
     /// The status in the record.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.status
     }
 
     /// When the API last wrote the status, ms since 1970.
-    pub fn status_written_ms(&self) -> Option<i64> {
+    pub(crate) fn status_written_ms(&self) -> Option<i64> {
         self.status_written_ms
     }
 
     /// What the health topic says.
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         Health::ALL.get(usize::from(self.health.load(Ordering::Relaxed))).copied().unwrap_or_default()
     }
 
     /// Whether the health topic says `failed`.
-    pub fn is_suspended(&self) -> bool {
+    pub(crate) fn is_suspended(&self) -> bool {
         self.health() == Health::Failed
     }
 
@@ -271,27 +271,27 @@ impl Integration {
     }
 
     /// How many webhooks it has.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.webhooks.len()
     }
 
     /// How many of them their owner switched off.
-    pub fn disabled_len(&self) -> usize {
+    pub(crate) fn disabled_len(&self) -> usize {
         self.disabled as usize
     }
 
     /// Whether it has no webhooks.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.webhooks.is_empty()
     }
 
     /// The webhooks, in the record's order.
-    pub fn webhooks(&self) -> impl Iterator<Item = Webhook<'_>> {
+    pub(crate) fn webhooks(&self) -> impl Iterator<Item = Webhook<'_>> {
         self.webhooks.iter().enumerate().map(|(index, packed)| Webhook { integration: self, packed, index })
     }
 
     /// Whether any of its webhooks fires by a schedule.
-    pub fn has_schedule(&self) -> bool {
+    pub(crate) fn has_schedule(&self) -> bool {
         self.webhooks.iter().any(|packed| packed.period_seconds != 0)
     }
 
@@ -301,7 +301,7 @@ impl Integration {
     }
 
     /// The webhook of that id.
-    pub fn webhook_by_id(&self, id: &str) -> Option<Webhook<'_>> {
+    pub(crate) fn webhook_by_id(&self, id: &str) -> Option<Webhook<'_>> {
         self.webhooks().find(|webhook| webhook.has_id(id))
     }
 
@@ -312,12 +312,12 @@ impl Integration {
     }
 
     /// Names and values of the headers it wants sent, those left out that can't be.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.header_secrets().filter(|(name, value)| is_sendable(name, value))
     }
 
     /// Names of the headers that it wants sent and that can't be: what the service sends itself, or what is none.
-    pub fn unsendable_headers(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn unsendable_headers(&self) -> impl Iterator<Item = &str> {
         self.header_secrets().filter(|(name, value)| !is_sendable(name, value)).map(|(name, _)| name)
     }
 
@@ -326,7 +326,7 @@ impl Integration {
     }
 
     /// The values that must never appear outside a request, for masking.
-    pub fn secret_values(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn secret_values(&self) -> impl Iterator<Item = &str> {
         self.secrets().map(|(_, value)| value)
     }
 
@@ -353,12 +353,12 @@ pub struct Webhook<'a> {
 
 impl<'a> Webhook<'a> {
     /// Its place in the record.
-    pub fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         self.index
     }
 
     /// Its id.
-    pub fn id(self) -> String {
+    pub(crate) fn id(self) -> String {
         self.packed.id.text(&self.integration.text)
     }
 
@@ -379,17 +379,17 @@ impl<'a> Webhook<'a> {
     }
 
     /// A hash of scheme, host and port.
-    pub fn host_hash(self) -> u32 {
+    pub(crate) fn host_hash(self) -> u32 {
         self.packed.host_hash
     }
 
     /// Where it is delivered to.
-    pub fn url(self) -> String {
+    pub(crate) fn url(self) -> String {
         join_url(self.integration.slice(self.integration.base_url), self.integration.slice(self.packed.relative_url))
     }
 
     /// What makes it fire.
-    pub fn trigger(self) -> Trigger {
+    pub(crate) fn trigger(self) -> Trigger {
         match self.packed.period_seconds {
             0 => Trigger::EntityEvent,
             seconds => Trigger::Schedule(Duration::from_secs(u64::from(seconds))),
@@ -397,18 +397,18 @@ impl<'a> Webhook<'a> {
     }
 
     /// Whether its owner switched it off.
-    pub fn is_disabled(self) -> bool {
+    pub(crate) fn is_disabled(self) -> bool {
         self.packed.disabled
     }
 
     /// Its filter items, in the record's order.
-    pub fn items(self) -> &'a [FilterItem] {
+    pub(crate) fn items(self) -> &'a [FilterItem] {
         let start = self.packed.items_start as usize;
         self.integration.items.get(start..start + usize::from(self.packed.items_len)).unwrap_or_default()
     }
 
     /// Whether any filter item matches. Says nothing about status, trigger and being disabled.
-    pub fn filter_matches(self, facts: &EventFacts<'_>) -> bool {
+    pub(crate) fn filter_matches(self, facts: &EventFacts<'_>) -> bool {
         self.items().iter().any(|item| item.matches(facts))
     }
 }

@@ -80,7 +80,7 @@ const RESERVED_HEADERS: [&str; 16] = [
 ];
 
 /// Whether a secret's header can be sent with that value.
-pub fn is_sendable(name: &str, value: &str) -> bool {
+pub(crate) fn is_sendable(name: &str, value: &str) -> bool {
     http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| !RESERVED_HEADERS.contains(&name.as_str()))
         && http::HeaderValue::from_str(value).is_ok()
 }

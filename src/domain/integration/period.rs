@@ -28,7 +28,7 @@ const PERIOD_DAYS_MAX: u64 = 36_500;
 ///
 /// # Errors
 /// [`BadPeriod`] when it is written otherwise or shorter than ten seconds.
-pub fn parse_period(text: &str) -> Result<Duration, BadPeriod> {
+pub(crate) fn parse_period(text: &str) -> Result<Duration, BadPeriod> {
     let malformed = || BadPeriod::Malformed(text.chars().take(64).collect());
     let (days, clock) = match text.split_once('.') {
         Some((days, clock)) => {

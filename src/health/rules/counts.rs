@@ -20,14 +20,14 @@ pub struct Failures([u32; REASONS]);
 
 impl Failures {
     /// Adds failed attempts. Slots without a request are none and are left out.
-    pub fn add(&mut self, reason: Reason, count: u32) {
+    pub(crate) fn add(&mut self, reason: Reason, count: u32) {
         if let Some(counted) = self.0.get_mut(reason as usize) {
             *counted = counted.saturating_add(count);
         }
     }
 
     /// Adds all of `other`.
-    pub fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine = mine.saturating_add(theirs);
         }
@@ -39,12 +39,12 @@ impl Failures {
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|count| *count == 0)
     }
 
     /// The reasons there are, with their counts.
-    pub fn iter(&self) -> impl Iterator<Item = (Reason, u32)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Reason, u32)> {
         Reason::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }
 }
@@ -61,19 +61,19 @@ impl FromIterator<(Reason, u32)> for Failures {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
     /// The second, since 1970.
-    pub second: u32,
+    pub(crate) second: u32,
     /// Acknowledged attempts.
     pub acknowledged: u32,
     /// Failed ones.
     pub failures: Failures,
     /// Those of them that failed after the last acknowledgement, or all.
-    pub unacknowledged: Failures,
+    pub(crate) unacknowledged: Failures,
     /// When the first of those failed, ms since 1970.
-    pub first_failure_ms: Option<i64>,
+    pub(crate) first_failure_ms: Option<i64>,
     /// When the last was acknowledged, ms since 1970. It may stand without a count: then it is known and not counted.
-    pub last_acknowledged_ms: Option<i64>,
+    pub(crate) last_acknowledged_ms: Option<i64>,
     /// The last answer: when it came, ms since 1970, and its HTTP status.
-    pub last_answer: Option<(i64, u16)>,
+    pub(crate) last_answer: Option<(i64, u16)>,
 }
 
 impl Slot {
@@ -100,7 +100,7 @@ impl Slot {
     }
 
     /// Adds what another knows of the same second.
-    pub fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.acknowledged = self.acknowledged.saturating_add(other.acknowledged);
         self.failures.merge(&other.failures);
         self.last_acknowledged_ms = self.last_acknowledged_ms.max(other.last_acknowledged_ms);
@@ -143,7 +143,7 @@ pub struct Rules {
 
 impl Rules {
     /// As the options say.
-    pub fn new(suspension: &settings::Suspension) -> Self {
+    pub(crate) fn new(suspension: &settings::Suspension) -> Self {
         Self {
             errors_window_s: u32::try_from(suspension.errors_window.as_secs()).unwrap_or(u32::MAX).max(1),
             errors_min_attempts: suspension.errors_min_attempts,
@@ -153,7 +153,7 @@ impl Rules {
     }
 
     /// How long a part of the window is.
-    pub fn part_s(&self) -> u32 {
+    pub(crate) fn part_s(&self) -> u32 {
         self.errors_window_s.div_ceil(WINDOW_PARTS).max(1)
     }
 }
@@ -162,20 +162,20 @@ impl Rules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {
     /// The second, since 1970.
-    pub second: u32,
+    pub(crate) second: u32,
     /// When the first attempt failed in it, ms since 1970.
-    pub first_ms: i64,
+    pub(crate) first_ms: i64,
     /// What failed.
-    pub failures: Failures,
+    pub(crate) failures: Failures,
 }
 
 /// What failed since the last acknowledgement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Streak {
     /// All but the newest, added up; `second` is the last of theirs.
-    pub older: Option<Failing>,
+    pub(crate) older: Option<Failing>,
     /// The newest, by when the first of them failed.
-    pub recent: Vec<Failing>,
+    pub(crate) recent: Vec<Failing>,
 }
 
 impl Streak {
@@ -226,7 +226,7 @@ impl Streak {
     }
 
     /// When it began, ms since 1970, if anything failed.
-    pub fn first_ms(&self) -> Option<i64> {
+    pub(crate) fn first_ms(&self) -> Option<i64> {
         self.older.iter().chain(&self.recent).map(|failing| failing.first_ms).min()
     }
 
@@ -252,12 +252,12 @@ pub struct Counts {
     /// The last answer: when it came, ms since 1970, and its HTTP status.
     pub last_answer: Option<(i64, u16)>,
     /// Attempts up to this second do not count: the counts began anew after it.
-    pub begun_after: Option<u32>,
+    pub(crate) begun_after: Option<u32>,
 }
 
 impl Counts {
     /// Adds the attempts of a second. A time that has not come yet, by a fast clock, counts as the end of `now_s`.
-    pub fn add(&mut self, slot: &Slot, rules: &Rules, now_s: u32) {
+    pub(crate) fn add(&mut self, slot: &Slot, rules: &Rules, now_s: u32) {
         let second = slot.second.min(now_s);
         let latest_ms = i64::from(now_s) * 1000 + 999;
         self.last_answer = self.last_answer.max(slot.last_answer);
@@ -284,7 +284,7 @@ impl Counts {
     }
 
     /// Forgets what has left the window.
-    pub fn prune(&mut self, rules: &Rules, now_s: u32) {
+    pub(crate) fn prune(&mut self, rules: &Rules, now_s: u32) {
         let begins = |part: u32| u64::from(part) + u64::from(rules.part_s());
         let in_window = |part: u32| begins(part) + u64::from(rules.errors_window_s) > u64::from(now_s);
         self.acknowledged.retain(|(part, _)| in_window(*part));
@@ -299,7 +299,7 @@ impl Counts {
     }
 
     /// Whether at least half of enough attempts in the window failed. Pruned counts only.
-    pub fn has_errors(&self, rules: &Rules) -> bool {
+    pub(crate) fn has_errors(&self, rules: &Rules) -> bool {
         let failed = self.window_failures().total();
         let acknowledged: u64 = self.acknowledged.iter().map(|(_, count)| u64::from(*count)).sum();
         let attempts = failed + acknowledged;
@@ -307,20 +307,20 @@ impl Counts {
     }
 
     /// Whether enough attempts failed for long enough without one that was acknowledged.
-    pub fn is_dead(&self, rules: &Rules, now_ms: i64) -> bool {
+    pub(crate) fn is_dead(&self, rules: &Rules, now_ms: i64) -> bool {
         let old_enough =
             self.streak.first_ms().is_some_and(|first_ms| now_ms.saturating_sub(first_ms) >= rules.suspend_after_ms);
         old_enough && self.streak.failures().total() >= u64::from(rules.suspend_after_failures)
     }
 
     /// Whether time alone can change what follows from it.
-    pub fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         !self.failed.is_empty() || self.streak.first_ms().is_some()
     }
 
     /// Begins anew with the second after `now_s`. What was last seen is still known.
     #[must_use]
-    pub fn begun_anew(&self, now_s: u32) -> Self {
+    pub(crate) fn begun_anew(&self, now_s: u32) -> Self {
         Self {
             last_acknowledged_ms: self.last_acknowledged_ms,
             last_answer: self.last_answer,

@@ -14,7 +14,7 @@ struct Last {
 }
 
 /// Knows how each integration's last attempt ended.
-pub struct Guard<K> {
+pub(crate) struct Guard<K> {
     last: HashMap<K, Last>,
 }
 
@@ -26,7 +26,7 @@ impl<K> Default for Guard<K> {
 
 impl<K: Hash + Eq> Guard<K> {
     /// An attempt ended: by a failure of the network's kind, or otherwise.
-    pub fn attempted(&mut self, integration: K, at_ms: i64, by_network: bool) {
+    pub(crate) fn attempted(&mut self, integration: K, at_ms: i64, by_network: bool) {
         let last = self.last.entry(integration).or_insert(Last { at_ms, by_network });
         if at_ms >= last.at_ms {
             *last = Last { at_ms, by_network };
@@ -34,7 +34,7 @@ impl<K: Hash + Eq> Guard<K> {
     }
 
     /// Whether more than half of the integrations attempted in the last minute, at least ten, fail by the network.
-    pub fn is_active(&mut self, now_ms: i64) -> bool {
+    pub(crate) fn is_active(&mut self, now_ms: i64) -> bool {
         let mut failing = 0;
         self.last.retain(|_, last| {
             let recent = now_ms.saturating_sub(last.at_ms) < ATTEMPTED_WITHIN_MS;

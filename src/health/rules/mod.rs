@@ -10,7 +10,7 @@ mod guard;
 use std::collections::BTreeMap;
 
 pub use counts::{Counts, Failing, Failures, Rules, Slot, Streak, second_of};
-pub use guard::Guard;
+pub(crate) use guard::Guard;
 pub use partition::{Book, Change};
 
 /// What an integration's attempts say about it.
@@ -27,10 +27,10 @@ pub enum Health {
 
 impl Health {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Active, Self::HasErrors, Self::Failed];
+    pub(crate) const ALL: [Self; 3] = [Self::Active, Self::HasErrors, Self::Failed];
 
     /// The word.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Active => "active",
             Self::HasErrors => "hasErrors",
@@ -39,7 +39,7 @@ impl Health {
     }
 
     /// Reads a word.
-    pub fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|health| health.word() == word)
     }
 }
@@ -60,17 +60,17 @@ const TOLD_MAX: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// Its state.
-    pub health: Health,
+    pub(crate) health: Health,
     /// Since when, ms since 1970; nothing before its first change.
-    pub since_ms: Option<i64>,
+    pub(crate) since_ms: Option<i64>,
     /// Of the last suspension: for each partition of the events topic an offset no later than the first event dropped.
-    pub first_dropped: BTreeMap<i32, i64>,
+    pub(crate) first_dropped: BTreeMap<i32, i64>,
     /// What was counted.
     pub counts: Counts,
     /// Below this offset of the deltas' partition all is counted.
-    pub next_offset: i64,
+    pub(crate) next_offset: i64,
     /// Who told what, the latest last.
-    pub told: Vec<Told>,
+    pub(crate) told: Vec<Told>,
 }
 
 impl Known {
@@ -115,19 +115,19 @@ impl Known {
 
     /// With another state from `now_ms` on.
     #[must_use]
-    pub fn changed(&self, health: Health, now_ms: i64) -> Self {
+    pub(crate) fn changed(&self, health: Health, now_ms: i64) -> Self {
         Self { health, since_ms: Some(now_ms), ..self.clone() }
     }
 
     /// Active again from `now_ms` on, and the counts begin anew. What the suspension dropped stays known.
     #[must_use]
-    pub fn resumed(&self, now_ms: i64) -> Self {
+    pub(crate) fn resumed(&self, now_ms: i64) -> Self {
         let counts = self.counts.begun_anew(second_of(now_ms));
         Self { counts, ..self.changed(Health::Active, now_ms) }
     }
 
     /// The failed attempts that the state rests on, by reason.
-    pub fn failures(&self) -> Failures {
+    pub(crate) fn failures(&self) -> Failures {
         match self.health {
             Health::Failed => self.counts.streak.failures(),
             Health::Active | Health::HasErrors => self.counts.window_failures(),
@@ -135,7 +135,7 @@ impl Known {
     }
 
     /// Whether time alone can change its state.
-    pub fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         match self.health {
             Health::Failed => false,
             Health::HasErrors => true,
@@ -144,7 +144,7 @@ impl Known {
     }
 
     /// Whether forgetting it loses nothing that counts: no failures, and not attempted since `before_ms`.
-    pub fn is_forgettable(&self, before_ms: i64) -> bool {
+    pub(crate) fn is_forgettable(&self, before_ms: i64) -> bool {
         let quiet = |at: Option<i64>| at.is_none_or(|at| at < before_ms);
         self.health == Health::Active
             && !self.counts.is_watched()

@@ -36,9 +36,9 @@ struct Wish {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The integration.
-    pub key: Box<str>,
+    pub(crate) key: Box<str>,
     /// What is known after it.
-    pub known: Known,
+    pub(crate) known: Known,
 }
 
 /// The integrations of one partition.
@@ -56,7 +56,7 @@ pub struct Book {
 
 impl Book {
     /// Takes over what was written down of an integration.
-    pub fn load(&mut self, key: &str, known: Known) {
+    pub(crate) fn load(&mut self, key: &str, known: Known) {
         if known.is_watched() {
             self.watched.insert(key.into());
         }
@@ -64,17 +64,17 @@ impl Book {
     }
 
     /// How many integrations it holds.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// What is known of an integration.
-    pub fn known(&self, key: &str) -> Option<&Known> {
+    pub(crate) fn known(&self, key: &str) -> Option<&Known> {
         self.entries.get(key).map(|entry| &entry.known)
     }
 
@@ -102,12 +102,12 @@ impl Book {
     }
 
     /// Takes the wish to end the suspension of an integration that began at `since_ms`, or whichever it is.
-    pub fn wish(&mut self, offset: i64, key: &str, since_ms: Option<i64>) {
+    pub(crate) fn wish(&mut self, offset: i64, key: &str, since_ms: Option<i64>) {
         self.wishes.push(Wish { offset, key: key.into(), since_ms });
     }
 
     /// The changes that are due. They come again until [`Book::written`].
-    pub fn changes(&mut self, rules: &Rules, now_ms: i64) -> Vec<Change> {
+    pub(crate) fn changes(&mut self, rules: &Rules, now_ms: i64) -> Vec<Change> {
         let mut changes = Vec::new();
         let entries = &mut self.entries;
         self.watched.retain(|key| {
@@ -141,13 +141,13 @@ impl Book {
     }
 
     /// Integrations that are known and need not be, since nothing happened from `before_ms` on.
-    pub fn forgettable(&self, before_ms: i64, count: usize) -> Vec<Box<str>> {
+    pub(crate) fn forgettable(&self, before_ms: i64, count: usize) -> Vec<Box<str>> {
         let idle = |entry: &Entry| entry.unwritten_from.is_none() && entry.known.is_forgettable(before_ms);
         self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(key, _)| key.clone()).take(count).collect()
     }
 
     /// Where the next owner has to begin when `written` is written down and all wishes are granted or refused.
-    pub fn next_offset_with<'a>(&self, written: impl Iterator<Item = &'a str>) -> Option<i64> {
+    pub(crate) fn next_offset_with<'a>(&self, written: impl Iterator<Item = &'a str>) -> Option<i64> {
         let written: BTreeSet<&str> = written.collect();
         let open = self.unwritten.iter().find(|unwritten| {
             let from = self.entries.get(&unwritten.key).and_then(|entry| entry.unwritten_from);
@@ -157,7 +157,7 @@ impl Book {
     }
 
     /// All this is written down: changes, counts and what is forgotten. Wishes that were there are done with.
-    pub fn written<'a>(
+    pub(crate) fn written<'a>(
         &mut self,
         changes: Vec<Change>,
         counted: impl Iterator<Item = &'a str>,
@@ -190,7 +190,7 @@ impl Book {
     }
 
     /// The first offset that a wish or a count still needs.
-    pub fn first_needed(&self) -> Option<i64> {
+    pub(crate) fn first_needed(&self) -> Option<i64> {
         let wish = self.wishes.iter().map(|wish| wish.offset).min();
         let count = self.next_offset_with(std::iter::empty());
         wish.map_or(count, |wish| Some(count.map_or(wish, |count| count.min(wish))))

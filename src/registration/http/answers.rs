@@ -16,9 +16,9 @@ use crate::registration::registry::{Version, WriteError};
 pub(super) struct Problem {
     /// One word for programs.
     #[schema(example = "notFound")]
-    pub status: &'static str,
+    pub(crate) status: &'static str,
     /// What is wrong and what is accepted, for people.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// A change that was made.

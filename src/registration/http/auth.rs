@@ -16,7 +16,7 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Why a tokens file can't be used. Never holds a token.
 #[derive(Debug, thiserror::Error)]
-pub enum BadTokens {
+pub(crate) enum BadTokens {
     /// It can't be read.
     #[error("--api-tokens-file {file}: {error}; expected a file with a token and the workspaces it may change a line")]
     Read {

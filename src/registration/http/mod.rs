@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-pub use self::auth::BadTokens;
+pub(crate) use self::auth::BadTokens;
 use self::auth::Tokens;
 use self::server::Listener;
 use super::instance_check::is_name;
@@ -49,7 +49,7 @@ const TESTS_MAX: usize = 16;
 
 /// Why the API can't be served, or no longer.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub(crate) enum ApiError {
     /// The address can't be listened on.
     #[error("can't listen on {address} (--api-listen)")]
     Listen {
@@ -79,35 +79,35 @@ pub enum ApiError {
 
 /// A webhook to send a test delivery to.
 #[derive(Clone, Debug)]
-pub struct TestRequest {
+pub(crate) struct TestRequest {
     /// `<workspace>/<integration id>`: the record's key.
-    pub key: String,
+    pub(crate) key: String,
     /// The integration's record.
-    pub record: Bytes,
+    pub(crate) record: Bytes,
     /// The webhook's id; the record has one of it.
-    pub webhook: String,
+    pub(crate) webhook: String,
 }
 
 /// What a receiver said to a test delivery.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct TestAnswer {
+pub(crate) struct TestAnswer {
     /// Whether it was acknowledged.
-    pub acknowledged: bool,
+    pub(crate) acknowledged: bool,
     /// Why not, as one word; nothing when it was.
     #[schema(example = "echo-missing")]
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The HTTP status, if there was an answer.
     #[schema(minimum = 100, maximum = 999)]
-    pub status: Option<u16>,
+    pub(crate) status: Option<u16>,
     /// How long it took.
-    pub duration_ms: u64,
+    pub(crate) duration_ms: u64,
     /// The beginning of the answer's body, at most 1 KiB.
-    pub answer: String,
+    pub(crate) answer: String,
 }
 
 /// Sends one signed test delivery; the error says why none can be sent.
-pub type TestDelivery =
+pub(crate) type TestDelivery =
     Arc<dyn Fn(TestRequest) -> Pin<Box<dyn Future<Output = Result<TestAnswer, String>> + Send>> + Send + Sync>;
 
 /// The methods that requests are counted by.
@@ -116,13 +116,13 @@ const METHODS: [&str; 6] = ["GET", "PATCH", "PUT", "DELETE", "POST", "other"];
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
 /// What the rest of the process lends the API.
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Sends test deliveries.
-    pub test_delivery: TestDelivery,
+    pub(crate) test_delivery: TestDelivery,
     /// Requests by `method` and class of `status`.
-    pub requests: IntCounterVec,
+    pub(crate) requests: IntCounterVec,
     /// Told when the API can be used and when no more.
-    pub ready: Box<dyn Fn(bool) + Send + Sync>,
+    pub(crate) ready: Box<dyn Fn(bool) + Send + Sync>,
 }
 
 /// What every request sees.
@@ -152,7 +152,7 @@ impl Names {
 }
 
 /// The API, listening, not yet answering.
-pub struct Bound {
+pub(crate) struct Bound {
     listener: Listener,
     tokens: Arc<Tokens>,
 }
@@ -162,7 +162,7 @@ impl Bound {
     ///
     /// # Errors
     /// [`ApiError`] names the option at fault.
-    pub async fn bind(settings: &Settings) -> Result<Self, ApiError> {
+    pub(crate) async fn bind(settings: &Settings) -> Result<Self, ApiError> {
         let tokens = Arc::new(Tokens::open(settings.api.tokens_file.as_deref())?);
         Ok(Self { listener: Listener::bind(&settings.api).await?, tokens })
     }
@@ -171,13 +171,13 @@ impl Bound {
     ///
     /// # Errors
     /// [`ApiError`] names the option at fault.
-    pub async fn bind_with_token(settings: &Settings, token: &str, workspace: &str) -> Result<Self, ApiError> {
+    pub(crate) async fn bind_with_token(settings: &Settings, token: &str, workspace: &str) -> Result<Self, ApiError> {
         let tokens = Arc::new(Tokens::one(token, workspace));
         Ok(Self { listener: Listener::bind(&settings.api).await?, tokens })
     }
 
     /// The address listened on.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.listener.address()
     }
 
@@ -185,7 +185,7 @@ impl Bound {
     ///
     /// # Errors
     /// [`ApiError::Registry`]: Kafka refuses for good, or a newer process fenced this one.
-    pub async fn run(
+    pub(crate) async fn run(
         self,
         settings: &Settings,
         surroundings: Surroundings,
@@ -232,7 +232,7 @@ impl Bound {
 }
 
 /// Why files that the options name can't be used, a line each: the option, the file and what is accepted. Blocks.
-pub fn unusable_files(settings: &settings::Api) -> Vec<String> {
+pub(crate) fn unusable_files(settings: &settings::Api) -> Vec<String> {
     let tokens = settings.tokens_file.as_deref().and_then(|file| auth::read(file).err());
     let tls = settings.tls.as_ref().and_then(|(cert, key)| server::acceptor(cert, key).err());
     tokens.map(ApiError::from).into_iter().chain(tls).map(|error| chain(&error)).collect()
@@ -242,7 +242,11 @@ pub fn unusable_files(settings: &settings::Api) -> Vec<String> {
 ///
 /// # Errors
 /// As [`Bound::bind`] and [`Bound::run`].
-pub async fn run(settings: &Settings, surroundings: Surroundings, shutdown: CancellationToken) -> Result<(), ApiError> {
+pub(crate) async fn run(
+    settings: &Settings,
+    surroundings: Surroundings,
+    shutdown: CancellationToken,
+) -> Result<(), ApiError> {
     Bound::bind(settings).await?.run(settings, surroundings, shutdown).await
 }
 

@@ -14,12 +14,12 @@ use super::instance::{BadInstance, Fields, Instance, MASK, raw};
 use super::instance_check::{self, FaultKind};
 
 /// Operations in one patch: more are a mistake or an attack.
-pub const OPERATIONS_MAX: usize = 2_000;
+pub(crate) const OPERATIONS_MAX: usize = 2_000;
 /// Faults that a message tells in words; the lists hold all of them.
 const TOLD_MAX: usize = 10;
 /// Why a body is no patch at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadPatch {
+pub(crate) enum BadPatch {
     /// Not JSON, or not an object with a list of operations.
     #[error("expected {{\"operations\":[{{\"op\",\"path\",\"value\"}}]}}: {0}")]
     Malformed(String),
@@ -30,35 +30,35 @@ pub enum BadPatch {
 
 /// The operations of a patch, each as it was sent.
 #[derive(Debug)]
-pub struct Patch(Vec<Box<RawValue>>);
+pub(crate) struct Patch(Vec<Box<RawValue>>);
 
 /// What a patch made of an instance.
 #[derive(Debug)]
-pub struct Patched {
+pub(crate) struct Patched {
     /// The new instance.
-    pub instance: Instance,
+    pub(crate) instance: Instance,
     /// Whether an operation wrote `/status`, be it to the same word.
-    pub status_written: bool,
+    pub(crate) status_written: bool,
     /// Whether any operation was one that writes.
-    pub is_written: bool,
+    pub(crate) is_written: bool,
 }
 
 /// Why an instance stays as it is: the operations at fault as they were sent (secret values masked).
 #[derive(Clone, Debug, Default)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     /// Their path leads nowhere.
-    pub invalid_paths: Vec<Box<RawValue>>,
+    pub(crate) invalid_paths: Vec<Box<RawValue>>,
     /// Their value has the wrong JSON type.
-    pub invalid_value_types: Vec<Box<RawValue>>,
+    pub(crate) invalid_value_types: Vec<Box<RawValue>>,
     /// Their value can't be.
-    pub invalid_datas: Vec<Box<RawValue>>,
+    pub(crate) invalid_datas: Vec<Box<RawValue>>,
     /// Path, value and what is accepted for each.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Conflict {
     /// A conflict that no operation is to blame for.
-    pub fn of(message: impl Into<String>) -> Self {
+    pub(crate) fn of(message: impl Into<String>) -> Self {
         Self { message: message.into(), ..Self::default() }
     }
 }
@@ -68,7 +68,7 @@ impl Patch {
     ///
     /// # Errors
     /// [`BadPatch`] when it is no JSON object with a list of operations.
-    pub fn parse(body: &[u8]) -> Result<Self, BadPatch> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, BadPatch> {
         #[derive(Deserialize)]
         struct Body {
             operations: Vec<Box<RawValue>>,
@@ -88,7 +88,12 @@ impl Patch {
     ///
     /// # Errors
     /// [`Conflict`] when one can't be applied or what comes out could not be used.
-    pub fn apply(&self, key: &str, stored: &[u8], fresh_id: &mut dyn FnMut() -> String) -> Result<Patched, Conflict> {
+    pub(crate) fn apply(
+        &self,
+        key: &str,
+        stored: &[u8],
+        fresh_id: &mut dyn FnMut() -> String,
+    ) -> Result<Patched, Conflict> {
         let stored = Instance::parse(stored).map_err(|error| unreadable(&error))?;
         let mut draft = Draft::new(&stored);
         let mut faults = Faults { patch: self, conflict: Conflict::default(), told: 0 };
@@ -121,7 +126,7 @@ impl Patch {
 ///
 /// # Errors
 /// [`Conflict`] names the paths and values at fault.
-pub fn replacement(
+pub(crate) fn replacement(
     key: &str,
     mut instance: Instance,
     stored: Option<&[u8]>,

@@ -19,16 +19,16 @@ use rdkafka::error::KafkaError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use self::view::{Page, Stored, Version, View};
+pub(crate) use self::view::{Page, Stored, Version, View};
 use crate::kafka::client::table_consumer_config;
 use crate::settings::Kafka;
 
 /// Changes that wait for the writer: a second or two of work. When it is full, more are refused at once.
-pub const QUEUE_MAX: usize = 2048;
+pub(crate) const QUEUE_MAX: usize = 2048;
 
 /// What a decision asks the writer for.
 #[derive(Debug)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Leave the record as it is.
     Keep,
     /// Write this value.
@@ -39,7 +39,7 @@ pub enum Decision {
 
 /// Why a change was not made, or may not have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// More changes wait than may.
     #[error("too many changes are waiting")]
     Full,
@@ -59,7 +59,7 @@ pub enum WriteError {
 
 /// Why the registry can't be opened or can't go on.
 #[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
+pub(crate) enum RegistryError {
     /// The client refused its configuration or the broker the request.
     #[error("{doing} failed on topic {topic}")]
     Kafka {
@@ -106,14 +106,14 @@ struct Job {
 
 /// What requests hold: the view, and the way to the writer.
 #[derive(Clone)]
-pub struct Handle {
+pub(crate) struct Handle {
     view: Arc<View>,
     jobs: mpsc::Sender<Job>,
 }
 
 impl Handle {
     /// What the topic holds.
-    pub fn view(&self) -> &View {
+    pub(crate) fn view(&self) -> &View {
         &self.view
     }
 
@@ -123,7 +123,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`WriteError`] says whether anything was written.
-    pub async fn change<T: Send + 'static>(
+    pub(crate) async fn change<T: Send + 'static>(
         &self,
         workspace: &str,
         id: &str,
@@ -151,7 +151,7 @@ impl Handle {
 }
 
 /// The open registry: its threads run until it is closed, dropped or fails.
-pub struct Registry {
+pub(crate) struct Registry {
     handle: Handle,
     stop: DropGuard,
     ended: Vec<oneshot::Receiver<Result<(), RegistryError>>>,
@@ -162,7 +162,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError`] when Kafka refuses for good; what may pass is tried again until `stop`.
-    pub async fn open(kafka: &Kafka, topic: &str, stop: CancellationToken) -> Result<Self, RegistryError> {
+    pub(crate) async fn open(kafka: &Kafka, topic: &str, stop: CancellationToken) -> Result<Self, RegistryError> {
         let log = Log { kafka: kafka.clone(), topic: topic.to_owned(), stop: stop.clone() };
         let view = Arc::new(View::default());
         let (jobs, waiting) = mpsc::channel(QUEUE_MAX);
@@ -177,14 +177,14 @@ impl Registry {
     }
 
     /// What requests hold.
-    pub fn handle(&self) -> Handle {
+    pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
     /// Waits until a thread ends, which it does unasked only when it can't go on, and says why.
     ///
     /// Cancel safe.
-    pub async fn failed(&mut self) -> RegistryError {
+    pub(crate) async fn failed(&mut self) -> RegistryError {
         let (ended, index, _rest) = futures_util::future::select_all(self.ended.iter_mut()).await;
         self.ended.remove(index);
         match ended {
@@ -194,7 +194,7 @@ impl Registry {
     }
 
     /// Lets the change under way finish and ends both threads.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         let Self { handle, stop, ended } = self;
         drop((handle, stop));
         for ended in ended {

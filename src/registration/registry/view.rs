@@ -14,11 +14,11 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Where a record stands in the log: two versions of one key are the same record exactly when they are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version {
+pub(crate) struct Version {
     /// The partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// The offset in it.
-    pub offset: i64,
+    pub(crate) offset: i64,
 }
 
 impl fmt::Display for Version {
@@ -29,20 +29,20 @@ impl fmt::Display for Version {
 
 /// A record as it stands in the topic.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// The value's bytes.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// Its place in the log.
-    pub version: Version,
+    pub(crate) version: Version,
 }
 
 /// One page of a workspace.
 #[derive(Debug, Default)]
-pub struct Page {
+pub(crate) struct Page {
     /// Ids and records in the order of their ids.
-    pub items: Vec<(String, Stored)>,
+    pub(crate) items: Vec<(String, Stored)>,
     /// Whether there are more behind the last.
-    pub has_more: bool,
+    pub(crate) has_more: bool,
 }
 
 #[derive(Default)]
@@ -55,7 +55,7 @@ struct State {
 
 /// The view. Locks are held for a lookup or a page, never across a wait of any other kind.
 #[derive(Default)]
-pub struct View {
+pub(crate) struct View {
     state: Mutex<State>,
     advanced: Condvar,
 }
@@ -67,7 +67,7 @@ impl View {
     }
 
     /// Applies one record; `None` is a tombstone. Says whether the key is one of ours.
-    pub fn apply(&self, key: Option<&str>, value: Option<Bytes>, version: Version) -> bool {
+    pub(crate) fn apply(&self, key: Option<&str>, value: Option<Bytes>, version: Version) -> bool {
         let names = key.and_then(|key| key.rsplit_once('/'));
         let names = names.filter(|(workspace, id)| !workspace.is_empty() && !id.is_empty());
         let mut state = self.lock();
@@ -81,12 +81,12 @@ impl View {
     }
 
     /// The record of an integration.
-    pub fn get(&self, workspace: &str, id: &str) -> Option<Stored> {
+    pub(crate) fn get(&self, workspace: &str, id: &str) -> Option<Stored> {
         self.lock().workspaces.get(workspace)?.get(id).cloned()
     }
 
     /// At most `limit` records of a workspace, in the order of their ids, behind the id `after`; fewer when they are large.
-    pub fn page(&self, workspace: &str, after: Option<&str>, limit: usize) -> Page {
+    pub(crate) fn page(&self, workspace: &str, after: Option<&str>, limit: usize) -> Page {
         let state = self.lock();
         let Some(records) = state.workspaces.get(workspace) else { return Page::default() };
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -104,18 +104,18 @@ impl View {
     }
 
     /// How many integrations there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.lock().workspaces.values().map(BTreeMap::len).sum()
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Waits until the record at that place, or one behind it, has been applied; `false` when the time is over first.
     /// Blocks: for threads of their own only.
-    pub fn wait_for(&self, version: Version, at_most: Duration) -> bool {
+    pub(crate) fn wait_for(&self, version: Version, at_most: Duration) -> bool {
         let behind = |state: &mut State| state.applied.get(&version.partition).is_none_or(|at| *at < version.offset);
         let waited = self.advanced.wait_timeout_while(self.lock(), at_most, behind);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()

@@ -8,30 +8,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::outcome::DeadReason;
 
 /// Webhooks that an account can hold.
-pub const WEBHOOKS_MAX: usize = 4;
+pub(crate) const WEBHOOKS_MAX: usize = 4;
 /// Where an event that is none belongs: into the dead-letter topic, to no webhook.
-pub const INVALID: u8 = 7;
+pub(crate) const INVALID: u8 = 7;
 /// Events that an account takes: it costs 20 bytes each.
-pub const EVENTS_MAX: u32 = 2_000_000;
+pub(crate) const EVENTS_MAX: u32 = 2_000_000;
 /// Missing deliveries that are named one by one.
 const EXAMPLES_MAX: usize = 5;
 
 /// One event for one webhook, both by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pair {
+pub(crate) struct Pair {
     /// The event's number.
-    pub event: u32,
+    pub(crate) event: u32,
     /// The webhook's, or [`INVALID`].
-    pub webhook: u8,
+    pub(crate) webhook: u8,
 }
 
 /// Numbers of webhooks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Webhooks(u8);
+pub(crate) struct Webhooks(u8);
 
 impl Webhooks {
     /// These.
-    pub fn of(numbers: &[u8]) -> Self {
+    pub(crate) fn of(numbers: &[u8]) -> Self {
         numbers.iter().fold(Self::default(), |set, number| set.with(*number))
     }
 
@@ -44,14 +44,14 @@ impl Webhooks {
     }
 
     /// Whether `number` is among them.
-    pub fn has(self, number: u8) -> bool {
+    pub(crate) fn has(self, number: u8) -> bool {
         self.0 & Self::bit(number) != 0
     }
 
     /// These and those.
     #[cfg(test)]
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -72,31 +72,31 @@ struct Row {
 
 /// Where a record lies in a tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InTier {
+pub(crate) struct InTier {
     /// The tier.
-    pub tier: usize,
+    pub(crate) tier: usize,
     /// Its topic.
-    pub topic: String,
+    pub(crate) topic: String,
     /// Partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// Offset.
-    pub offset: i64,
+    pub(crate) offset: i64,
 }
 
 /// What one webhook's receiver has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
+pub(crate) struct Requests {
     /// Requests.
-    pub received: u64,
+    pub(crate) received: u64,
     /// Of them, answered as an acknowledgement.
-    pub acknowledged: u64,
+    pub(crate) acknowledged: u64,
     /// Acknowledgements of what was acknowledged before.
-    pub duplicates: u64,
+    pub(crate) duplicates: u64,
 }
 
 /// The account.
 #[derive(Default)]
-pub struct Account {
+pub(crate) struct Account {
     rows: Vec<Row>,
     /// Deliveries with a record in a tier and no end yet: the last record of each.
     in_tier: BTreeMap<Pair, InTier>,
@@ -116,7 +116,7 @@ pub struct Account {
 impl Account {
     /// Opens the account of an event about to be produced: the webhooks it is for, or [`INVALID`]. Gives its number;
     /// none when the account is full.
-    pub fn produce(&mut self, webhooks: Webhooks) -> Option<u32> {
+    pub(crate) fn produce(&mut self, webhooks: Webhooks) -> Option<u32> {
         let number = u32::try_from(self.rows.len()).ok().filter(|number| *number < EVENTS_MAX)?;
         self.rows.push(Row { matched: webhooks, ..Row::default() });
         let pairs = webhooks.numbers().count() as u64;
@@ -142,7 +142,7 @@ impl Account {
     }
 
     /// A receiver took a request and is about to answer it. `id` stands for its `webhook-id`.
-    pub fn request(&mut self, pair: Pair, id: u32, acknowledged: bool) {
+    pub(crate) fn request(&mut self, pair: Pair, id: u32, acknowledged: bool) {
         let Some(row) = self.expected(pair) else { return };
         // 0 says that none was seen yet.
         let id = id.max(1);
@@ -169,12 +169,12 @@ impl Account {
     }
 
     /// A receiver refused a request because it was not signed as it must be.
-    pub fn refuse_signature(&mut self) {
+    pub(crate) fn refuse_signature(&mut self) {
         self.unsigned += 1;
     }
 
     /// A record was found in a tier.
-    pub fn find_in_tier(&mut self, pair: Pair, place: InTier) {
+    pub(crate) fn find_in_tier(&mut self, pair: Pair, place: InTier) {
         let Some(row) = self.expected(pair) else { return };
         if !row.acknowledged.has(pair.webhook) && !row.dead.has(pair.webhook) {
             self.in_tier.insert(pair, place);
@@ -182,7 +182,7 @@ impl Account {
     }
 
     /// A record was found in the dead-letter topic.
-    pub fn find_dead(&mut self, pair: Pair, reason: Option<DeadReason>) {
+    pub(crate) fn find_dead(&mut self, pair: Pair, reason: Option<DeadReason>) {
         let Some(row) = self.expected(pair) else { return };
         if row.dead.has(pair.webhook) {
             return;
@@ -198,7 +198,7 @@ impl Account {
     }
 
     /// Something was found that the demo never produced.
-    pub fn find_stranger(&mut self) {
+    pub(crate) fn find_stranger(&mut self) {
         self.strangers += 1;
     }
 
@@ -208,22 +208,22 @@ impl Account {
     }
 
     /// Deliveries, and events that are none, which have not ended yet.
-    pub fn open(&self) -> u64 {
+    pub(crate) fn open(&self) -> u64 {
         self.open
     }
 
     /// Events produced.
-    pub fn produced(&self) -> u64 {
+    pub(crate) fn produced(&self) -> u64 {
         self.rows.len() as u64
     }
 
     /// What the receiver of a webhook has seen.
-    pub fn requests(&self, webhook: u8) -> Requests {
+    pub(crate) fn requests(&self, webhook: u8) -> Requests {
         self.requests.get(usize::from(webhook)).copied().unwrap_or_default()
     }
 
     /// Draws the balance from what remains in the topics.
-    pub fn balance(&self, remains: &Remains) -> Balance {
+    pub(crate) fn balance(&self, remains: &Remains) -> Balance {
         let mut balance = Balance {
             produced: self.produced(),
             unmatched: self.unmatched,
@@ -273,25 +273,25 @@ impl Account {
     }
 
     /// Dead letters of deliveries, by reason.
-    pub fn dead_by_reason(&self) -> impl Iterator<Item = (DeadReason, u64)> {
+    pub(crate) fn dead_by_reason(&self) -> impl Iterator<Item = (DeadReason, u64)> {
         DeadReason::ALL.into_iter().zip(self.dead)
     }
 
     /// Deliveries that wait in a tier.
-    pub fn waiting(&self, tier: usize) -> u64 {
+    pub(crate) fn waiting(&self, tier: usize) -> u64 {
         self.in_tier.values().filter(|place| place.tier == tier).count() as u64
     }
 }
 
 /// What the worker has left behind when it has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remains {
+pub(crate) struct Remains {
     /// What the retries' group has committed: records from there on still wait.
-    pub committed: BTreeMap<(String, i32), i64>,
+    pub(crate) committed: BTreeMap<(String, i32), i64>,
     /// Events that the events' group has not committed.
-    pub unread_events: BTreeSet<u32>,
+    pub(crate) unread_events: BTreeSet<u32>,
     /// Deliveries that the worker says it dropped by a rule, in all workspaces. Of a drop nothing else remains.
-    pub dropped: u64,
+    pub(crate) dropped: u64,
 }
 
 impl Remains {
@@ -303,48 +303,48 @@ impl Remains {
 
 /// Every delivery once, by what became of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Balance {
+pub(crate) struct Balance {
     /// Events produced.
-    pub produced: u64,
+    pub(crate) produced: u64,
     /// Of them, for no webhook.
-    pub unmatched: u64,
+    pub(crate) unmatched: u64,
     /// Of them, no events at all.
-    pub invalid: u64,
+    pub(crate) invalid: u64,
     /// Of these, in the dead-letter topic.
-    pub invalid_dead: u64,
+    pub(crate) invalid_dead: u64,
     /// Deliveries: pairs of an event and a webhook it matches.
-    pub matched: u64,
+    pub(crate) matched: u64,
     /// Acknowledged by their receivers.
-    pub acknowledged: u64,
+    pub(crate) acknowledged: u64,
     /// Of them, also in the dead-letter topic: acknowledged too late for the worker.
-    pub acknowledged_and_dead: u64,
+    pub(crate) acknowledged_and_dead: u64,
     /// In the dead-letter topic.
-    pub dead: u64,
+    pub(crate) dead: u64,
     /// Waiting, by tier.
-    pub in_tier: BTreeMap<usize, u64>,
+    pub(crate) in_tier: BTreeMap<usize, u64>,
     /// In the events topic, not committed.
-    pub unread: u64,
+    pub(crate) unread: u64,
     /// Nowhere, and dropped by a rule, as the worker says.
-    pub dropped: u64,
+    pub(crate) dropped: u64,
     /// Nowhere.
-    pub missing: u64,
+    pub(crate) missing: u64,
     /// Some of those that are nowhere.
-    pub examples: Vec<Pair>,
+    pub(crate) examples: Vec<Pair>,
     /// What all receivers have seen.
-    pub requests: Requests,
+    pub(crate) requests: Requests,
     /// Deliveries that reached their receiver at least once.
-    pub distinct: u64,
+    pub(crate) distinct: u64,
     /// Requests and records of nothing that was produced or matched.
-    pub strangers: u64,
+    pub(crate) strangers: u64,
     /// Requests whose `webhook-id` was another than before.
-    pub changed_ids: u64,
+    pub(crate) changed_ids: u64,
     /// Requests without the right signature.
-    pub unsigned: u64,
+    pub(crate) unsigned: u64,
 }
 
 /// Why an account does not balance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Deliveries, or events that are none, of which there is no trace.
     Missing {
         /// How many.
@@ -362,7 +362,7 @@ pub enum Fault {
 
 impl Balance {
     /// Why it does not balance; empty when it does.
-    pub fn faults(&self) -> Vec<Fault> {
+    pub(crate) fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if self.missing > 0 {
             faults.push(Fault::Missing { count: self.missing, examples: self.examples.clone() });

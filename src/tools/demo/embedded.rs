@@ -11,7 +11,7 @@ use rdkafka::mocking::MockCluster;
 
 /// Why there is no broker.
 #[derive(Debug, thiserror::Error)]
-pub enum EmbeddedError {
+pub(crate) enum EmbeddedError {
     /// librdkafka's word.
     #[error("the embedded broker: {0}")]
     Kafka(#[from] KafkaError),

@@ -4,16 +4,16 @@
 //! account. Everything is on loopback and in memory: nothing is left behind. [`run`] starts what must be there before the
 //! worker, `Stage::show` what lives as long as it does, and `Performance::perform` says what happens then.
 
-pub mod account;
+pub(crate) mod account;
 mod embedded;
 mod observer;
-pub mod sample;
-pub mod produce;
-pub mod receivers;
-pub mod registration;
-pub mod summary;
-pub mod view;
-pub mod watch;
+pub(crate) mod sample;
+pub(crate) mod produce;
+pub(crate) mod receivers;
+pub(crate) mod registration;
+pub(crate) mod summary;
+pub(crate) mod view;
+pub(crate) mod watch;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -63,7 +63,7 @@ const HALF: f64 = 0.5;
 
 /// Why a demo could not be shown to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum DemoError {
+pub(crate) enum DemoError {
     /// There is no broker.
     #[error(transparent)]
     Broker(#[from] EmbeddedError),
@@ -100,7 +100,7 @@ pub enum DemoError {
 }
 
 /// The account, shared by those who see something.
-pub type Ledger = Arc<Mutex<Account>>;
+pub(crate) type Ledger = Arc<Mutex<Account>>;
 
 fn lock(ledger: &Ledger) -> MutexGuard<'_, Account> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
@@ -108,18 +108,18 @@ fn lock(ledger: &Ledger) -> MutexGuard<'_, Account> {
 
 /// What ends a demo before its time.
 #[derive(Clone, Debug)]
-pub struct Stops {
+pub(crate) struct Stops {
     /// No more events; what is under way may end.
-    pub finish: CancellationToken,
+    pub(crate) finish: CancellationToken,
     /// Retries are not waited for either.
-    pub hurry: CancellationToken,
+    pub(crate) hurry: CancellationToken,
 }
 
 /// Shows everything, and says whether the account balances.
 ///
 /// # Errors
 /// [`DemoError`]: it could not be shown to its end.
-pub async fn run(settings: Settings, demo: Demo, stops: Stops) -> Result<bool, DemoError> {
+pub(crate) async fn run(settings: Settings, demo: Demo, stops: Stops) -> Result<bool, DemoError> {
     let broker = EmbeddedBroker::start(&topics(&settings), PARTITIONS)?;
     let settings = on_stage(settings, broker.brokers());
     let (ledger, began) = (Ledger::default(), Arc::new(Began::default()));

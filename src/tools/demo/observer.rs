@@ -28,7 +28,7 @@ pub(crate) type TopicPartition = (String, i32);
 
 /// Why a topic can't be observed.
 #[derive(Debug, thiserror::Error)]
-pub enum ObserverError {
+pub(crate) enum ObserverError {
     /// librdkafka's word.
     #[error("observing topics: {0}")]
     Kafka(#[from] KafkaError),
@@ -47,15 +47,15 @@ pub enum ObserverError {
 /// One record.
 pub(crate) struct Seen<'a> {
     /// Its topic.
-    pub topic: &'a str,
+    pub(crate) topic: &'a str,
     /// Its partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// Its offset.
-    pub offset: i64,
+    pub(crate) offset: i64,
     /// Its value.
-    pub value: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
     /// Its headers, as far as they are the service's own.
-    pub wire: Wire,
+    pub(crate) wire: Wire,
 }
 
 /// Topics under observation.

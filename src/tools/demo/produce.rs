@@ -26,7 +26,7 @@ const OPEN_MAX: u64 = 6_000;
 ///
 /// # Errors
 /// Kafka does not take an event.
-pub async fn produce(
+pub(crate) async fn produce(
     demo: Demo,
     topic: &str,
     sink: &Sink,

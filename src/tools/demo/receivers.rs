@@ -36,22 +36,22 @@ const ECHO: &str = "x-xcom-integration-echo";
 
 /// When the events began: receivers that go down count from there.
 #[derive(Default)]
-pub struct Began(OnceLock<Instant>);
+pub(crate) struct Began(OnceLock<Instant>);
 
 impl Began {
     /// They begin now.
-    pub fn now(&self) {
+    pub(crate) fn now(&self) {
         self.0.get_or_init(Instant::now);
     }
 
     /// How long ago that was.
-    pub fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.0.get().map(Instant::elapsed).unwrap_or_default()
     }
 }
 
 /// Whether a receiver that recovers is down, `since` the events began.
-pub fn is_down(since: Duration) -> bool {
+pub(crate) fn is_down(since: Duration) -> bool {
     let in_period = Duration::from_nanos(u64::try_from(since.as_nanos() % PERIOD.as_nanos()).unwrap_or_default());
     (DOWN_FROM..DOWN_TO).contains(&in_period)
 }
@@ -67,7 +67,7 @@ struct Receiver {
 ///
 /// # Errors
 /// There is no free port.
-pub async fn serve(
+pub(crate) async fn serve(
     sample: &'static Sample,
     signer: Signer,
     (ledger, began): (&Ledger, &Arc<Began>),

@@ -19,7 +19,7 @@ use crate::telemetry::admin::Condition;
 use crate::telemetry::metrics::Metrics;
 
 /// The API, listening.
-pub struct Registration {
+pub(crate) struct Registration {
     bound: Bound,
     token: Option<String>,
 }
@@ -29,7 +29,7 @@ impl Registration {
     ///
     /// # Errors
     /// [`ApiError`] names the option at fault.
-    pub async fn bind(settings: &Settings) -> Result<Self, ApiError> {
+    pub(crate) async fn bind(settings: &Settings) -> Result<Self, ApiError> {
         match Self::bind_there(settings).await {
             Err(ApiError::Listen { error, .. }) if error.kind() == io::ErrorKind::AddrInUse => {
                 let mut elsewhere = settings.clone();
@@ -53,12 +53,12 @@ impl Registration {
     }
 
     /// The address listened on.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.bound.address()
     }
 
     /// The token of this run; none when a file holds the tokens.
-    pub fn token(&self) -> Option<&str> {
+    pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
 
@@ -66,7 +66,12 @@ impl Registration {
     ///
     /// # Errors
     /// [`ApiError`]: it can't go on.
-    pub async fn run(self, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), ApiError> {
+    pub(crate) async fn run(
+        self,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Result<(), ApiError> {
         // Whether it is ready interests nobody here: the worker's own readiness is what `/readyz` says.
         let surroundings = surroundings(&settings, &metrics, &Arc::new(Condition::default()));
         self.bound.run(&settings, surroundings, stop).await

@@ -9,9 +9,9 @@ use super::account::{INVALID, Webhooks};
 use crate::domain::integration::SIGNING_SECRET;
 
 /// The workspace of everything that the account counts.
-pub const WORKSPACE: &str = "demo";
+pub(crate) const WORKSPACE: &str = "demo";
 /// The workspace for trying out the registration API. It gets events too; what becomes of them is its owner's business.
-pub const PLAYGROUND: &str = "playground";
+pub(crate) const PLAYGROUND: &str = "playground";
 /// One record in so many is no event.
 const INVALID_EVERY: u32 = 200;
 /// Companies that the events are about.
@@ -21,35 +21,35 @@ const CONTACTS: u32 = 90;
 
 /// An integration of the demo and how its receiver behaves.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// What the view calls it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its id.
-    pub id: &'static str,
+    pub(crate) id: &'static str,
     /// How its receiver answers.
-    pub behaviour: Behaviour,
+    pub(crate) behaviour: Behaviour,
     /// Its webhooks.
-    pub webhooks: &'static [SampleWebhook],
+    pub(crate) webhooks: &'static [SampleWebhook],
 }
 
 /// A webhook of the demo.
 #[derive(Debug, PartialEq, Eq)]
-pub struct SampleWebhook {
+pub(crate) struct SampleWebhook {
     /// Its number in the account.
-    pub number: u8,
+    pub(crate) number: u8,
     /// What the view calls it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its id.
-    pub id: &'static str,
+    pub(crate) id: &'static str,
     /// Its path at the receiver.
-    pub path: &'static str,
+    pub(crate) path: &'static str,
     /// Its filter items: event type, entity type, change type, each empty for any.
     items: &'static [[&'static str; 3]],
 }
 
 /// How a receiver answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behaviour {
+pub(crate) enum Behaviour {
     /// 200 with the echo, at once.
     Good,
     /// The same, but 503 in a part of every period.
@@ -59,7 +59,7 @@ pub enum Behaviour {
 }
 
 /// All integrations.
-pub const SAMPLES: [Sample; 3] = [
+pub(crate) const SAMPLES: [Sample; 3] = [
     Sample {
         name: "search index",
         id: "0a7f3b52-6a0c-4d59-8a55-3f0d3c1b9e01",
@@ -108,12 +108,12 @@ pub const SAMPLES: [Sample; 3] = [
 ];
 
 /// The number of the webhook with this id.
-pub fn number_of_webhook(id: &str) -> Option<u8> {
+pub(crate) fn number_of_webhook(id: &str) -> Option<u8> {
     SAMPLES.iter().flat_map(|sample| sample.webhooks).find(|webhook| webhook.id == id).map(|webhook| webhook.number)
 }
 
 /// What a webhook is called: integration and webhook.
-pub fn name_of_webhook(number: u8) -> String {
+pub(crate) fn name_of_webhook(number: u8) -> String {
     let webhooks = SAMPLES.iter().flat_map(|sample| sample.webhooks.iter().map(move |webhook| (sample, webhook)));
     let found = webhooks.into_iter().find(|(_, webhook)| webhook.number == number);
     found.map_or_else(|| "no webhook".to_owned(), |(sample, webhook)| format!("{}: {}", sample.name, webhook.name))
@@ -121,12 +121,12 @@ pub fn name_of_webhook(number: u8) -> String {
 
 impl Sample {
     /// The key of its record.
-    pub fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         format!("{WORKSPACE}/{}", self.id)
     }
 
     /// Its record in the integrations topic.
-    pub fn record(&self, base_url: &str, secrets: &[String]) -> Value {
+    pub(crate) fn record(&self, base_url: &str, secrets: &[String]) -> Value {
         let webhooks: Vec<Value> = self.webhooks.iter().map(SampleWebhook::record).collect();
         let secrets: Vec<Value> = secrets.iter().map(|value| json!({ "id": SIGNING_SECRET, "value": value })).collect();
         json!({
@@ -205,7 +205,7 @@ fn kind(number: u32) -> Option<(Kind, &'static [u8])> {
 }
 
 /// The webhooks that event `number` is for.
-pub fn webhooks(number: u32) -> Webhooks {
+pub(crate) fn webhooks(number: u32) -> Webhooks {
     kind(number).map_or(Webhooks::of(&[INVALID]), |(_, webhooks)| Webhooks::of(webhooks))
 }
 
@@ -214,29 +214,29 @@ const ID_PREFIX: &str = "3c75d291-7f1e-4c0a-9d3b-";
 const ID_DIGITS: usize = 12;
 
 /// The id of an event.
-pub fn event_id(number: u32) -> String {
+pub(crate) fn event_id(number: u32) -> String {
     format!("{ID_PREFIX}{number:012x}")
 }
 
 /// The number of the event in these bytes, whether they are an event or not; none if they are not the demo's.
-pub fn number_of_event(value: &[u8]) -> Option<u32> {
+pub(crate) fn number_of_event(value: &[u8]) -> Option<u32> {
     let start = value.windows(ID_PREFIX.len()).position(|part| part == ID_PREFIX.as_bytes())? + ID_PREFIX.len();
     let digits = std::str::from_utf8(value.get(start..start + ID_DIGITS)?).ok()?;
     u32::from_str_radix(digits, 16).ok()
 }
 
 /// A record to produce.
-pub struct Produced {
+pub(crate) struct Produced {
     /// Its workspace.
-    pub workspace: &'static str,
+    pub(crate) workspace: &'static str,
     /// The entity's id, as the CRM is advised to key.
-    pub key: String,
+    pub(crate) key: String,
     /// The event.
-    pub value: Bytes,
+    pub(crate) value: Bytes,
 }
 
 /// Event `number` as it is produced; `at` is RFC 3339.
-pub fn event(number: u32, at: &str) -> Produced {
+pub(crate) fn event(number: u32, at: &str) -> Produced {
     let Some((kind, _)) = kind(number) else {
         // Cut off in the middle, as after a bug in a producer.
         let text = format!(r#"{{"id":"{}","type":"change","entityIds":{{"#, event_id(number));

@@ -5,7 +5,7 @@ use super::sample::{event_id, name_of_webhook};
 use crate::domain::outcome::DeadReason;
 
 /// The summary: one line a fact, the same words every time.
-pub fn lines(balance: &Balance, tiers: &[String], dead: &[(DeadReason, u64)]) -> Vec<String> {
+pub(crate) fn lines(balance: &Balance, tiers: &[String], dead: &[(DeadReason, u64)]) -> Vec<String> {
     let named = |names: Vec<String>| if names.is_empty() { String::new() } else { format!("   {}", names.join("   ")) };
     let waiting = balance.in_tier.iter().filter_map(|(tier, count)| Some(format!("{} {count}", tiers.get(*tier)?)));
     let dead = dead.iter().filter(|(_, count)| *count > 0).map(|(reason, count)| format!("{} {count}", reason.word()));
@@ -41,7 +41,7 @@ fn row(name: &str, count: u64, rest: &str) -> String {
 }
 
 /// The last lines: that the account balances, or why it does not.
-pub fn verdict(faults: &[Fault]) -> Vec<String> {
+pub(crate) fn verdict(faults: &[Fault]) -> Vec<String> {
     if faults.is_empty() {
         return vec!["the account balances: nothing is missing".to_owned()];
     }

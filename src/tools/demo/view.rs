@@ -12,7 +12,7 @@ use crate::telemetry::metrics::Within;
 
 /// Where the demo stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// The worker is joining its groups.
     Starting,
     /// Events are produced.
@@ -39,20 +39,20 @@ impl Phase {
 
 /// Where everything is.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub(crate) struct Places {
     /// The worker's metrics.
-    pub metrics: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     /// The registration API.
-    pub api: SocketAddr,
+    pub(crate) api: SocketAddr,
     /// The API's token of this run; none when a file holds the tokens.
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
     /// The broker.
-    pub broker: String,
+    pub(crate) broker: String,
 }
 
 impl Places {
     /// Names and values, in the order to show them.
-    pub fn named(&self) -> [(&'static str, String); 4] {
+    pub(crate) fn named(&self) -> [(&'static str, String); 4] {
         [
             ("metrics", format!("http://{}/metrics", reachable(self.metrics))),
             ("broker", self.broker.clone()),
@@ -74,46 +74,46 @@ fn reachable(listening: SocketAddr) -> SocketAddr {
 
 /// What the view shows at one moment.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Where the demo stands.
-    pub phase: Phase,
+    pub(crate) phase: Phase,
     /// Since the events began.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// How long events are produced, if that is bounded.
-    pub duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
     /// Events a second.
-    pub rate: u32,
+    pub(crate) rate: u32,
     /// Where everything is.
-    pub places: Places,
+    pub(crate) places: Places,
     /// Events read: for webhooks, for none, and those that are none.
-    pub events: [u64; 3],
+    pub(crate) events: [u64; 3],
     /// Deliveries that were acknowledged.
-    pub acknowledged: u64,
+    pub(crate) acknowledged: u64,
     /// By tier: its name, retries put into it so far, retries that wait in it now.
-    pub tiers: Vec<(String, u64, u64)>,
+    pub(crate) tiers: Vec<(String, u64, u64)>,
     /// Dead letters by reason.
-    pub dead: Vec<(DeadReason, u64)>,
+    pub(crate) dead: Vec<(DeadReason, u64)>,
     /// Requests under way.
-    pub in_flight: i64,
+    pub(crate) in_flight: i64,
     /// Deliveries waiting for their turn.
-    pub queued: i64,
+    pub(crate) queued: i64,
     /// Hosts whose circuit is open.
-    pub circuits_open: i64,
+    pub(crate) circuits_open: i64,
     /// 99 of 100 retries were attempted within this after they fell due.
-    pub lateness: Option<Within>,
+    pub(crate) lateness: Option<Within>,
     /// Half of the deliveries were acknowledged within this after their event was written.
-    pub latency: Option<Within>,
+    pub(crate) latency: Option<Within>,
     /// By webhook: what its receiver has seen.
-    pub receivers: Vec<Requests>,
+    pub(crate) receivers: Vec<Requests>,
     /// Whether the receiver that recovers is down.
-    pub is_down: bool,
+    pub(crate) is_down: bool,
 }
 
 /// Marks up text, or leaves it as it is.
 #[derive(Clone, Copy, Debug)]
-pub struct Paint {
+pub(crate) struct Paint {
     /// Whether to use colours.
-    pub colour: bool,
+    pub(crate) colour: bool,
 }
 
 impl Paint {
@@ -159,7 +159,7 @@ impl Reading {
     }
 
     /// One line for logs and pipes.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let tiers: Vec<String> = self.tiers.iter().map(|(name, put, _)| format!("{name}:{put}")).collect();
         let dead: Vec<String> = self.dead.iter().map(|(reason, count)| format!("{}:{count}", reason.word())).collect();
         format!(
@@ -178,7 +178,7 @@ impl Reading {
     }
 
     /// The lines of a frame.
-    pub fn frame(&self, paint: Paint) -> Vec<String> {
+    pub(crate) fn frame(&self, paint: Paint) -> Vec<String> {
         let mut lines = self.head(paint);
         lines.push(String::new());
         lines.extend(self.deliveries(paint));

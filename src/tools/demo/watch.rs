@@ -17,7 +17,7 @@ use crate::settings::{Kafka, Settings};
 const POLL_WAIT: Duration = Duration::from_millis(50);
 
 /// Reads along.
-pub struct Watch {
+pub(crate) struct Watch {
     kafka: Kafka,
     events: String,
     dead_letters: String,
@@ -26,14 +26,14 @@ pub struct Watch {
 }
 
 /// The topics of the tiers, in their order.
-pub fn tier_topics(settings: &Settings) -> Vec<String> {
+pub(crate) fn tier_topics(settings: &Settings) -> Vec<String> {
     let tiers = settings.delivery.schedule.tiers().iter();
     tiers.map(|delay| format!("{}.{delay}", settings.topics.retry_prefix)).collect()
 }
 
 impl Watch {
     /// Over the topics of these settings.
-    pub fn new(settings: &Settings, ledger: &Ledger) -> Self {
+    pub(crate) fn new(settings: &Settings, ledger: &Ledger) -> Self {
         Self {
             kafka: settings.kafka.clone(),
             events: settings.topics.events.clone(),
@@ -47,7 +47,7 @@ impl Watch {
     ///
     /// # Errors
     /// The broker does not answer, or an end is not reached.
-    pub fn run(self, ended: &CancellationToken) -> Result<Remains, ObserverError> {
+    pub(crate) fn run(self, ended: &CancellationToken) -> Result<Remains, ObserverError> {
         let topics: Vec<String> = self.tiers.iter().cloned().chain([self.dead_letters.clone()]).collect();
         let mut observer = Observer::open(&self.kafka, &topics)?;
         while !ended.is_cancelled() {
