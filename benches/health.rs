@@ -10,9 +10,9 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use hookstream::internals::Collector;
 use hookstream::internals::Integration;
 use hookstream::internals::Tally;
-use hookstream::internals::{Book, Rules, Told};
-use hookstream::internals::{Delta, Telling, counts_record, partition_of};
+use hookstream::internals::{Delta, DeltaBatch, counts_record, partition_of};
 use hookstream::internals::{Outcome, Reason};
+use hookstream::internals::{PartitionHealth, ReporterPosition, Rules};
 
 /// Integrations that had attempts in a second.
 const INTEGRATIONS: u64 = 1_000;
@@ -38,13 +38,16 @@ fn counted(tally: &Tally, integrations: &[Arc<Integration>]) {
     }
 }
 
-fn tellings(integrations: &[Arc<Integration>]) -> Vec<Telling> {
+fn tellings(integrations: &[Arc<Integration>]) -> Vec<DeltaBatch> {
     let tally = Tally::new(1);
     counted(&tally, integrations);
     let mut collector = Collector::new(&RULES);
     collector.collect(&tally, NOW_MS);
     let chunks = collector.take_chunks(NOW_MS, true, |key| partition_of(key, 12)).into_iter();
-    (1..).zip(chunks).map(|(sequence, (_, deltas))| Telling { told: Told { boot: 7, sequence }, deltas }).collect()
+    (1..)
+        .zip(chunks)
+        .map(|(sequence, (_, deltas))| DeltaBatch { told: ReporterPosition { process_id: 7, sequence }, deltas })
+        .collect()
 }
 
 fn costs(criterion: &mut Criterion) {
@@ -71,7 +74,9 @@ fn costs(criterion: &mut Criterion) {
             |()| {
                 collector.collect(&tally, NOW_MS);
                 let chunks = collector.take_chunks(NOW_MS, true, |key| partition_of(key, 12)).into_iter();
-                let telling = |(_, deltas)| Telling { told: Told { boot: 7, sequence: 1 }, deltas }.record("host");
+                let telling = |(_, deltas)| {
+                    DeltaBatch { told: ReporterPosition { process_id: 7, sequence: 1 }, deltas }.record("host")
+                };
                 chunks.map(telling).collect::<Vec<_>>()
             },
             BatchSize::PerIteration,
@@ -80,14 +85,14 @@ fn costs(criterion: &mut Criterion) {
 
     let records: Vec<_> = tellings(&integrations).iter().map(|telling| telling.record("host")).collect();
     group.bench_function("1000 integrations summed", |bench| {
-        let mut book = Book::default();
+        let mut book = PartitionHealth::default();
         let mut sequence = 0;
         bench.iter(|| {
             for record in &records {
                 sequence += 1;
-                let Ok(Delta::Telling(telling)) = Delta::parse(record) else { continue };
+                let Ok(Delta::DeltaBatch(telling)) = Delta::parse(record) else { continue };
                 for (key, slots) in &telling.deltas {
-                    let told = Told { boot: 7, sequence };
+                    let told = ReporterPosition { process_id: 7, sequence };
                     book.count(sequence.cast_signed(), told, (key, slots), &RULES, NOW_MS);
                 }
                 book.pass(sequence.cast_signed());
@@ -95,7 +100,7 @@ fn costs(criterion: &mut Criterion) {
         });
     });
 
-    let mut book = Book::default();
+    let mut book = PartitionHealth::default();
     for telling in tellings(&integrations) {
         for (key, slots) in &telling.deltas {
             book.count(0, telling.told, (key, slots), &RULES, NOW_MS);

@@ -30,7 +30,7 @@ pub use process::main;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::deliver::courier::Courier;
-    pub use crate::deliver::next_step::Settlements;
+    pub use crate::deliver::next_step::NextSteps;
     pub use crate::deliver::observers::Reports;
     pub use crate::deliver::order::OrderedQueue;
     pub use crate::deliver::publish::Sink;
@@ -43,8 +43,10 @@ pub mod internals {
     pub use crate::domain::retry_schedule::RetrySchedule;
     pub use crate::domain::table::Table;
     pub use crate::health::collector::Collector;
-    pub use crate::health::records::{Delta, Telling, counts_record, parse_counts, partition_of};
-    pub use crate::health::rules::{Book, Counts, Health, Known, Rules, Slot, Told, second_of};
+    pub use crate::health::records::{Delta, DeltaBatch, counts_record, parse_counts, partition_of};
+    pub use crate::health::rules::{
+        Counts, Health, IntegrationHealth, PartitionHealth, ReporterPosition, Rules, SecondCounts, second_of,
+    };
     pub use crate::health::tally::Tally;
     pub use crate::inflight::job::{Due, Job, Origin};
     pub use crate::inflight::offsets::OffsetTracker;

@@ -14,7 +14,7 @@ use crate::app::api::Api;
 use crate::app::worker::Worker;
 use crate::registration::http::unusable_files;
 use crate::settings::Command;
-use crate::tools::demo::{self, Stops};
+use crate::tools::demo::{self, StopSignals};
 use crate::tools::{dead_letters, explain, receiver, replay, resume, topics};
 
 /// Options whose values turn out to be mistakes only when they are used, a line each: files that can't be.
@@ -43,7 +43,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             })
         }
         Command::Demo(settings, demo) => until_stopped(|[finish, hurry]| async move {
-            let balances = demo::run(*settings, demo, Stops { finish, hurry }).await?;
+            let balances = demo::run(*settings, demo, StopSignals { finish, hurry }).await?;
             Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
         Command::DeadLettersList(settings, selection) => until_stopped(|[stop]| async move {
@@ -76,7 +76,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::TopicsApply(settings, output) => until_stopped(|[stop]| async move {
             until(stop, topics::run_apply(&settings, output.json, &mut io::stdout())).await
         }),
-        Command::Resume(settings, selection) => {
+        Command::ResumeRequest(settings, selection) => {
             until_stopped(
                 |[stop]| async move { Ok(resume::run(&settings, &selection, stop, &mut io::stdout()).await?) },
             )

@@ -149,7 +149,7 @@ struct Sample {
 }
 
 /// A look costs the worker a fraction of a millisecond; Prometheus looks every 15 s or so.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const MAINTENANCE_EVERY: Duration = Duration::from_millis(250);
 
 /// Looks now and then until the series has reached `count`.
 fn wait_for(worker: &mut Process, admin: &str, series: &str, count: f64) -> Sample {
@@ -162,7 +162,7 @@ fn wait_for(worker: &mut Process, admin: &str, series: &str, count: f64) -> Samp
         }
         let waits = worker.is_running() && Instant::now() < deadline;
         assert!(waits, "{series} is {seen}, not {count}:\n{}", worker.lines().tail(20));
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(MAINTENANCE_EVERY);
     }
 }
 

@@ -22,14 +22,14 @@ pub(crate) fn measure(population: Population, rounds: usize) -> Vec<Figure> {
     let mut found = Figure::new("match, random workspaces, cold", "ns", "500", "200");
     let mut missed = Figure::new("match, workspaces without integrations", "ns", "", "");
     for _ in 0..rounds {
-        found.rounds.push(look_up(&table, population, 0));
-        missed.rounds.push(look_up(&table, population, population.workspaces));
+        found.rounds.push(resolve_target(&table, population, 0));
+        missed.rounds.push(resolve_target(&table, population, population.workspaces));
     }
     drop(table);
     let few = Population { workspaces: population.workspaces.div_ceil(100), ..population };
     let table = build(few, &mut parse, &mut settle);
     let mut crowded = Figure::new("match, a hundred times as many webhooks a workspace", "ns", "", "");
-    crowded.rounds.extend((0..rounds).map(|_| look_up(&table, few, 0)));
+    crowded.rounds.extend((0..rounds).map(|_| resolve_target(&table, few, 0)));
     vec![found, missed, crowded, parse, settle]
 }
 
@@ -59,7 +59,7 @@ fn thread_cpu() -> Duration {
 }
 
 /// ns a look-up, of workspaces whose number is `first` or more.
-fn look_up(table: &Table, population: Population, first: usize) -> f64 {
+fn resolve_target(table: &Table, population: Population, first: usize) -> f64 {
     let mut random = rand::rngs::StdRng::seed_from_u64(7);
     let events: Vec<_> = (0..64).map(|number| event(number, ["company", "deal", "note"][number % 3], 300)).collect();
     let envelopes: Vec<_> = events.iter().map(|event| Envelope::parse(event.as_bytes()).expect("an event")).collect();

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::deliver::courier::Courier;
 use crate::net::address::AddressPolicy;
 use crate::net::connector::Connector;
-use crate::registration::http::{ApiError, Bound, Surroundings};
+use crate::registration::http::{ApiContext, ApiError, BoundApi};
 use crate::registration::test_delivery;
 use crate::settings::Settings;
-use crate::telemetry::admin::{Admin, Condition};
+use crate::telemetry::admin::{Admin, Readiness};
 use crate::telemetry::metrics::Metrics;
 
 /// Why the API ended.
@@ -36,9 +36,9 @@ pub(crate) enum ServeError {
 pub(crate) struct Api {
     settings: Settings,
     admin: Admin,
-    bound: Bound,
+    bound: BoundApi,
     metrics: Arc<Metrics>,
-    condition: Arc<Condition>,
+    condition: Arc<Readiness>,
 }
 
 impl Api {
@@ -48,7 +48,7 @@ impl Api {
     /// [`ServeError`] names the option at fault.
     pub(crate) async fn bind(settings: Settings) -> Result<Self, ServeError> {
         let address = settings.admin_listen;
-        let bound = Bound::bind(&settings).await?;
+        let bound = BoundApi::bind(&settings).await?;
         let admin = Admin::bind(address).await.map_err(|source| ServeError::Admin { address, source })?;
         let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
         Ok(Self { settings, admin, bound, metrics, condition: Arc::default() })
@@ -93,12 +93,12 @@ impl Api {
 }
 
 /// What the API needs of the process around it; the test delivery connects as a worker would.
-pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Condition>) -> Surroundings {
+pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Readiness>) -> ApiContext {
     let policy = AddressPolicy::new(settings.delivery.allow_private_networks.clone());
     let connector = Connector::system(policy, settings.delivery.connect_timeout);
     let courier = Courier::new(connector, settings.delivery.request_timeout, Arc::clone(metrics));
     let condition = Arc::clone(condition);
-    Surroundings {
+    ApiContext {
         test_delivery: test_delivery::by(Arc::new(courier)),
         requests: metrics.api_requests.clone(),
         ready: Box::new(move |ready| condition.set_ready(ready)),

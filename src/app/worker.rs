@@ -14,32 +14,32 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt_log::entry::AttemptLog;
-use crate::attempt_log::writer::Attempts;
+use crate::attempt_log::writer::AttemptLogWriter;
 use crate::deliver::courier::Courier;
-use crate::deliver::next_step::Settlements;
+use crate::deliver::next_step::NextSteps;
 use crate::deliver::observers::{Reports, host_name};
 use crate::deliver::publish::Sink;
 use crate::deliver::shard::{BATCHES_MAX, Shard, Shared};
 use crate::domain::table::Table;
 use crate::health::feed::HealthFeed;
 use crate::health::owner::HealthOwner;
-use crate::health::publisher::Deltas;
+use crate::health::publisher::DeltaPublisher;
 use crate::health::rules::Rules;
 use crate::health::tally::Tally;
-use crate::health::view::Standings;
+use crate::health::view::HealthView;
 use crate::inflight::pressure::Pressure;
-use crate::intake::events::{Events, Outlet};
+use crate::intake::events::{EventConsumer, Handoff};
 use crate::intake::lag::Lag;
-use crate::intake::membership::Membership;
+use crate::intake::membership::GroupMember;
 use crate::intake::pipeline::Pipeline;
-use crate::intake::retries::Retries;
+use crate::intake::retries::RetryConsumer;
 use crate::intake::table_feed::TableFeed;
-use crate::intake::tick_scheduler::Schedules;
+use crate::intake::tick_scheduler::TickScheduler;
 use crate::kafka::table_reader::CompactedError;
 use crate::net::address::AddressPolicy;
 use crate::net::connector::Connector;
 use crate::settings::Settings;
-use crate::telemetry::admin::{Admin, Condition};
+use crate::telemetry::admin::{Admin, Readiness};
 use crate::telemetry::metrics::Metrics;
 use crate::topics::cluster::{self, CheckError};
 use crate::topics::{deltas_topic, tier_topic};
@@ -141,7 +141,7 @@ pub(crate) struct Worker {
     settings: Settings,
     admin: Admin,
     metrics: Arc<Metrics>,
-    condition: Arc<Condition>,
+    condition: Arc<Readiness>,
     checks_topics: bool,
 }
 
@@ -155,7 +155,7 @@ impl Worker {
         let admin = Admin::bind(address).await.map_err(|source| WorkerError::Listen { address, source })?;
         let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
         metrics.expect_writes(written_topics(&settings));
-        let condition = Arc::new(Condition::new(settings.delivery.drain_timeout));
+        let condition = Arc::new(Readiness::new(settings.delivery.drain_timeout));
         Ok(Self { settings, admin, metrics, condition, checks_topics: true })
     }
 
@@ -176,7 +176,7 @@ impl Worker {
     }
 
     /// Whether it is ready.
-    pub(crate) fn condition(&self) -> Arc<Condition> {
+    pub(crate) fn condition(&self) -> Arc<Readiness> {
         Arc::clone(&self.condition)
     }
 
@@ -203,7 +203,7 @@ impl Worker {
 struct Started {
     settings: Settings,
     metrics: Arc<Metrics>,
-    condition: Arc<Condition>,
+    condition: Arc<Readiness>,
 }
 
 impl Started {
@@ -220,7 +220,7 @@ impl Started {
         let table = Arc::new(RwLock::new(Table::default()));
         let feed_stop = CancellationToken::new();
         let mut feed = Threads::new(&fatal);
-        let standings = Arc::<Standings>::default();
+        let standings = Arc::<HealthView>::default();
         let health = self.start_health_feed(&mut feed, &table, &standings, &feed_stop)?;
         let read = self.start_feed(&mut feed, (&table, &standings), &feed_stop, &fatal)?;
         tokio::select! {
@@ -257,7 +257,7 @@ impl Started {
     fn start_feed(
         &self,
         threads: &mut Threads,
-        (table, standings): (&Arc<RwLock<Table>>, &Arc<Standings>),
+        (table, standings): (&Arc<RwLock<Table>>, &Arc<HealthView>),
         stop: &CancellationToken,
         fatal: &CancellationToken,
     ) -> Result<oneshot::Receiver<()>, WorkerError> {
@@ -279,7 +279,7 @@ impl Started {
         &self,
         threads: &mut Threads,
         table: &Arc<RwLock<Table>>,
-        standings: &Arc<Standings>,
+        standings: &Arc<HealthView>,
         stop: &CancellationToken,
     ) -> Result<oneshot::Receiver<()>, WorkerError> {
         let (ready, read) = oneshot::channel();
@@ -300,7 +300,7 @@ impl Started {
     fn start_reports(
         &self,
         threads: &mut Threads,
-        standings: &Arc<Standings>,
+        standings: &Arc<HealthView>,
         shards: usize,
         (consuming, stop): (&CancellationToken, &CancellationToken),
     ) -> Result<Reports, WorkerError> {
@@ -310,7 +310,7 @@ impl Started {
         let tally = Arc::new(Tally::new(shards));
         let rules = Rules::new(suspension);
         let told = (deltas_topic(&topics.health), worker.clone(), &rules);
-        let deltas = Deltas::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), metrics())?;
+        let deltas = DeltaPublisher::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), metrics())?;
         let name = "health-deltas";
         let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
@@ -328,7 +328,7 @@ impl Started {
         let Some((log, entries)) = AttemptLog::new(*attempt_log, metrics()) else {
             return Ok(Reports::new(tally, None));
         };
-        let attempts = Attempts::new(kafka, topics.attempts.clone(), worker, metrics())?;
+        let attempts = AttemptLogWriter::new(kafka, topics.attempts.clone(), worker, metrics())?;
         let stopped = stop.clone();
         threads.start("attempt-log", move || attempts.run(&entries, &stopped))?;
         Ok(Reports::new(tally, Some(log)))
@@ -337,7 +337,7 @@ impl Started {
     /// From a table that is read to a drained worker.
     async fn deliver(
         &self,
-        (table, standings): (&Arc<RwLock<Table>>, &Arc<Standings>),
+        (table, standings): (&Arc<RwLock<Table>>, &Arc<HealthView>),
         former_tiers: Vec<(Arc<str>, Duration)>,
         stop: &CancellationToken,
         fatal: &CancellationToken,
@@ -361,7 +361,7 @@ impl Started {
             shards,
             &self.settings.topics.integrations,
         );
-        let outlet = Outlet {
+        let outlet = Handoff {
             shards: senders,
             pipeline: Arc::new(pipeline),
             pressure: Arc::clone(&pressure),
@@ -402,7 +402,7 @@ impl Started {
             metrics: Arc::clone(&self.metrics),
             pressure: Arc::clone(pressure),
             permits: Arc::new(Semaphore::new(delivery.max_in_flight)),
-            settlements: Settlements::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
+            settlements: NextSteps::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
             reports,
         })
     }
@@ -410,15 +410,16 @@ impl Started {
     fn start_consumers(
         &self,
         threads: &mut Threads,
-        outlet: Outlet,
+        outlet: Handoff,
         tiers: &[(Arc<str>, Duration)],
     ) -> Result<Lag, WorkerError> {
         let kafka = &self.settings.kafka;
         let drain = self.settings.delivery.drain_timeout;
-        let membership = |role| Membership::new(role, Arc::clone(&self.metrics), drain);
-        let events = Events::subscribe(kafka, &self.settings.topics.events, membership("events"), outlet.clone())?;
+        let membership = |role| GroupMember::new(role, Arc::clone(&self.metrics), drain);
+        let events =
+            EventConsumer::subscribe(kafka, &self.settings.topics.events, membership("events"), outlet.clone())?;
         let lag = Lag::new(kafka, events.membership(), Arc::clone(&self.metrics))?;
-        let retries = Retries::subscribe(kafka, tiers, membership("retries"), outlet, Arc::clone(&self.metrics))?;
+        let retries = RetryConsumer::subscribe(kafka, tiers, membership("retries"), outlet, Arc::clone(&self.metrics))?;
         threads.start("events", move || events.run())?;
         threads.start("retries", move || retries.run())?;
         Ok(lag)
@@ -428,11 +429,11 @@ impl Started {
         &self,
         threads: &mut Threads,
         table: &Arc<RwLock<Table>>,
-        outlet: Outlet,
+        outlet: Handoff,
     ) -> Result<(), WorkerError> {
         let (topic, drain) = (&self.settings.topics.integrations, self.settings.delivery.drain_timeout);
         let counted = (Arc::clone(&self.metrics), drain);
-        let schedules = Schedules::subscribe(&self.settings.kafka, topic, Arc::clone(table), outlet, counted)?;
+        let schedules = TickScheduler::subscribe(&self.settings.kafka, topic, Arc::clone(table), outlet, counted)?;
         threads.start("schedules", move || schedules.run())
     }
 

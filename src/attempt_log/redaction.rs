@@ -62,7 +62,7 @@ impl Secrets {
 
     /// The text without them, and without the beginning of one at its end, where it may have been cut.
     pub(crate) fn masked(&self, text: &str) -> String {
-        let mut masked = self.masked_in_any_dress(text);
+        let mut masked = self.mask_escaped(text);
         for form in &self.forms {
             if masked.contains(form.as_str()) {
                 masked = masked.replace(form.as_str(), MASK);
@@ -80,7 +80,7 @@ impl Secrets {
     }
 
     /// The text without those whose letters and digits are in it once escapes are undone.
-    fn masked_in_any_dress(&self, text: &str) -> String {
+    fn mask_escaped(&self, text: &str) -> String {
         let mut places = Vec::new();
         let letters = bare(text.as_bytes(), Some(&mut places));
         let mut hidden = vec![false; text.len()];

@@ -54,14 +54,14 @@ impl ProducerContext for Deliveries {
 }
 
 /// Writes the attempt log.
-pub(crate) struct Attempts {
+pub(crate) struct AttemptLogWriter {
     producer: ThreadedProducer<Deliveries>,
     topic: String,
     worker: String,
     metrics: Arc<Metrics>,
 }
 
-impl Attempts {
+impl AttemptLogWriter {
     /// Into `topic`, by the worker of that host name.
     ///
     /// # Errors

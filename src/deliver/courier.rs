@@ -26,7 +26,7 @@ use crate::domain::signature::Signer;
 use crate::domain::target::{Authority, BadUrl, Target};
 use crate::inflight::job::Delivery;
 use crate::net::connector::Connector;
-use crate::net::read_budget::{Ration, Rationed};
+use crate::net::read_budget::{Rationed, ReadBudget};
 use crate::telemetry::metrics::Metrics;
 
 const ECHO: HeaderName = HeaderName::from_static("x-xcom-integration-echo");
@@ -49,14 +49,14 @@ const HEAD_BYTES_MAX: usize = 40 * 1024;
 const BODY_BYTES_MAX: usize = 4 * ANSWER_BYTES_MAX;
 
 /// All of a webhook's requests that does not change from one to the next.
-pub(crate) struct Prepared {
+pub(crate) struct RequestTemplate {
     authority: Arc<Authority>,
     path: Uri,
     headers: HeaderMap,
     signer: Signer,
 }
 
-impl Prepared {
+impl RequestTemplate {
     /// Prepares the requests of a webhook.
     ///
     /// # Errors
@@ -87,8 +87,8 @@ impl Prepared {
 }
 
 /// One request: what of it is its own.
-pub(crate) struct Attempt {
-    prepared: Arc<Prepared>,
+pub(crate) struct SignedRequest {
+    prepared: Arc<RequestTemplate>,
     body: Bytes,
     /// Echo token, delivery id, timestamp, attempt and signature, one after another: one allocation for five headers.
     text: Bytes,
@@ -98,9 +98,14 @@ pub(crate) struct Attempt {
 /// Hex digits of an echo token: 128 bits.
 const TOKEN_LEN: usize = 32;
 
-impl Attempt {
+impl SignedRequest {
     /// Writes the headers of an attempt of `delivery` at `timestamp` (seconds since 1970).
-    pub(crate) fn new(prepared: &Arc<Prepared>, delivery: &Delivery, timestamp: i64, rng: &mut impl RngCore) -> Self {
+    pub(crate) fn new(
+        prepared: &Arc<RequestTemplate>,
+        delivery: &Delivery,
+        timestamp: i64,
+        rng: &mut impl RngCore,
+    ) -> Self {
         let mut text = String::with_capacity(TOKEN_LEN + 36 + 10 + 2 + 48);
         let mut token = [0u8; TOKEN_LEN / 2];
         rng.fill_bytes(&mut token);
@@ -161,15 +166,15 @@ fn push_decimal(text: &mut String, mut number: u64) {
 }
 
 /// A connection to a receiver, between two requests.
-pub(crate) struct Link {
+pub(crate) struct KeptConnection {
     sender: http1::SendRequest<Full<Bytes>>,
-    ration: Ration,
+    ration: ReadBudget,
     opened: Instant,
     /// When it was last given back.
     pub(crate) idle_since: Instant,
 }
 
-impl Link {
+impl KeptConnection {
     /// Whether it may carry another request: open, and not so old that a change of the receiver's addresses goes unseen.
     pub(crate) fn is_usable(&self, now: Instant) -> bool {
         !self.sender.is_closed()
@@ -184,7 +189,7 @@ const LINK_AGE_MAX: Duration = Duration::from_mins(5);
 const LINK_IDLE_MAX: Duration = Duration::from_secs(25);
 
 /// How a request ended.
-pub(crate) struct Exchanged {
+pub(crate) struct Exchange {
     /// Acknowledged, or why not.
     pub(crate) outcome: Outcome,
     /// From its start to the answer's headers, or to the failure.
@@ -192,7 +197,7 @@ pub(crate) struct Exchanged {
     /// The beginning of the answer's body, where there was one and it was wanted.
     pub(crate) answer: Bytes,
     /// The connection, if it may be used again.
-    pub(crate) link: Option<Link>,
+    pub(crate) link: Option<KeptConnection>,
 }
 
 /// Makes requests.
@@ -200,7 +205,7 @@ pub struct Courier {
     connector: Connector,
     request_timeout: Duration,
     metrics: Arc<Metrics>,
-    /// Owns the tasks that drive connections; each ends when its [`Link`] is dropped.
+    /// Owns the tasks that drive connections; each ends when its [`KeptConnection`] is dropped.
     drivers: TaskTracker,
 }
 
@@ -214,7 +219,12 @@ impl Courier {
     /// its body.
     ///
     /// Not cancel safe: dropping it closes the connection, and the receiver may have had the request.
-    pub(crate) async fn exchange(&self, attempt: &Attempt, kept: Option<Link>, keep_answer: bool) -> Exchanged {
+    pub(crate) async fn exchange(
+        &self,
+        attempt: &SignedRequest,
+        kept: Option<KeptConnection>,
+        keep_answer: bool,
+    ) -> Exchange {
         let start = Instant::now();
         let deadline = start + self.request_timeout;
         let answered = timeout_at(deadline, self.answer(attempt, kept)).await.unwrap_or(Err(Reason::Timeout));
@@ -222,24 +232,28 @@ impl Courier {
         let (response, link) = match answered {
             Ok(answered) => answered,
             Err(reason) => {
-                return Exchanged { outcome: Outcome::failed(reason), took, answer: Bytes::new(), link: None };
+                return Exchange { outcome: Outcome::failed(reason), took, answer: Bytes::new(), link: None };
             }
         };
         link.ration.renew(BODY_BYTES_MAX);
         let outcome = judge_response(&response, attempt.token());
         let body = response.into_body();
         if body.is_end_stream() {
-            return Exchanged { outcome, took, answer: Bytes::new(), link: Some(link) };
+            return Exchange { outcome, took, answer: Bytes::new(), link: Some(link) };
         }
         let body_deadline = deadline.min(Instant::now() + ANSWER_TIME_MAX);
         let mut answer = BytesMut::new();
         let kept_bytes = if keep_answer { ANSWER_BYTES_KEPT } else { 0 };
         let drained = timeout_at(body_deadline, drain(body, kept_bytes, &mut answer)).await;
         let link = matches!(drained, Ok(true)).then_some(link);
-        Exchanged { outcome, took, answer: answer.freeze(), link }
+        Exchange { outcome, took, answer: answer.freeze(), link }
     }
 
-    async fn answer(&self, attempt: &Attempt, kept: Option<Link>) -> Result<(Response<Incoming>, Link), Reason> {
+    async fn answer(
+        &self,
+        attempt: &SignedRequest,
+        kept: Option<KeptConnection>,
+    ) -> Result<(Response<Incoming>, KeptConnection), Reason> {
         if let Some(mut link) = kept {
             // Not ready: closed before the request left. Neither is an attempt.
             if link.sender.ready().await.is_ok() {
@@ -265,12 +279,12 @@ impl Courier {
         }
     }
 
-    async fn open(&self, authority: &Authority) -> Result<Link, Reason> {
+    async fn open(&self, authority: &Authority) -> Result<KeptConnection, Reason> {
         let connection = self.connector.connect(authority).await.map_err(|error| {
             tracing::debug!(reason = error.reason().word(), %error, "no connection to the receiver");
             error.reason()
         })?;
-        let ration = Ration::new(HEAD_BYTES_MAX);
+        let ration = ReadBudget::new(HEAD_BYTES_MAX);
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(CONNECTION_BUFFER_BYTES)
             .handshake(TokioIo::new(Rationed::new(connection, ration.clone())))
@@ -284,7 +298,7 @@ impl Courier {
         });
         self.metrics.connections_opened.inc();
         let now = Instant::now();
-        Ok(Link { sender, ration, opened: now, idle_since: now })
+        Ok(KeptConnection { sender, ration, opened: now, idle_since: now })
     }
 }
 

@@ -13,12 +13,12 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::Webhook;
 use crate::domain::outcome::{DeadReason, DropReason, Reason, Verdict};
 use crate::domain::retry_schedule::RetrySchedule;
-use crate::inflight::job::{Burial, Delivery, Event};
+use crate::inflight::job::{DeadLetter, Delivery, Event};
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 
 /// What a settlement makes of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum NextStep {
     /// It waits in a tier.
     Retried(usize),
     /// It is a dead letter.
@@ -27,10 +27,10 @@ pub(crate) enum Fate {
 
 /// A record to publish, and what it settles.
 #[derive(Debug)]
-pub(crate) struct Settlement {
+pub(crate) struct NextRecord {
     /// The record.
     pub(crate) outgoing: Outgoing,
-    fate: Fate,
+    fate: NextStep,
     wire: Wire,
     event: Arc<Event>,
 }
@@ -46,12 +46,12 @@ pub(crate) struct Failure {
 
 /// Makes settlements.
 #[derive(Debug)]
-pub struct Settlements {
+pub struct NextSteps {
     tiers: Vec<(Arc<str>, Duration)>,
     dead_letter_topic: Arc<str>,
 }
 
-impl Settlements {
+impl NextSteps {
     /// For the tiers of `schedule`, whose topics are `<prefix>.<delay>`.
     pub fn new(schedule: &RetrySchedule, retry_prefix: &str, dead_letter_topic: &str) -> Self {
         let tiers =
@@ -75,23 +75,23 @@ impl Settlements {
         verdict: Verdict,
         failure: Failure,
         now_ms: i64,
-    ) -> Result<Settlement, (DropReason, Delivery)> {
+    ) -> Result<NextRecord, (DropReason, Delivery)> {
         let fate = match verdict {
-            Verdict::Settled | Verdict::Dead(_) => Fate::Dead(match verdict {
+            Verdict::Settled | Verdict::Dead(_) => NextStep::Dead(match verdict {
                 Verdict::Dead(reason) => reason,
                 Verdict::Settled | Verdict::Retry(_) => DeadReason::Exhausted,
             }),
-            Verdict::Retry(tier) => Fate::Retried(tier),
+            Verdict::Retry(tier) => NextStep::Retried(tier),
         };
         let due_ms = match fate {
-            Fate::Retried(tier) => self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay))),
-            Fate::Dead(_) => None,
+            NextStep::Retried(tier) => self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay))),
+            NextStep::Dead(_) => None,
         };
         if delivery.event.is_tick {
-            let is_over = |due| {
-                delivery.webhook().is_none_or(|webhook| agenda::is_over(webhook, delivery.event.timestamp_ms, due))
+            let is_too_late = |due| {
+                delivery.webhook().is_none_or(|webhook| agenda::is_too_late(webhook, delivery.event.timestamp_ms, due))
             };
-            if due_ms.is_none_or(is_over) {
+            if due_ms.is_none_or(is_too_late) {
                 return Err((DropReason::TickOver, delivery));
             }
         }
@@ -102,19 +102,19 @@ impl Settlements {
     }
 
     /// The dead letter of a record that is not delivered.
-    pub(crate) fn burial(&self, burial: Burial) -> Settlement {
-        let mut settlement = self.settlement(Fate::Dead(burial.reason), burial.wire, burial.event);
-        settlement.outgoing.payload = burial.value;
-        if burial.key.is_some() {
-            settlement.outgoing.key = burial.key;
+    pub(crate) fn dead_letter(&self, dead_letter: DeadLetter) -> NextRecord {
+        let mut settlement = self.settlement(NextStep::Dead(dead_letter.reason), dead_letter.wire, dead_letter.event);
+        settlement.outgoing.payload = dead_letter.value;
+        if dead_letter.key.is_some() {
+            settlement.outgoing.key = dead_letter.key;
         }
         settlement
     }
 
-    fn settlement(&self, fate: Fate, mut wire: Wire, event: Arc<Event>) -> Settlement {
+    fn settlement(&self, fate: NextStep, mut wire: Wire, event: Arc<Event>) -> NextRecord {
         let topic = match fate {
-            Fate::Retried(tier) => self.tiers.get(tier).map_or(&self.dead_letter_topic, |(topic, _)| topic),
-            Fate::Dead(reason) => {
+            NextStep::Retried(tier) => self.tiers.get(tier).map_or(&self.dead_letter_topic, |(topic, _)| topic),
+            NextStep::Dead(reason) => {
                 wire.reason = Some(reason);
                 &self.dead_letter_topic
             }
@@ -125,35 +125,35 @@ impl Settlements {
             payload: Some(event.payload.clone()),
             headers: wire.headers(),
         };
-        Settlement { outgoing, fate, wire, event }
+        NextRecord { outgoing, fate, wire, event }
     }
 
     /// The next try after a topic refused the record for its size: the dead-letter topic.
     ///
     /// # Errors
     /// That was the dead-letter topic already: the event, which has nowhere to go.
-    pub(crate) fn after_too_large(&self, settlement: Settlement) -> Result<Settlement, Arc<Event>> {
+    pub(crate) fn after_too_large(&self, settlement: NextRecord) -> Result<NextRecord, Arc<Event>> {
         match settlement.fate {
-            Fate::Retried(_) => {
-                Ok(self.settlement(Fate::Dead(DeadReason::TooLarge), settlement.wire, settlement.event))
+            NextStep::Retried(_) => {
+                Ok(self.settlement(NextStep::Dead(DeadReason::TooLarge), settlement.wire, settlement.event))
             }
-            Fate::Dead(_) => Err(settlement.event),
+            NextStep::Dead(_) => Err(settlement.event),
         }
     }
 }
 
-impl Settlement {
+impl NextRecord {
     /// The record is acknowledged: counts and settles.
     pub(crate) fn complete(self, metrics: &Metrics) {
         match self.fate {
-            Fate::Retried(tier) => {
+            NextStep::Retried(tier) => {
                 metrics.retries.get(tier).into_iter().for_each(prometheus::IntCounter::inc);
                 metrics.deliveries_retried.inc();
                 if self.event.is_tick {
                     metrics.tick(TickOutcome::Retried);
                 }
             }
-            Fate::Dead(reason) => metrics.dead_letter(reason),
+            NextStep::Dead(reason) => metrics.dead_letter(reason),
         }
         self.event.settle_one();
     }

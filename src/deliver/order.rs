@@ -17,7 +17,7 @@ pub(crate) type Place = usize;
 const NOWHERE: Place = Place::MAX;
 
 #[derive(Debug)]
-struct Slot<T> {
+struct Node<T> {
     /// None once started.
     item: Option<T>,
     keys: [Option<u64>; 2],
@@ -27,7 +27,7 @@ struct Slot<T> {
     arrival: u64,
 }
 
-impl<T> Slot<T> {
+impl<T> Node<T> {
     fn set_next(&mut self, key: u64, next: Place) {
         let [first, second] = &mut self.next;
         *(if self.keys[0] == Some(key) { first } else { second }) = next;
@@ -45,7 +45,7 @@ struct Chain {
 /// A queue in which items with a common key go one after another.
 #[derive(Debug)]
 pub struct OrderedQueue<T> {
-    slots: Slab<Slot<T>>,
+    slots: Slab<Node<T>>,
     /// Items that may start, in the order they became free to.
     ready: VecDeque<Place>,
     by_key: HashMap<u64, Chain, BuildHash64>,
@@ -65,7 +65,7 @@ impl<T> OrderedQueue<T> {
         // An entity linked with itself is one key, not a wait for oneself.
         let keys = if keys[0] == keys[1] { [keys[0], None] } else { keys };
         self.arrivals += 1;
-        let slot = Slot { item: Some(item), keys, next: [NOWHERE; 2], arrival: self.arrivals };
+        let slot = Node { item: Some(item), keys, next: [NOWHERE; 2], arrival: self.arrivals };
         let place = self.slots.insert(slot);
         self.waiting += 1;
         let mut is_first = true;
@@ -167,7 +167,7 @@ impl<T> OrderedQueue<T> {
 }
 
 /// Says who comes after `place` in the chain of `key`, and whether `place` is there.
-fn set_next<T>(slots: &mut Slab<Slot<T>>, place: Place, key: u64, next: Place) -> bool {
+fn set_next<T>(slots: &mut Slab<Node<T>>, place: Place, key: u64, next: Place) -> bool {
     let slot = slots.get_mut(place);
     slot.map(|slot| slot.set_next(key, next)).is_some()
 }

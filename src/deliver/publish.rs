@@ -13,7 +13,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::client::{ClientLog, lone_producer_config, producer_config};
+use crate::kafka::client::{ClientLog, producer_config, single_record_producer_config};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
@@ -132,7 +132,9 @@ impl Sink {
     /// for the other one.
     fn lone_producer(&self) -> Option<&FutureProducer<ClientLog>> {
         if self.lone.get().is_none() {
-            match lone_producer_config(&self.kafka, "sink-alone").create_with_context(ClientLog::new("sink-alone")) {
+            match single_record_producer_config(&self.kafka, "sink-alone")
+                .create_with_context(ClientLog::new("sink-alone"))
+            {
                 // Somebody else may have been faster; one of the two is dropped.
                 Ok(made) => drop(self.lone.set(made)),
                 Err(error) => tracing::error!(%error, "no producer for single records"),

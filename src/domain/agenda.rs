@@ -32,7 +32,7 @@ pub struct Tick {
 
 /// What becomes of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub(crate) enum TickDecision {
     /// This worker fires it.
     Fire,
     /// It is another worker's, or from before this one held it.
@@ -48,17 +48,17 @@ impl Tick {
     }
 
     /// What becomes of it at `now_ms`, for a worker that has held its partition since `held_since_ms`, or does not.
-    pub(crate) fn call(&self, held_since_ms: Option<i64>, now_ms: i64) -> Call {
+    pub(crate) fn call(&self, held_since_ms: Option<i64>, now_ms: i64) -> TickDecision {
         if held_since_ms.is_none_or(|since| self.at_ms <= since) {
-            return Call::Leave;
+            return TickDecision::Leave;
         }
         if self.integration.is_suspended() {
-            return Call::Drop(DropReason::Suspended);
+            return TickDecision::Drop(DropReason::Suspended);
         }
         if now_ms.saturating_sub(self.at_ms) > millis(LATE_MAX) {
-            return Call::Drop(DropReason::TickMissed);
+            return TickDecision::Drop(DropReason::TickMissed);
         }
-        Call::Fire
+        TickDecision::Fire
     }
 }
 
@@ -210,7 +210,7 @@ fn ticks_of(webhook: Webhook<'_>) -> Option<Ticks> {
 }
 
 /// Whether a retry at `retry_ms` of the webhook's tick at `tick_ms` comes too late: not before the next tick.
-pub(crate) fn is_over(webhook: Webhook<'_>, tick_ms: i64, retry_ms: i64) -> bool {
+pub(crate) fn is_too_late(webhook: Webhook<'_>, tick_ms: i64, retry_ms: i64) -> bool {
     // Its schedule may be gone by now; then it has nothing to say any more.
     ticks_of(webhook).is_none_or(|ticks| retry_ms >= ticks.after(tick_ms))
 }
@@ -325,18 +325,18 @@ mod tests {
         let of = integration("active", &[hook("a", "00:00:10")]);
         let tick = Tick { at_ms: NOON, integration: Arc::clone(&of), webhook: 0, skipped: 0 };
         for (held_since_ms, now_ms, expected) in [
-            (None, NOON, Call::Leave),
-            (Some(NOON + 1), NOON + 2, Call::Leave),
-            (Some(NOON), NOON + 1, Call::Leave),
-            (Some(NOON - 1), NOON, Call::Fire),
-            (Some(NOON - 1), NOON + 5_000, Call::Fire),
-            (Some(NOON - 1), NOON + 5_001, Call::Drop(DropReason::TickMissed)),
+            (None, NOON, TickDecision::Leave),
+            (Some(NOON + 1), NOON + 2, TickDecision::Leave),
+            (Some(NOON), NOON + 1, TickDecision::Leave),
+            (Some(NOON - 1), NOON, TickDecision::Fire),
+            (Some(NOON - 1), NOON + 5_000, TickDecision::Fire),
+            (Some(NOON - 1), NOON + 5_001, TickDecision::Drop(DropReason::TickMissed)),
         ] {
             assert_eq!(tick.call(held_since_ms, now_ms), expected, "{held_since_ms:?} {now_ms}");
         }
         of.set_health(crate::health::rules::Health::Failed);
-        assert_eq!(tick.call(Some(NOON - 1), NOON), Call::Drop(DropReason::Suspended));
-        assert_eq!(tick.call(None, NOON), Call::Leave, "counted by its owner alone");
+        assert_eq!(tick.call(Some(NOON - 1), NOON), TickDecision::Drop(DropReason::Suspended));
+        assert_eq!(tick.call(None, NOON), TickDecision::Leave, "counted by its owner alone");
     }
 
     #[test]
@@ -354,13 +354,13 @@ mod tests {
             (webhook, ticks_of(webhook).unwrap().after(NOON))
         };
         let (a, at) = tick(0);
-        assert!(is_over(a, at, at + 30_000), "the first delay of the default schedule is longer than the period");
-        assert!(is_over(a, at, at + 10_000));
-        assert!(!is_over(a, at, at + 9_999));
+        assert!(is_too_late(a, at, at + 30_000), "the first delay of the default schedule is longer than the period");
+        assert!(is_too_late(a, at, at + 10_000));
+        assert!(!is_too_late(a, at, at + 9_999));
         let (b, at) = tick(1);
-        assert!(!is_over(b, at, at + 30_000));
-        assert!(is_over(b, at, at + 3_600_000));
-        assert!(is_over(of.webhook(2).unwrap(), NOON, NOON), "it is no schedule any more");
+        assert!(!is_too_late(b, at, at + 30_000));
+        assert!(is_too_late(b, at, at + 3_600_000));
+        assert!(is_too_late(of.webhook(2).unwrap(), NOON, NOON), "it is no schedule any more");
     }
 
     proptest! {
@@ -383,7 +383,7 @@ mod tests {
                 held.add(0, from);
                 for now in (from..=from + holds).step_by(pace) {
                     for tick in agenda.take_due(now) {
-                        if tick.call(held.since_ms(0), now) == Call::Fire {
+                        if tick.call(held.since_ms(0), now) == TickDecision::Fire {
                             fired.push(tick.at_ms);
                         }
                     }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::rules::{Failures, Guard, Rules, Slot};
+use super::rules::{Failures, Guard, Rules, SecondCounts};
 use super::tally::{Counted, Tally};
 use crate::domain::hash::{BuildHash64, hash_bytes};
 
@@ -25,14 +25,14 @@ const HELD_PART: i64 = 60;
 /// Some integrations of one partition, and what was counted of them.
 pub(crate) type Chunk = (i32, Deltas);
 /// Some integrations, and what was counted of them.
-pub(crate) type Deltas = Vec<(String, Vec<Slot>)>;
+pub(crate) type Deltas = Vec<(String, Vec<SecondCounts>)>;
 
 /// What is not yet told.
 pub struct Collector {
     part_s: u32,
     held_ms: i64,
     guard: Guard<u64>,
-    pending: HashMap<String, Vec<Slot>, BuildHash64>,
+    pending: HashMap<String, Vec<SecondCounts>, BuildHash64>,
     slots: usize,
     /// Too few acknowledgements to change what the owner concludes.
     few: u64,
@@ -97,7 +97,7 @@ impl Collector {
             None => self.pending.entry(integration.key().to_owned()).or_default(),
         };
         // Of acknowledgements only the part of the window matters, and the last.
-        let same = |known: &&mut Slot| {
+        let same = |known: &&mut SecondCounts| {
             let without_failure = known.failures.is_empty() && slot.failures.is_empty();
             known.second == slot.second || without_failure && known.second / part_s == slot.second / part_s
         };
@@ -168,8 +168,8 @@ mod tests {
     use super::*;
     use crate::domain::integration::Integration;
     use crate::domain::outcome::{Outcome, Reason};
-    use crate::health::records::Telling;
-    use crate::health::rules::Told;
+    use crate::health::records::DeltaBatch;
+    use crate::health::rules::ReporterPosition;
     use std::sync::Arc;
 
     fn integration(number: usize) -> Arc<Integration> {
@@ -205,7 +205,7 @@ mod tests {
         let (key, mut slots) = told.into_iter().next().unwrap();
         assert_eq!(key, "ws/1");
         slots.sort_by_key(|slot| slot.second);
-        let first = Slot {
+        let first = SecondCounts {
             second: 1,
             acknowledged: 1,
             failures: [(Reason::Status, 1), (Reason::Timeout, 1)].into_iter().collect(),
@@ -214,12 +214,12 @@ mod tests {
             last_acknowledged_ms: Some(1_200),
             last_answer: Some((1_300, 503)),
         };
-        let second = Slot {
+        let second = SecondCounts {
             second: 21,
             acknowledged: 1,
             last_acknowledged_ms: Some(21_000),
             last_answer: Some((21_000, 200)),
-            ..Slot::default()
+            ..SecondCounts::default()
         };
         assert_eq!(slots, [first, second]);
         assert!(all(&mut collector).is_empty(), "what was handed over is not handed over again");
@@ -241,8 +241,12 @@ mod tests {
         tally.count(0, &integrations[11], &Outcome::Acknowledged, 2_000);
         assert!(collector.collect(&tally, 2_000));
         let told = all(&mut collector);
-        let uncounted =
-            Slot { second: 2, last_acknowledged_ms: Some(2_000), last_answer: Some((2_000, 200)), ..Slot::default() };
+        let uncounted = SecondCounts {
+            second: 2,
+            last_acknowledged_ms: Some(2_000),
+            last_answer: Some((2_000, 200)),
+            ..SecondCounts::default()
+        };
         assert_eq!(told, [("ws/11".to_owned(), vec![uncounted])]);
         // The network is back for most.
         for one in &integrations[..8] {
@@ -280,7 +284,10 @@ mod tests {
         }
         let chunks = collector.take_chunks(0, true, |key| i32::from(key.ends_with('7')));
         for (_, deltas) in &chunks {
-            let telling = Telling { told: Told { boot: u64::MAX, sequence: u64::MAX }, deltas: deltas.clone() };
+            let telling = DeltaBatch {
+                told: ReporterPosition { process_id: u64::MAX, sequence: u64::MAX },
+                deltas: deltas.clone(),
+            };
             assert!(telling.record("host").len() < 2 * RECORD_BYTES_MAX);
         }
         assert!(

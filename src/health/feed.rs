@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::records::StateRecord;
-use super::view::{Standing, Standings};
+use super::view::{HealthState, HealthView};
 use crate::domain::table::Table;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
 use crate::settings;
@@ -33,7 +33,7 @@ pub(crate) struct HealthFeed {
     /// The integrations that are told.
     pub(crate) table: Arc<RwLock<Table>>,
     /// What is known.
-    pub(crate) standings: Arc<Standings>,
+    pub(crate) standings: Arc<HealthView>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -81,7 +81,7 @@ impl HealthFeed {
     fn take(&self, row: &Row<'_>) -> bool {
         let parsed = std::str::from_utf8(row.key).map_err(|error| error.to_string()).and_then(|key| {
             let record = row.value.map(StateRecord::parse).transpose()?;
-            Ok((key, record.map(|record| Standing { health: record.health(), since_ms: record.since_ms() })))
+            Ok((key, record.map(|record| HealthState { health: record.health(), since_ms: record.since_ms() })))
         });
         match parsed {
             Ok((key, standing)) => {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::positions::Positions;
 use super::records::{Delta, StateRecord, counts_record};
 use super::restore::{LoadError, load};
-use super::rules::{Book, Change, Health, Rules};
+use super::rules::{Change, Health, PartitionHealth, Rules};
 use crate::clock;
 use crate::kafka::client::{ClientLog, health_consumer_config};
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
@@ -150,7 +150,7 @@ struct Session<'a> {
     consumer: BaseConsumer<Moves>,
     transactions: Transactions,
     positions: Positions,
-    books: BTreeMap<i32, Book>,
+    books: BTreeMap<i32, PartitionHealth>,
     /// What was last committed.
     committed: BTreeMap<i32, i64>,
     turned: Instant,
@@ -350,7 +350,7 @@ impl<'a> Session<'a> {
 /// What is to be written of one partition.
 struct Entry {
     changes: Vec<Change>,
-    counted: Vec<(Box<str>, super::rules::Known)>,
+    counted: Vec<(Box<str>, super::rules::IntegrationHealth)>,
     forgotten: Vec<Box<str>>,
 }
 
@@ -371,7 +371,7 @@ fn follow(
     owner: &HealthOwner,
     consumer: &BaseConsumer<Moves>,
     deltas_topic: &str,
-    books: &mut BTreeMap<i32, Book>,
+    books: &mut BTreeMap<i32, PartitionHealth>,
 ) -> Result<(), SessionError> {
     match moved {
         Move::Revoked(partitions) => {
@@ -388,7 +388,7 @@ fn follow(
             let failed = |source| SessionError::Kafka { what: "the committed offsets are not known", source };
             drop(consumer.committed_offsets(list, Duration::from_secs(30)).map_err(failed)?);
             let loaded = load(&owner.kafka, &owner.health_topic, &partitions)?;
-            let integrations: usize = loaded.values().map(Book::len).sum();
+            let integrations: usize = loaded.values().map(PartitionHealth::len).sum();
             books.extend(loaded);
             tracing::info!(?partitions, integrations, "the health of these partitions' integrations is judged here");
         }
@@ -396,15 +396,15 @@ fn follow(
     Ok(())
 }
 
-fn take(book: &mut Book, offset: i64, value: Option<&[u8]>, rules: &Rules) {
+fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &Rules) {
     match value.map_or_else(|| Err("no value".to_owned()), Delta::parse) {
-        Ok(Delta::Telling(telling)) => {
+        Ok(Delta::DeltaBatch(telling)) => {
             let now_ms = clock::now_ms();
             for (key, slots) in &telling.deltas {
                 book.count(offset, telling.told, (key, slots), rules, now_ms);
             }
         }
-        Ok(Delta::Resume(resume)) => book.wish(offset, &resume.key, resume.since_ms),
+        Ok(Delta::ResumeRequest(resume)) => book.wish(offset, &resume.key, resume.since_ms),
         Err(error) => tracing::warn!(offset, error, "a record of the deltas topic can not be used"),
     }
     book.pass(offset);

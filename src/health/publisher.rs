@@ -17,10 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::collector::Collector;
-use super::records::{Telling, partition_of};
-use super::rules::{Rules, Told};
+use super::records::{DeltaBatch, partition_of};
+use super::rules::{ReporterPosition, Rules};
 use super::tally::Tally;
-use super::view::Standings;
+use super::view::HealthView;
 use crate::clock;
 use crate::kafka::client::{ClientLog, producer_config};
 use crate::settings;
@@ -46,15 +46,15 @@ struct Outgoing {
 }
 
 /// Tells what is counted.
-pub(crate) struct Deltas {
+pub(crate) struct DeltaPublisher {
     producer: FutureProducer<ClientLog>,
     topic: String,
     tally: Arc<Tally>,
-    standings: Arc<Standings>,
+    standings: Arc<HealthView>,
     metrics: Arc<Metrics>,
     collector: Collector,
     worker: String,
-    boot: u64,
+    process_id: u64,
     /// The last sequence by partition.
     sequences: HashMap<i32, u64>,
     /// Of the topic, once known.
@@ -62,7 +62,7 @@ pub(crate) struct Deltas {
     asked: Option<Instant>,
 }
 
-impl Deltas {
+impl DeltaPublisher {
     /// To `topic`, by the worker of that host name, for an owner who judges by these rules.
     ///
     /// # Errors
@@ -71,14 +71,26 @@ impl Deltas {
         kafka: &settings::Kafka,
         (topic, worker, rules): (String, String, &Rules),
         tally: Arc<Tally>,
-        standings: Arc<Standings>,
+        standings: Arc<HealthView>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let producer = producer_config(kafka, "health-deltas").create_with_context(ClientLog::new("health-deltas"))?;
         let collector = Collector::new(rules);
         let (sequences, partitions, asked) = (HashMap::new(), None, None);
-        let boot = rand::random();
-        Ok(Self { producer, topic, tally, standings, metrics, collector, worker, boot, sequences, partitions, asked })
+        let process_id = rand::random();
+        Ok(Self {
+            producer,
+            topic,
+            tally,
+            standings,
+            metrics,
+            collector,
+            worker,
+            process_id,
+            sequences,
+            partitions,
+            asked,
+        })
     }
 
     /// Tells until `stop`, then tells what is left. Blocks its thread while it asks for the topic's partitions.
@@ -142,7 +154,8 @@ impl Deltas {
         {
             let sequence = self.sequences.entry(partition).or_default();
             *sequence += 1;
-            let telling = Telling { told: Told { boot: self.boot, sequence: *sequence }, deltas };
+            let telling =
+                DeltaBatch { told: ReporterPosition { process_id: self.process_id, sequence: *sequence }, deltas };
             let value = telling.record(&self.worker).into();
             outgoing.push(Outgoing { partition, key: self.worker.clone(), value });
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{Counts, Failing, Failures, Health, Known, Slot, Streak, Told};
+use super::rules::{Counts, Failing, Failures, Health, IntegrationHealth, ReporterPosition, SecondCounts, Streak};
 use crate::domain::outcome::Reason;
 
 /// The partition of an integration: of its key as Kafka's own clients place keys.
@@ -85,8 +85,8 @@ fn nothing_failed(failures: &ByReason) -> bool {
     failures.0.is_empty()
 }
 
-impl From<&Slot> for SlotRecord {
-    fn from(slot: &Slot) -> Self {
+impl From<&SecondCounts> for SlotRecord {
+    fn from(slot: &SecondCounts) -> Self {
         Self {
             second: slot.second,
             acknowledged: slot.acknowledged,
@@ -99,7 +99,7 @@ impl From<&Slot> for SlotRecord {
     }
 }
 
-impl From<SlotRecord> for Slot {
+impl From<SlotRecord> for SecondCounts {
     fn from(record: SlotRecord) -> Self {
         let failures = record.failures.failures();
         let unacknowledged =
@@ -127,14 +127,16 @@ struct DeltaRecord<'a> {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum DeltasRecord<'a> {
-    Telling {
+    DeltaBatch {
         worker: Cow<'a, str>,
-        boot: Cow<'a, str>,
+        /// Its name in the records of the first release.
+        #[serde(rename = "boot")]
+        process_id: Cow<'a, str>,
         sequence: u64,
         #[serde(borrow)]
         deltas: Vec<DeltaRecord<'a>>,
     },
-    Resume {
+    ResumeRequest {
         resume: ResumeRecord,
     },
 }
@@ -147,16 +149,16 @@ struct ResumeRecord {
 
 /// What a worker tells in one record: what it counted of integrations of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Telling {
+pub struct DeltaBatch {
     /// Which process tells, and its how manieth telling to this partition it is.
-    pub told: Told,
+    pub told: ReporterPosition,
     /// By integration.
-    pub deltas: Vec<(String, Vec<Slot>)>,
+    pub deltas: Vec<(String, Vec<SecondCounts>)>,
 }
 
 /// The wish that a suspended integration be active again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Resume {
+pub struct ResumeRequest {
     /// Its key.
     pub(crate) key: String,
     /// Of the suspension that is to end: since when it is, ms since 1970. A later one is not meant.
@@ -167,17 +169,17 @@ pub struct Resume {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delta {
     /// What a worker counted.
-    Telling(Telling),
+    DeltaBatch(DeltaBatch),
     /// A wish.
-    Resume(Resume),
+    ResumeRequest(ResumeRequest),
 }
 
-impl Telling {
+impl DeltaBatch {
     /// The record, by the worker of that host name.
     pub fn record(&self, worker: &str) -> Vec<u8> {
-        json(&DeltasRecord::Telling {
+        json(&DeltasRecord::DeltaBatch {
             worker: worker.into(),
-            boot: format!("{:016x}", self.told.boot).into(),
+            process_id: format!("{:016x}", self.told.process_id).into(),
             sequence: self.told.sequence,
             deltas: self
                 .deltas
@@ -191,11 +193,11 @@ impl Telling {
     }
 }
 
-impl Resume {
+impl ResumeRequest {
     /// The record.
     pub(crate) fn record(&self) -> Vec<u8> {
         let since = self.since_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
-        json(&DeltasRecord::Resume { resume: ResumeRecord { integration: self.key.clone(), since } })
+        json(&DeltasRecord::ResumeRequest { resume: ResumeRecord { integration: self.key.clone(), since } })
     }
 }
 
@@ -206,14 +208,18 @@ impl Delta {
     /// What is wrong with it.
     pub fn parse(value: &[u8]) -> Result<Self, String> {
         match serde_json::from_slice(value).map_err(|error| error.to_string())? {
-            DeltasRecord::Telling { boot, sequence, deltas, .. } => {
-                let boot = u64::from_str_radix(&boot, 16).map_err(|_invalid| "the boot is no number".to_owned())?;
-                let deltas = deltas
-                    .into_iter()
-                    .map(|delta| (delta.integration.into_owned(), delta.slots.into_iter().map(Slot::from).collect()));
-                Ok(Self::Telling(Telling { told: Told { boot, sequence }, deltas: deltas.collect() }))
+            DeltasRecord::DeltaBatch { process_id, sequence, deltas, .. } => {
+                let process_id =
+                    u64::from_str_radix(&process_id, 16).map_err(|_invalid| "boot is not a number".to_owned())?;
+                let deltas = deltas.into_iter().map(|delta| {
+                    (delta.integration.into_owned(), delta.slots.into_iter().map(SecondCounts::from).collect())
+                });
+                Ok(Self::DeltaBatch(DeltaBatch {
+                    told: ReporterPosition { process_id, sequence },
+                    deltas: deltas.collect(),
+                }))
             }
-            DeltasRecord::Resume { resume } => Ok(Self::Resume(Resume {
+            DeltasRecord::ResumeRequest { resume } => Ok(Self::ResumeRequest(ResumeRequest {
                 key: resume.integration,
                 since_ms: resume.since.map(Timestamp::as_millisecond),
             })),
@@ -239,7 +245,7 @@ pub(crate) struct StateRecord {
 
 impl StateRecord {
     /// The record that says what is known.
-    pub(crate) fn of(known: &Known) -> Self {
+    pub(crate) fn of(known: &IntegrationHealth) -> Self {
         let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
         Self {
             status: known.health.word().to_owned(),
@@ -289,12 +295,12 @@ impl StateRecord {
     }
 
     /// What is known when only this record is left.
-    pub(crate) fn known(&self) -> Known {
-        Known {
+    pub(crate) fn known(&self) -> IntegrationHealth {
+        IntegrationHealth {
             health: self.health(),
             since_ms: Some(self.since_ms()),
             first_dropped: self.first_dropped.clone(),
-            ..Known::default()
+            ..IntegrationHealth::default()
         }
     }
 }
@@ -339,14 +345,14 @@ struct CountsRecord {
 }
 
 /// The counts record of what is known.
-pub fn counts_record(known: &Known) -> Vec<u8> {
+pub fn counts_record(known: &IntegrationHealth) -> Vec<u8> {
     let counts = &known.counts;
     json(&CountsRecord {
         status: known.health.word().to_owned(),
         since_ms: known.since_ms,
         first_dropped: known.first_dropped.clone(),
         next_offset: known.next_offset,
-        told: known.told.iter().map(|told| (told.boot, told.sequence)).collect(),
+        told: known.told.iter().map(|told| (told.process_id, told.sequence)).collect(),
         acknowledged: counts.acknowledged.clone(),
         failed: counts.failed.iter().map(|(part, failures)| (*part, failures.into())).collect(),
         streak_older: counts.streak.older.as_ref().map(FailingRecord::from),
@@ -361,15 +367,15 @@ pub fn counts_record(known: &Known) -> Vec<u8> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse_counts(value: &[u8]) -> Result<Known, String> {
+pub fn parse_counts(value: &[u8]) -> Result<IntegrationHealth, String> {
     let record: CountsRecord = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     let health = Health::parse(&record.status).ok_or_else(|| "an unknown status".to_owned())?;
-    Ok(Known {
+    Ok(IntegrationHealth {
         health,
         since_ms: record.since_ms,
         first_dropped: record.first_dropped,
         next_offset: record.next_offset,
-        told: record.told.into_iter().map(|(boot, sequence)| Told { boot, sequence }).collect(),
+        told: record.told.into_iter().map(|(process_id, sequence)| ReporterPosition { process_id, sequence }).collect(),
         counts: Counts {
             acknowledged: record.acknowledged,
             failed: record.failed.into_iter().map(|(part, failures)| (part, failures.failures())).collect(),
@@ -412,7 +418,7 @@ mod tests {
 
     #[test]
     fn the_state_record_is_the_documented_one() {
-        let mut known = Known::default().changed(Health::Failed, 1_632_827_306_903);
+        let mut known = IntegrationHealth::default().changed(Health::Failed, 1_632_827_306_903);
         known.counts.last_acknowledged_ms = Some(1_632_820_000_000);
         known.counts.last_answer = Some((1_632_827_300_000, 503));
         known.counts.streak.recent = vec![Failing {
@@ -447,18 +453,20 @@ mod tests {
             .prop_map(|counted| counted.into_iter().collect())
     }
 
-    fn any_slot() -> impl Strategy<Value = Slot> {
+    fn any_slot() -> impl Strategy<Value = SecondCounts> {
         let at = || prop::option::of(any::<i64>());
         let failures = (any_failures(), any_failures());
         (any::<u32>(), any::<u32>(), failures, at(), at(), prop::option::of(any::<(i64, u16)>())).prop_map(
-            |(second, acknowledged, (failures, later), first_failure_ms, last_acknowledged_ms, last_answer)| Slot {
-                second,
-                acknowledged,
-                failures,
-                unacknowledged: if last_acknowledged_ms.is_none() { failures } else { later },
-                first_failure_ms,
-                last_acknowledged_ms,
-                last_answer,
+            |(second, acknowledged, (failures, later), first_failure_ms, last_acknowledged_ms, last_answer)| {
+                SecondCounts {
+                    second,
+                    acknowledged,
+                    failures,
+                    unacknowledged: if last_acknowledged_ms.is_none() { failures } else { later },
+                    first_failure_ms,
+                    last_acknowledged_ms,
+                    last_answer,
+                }
             },
         )
     }
@@ -474,14 +482,14 @@ mod tests {
     proptest! {
         #[test]
         fn deltas_read_back(
-            boot in any::<u64>(), sequence in any::<u64>(),
+            process_id in any::<u64>(), sequence in any::<u64>(),
             deltas in prop::collection::vec(("[a-zä\"/]{1,9}", prop::collection::vec(any_slot(), 0..3)), 0..3),
             key in "[a-zß/]{1,9}", since_ms in prop::option::of(0..9_000_000_000_000i64),
         ) {
-            let telling = Telling { told: Told { boot, sequence }, deltas };
-            prop_assert_eq!(Delta::parse(&telling.record("host")), Ok(Delta::Telling(telling)));
-            let resume = Resume { key, since_ms };
-            prop_assert_eq!(Delta::parse(&resume.record()), Ok(Delta::Resume(resume)));
+            let telling = DeltaBatch { told: ReporterPosition { process_id, sequence }, deltas };
+            prop_assert_eq!(Delta::parse(&telling.record("host")), Ok(Delta::DeltaBatch(telling)));
+            let resume = ResumeRequest { key, since_ms };
+            prop_assert_eq!(Delta::parse(&resume.record()), Ok(Delta::ResumeRequest(resume)));
         }
 
         #[test]
@@ -495,12 +503,12 @@ mod tests {
             older in prop::option::of(any_failing()),
             recent in prop::collection::vec(any_failing(), 0..4),
         ) {
-            let known = Known {
+            let known = IntegrationHealth {
                 health,
                 since_ms: times.0,
                 first_dropped,
                 next_offset: times.4,
-                told: told.into_iter().map(|(boot, sequence)| Told { boot, sequence }).collect(),
+                told: told.into_iter().map(|(process_id, sequence)| ReporterPosition { process_id, sequence }).collect(),
                 counts: Counts {
                     acknowledged,
                     failed,

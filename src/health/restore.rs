@@ -14,7 +14,7 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::records::{StateRecord, parse_counts};
-use super::rules::{Book, Known};
+use super::rules::{IntegrationHealth, PartitionHealth};
 use crate::kafka::client::{ClientLog, table_consumer_config, uncommitted_config};
 use crate::settings;
 use crate::topics::counts_topic;
@@ -45,7 +45,7 @@ pub(crate) enum LoadError {
 }
 
 /// What is known of the integrations of a topic's partitions.
-type Tables = BTreeMap<i32, BTreeMap<String, Known>>;
+type Tables = BTreeMap<i32, BTreeMap<String, IntegrationHealth>>;
 
 /// The books of some partitions. Blocks.
 ///
@@ -55,10 +55,11 @@ pub(crate) fn load(
     kafka: &settings::Kafka,
     health_topic: &str,
     partitions: &[i32],
-) -> Result<BTreeMap<i32, Book>, LoadError> {
+) -> Result<BTreeMap<i32, PartitionHealth>, LoadError> {
     let states = read(kafka, health_topic, partitions, |value| Ok(StateRecord::parse(value)?.known()))?;
     let counts = read(kafka, &counts_topic(health_topic), partitions, parse_counts)?;
-    let mut books: BTreeMap<i32, Book> = partitions.iter().map(|partition| (*partition, Book::default())).collect();
+    let mut books: BTreeMap<i32, PartitionHealth> =
+        partitions.iter().map(|partition| (*partition, PartitionHealth::default())).collect();
     // The states first: counts know more.
     for (partition, table) in states.into_iter().chain(counts) {
         let Some(book) = books.get_mut(&partition) else { continue };
@@ -74,7 +75,7 @@ fn read(
     kafka: &settings::Kafka,
     topic: &str,
     partitions: &[i32],
-    parse: impl Fn(&[u8]) -> Result<Known, String>,
+    parse: impl Fn(&[u8]) -> Result<IntegrationHealth, String>,
 ) -> Result<Tables, LoadError> {
     let failed = |what| move |source| LoadError::Kafka { what, source };
     let reader: BaseConsumer<ClientLog> = table_consumer_config(kafka, "health-load")
@@ -138,10 +139,10 @@ fn wait_until_closed(
 }
 
 fn take(
-    table: &mut BTreeMap<String, Known>,
+    table: &mut BTreeMap<String, IntegrationHealth>,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
-    parse: impl Fn(&[u8]) -> Result<Known, String>,
+    parse: impl Fn(&[u8]) -> Result<IntegrationHealth, String>,
 ) {
     let Some(key) = key.and_then(|key| std::str::from_utf8(key).ok()) else { return };
     match value.map(parse) {

@@ -6,13 +6,13 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::publisher::partitions_of;
-use super::records::{Resume, partition_of};
+use super::records::{ResumeRequest, partition_of};
 use crate::kafka::client::{ClientLog, producer_config};
 use crate::settings;
 
 /// Why a wish was not published.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WishError {
+pub(crate) enum ResumeRequestError {
     /// There is nowhere to publish it.
     #[error("topic `{topic}`: {reason}")]
     Topic {
@@ -30,12 +30,16 @@ pub(crate) enum WishError {
 /// topic's partitions.
 ///
 /// # Errors
-/// [`WishError`]
-pub(crate) async fn publish(kafka: &settings::Kafka, topic: &str, wish: &Resume) -> Result<(), WishError> {
+/// [`ResumeRequestError`]
+pub(crate) async fn publish(
+    kafka: &settings::Kafka,
+    topic: &str,
+    wish: &ResumeRequest,
+) -> Result<(), ResumeRequestError> {
     let producer: FutureProducer<ClientLog> =
         producer_config(kafka, "resume").create_with_context(ClientLog::new("resume"))?;
-    let partitions =
-        partitions_of(&producer, topic).map_err(|reason| WishError::Topic { topic: topic.to_owned(), reason })?;
+    let partitions = partitions_of(&producer, topic)
+        .map_err(|reason| ResumeRequestError::Topic { topic: topic.to_owned(), reason })?;
     let value = wish.record();
     let record = FutureRecord::to(topic).partition(partition_of(&wish.key, partitions)).key(&wish.key).payload(&value);
     producer.send(record, Duration::ZERO).await.map(|_delivery| ()).map_err(|(error, _record)| error.into())

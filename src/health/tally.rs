@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::rules::{Slot, second_of};
+use super::rules::{SecondCounts, second_of};
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::Outcome;
@@ -14,7 +14,7 @@ pub struct Counted {
     /// The integration, as the last delivery knew it.
     pub(crate) integration: Arc<Integration>,
     /// The counts.
-    pub slot: Slot,
+    pub slot: SecondCounts,
     /// When the last attempt ended, ms since 1970.
     pub(crate) last_ms: i64,
     /// Whether it failed for a reason of the network.
@@ -53,7 +53,7 @@ impl Tally {
         let mut counts = self.lock(shard);
         let counted = counts.entry(key).or_insert_with(|| Counted {
             integration: Arc::clone(integration),
-            slot: Slot::of(second),
+            slot: SecondCounts::of(second),
             last_ms: at_ms,
             by_network,
         });

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::records::Resume;
+use super::records::ResumeRequest;
 use super::rules::Health;
 use crate::domain::integration::{Integration, Status};
 
@@ -17,7 +17,7 @@ const BROUGHT_BACK_MAX: usize = 10_000;
 
 /// What the health topic says of an integration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct HealthState {
     /// Its state.
     pub(crate) health: Health,
     /// Since when, ms since 1970.
@@ -26,23 +26,23 @@ pub(crate) struct Standing {
 
 /// What the health topic says, and who shall be resumed.
 #[derive(Debug, Default)]
-pub(crate) struct Standings {
+pub(crate) struct HealthView {
     /// Of integrations that are not active.
-    by_key: RwLock<HashMap<Box<str>, Standing>>,
+    by_key: RwLock<HashMap<Box<str>, HealthState>>,
     /// When an integration was last seen to be brought back, ms since 1970.
     brought_back: Mutex<HashMap<Box<str>, i64>>,
-    wishes: Mutex<HashSet<Resume>>,
+    wishes: Mutex<HashSet<ResumeRequest>>,
 }
 
-impl Standings {
+impl HealthView {
     /// What the health topic says of an integration.
-    pub(crate) fn of(&self, key: &str) -> Option<Standing> {
+    pub(crate) fn of(&self, key: &str) -> Option<HealthState> {
         self.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key).copied()
     }
 
     /// The health topic says something new; none removes what it said. `integration` is the one of that key, if there is
     /// one.
-    pub(crate) fn said(&self, key: &str, standing: Option<Standing>, integration: Option<&Integration>) {
+    pub(crate) fn said(&self, key: &str, standing: Option<HealthState>, integration: Option<&Integration>) {
         {
             let mut by_key = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
             match standing.filter(|standing| standing.health != Health::Active) {
@@ -65,7 +65,7 @@ impl Standings {
     /// A record of the integrations topic, written at `written_ms`: it takes over what the health topic says, and brings
     /// the integration back if it says so. A record that was there before this process (not `live`) must be later than the
     /// suspension by its own account.
-    pub(crate) fn integration_changed(
+    pub(crate) fn apply_integration(
         &self,
         before: Option<&Integration>,
         after: &Integration,
@@ -87,17 +87,17 @@ impl Standings {
         }
     }
 
-    fn wish(&self, key: &str, standing: Standing) {
+    fn wish(&self, key: &str, standing: HealthState) {
         let mut wishes = lock(&self.wishes);
         if wishes.len() < WISHES_MAX {
-            wishes.insert(Resume { key: key.to_owned(), since_ms: Some(standing.since_ms) });
+            wishes.insert(ResumeRequest { key: key.to_owned(), since_ms: Some(standing.since_ms) });
         } else {
             tracing::warn!(key, "too many integrations are resumed at once: this one is not");
         }
     }
 
     /// The wishes that came since the last time.
-    pub(crate) fn take_wishes(&self) -> Vec<Resume> {
+    pub(crate) fn take_wishes(&self) -> Vec<ResumeRequest> {
         lock(&self.wishes).drain().collect()
     }
 }
@@ -129,24 +129,24 @@ mod tests {
         Integration::parse("ws/i", format!(r#"{{"status":"{status}"{info}}}"#).as_bytes()).unwrap()
     }
 
-    fn failed(since_ms: i64) -> Standing {
-        Standing { health: Health::Failed, since_ms }
+    fn failed(since_ms: i64) -> HealthState {
+        HealthState { health: Health::Failed, since_ms }
     }
 
     /// Whether a change is a wish to end the suspension that began at 1000.
     #[track_caller]
     fn check(before: Option<&Integration>, after: &Integration, written_ms: i64, live: bool, expected: bool) {
-        let wish = vec![Resume { key: "ws/i".to_owned(), since_ms: Some(1_000) }];
+        let wish = vec![ResumeRequest { key: "ws/i".to_owned(), since_ms: Some(1_000) }];
         let expected = if expected { wish } else { vec![] };
-        let standings = Standings::default();
+        let standings = HealthView::default();
         standings.said("ws/i", Some(failed(1_000)), before);
-        standings.integration_changed(before, after, written_ms, live);
+        standings.apply_integration(before, after, written_ms, live);
         assert!(after.is_suspended(), "only the health topic ends it");
         assert_eq!(standings.take_wishes(), expected, "the suspension is known first");
         assert!(standings.take_wishes().is_empty());
         if written_ms > 1_000 {
-            let standings = Standings::default();
-            standings.integration_changed(before, after, written_ms, live);
+            let standings = HealthView::default();
+            standings.apply_integration(before, after, written_ms, live);
             standings.said("ws/i", Some(failed(1_000)), Some(after));
             assert_eq!(standings.take_wishes(), expected, "the suspension is known later");
         }
@@ -168,9 +168,9 @@ mod tests {
         let (paused, active) = (integration("paused", None), integration("active", None));
         check(None, &active, 2_000, false, false);
         check(Some(&paused), &active, 500, false, false);
-        let standings = Standings::default();
+        let standings = HealthView::default();
         standings.said("ws/i", Some(failed(1_000)), None);
-        standings.integration_changed(Some(&paused), &active, 2_000, false);
+        standings.apply_integration(Some(&paused), &active, 2_000, false);
         assert_eq!(standings.take_wishes().len(), 1);
         check(None, &integration("active", Some("1970-01-01T00:00:00.9Z")), 2_000, false, false);
         check(None, &integration("active", Some("1970-01-01T00:00:01.1Z")), 2_000, false, true);
@@ -187,13 +187,13 @@ mod tests {
 
     #[test]
     fn a_suspension_after_it_was_brought_back_stands() {
-        let standings = Standings::default();
+        let standings = HealthView::default();
         let (before, after) = (integration("paused", None), integration("active", None));
-        standings.integration_changed(Some(&before), &after, 2_000, true);
+        standings.apply_integration(Some(&before), &after, 2_000, true);
         standings.said("ws/i", Some(failed(3_000)), Some(&after));
         assert!(standings.take_wishes().is_empty());
         assert!(after.is_suspended());
-        standings.said("ws/i", Some(Standing { health: Health::Active, since_ms: 4_000 }), Some(&after));
+        standings.said("ws/i", Some(HealthState { health: Health::Active, since_ms: 4_000 }), Some(&after));
         assert!(!after.is_suspended());
         standings.said("ws/i", Some(failed(5_000)), Some(&after));
         standings.said("ws/i", None, Some(&after));

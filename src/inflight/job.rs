@@ -190,12 +190,12 @@ pub enum Job {
     /// Deliver.
     Deliver(Delivery),
     /// Put a record into the dead-letter topic.
-    Bury(Box<Burial>),
+    DeadLetter(Box<DeadLetter>),
 }
 
 /// A record on its way to the dead-letter topic without an attempt.
 #[derive(Debug)]
-pub struct Burial {
+pub struct DeadLetter {
     /// The record.
     pub(crate) event: Arc<Event>,
     /// Why.

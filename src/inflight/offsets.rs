@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 pub(crate) type Sequence = u64;
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct Entry {
     offset: i64,
     settled: bool,
 }
@@ -19,7 +19,7 @@ struct Slot {
 /// The records of one assignment of one partition.
 #[derive(Debug, Default)]
 pub struct OffsetTracker {
-    slots: VecDeque<Slot>,
+    slots: VecDeque<Entry>,
     /// The sequence number of the first slot.
     head: Sequence,
     /// One past the last offset of the settled prefix.
@@ -29,7 +29,7 @@ pub struct OffsetTracker {
 impl OffsetTracker {
     /// Takes a record that was read. Offsets must grow.
     pub fn admit(&mut self, offset: i64) -> Sequence {
-        self.slots.push_back(Slot { offset, settled: false });
+        self.slots.push_back(Entry { offset, settled: false });
         self.head + self.slots.len() as Sequence - 1
     }
 
@@ -39,7 +39,7 @@ impl OffsetTracker {
             self.head += 1;
             self.committable = Some(offset + 1);
         } else {
-            self.slots.push_back(Slot { offset, settled: true });
+            self.slots.push_back(Entry { offset, settled: true });
         }
     }
 
@@ -73,7 +73,7 @@ impl OffsetTracker {
     }
 
     /// How many records lie between the committed prefix and the last one read.
-    pub(crate) fn span(&self) -> usize {
+    pub(crate) fn unsettled_len(&self) -> usize {
         self.slots.len()
     }
 }
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(tracker.committable(), Some(15));
         assert!(!tracker.settle(first));
         tracker.admit_settled(20);
-        assert_eq!((tracker.committable(), tracker.span()), (Some(21), 0));
+        assert_eq!((tracker.committable(), tracker.unsettled_len()), (Some(21), 0));
     }
 
     #[derive(Clone, Debug)]

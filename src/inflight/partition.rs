@@ -96,8 +96,8 @@ impl Assignment {
     }
 
     /// How many records lie between the settled prefix and the last one read.
-    pub(crate) fn span(&self) -> usize {
-        self.state().tracker.span()
+    pub(crate) fn unsettled_len(&self) -> usize {
+        self.state().tracker.unsettled_len()
     }
 
     /// Begins work on one of its records, unless the assignment is closing and the record is later than all that were

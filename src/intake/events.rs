@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::membership::{Membership, readable_headers};
+use super::membership::{GroupMember, readable_headers};
 use super::pipeline::{Pipeline, Record};
 use crate::domain::headers::workspace_of;
 use crate::inflight::job::Job;
@@ -20,7 +20,7 @@ use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::{Pressure, Reading};
 use crate::kafka::client::consumer_config;
 use crate::settings;
-use crate::telemetry::admin::{Condition, Loop};
+use crate::telemetry::admin::{PollLoop, Readiness};
 
 /// Records between two looks at the pressure and at what to hand over.
 const BATCH: usize = 256;
@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_millis(2);
 
 /// Where a consumer hands jobs over, and what tells it to stop.
 #[derive(Clone)]
-pub(crate) struct Outlet {
+pub(crate) struct Handoff {
     /// One channel a shard.
     pub(crate) shards: Vec<mpsc::Sender<Vec<Job>>>,
     /// The path of a record.
@@ -48,10 +48,10 @@ pub(crate) struct Outlet {
     /// Cancelled when the process can't go on.
     pub(crate) fatal: CancellationToken,
     /// Where the loop says that it comes round.
-    pub(crate) condition: Arc<Condition>,
+    pub(crate) condition: Arc<Readiness>,
 }
 
-impl Outlet {
+impl Handoff {
     /// One empty batch a shard.
     pub(crate) fn batches(&self) -> Vec<Vec<Job>> {
         self.shards.iter().map(|_| Vec::new()).collect()
@@ -70,15 +70,15 @@ impl Outlet {
 }
 
 /// The consumer of the events topic.
-pub(crate) struct Events {
-    consumer: BaseConsumer<Membership>,
-    outlet: Outlet,
+pub(crate) struct EventConsumer {
+    consumer: BaseConsumer<GroupMember>,
+    outlet: Handoff,
     /// By partition, as of `generation`.
     assignments: HashMap<i32, Arc<Assignment>>,
     generation: u64,
 }
 
-impl Events {
+impl EventConsumer {
     /// Joins the group.
     ///
     /// # Errors
@@ -86,17 +86,17 @@ impl Events {
     pub(crate) fn subscribe(
         kafka: &settings::Kafka,
         topic: &str,
-        membership: Membership,
-        outlet: Outlet,
+        membership: GroupMember,
+        outlet: Handoff,
     ) -> Result<Self, KafkaError> {
-        let consumer: BaseConsumer<Membership> =
+        let consumer: BaseConsumer<GroupMember> =
             consumer_config(kafka, "events", &kafka.group).create_with_context(membership)?;
         consumer.subscribe(&[topic])?;
         Ok(Self { consumer, outlet, assignments: HashMap::new(), generation: 0 })
     }
 
     /// The group membership, for the lag.
-    pub(crate) fn membership(&self) -> Arc<Membership> {
+    pub(crate) fn membership(&self) -> Arc<GroupMember> {
         Arc::clone(self.consumer.context())
     }
 
@@ -111,11 +111,11 @@ impl Events {
             self.outlet.hand_over(&mut batches);
             if kept_up.elapsed() >= KEEP_UP_EVERY {
                 self.consumer.context().keep_up(&self.consumer, Reading::Go);
-                self.outlet.condition.beat(Loop::Events);
+                self.outlet.condition.beat(PollLoop::Events);
                 kept_up = Instant::now();
             }
         }
-        self.outlet.condition.ended(Loop::Events);
+        self.outlet.condition.ended(PollLoop::Events);
         self.consumer.context().leave(&self.consumer);
         tracing::info!("the events consumer has drained");
     }
@@ -151,7 +151,7 @@ impl Events {
             // A record that was on its way when its partition was paused.
             self.outlet.hand_over(&mut batches);
             self.consumer.context().keep_up(&self.consumer, Reading::Wait);
-            self.outlet.condition.beat(Loop::Events);
+            self.outlet.condition.beat(PollLoop::Events);
         }
         self.consumer.context().pause_all(&self.consumer, false);
         can_go_on

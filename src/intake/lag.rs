@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionListElem};
 
 use tokio::time::Instant;
 
-use super::membership::Membership;
+use super::membership::GroupMember;
 use crate::inflight::partition::Assignment;
 use crate::kafka::client::{ClientLog, group_asker_config};
 use crate::settings;
@@ -26,7 +26,7 @@ const MEASURE_MAX: Duration = Duration::from_secs(10);
 /// Measures the lag.
 pub(crate) struct Lag {
     asker: BaseConsumer<ClientLog>,
-    membership: Arc<Membership>,
+    membership: Arc<GroupMember>,
     metrics: Arc<Metrics>,
     exported: Vec<(Arc<str>, i32)>,
 }
@@ -38,7 +38,7 @@ impl Lag {
     /// A property that librdkafka refuses.
     pub(crate) fn new(
         kafka: &settings::Kafka,
-        membership: Arc<Membership>,
+        membership: Arc<GroupMember>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let asker = group_asker_config(kafka, "lag", &kafka.group).create_with_context(ClientLog::new("lag"))?;

@@ -18,14 +18,14 @@ const HOLD_BACK: Duration = Duration::from_secs(2);
 
 /// Of one member.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Lease {
     silence_max: Duration,
     heard: Option<Instant>,
     looked: Option<Instant>,
     held_back_until: Option<Instant>,
 }
 
-impl Standing {
+impl Lease {
     /// Of a member whose session ends after `session_timeout` without a heartbeat.
     pub(crate) fn new(session_timeout: Duration) -> Self {
         let silence_max = session_timeout.saturating_sub(MARGIN);
@@ -38,7 +38,7 @@ impl Standing {
     }
 
     /// Whether the member may act now. Asked each time its loop comes round.
-    pub(crate) fn may_act(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_valid(&mut self, now: Instant) -> bool {
         let stood_still = self.looked.replace(now).is_some_and(|before| now - before > STANDSTILL);
         let Some(heard) = self.heard else { return false };
         if stood_still || now.saturating_duration_since(heard) > self.silence_max {
@@ -53,29 +53,29 @@ mod tests {
     use super::*;
 
     /// Lets `seconds` pass with a loop that comes round ten times a second, and says whether it may act at the end.
-    async fn pass(standing: &mut Standing, seconds: u64, hears: bool) -> bool {
+    async fn pass(standing: &mut Lease, seconds: u64, hears: bool) -> bool {
         let mut may = false;
         for _ in 0..seconds * 10 {
             tokio::time::advance(Duration::from_millis(100)).await;
             if hears {
                 standing.heard(Some(Instant::now()));
             }
-            may = standing.may_act(Instant::now());
+            may = standing.is_valid(Instant::now());
         }
         may
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_acts_before_the_coordinator_was_heard_of() {
-        let mut standing = Standing::new(Duration::from_secs(6));
+        let mut standing = Lease::new(Duration::from_secs(6));
         assert!(!pass(&mut standing, 60, false).await);
         standing.heard(Some(Instant::now()));
-        assert!(standing.may_act(Instant::now()), "and at once when it was");
+        assert!(standing.is_valid(Instant::now()), "and at once when it was");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_member_that_is_cut_off_stops_before_its_session_ends() {
-        let mut standing = Standing::new(Duration::from_secs(6));
+        let mut standing = Lease::new(Duration::from_secs(6));
         assert!(pass(&mut standing, 5, true).await);
         assert!(pass(&mut standing, 5, false).await, "a few lost heartbeats are nothing");
         assert!(!pass(&mut standing, 1, false).await);
@@ -84,7 +84,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn contact_again_is_believed_only_after_a_while() {
-        let mut standing = Standing::new(Duration::from_secs(6));
+        let mut standing = Lease::new(Duration::from_secs(6));
         pass(&mut standing, 1, true).await;
         pass(&mut standing, 10, false).await;
         assert!(!pass(&mut standing, 1, true).await);
@@ -93,11 +93,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_stood_still_does_not_act_when_it_wakes() {
-        let mut standing = Standing::new(Duration::from_secs(6));
+        let mut standing = Lease::new(Duration::from_secs(6));
         assert!(pass(&mut standing, 1, true).await);
         tokio::time::advance(Duration::from_secs(2)).await;
         standing.heard(Some(Instant::now()));
-        assert!(!standing.may_act(Instant::now()));
+        assert!(!standing.is_valid(Instant::now()));
         assert!(pass(&mut standing, 2, true).await);
     }
 }

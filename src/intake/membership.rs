@@ -39,7 +39,7 @@ struct Held {
 type Partition = (Arc<str>, i32);
 
 /// What the group knows and the callbacks change.
-pub(crate) struct Membership {
+pub(crate) struct GroupMember {
     log: ClientLog,
     held: Mutex<BTreeMap<Partition, Held>>,
     /// Grows with every change of `held`.
@@ -57,7 +57,7 @@ const COMMIT_TRIES: u32 = 20;
 /// Between two tries.
 const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-impl Membership {
+impl GroupMember {
     /// Of a member that holds nothing yet. `role` names it in logs.
     pub(crate) fn new(role: &'static str, metrics: Arc<Metrics>, drain_timeout: Duration) -> Self {
         Self {
@@ -179,7 +179,7 @@ impl Membership {
                 add_offset(&mut offsets, &held.assignment, offset);
                 held.stored = committable;
             }
-            let span = held.assignment.span();
+            let span = held.assignment.unsettled_len();
             if !held.paused && span >= WINDOW {
                 held.paused = true;
                 pause.add_partition(topic, *partition);
@@ -242,7 +242,7 @@ impl Membership {
 
 /// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no
 /// commits: that is over soon, without this thread.
-fn commit_now(consumer: &BaseConsumer<Membership>, offsets: &TopicPartitionList) -> KafkaResult<()> {
+fn commit_now(consumer: &BaseConsumer<GroupMember>, offsets: &TopicPartitionList) -> KafkaResult<()> {
     let mut tries = COMMIT_TRIES;
     loop {
         let committed = consumer.commit(offsets, CommitMode::Sync);
@@ -263,7 +263,7 @@ fn add_offset(list: &mut TopicPartitionList, assignment: &Assignment, offset: i6
     }
 }
 
-impl ClientContext for Membership {
+impl ClientContext for GroupMember {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.log.log(level, facility, message);
     }
@@ -273,7 +273,7 @@ impl ClientContext for Membership {
     }
 }
 
-impl ConsumerContext for Membership {
+impl ConsumerContext for GroupMember {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Revoke(partitions) => self.revoked(consumer, partitions),

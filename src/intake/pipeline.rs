@@ -12,7 +12,7 @@ use crate::domain::integration::{Integration, Status};
 use crate::domain::outcome::{DeadReason, DropReason};
 use crate::domain::table::Table;
 use crate::domain::ticks;
-use crate::inflight::job::{Burial, Delivery, Due, Event, Job, Origin, delivery_id};
+use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, delivery_id};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Pressure;
 use crate::telemetry::metrics::{EventOutcome, Metrics, TickOutcome};
@@ -107,8 +107,8 @@ impl Pipeline {
         let value = record.value.map(|_| event.payload.clone());
         let shard = usize::try_from(record.offset).unwrap_or(0) % self.shards;
         let key = record.key.map(Bytes::copy_from_slice);
-        let burial = Burial { event: Arc::new(event), reason: DeadReason::InvalidEvent, key, value, wire };
-        self.push(shard, Job::Bury(Box::new(burial)), batches);
+        let dead_letter = DeadLetter { event: Arc::new(event), reason: DeadReason::InvalidEvent, key, value, wire };
+        self.push(shard, Job::DeadLetter(Box::new(dead_letter)), batches);
     }
 
     fn admit(&self, record: &Record<'_>, assignment: &Arc<Assignment>) -> Event {
@@ -176,9 +176,9 @@ impl Pipeline {
         event.open(1);
         let event = Arc::new(event);
         let over = is_tick.then_some((timestamp_ms, retry.now_ms));
-        let ready = if has_payload { self.look_up(&retry.wire, over) } else { Err(unreadable("value")) };
+        let ready = if has_payload { self.resolve_target(&retry.wire, over) } else { Err(unreadable("value")) };
         match ready {
-            Ok(Present::Deliver { integration, webhook }) => {
+            Ok(RetryTarget::Deliver { integration, webhook }) => {
                 let Some(hook) = integration.webhook(webhook) else { return };
                 let shard = hook.host_hash() as usize % self.shards;
                 let id = retry.wire.delivery_id.unwrap_or_default().into();
@@ -193,10 +193,11 @@ impl Pipeline {
                 };
                 self.push(shard, Job::Deliver(delivery), batches);
             }
-            Ok(Present::Suspended) => {
+            Ok(RetryTarget::Suspended) => {
                 let value = Some(event.payload.clone());
-                let burial = Burial { event, reason: DeadReason::Suspended, key: None, value, wire: retry.wire };
-                self.push(0, Job::Bury(Box::new(burial)), batches);
+                let dead_letter =
+                    DeadLetter { event, reason: DeadReason::Suspended, key: None, value, wire: retry.wire };
+                self.push(0, Job::DeadLetter(Box::new(dead_letter)), batches);
             }
             Err(reason) => {
                 self.metrics.drop_delivery(reason);
@@ -233,7 +234,7 @@ impl Pipeline {
     }
 
     /// `tick`: of a scheduled tick, when it was scheduled and the time now.
-    fn look_up(&self, wire: &Wire, tick: Option<(i64, i64)>) -> Result<Present, DropReason> {
+    fn resolve_target(&self, wire: &Wire, tick: Option<(i64, i64)>) -> Result<RetryTarget, DropReason> {
         let key = wire.integration_key().ok_or_else(|| unreadable("workspace or integration id"))?;
         let webhook_id = wire.webhook_id.as_deref().ok_or_else(|| unreadable("webhook id"))?;
         if wire.attempt.is_none() {
@@ -247,11 +248,11 @@ impl Pipeline {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let integration = table.get(&key).ok_or(DropReason::IntegrationGone)?;
         let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;
-        if tick.is_some_and(|(scheduled_ms, now_ms)| agenda::is_over(webhook, scheduled_ms, now_ms)) {
+        if tick.is_some_and(|(scheduled_ms, now_ms)| agenda::is_too_late(webhook, scheduled_ms, now_ms)) {
             return Err(DropReason::TickOver);
         }
         if integration.is_suspended() || integration.status() == Status::Failed {
-            return Ok(Present::Suspended);
+            return Ok(RetryTarget::Suspended);
         }
         if !integration.status().delivers() {
             return Err(DropReason::IntegrationInactive);
@@ -259,7 +260,7 @@ impl Pipeline {
         if webhook.is_disabled() {
             return Err(DropReason::WebhookDisabled);
         }
-        Ok(Present::Deliver { integration: Arc::clone(integration), webhook: webhook.index() })
+        Ok(RetryTarget::Deliver { integration: Arc::clone(integration), webhook: webhook.index() })
     }
 
     fn push(&self, shard: usize, job: Job, batches: &mut [Vec<Job>]) {
@@ -278,7 +279,7 @@ fn unreadable(missing: &'static str) -> DropReason {
 }
 
 /// What a retry finds when it is due.
-enum Present {
+enum RetryTarget {
     Deliver { integration: Arc<Integration>, webhook: usize },
     Suspended,
 }

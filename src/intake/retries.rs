@@ -15,8 +15,8 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::events::Outlet;
-use super::membership::{Membership, readable_headers};
+use super::events::Handoff;
+use super::membership::{GroupMember, readable_headers};
 use super::pipeline::DueRetry;
 use crate::clock;
 use crate::domain::headers::Wire;
@@ -25,15 +25,15 @@ use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Reading;
 use crate::kafka::client::retry_consumer_config;
 use crate::settings;
-use crate::telemetry::admin::Loop;
+use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::Metrics;
 
-/// Retries in hand, a partition. With their payloads: see [`HAND_BYTES_MAX`].
-const HAND_MAX: usize = 256;
+/// Retries in hand, a partition. With their payloads: see [`BUFFERED_BYTES_MAX`].
+const BUFFERED_MAX: usize = 256;
 /// Bytes in hand, a partition. A fuller hand pauses the partition.
-const HAND_BYTES_MAX: usize = 128 * 1024;
+const BUFFERED_BYTES_MAX: usize = 128 * 1024;
 /// A hand may be as many times larger while all of it falls due within [`RESUME_TAKES_MS`].
-const HAND_STRETCH: usize = 4;
+const BUFFER_STRETCH: usize = 4;
 /// A client that has nothing to fetch looks at what was resumed once a second.
 const RESUME_TAKES_MS: i64 = 1_500;
 /// The longest poll: bounds how late a retry, a stop or a resume is seen.
@@ -54,7 +54,7 @@ struct Waiting {
 }
 
 /// What is in hand of one partition.
-struct Hand {
+struct DueBuffer {
     assignment: Arc<Assignment>,
     tier: usize,
     waiting: VecDeque<Waiting>,
@@ -65,13 +65,13 @@ struct Hand {
 }
 
 /// The consumer of the retry tiers.
-pub(crate) struct Retries {
-    consumer: BaseConsumer<Membership>,
-    outlet: Outlet,
+pub(crate) struct RetryConsumer {
+    consumer: BaseConsumer<GroupMember>,
+    outlet: Handoff,
     metrics: Arc<Metrics>,
     /// Topic and delay of each tier.
     tiers: Vec<(Arc<str>, Duration)>,
-    hands: BTreeMap<(usize, i32), Hand>,
+    hands: BTreeMap<(usize, i32), DueBuffer>,
     generation: u64,
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn retry_group(group: &str) -> String {
     format!("{group}-retry")
 }
 
-impl Retries {
+impl RetryConsumer {
     /// Joins the group of the retry tiers.
     ///
     /// # Errors
@@ -88,12 +88,12 @@ impl Retries {
     pub(crate) fn subscribe(
         kafka: &settings::Kafka,
         tiers: &[(Arc<str>, Duration)],
-        membership: Membership,
-        outlet: Outlet,
+        membership: GroupMember,
+        outlet: Handoff,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let group = retry_group(&kafka.group);
-        let consumer: BaseConsumer<Membership> =
+        let consumer: BaseConsumer<GroupMember> =
             retry_consumer_config(kafka, "retries", &group).create_with_context(membership)?;
         let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
         consumer.subscribe(&topics)?;
@@ -112,11 +112,11 @@ impl Retries {
             if kept_up.elapsed() >= KEEP_UP_EVERY {
                 self.consumer.context().keep_up(&self.consumer, Reading::Go);
                 self.export();
-                self.outlet.condition.beat(Loop::Retries);
+                self.outlet.condition.beat(PollLoop::Retries);
                 kept_up = Instant::now();
             }
         }
-        self.outlet.condition.ended(Loop::Retries);
+        self.outlet.condition.ended(PollLoop::Retries);
         self.consumer.context().leave(&self.consumer);
         tracing::info!("the retries consumer has drained");
     }
@@ -145,7 +145,7 @@ impl Retries {
         if self.outlet.pressure.reading_due() == Reading::Wait {
             return POLL_MAX;
         }
-        let next = self.hands.values().filter_map(Hand::next_due_ms).min();
+        let next = self.hands.values().filter_map(DueBuffer::next_due_ms).min();
         let until = next.map_or(i64::MAX, |due| due.saturating_sub(clock::now_ms()));
         Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(POLL_MIN, POLL_MAX)
     }
@@ -199,14 +199,14 @@ impl Retries {
         let now_ms = clock::now_ms();
         for (tier, gauge) in self.metrics.retry_overdue.iter().enumerate() {
             let of_tier = self.hands.values().filter(|hand| hand.tier == tier);
-            let oldest = of_tier.filter_map(Hand::next_due_ms).min();
+            let oldest = of_tier.filter_map(DueBuffer::next_due_ms).min();
             let overdue_ms = oldest.map_or(0, |due| now_ms.saturating_sub(due).max(0));
             gauge.set(Duration::from_millis(overdue_ms.unsigned_abs()).as_secs_f64());
         }
     }
 }
 
-impl Hand {
+impl DueBuffer {
     fn len(&self) -> usize {
         self.waiting.len() + self.at_once.len()
     }
@@ -216,14 +216,14 @@ impl Hand {
     }
 
     fn is_full(&self, now_ms: i64) -> bool {
-        let stretch = if self.runs_out_soon(now_ms) { HAND_STRETCH } else { 1 };
-        self.len() >= stretch * HAND_MAX || self.bytes >= stretch * HAND_BYTES_MAX
+        let stretch = if self.runs_out_soon(now_ms) { BUFFER_STRETCH } else { 1 };
+        self.len() >= stretch * BUFFERED_MAX || self.bytes >= stretch * BUFFERED_BYTES_MAX
     }
 
     /// Whether a partition that was paused should be read again.
     fn is_low(&self, now_ms: i64) -> bool {
-        let stretch = if self.runs_out_soon(now_ms) { HAND_STRETCH } else { 1 };
-        self.len() <= stretch * HAND_MAX / 2 && self.bytes <= stretch * HAND_BYTES_MAX / 2
+        let stretch = if self.runs_out_soon(now_ms) { BUFFER_STRETCH } else { 1 };
+        self.len() <= stretch * BUFFERED_MAX / 2 && self.bytes <= stretch * BUFFERED_BYTES_MAX / 2
     }
 
     /// Whether all of it is gone by the time that more can be there. While something is overdue, there is no hurry.
@@ -241,12 +241,12 @@ impl Hand {
 }
 
 /// Drops the hands of partitions that went, and makes those of partitions that came.
-fn follow(tiers: &[(Arc<str>, Duration)], membership: &Membership, hands: &mut BTreeMap<(usize, i32), Hand>) {
+fn follow(tiers: &[(Arc<str>, Duration)], membership: &GroupMember, hands: &mut BTreeMap<(usize, i32), DueBuffer>) {
     let mut followed = BTreeMap::new();
     for assignment in membership.assignments() {
         let Some(tier) = tiers.iter().position(|(topic, _)| topic == assignment.topic()) else { continue };
         let key = (tier, assignment.partition());
-        let hand = hands.remove(&key).filter(|hand| Arc::ptr_eq(&hand.assignment, &assignment)).unwrap_or(Hand {
+        let hand = hands.remove(&key).filter(|hand| Arc::ptr_eq(&hand.assignment, &assignment)).unwrap_or(DueBuffer {
             assignment,
             tier,
             waiting: VecDeque::new(),
@@ -260,7 +260,7 @@ fn follow(tiers: &[(Arc<str>, Duration)], membership: &Membership, hands: &mut B
 }
 
 /// Takes a record into the hand of its partition.
-fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), Hand>, message: &BorrowedMessage<'_>) {
+fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), DueBuffer>, message: &BorrowedMessage<'_>) {
     let Some(tier) = tiers.iter().position(|(topic, _)| &**topic == message.topic()) else { return };
     let Some(hand) = hands.get_mut(&(tier, message.partition())) else { return };
     let wire = message.headers().map_or_else(Wire::default, |headers| Wire::read(readable_headers(headers)));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     /// A hand of `count` retries of a KiB, of which the first is due at `first_ms` and one each `every_ms` after it.
-    fn hand(count: usize, first_ms: i64, every_ms: i64) -> Hand {
+    fn hand(count: usize, first_ms: i64, every_ms: i64) -> DueBuffer {
         let waiting = |number: i64| Waiting {
             payload: Some(Bytes::from_static(&[0; 1024])),
             wire: Wire::default(),
@@ -321,7 +321,7 @@ mod tests {
         let waiting: VecDeque<_> = (0..).take(count).map(waiting).collect();
         let assignment = Assignment::new("webhooks.retry.30s".into(), 0);
         let at_once = VecDeque::new();
-        Hand { assignment, tier: 0, bytes: waiting.len() * 1024, waiting, at_once, paused: false }
+        DueBuffer { assignment, tier: 0, bytes: waiting.len() * 1024, waiting, at_once, paused: false }
     }
 
     #[test]

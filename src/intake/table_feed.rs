@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::integration::{Integration, Unusable};
 use crate::domain::table::Table;
-use crate::health::view::Standings;
+use crate::health::view::HealthView;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
@@ -28,7 +28,7 @@ pub(crate) struct TableFeed {
     table: Arc<RwLock<Table>>,
     metrics: Arc<Metrics>,
     /// Asked and told of each integration that comes.
-    standings: Arc<Standings>,
+    standings: Arc<HealthView>,
 }
 
 impl TableFeed {
@@ -41,7 +41,7 @@ impl TableFeed {
         topic: &str,
         table: Arc<RwLock<Table>>,
         metrics: Arc<Metrics>,
-        standings: Arc<Standings>,
+        standings: Arc<HealthView>,
     ) -> Result<Self, CompactedError> {
         Ok(Self { topic: Compacted::open(kafka, topic, "integrations")?, table, metrics, standings })
     }
@@ -90,7 +90,7 @@ impl TableFeed {
             match change {
                 Change::Put(integration, written_ms) => {
                     let before = table.get(integration.key());
-                    self.standings.integration_changed(before.map(|before| &**before), &integration, written_ms, live);
+                    self.standings.apply_integration(before.map(|before| &**before), &integration, written_ms, live);
                     table.put(integration);
                 }
                 Change::Remove(key) => {

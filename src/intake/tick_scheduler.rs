@@ -15,17 +15,17 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::events::Outlet;
-use super::lease::Standing;
+use super::events::Handoff;
+use super::lease::Lease;
 use crate::clock;
-use crate::domain::agenda::{Agenda, Call, Held, Tick, partition_of};
+use crate::domain::agenda::{Agenda, Held, Tick, TickDecision, partition_of};
 use crate::domain::outcome::DropReason;
 use crate::domain::table::{Rescheduled, Table};
 use crate::inflight::job::Job;
 use crate::inflight::partition::Assignment;
 use crate::kafka::client::{ClientLog, schedule_consumer_config};
 use crate::settings;
-use crate::telemetry::admin::Loop;
+use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 
 /// The longest poll: bounds how late a stop, a change of a schedule or a rebalance is seen.
@@ -40,7 +40,7 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const COORDINATOR: &str = "GroupCoordinator";
 
 /// What the callbacks change.
-pub(crate) struct Membership {
+pub(crate) struct TickMember {
     log: ClientLog,
     held: Mutex<Held>,
     /// When the coordinator was last heard of.
@@ -49,7 +49,7 @@ pub(crate) struct Membership {
     generation: AtomicU64,
 }
 
-impl Membership {
+impl TickMember {
     fn new() -> Self {
         Self {
             log: ClientLog::new("schedules"),
@@ -86,7 +86,7 @@ impl Membership {
     }
 }
 
-impl ClientContext for Membership {
+impl ClientContext for TickMember {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.log.log(level, facility, message);
     }
@@ -104,7 +104,7 @@ impl ClientContext for Membership {
     }
 }
 
-impl ConsumerContext for Membership {
+impl ConsumerContext for TickMember {
     fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Revoke(partitions) => self.revoked(partitions),
@@ -122,14 +122,14 @@ impl ConsumerContext for Membership {
 }
 
 /// Fires the scheduled webhooks that this worker holds.
-pub(crate) struct Schedules {
-    consumer: BaseConsumer<Membership>,
+pub(crate) struct TickScheduler {
+    consumer: BaseConsumer<TickMember>,
     topic: String,
-    outlet: Outlet,
+    outlet: Handoff,
     table: Arc<RwLock<Table>>,
     metrics: Arc<Metrics>,
     agenda: Agenda,
-    standing: Standing,
+    standing: Lease,
     /// Partitions of the topic, as of `generation`; none: not known.
     partitions: Option<u32>,
     generation: u64,
@@ -140,7 +140,7 @@ pub(crate) struct Schedules {
     acted: bool,
 }
 
-impl Schedules {
+impl TickScheduler {
     /// Joins the group of the schedules.
     ///
     /// # Errors
@@ -149,12 +149,12 @@ impl Schedules {
         kafka: &settings::Kafka,
         topic: &str,
         table: Arc<RwLock<Table>>,
-        outlet: Outlet,
+        outlet: Handoff,
         (metrics, drain_timeout): (Arc<Metrics>, Duration),
     ) -> Result<Self, KafkaError> {
         let config = schedule_consumer_config(kafka, "schedules", &format!("{}-schedule", kafka.group));
         let session_timeout = config.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
-        let consumer: BaseConsumer<Membership> = config.create_with_context(Membership::new())?;
+        let consumer: BaseConsumer<TickMember> = config.create_with_context(TickMember::new())?;
         consumer.subscribe(&[topic])?;
         Ok(Self {
             consumer,
@@ -163,7 +163,7 @@ impl Schedules {
             table,
             metrics,
             agenda: Agenda::new(clock::now_ms()),
-            standing: Standing::new(Duration::from_millis(session_timeout.unwrap_or(6_000))),
+            standing: Lease::new(Duration::from_millis(session_timeout.unwrap_or(6_000))),
             partitions: None,
             generation: 0,
             firing: Assignment::new(topic.into(), -1),
@@ -180,9 +180,9 @@ impl Schedules {
                 break;
             }
             self.look(&mut batches);
-            self.outlet.condition.beat(Loop::Schedules);
+            self.outlet.condition.beat(PollLoop::Schedules);
         }
-        self.outlet.condition.ended(Loop::Schedules);
+        self.outlet.condition.ended(PollLoop::Schedules);
         self.firing.close();
         // The successor begins while what is under way here comes to its end.
         drop(self.consumer);
@@ -215,10 +215,10 @@ impl Schedules {
         self.count_partitions();
         self.follow_table();
         self.standing.heard(*self.consumer.context().heard());
-        let may_act = self.standing.may_act(Instant::now());
-        if may_act != self.acted && !self.agenda.is_empty() {
-            self.acted = may_act;
-            tracing::info!(may_act, "whether this worker fires its schedules");
+        let is_valid = self.standing.is_valid(Instant::now());
+        if is_valid != self.acted && !self.agenda.is_empty() {
+            self.acted = is_valid;
+            tracing::info!(is_valid, "whether this worker fires its schedules");
         }
         let now_ms = clock::now_ms();
         if self.agenda.is_set_back(now_ms) {
@@ -228,11 +228,11 @@ impl Schedules {
         }
         let mut jobs = 0;
         for tick in self.agenda.take_due(now_ms) {
-            let Some((partition, call)) = self.call(&tick, now_ms, may_act) else { continue };
+            let Some((partition, call)) = self.call(&tick, now_ms, is_valid) else { continue };
             match call {
-                Call::Leave => continue,
-                Call::Drop(reason) => self.drop_ticks(reason, tick.skipped + 1),
-                Call::Fire => {
+                TickDecision::Leave => continue,
+                TickDecision::Drop(reason) => self.drop_ticks(reason, tick.skipped + 1),
+                TickDecision::Fire => {
                     self.drop_ticks(DropReason::TickMissed, tick.skipped);
                     self.outlet.pipeline.tick(&tick, partition, &self.firing, batches);
                     jobs += 1;
@@ -247,11 +247,13 @@ impl Schedules {
     }
 
     /// What becomes of a tick, and the partition it belongs to. Nothing while the partitions are not known.
-    fn call(&self, tick: &Tick, now_ms: i64, may_act: bool) -> Option<(i32, Call)> {
+    fn call(&self, tick: &Tick, now_ms: i64, is_valid: bool) -> Option<(i32, TickDecision)> {
         let partition = partition_of(tick.of()?, self.partitions?);
         let held_since = self.consumer.context().held().since_ms(partition);
         let call = match tick.call(held_since, now_ms) {
-            Call::Fire if !may_act || !self.outlet.pressure.takes_ticks() => Call::Drop(DropReason::TickMissed),
+            TickDecision::Fire if !is_valid || !self.outlet.pressure.takes_ticks() => {
+                TickDecision::Drop(DropReason::TickMissed)
+            }
             call => call,
         };
         Some((partition, call))
@@ -312,8 +314,8 @@ mod tests {
     use super::*;
     use rdkafka::statistics::Broker;
 
-    fn membership() -> Membership {
-        Membership::new()
+    fn membership() -> TickMember {
+        TickMember::new()
     }
 
     fn statistics(broker: &str, rxidle: i64) -> Statistics {

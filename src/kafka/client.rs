@@ -227,7 +227,7 @@ pub(crate) fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConf
 }
 
 /// Of the producer that sends each record alone.
-pub(crate) fn lone_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+pub(crate) fn single_record_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     config.set("batch.num.messages", "1");
     config

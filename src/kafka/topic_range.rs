@@ -150,7 +150,7 @@ impl Range {
 }
 
 /// A topic with the bounds it had when it was opened.
-pub(crate) struct Span {
+pub(crate) struct TopicRange {
     consumer: Arc<BaseConsumer<ClientLog>>,
     topic: String,
     bounds: Vec<Range>,
@@ -196,7 +196,7 @@ fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic
     if partitions.is_empty() { Err(SpanError::NoTopic(topic.to_owned())) } else { Ok(partitions) }
 }
 
-impl Span {
+impl TopicRange {
     /// Takes the bounds of `topic` as they are now. Blocks for a bounded time.
     ///
     /// # Errors
@@ -267,26 +267,26 @@ impl Span {
     ///
     /// # Errors
     /// [`SpanError::Kafka`]
-    pub(crate) fn read(self, ranges: &[Range]) -> Result<Reading, SpanError> {
+    pub(crate) fn read(self, ranges: &[Range]) -> Result<RecordStream, SpanError> {
         let topic = self.topic.clone();
         let ranges: Vec<Range> = ranges.iter().filter(|range| !range.is_empty()).copied().collect();
         let merge = Merge::begin(self, &ranges)?;
         let (sender, records) = mpsc::channel(AHEAD_MAX);
         let mut thread = JoinSet::new();
         thread.spawn_blocking(move || merge.run(&sender));
-        Ok(Reading { topic, ranges, records, thread })
+        Ok(RecordStream { topic, ranges, records, thread })
     }
 }
 
-/// The records of a [`Span`], in the order of time.
-pub(crate) struct Reading {
+/// The records of a [`TopicRange`], in the order of time.
+pub(crate) struct RecordStream {
     topic: String,
     ranges: Vec<Range>,
     records: mpsc::Receiver<Result<SpanRecord, SpanError>>,
     thread: JoinSet<()>,
 }
 
-impl Reading {
+impl RecordStream {
     /// The topic.
     pub(crate) fn topic(&self) -> &str {
         &self.topic
@@ -356,7 +356,7 @@ struct Merge {
 }
 
 impl Merge {
-    fn begin(span: Span, ranges: &[Range]) -> Result<Self, SpanError> {
+    fn begin(span: TopicRange, ranges: &[Range]) -> Result<Self, SpanError> {
         let failed = |source| SpanError::Kafka { topic: span.topic.clone(), source };
         let mut assignment = TopicPartitionList::new();
         for range in ranges {
@@ -419,7 +419,7 @@ impl Merge {
         let item = match cursor.queue.poll(POLL_WAIT) {
             Some(Ok(message)) => Some(Item::Record(SpanRecord::of(&message))),
             Some(Err(KafkaError::PartitionEOF(_))) => Some(Item::End),
-            Some(Err(source)) if !heals(&source) => {
+            Some(Err(source)) if !is_transient(&source) => {
                 return Err(SpanError::Kafka { topic: self.topic.clone(), source });
             }
             Some(Err(_)) | None => None,
@@ -441,7 +441,7 @@ impl Merge {
             let (partition, item) = match polled {
                 Ok(message) => (message.partition(), Item::Record(SpanRecord::of(&message))),
                 Err(KafkaError::PartitionEOF(partition)) => (partition, Item::End),
-                Err(source) if heals(&source) => continue,
+                Err(source) if is_transient(&source) => continue,
                 Err(source) => return Err(SpanError::Kafka { topic: self.topic.clone(), source }),
             };
             if let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.range.partition == partition) {
@@ -462,7 +462,7 @@ impl Merge {
 }
 
 /// Whether the client goes on by itself after this error. The bound on silence is there for those that do not end.
-fn heals(error: &KafkaError) -> bool {
+fn is_transient(error: &KafkaError) -> bool {
     let refused = matches!(
         error.rdkafka_error_code(),
         Some(

@@ -576,7 +576,7 @@ mod tests {
         const PROXIES: [&str; 6] = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
         let proxy = TcpListener::bind((LOCAL, 0)).await.unwrap();
         let url = format!("http://{}", proxy.local_addr().unwrap());
-        let test = "http::connector::tests::a_plain_connection_carries_bytes_both_ways_and_knows_its_end";
+        let test = "net::connector::tests::a_plain_connection_carries_bytes_both_ways_and_knows_its_end";
         let child = tokio::task::spawn_blocking(move || {
             std::process::Command::new(std::env::current_exe().unwrap())
                 .args([test, "--exact"])

@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is left to read.
 #[derive(Clone, Debug)]
-pub(crate) struct Ration(Arc<AtomicUsize>);
+pub(crate) struct ReadBudget(Arc<AtomicUsize>);
 
-impl Ration {
+impl ReadBudget {
     /// `bytes` to begin with.
     pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
@@ -31,12 +31,12 @@ impl Ration {
 #[derive(Debug)]
 pub(crate) struct Rationed<S> {
     stream: S,
-    ration: Ration,
+    ration: ReadBudget,
 }
 
 impl<S> Rationed<S> {
     /// Reads `stream` up to `ration`.
-    pub(crate) fn new(stream: S, ration: Ration) -> Self {
+    pub(crate) fn new(stream: S, ration: ReadBudget) -> Self {
         Self { stream, ration }
     }
 }
@@ -92,7 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_ration_ends_and_is_renewed() {
-        let ration = Ration::new(4);
+        let ration = ReadBudget::new(4);
         let mut stream = Rationed::new(&b"abcdefgh"[..], ration.clone());
         let mut four = [0; 4];
         stream.read_exact(&mut four).await.unwrap();

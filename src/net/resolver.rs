@@ -92,7 +92,7 @@ struct Job {
 
 /// What is known of a name.
 #[derive(Clone, Default)]
-struct Known {
+struct CachedName {
     /// The last answer, and until when it is fresh.
     settled: Option<(Answer, Instant)>,
     /// The last good answer and when it came, for as long as no newer one comes.
@@ -105,12 +105,12 @@ struct Known {
 /// Two generations of names: a full young one becomes the old one, and what nobody asked for since is forgotten.
 #[derive(Default)]
 struct Cache {
-    young: HashMap<Arc<str>, Known>,
-    old: HashMap<Arc<str>, Known>,
+    young: HashMap<Arc<str>, CachedName>,
+    old: HashMap<Arc<str>, CachedName>,
 }
 
 impl Cache {
-    fn entry(&mut self, name: &str) -> &mut Known {
+    fn entry(&mut self, name: &str) -> &mut CachedName {
         if !self.young.contains_key(name) {
             if self.young.len() >= GENERATION_MAX {
                 self.old = std::mem::take(&mut self.young);
@@ -122,7 +122,7 @@ impl Cache {
     }
 }
 
-impl Known {
+impl CachedName {
     /// The answer to give while it is fresh. An older good one stands where the newer one only says that nobody knows.
     fn fresh(&self, now: Instant) -> Option<Answer> {
         let (answer, until) = self.settled.as_ref()?;
@@ -546,7 +546,7 @@ mod tests {
         assert!(resolver.resolve("kept").await.is_ok());
         for turn in 0..3 {
             (1..GENERATION_MAX)
-                .for_each(|n| *resolver.shared.lock().cache.entry(&format!("{turn}-{n}")) = Known::default());
+                .for_each(|n| *resolver.shared.lock().cache.entry(&format!("{turn}-{n}")) = CachedName::default());
             assert!(resolver.resolve("kept").await.is_ok());
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1, "what is asked for stays");

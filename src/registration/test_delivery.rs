@@ -9,7 +9,7 @@ use rand::RngCore;
 
 use super::http::{TestAnswer, TestDelivery, TestRequest};
 use crate::clock;
-use crate::deliver::courier::{Attempt, Courier, Prepared};
+use crate::deliver::courier::{Courier, RequestTemplate, SignedRequest};
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::outcome::Outcome;
 use crate::inflight::job::{Delivery, Event, Origin, push_hex};
@@ -30,7 +30,7 @@ async fn deliver(courier: &Courier, pressure: &Arc<Pressure>, request: &TestRequ
     let integration = Integration::parse(&request.key, &request.record).map_err(|error| error.to_string())?;
     let webhook = integration.webhook_by_id(&request.webhook).ok_or("no such webhook")?;
     let (index, trigger) = (webhook.index(), webhook.trigger());
-    let prepared = Arc::new(Prepared::new(&integration, index).map_err(|error| error.to_string())?);
+    let prepared = Arc::new(RequestTemplate::new(&integration, index).map_err(|error| error.to_string())?);
     let payload = body(&request.webhook, trigger);
     let origin = Origin { topic: Arc::from("test"), partition: 0, offset: 0 };
     let held = pressure.hold(payload.len());
@@ -44,7 +44,7 @@ async fn deliver(courier: &Courier, pressure: &Arc<Pressure>, request: &TestRequ
         first_attempt_ms: None,
         due: None,
     };
-    let attempt = Attempt::new(&prepared, &delivery, now_ms / 1000, &mut rand::rng());
+    let attempt = SignedRequest::new(&prepared, &delivery, now_ms / 1000, &mut rand::rng());
     let exchanged = courier.exchange(&attempt, None, true).await;
     let (acknowledged, reason, status) = match exchanged.outcome {
         Outcome::Acknowledged => (true, None, Some(200)),

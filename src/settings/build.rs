@@ -189,7 +189,7 @@ fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Command {
         Subcommand::DeadLettersShow => Command::DeadLettersShow(settings, selection(reader)),
         Subcommand::DeadLettersRedrive => Command::DeadLettersRedrive(settings, selection(reader)),
         Subcommand::Replay => Command::Replay(settings, selection(reader)),
-        Subcommand::Resume => Command::Resume(settings, selection(reader)),
+        Subcommand::ResumeRequest => Command::ResumeRequest(settings, selection(reader)),
         Subcommand::Explain => Command::Explain(settings, selection(reader)),
     }
 }

@@ -35,7 +35,7 @@ pub(crate) enum Subcommand {
     /// `replay`
     Replay,
     /// `resume`
-    Resume,
+    ResumeRequest,
     /// `explain`
     Explain,
 }
@@ -53,7 +53,7 @@ impl Subcommand {
         Self::DeadLettersShow,
         Self::DeadLettersRedrive,
         Self::Replay,
-        Self::Resume,
+        Self::ResumeRequest,
         Self::Explain,
     ];
 
@@ -70,7 +70,7 @@ impl Subcommand {
             Self::DeadLettersShow => "dead-letters show",
             Self::DeadLettersRedrive => "dead-letters redrive",
             Self::Replay => "replay",
-            Self::Resume => "resume",
+            Self::ResumeRequest => "resume",
             Self::Explain => "explain",
         }
     }
@@ -92,7 +92,7 @@ impl Subcommand {
             Self::DeadLettersShow => "show one record of the dead-letter topic: headers and body",
             Self::DeadLettersRedrive => "send dead letters back to delivery, as first attempts with their delivery ids",
             Self::Replay => "deliver past events again to one webhook or integration",
-            Self::Resume => "set a suspended integration active again",
+            Self::ResumeRequest => "set a suspended integration active again",
             Self::Explain => "say for one event and one integration which webhooks match, and why or why not",
         }
     }
@@ -143,7 +143,7 @@ pub(crate) enum Command {
     /// `replay`: `workspace` and `integration` are set.
     Replay(Box<Settings>, Selection),
     /// `resume`: `workspace` and `integration` are set.
-    Resume(Box<Settings>, Selection),
+    ResumeRequest(Box<Settings>, Selection),
     /// `explain`: `workspace`, `integration` and `event` are set.
     Explain(Box<Settings>, Selection),
     /// `help`, `--help`, or no argument at all.

@@ -104,8 +104,8 @@ pub(super) fn find_any(name: &str) -> Option<&'static Spec> {
 }
 
 use Subcommand::{
-    Api, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Receiver, Replay, Resume, TopicsApply,
-    TopicsPlan, Worker,
+    Api, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Receiver, Replay, ResumeRequest,
+    TopicsApply, TopicsPlan, Worker,
 };
 
 const EVERY: &[Subcommand] = &Subcommand::ALL;
@@ -120,7 +120,7 @@ const NOT_DEMO: &[Subcommand] = &[
     DeadLettersShow,
     DeadLettersRedrive,
     Replay,
-    Resume,
+    ResumeRequest,
     Explain,
 ];
 /// Who connects to a cluster.
@@ -133,12 +133,21 @@ const CLUSTER: &[Subcommand] = &[
     DeadLettersShow,
     DeadLettersRedrive,
     Replay,
-    Resume,
+    ResumeRequest,
     Explain,
 ];
 /// Who knows the tiers of a cluster.
-const TIERS: &[Subcommand] =
-    &[Worker, TopicsPlan, TopicsApply, DeadLettersList, DeadLettersShow, DeadLettersRedrive, Replay, Resume, Explain];
+const TIERS: &[Subcommand] = &[
+    Worker,
+    TopicsPlan,
+    TopicsApply,
+    DeadLettersList,
+    DeadLettersShow,
+    DeadLettersRedrive,
+    Replay,
+    ResumeRequest,
+    Explain,
+];
 /// Who checks or creates topics.
 const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply];
 const DELIVERING: &[Subcommand] = &[Worker, Demo];
@@ -146,7 +155,7 @@ const DELIVERING: &[Subcommand] = &[Worker, Demo];
 const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
 const SERVING_API: &[Subcommand] = &[Api, Demo];
 const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
-const NAMING: &[Subcommand] = &[Replay, Resume, Explain];
+const NAMING: &[Subcommand] = &[Replay, ResumeRequest, Explain];
 const SENDING: &[Subcommand] = &[DeadLettersRedrive, Replay];
 
 /// All options, in the order in which help lists them.
@@ -206,7 +215,7 @@ static SELECTION: &[Spec] = &[
     .required(),
     Spec::one("limit", "COUNT", "only the newest so many records; all without it", &[DeadLettersList]),
     Spec::one("rate", "COUNT", "records sent a second, at most", SENDING).default("500"),
-    Spec::flag("dry-run", "say what would be done, change nothing", &[DeadLettersRedrive, Replay, Resume]),
+    Spec::flag("dry-run", "say what would be done, change nothing", &[DeadLettersRedrive, Replay, ResumeRequest]),
 ];
 
 static DEMO: &[Spec] = &[
@@ -358,7 +367,16 @@ static OUTPUT: &[Spec] = &[
     Spec::flag(
         "json",
         "answer with JSON on stdout",
-        &[TopicsPlan, TopicsApply, DeadLettersList, DeadLettersShow, DeadLettersRedrive, Replay, Resume, Explain],
+        &[
+            TopicsPlan,
+            TopicsApply,
+            DeadLettersList,
+            DeadLettersShow,
+            DeadLettersRedrive,
+            Replay,
+            ResumeRequest,
+            Explain,
+        ],
     ),
     Spec::one("log-format", "WORD", "human, or json: one object a line; logs go to stderr", EVERY).default("human"),
     Spec::one(

@@ -36,7 +36,7 @@ fn selection(line: &str) -> Selection {
         | Command::DeadLettersShow(_, selection)
         | Command::DeadLettersRedrive(_, selection)
         | Command::Replay(_, selection)
-        | Command::Resume(_, selection)
+        | Command::ResumeRequest(_, selection)
         | Command::Explain(_, selection) => selection,
         other => panic!("{other:?}"),
     }
@@ -334,7 +334,7 @@ fn a_flag_wins_over_its_variable_and_replaces_its_list() {
     assert_eq!(settings.kafka.properties, [pair("client.rack", "1,2")]);
     let environment = [("HOOKSTREAM_DRY_RUN", "true")];
     let line = "resume --workspace w --integration i --dry-run=false";
-    let Command::Resume(_, selection) = understood_in(line, &environment) else {
+    let Command::ResumeRequest(_, selection) = understood_in(line, &environment) else {
         panic!("not resume");
     };
     assert!(!selection.dry_run);

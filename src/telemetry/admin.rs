@@ -24,21 +24,21 @@ const LIMITS: Limits = Limits { connections_max: 64, patience: Duration::from_se
 
 /// Whether the process lives and is ready: written by who knows, read by the probes.
 #[derive(Debug, Default)]
-pub(crate) struct Condition {
+pub(crate) struct Readiness {
     ready: AtomicBool,
-    events: Beat,
-    retries: Beat,
-    schedules: Beat,
+    events: Heartbeat,
+    retries: Heartbeat,
+    schedules: Heartbeat,
     drain_timeout: Duration,
 }
 
 /// When a loop last came round, ms since 1970; 0 before its first round and after its last.
 #[derive(Debug, Default)]
-pub(crate) struct Beat(AtomicI64);
+pub(crate) struct Heartbeat(AtomicI64);
 
 /// The loops that must come round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loop {
+pub(crate) enum PollLoop {
     /// The events consumer.
     Events,
     /// The retries consumer.
@@ -47,7 +47,7 @@ pub(crate) enum Loop {
     Schedules,
 }
 
-impl Condition {
+impl Readiness {
     /// Of a process whose loops wait for at most `drain_timeout` when they give up partitions.
     pub(crate) fn new(drain_timeout: Duration) -> Self {
         Self { drain_timeout, ..Self::default() }
@@ -64,19 +64,19 @@ impl Condition {
     }
 
     /// A loop came round.
-    pub(crate) fn beat(&self, of: Loop) {
+    pub(crate) fn beat(&self, of: PollLoop) {
         self.beat_of(of).0.store(clock::now_ms(), Ordering::Relaxed);
     }
 
     /// A loop ended because it was told to.
-    pub(crate) fn ended(&self, of: Loop) {
+    pub(crate) fn ended(&self, of: PollLoop) {
         self.beat_of(of).0.store(0, Ordering::Relaxed);
     }
 
     /// The loop that stands still, if one does at `now_ms`.
     fn still(&self, now_ms: i64) -> Option<&'static str> {
         let limit = i64::try_from((STILL_AFTER + self.drain_timeout).as_millis()).unwrap_or(i64::MAX);
-        let still = |beat: &Beat| {
+        let still = |beat: &Heartbeat| {
             let last = beat.0.load(Ordering::Relaxed);
             last != 0 && now_ms - last > limit
         };
@@ -84,11 +84,11 @@ impl Condition {
         beats.into_iter().find(|(_, beat)| still(beat)).map(|(name, _)| name)
     }
 
-    fn beat_of(&self, of: Loop) -> &Beat {
+    fn beat_of(&self, of: PollLoop) -> &Heartbeat {
         match of {
-            Loop::Events => &self.events,
-            Loop::Retries => &self.retries,
-            Loop::Schedules => &self.schedules,
+            PollLoop::Events => &self.events,
+            PollLoop::Retries => &self.retries,
+            PollLoop::Schedules => &self.schedules,
         }
     }
 }
@@ -117,7 +117,7 @@ impl Admin {
     }
 
     /// Serves until `stop`. A client that stands still holds up neither the others nor the end.
-    pub(crate) async fn run(self, metrics: Arc<Metrics>, condition: Arc<Condition>, stop: CancellationToken) {
+    pub(crate) async fn run(self, metrics: Arc<Metrics>, condition: Arc<Readiness>, stop: CancellationToken) {
         let answer = move |request: Request<Incoming>| {
             let answer = answer(request.method(), request.uri().path(), &metrics, &condition);
             std::future::ready(answer)
@@ -126,7 +126,7 @@ impl Admin {
     }
 }
 
-fn answer(method: &Method, path: &str, metrics: &Metrics, condition: &Condition) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, metrics: &Metrics, condition: &Readiness) -> Response<Full<Bytes>> {
     let text = |status: StatusCode, text: Vec<u8>| {
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_is_there_is_answered_and_nothing_else() {
-        let (metrics, condition) = (Metrics::new(&RetrySchedule::parse("1s").unwrap()), Condition::default());
+        let (metrics, condition) = (Metrics::new(&RetrySchedule::parse("1s").unwrap()), Readiness::default());
         let status = |method: Method, path: &str| answer(&method, path, &metrics, &condition).status().as_u16();
         assert_eq!([status(Method::GET, "/metrics"), status(Method::HEAD, "/livez")], [200, 200]);
         assert_eq!(status(Method::GET, "/readyz"), 503);
@@ -194,17 +194,17 @@ mod tests {
 
     #[test]
     fn a_loop_that_stands_still_is_named_and_one_that_ended_is_not() {
-        let condition = Condition::default();
+        let condition = Readiness::default();
         assert_eq!(condition.still(i64::MAX), None);
-        condition.beat(Loop::Retries);
+        condition.beat(PollLoop::Retries);
         let now_ms = clock::now_ms();
         assert_eq!(condition.still(now_ms), None);
         assert_eq!(condition.still(now_ms + 61_000), Some("retries"));
-        let patient = Condition::new(Duration::from_mins(1));
-        patient.beat(Loop::Retries);
+        let patient = Readiness::new(Duration::from_mins(1));
+        patient.beat(PollLoop::Retries);
         assert_eq!(patient.still(now_ms + 119_000), None, "it may be draining");
         assert_eq!(patient.still(now_ms + 122_000), Some("retries"));
-        condition.ended(Loop::Retries);
+        condition.ended(PollLoop::Retries);
         assert_eq!(condition.still(now_ms + 61_000), None);
     }
 }

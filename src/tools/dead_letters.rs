@@ -18,7 +18,7 @@ use crate::clock;
 use crate::deliver::publish::Outgoing;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
-use crate::kafka::topic_range::{Range, Reading, Span, SpanRecord};
+use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
 use crate::settings::{EventSource, Selection, Settings};
 
 /// Which records of the topic are meant.
@@ -47,7 +47,7 @@ impl<'a> Filter<'a> {
 }
 
 /// Begins to read what can hold records of `selection`.
-async fn read(settings: &Settings, selection: &Selection, role: &'static str) -> Result<Reading, ToolError> {
+async fn read(settings: &Settings, selection: &Selection, role: &'static str) -> Result<RecordStream, ToolError> {
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.dead_letter.clone());
     let from_ms = selection.from.map(jiff::Timestamp::as_millisecond);
     let only = match &selection.event {
@@ -60,7 +60,7 @@ async fn read(settings: &Settings, selection: &Selection, role: &'static str) ->
         Some(EventSource::File(_) | EventSource::Stdin) | None => None,
     };
     blocking("opening the dead-letter topic", move || {
-        let span = Span::open(&kafka, &topic, role)?;
+        let span = TopicRange::open(&kafka, &topic, role)?;
         let ranges: Vec<Range> = match (only, from_ms) {
             (Some((partition, offset)), _) => vec![span.only(partition, offset)?],
             (None, None) => span.bounds().to_vec(),

@@ -12,7 +12,7 @@ use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, ItemRuling, Ruling, WebhookRuling, explain, items_of};
 use crate::domain::integration::Integration;
-use crate::kafka::topic_range::Span;
+use crate::kafka::topic_range::TopicRange;
 use crate::settings::{EventSource, Selection, Settings};
 
 /// Largest event that is read from a file: what Kafka's clients send at most.
@@ -97,7 +97,7 @@ async fn record(settings: &Settings, topic: &str, partition: i32, offset: i64) -
     let from = format!("{topic}/{partition}/{offset}");
     let (kafka, topic) = (settings.kafka.clone(), topic.to_owned());
     let mut reading = blocking("reading the event", move || {
-        let span = Span::open(&kafka, &topic, "explain")?;
+        let span = TopicRange::open(&kafka, &topic, "explain")?;
         let range = span.only(partition, offset)?;
         Ok(span.read(&[range])?)
     })

@@ -111,7 +111,7 @@ pub(super) async fn health(settings: &Settings, key: &str) -> Result<Option<Heal
         });
         match read {
             Ok(()) => Ok(Some(health)),
-            Err(ToolError::Span(SpanError::NoTopic(_))) => Ok(None),
+            Err(ToolError::TopicRange(SpanError::NoTopic(_))) => Ok(None),
             Err(error) => Err(error),
         }
     })

@@ -31,13 +31,13 @@ use crate::tools::requeue::RequeueError;
 pub(crate) enum ToolError {
     /// A topic can't be looked through.
     #[error(transparent)]
-    Span(#[from] SpanError),
+    TopicRange(#[from] SpanError),
     /// A compacted topic can't be read.
     #[error(transparent)]
     Table(#[from] CompactedError),
     /// A record was not put back.
     #[error("{0}; what was sent before is in the account above, and running it again sends the same records again")]
-    Requeue(RequeueError),
+    TierProducer(RequeueError),
     /// Records were too large for the tier.
     #[error("{count} records are larger than topic `{topic}` takes; raise its max.message.bytes and run it again")]
     TooLarge {

@@ -22,7 +22,7 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::table::Table;
 use crate::inflight::job::{Origin, delivery_id};
-use crate::kafka::topic_range::{Range, Reading, Span, SpanRecord};
+use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
 use crate::settings::{Selection, Settings};
 
 /// Sends the events of a range that match back to delivery.
@@ -113,11 +113,11 @@ fn begin(settings: &Settings, selection: &Selection, key: &str, health: Option<H
     Ok(Begin::Offsets(health.first_dropped))
 }
 
-async fn read(settings: &Settings, selection: &Selection, begin: Begin) -> Result<Reading, ToolError> {
+async fn read(settings: &Settings, selection: &Selection, begin: Begin) -> Result<RecordStream, ToolError> {
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.events.clone());
     let to_ms = selection.to.map(jiff::Timestamp::as_millisecond);
     blocking("opening the events topic", move || {
-        let span = Span::open(&kafka, &topic, "replay")?;
+        let span = TopicRange::open(&kafka, &topic, "replay")?;
         let starts = match begin {
             Begin::Time(from_ms) => span.offsets_at(from_ms)?,
             Begin::Offsets(recorded) => recorded,

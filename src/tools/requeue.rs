@@ -66,12 +66,12 @@ pub(crate) fn tiers_in_use(
 }
 
 /// A way into one topic.
-pub(crate) struct Requeue {
+pub(crate) struct TierProducer {
     producer: FutureProducer<ClientLog>,
     topic: Arc<str>,
 }
 
-impl Requeue {
+impl TierProducer {
     /// Makes the producer, after a look whether the topic is there. Blocks for a bounded time.
     ///
     /// # Errors

@@ -21,10 +21,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::requeue::{Requeue, RequeueError, tiers_in_use};
+use super::requeue::{RequeueError, TierProducer, tiers_in_use};
 use super::{INTERRUPTED, ToolError, blocking, render, write_line};
 use crate::deliver::publish::Outgoing;
-use crate::kafka::topic_range::{Reading, SpanRecord};
+use crate::kafka::topic_range::{RecordStream, SpanRecord};
 use crate::settings::{Selection, Settings};
 
 /// Publications under way: enough to fill the client's batches.
@@ -55,7 +55,7 @@ pub(super) struct Order<'a> {
     /// The command.
     pub(super) selection: &'a Selection,
     /// Where to: none for a dry run.
-    pub(super) requeue: Option<Arc<Requeue>>,
+    pub(super) requeue: Option<Arc<TierProducer>>,
     /// Cancelled when it is to stop.
     pub(super) stop: &'a CancellationToken,
 }
@@ -72,7 +72,7 @@ pub(super) async fn requeue(
     settings: &Settings,
     selection: &Selection,
     role: &'static str,
-) -> Result<Option<Arc<Requeue>>, ToolError> {
+) -> Result<Option<Arc<TierProducer>>, ToolError> {
     let topic = first_tier(settings)?;
     if selection.dry_run {
         return Ok(None);
@@ -81,7 +81,7 @@ pub(super) async fn requeue(
     let tiers = settings.delivery.schedule.tiers();
     let tiers: BTreeSet<String> = tiers.iter().map(|tier| format!("{prefix}.{tier}")).collect();
     let opened = blocking("opening the tier", move || {
-        let opened = Requeue::open(&kafka, topic, role)?;
+        let opened = TierProducer::open(&kafka, topic, role)?;
         let asked = tiers_in_use(&kafka, &prefix, role);
         let in_use =
             asked.map_err(|source| ToolError::Refused(format!("it is not known which tiers are read: {source}")))?;
@@ -105,7 +105,7 @@ fn refuse_unread(tiers: &BTreeSet<String>, in_use: &BTreeSet<String>) -> Result<
 /// Sends back what `judge` says, and writes the account.
 pub(super) async fn resend(
     order: Order<'_>,
-    mut reading: Reading,
+    mut reading: RecordStream,
     judge: impl FnMut(&SpanRecord) -> Judged,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
@@ -124,7 +124,7 @@ pub(super) async fn resend(
     write_line(out, &text)?;
     ended?;
     match resend.failure {
-        Some(failure) => Err(ToolError::Requeue(failure)),
+        Some(failure) => Err(ToolError::TierProducer(failure)),
         None if is_interrupted => Ok(ExitCode::from(INTERRUPTED)),
         None if account.too_large > 0 => {
             let topic = order.requeue.map(|requeue| requeue.topic().to_string()).unwrap_or_default();
@@ -170,7 +170,7 @@ impl Account {
         self.last_ms = record.timestamp_ms.or(self.last_ms);
     }
 
-    fn finish(&mut self, reading: &Reading, stopped_early: bool) {
+    fn finish(&mut self, reading: &RecordStream, stopped_early: bool) {
         if !stopped_early {
             return;
         }
@@ -233,7 +233,7 @@ struct Ack {
 
 struct Resend {
     account: Account,
-    requeue: Option<Arc<Requeue>>,
+    requeue: Option<Arc<TierProducer>>,
     under_way: FuturesUnordered<BoxFuture<'static, Ack>>,
     under_way_bytes: usize,
     pace: Pace,
@@ -243,7 +243,7 @@ struct Resend {
 }
 
 impl Resend {
-    fn new(order: &Order<'_>, reading: &Reading) -> Self {
+    fn new(order: &Order<'_>, reading: &RecordStream) -> Self {
         let account = Account {
             tool: order.name,
             topic: reading.topic().to_owned(),
@@ -264,7 +264,7 @@ impl Resend {
 
     async fn go(
         &mut self,
-        reading: &mut Reading,
+        reading: &mut RecordStream,
         mut judge: impl FnMut(&SpanRecord) -> Judged,
         stop: &CancellationToken,
     ) -> Result<Ended, ToolError> {
@@ -359,7 +359,7 @@ impl Resend {
         }
     }
 
-    fn redraw(&mut self, reading: &Reading) {
+    fn redraw(&mut self, reading: &RecordStream) {
         if self.bar.is_hidden() || self.redrawn.elapsed() < REDRAW_EVERY {
             return;
         }
@@ -381,7 +381,7 @@ fn size_of(outgoing: &Outgoing) -> usize {
 }
 
 /// On stderr, and only on a terminal.
-fn bar(name: &'static str, reading: &Reading) -> ProgressBar {
+fn bar(name: &'static str, reading: &RecordStream) -> ProgressBar {
     let total = reading.ranges().iter().map(crate::kafka::topic_range::Range::len).sum();
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} read, {msg}") {

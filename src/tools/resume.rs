@@ -12,8 +12,8 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::health::records::{Resume, StateRecord};
-use crate::health::resume::{self, WishError};
+use crate::health::records::{ResumeRequest, StateRecord};
+use crate::health::resume::{self, ResumeRequestError};
 use crate::health::rules::Health;
 use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::settings::{Selection, Settings};
@@ -37,7 +37,7 @@ pub(crate) enum ResumeError {
     Late,
     /// The wish could not be written.
     #[error(transparent)]
-    Wish(#[from] WishError),
+    ResumeRequest(#[from] ResumeRequestError),
     /// Somebody wanted it to end.
     #[error("interrupted; a wish that was written stands")]
     Stopped,
@@ -138,7 +138,7 @@ fn resume(settings: &Settings, key: &str, dry_run: bool, stop: &CancellationToke
     if dry_run {
         return Ok((Outcome::WouldResume, state, None));
     }
-    let wish = Resume { key: key.to_owned(), since_ms: Some(before.since_ms()) };
+    let wish = ResumeRequest { key: key.to_owned(), since_ms: Some(before.since_ms()) };
     let deltas = deltas_topic(&settings.topics.health);
     Handle::current().block_on(resume::publish(&settings.kafka, &deltas, &wish))?;
     let deadline = Instant::now() + GRANT_MAX;

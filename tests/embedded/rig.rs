@@ -11,9 +11,9 @@ use hookstream::internals::Connector;
 use hookstream::internals::Courier;
 use hookstream::internals::Integration;
 use hookstream::internals::Metrics;
+use hookstream::internals::NextSteps;
 use hookstream::internals::Reports;
 use hookstream::internals::RetrySchedule;
-use hookstream::internals::Settlements;
 use hookstream::internals::Sink;
 use hookstream::internals::Table;
 use hookstream::internals::Tick;
@@ -87,7 +87,7 @@ impl Rig {
             metrics: Arc::clone(&metrics),
             pressure: Arc::clone(&pressure),
             permits: Arc::new(Semaphore::new(settings.max_in_flight)),
-            settlements: Settlements::new(&settings.schedule, "retry", "dead-letter"),
+            settlements: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
             reports: Reports::default(),
             settings,
         });

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hookstream::internals::Reason;
-use hookstream::internals::{Counts, Health, Known, Rules, Slot, Told, second_of};
-use hookstream::internals::{Delta, Telling, parse_counts, partition_of};
+use hookstream::internals::{Counts, Health, IntegrationHealth, ReporterPosition, Rules, SecondCounts, second_of};
+use hookstream::internals::{Delta, DeltaBatch, parse_counts, partition_of};
 use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;
@@ -56,13 +56,13 @@ fn words(states: &[Value]) -> Vec<&str> {
 }
 
 /// What the owners have written down of an integration.
-fn known(brokers: &str, names: &Names, id: &str) -> Option<Known> {
+fn known(brokers: &str, names: &Names, id: &str) -> Option<IntegrationHealth> {
     let records = read_all(brokers, &format!("{}.counts", names.health()));
     let last = records.iter().rfind(|record| record.key_text() == format!("w/{id}"))?;
     last.value.as_deref().map(|value| parse_counts(value).unwrap())
 }
 
-fn attempts(known: &Known) -> (u64, u64) {
+fn attempts(known: &IntegrationHealth) -> (u64, u64) {
     let acknowledged = known.counts.acknowledged.iter().map(|(_, count)| u64::from(*count)).sum();
     (acknowledged, known.counts.window_failures().total())
 }
@@ -326,10 +326,10 @@ async fn a_network_failure_of_ours_suspends_nobody() {
 
 /// The counts of an integration in the deltas topic, each telling once.
 fn told(brokers: &str, names: &Names, id: &str) -> (u64, u64) {
-    let mut tellings: BTreeMap<(i32, u64, u64), Telling> = BTreeMap::new();
+    let mut tellings: BTreeMap<(i32, u64, u64), DeltaBatch> = BTreeMap::new();
     for record in read_all(brokers, &format!("{}.deltas", names.health())) {
-        if let Delta::Telling(telling) = Delta::parse(record.value.as_deref().unwrap()).unwrap() {
-            tellings.insert((record.partition, telling.told.boot, telling.told.sequence), telling);
+        if let Delta::DeltaBatch(telling) = Delta::parse(record.value.as_deref().unwrap()).unwrap() {
+            tellings.insert((record.partition, telling.told.process_id, telling.told.sequence), telling);
         }
     }
     let key = format!("w/{id}");
@@ -470,14 +470,20 @@ async fn the_state_is_what_the_attempt_log_says() {
         suspend_after_failures: 100,
     };
     let now = logged.last().unwrap().0;
-    let mut recomputed = Known::default();
+    let mut recomputed = IntegrationHealth::default();
     for (number, (at, outcome, status)) in (1u64..).zip(&logged) {
-        let mut slot = Slot::of(second_of(*at));
+        let mut slot = SecondCounts::of(second_of(*at));
         match outcome {
             Ok(()) => slot.acknowledge(*at),
             Err(reason) => slot.fail(*at, *reason, *status),
         }
-        recomputed.apply(number.cast_signed(), Told { boot: 1, sequence: number }, &[slot], &rules, now);
+        recomputed.apply(
+            number.cast_signed(),
+            ReporterPosition { process_id: 1, sequence: number },
+            &[slot],
+            &rules,
+            now,
+        );
     }
     let window = |counts: &Counts| {
         (counts.acknowledged.clone(), counts.failed.clone(), counts.last_acknowledged_ms, counts.last_answer)

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::{Done, Shard, UnderWay, Work, give_up, seconds_between};
 use crate::clock;
 use crate::deliver::allowance::{Change, Ending, Request};
-use crate::deliver::courier::{Exchanged, Link};
-use crate::deliver::next_step::{Failure, Settlement};
+use crate::deliver::courier::{Exchange, KeptConnection};
+use crate::deliver::next_step::{Failure, NextRecord};
 use crate::deliver::observers::Ended;
 use crate::deliver::publish::PublishError;
 use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
@@ -35,7 +35,7 @@ impl Shard {
         }
     }
 
-    fn too_large(&mut self, settlement: Settlement, active: Option<Active>, held: HeldPublication) {
+    fn too_large(&mut self, settlement: NextRecord, active: Option<Active>, held: HeldPublication) {
         let origin = settlement.event().origin.to_string();
         match self.shared.settlements.after_too_large(settlement) {
             Ok(settlement) => {
@@ -50,13 +50,13 @@ impl Shard {
         }
     }
 
-    fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchanged) {
+    fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchange) {
         let now = Instant::now();
         self.finished += 1;
         let acknowledged = exchanged.outcome == Outcome::Acknowledged;
-        self.turn_allowance(&under_way, &exchanged, now);
+        self.update_allowance(&under_way, &exchanged, now);
         self.free(&under_way, exchanged.link, exchanged.took, now);
-        self.turn_circuit(&under_way, acknowledged, now);
+        self.update_circuit(&under_way, acknowledged, now);
         let UnderWay { delivery, active, .. } = under_way;
         let at_ms = clock::now_ms();
         let metrics = &self.shared.metrics;
@@ -82,13 +82,13 @@ impl Shard {
             Outcome::Failed { reason, status, .. } => {
                 metrics.attempt_failed(reason);
                 let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &exchanged.outcome);
-                self.succeed(delivery, active, verdict, Failure { reason, status }, at_ms);
+                self.settle_failure(delivery, active, verdict, Failure { reason, status }, at_ms);
             }
         }
     }
 
     /// Gives back what a request held: its place in the order, its share of lane and host, its connection.
-    fn free(&mut self, under_way: &UnderWay, link: Option<Link>, took: Duration, now: Instant) {
+    fn free(&mut self, under_way: &UnderWay, link: Option<KeptConnection>, took: Duration, now: Instant) {
         self.shared.metrics.in_flight_requests.dec();
         if let Some(lane) = self.lanes.get_mut(under_way.lane) {
             lane.in_flight -= 1;
@@ -110,7 +110,7 @@ impl Shard {
     }
 
     /// Learns from the answer how many requests the receiver takes at a time for this webhook.
-    fn turn_allowance(&mut self, under_way: &UnderWay, exchanged: &Exchanged, now: Instant) {
+    fn update_allowance(&mut self, under_way: &UnderWay, exchanged: &Exchange, now: Instant) {
         let Some(lane) = self.lanes.get_mut(under_way.lane) else { return };
         let ending = match exchanged.outcome {
             Outcome::Acknowledged => Ending::Acknowledged,
@@ -125,7 +125,7 @@ impl Shard {
         }
     }
 
-    fn turn_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
+    fn update_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
         let Some(host) = self.hosts.get_mut(under_way.host) else { return };
         if acknowledged {
             if host.circuit.acknowledged() {
@@ -163,10 +163,17 @@ impl Shard {
         delivery.first_attempt_ms.get_or_insert(now_ms);
         self.shared.metrics.attempt_failed(reason);
         let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &Outcome::failed(reason));
-        self.succeed(delivery, active, verdict, Failure { reason, status: None }, now_ms);
+        self.settle_failure(delivery, active, verdict, Failure { reason, status: None }, now_ms);
     }
 
-    fn succeed(&mut self, delivery: Delivery, active: Option<Active>, verdict: Verdict, failure: Failure, now_ms: i64) {
+    fn settle_failure(
+        &mut self,
+        delivery: Delivery,
+        active: Option<Active>,
+        verdict: Verdict,
+        failure: Failure,
+        now_ms: i64,
+    ) {
         match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
             Ok(settlement) => {
                 let held = self.shared.pressure.publish();

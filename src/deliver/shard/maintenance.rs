@@ -9,7 +9,7 @@ use super::Shard;
 use crate::domain::outcome::Reason;
 
 /// How often a shard looks after its lanes: paces, stalled and idle ones.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const MAINTENANCE_EVERY: Duration = Duration::from_millis(100);
 /// Weight of the newest look in a shard's pace: half of it comes from the last half second.
 const PACE_WEIGHT: f64 = 0.125;
 /// A lane that was fed within this counts as fed.
@@ -161,9 +161,9 @@ impl Shard {
 
     /// A machine or a thread that stands still, for seconds at worst, makes every receiver look slow.
     pub(super) fn notice_standstill(&mut self, now: Instant) {
-        let late = now.saturating_duration_since(self.awake).saturating_sub(LOOK_EVERY);
+        let late = now.saturating_duration_since(self.awake).saturating_sub(MAINTENANCE_EVERY);
         self.awake = now;
-        if late < LOOK_EVERY {
+        if late < MAINTENANCE_EVERY {
             return;
         }
         self.lanes.iter_mut().for_each(|(_, lane)| lane.pace.stood_still(late, now));

@@ -18,11 +18,11 @@ use slab::Slab;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use self::maintenance::{LOOK_EVERY, Patience};
+use self::maintenance::{MAINTENANCE_EVERY, Patience};
 use super::allowance::Allowance;
 use super::circuit::{Admission, Circuit};
-use super::courier::{Attempt, Courier, Exchanged, Link, Prepared};
-use super::next_step::{Settlement, Settlements};
+use super::courier::{Courier, Exchange, KeptConnection, RequestTemplate, SignedRequest};
+use super::next_step::{NextRecord, NextSteps};
 use super::observers::Reports;
 use super::order::{OrderedQueue, Place};
 use super::pace::Pace;
@@ -32,7 +32,7 @@ use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DropReason, Reason};
 use crate::domain::target::Authority;
-use crate::inflight::job::{Burial, Delivery, Job};
+use crate::inflight::job::{DeadLetter, Delivery, Job};
 use crate::inflight::partition::Active;
 use crate::inflight::pressure::{HeldPublication, Pressure};
 use crate::settings;
@@ -56,7 +56,7 @@ pub struct Shared {
     /// One permit a request under way.
     pub permits: Arc<Semaphore>,
     /// Topics of tiers and dead letters.
-    pub settlements: Settlements,
+    pub settlements: NextSteps,
     /// Who hears of attempts.
     pub reports: Reports,
 }
@@ -65,7 +65,7 @@ struct Lane {
     key: u64,
     host: usize,
     /// The requests of the webhook as the integration says at present.
-    prepared: Arc<Prepared>,
+    prepared: Arc<RequestTemplate>,
     prepared_from: (Arc<Integration>, usize),
     queue: OrderedQueue<Delivery>,
     in_flight: usize,
@@ -98,7 +98,7 @@ impl Lane {
 
 struct Host {
     authority: Arc<Authority>,
-    idle: Vec<Link>,
+    idle: Vec<KeptConnection>,
     in_flight: usize,
     circuit: Circuit,
     pace: Pace,
@@ -109,8 +109,8 @@ struct Host {
 
 /// What a shard does outside itself.
 enum Work {
-    Attempt { under_way: Box<UnderWay>, attempt: Attempt, kept: Option<Link> },
-    Publish { settlement: Box<Settlement>, active: Option<Active>, held: HeldPublication },
+    Attempt { under_way: Box<UnderWay>, attempt: SignedRequest, kept: Option<KeptConnection> },
+    Publish { settlement: Box<NextRecord>, active: Option<Active>, held: HeldPublication },
 }
 
 /// A request under way.
@@ -131,10 +131,10 @@ struct UnderWay {
 enum Done {
     Attempt {
         under_way: Box<UnderWay>,
-        exchanged: Exchanged,
+        exchanged: Exchange,
     },
     Publish {
-        settlement: Box<Settlement>,
+        settlement: Box<NextRecord>,
         active: Option<Active>,
         published: Result<(), PublishError>,
         held: HeldPublication,
@@ -203,7 +203,7 @@ impl Shard {
     /// Works until all consumers have dropped their ends of `inbound` and nothing is under way.
     pub async fn run(mut self, mut inbound: mpsc::Receiver<Vec<Job>>) {
         let mut work = FuturesUnordered::new();
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let mut looks = tokio::time::interval(MAINTENANCE_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut open = true;
         while open || !work.is_empty() {
@@ -236,17 +236,17 @@ impl Shard {
         for job in jobs {
             match job {
                 Job::Deliver(delivery) => self.enqueue(delivery),
-                Job::Bury(burial) => {
+                Job::DeadLetter(dead_letter) => {
                     self.shared.pressure.unqueue(self.index, 1);
-                    self.bury(*burial);
+                    self.dead_letter(*dead_letter);
                 }
             }
         }
     }
 
-    fn bury(&mut self, burial: Burial) {
-        let Ok(active) = burial.event.begin() else { return };
-        let settlement = Box::new(self.shared.settlements.burial(burial));
+    fn dead_letter(&mut self, dead_letter: DeadLetter) {
+        let Ok(active) = dead_letter.event.begin() else { return };
+        let settlement = Box::new(self.shared.settlements.dead_letter(dead_letter));
         let held = self.shared.pressure.publish();
         self.outbox.push(Work::Publish { settlement, active, held });
     }
@@ -289,7 +289,7 @@ impl Shard {
         {
             return Some(index);
         }
-        let prepared = Arc::new(Prepared::new(&delivery.integration, delivery.webhook).ok()?);
+        let prepared = Arc::new(RequestTemplate::new(&delivery.integration, delivery.webhook).ok()?);
         let host = self.host_for(prepared.authority(), now);
         let prepared_from = (Arc::clone(&delivery.integration), delivery.webhook);
         if let Some(index) = known
@@ -490,7 +490,7 @@ impl Shard {
         {
             lateness.observe(seconds_between(due.at_ms, now_ms));
         }
-        let attempt = Attempt::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
+        let attempt = SignedRequest::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
         self.outbox.push(Work::Attempt { under_way: Box::new(under_way), attempt, kept });
     }
 }

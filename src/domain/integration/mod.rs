@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 pub(crate) use pack::is_sendable;
-use pack::{Packed, PackedId, PackedSecret, Packer, Span, short, uuid_bytes};
+use pack::{Packed, PackedId, PackedSecret, Packer, TextRange, short, uuid_bytes};
 pub(crate) use period::{BadPeriod, parse_period};
 use record::Record;
 
@@ -153,9 +153,9 @@ pub struct Integration {
     /// The record's key, the base URL, the relative URLs, the ids that are no UUIDs, the secrets.
     text: Box<str>,
     /// `<workspace>/<integration id>`
-    key: Span,
+    key: TextRange,
     workspace_len: u32,
-    base_url: Span,
+    base_url: TextRange,
     items: Box<[FilterItem]>,
     webhooks: Box<[Packed]>,
     secrets: Box<[PackedSecret]>,
@@ -338,7 +338,7 @@ impl Integration {
         })
     }
 
-    fn slice(&self, span: Span) -> &str {
+    fn slice(&self, span: TextRange) -> &str {
         span.of(&self.text)
     }
 }

@@ -9,9 +9,9 @@ use crate::domain::text::text;
 
 /// A piece of the text: where it starts, and its length. As bytes, so that it needs no padding beside an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span([[u8; 4]; 2]);
+pub(super) struct TextRange([[u8; 4]; 2]);
 
-impl Span {
+impl TextRange {
     /// The piece of `text`.
     pub(super) fn of(self, text: &str) -> &str {
         let [start, len] = self.0.map(|number| u32::from_le_bytes(number) as usize);
@@ -23,7 +23,7 @@ impl Span {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PackedId {
     Uuid([u8; 16]),
-    Text(Span),
+    Text(TextRange),
 }
 
 impl PackedId {
@@ -45,7 +45,7 @@ pub(super) struct Packed {
     /// Among the items of the integration.
     pub(super) items_start: u32,
     /// `relativeUrl` as it stands in the record.
-    pub(super) relative_url: Span,
+    pub(super) relative_url: TextRange,
     /// 0: fires on events.
     pub(super) period_seconds: u32,
     /// Of scheme, host and port.
@@ -55,8 +55,8 @@ pub(super) struct Packed {
 /// A secret of the integration. No `Debug`: its spans are harmless, and so it stays.
 pub(super) struct PackedSecret {
     /// None: [`SIGNING_SECRET`], which nearly every integration has.
-    pub(super) id: Option<Span>,
-    pub(super) value: Span,
+    pub(super) id: Option<TextRange>,
+    pub(super) value: TextRange,
 }
 
 /// Headers that the service sets itself or that would change how the request is framed.
@@ -125,10 +125,10 @@ impl<'a> Packer<'a> {
         }
     }
 
-    pub(super) fn text(&mut self, text: &str) -> Result<Span, Unusable> {
+    pub(super) fn text(&mut self, text: &str) -> Result<TextRange, Unusable> {
         let (start, len) = (count(self.text.len())?, count(text.len())?);
         self.text.push_str(text);
-        Ok(Span([start.to_le_bytes(), len.to_le_bytes()]))
+        Ok(TextRange([start.to_le_bytes(), len.to_le_bytes()]))
     }
 
     pub(super) fn webhook(&mut self, number: usize, record: &Webhook<'_>) -> Result<(), Unusable> {

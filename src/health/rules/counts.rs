@@ -59,7 +59,7 @@ impl FromIterator<(Reason, u32)> for Failures {
 
 /// The attempts of one second at one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slot {
+pub struct SecondCounts {
     /// The second, since 1970.
     pub(crate) second: u32,
     /// Acknowledged attempts.
@@ -76,7 +76,7 @@ pub struct Slot {
     pub(crate) last_answer: Option<(i64, u16)>,
 }
 
-impl Slot {
+impl SecondCounts {
     /// Of nothing yet.
     pub fn of(second: u32) -> Self {
         Self { second, ..Self::default() }
@@ -257,7 +257,7 @@ pub struct Counts {
 
 impl Counts {
     /// Adds the attempts of a second. A time that has not come yet, by a fast clock, counts as the end of `now_s`.
-    pub(crate) fn add(&mut self, slot: &Slot, rules: &Rules, now_s: u32) {
+    pub(crate) fn add(&mut self, slot: &SecondCounts, rules: &Rules, now_s: u32) {
         let second = slot.second.min(now_s);
         let latest_ms = i64::from(now_s) * 1000 + 999;
         self.last_answer = self.last_answer.max(slot.last_answer);

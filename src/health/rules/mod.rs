@@ -9,9 +9,9 @@ mod guard;
 
 use std::collections::BTreeMap;
 
-pub use counts::{Counts, Failing, Failures, Rules, Slot, Streak, second_of};
+pub use counts::{Counts, Failing, Failures, Rules, SecondCounts, Streak, second_of};
 pub(crate) use guard::Guard;
-pub use partition::{Book, Change};
+pub use partition::{Change, PartitionHealth};
 
 /// What an integration's attempts say about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,9 +46,9 @@ impl Health {
 
 /// What was last applied of a worker's process: its later tellings have higher sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct ReporterPosition {
     /// Names the process.
-    pub boot: u64,
+    pub process_id: u64,
     /// The last sequence applied.
     pub sequence: u64,
 }
@@ -58,7 +58,7 @@ const TOLD_MAX: usize = 64;
 
 /// What is known about one integration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct IntegrationHealth {
     /// Its state.
     pub(crate) health: Health,
     /// Since when, ms since 1970; nothing before its first change.
@@ -70,18 +70,25 @@ pub struct Known {
     /// Below this offset of the deltas' partition all is counted.
     pub(crate) next_offset: i64,
     /// Who told what, the latest last.
-    pub(crate) told: Vec<Told>,
+    pub(crate) told: Vec<ReporterPosition>,
 }
 
-impl Known {
+impl IntegrationHealth {
     /// Counts what a process tells in the record at `offset`, unless it is counted already: read again after a restart,
     /// or published twice. Says whether it was counted.
-    pub fn apply(&mut self, offset: i64, teller: Told, slots: &[Slot], rules: &Rules, now_ms: i64) -> bool {
+    pub fn apply(
+        &mut self,
+        offset: i64,
+        teller: ReporterPosition,
+        slots: &[SecondCounts],
+        rules: &Rules,
+        now_ms: i64,
+    ) -> bool {
         if offset < self.next_offset {
             return false;
         }
         self.next_offset = offset + 1;
-        let before = self.told.iter().position(|told| told.boot == teller.boot);
+        let before = self.told.iter().position(|told| told.process_id == teller.process_id);
         if let Some(before) = before {
             if self.told.get(before).is_some_and(|told| told.sequence >= teller.sequence) {
                 return false;

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use super::{Health, Known, Rules, Slot, Told};
+use super::{Health, IntegrationHealth, ReporterPosition, Rules, SecondCounts};
 use crate::domain::hash::BuildHash64;
 
 #[derive(Clone, Debug, Default)]
 struct Entry {
-    known: Known,
+    known: IntegrationHealth,
     /// The offset of the first delta that is counted and not written down.
     unwritten_from: Option<i64>,
 }
@@ -26,7 +26,7 @@ struct Unwritten {
 
 /// A wish to resume that is not yet granted.
 #[derive(Clone, Debug)]
-struct Wish {
+struct PendingResume {
     offset: i64,
     key: Box<str>,
     since_ms: Option<i64>,
@@ -38,25 +38,25 @@ pub struct Change {
     /// The integration.
     pub(crate) key: Box<str>,
     /// What is known after it.
-    pub(crate) known: Known,
+    pub(crate) known: IntegrationHealth,
 }
 
 /// The integrations of one partition.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+pub struct PartitionHealth {
     entries: HashMap<Box<str>, Entry, BuildHash64>,
     /// Oldest first.
     unwritten: VecDeque<Unwritten>,
-    wishes: Vec<Wish>,
+    wishes: Vec<PendingResume>,
     /// Those whose state time alone can change.
     watched: BTreeSet<Box<str>>,
     /// The offset after the last delta that came.
     next_offset: Option<i64>,
 }
 
-impl Book {
+impl PartitionHealth {
     /// Takes over what was written down of an integration.
-    pub(crate) fn load(&mut self, key: &str, known: Known) {
+    pub(crate) fn load(&mut self, key: &str, known: IntegrationHealth) {
         if known.is_watched() {
             self.watched.insert(key.into());
         }
@@ -74,7 +74,7 @@ impl Book {
     }
 
     /// What is known of an integration.
-    pub(crate) fn known(&self, key: &str) -> Option<&Known> {
+    pub(crate) fn known(&self, key: &str) -> Option<&IntegrationHealth> {
         self.entries.get(key).map(|entry| &entry.known)
     }
 
@@ -84,7 +84,14 @@ impl Book {
     }
 
     /// Counts what a process tells of an integration in the record at `offset`.
-    pub fn count(&mut self, offset: i64, told: Told, (key, slots): (&str, &[Slot]), rules: &Rules, now_ms: i64) {
+    pub fn count(
+        &mut self,
+        offset: i64,
+        told: ReporterPosition,
+        (key, slots): (&str, &[SecondCounts]),
+        rules: &Rules,
+        now_ms: i64,
+    ) {
         let entry = match self.entries.get_mut(key) {
             Some(entry) => entry,
             None => self.entries.entry(key.into()).or_default(),
@@ -103,10 +110,10 @@ impl Book {
 
     /// Takes the wish to end the suspension of an integration that began at `since_ms`, or whichever it is.
     pub(crate) fn wish(&mut self, offset: i64, key: &str, since_ms: Option<i64>) {
-        self.wishes.push(Wish { offset, key: key.into(), since_ms });
+        self.wishes.push(PendingResume { offset, key: key.into(), since_ms });
     }
 
-    /// The changes that are due. They come again until [`Book::written`].
+    /// The changes that are due. They come again until [`PartitionHealth::written`].
     pub(crate) fn changes(&mut self, rules: &Rules, now_ms: i64) -> Vec<Change> {
         let mut changes = Vec::new();
         let entries = &mut self.entries;
@@ -131,7 +138,7 @@ impl Book {
     }
 
     /// What was counted at `before_ms` or earlier and is not written down, at most `count` integrations.
-    pub fn unwritten(&self, before_ms: i64, count: usize) -> Vec<(Box<str>, Known)> {
+    pub fn unwritten(&self, before_ms: i64, count: usize) -> Vec<(Box<str>, IntegrationHealth)> {
         let due = self.unwritten.iter().take_while(|unwritten| unwritten.counted_ms <= before_ms);
         due.filter_map(|unwritten| self.entries.get(&unwritten.key).map(|entry| (unwritten, entry)))
             .filter(|(unwritten, entry)| entry.unwritten_from == Some(unwritten.offset))
@@ -206,14 +213,14 @@ mod tests {
     const RULES: Rules =
         Rules { errors_window_s: 60, errors_min_attempts: 20, suspend_after_ms: 10_000, suspend_after_failures: 5 };
 
-    fn failures(second: u32, count: u32) -> Slot {
-        let mut slot = Slot::of(second);
+    fn failures(second: u32, count: u32) -> SecondCounts {
+        let mut slot = SecondCounts::of(second);
         (0..count).for_each(|_| slot.fail(i64::from(second) * 1_000, Reason::Timeout, None));
         slot
     }
 
-    fn told(sequence: u64) -> Told {
-        Told { boot: 1, sequence }
+    fn told(sequence: u64) -> ReporterPosition {
+        ReporterPosition { process_id: 1, sequence }
     }
 
     fn keys(changes: &[Change]) -> Vec<(&str, Health)> {
@@ -222,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_change_comes_until_it_is_written_and_then_never_again() {
-        let mut book = Book::default();
+        let mut book = PartitionHealth::default();
         book.count(0, told(1), ("ws/a", &[failures(1, 30)]), &RULES, 1_500);
         book.count(1, told(2), ("ws/b", &[failures(1, 1)]), &RULES, 1_500);
         book.pass(1);
@@ -242,9 +249,9 @@ mod tests {
 
     #[test]
     fn a_wish_is_granted_once_and_only_to_the_suspension_it_means() {
-        let failed = Known::default().changed(Health::Failed, 5_000);
+        let failed = IntegrationHealth::default().changed(Health::Failed, 5_000);
         let check = |wishes: &[Option<i64>], expected: &[(&str, Health)]| {
-            let mut book = Book::default();
+            let mut book = PartitionHealth::default();
             book.load("ws/a", failed.clone());
             for (offset, since_ms) in (10..).zip(wishes) {
                 book.wish(offset, "ws/a", *since_ms);
@@ -270,12 +277,14 @@ mod tests {
 
     #[test]
     fn what_is_counted_is_written_when_it_is_old_enough_and_the_offset_follows() {
-        let mut book = Book::default();
+        let mut book = PartitionHealth::default();
         for (offset, key, at) in [(0, "ws/a", 1_000), (1, "ws/b", 2_000), (2, "ws/a", 3_000), (3, "ws/c", 4_000)] {
             book.count(offset, told(u64::try_from(offset).unwrap() + 1), (key, &[failures(1, 1)]), &RULES, at);
             book.pass(offset);
         }
-        let due = |book: &Book, before| book.unwritten(before, 10).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let due = |book: &PartitionHealth, before| {
+            book.unwritten(before, 10).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
         assert_eq!(due(&book, 999), []);
         assert_eq!(due(&book, 2_000), ["ws/a".into(), "ws/b".into()]);
         assert_eq!(book.unwritten(9_000, 1).len(), 1);
@@ -294,8 +303,9 @@ mod tests {
 
     #[test]
     fn the_idle_are_forgotten_only_once_they_are_written() {
-        let mut book = Book::default();
-        let slot = Slot { second: 1, acknowledged: 1, last_acknowledged_ms: Some(1_000), ..Slot::default() };
+        let mut book = PartitionHealth::default();
+        let slot =
+            SecondCounts { second: 1, acknowledged: 1, last_acknowledged_ms: Some(1_000), ..SecondCounts::default() };
         book.count(0, told(1), ("ws/a", &[slot]), &RULES, 1_000);
         assert!(book.forgettable(900_000, 10).is_empty());
         book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
@@ -308,20 +318,20 @@ mod tests {
     /// What a topic of deltas and two of states come to over owners that die at any moment.
     #[derive(Default)]
     struct Topics {
-        deltas: Vec<(u64, &'static str, Slot)>,
-        counts: HashMap<Box<str>, Known>,
+        deltas: Vec<(u64, &'static str, SecondCounts)>,
+        counts: HashMap<Box<str>, IntegrationHealth>,
         changes: Vec<(Box<str>, Health)>,
         committed: i64,
     }
 
     impl Topics {
-        fn owner(&self) -> Book {
-            let mut book = Book::default();
+        fn owner(&self) -> PartitionHealth {
+            let mut book = PartitionHealth::default();
             self.counts.iter().for_each(|(key, known)| book.load(key, known.clone()));
             book
         }
 
-        fn turn(&mut self, book: &mut Book, before_ms: i64, now_ms: i64) {
+        fn turn(&mut self, book: &mut PartitionHealth, before_ms: i64, now_ms: i64) {
             let changes = book.changes(&RULES, now_ms);
             let counted = book.unwritten(before_ms, 2);
             let written = changes.iter().map(|change| &*change.key).chain(counted.iter().map(|(key, _)| &**key));

@@ -11,8 +11,8 @@ const RULES: Rules =
 type Attempt = (i64, Option<Reason>);
 
 /// Of attempts in their order, all in one second.
-fn slot(attempts: &[Attempt]) -> Slot {
-    let mut slot = Slot::of(second_of(attempts[0].0));
+fn slot(attempts: &[Attempt]) -> SecondCounts {
+    let mut slot = SecondCounts::of(second_of(attempts[0].0));
     for (at, reason) in attempts {
         assert_eq!(second_of(*at), slot.second);
         match reason {
@@ -24,10 +24,10 @@ fn slot(attempts: &[Attempt]) -> Slot {
 }
 
 /// Each attempt told by itself, in the order given.
-fn counted(attempts: impl IntoIterator<Item = Attempt>, now_ms: i64) -> Known {
-    let mut known = Known::default();
+fn counted(attempts: impl IntoIterator<Item = Attempt>, now_ms: i64) -> IntegrationHealth {
+    let mut known = IntegrationHealth::default();
     for (number, attempt) in (1..).zip(attempts) {
-        let told = Told { boot: 7, sequence: number };
+        let told = ReporterPosition { process_id: 7, sequence: number };
         assert!(known.apply(number.cast_signed(), told, &[slot(&[attempt])], &RULES, now_ms));
     }
     known
@@ -101,11 +101,11 @@ fn who_has_errors_is_told_so_before_it_is_suspended() {
 #[test]
 fn failures_told_together_count_when_all_of_them_follow_the_acknowledgement() {
     let streak = |tellings: &[&[Attempt]]| {
-        let mut known = Known::default();
+        let mut known = IntegrationHealth::default();
         for (offset, attempts) in (0..).zip(tellings) {
             assert!(known.apply(
                 offset,
-                Told { boot: 1, sequence: offset.cast_unsigned() },
+                ReporterPosition { process_id: 1, sequence: offset.cast_unsigned() },
                 &[slot(attempts)],
                 &RULES,
                 9_000
@@ -135,7 +135,7 @@ fn failed_stays_until_it_is_resumed_and_then_counts_anew() {
     suspended.first_dropped.insert(3, 77);
     assert_eq!(suspended.failures().iter().collect::<Vec<_>>(), [(Reason::Timeout, 10)]);
     let acknowledgement = slot(&[(150_000, None)]);
-    suspended.apply(100, Told { boot: 8, sequence: 1 }, &[acknowledgement], &RULES, 150_000);
+    suspended.apply(100, ReporterPosition { process_id: 8, sequence: 1 }, &[acknowledgement], &RULES, 150_000);
     assert_eq!(suspended.judge(&RULES, 900_000), Health::Failed);
 
     let mut resumed = suspended.resumed(200_000);
@@ -143,9 +143,9 @@ fn failed_stays_until_it_is_resumed_and_then_counts_anew() {
     assert_eq!(resumed.first_dropped.get(&3), Some(&77), "a replay after the resume can still begin there");
     assert_eq!(resumed.counts.last_acknowledged_ms, Some(150_000));
     // What was under way when it was resumed is told late.
-    resumed.apply(101, Told { boot: 8, sequence: 2 }, &[slot(&[failed(199_000)])], &RULES, 201_000);
+    resumed.apply(101, ReporterPosition { process_id: 8, sequence: 2 }, &[slot(&[failed(199_000)])], &RULES, 201_000);
     assert!(resumed.failures().is_empty());
-    resumed.apply(102, Told { boot: 8, sequence: 3 }, &[slot(&[failed(202_000)])], &RULES, 203_000);
+    resumed.apply(102, ReporterPosition { process_id: 8, sequence: 3 }, &[slot(&[failed(202_000)])], &RULES, 203_000);
     assert_eq!(resumed.failures().total(), 1);
     assert_eq!(resumed.judge(&RULES, 900_000), Health::Active);
 }
@@ -153,24 +153,26 @@ fn failed_stays_until_it_is_resumed_and_then_counts_anew() {
 #[test]
 fn an_acknowledgement_that_is_not_counted_still_ends_the_streak() {
     let mut known = counted((0..10).map(|n| failed(n * 10_000)), 100_000);
-    let uncounted = Slot { second: 95, last_acknowledged_ms: Some(95_000), ..Slot::default() };
-    known.apply(100, Told { boot: 8, sequence: 1 }, &[uncounted], &RULES, 100_000);
+    let uncounted = SecondCounts { second: 95, last_acknowledged_ms: Some(95_000), ..SecondCounts::default() };
+    known.apply(100, ReporterPosition { process_id: 8, sequence: 1 }, &[uncounted], &RULES, 100_000);
     assert_eq!(known.judge(&RULES, 200_000), Health::Active);
     assert!(known.counts.acknowledged.is_empty());
 }
 
 #[test]
 fn a_fast_clock_does_not_acknowledge_the_future() {
-    let mut known = Known::default();
-    known.apply(1, Told { boot: 1, sequence: 1 }, &[slot(&[(900_000, None)])], &RULES, 10_000);
+    let mut known = IntegrationHealth::default();
+    known.apply(1, ReporterPosition { process_id: 1, sequence: 1 }, &[slot(&[(900_000, None)])], &RULES, 10_000);
     assert_eq!(known.counts.last_acknowledged_ms, Some(10_999));
 }
 
 #[test]
 fn what_was_told_before_is_not_counted_again() {
     let one = [slot(&[failed(1_000)])];
-    let mut known = Known::default();
-    let mut tell = |offset, boot, sequence| known.apply(offset, Told { boot, sequence }, &one, &RULES, 2_000);
+    let mut known = IntegrationHealth::default();
+    let mut tell = |offset, process_id, sequence| {
+        known.apply(offset, ReporterPosition { process_id, sequence }, &one, &RULES, 2_000)
+    };
     assert!(tell(10, 1, 5));
     assert!(!tell(10, 1, 5), "read again");
     assert!(!tell(9, 1, 4), "read again from further back");
@@ -219,14 +221,14 @@ fn any_attempts() -> impl Strategy<Value = Vec<Attempt>> {
 }
 
 /// Told by three processes, each of which tells the attempts of a second at once; again some of them, which changes nothing.
-fn told(tellings: &[(u64, Vec<Attempt>)], again: &[bool], now_ms: i64) -> Known {
-    let mut known = Known::default();
+fn told(tellings: &[(u64, Vec<Attempt>)], again: &[bool], now_ms: i64) -> IntegrationHealth {
+    let mut known = IntegrationHealth::default();
     let mut offset = 0;
     let mut sequences = [0u64; 3];
-    for ((boot, attempts), again) in tellings.iter().zip(again) {
-        let sequence = &mut sequences[usize::try_from(*boot).unwrap()];
+    for ((process_id, attempts), again) in tellings.iter().zip(again) {
+        let sequence = &mut sequences[usize::try_from(*process_id).unwrap()];
         *sequence += 1;
-        let told = Told { boot: *boot, sequence: *sequence };
+        let told = ReporterPosition { process_id: *process_id, sequence: *sequence };
         assert!(known.apply(offset, told, &[slot(attempts)], &RULES, now_ms));
         if *again {
             // Read again, and published again.
@@ -249,18 +251,18 @@ proptest! {
     ) {
         let now = 40_000;
         let single = counted(attempts.clone(), now);
-        let streak = |known: &Known| (known.counts.streak.failures().total(), known.counts.streak.first_ms());
+        let streak = |known: &IntegrationHealth| (known.counts.streak.failures().total(), known.counts.streak.first_ms());
         let exact = naive_streak(&attempts);
         prop_assert_eq!(streak(&single), exact);
 
         let by_second = |of: &dyn Fn(usize) -> u64| {
             let mut tellings: Vec<(u64, Vec<Attempt>)> = Vec::new();
             for (number, attempt) in attempts.iter().enumerate() {
-                let boot = of(number);
-                let same = |(b, told): &&mut (u64, Vec<Attempt>)| *b == boot && second_of(told[0].0) == second_of(attempt.0);
+                let process_id = of(number);
+                let same = |(b, told): &&mut (u64, Vec<Attempt>)| *b == process_id && second_of(told[0].0) == second_of(attempt.0);
                 match tellings.iter_mut().find(same) {
                     Some((_, told)) => told.push(*attempt),
-                    None => tellings.push((boot, vec![*attempt])),
+                    None => tellings.push((process_id, vec![*attempt])),
                 }
             }
             tellings
@@ -290,13 +292,13 @@ proptest! {
 
     #[test]
     fn what_is_kept_is_bounded(attempts in prop::collection::vec((0..10_000_000i64, any::<bool>()), 0..400)) {
-        let mut known = Known::default();
+        let mut known = IntegrationHealth::default();
         let mut sorted = attempts;
         sorted.sort_unstable();
         sorted.dedup_by_key(|(at, _)| *at);
         for (number, (at, ok)) in (1u64..).zip(sorted.iter().copied()) {
             let reason = if ok { None } else { Some(Reason::Reset) };
-            known.apply(number.cast_signed(), Told { boot: number, sequence: 1 }, &[slot(&[(at, reason)])], &RULES, at);
+            known.apply(number.cast_signed(), ReporterPosition { process_id: number, sequence: 1 }, &[slot(&[(at, reason)])], &RULES, at);
             prop_assert!(known.counts.streak.recent.len() <= 32 && known.told.len() <= TOLD_MAX);
             prop_assert!(known.counts.acknowledged.len() <= 32 && known.counts.failed.len() <= 32);
         }

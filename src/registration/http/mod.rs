@@ -116,7 +116,7 @@ const METHODS: [&str; 6] = ["GET", "PATCH", "PUT", "DELETE", "POST", "other"];
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
 /// What the rest of the process lends the API.
-pub(crate) struct Surroundings {
+pub(crate) struct ApiContext {
     /// Sends test deliveries.
     pub(crate) test_delivery: TestDelivery,
     /// Requests by `method` and class of `status`.
@@ -152,12 +152,12 @@ impl Names {
 }
 
 /// The API, listening, not yet answering.
-pub(crate) struct Bound {
+pub(crate) struct BoundApi {
     listener: Listener,
     tokens: Arc<Tokens>,
 }
 
-impl Bound {
+impl BoundApi {
     /// Reads tokens and certificates and listens, before Kafka is touched.
     ///
     /// # Errors
@@ -188,7 +188,7 @@ impl Bound {
     pub(crate) async fn run(
         self,
         settings: &Settings,
-        surroundings: Surroundings,
+        surroundings: ApiContext,
         shutdown: CancellationToken,
     ) -> Result<(), ApiError> {
         let stop = CancellationToken::new();
@@ -201,7 +201,7 @@ impl Bound {
             }
             opened = opening => opened?,
         };
-        let Surroundings { test_delivery, requests, ready } = surroundings;
+        let ApiContext { test_delivery, requests, ready } = surroundings;
         for (method, class) in METHODS.into_iter().flat_map(|method| CLASSES.map(|class| (method, class))) {
             requests.with_label_values(&[method, class]);
         }
@@ -241,13 +241,13 @@ pub(crate) fn unusable_files(settings: &settings::Api) -> Vec<String> {
 /// Binds and runs in one step.
 ///
 /// # Errors
-/// As [`Bound::bind`] and [`Bound::run`].
+/// As [`BoundApi::bind`] and [`BoundApi::run`].
 pub(crate) async fn run(
     settings: &Settings,
-    surroundings: Surroundings,
+    surroundings: ApiContext,
     shutdown: CancellationToken,
 ) -> Result<(), ApiError> {
-    Bound::bind(settings).await?.run(settings, surroundings, shutdown).await
+    BoundApi::bind(settings).await?.run(settings, surroundings, shutdown).await
 }
 
 async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {

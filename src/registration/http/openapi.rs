@@ -36,7 +36,7 @@ pub(super) const PAGE: &str = include_str!("docs.html");
     paths(instances::list, instances::get, instances::patch, instances::put, instances::delete, instances::test),
     components(schemas(TestAnswer)),
     security(("bearer" = []), ("accessKey" = [])),
-    modifiers(&Schemes, &MayBeLeftOut)
+    modifiers(&Schemes, &OptionalNotNull)
 )]
 struct Document;
 
@@ -53,9 +53,9 @@ impl Modify for Schemes {
 }
 
 /// A parameter that may be left out is not one that may be null.
-struct MayBeLeftOut;
+struct OptionalNotNull;
 
-impl Modify for MayBeLeftOut {
+impl Modify for OptionalNotNull {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for path in document.paths.paths.values_mut() {
             for operation in [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch] {
@@ -177,7 +177,7 @@ struct FilterItem {
 #[schema(rename_all = "camelCase")]
 enum EventType {
     Change,
-    Link,
+    KeptConnection,
     Unlink,
 }
 

@@ -42,7 +42,7 @@ use account::{Account, Balance, Remains};
 use receivers::Began;
 use registration::Registration;
 use sample::SAMPLES;
-use view::{Paint, Phase, Places, Reading};
+use view::{Paint, Phase, Places, Snapshot};
 use watch::{Watch, tier_topics};
 
 /// Partitions of each topic.
@@ -52,7 +52,7 @@ const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long retries may run out beyond the whole schedule: requests and a busy machine take time too.
 const RUN_OUT_EXTRA: Duration = Duration::from_secs(5);
 /// Between two looks at whether something has come about.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const MAINTENANCE_EVERY: Duration = Duration::from_millis(20);
 /// Between two frames on a terminal.
 const FRAME_EVERY: Duration = Duration::from_millis(200);
 /// Between two lines elsewhere.
@@ -108,7 +108,7 @@ fn lock(ledger: &Ledger) -> MutexGuard<'_, Account> {
 
 /// What ends a demo before its time.
 #[derive(Clone, Debug)]
-pub(crate) struct Stops {
+pub(crate) struct StopSignals {
     /// No more events; what is under way may end.
     pub(crate) finish: CancellationToken,
     /// Retries are not waited for either.
@@ -119,7 +119,7 @@ pub(crate) struct Stops {
 ///
 /// # Errors
 /// [`DemoError`]: it could not be shown to its end.
-pub(crate) async fn run(settings: Settings, demo: Demo, stops: Stops) -> Result<bool, DemoError> {
+pub(crate) async fn run(settings: Settings, demo: Demo, stops: StopSignals) -> Result<bool, DemoError> {
     let broker = EmbeddedBroker::start(&topics(&settings), PARTITIONS)?;
     let settings = on_stage(settings, broker.brokers());
     let (ledger, began) = (Ledger::default(), Arc::new(Began::default()));
@@ -142,7 +142,7 @@ pub(crate) async fn run(settings: Settings, demo: Demo, stops: Stops) -> Result<
         })
         .await?;
     }
-    let stage = Stage::set(settings, demo, ledger, began, sink).await?;
+    let stage = DemoRun::set(settings, demo, ledger, began, sink).await?;
     let faults = stage.show(&stops).await?;
     serving.cancel();
     while let Some(served) = servers.join_next().await {
@@ -199,7 +199,7 @@ async fn bind(settings: &Settings) -> Result<Worker, WorkerError> {
 }
 
 /// Everything the demo runs on, and how far it is.
-struct Stage {
+struct DemoRun {
     settings: Settings,
     demo: Demo,
     ledger: Ledger,
@@ -210,7 +210,7 @@ struct Stage {
     phase: Arc<Mutex<Phase>>,
 }
 
-impl Stage {
+impl DemoRun {
     async fn set(
         settings: Settings,
         demo: Demo,
@@ -226,16 +226,16 @@ impl Stage {
     }
 
     /// Runs worker, watch and view around the performance, then draws the balance and writes it.
-    async fn show(self, stops: &Stops) -> Result<bool, DemoError> {
+    async fn show(self, stops: &StopSignals) -> Result<bool, DemoError> {
         let (stop_worker, worker_ended, stop_view) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         // Whatever happens below, nothing goes on without this function.
         let _guards = [&stop_worker, &worker_ended, &stop_view].map(|token| token.clone().drop_guard());
-        let camera = Camera::of(&self);
+        let camera = StatusView::of(&self);
         let metrics = self.worker.metrics();
         let readiness = Readiness { condition: self.worker.condition(), metrics: Arc::clone(&metrics) };
         let Self { settings, demo, ledger, began, sink, worker, registration, phase } = self;
-        let performance = Performance { settings: &settings, demo, ledger: &ledger, began: &began, sink: &sink, phase };
+        let performance = Scenario { settings: &settings, demo, ledger: &ledger, began: &began, sink: &sink, phase };
 
         let mut watching = JoinSet::new();
         let (watch, ended) = (Watch::new(&settings, &ledger), worker_ended.clone());
@@ -296,7 +296,7 @@ fn conclude(settings: &Settings, ledger: &Ledger, remains: &Remains) -> Result<b
 
 /// Whether the worker is ready to take events at once.
 struct Readiness {
-    condition: Arc<crate::telemetry::admin::Condition>,
+    condition: Arc<crate::telemetry::admin::Readiness>,
     metrics: Arc<Metrics>,
 }
 
@@ -308,7 +308,7 @@ impl Readiness {
 }
 
 /// What happens on the stage.
-struct Performance<'a> {
+struct Scenario<'a> {
     settings: &'a Settings,
     demo: Demo,
     ledger: &'a Ledger,
@@ -317,13 +317,13 @@ struct Performance<'a> {
     phase: Arc<Mutex<Phase>>,
 }
 
-impl Performance<'_> {
+impl Scenario<'_> {
     fn set(&self, phase: Phase) {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
     /// Waits for the worker, produces, lets the retries run out.
-    async fn perform(&self, readiness: &Readiness, stops: &Stops) -> Result<(), DemoError> {
+    async fn perform(&self, readiness: &Readiness, stops: &StopSignals) -> Result<(), DemoError> {
         let ready = until(READY_TIMEOUT, &stops.finish, || readiness.is_given()).await;
         if stops.finish.is_cancelled() {
             return Ok(());
@@ -352,14 +352,14 @@ async fn until(patience: Duration, stop: &CancellationToken, is_so: impl Fn() ->
         tokio::select! {
             biased;
             () = stop.cancelled() => return is_so(),
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(MAINTENANCE_EVERY) => {}
         }
     }
     true
 }
 
 /// Reads the meters and shows them.
-struct Camera {
+struct StatusView {
     demo: Demo,
     ledger: Ledger,
     began: Arc<Began>,
@@ -369,8 +369,8 @@ struct Camera {
     places: Places,
 }
 
-impl Camera {
-    fn of(stage: &Stage) -> Self {
+impl StatusView {
+    fn of(stage: &DemoRun) -> Self {
         Self {
             demo: stage.demo,
             ledger: Ledger::clone(&stage.ledger),
@@ -416,11 +416,11 @@ impl Camera {
         screen::leave();
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&self) -> Snapshot {
         let metrics = &self.metrics;
         let account = lock(&self.ledger);
         let elapsed = self.began.elapsed();
-        Reading {
+        Snapshot {
             phase: *self.phase.lock().unwrap_or_else(PoisonError::into_inner),
             elapsed,
             duration: self.demo.duration,

@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::sample::PLAYGROUND;
 use crate::app::api::surroundings;
 use crate::inflight::job::push_hex;
-use crate::registration::http::{ApiError, Bound};
+use crate::registration::http::{ApiError, BoundApi};
 use crate::settings::Settings;
-use crate::telemetry::admin::Condition;
+use crate::telemetry::admin::Readiness;
 use crate::telemetry::metrics::Metrics;
 
 /// The API, listening.
 pub(crate) struct Registration {
-    bound: Bound,
+    bound: BoundApi,
     token: Option<String>,
 }
 
@@ -44,11 +44,11 @@ impl Registration {
 
     async fn bind_there(settings: &Settings) -> Result<Self, ApiError> {
         if settings.api.tokens_file.is_some() {
-            return Ok(Self { bound: Bound::bind(settings).await?, token: None });
+            return Ok(Self { bound: BoundApi::bind(settings).await?, token: None });
         }
         let mut token = String::new();
         push_hex(&mut token, &rand::random::<[u8; 16]>());
-        let bound = Bound::bind_with_token(settings, &token, PLAYGROUND).await?;
+        let bound = BoundApi::bind_with_token(settings, &token, PLAYGROUND).await?;
         Ok(Self { bound, token: Some(token) })
     }
 
@@ -73,7 +73,7 @@ impl Registration {
         stop: CancellationToken,
     ) -> Result<(), ApiError> {
         // Whether it is ready interests nobody here: the worker's own readiness is what `/readyz` says.
-        let surroundings = surroundings(&settings, &metrics, &Arc::new(Condition::default()));
+        let surroundings = surroundings(&settings, &metrics, &Arc::new(Readiness::default()));
         self.bound.run(&settings, surroundings, stop).await
     }
 }

@@ -160,7 +160,7 @@ impl SampleWebhook {
 enum Kind {
     Company(Change),
     Contact(Change),
-    Link,
+    KeptConnection,
     Unlink,
     /// A changed company of the playground, which none of the demo's webhooks is for.
     Playground,
@@ -178,7 +178,7 @@ const ROUND: [(Kind, &[u8]); 20] = [
     (Kind::Company(Change::Patch), &[0, 2]),
     (Kind::Contact(Change::Patch), &[1]),
     (Kind::Company(Change::Create), &[0, 2]),
-    (Kind::Link, &[1, 3]),
+    (Kind::KeptConnection, &[1, 3]),
     (Kind::Contact(Change::Create), &[1]),
     (Kind::Playground, &[]),
     (Kind::Company(Change::Patch), &[0, 2]),
@@ -191,7 +191,7 @@ const ROUND: [(Kind, &[u8]); 20] = [
     (Kind::Company(Change::Delete), &[0]),
     (Kind::Contact(Change::Patch), &[1]),
     (Kind::Company(Change::Patch), &[0, 2]),
-    (Kind::Link, &[1, 3]),
+    (Kind::KeptConnection, &[1, 3]),
     (Kind::Playground, &[]),
     (Kind::Company(Change::Patch), &[0, 2]),
     (Kind::Contact(Change::Delete), &[1]),
@@ -272,7 +272,7 @@ fn body(kind: Kind, number: u32) -> (&'static str, Value, Value) {
     match kind {
         Kind::Company(of) => ("change", of_company(), change(of, "name", "Alpha", number)),
         Kind::Contact(of) => ("change", json!({ "contactId": contact(number) }), change(of, "email", "x@y.z", number)),
-        Kind::Link => ("link", both(), Value::Null),
+        Kind::KeptConnection => ("link", both(), Value::Null),
         Kind::Unlink => ("unlink", both(), Value::Null),
         Kind::Playground => ("change", of_company(), change(Change::Patch, "name", "Beta", number)),
     }

@@ -74,7 +74,7 @@ fn reachable(listening: SocketAddr) -> SocketAddr {
 
 /// What the view shows at one moment.
 #[derive(Clone, Debug)]
-pub(crate) struct Reading {
+pub(crate) struct Snapshot {
     /// Where the demo stands.
     pub(crate) phase: Phase,
     /// Since the events began.
@@ -145,7 +145,7 @@ impl Paint {
 /// Columns of the bar.
 const BAR_WIDTH: u64 = 64;
 
-impl Reading {
+impl Snapshot {
     fn dead_letters(&self) -> u64 {
         self.dead.iter().filter(|(reason, _)| *reason != DeadReason::InvalidEvent).map(|(_, count)| count).sum()
     }
@@ -313,8 +313,8 @@ fn within(bound: Option<Within>) -> String {
 mod tests {
     use super::*;
 
-    fn reading() -> Reading {
-        Reading {
+    fn reading() -> Snapshot {
+        Snapshot {
             phase: Phase::RunningOut,
             elapsed: Duration::from_secs(77),
             duration: Some(Duration::from_secs(30)),
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn the_bar_is_as_wide_as_it_is_whatever_the_shares() {
         for (acknowledged, waiting) in [(0, 1), (1, 0), (1_000_000, 1), (3, 3)] {
-            let mut reading = Reading { acknowledged, queued: 0, in_flight: 0, ..reading() };
+            let mut reading = Snapshot { acknowledged, queued: 0, in_flight: 0, ..reading() };
             reading.dead.clear();
             reading.tiers = vec![("1s".to_owned(), 0, waiting)];
             let bar = reading.deliveries(Paint { colour: false }).pop().unwrap();
