@@ -10,7 +10,10 @@ OPTIONS = [
     ("dead-letter-topic", "topics.deadLetter", "t.dead", "t.dead", "worker api topics"),
     ("attempts-topic", "topics.attempts", "t.att", "t.att", "worker api topics"),
     ("health-topic", "topics.health", "t.health", "t.health", "worker api topics"),
+    ("backlog-topic", "topics.backlog", "t.backlog", "t.backlog", "worker api topics"),
+    ("audit-topic", "topics.audit", "t.audit", "t.audit", "worker api topics"),
     ("retry-schedule", "delivery.retrySchedule", "10s,2m", "10s,2m", "worker topics"),
+    ("give-up-after", "delivery.giveUpAfter", "48h", "48h", "worker"),
     ("request-timeout", "delivery.requestTimeout", "7s", "7s", "worker api"),
     ("connect-timeout", "delivery.connectTimeout", "900ms", "900ms", "worker api"),
     ("ordering", "delivery.ordering", "none", "none", "worker"),
@@ -40,7 +43,7 @@ OPTIONS = [
 
 # Options of single commands, which a long-running deployment has no use for.
 TOOLS = """workspace integration webhook reason from to event dry-run json rate limit
-    listen fail-rate latency status no-echo secret for help version""".split()
+    listen fail-rate latency status no-echo secret for instance-id console-listen help version""".split()
 
 NAMES = {option for option, *_ in OPTIONS} | set(TOOLS)
 

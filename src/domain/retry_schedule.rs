@@ -134,6 +134,11 @@ impl RetrySchedule {
         &self.delays
     }
 
+    /// The time from the first attempt to the last, when every request is answered at once.
+    pub(crate) fn whole(&self) -> Duration {
+        self.delays.iter().map(|delay| delay.duration()).sum()
+    }
+
     /// How many attempts a delivery gets: the first and one a delay.
     pub(crate) fn attempts_max(&self) -> u32 {
         u32::try_from(self.delays.len()).map_or(u32::MAX, |delays| delays + 1)

@@ -321,6 +321,7 @@ mod tests {
         settings::Kafka {
             brokers: "localhost:9092".to_owned(),
             group: "hookstream".to_owned(),
+            instance_id: None,
             properties: properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         }
     }

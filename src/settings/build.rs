@@ -202,6 +202,8 @@ const TEN_MINUTES: Duration = Duration::from_mins(10);
 const DRAIN_MAX: Duration = Duration::from_mins(4);
 /// Longer than this nothing here waits: the retry schedule's own bound.
 const WEEK: Duration = Duration::from_hours(168);
+/// The longest schedule there can be: 100 delays of a week.
+const GIVE_UP_MAX: Duration = Duration::from_hours(100 * 168);
 /// Far above the files a process may open; a bound for the memory of tables.
 const IN_FLIGHT_MAX: usize = 100_000;
 /// Below it, one event of Kafka's usual largest size would stop consumption.
@@ -220,6 +222,7 @@ fn settings(reader: &mut Reader<'_>, log_format: LogFormat) -> Settings {
         kafka: Kafka {
             brokers: reader.value("brokers", values::brokers),
             group: reader.value("group", values::group),
+            instance_id: reader.optional("instance-id", values::instance_id),
             properties: reader.many("kafka-property", values::property),
         },
         topics: topics(reader),
@@ -232,6 +235,7 @@ fn settings(reader: &mut Reader<'_>, log_format: LogFormat) -> Settings {
         },
         api: api(reader),
         admin_listen: reader.value("admin-listen", values::address),
+        console_listen: reader.value("console-listen", values::address),
         attempt_log: reader.value("attempt-log", values::attempt_log),
         log_format,
     }
@@ -245,6 +249,8 @@ fn topics(reader: &mut Reader<'_>) -> Topics {
         dead_letter: reader.value("dead-letter-topic", values::topic(0)),
         attempts: reader.value("attempts-topic", values::topic(0)),
         health: reader.value("health-topic", values::topic(DELTAS_SUFFIX_BYTES)),
+        backlog: reader.value("backlog-topic", values::topic(0)),
+        audit: reader.value("audit-topic", values::topic(0)),
         partitions: reader.value("topic-partitions", values::count(1, 10_000)),
         replication_factor: reader.value("topic-replication-factor", values::count(1, 100)),
     }
@@ -262,8 +268,13 @@ fn delivery(reader: &mut Reader<'_>) -> Delivery {
     let max_in_flight_per_host = lowered("max-in-flight-per-host", per_host);
     let connect_timeout =
         if reader.is_given("connect-timeout") { connect_timeout } else { connect_timeout.min(request_timeout) };
+    let schedule = reader.value("retry-schedule", values::schedule);
+    let give_up_after = reader.value("give-up-after", values::duration(MILLISECOND, GIVE_UP_MAX));
+    let give_up_after =
+        if reader.is_given("give-up-after") { give_up_after } else { give_up_after.max(schedule.whole()) };
     Delivery {
-        schedule: reader.value("retry-schedule", values::schedule),
+        schedule,
+        give_up_after,
         request_timeout,
         connect_timeout,
         ordering: reader.value("ordering", values::ordering),

@@ -10,15 +10,19 @@ pub(super) fn find(reader: &mut Reader<'_>, settings: &Settings) {
     if reader.takes("request-timeout") {
         timeouts(reader, &settings.delivery);
     }
+    if reader.takes("give-up-after") {
+        give_up(reader, &settings.delivery);
+    }
     if reader.takes("max-in-flight") {
         in_flight(reader, &settings.delivery);
     }
     if reader.takes("events-topic") {
         topics(reader, settings);
     }
-    if reader.takes("api-listen") {
-        api(reader, settings);
+    if reader.takes("api-tls-cert") {
+        api_tls(reader);
     }
+    listeners(reader, settings);
 }
 
 fn timeouts(reader: &mut Reader<'_>, delivery: &Delivery) {
@@ -30,6 +34,17 @@ fn timeouts(reader: &mut Reader<'_>, delivery: &Delivery) {
     if delivery.connect_timeout > delivery.request_timeout {
         let accepted = format!("connecting is a part of the request, expected at most {request} for it");
         reader.contradiction("connect-timeout", "request-timeout", &accepted);
+    }
+}
+
+fn give_up(reader: &mut Reader<'_>, delivery: &Delivery) {
+    let whole = delivery.schedule.whole();
+    if delivery.give_up_after < whole {
+        let accepted = format!(
+            "the retries of the schedule take {}, expected that or more for --give-up-after",
+            format_duration(whole)
+        );
+        reader.contradiction("give-up-after", "retry-schedule", &accepted);
     }
 }
 
@@ -57,6 +72,9 @@ fn topics(reader: &mut Reader<'_>, settings: &Settings) {
         ("health-topic", topics.health.clone()),
         ("health-topic", format!("{}.deltas", topics.health)),
         ("health-topic", format!("{}.counts", topics.health)),
+        ("backlog-topic", topics.backlog.clone()),
+        ("audit-topic", topics.audit.clone()),
+        ("retry-topic-prefix", format!("{}.now", topics.retry_prefix)),
     ];
     let tiers = settings.delivery.schedule.tiers().iter();
     names.extend(tiers.map(|tier| ("retry-topic-prefix", format!("{}.{tier}", topics.retry_prefix))));
@@ -80,7 +98,7 @@ fn same_in_metrics(one: &str, other: &str) -> bool {
     one.replace('.', "_") == other.replace('.', "_")
 }
 
-fn api(reader: &mut Reader<'_>, settings: &Settings) {
+fn api_tls(reader: &mut Reader<'_>) {
     let (cert, key) = ("api-tls-cert", "api-tls-key");
     for (given, missing) in [(cert, key), (key, cert)] {
         if reader.is_given(given) && !reader.is_given(missing) {
@@ -88,9 +106,22 @@ fn api(reader: &mut Reader<'_>, settings: &Settings) {
             reader.mistakes.push(Mistake::new(&format!("--{given}"), &text));
         }
     }
-    let (api, admin) = (settings.api.listen, settings.admin_listen);
-    let same_host = api.ip() == admin.ip() || api.ip().is_unspecified() || admin.ip().is_unspecified();
-    if api.port() == admin.port() && api.port() != 0 && same_host {
-        reader.contradiction("api-listen", "admin-listen", "expected two ports");
+}
+
+/// Two listeners of one process on one port: the second could not be bound.
+fn listeners(reader: &mut Reader<'_>, settings: &Settings) {
+    let all = [
+        ("api-listen", settings.api.listen),
+        ("console-listen", settings.console_listen),
+        ("admin-listen", settings.admin_listen),
+    ];
+    let taken: Vec<_> = all.into_iter().filter(|(name, _)| reader.takes(name)).collect();
+    for (index, (option, one)) in taken.iter().enumerate() {
+        for (other_option, other) in taken.iter().skip(index + 1) {
+            let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            if one.port() == other.port() && one.port() != 0 && same_host {
+                reader.contradiction(option, other_option, "expected two ports");
+            }
+        }
     }
 }

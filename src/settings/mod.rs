@@ -37,6 +37,8 @@ pub struct Kafka {
     pub brokers: String,
     /// `--group`: the consumer group; internal groups derive from it.
     pub group: String,
+    /// `--instance-id`: the name of this process in its consumer groups (`group.instance.id`); without it each start is a new member.
+    pub instance_id: Option<String>,
     /// `--kafka-property`: librdkafka properties, in the order given. Values may be secrets: never logged.
     pub properties: Vec<(String, String)>,
 }
@@ -47,6 +49,7 @@ impl fmt::Debug for Kafka {
         f.debug_struct("Kafka")
             .field("brokers", &self.brokers)
             .field("group", &self.group)
+            .field("instance_id", &self.instance_id)
             .field("properties", &keys)
             .finish()
     }
@@ -67,6 +70,10 @@ pub struct Topics {
     pub attempts: String,
     /// `--health-topic`
     pub health: String,
+    /// `--backlog-topic`: the places of webhooks that are behind in the events topic.
+    pub backlog: String,
+    /// `--audit-topic`: what operators did through the API.
+    pub audit: String,
     /// `--topic-partitions`: of topics that `topics apply` creates.
     pub partitions: u16,
     /// `--topic-replication-factor`: the same.
@@ -89,6 +96,8 @@ pub enum Ordering {
 pub struct Delivery {
     /// `--retry-schedule`
     pub schedule: RetrySchedule,
+    /// `--give-up-after`: how long after its first attempt a delivery may still be attempted. Not below the whole schedule.
+    pub give_up_after: Duration,
     /// `--request-timeout`: from name resolution to the answer's headers.
     pub request_timeout: Duration,
     /// `--connect-timeout`: name resolution, TCP and TLS, within the above.
@@ -170,6 +179,8 @@ pub(crate) struct Settings {
     pub(crate) api: Api,
     /// `--admin-listen`
     pub(crate) admin_listen: SocketAddr,
+    /// `--console-listen`: the operators' page.
+    pub(crate) console_listen: SocketAddr,
     /// `--attempt-log`
     pub(crate) attempt_log: AttemptLog,
     /// `--log-format`

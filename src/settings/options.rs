@@ -154,6 +154,7 @@ const DELIVERING: &[Subcommand] = &[Worker, Demo];
 /// Who makes requests: the API sends test deliveries.
 const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
 const SERVING_API: &[Subcommand] = &[Api, Demo];
+const SERVING_CONSOLE: &[Subcommand] = &[Demo];
 const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
 const NAMING: &[Subcommand] = &[Replay, ResumeRequest, Explain];
 const SENDING: &[Subcommand] = &[DeadLettersRedrive, Replay];
@@ -242,6 +243,13 @@ static KAFKA: &[Spec] = &[
     Spec::one("brokers", "HOST:PORT,…", "bootstrap servers", CLUSTER).default("localhost:9092"),
     Spec::one("group", "NAME", "consumer group; internal groups derive from it", CLUSTER).default("hookstream"),
     Spec::one(
+        "instance-id",
+        "NAME",
+        "static membership (group.instance.id): a process that comes back under the same name goes on where it was, without \
+         a rebalance; each process of a group needs its own",
+        &[Worker],
+    ),
+    Spec::one(
         "kafka-property",
         "KEY=VALUE",
         "any librdkafka property (SASL, TLS, …) but those that delivery depends on; repeatable, in the environment \
@@ -267,12 +275,20 @@ static TOPICS: &[Spec] = &[
         CLUSTER,
     )
     .default("webhooks.health"),
+    Spec::one(
+        "backlog-topic",
+        "TOPIC",
+        "how far webhooks that are behind have been given the events topic, compacted",
+        CLUSTER,
+    )
+    .default("webhooks.backlog"),
+    Spec::one("audit-topic", "TOPIC", "what operators did through the API", CLUSTER).default("webhooks.audit"),
     Spec::one("topic-partitions", "COUNT", "partitions of the topics that `topics apply` creates", SHAPES)
         .default("12"),
     Spec::one(
         "topic-replication-factor",
         "COUNT",
-        "their replicas; where the cluster has fewer brokers, their number",
+        "their replicas; where the cluster has fewer brokers, their number, and it says so",
         SHAPES,
     )
     .default("3"),
@@ -283,6 +299,14 @@ static DELIVERY: &[Spec] = &[
         .default("30s,1m,5m,15m,1h,1h,1h"),
     Spec::one("retry-schedule", "DURATION,…", "delay before each retry; each distinct delay is a topic", &[Demo])
         .default("1s,2s,5s,10s"),
+    Spec::one(
+        "give-up-after",
+        "DURATION",
+        "a delivery not acknowledged so long after its first attempt becomes a dead letter, whatever is left of its \
+         schedule; not below the whole schedule, and the default is raised to a longer one",
+        DELIVERING,
+    )
+    .default("24h"),
     Spec::one(
         "request-timeout",
         "DURATION",
@@ -353,6 +377,7 @@ static SUSPENSION: &[Spec] = &[
 static LISTENERS: &[Spec] = &[
     Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz", REQUESTING).default("0.0.0.0:9464"),
     Spec::one("api-listen", "ADDRESS", "the registration API", SERVING_API).default("0.0.0.0:8080"),
+    Spec::one("console-listen", "ADDRESS", "the operators' page", SERVING_CONSOLE).default("0.0.0.0:8090"),
     Spec::one(
         "api-tokens-file",
         "FILE",

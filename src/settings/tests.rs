@@ -80,6 +80,8 @@ fn defaults_are_those_of_the_documentation() {
         &topics.dead_letter,
         &topics.attempts,
         &topics.health,
+        &topics.backlog,
+        &topics.audit,
     ];
     assert_eq!(
         names,
@@ -89,12 +91,17 @@ fn defaults_are_those_of_the_documentation() {
             "webhooks.retry",
             "webhooks.dead-letter",
             "webhooks.attempts",
-            "webhooks.health"
+            "webhooks.health",
+            "webhooks.backlog",
+            "webhooks.audit"
         ]
     );
     assert_eq!((topics.partitions, topics.replication_factor), (12, 3));
     let delivery = &settings.delivery;
     assert_eq!(delivery.schedule, RetrySchedule::parse("30s,1m,5m,15m,1h,1h,1h").unwrap());
+    assert_eq!(delivery.give_up_after, Duration::from_hours(24));
+    assert_eq!(settings.kafka.instance_id, None);
+    assert_eq!(settings.console_listen.to_string(), "0.0.0.0:8090");
     assert_eq!((delivery.request_timeout, delivery.connect_timeout), (Duration::from_secs(10), Duration::from_secs(3)));
     assert_eq!(delivery.drain_timeout, Duration::from_secs(25));
     assert_eq!(delivery.ordering, Ordering::Entity);
@@ -179,7 +186,7 @@ fn options_reach_their_fields() {
     let settings = worker(
         "--brokers a:1,b:2 --group=g --kafka-property security.protocol=sasl_ssl --kafka-property sasl.password=a=b \
          --events-topic e --integrations-topic i --retry-topic-prefix r --dead-letter-topic d --attempts-topic a \
-         --health-topic h --topic-partitions 5 --topic-replication-factor 2 --retry-schedule 1s,250ms \
+         --health-topic h --backlog-topic b --audit-topic u --instance-id w-1 --give-up-after 48h --topic-partitions 5 --topic-replication-factor 2 --retry-schedule 1s,250ms \
          --request-timeout 4s --connect-timeout 2s --ordering none --max-in-flight 40 --max-in-flight-per-webhook 3 \
          --max-in-flight-per-host 9 --max-queued-bytes 8MiB --delivery-threads 2 --allow-private-networks 10.1.2.3/8,::1 \
          --allow-private-networks 127.0.0.1 --admin-listen [::1]:0 --attempt-log all --errors-window 1m \
@@ -187,7 +194,7 @@ fn options_reach_their_fields() {
     );
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     assert_eq!(settings.kafka.brokers, "a:1,b:2");
-    assert_eq!(settings.kafka.group, "g");
+    assert_eq!((settings.kafka.group.as_str(), settings.kafka.instance_id.as_deref()), ("g", Some("w-1")));
     assert_eq!(settings.kafka.properties, [pair("security.protocol", "sasl_ssl"), pair("sasl.password", "a=b")]);
     assert_eq!(
         settings.topics,
@@ -198,6 +205,8 @@ fn options_reach_their_fields() {
             dead_letter: "d".to_owned(),
             attempts: "a".to_owned(),
             health: "h".to_owned(),
+            backlog: "b".to_owned(),
+            audit: "u".to_owned(),
             partitions: 5,
             replication_factor: 2
         }
@@ -206,6 +215,7 @@ fn options_reach_their_fields() {
         settings.delivery,
         Delivery {
             schedule: RetrySchedule::parse("1s,250ms").unwrap(),
+            give_up_after: Duration::from_hours(48),
             request_timeout: Duration::from_secs(4),
             connect_timeout: Duration::from_secs(2),
             ordering: Ordering::None,
@@ -403,6 +413,9 @@ fn bad_values_say_what_is_accepted() {
         ("--brokers :9092", &["host:port"]),
         ("--brokers [::1]9092", &["host:port"]),
         ("--group=", &["--group ``", "a name"]),
+        ("--instance-id a/b", &["--instance-id `a/b`", "a-z, A-Z, 0-9"]),
+        ("--give-up-after 0s", &["`0s`", "from 1ms to 16800h"]),
+        ("--console-listen 0.0.0.0:1", &["--console-listen", "no option of `worker`", "`demo`"]),
         ("--events-topic a/b", &["`a/b`", "a-z, A-Z, 0-9"]),
         ("--events-topic ..", &["`..`", "not . or .."]),
         ("--allow-private-networks 10.0.0.0/33", &["`10.0.0.0/33`", "CIDR"]),
@@ -480,6 +493,17 @@ fn contradictions_name_both_options_and_what_would_do() {
         ("worker --dead-letter-topic webhooks.retry.5m", &["--retry-topic-prefix", "`webhooks.retry.5m`"]),
         ("worker --attempts-topic webhooks.health.deltas", &["--health-topic", "`webhooks.health.deltas`"]),
         ("worker --attempts-topic webhooks_health", &["--health-topic", "'.' and '_'"]),
+        ("api --audit-topic x --backlog-topic x", &["--audit-topic `x`", "--backlog-topic `x`", "two topics"]),
+        (
+            "replay --workspace w --integration i --audit-topic webhooks.retry.now",
+            &["--retry-topic-prefix", "two topics"],
+        ),
+        ("worker --give-up-after 3h", &["--give-up-after `3h`", "`30s,1m,5m,15m,1h,1h,1h` (default)", "12090s"]),
+        (
+            "demo --console-listen 127.0.0.1:8080",
+            &["--console-listen", "--api-listen `0.0.0.0:8080` (default)", "two ports"],
+        ),
+        ("demo --console-listen 0.0.0.0:9464", &["--console-listen", "--admin-listen", "two ports"]),
         ("api --api-tls-cert c", &["--api-tls-cert", "without --api-tls-key"]),
         ("api --api-tls-key c", &["--api-tls-key", "without --api-tls-cert"]),
         ("api --api-listen 127.0.0.1:9464", &["--api-listen", "--admin-listen", "two ports"]),
@@ -497,6 +521,12 @@ fn defaults_give_way_to_smaller_bounds_that_were_given() {
     let delivery = worker("--max-in-flight 8 --request-timeout 1s").delivery;
     assert_eq!((delivery.max_in_flight_per_webhook, delivery.max_in_flight_per_host), (8, 8));
     assert_eq!(delivery.connect_timeout, Duration::from_secs(1));
+}
+
+#[test]
+fn the_default_of_give_up_after_is_raised_to_a_longer_schedule() {
+    assert_eq!(worker("--retry-schedule 20h,20h").delivery.give_up_after, Duration::from_hours(40));
+    assert_eq!(worker("--retry-schedule 20h,20h --give-up-after 40h").delivery.give_up_after, Duration::from_hours(40));
 }
 
 #[test]
@@ -704,6 +734,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         let delays: Vec<_> = delays.iter().map(|delay| format!("{delay}ms")).collect();
         let delivery = &mut settings.delivery;
         delivery.schedule = RetrySchedule::parse(&delays.join(",")).unwrap();
+        delivery.give_up_after = delivery.schedule.whole().max(Duration::from_hours(24));
         delivery.request_timeout = Duration::from_millis(timeouts.0);
         delivery.connect_timeout = Duration::from_millis(timeouts.1);
         delivery.drain_timeout = Duration::from_millis(timeouts.2);

@@ -129,6 +129,13 @@ pub(super) fn group(text: &str) -> Read<String> {
     named(text, "a name")
 }
 
+/// The name of a group's static member. Kafka allows the characters of a topic's name.
+pub(super) fn instance_id(text: &str) -> Read<String> {
+    topic(0)(text)
+        .ok()
+        .ok_or_else(|| format!("expected a name: 1 to {TOPIC_BYTES_MAX} of a-z, A-Z, 0-9, '.', '_', '-', not . or .."))
+}
+
 /// A workspace: the first part of a record's key.
 pub(super) fn workspace(text: &str) -> Read<String> {
     named(text, "a workspace's name, without /").and_then(|name| {

@@ -335,6 +335,8 @@ mod tests {
             dead_letter: "dead".to_owned(),
             attempts: "attempts".to_owned(),
             health: "health".to_owned(),
+            backlog: "backlog".to_owned(),
+            audit: "audit".to_owned(),
             partitions: 12,
             replication_factor: 3,
         }

@@ -40,6 +40,7 @@ pub(crate) const TIER: &str = "retry.1h";
 pub(crate) fn settings() -> Delivery {
     Delivery {
         schedule: RetrySchedule::parse("1h").unwrap(),
+        give_up_after: Duration::from_hours(24),
         request_timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(3),
         ordering: Ordering::Entity,

@@ -66,6 +66,16 @@ impl Names {
         format!("{}.health", self.prefix)
     }
 
+    /// `--backlog-topic`
+    pub fn backlog(&self) -> String {
+        format!("{}.backlog", self.prefix)
+    }
+
+    /// `--audit-topic`
+    pub fn audit(&self) -> String {
+        format!("{}.audit", self.prefix)
+    }
+
     /// The same as settings, with `partitions` partitions and one replica.
     pub fn settings(&self, partitions: u16) -> settings::Topics {
         settings::Topics {
@@ -75,6 +85,8 @@ impl Names {
             dead_letter: self.dead_letter(),
             attempts: self.attempts(),
             health: self.health(),
+            backlog: self.backlog(),
+            audit: self.audit(),
             partitions,
             replication_factor: 1,
         }
@@ -91,6 +103,8 @@ impl Names {
             ("--dead-letter-topic", self.dead_letter()),
             ("--attempts-topic", self.attempts()),
             ("--health-topic", self.health()),
+            ("--backlog-topic", self.backlog()),
+            ("--audit-topic", self.audit()),
         ];
         named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
     }
@@ -117,7 +131,7 @@ impl Names {
 
 /// How a test's own library calls reach the cluster.
 pub fn kafka_settings(brokers: &str, group: &str) -> settings::Kafka {
-    settings::Kafka { brokers: brokers.to_owned(), group: group.to_owned(), properties: Vec::new() }
+    settings::Kafka { brokers: brokers.to_owned(), group: group.to_owned(), instance_id: None, properties: Vec::new() }
 }
 
 /// A worker process.

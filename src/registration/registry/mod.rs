@@ -336,7 +336,8 @@ mod tests {
     fn the_operators_properties_do_not_undo_ours() {
         let properties =
             vec![("isolation.level".into(), "read_uncommitted".into()), ("sasl.username".into(), "u".into())];
-        let config = consumer_config(&Kafka { brokers: "b:1".into(), group: "g".into(), properties });
+        let config =
+            consumer_config(&Kafka { brokers: "b:1".into(), group: "g".into(), instance_id: None, properties });
         assert_eq!(config.get("isolation.level"), Some("read_committed"));
         assert_eq!(config.get("sasl.username"), Some("u"));
     }

@@ -57,7 +57,7 @@ names the value, what it is and what is accepted; all of them are reported at on
 
 {{- /* Topics */ -}}
 {{- $seen := dict -}}
-{{- range $name := list "events" "integrations" "retryPrefix" "deadLetter" "attempts" "health" -}}
+{{- range $name := list "events" "integrations" "retryPrefix" "deadLetter" "attempts" "health" "backlog" "audit" -}}
 {{- $topic := get $v.topics $name -}}
 {{- if or (not (regexMatch "^[a-zA-Z0-9._-]{1,249}$" $topic)) (has $topic (list "." "..")) -}}
 {{- $m = append $m (printf "topics.%s is %q: a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -" $name $topic) -}}
@@ -77,7 +77,14 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- $m = append $m (printf "%s is %q: a duration is written 250ms, 30s, 5m or 1h" $name $value) -}}
 {{- end -}}
 {{- end -}}
+{{- $scheduleGood := true -}}
+{{- $whole := int64 0 -}}
 {{- range $value := splitList "," $v.delivery.retrySchedule -}}
+{{- if regexMatch $duration $value -}}
+{{- $whole = add $whole (include "hookstream.millis" $value | int64) -}}
+{{- else -}}
+{{- $scheduleGood = false -}}
+{{- end -}}
 {{- if not (regexMatch $duration $value) -}}
 {{- $m = append $m (printf "delivery.retrySchedule holds %q: write the delays one after another, e.g. 30s,1m,5m,15m,1h" $value) -}}
 {{- else if gt (include "hookstream.millis" $value | int64) 604800000 -}}
@@ -86,6 +93,15 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- end -}}
 {{- if gt (len (splitList "," $v.delivery.retrySchedule)) 100 -}}
 {{- $m = append $m (printf "delivery.retrySchedule has %d delays: at most 100" (len (splitList "," $v.delivery.retrySchedule))) -}}
+{{- end -}}
+{{- with $v.delivery.giveUpAfter -}}
+{{- if not (regexMatch $duration .) -}}
+{{- $m = append $m (printf "delivery.giveUpAfter is %q: a duration is written 250ms, 30s, 5m or 1h" .) -}}
+{{- else if gt (include "hookstream.millis" . | int64) 60480000000 -}}
+{{- $m = append $m (printf "delivery.giveUpAfter is %s: at most 16800h" .) -}}
+{{- else if and $scheduleGood (lt (include "hookstream.millis" . | int64) $whole) -}}
+{{- $m = append $m (printf "delivery.giveUpAfter (%s) is shorter than the whole delivery.retrySchedule (%s)" . $v.delivery.retrySchedule) -}}
+{{- end -}}
 {{- end -}}
 {{- if $good -}}
 {{- range $name := list "errorsWindow" "suspendAfter" -}}

@@ -112,6 +112,8 @@ imagePullSecrets:
 {{- include "hookstream.option" (list "DEAD_LETTER_TOPIC" .Values.topics.deadLetter) }}
 {{- include "hookstream.option" (list "ATTEMPTS_TOPIC" .Values.topics.attempts) }}
 {{- include "hookstream.option" (list "HEALTH_TOPIC" .Values.topics.health) }}
+{{- include "hookstream.option" (list "BACKLOG_TOPIC" .Values.topics.backlog) }}
+{{- include "hookstream.option" (list "AUDIT_TOPIC" .Values.topics.audit) }}
 {{- include "hookstream.option" (list "LOG_FORMAT" .Values.logs.format) }}
 {{- include "hookstream.option" (list "LOG_LEVEL" .Values.logs.level) }}
 {{- end -}}
@@ -129,6 +131,7 @@ imagePullSecrets:
 
 {{- define "hookstream.env.worker" -}}
 {{- include "hookstream.env.topics" . }}
+{{- include "hookstream.option" (list "GIVE_UP_AFTER" .Values.delivery.giveUpAfter) }}
 {{- include "hookstream.option" (list "ORDERING" .Values.delivery.ordering) }}
 {{- include "hookstream.option" (list "MAX_IN_FLIGHT" .Values.delivery.maxInFlight) }}
 {{- include "hookstream.option" (list "MAX_IN_FLIGHT_PER_WEBHOOK" .Values.delivery.maxInFlightPerWebhook) }}
