@@ -54,16 +54,6 @@ impl Api {
         Ok(Self { settings, admin, bound, metrics, condition: Arc::default() })
     }
 
-    /// Where the API is served.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.bound.address()
-    }
-
-    /// Where metrics and probes are served.
-    pub(crate) fn admin_address(&self) -> SocketAddr {
-        self.admin.address()
-    }
-
     /// Serves until `stop`, or until the registry can't go on.
     ///
     /// # Errors

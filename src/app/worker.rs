@@ -80,9 +80,6 @@ pub(crate) enum WorkerError {
     /// A Kafka client can't be made.
     #[error("kafka client: {0}")]
     Client(#[from] crate::kafka::ClientError),
-    /// The connector to receivers can't be made.
-    #[error("connector: {0}")]
-    Connector(String),
     /// A thread can't be started.
     #[error("thread `{name}`: {source}")]
     Thread {

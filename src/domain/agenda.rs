@@ -139,11 +139,6 @@ impl Agenda {
         self.due.first().map(|(at, ..)| *at)
     }
 
-    /// How many webhooks are planned.
-    pub(crate) fn len(&self) -> usize {
-        self.due.len()
-    }
-
     /// Whether none is.
     pub(crate) fn is_empty(&self) -> bool {
         self.due.is_empty()
@@ -275,7 +270,7 @@ mod tests {
         agenda.follow("ws/i", Some(&integration("active", &[disabled, event])));
         assert!(agenda.is_empty() && agenda.planned.is_empty());
         agenda.follow("ws/i", Some(&integration("hasErrors", &[hook("a", "00:00:10")])));
-        assert_eq!(agenda.len(), 1);
+        assert_eq!(agenda.due.len(), 1);
     }
 
     #[test]
@@ -284,7 +279,7 @@ mod tests {
         agenda.follow("ws/i", Some(&integration("active", &[hook("a", "00:10:00"), hook("b", "00:00:10")])));
         agenda.take_due(NOON + 3_333);
         agenda.follow("ws/i", Some(&integration("active", &[hook("a", "00:00:20")])));
-        assert_eq!(agenda.len(), 1);
+        assert_eq!(agenda.due.len(), 1);
         assert_eq!(fires(&mut agenda, NOON + 3_333, NOON + 63_333, 100).len(), 3, "the new period holds at once");
         agenda.follow("ws/i", None);
         assert!(agenda.is_empty() && agenda.next_ms().is_none());

@@ -140,6 +140,7 @@ impl RetrySchedule {
     }
 
     /// How many attempts a delivery gets: the first and one a delay.
+    #[cfg(test)]
     pub(crate) fn attempts_max(&self) -> u32 {
         u32::try_from(self.delays.len()).map_or(u32::MAX, |delays| delays + 1)
     }

@@ -100,6 +100,7 @@ impl Signer {
     }
 
     /// Whether there is no key: then nothing is signed and no header is sent.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

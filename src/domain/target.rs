@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::hash::{Hash as _, Hasher as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::{HeaderValue, Uri};
@@ -66,11 +66,6 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// The address, if the host is one.
-    pub(crate) fn ip(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
-    }
-
     /// Scheme, host and port, for a log: all that may be told of a URL.
     pub(crate) fn origin(&self) -> impl fmt::Display + '_ {
         let scheme = if self.https { "https" } else { "http" };

@@ -404,7 +404,7 @@ fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &R
                 book.count(offset, telling.told, (key, slots), rules, now_ms);
             }
         }
-        Ok(Delta::ResumeRequest(resume)) => book.wish(offset, &resume.key, resume.since_ms),
+        Ok(Delta::ResumeRequest(resume)) => book.wish(&resume.key, resume.since_ms),
         Err(error) => tracing::warn!(offset, error, "a record of the deltas topic can not be used"),
     }
     book.pass(offset);

@@ -213,11 +213,6 @@ impl TopicRange {
         Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned(), bounds })
     }
 
-    /// The topic.
-    pub(crate) fn topic(&self) -> &str {
-        &self.topic
-    }
-
     /// All there was when it was opened.
     pub(crate) fn bounds(&self) -> &[Range] {
         &self.bounds

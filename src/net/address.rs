@@ -88,6 +88,7 @@ impl AddressPolicy {
     }
 
     /// Whether a request may go to `address`.
+    #[cfg(test)]
     pub(crate) fn permits(&self, address: IpAddr) -> bool {
         self.refusal(address).is_none()
     }

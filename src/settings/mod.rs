@@ -24,9 +24,7 @@ use ipnet::IpNet;
 
 use crate::domain::retry_schedule::RetrySchedule;
 
-pub(crate) use command::{
-    Command, Demo, EventSource, HelpTopic, Logs, Parsed, Receiver, Selection, Subcommand, TopicsOutput,
-};
+pub(crate) use command::{Command, Demo, EventSource, Logs, Parsed, Receiver, Selection};
 pub(crate) use help::render as help;
 pub(crate) use mistake::Mistake;
 

@@ -1,5 +1,6 @@
 //! The command line as a whole: arguments and environment in, command or mistakes out.
 
+use super::command::{HelpTopic, Subcommand, TopicsOutput};
 use super::*;
 use proptest::prelude::*;
 

@@ -55,7 +55,6 @@ const LATENCY_BUCKETS: [f64; 14] =
 const LATENESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
 
 /// All metrics of the process. Fields are named like their metrics, without the prefix.
-#[expect(missing_docs, reason = "each field is the metric of its name; its help text stands where it is made")]
 pub struct Metrics {
     registry: Registry,
     pub(crate) events_matched: IntCounter,

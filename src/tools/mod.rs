@@ -17,8 +17,6 @@ mod resend;
 pub(crate) mod resume;
 pub(crate) mod topics;
 
-pub(crate) use receiver_log::Output;
-
 use std::io;
 
 use crate::domain::integration::Unusable;

@@ -14,7 +14,7 @@ use pack::{Packed, PackedId, PackedSecret, Packer, TextRange, short, uuid_bytes}
 pub(crate) use period::{BadPeriod, parse_period};
 use record::Record;
 
-use super::filter::{EventFacts, FilterItem};
+use super::filter::FilterItem;
 use super::hash::hash_bytes;
 use super::signature::{Signer, SigningKey};
 use super::target::BadUrl;
@@ -281,6 +281,7 @@ impl Integration {
     }
 
     /// Whether it has no webhooks.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.webhooks.is_empty()
     }
@@ -405,11 +406,6 @@ impl<'a> Webhook<'a> {
     pub(crate) fn items(self) -> &'a [FilterItem] {
         let start = self.packed.items_start as usize;
         self.integration.items.get(start..start + usize::from(self.packed.items_len)).unwrap_or_default()
-    }
-
-    /// Whether any filter item matches. Says nothing about status, trigger and being disabled.
-    pub(crate) fn filter_matches(self, facts: &EventFacts<'_>) -> bool {
-        self.items().iter().any(|item| item.matches(facts))
     }
 }
 

@@ -160,7 +160,7 @@ impl Rules {
 
 /// Failures of one second since the last acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failing {
+pub(crate) struct Failing {
     /// The second, since 1970.
     pub(crate) second: u32,
     /// When the first attempt failed in it, ms since 1970.

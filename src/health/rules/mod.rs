@@ -9,9 +9,11 @@ mod guard;
 
 use std::collections::BTreeMap;
 
-pub use counts::{Counts, Failing, Failures, Rules, SecondCounts, Streak, second_of};
+pub use counts::{Counts, Rules, SecondCounts, second_of};
+pub(crate) use counts::{Failing, Failures, Streak};
 pub(crate) use guard::Guard;
-pub use partition::{Change, PartitionHealth};
+pub(crate) use partition::Change;
+pub use partition::PartitionHealth;
 
 /// What an integration's attempts say about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -27,14 +27,13 @@ struct Unwritten {
 /// A wish to resume that is not yet granted.
 #[derive(Clone, Debug)]
 struct PendingResume {
-    offset: i64,
     key: Box<str>,
     since_ms: Option<i64>,
 }
 
 /// A change of state to write down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The integration.
     pub(crate) key: Box<str>,
     /// What is known after it.
@@ -69,11 +68,13 @@ impl PartitionHealth {
     }
 
     /// Whether it holds none.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// What is known of an integration.
+    #[cfg(test)]
     pub(crate) fn known(&self, key: &str) -> Option<&IntegrationHealth> {
         self.entries.get(key).map(|entry| &entry.known)
     }
@@ -109,8 +110,8 @@ impl PartitionHealth {
     }
 
     /// Takes the wish to end the suspension of an integration that began at `since_ms`, or whichever it is.
-    pub(crate) fn wish(&mut self, offset: i64, key: &str, since_ms: Option<i64>) {
-        self.wishes.push(PendingResume { offset, key: key.into(), since_ms });
+    pub(crate) fn wish(&mut self, key: &str, since_ms: Option<i64>) {
+        self.wishes.push(PendingResume { key: key.into(), since_ms });
     }
 
     /// The changes that are due. They come again until [`PartitionHealth::written`].
@@ -195,13 +196,6 @@ impl PartitionHealth {
             self.unwritten.pop_front();
         }
     }
-
-    /// The first offset that a wish or a count still needs.
-    pub(crate) fn first_needed(&self) -> Option<i64> {
-        let wish = self.wishes.iter().map(|wish| wish.offset).min();
-        let count = self.next_offset_with(std::iter::empty());
-        wish.map_or(count, |wish| Some(count.map_or(wish, |count| count.min(wish))))
-    }
 }
 
 #[cfg(test)]
@@ -225,6 +219,11 @@ mod tests {
 
     fn keys(changes: &[Change]) -> Vec<(&str, Health)> {
         changes.iter().map(|change| (&*change.key, change.known.health)).collect()
+    }
+
+    /// The first offset that a count still needs.
+    fn needed(book: &PartitionHealth) -> Option<i64> {
+        book.next_offset_with(std::iter::empty())
     }
 
     #[test]
@@ -254,17 +253,16 @@ mod tests {
             let mut book = PartitionHealth::default();
             book.load("ws/a", failed.clone());
             for (offset, since_ms) in (10..).zip(wishes) {
-                book.wish(offset, "ws/a", *since_ms);
+                book.wish("ws/a", *since_ms);
                 book.pass(offset);
             }
-            book.wish(20, "ws/unknown", None);
+            book.wish("ws/unknown", None);
             book.pass(20);
-            assert_eq!(book.first_needed(), Some(if wishes.is_empty() { 20 } else { 10 }));
             let changes = book.changes(&RULES, 9_000);
             assert_eq!(keys(&changes), expected);
             assert_eq!(keys(&book.changes(&RULES, 9_000)), expected, "not written yet");
             book.written(changes, std::iter::empty(), std::iter::empty());
-            assert_eq!(book.first_needed(), Some(21));
+            assert_eq!(needed(&book), Some(21));
             assert!(book.changes(&RULES, 9_500).is_empty());
         };
         let granted: &[_] = &[("ws/a", Health::Active)];
@@ -292,13 +290,13 @@ mod tests {
         assert_eq!(book.next_offset_with(["ws/b"].into_iter()), Some(0));
         assert_eq!(book.next_offset_with(["ws/a", "ws/b", "ws/c"].into_iter()), Some(4));
         book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
-        assert_eq!(book.first_needed(), Some(1));
+        assert_eq!(needed(&book), Some(1));
         book.count(4, told(5), ("ws/a", &[failures(2, 1)]), &RULES, 5_000);
         book.pass(4);
         book.written(vec![], ["ws/b", "ws/c"].into_iter(), std::iter::empty());
-        assert_eq!((book.first_needed(), due(&book, 9_000)), (Some(4), vec!["ws/a".into()]));
+        assert_eq!((needed(&book), due(&book, 9_000)), (Some(4), vec!["ws/a".into()]));
         book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
-        assert_eq!(book.first_needed(), Some(5));
+        assert_eq!(needed(&book), Some(5));
     }
 
     #[test]

@@ -238,18 +238,6 @@ pub(crate) fn unusable_files(settings: &settings::Api) -> Vec<String> {
     tokens.map(ApiError::from).into_iter().chain(tls).map(|error| chain(&error)).collect()
 }
 
-/// Binds and runs in one step.
-///
-/// # Errors
-/// As [`BoundApi::bind`] and [`BoundApi::run`].
-pub(crate) async fn run(
-    settings: &Settings,
-    surroundings: ApiContext,
-    shutdown: CancellationToken,
-) -> Result<(), ApiError> {
-    BoundApi::bind(settings).await?.run(settings, surroundings, shutdown).await
-}
-
 async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,

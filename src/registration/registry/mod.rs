@@ -19,7 +19,7 @@ use rdkafka::error::KafkaError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub(crate) use self::view::{Page, Stored, Version, View};
+pub(crate) use self::view::{Stored, Version, View};
 use crate::kafka::client::table_consumer_config;
 use crate::settings::Kafka;
 

@@ -108,11 +108,6 @@ impl View {
         self.lock().workspaces.values().map(BTreeMap::len).sum()
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Waits until the record at that place, or one behind it, has been applied; `false` when the time is over first.
     /// Blocks: for threads of their own only.
     pub(crate) fn wait_for(&self, version: Version, at_most: Duration) -> bool {
@@ -158,7 +153,7 @@ mod tests {
         assert_eq!(view.len(), 1);
         put(&view, "ws/a", None, 5);
         assert!(view.get("ws", "a").is_none());
-        assert!(view.is_empty());
+        assert_eq!(view.len(), 0);
     }
 
     #[test]
