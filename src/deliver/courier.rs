@@ -5,6 +5,7 @@
 //! attempt of its own.
 
 use std::error::Error as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +23,11 @@ use tokio_util::task::TaskTracker;
 use crate::clock;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::{Outcome, Reason, judge, parse_retry_after};
+use crate::domain::retry_schedule::format_duration;
 use crate::domain::signature::Signer;
 use crate::domain::target::{Authority, BadUrl, Target};
 use crate::inflight::job::Delivery;
+use crate::net::cause::Cause;
 use crate::net::connector::Connector;
 use crate::net::read_budget::{Rationed, ReadBudget};
 use crate::telemetry::metrics::Metrics;
@@ -169,6 +172,7 @@ fn push_decimal(text: &mut String, mut number: u64) {
 pub(crate) struct KeptConnection {
     sender: http1::SendRequest<Full<Bytes>>,
     ration: ReadBudget,
+    address: SocketAddr,
     opened: Instant,
     /// When it was last given back.
     pub(crate) idle_since: Instant,
@@ -192,6 +196,10 @@ const LINK_IDLE_MAX: Duration = Duration::from_secs(25);
 pub(crate) struct Exchange {
     /// Acknowledged, or why not.
     pub(crate) outcome: Outcome,
+    /// Why it failed, in words. None of an acknowledgement.
+    pub(crate) cause: Option<Cause>,
+    /// The receiver's address, where a connection to it was tried. None of a refused one.
+    pub(crate) address: Option<SocketAddr>,
     /// From its start to the answer's headers, or to the failure.
     pub(crate) took: Duration,
     /// The beginning of the answer's body, where there was one and it was wanted.
@@ -227,43 +235,48 @@ impl Courier {
     ) -> Exchange {
         let start = Instant::now();
         let deadline = start + self.request_timeout;
-        let answered = timeout_at(deadline, self.answer(attempt, kept)).await.unwrap_or(Err(Reason::Timeout));
+        let answered = self.answer(attempt, kept, deadline).await;
         let took = start.elapsed();
         let (response, link) = match answered {
             Ok(answered) => answered,
-            Err(reason) => {
-                return Exchange { outcome: Outcome::failed(reason), took, answer: Bytes::new(), link: None };
+            Err(Failed { reason, cause, address }) => {
+                let outcome = Outcome::failed(reason);
+                return Exchange { outcome, cause: Some(cause), address, took, answer: Bytes::new(), link: None };
             }
         };
         link.ration.renew(BODY_BYTES_MAX);
+        let address = Some(link.address);
         let outcome = judge_response(&response, attempt.token());
+        let cause = cause_of(&outcome);
         let body = response.into_body();
         if body.is_end_stream() {
-            return Exchange { outcome, took, answer: Bytes::new(), link: Some(link) };
+            return Exchange { outcome, cause, address, took, answer: Bytes::new(), link: Some(link) };
         }
         let body_deadline = deadline.min(Instant::now() + ANSWER_TIME_MAX);
         let mut answer = BytesMut::new();
         let kept_bytes = if keep_answer { ANSWER_BYTES_KEPT } else { 0 };
         let drained = timeout_at(body_deadline, drain(body, kept_bytes, &mut answer)).await;
         let link = matches!(drained, Ok(true)).then_some(link);
-        Exchange { outcome, took, answer: answer.freeze(), link }
+        Exchange { outcome, cause, address, took, answer: answer.freeze(), link }
     }
 
     async fn answer(
         &self,
         attempt: &SignedRequest,
         kept: Option<KeptConnection>,
-    ) -> Result<(Response<Incoming>, KeptConnection), Reason> {
+        deadline: Instant,
+    ) -> Result<(Response<Incoming>, KeptConnection), Failed> {
         if let Some(mut link) = kept {
-            // Not ready: closed before the request left. Neither is an attempt.
-            if link.sender.ready().await.is_ok() {
+            // Not ready: closed before the request left, which is no attempt.
+            if link.sender.is_ready() {
                 link.ration.renew(HEAD_BYTES_MAX);
-                match link.sender.try_send_request(attempt.request()).await {
+                let sent = timeout_at(deadline, link.sender.try_send_request(attempt.request())).await;
+                match sent.map_err(|_elapsed| self.too_late(Some(link.address)))? {
                     Ok(response) => return Ok((response, link)),
                     Err(mut failed) => {
                         let unsent = failed.take_message().is_some();
                         if !unsent && !is_stale(failed.error()) {
-                            return Err(classify(failed.error()));
+                            return Err(Failed::of(failed.error(), link.address));
                         }
                     }
                 }
@@ -271,25 +284,37 @@ impl Courier {
             self.metrics.stale_resends.inc();
         }
         // Boxed: connections are opened rarely, and their futures are large.
-        let mut link = Box::pin(self.open(&attempt.prepared.authority)).await?;
-        link.sender.ready().await.map_err(|error| classify(&error))?;
-        match link.sender.send_request(attempt.request()).await {
+        let opened = timeout_at(deadline, Box::pin(self.open(&attempt.prepared.authority))).await;
+        let mut link = opened.map_err(|_elapsed| self.too_late(None))??;
+        let address = link.address;
+        let answered = timeout_at(deadline, async {
+            link.sender.ready().await?;
+            link.sender.send_request(attempt.request()).await
+        });
+        match answered.await.map_err(|_elapsed| self.too_late(Some(address)))? {
             Ok(response) => Ok((response, link)),
-            Err(error) => Err(classify(&error)),
+            Err(error) => Err(Failed::of(&error, address)),
         }
     }
 
-    async fn open(&self, authority: &Authority) -> Result<KeptConnection, Reason> {
-        let connection = self.connector.connect(authority).await.map_err(|error| {
-            tracing::debug!(reason = error.reason().word(), %error, "no connection to the receiver");
-            error.reason()
+    fn too_late(&self, address: Option<SocketAddr>) -> Failed {
+        let limit = format_duration(self.request_timeout);
+        Failed { reason: Reason::Timeout, cause: Cause::new(format!("no answer within {limit}")), address }
+    }
+
+    async fn open(&self, authority: &Authority) -> Result<KeptConnection, Failed> {
+        let connection = self.connector.connect(authority).await.map_err(|error| Failed {
+            reason: error.reason(),
+            cause: error.cause().clone(),
+            address: error.address(),
         })?;
+        let address = connection.remote();
         let ration = ReadBudget::new(HEAD_BYTES_MAX);
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(CONNECTION_BUFFER_BYTES)
             .handshake(TokioIo::new(Rationed::new(connection, ration.clone())))
             .await
-            .map_err(|error| classify(&error))?;
+            .map_err(|error| Failed::of(&error, address))?;
         // What ends a connection is told to the request it carried; between requests it is nobody's failure.
         self.drivers.spawn(async move {
             if let Err(error) = driver.await {
@@ -298,8 +323,34 @@ impl Courier {
         });
         self.metrics.connections_opened.inc();
         let now = Instant::now();
-        Ok(KeptConnection { sender, ration, opened: now, idle_since: now })
+        Ok(KeptConnection { sender, ration, address, opened: now, idle_since: now })
     }
+}
+
+/// Why there is no answer.
+struct Failed {
+    reason: Reason,
+    cause: Cause,
+    address: Option<SocketAddr>,
+}
+
+impl Failed {
+    fn of(error: &hyper::Error, address: SocketAddr) -> Self {
+        Self { reason: classify(error), cause: Cause::of_error(error), address: Some(address) }
+    }
+}
+
+/// What an answer says about its failure, in words.
+fn cause_of(outcome: &Outcome) -> Option<Cause> {
+    let Outcome::Failed { reason, status, .. } = outcome else { return None };
+    Some(match (reason, status) {
+        (Reason::Status, Some(status)) => Cause::new(format!("the answer has status {status}, not 200")),
+        (Reason::EchoMissing, _) => Cause::new("the answer has no header X-XCOM-Integration-Echo"),
+        (Reason::EchoMismatch, _) => {
+            Cause::new("the answer's X-XCOM-Integration-Echo is not the request's, or is there more than once")
+        }
+        _ => Cause::new(reason.word()),
+    })
 }
 
 fn judge_response(response: &Response<Incoming>, token: &[u8]) -> Outcome {

@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::address::AddressPolicy;
+use super::cause::Cause;
 use super::resolver::Resolver;
 use super::stream::Connection;
 use super::tls::{Protocols, Tls};
@@ -37,15 +38,30 @@ const UNCONFIRMED_MAX: Duration = Duration::from_secs(30);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
+#[error("{cause}")]
 pub(crate) struct ConnectError {
     reason: Reason,
-    text: String,
+    cause: Cause,
+    address: Option<SocketAddr>,
 }
 
 impl ConnectError {
     fn new(reason: Reason, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into() }
+        Self { reason, cause: Cause::new(text), address: None }
+    }
+
+    fn at(self, address: SocketAddr) -> Self {
+        Self { address: Some(address), ..self }
+    }
+
+    /// Why, in words: names host and address, and no path or query.
+    pub(crate) fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The address that was tried last. None before any was, and of a refused one.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// `dns`, `connect`, `tls`, `timeout` or `refused-address`.
@@ -89,15 +105,18 @@ impl Connector {
         };
         let addresses =
             timeout_at(deadline, self.addresses(authority)).await.map_err(|_elapsed| late("the name"))??;
-        let (tcp, remote) = timeout_at(deadline, race(addresses)).await.map_err(|_elapsed| late("TCP"))??;
+        let first = addresses.first().copied();
+        let (tcp, remote) = timeout_at(deadline, race(addresses)).await.map_err(|_elapsed| match first {
+            Some(first) => late("TCP").at(first),
+            None => late("TCP"),
+        })??;
         if !authority.https {
             return Ok(Connection::plain(tcp, remote));
         }
-        let tls =
-            timeout_at(deadline, self.tls.handshake(&authority.host, tcp)).await.map_err(|_elapsed| late("TLS"))?;
-        match tls {
+        let tls = timeout_at(deadline, self.tls.handshake(&authority.host, tcp)).await;
+        match tls.map_err(|_elapsed| late("TLS").at(remote))? {
             Ok(tls) => Ok(Connection::tls(tls, remote)),
-            Err(text) => Err(ConnectError::new(Reason::Tls, format!("{authority} at {remote}: {text}"))),
+            Err(text) => Err(ConnectError::new(Reason::Tls, format!("{authority} at {remote}: {text}")).at(remote)),
         }
     }
 
@@ -108,7 +127,10 @@ impl Connector {
         for address in answer.iter() {
             if let Some(why) = self.policy.refusal(*address) {
                 let text = format!("{}: address {address} is refused ({why})", authority.host);
-                return Err(ConnectError::new(Reason::RefusedAddress, text));
+                // An outsider must not learn the addresses of names inside our network.
+                let shown = format!("{}: the address is refused", authority.host);
+                let cause = Cause::with_shown(text, shown);
+                return Err(ConnectError { reason: Reason::RefusedAddress, cause, address: None });
             }
         }
         let in_order = alternate(&answer).into_iter().take(TRIES_MAX);
@@ -162,7 +184,7 @@ async fn open(address: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectErr
         Ok(tcp) => Ok((tcp, address)),
         Err(error) => {
             let reason = if error.kind() == io::ErrorKind::TimedOut { Reason::Timeout } else { Reason::Connect };
-            Err(ConnectError::new(reason, format!("{address}: {error}")))
+            Err(ConnectError::new(reason, format!("{address}: {error}")).at(address))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Toolbox for the network: addresses, names, TLS, connections, one server loop. No features.
 
 pub(crate) mod address;
+pub(crate) mod cause;
 pub(crate) mod resolver;
 pub(crate) mod connector;
 pub(crate) mod tls;
