@@ -93,7 +93,7 @@ impl AttemptLog {
         }
         let delivery = ended.delivery;
         let Some(held) = Held::of(&self.waiting, delivery.event.payload.len()) else {
-            self.metrics.attempt_log_dropped.inc();
+            self.metrics.health.attempt_log_dropped.inc();
             return;
         };
         let entry = Entry {
@@ -110,7 +110,7 @@ impl AttemptLog {
             at_ms: ended.at_ms,
         };
         if self.sender.try_send(entry).is_err() {
-            self.metrics.attempt_log_dropped.inc();
+            self.metrics.health.attempt_log_dropped.inc();
         }
     }
 }
@@ -299,7 +299,7 @@ mod tests {
                 at_ms: 0,
             });
         }
-        assert_eq!(log.metrics.attempt_log_dropped.get(), 3);
+        assert_eq!(log.metrics.health.attempt_log_dropped.get(), 3);
         assert_eq!(entries.try_iter().count(), WAITING_MAX);
     }
 }

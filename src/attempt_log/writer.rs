@@ -48,7 +48,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, _opaque: ()) {
         if result.is_err() {
-            self.metrics.attempt_log_dropped.inc();
+            self.metrics.health.attempt_log_dropped.inc();
         }
     }
 }
@@ -100,7 +100,7 @@ impl AttemptLogWriter {
         let record = entry.record(&self.worker);
         let sent = self.producer.send(BaseRecord::to(&self.topic).key(entry.key()).payload(&record));
         if sent.is_err() {
-            self.metrics.attempt_log_dropped.inc();
+            self.metrics.health.attempt_log_dropped.inc();
         }
     }
 }

@@ -281,7 +281,7 @@ impl Courier {
                     }
                 }
             }
-            self.metrics.stale_resends.inc();
+            self.metrics.deliver.stale_resends.inc();
         }
         // Boxed: connections are opened rarely, and their futures are large.
         let opened = timeout_at(deadline, Box::pin(self.open(&attempt.prepared.authority))).await;
@@ -321,7 +321,7 @@ impl Courier {
                 tracing::trace!(%error, "a connection ended");
             }
         });
-        self.metrics.connections_opened.inc();
+        self.metrics.deliver.connections_opened.inc();
         let now = Instant::now();
         Ok(KeptConnection { sender, ration, address, opened: now, idle_since: now })
     }

@@ -147,8 +147,8 @@ impl NextRecord {
     pub(crate) fn complete(self, metrics: &Metrics) {
         match self.fate {
             NextStep::Retried(tier) => {
-                metrics.retries.get(tier).into_iter().for_each(prometheus::IntCounter::inc);
-                metrics.deliveries_retried.inc();
+                metrics.deliver.retries.get(tier).into_iter().for_each(prometheus::IntCounter::inc);
+                metrics.deliver.deliveries_retried.inc();
                 if self.event.is_tick {
                     metrics.tick(TickOutcome::Retried);
                 }

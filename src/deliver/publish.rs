@@ -111,7 +111,7 @@ impl Sink {
                     continue;
                 }
             }
-            self.metrics.publish_errors.with_label_values(&[&outgoing.topic]).inc();
+            self.metrics.deliver.publish_errors.with_label_values(&[&outgoing.topic]).inc();
             if let Some((code, text)) = producer.client().fatal_error() {
                 tracing::error!(topic = &*outgoing.topic, ?code, text, "the producer can not go on");
                 self.fatal.cancel();

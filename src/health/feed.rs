@@ -70,7 +70,7 @@ impl HealthFeed {
             }
             if is_stale && counted.elapsed() >= CENSUS_EVERY {
                 let census = self.table.read().unwrap_or_else(PoisonError::into_inner).census();
-                self.metrics.set_census(&census);
+                self.metrics.table.set_census(&census);
                 (counted, is_stale) = (Instant::now(), false);
             }
         }

@@ -337,7 +337,7 @@ impl<'a> Session<'a> {
         for (partition, entry) in entries {
             for Change { key, known } in &entry.changes {
                 let status = known.health.word();
-                self.owner.metrics.health_transitions.with_label_values(&[status]).inc();
+                self.owner.metrics.health.transitions.with_label_values(&[status]).inc();
                 tracing::info!(integration = &**key, status, "the health of an integration changed");
             }
             let Some(book) = self.books.get_mut(&partition) else { continue };

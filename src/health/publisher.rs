@@ -136,8 +136,8 @@ impl DeltaPublisher {
 
     fn collect(&mut self) {
         let guarded = self.collector.collect(&self.tally, clock::now_ms());
-        let was_guarded = self.metrics.health_guard_active.get() == 1;
-        self.metrics.health_guard_active.set(i64::from(guarded));
+        let was_guarded = self.metrics.health.guard_active.get() == 1;
+        self.metrics.health.guard_active.set(i64::from(guarded));
         if guarded && !was_guarded {
             tracing::warn!("most integrations fail for reasons of the network: attempts do not count for their health");
         } else if was_guarded && !guarded {
@@ -198,7 +198,7 @@ impl DeltaPublisher {
                     Ok(())
                 }
                 Err((error, _record)) => {
-                    metrics.publish_errors.with_label_values(&[&topic]).inc();
+                    metrics.deliver.publish_errors.with_label_values(&[&topic]).inc();
                     tracing::debug!(topic, %error, "what is counted for health was not told and is told again");
                     Err(outgoing)
                 }

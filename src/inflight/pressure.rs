@@ -170,8 +170,8 @@ impl Pressure {
     /// Sets the gauges.
     pub(crate) fn export(&self, metrics: &Metrics) {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        metrics.queued_deliveries.set(gauge(self.queued()));
-        metrics.queued_event_bytes.set(gauge(self.event_bytes.load(Ordering::Relaxed)));
+        metrics.deliver.queued_deliveries.set(gauge(self.queued()));
+        metrics.deliver.queued_event_bytes.set(gauge(self.event_bytes.load(Ordering::Relaxed)));
     }
 }
 

@@ -64,6 +64,7 @@ impl Lag {
                     let before = || committed.get(&partition).copied().or_else(|| assignment.first_read());
                     let next = assignment.committable().or_else(before).unwrap_or(low).max(low);
                     self.metrics
+                        .intake
                         .consumer_lag
                         .with_label_values(&[&**topic, partition.to_string().as_str()])
                         .set((high - next).max(0));
@@ -74,7 +75,7 @@ impl Lag {
         }
         for (topic, partition) in self.exported.iter().filter(|gone| !exported.contains(gone)) {
             if let Err(error) =
-                self.metrics.consumer_lag.remove_label_values(&[&**topic, partition.to_string().as_str()])
+                self.metrics.intake.consumer_lag.remove_label_values(&[&**topic, partition.to_string().as_str()])
             {
                 tracing::debug!(%error, "no gauge of a partition that went");
             }

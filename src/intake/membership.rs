@@ -96,7 +96,7 @@ impl GroupMember {
         if partitions.count() == 0 {
             return;
         }
-        self.metrics.rebalances_assigned.inc();
+        self.metrics.intake.rebalances_assigned.inc();
         tracing::info!(group_member = self.log.role(), partitions = partitions.count(), "partitions assigned");
         // A partition stays paused over a rebalance if it was paused before.
         if let Err(error) = consumer.resume(partitions) {
@@ -116,9 +116,9 @@ impl GroupMember {
         }
         let lost = consumer.assignment_lost();
         if lost {
-            self.metrics.rebalances_lost.inc();
+            self.metrics.intake.rebalances_lost.inc();
         } else {
-            self.metrics.rebalances_revoked.inc();
+            self.metrics.intake.rebalances_revoked.inc();
         }
         tracing::info!(group_member = self.log.role(), partitions = leaving.len(), lost, "partitions revoked");
         for assignment in &leaving {
@@ -159,9 +159,9 @@ impl GroupMember {
             tracing::warn!(group_member = self.log.role(), %error, "the last offsets were not stored");
         }
         match commit_now(consumer, &offsets) {
-            Ok(()) => self.metrics.commits_ok.inc(),
+            Ok(()) => self.metrics.intake.commits_ok.inc(),
             Err(error) => {
-                self.metrics.commits_failed.inc();
+                self.metrics.intake.commits_failed.inc();
                 tracing::warn!(group_member = self.log.role(), %error, "the last commit failed; the next owner repeats what it covered");
             }
         }
@@ -212,7 +212,7 @@ impl GroupMember {
         let count = i64::try_from(list.count()).unwrap_or(i64::MAX);
         let done = if paused { consumer.pause(&list) } else { consumer.resume(&list) };
         match done {
-            Ok(()) => self.metrics.paused_partitions.set(if paused { count } else { 0 }),
+            Ok(()) => self.metrics.intake.paused_partitions.set(if paused { count } else { 0 }),
             Err(error) => tracing::warn!(%error, paused, "partitions could not be paused or resumed"),
         }
     }
@@ -290,10 +290,10 @@ impl ConsumerContext for GroupMember {
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         match result {
-            Ok(()) => self.metrics.commits_ok.inc(),
+            Ok(()) => self.metrics.intake.commits_ok.inc(),
             Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
             Err(error) => {
-                self.metrics.commits_failed.inc();
+                self.metrics.intake.commits_failed.inc();
                 tracing::warn!(group_member = self.log.role(), %error, "a commit failed and comes again");
             }
         }

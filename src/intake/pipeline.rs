@@ -89,7 +89,7 @@ impl Pipeline {
             (None, _) => "the record has no value".to_owned(),
             (_, None) => "the record has no workspace: neither a header nor a key".to_owned(),
         };
-        self.metrics.event(EventOutcome::Invalid);
+        self.metrics.intake.event(EventOutcome::Invalid);
         let event = self.admit(record, assignment);
         if let Some(repeats) = self.repeats.of("invalid") {
             tracing::warn!(
@@ -139,10 +139,10 @@ impl Pipeline {
         });
         if matched.is_empty() {
             assignment.admit_settled(record.offset);
-            self.metrics.event(EventOutcome::Unmatched);
+            self.metrics.intake.event(EventOutcome::Unmatched);
             return;
         }
-        self.metrics.event(EventOutcome::Matched);
+        self.metrics.intake.event(EventOutcome::Matched);
         let mut event = self.admit(record, assignment);
         event.order_keys = envelope.order_keys();
         event.open(u32::try_from(matched.len()).unwrap_or(u32::MAX));

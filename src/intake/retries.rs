@@ -197,7 +197,7 @@ impl RetryConsumer {
 
     fn export(&self) {
         let now_ms = clock::now_ms();
-        for (tier, gauge) in self.metrics.retry_overdue.iter().enumerate() {
+        for (tier, gauge) in self.metrics.intake.retry_overdue.iter().enumerate() {
             let of_tier = self.hands.values().filter(|hand| hand.tier == tier);
             let oldest = of_tier.filter_map(DueBuffer::next_due_ms).min();
             let overdue_ms = oldest.map_or(0, |due| now_ms.saturating_sub(due).max(0));

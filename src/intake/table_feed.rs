@@ -65,7 +65,7 @@ impl TableFeed {
                 self.apply(Vec::new(), true);
                 self.census();
                 let took = began.elapsed();
-                self.metrics.integrations_bootstrap.set(took.as_secs_f64());
+                self.metrics.table.bootstrap_seconds.set(took.as_secs_f64());
                 let integrations = self.table.read().unwrap_or_else(PoisonError::into_inner).len();
                 tracing::info!(integrations, seconds = took.as_secs_f64(), "the integrations topic is read");
                 // Nobody waits any more when the process is stopping.
@@ -105,7 +105,7 @@ impl TableFeed {
 
     fn census(&self) {
         let census = self.table.read().unwrap_or_else(PoisonError::into_inner).census();
-        self.metrics.set_census(&census);
+        self.metrics.table.set_census(&census);
     }
 }
 
@@ -129,13 +129,13 @@ fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
     match parsed {
         Ok(change) => {
             match &change {
-                Change::Put(..) => metrics.integration_records_used.inc(),
-                Change::Remove(_) => metrics.integration_records_removed.inc(),
+                Change::Put(..) => metrics.table.records_used.inc(),
+                Change::Remove(_) => metrics.table.records_removed.inc(),
             }
             Some(change)
         }
         Err(error) => {
-            metrics.integration_records_unusable.inc();
+            metrics.table.records_unusable.inc();
             let key = String::from_utf8_lossy(row.key).chars().take(128).collect::<String>();
             tracing::warn!(
                 key,

@@ -60,7 +60,7 @@ impl Shard {
         let UnderWay { delivery, active, .. } = under_way;
         let at_ms = clock::now_ms();
         let metrics = &self.shared.metrics;
-        metrics.attempt_duration.observe(exchanged.took.as_secs_f64());
+        metrics.deliver.attempt_duration.observe(exchanged.took.as_secs_f64());
         self.shared.reports.attempt_ended(&Ended {
             shard: self.index,
             delivery: &delivery,
@@ -72,8 +72,8 @@ impl Shard {
         match exchanged.outcome {
             Outcome::Acknowledged => {
                 metrics.attempt_acknowledged();
-                metrics.deliveries_acknowledged.inc();
-                metrics.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
+                metrics.deliver.deliveries_acknowledged.inc();
+                metrics.deliver.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
                 if delivery.event.is_tick {
                     metrics.tick(TickOutcome::Acknowledged);
                 }
@@ -89,7 +89,7 @@ impl Shard {
 
     /// Gives back what a request held: its place in the order, its share of lane and host, its connection.
     fn free(&mut self, under_way: &UnderWay, link: Option<KeptConnection>, took: Duration, now: Instant) {
-        self.shared.metrics.in_flight_requests.dec();
+        self.shared.metrics.deliver.in_flight_requests.dec();
         if let Some(lane) = self.lanes.get_mut(under_way.lane) {
             lane.in_flight -= 1;
             lane.pace.ended(took, under_way.connects, now);
@@ -120,8 +120,8 @@ impl Shard {
         let request = Request { began: under_way.began, in_flight: lane.in_flight, more_wait: lane.queue.ready() > 0 };
         match lane.allowance.ended(ending, request, now) {
             Change::None => {}
-            Change::Restricted => self.shared.metrics.webhooks_restricted.inc(),
-            Change::Restored => self.shared.metrics.webhooks_restricted.dec(),
+            Change::Restricted => self.shared.metrics.deliver.webhooks_restricted.inc(),
+            Change::Restored => self.shared.metrics.deliver.webhooks_restricted.dec(),
         }
     }
 
@@ -129,11 +129,11 @@ impl Shard {
         let Some(host) = self.hosts.get_mut(under_way.host) else { return };
         if acknowledged {
             if host.circuit.acknowledged() {
-                self.shared.metrics.circuits_open.dec();
+                self.shared.metrics.deliver.circuits_open.dec();
                 tracing::info!(receiver = %host.authority.origin(), "a circuit closed: the receiver acknowledges again");
             }
         } else if host.circuit.failed(under_way.probe, now) {
-            self.shared.metrics.circuits_open.inc();
+            self.shared.metrics.deliver.circuits_open.inc();
             tracing::warn!(
                 receiver = %host.authority.origin(),
                 "a circuit opened: no requests to a receiver that keeps failing, but probes"

@@ -81,7 +81,7 @@ impl Shard {
             let lane = self.lanes.remove(index);
             self.lane_of.remove(&lane.key);
             if lane.allowance.is_restricted() {
-                self.shared.metrics.webhooks_restricted.dec();
+                self.shared.metrics.deliver.webhooks_restricted.dec();
             }
         }
         self.look_at_hosts(now);
@@ -139,7 +139,7 @@ impl Shard {
             let host = self.hosts.remove(index);
             self.host_of.remove(&host.authority);
             if host.circuit.is_open() {
-                self.shared.metrics.circuits_open.dec();
+                self.shared.metrics.deliver.circuits_open.dec();
             }
         }
     }

@@ -482,11 +482,11 @@ impl Shard {
         under_way.connects = kept.is_none();
         let now_ms = clock::now_ms();
         let metrics = &self.shared.metrics;
-        metrics.in_flight_requests.inc();
+        metrics.deliver.in_flight_requests.inc();
         let delivery = &mut under_way.delivery;
         delivery.first_attempt_ms.get_or_insert(now_ms);
         if let Some(due) = delivery.due
-            && let Some(lateness) = metrics.retry_lateness.get(due.tier)
+            && let Some(lateness) = metrics.intake.retry_lateness.get(due.tier)
         {
             lateness.observe(seconds_between(due.at_ms, now_ms));
         }

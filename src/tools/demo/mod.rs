@@ -23,7 +23,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use bytes::Bytes;
 use ipnet::IpNet;
-use prometheus::IntCounter;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +33,7 @@ use crate::domain::signature::{Signer, SigningKey};
 use crate::kafka::ClientError;
 use crate::registration::http::ApiError;
 use crate::settings::{Demo, Settings, terminal};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{EventOutcome, Metrics};
 use crate::telemetry::terminal as screen;
 use crate::tools::demo::embedded::{EmbeddedBroker, EmbeddedError};
 use crate::tools::demo::observer::ObserverError;
@@ -303,7 +302,7 @@ struct Readiness {
 impl Readiness {
     /// Both of the worker's consumers, of events and of retries, have their partitions.
     fn is_given(&self) -> bool {
-        self.condition.is_ready() && self.metrics.rebalances_assigned.get() >= 2
+        self.condition.is_ready() && self.metrics.intake.rebalances_assigned.get() >= 2
     }
 }
 
@@ -426,15 +425,15 @@ impl StatusView {
             duration: self.demo.duration,
             rate: self.demo.rate,
             places: self.places.clone(),
-            events: [&metrics.events_matched, &metrics.events_unmatched, &metrics.events_invalid].map(IntCounter::get),
-            acknowledged: metrics.deliveries_acknowledged.get(),
-            tiers: (self.tiers.iter().zip(&metrics.retries).enumerate())
+            events: EventOutcome::ALL.map(|outcome| metrics.intake.events(outcome)),
+            acknowledged: metrics.deliver.deliveries_acknowledged.get(),
+            tiers: (self.tiers.iter().zip(&metrics.deliver.retries).enumerate())
                 .map(|(tier, (name, put))| (name.clone(), put.get(), account.waiting(tier)))
                 .collect(),
             dead: metrics.dead_letters().collect(),
-            in_flight: metrics.in_flight_requests.get(),
-            queued: metrics.queued_deliveries.get(),
-            circuits_open: metrics.circuits_open.get(),
+            in_flight: metrics.deliver.in_flight_requests.get(),
+            queued: metrics.deliver.queued_deliveries.get(),
+            circuits_open: metrics.deliver.circuits_open.get(),
             lateness: metrics.lateness_within(P99),
             latency: metrics.latency_within(HALF),
             receivers: (0..4).map(|webhook| account.requests(webhook)).collect(),

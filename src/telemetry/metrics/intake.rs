@@ -1,0 +1,64 @@
+//! Metrics of `intake`: what is read, committed and assigned.
+
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec};
+
+use super::EventOutcome;
+use super::make::{CountersBy, Make};
+
+/// Upper bounds in seconds, around the promise of 250 ms.
+const LATENESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
+
+/// Fields are named like their metrics, without the prefix.
+pub(crate) struct IntakeMetrics {
+    pub(super) events: CountersBy<EventOutcome>,
+    pub(crate) retry_lateness: Vec<Histogram>,
+    pub(crate) retry_overdue: Vec<Gauge>,
+    pub(crate) consumer_lag: IntGaugeVec,
+    pub(crate) commits_ok: IntCounter,
+    pub(crate) commits_failed: IntCounter,
+    pub(crate) rebalances_assigned: IntCounter,
+    pub(crate) rebalances_revoked: IntCounter,
+    pub(crate) rebalances_lost: IntCounter,
+    pub(crate) paused_partitions: IntGauge,
+}
+
+impl IntakeMetrics {
+    pub(super) fn register(make: &Make<'_>, tiers: &[String]) -> Self {
+        let events = make.counters("events_total", "Events read, by what became of them", &["outcome"]);
+        let lateness = make.histograms(
+            "retry_lateness_seconds",
+            "How late a due retry was attempted",
+            &["tier"],
+            &LATENESS_BUCKETS,
+        );
+        let overdue = make.gauges("retry_overdue_seconds", "Age of the oldest due retry not yet attempted", &["tier"]);
+        let commits = make.counters("commits_total", "Offset commits", &["outcome"]);
+        let rebalances = make.counters("rebalances_total", "Partitions assigned, revoked and lost", &["kind"]);
+        Self {
+            events: CountersBy::new(EventOutcome::ALL, |outcome| events.with_label_values(&[outcome.word()])),
+            retry_lateness: tiers.iter().map(|tier| lateness.with_label_values(&[tier])).collect(),
+            retry_overdue: tiers.iter().map(|tier| overdue.with_label_values(&[tier])).collect(),
+            consumer_lag: make.int_gauges(
+                "consumer_lag",
+                "Events not yet settled, of assigned partitions",
+                &["topic", "partition"],
+            ),
+            commits_ok: commits.with_label_values(&["ok"]),
+            commits_failed: commits.with_label_values(&["failed"]),
+            rebalances_assigned: rebalances.with_label_values(&["assigned"]),
+            rebalances_revoked: rebalances.with_label_values(&["revoked"]),
+            rebalances_lost: rebalances.with_label_values(&["lost"]),
+            paused_partitions: make.int_gauge("paused_partitions", "Partitions paused because enough is in memory"),
+        }
+    }
+
+    /// Counts an event.
+    pub(crate) fn event(&self, outcome: EventOutcome) {
+        self.events.inc(outcome);
+    }
+
+    /// How many events had this outcome so far.
+    pub(crate) fn events(&self, outcome: EventOutcome) -> u64 {
+        self.events.get(outcome)
+    }
+}
