@@ -42,7 +42,7 @@ use crate::settings::Settings;
 use crate::telemetry::admin::{Admin, Readiness};
 use crate::telemetry::metrics::Metrics;
 use crate::topics::cluster::{self, CheckError};
-use crate::topics::{deltas_topic, tier_topic};
+use crate::topics::names::{deltas_topic, now_topic, tier_topic};
 
 /// How often the lag is asked for and gauges are set.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -368,7 +368,9 @@ impl Started {
         };
         let mut consumers = Threads::new(fatal);
         self.start_schedules(&mut consumers, table, outlet.clone())?;
-        let tiers = [shared.settlements.tiers(), &former_tiers].concat();
+        let now: Arc<str> = now_topic(&self.settings.topics.retry_prefix).into();
+        // In the order of the metrics' labels; former tiers have none.
+        let tiers = [shared.settlements.tiers(), &[(now, Duration::ZERO)], &former_tiers].concat();
         let lag = self.start_consumers(&mut consumers, outlet, &tiers)?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");

@@ -15,6 +15,7 @@ use crate::domain::outcome::{DeadReason, DropReason, Reason, Verdict};
 use crate::domain::retry_schedule::RetrySchedule;
 use crate::inflight::job::{DeadLetter, Delivery, Event};
 use crate::telemetry::metrics::{Metrics, TickOutcome};
+use crate::topics::names::tier_topic;
 
 /// What a settlement makes of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl NextSteps {
     /// For the tiers of `schedule`, whose topics are `<prefix>.<delay>`.
     pub fn new(schedule: &RetrySchedule, retry_prefix: &str, dead_letter_topic: &str) -> Self {
         let tiers =
-            schedule.tiers().iter().map(|tier| (format!("{retry_prefix}.{tier}").into(), tier.duration())).collect();
+            schedule.tiers().iter().map(|tier| (tier_topic(retry_prefix, *tier).into(), tier.duration())).collect();
         Self { tiers, dead_letter_topic: dead_letter_topic.into() }
     }
 

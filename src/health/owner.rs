@@ -26,7 +26,7 @@ use crate::kafka::client::{ClientLog, health_consumer_config};
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
-use crate::topics::{counts_topic, deltas_topic};
+use crate::topics::names::{counts_topic, deltas_topic, health_group};
 
 /// How long a poll waits when there is nothing: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
@@ -162,7 +162,7 @@ impl<'a> Session<'a> {
         let failed = |what| move |source| SessionError::Kafka { what, source };
         let HealthOwner { kafka, health_topic, events_topic, .. } = owner;
         let (deltas_topic, counts_topic) = (deltas_topic(health_topic), counts_topic(health_topic));
-        let group = format!("{}-health", kafka.group);
+        let group = health_group(&kafka.group);
         let context = Moves { log: ClientLog::new("health-owner"), moves: Mutex::default() };
         let consumer: BaseConsumer<Moves> =
             health_consumer_config(kafka, &group).create_with_context(context).map_err(failed("no consumer"))?;

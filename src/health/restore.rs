@@ -17,7 +17,7 @@ use super::records::{StateRecord, parse_counts};
 use super::rules::{IntegrationHealth, PartitionHealth};
 use crate::kafka::client::{ClientLog, table_consumer_config, uncommitted_config};
 use crate::settings;
-use crate::topics::counts_topic;
+use crate::topics::names::counts_topic;
 
 /// How long a broker may take to say where a partition ends.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! The consumer of the retry tiers: holds what is not due in hand, hands over what is, and never early.
 //!
 //! A retry is due one delay of its tier after the broker appended it, so all workers agree and the records of a partition
-//! fall due in order. What is fetched and not due stays in hand, up to a bound; only then is the partition paused, because
+//! fall due in order. Redriven and replayed records have a topic of their own with a delay of zero. What is fetched and not due stays in hand, up to a bound; only then is the partition paused, because
 //! pausing throws the client's prefetch away. Waiting costs no memory beyond the hand: the rest waits in Kafka.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,6 +27,7 @@ use crate::kafka::client::retry_consumer_config;
 use crate::settings;
 use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::Metrics;
+use crate::topics::names::retry_group;
 
 /// Retries in hand, a partition. With their payloads: see [`BUFFERED_BYTES_MAX`].
 const BUFFERED_MAX: usize = 256;
@@ -58,8 +59,6 @@ struct DueBuffer {
     assignment: Arc<Assignment>,
     tier: usize,
     waiting: VecDeque<Waiting>,
-    /// Those that are due at once (redriven, replayed): they do not wait behind the others.
-    at_once: VecDeque<Waiting>,
     bytes: usize,
     paused: bool,
 }
@@ -73,11 +72,6 @@ pub(crate) struct RetryConsumer {
     tiers: Vec<(Arc<str>, Duration)>,
     hands: BTreeMap<(usize, i32), DueBuffer>,
     generation: u64,
-}
-
-/// The group that reads the tiers, of workers of that group.
-pub(crate) fn retry_group(group: &str) -> String {
-    format!("{group}-retry")
 }
 
 impl RetryConsumer {
@@ -207,23 +201,19 @@ impl RetryConsumer {
 }
 
 impl DueBuffer {
-    fn len(&self) -> usize {
-        self.waiting.len() + self.at_once.len()
-    }
-
     fn next_due_ms(&self) -> Option<i64> {
-        [&self.at_once, &self.waiting].into_iter().filter_map(VecDeque::front).map(|waiting| waiting.due_ms).min()
+        self.waiting.front().map(|waiting| waiting.due_ms)
     }
 
     fn is_full(&self, now_ms: i64) -> bool {
         let stretch = if self.runs_out_soon(now_ms) { BUFFER_STRETCH } else { 1 };
-        self.len() >= stretch * BUFFERED_MAX || self.bytes >= stretch * BUFFERED_BYTES_MAX
+        self.waiting.len() >= stretch * BUFFERED_MAX || self.bytes >= stretch * BUFFERED_BYTES_MAX
     }
 
     /// Whether a partition that was paused should be read again.
     fn is_low(&self, now_ms: i64) -> bool {
         let stretch = if self.runs_out_soon(now_ms) { BUFFER_STRETCH } else { 1 };
-        self.len() <= stretch * BUFFERED_MAX / 2 && self.bytes <= stretch * BUFFERED_BYTES_MAX / 2
+        self.waiting.len() <= stretch * BUFFERED_MAX / 2 && self.bytes <= stretch * BUFFERED_BYTES_MAX / 2
     }
 
     /// Whether all of it is gone by the time that more can be there. While something is overdue, there is no hurry.
@@ -233,8 +223,7 @@ impl DueBuffer {
     }
 
     fn pop_due(&mut self, now_ms: i64) -> Option<Waiting> {
-        let is_due = |waiting: &&mut VecDeque<Waiting>| waiting.front().is_some_and(|first| first.due_ms <= now_ms);
-        let waiting = [&mut self.at_once, &mut self.waiting].into_iter().find(is_due)?.pop_front()?;
+        let waiting = self.waiting.pop_front_if(|first| first.due_ms <= now_ms)?;
         self.bytes -= waiting.payload.as_ref().map_or(0, Bytes::len);
         Some(waiting)
     }
@@ -250,7 +239,6 @@ fn follow(tiers: &[(Arc<str>, Duration)], membership: &GroupMember, hands: &mut 
             assignment,
             tier,
             waiting: VecDeque::new(),
-            at_once: VecDeque::new(),
             bytes: 0,
             paused: false,
         });
@@ -269,8 +257,7 @@ fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), DueBu
     hand.bytes += payload.as_ref().map_or(0, Bytes::len);
     // It came, so the partition is not paused, whoever resumed it: a full hand pauses it again.
     hand.paused = false;
-    let waiting = if is_due_at_once(&wire) { &mut hand.at_once } else { &mut hand.waiting };
-    waiting.push_back(Waiting {
+    hand.waiting.push_back(Waiting {
         due_ms: due_ms(message.timestamp().to_millis(), delay, &wire),
         payload,
         wire,
@@ -279,17 +266,8 @@ fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), DueBu
     });
 }
 
-/// Whether it has made no attempt: it was redriven or replayed.
-fn is_due_at_once(wire: &Wire) -> bool {
-    wire.attempt == Some(0)
-}
-
-/// When a retry is due: its tier's delay after it was appended. One that has made no attempt is due at once, whatever the
-/// clock of the tool says that wrote it.
+/// When a retry is due: its tier's delay after it was appended.
 fn due_ms(appended_ms: Option<i64>, delay: Duration, wire: &Wire) -> i64 {
-    if is_due_at_once(wire) {
-        return wire.due_ms.into_iter().chain(appended_ms).min().unwrap_or_default();
-    }
     let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
     appended_ms.map_or(wire.due_ms.unwrap_or_default(), |appended| appended.saturating_add(delay_ms))
 }
@@ -320,8 +298,7 @@ mod tests {
         };
         let waiting: VecDeque<_> = (0..).take(count).map(waiting).collect();
         let assignment = Assignment::new("webhooks.retry.30s".into(), 0);
-        let at_once = VecDeque::new();
-        DueBuffer { assignment, tier: 0, bytes: waiting.len() * 1024, waiting, at_once, paused: false }
+        DueBuffer { assignment, tier: 0, bytes: waiting.len() * 1024, waiting, paused: false }
     }
 
     #[test]
@@ -344,22 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_redriven_is_due_at_once() {
-        let wire = Wire { attempt: Some(0), due_ms: Some(99), ..Wire::default() };
-        assert_eq!(due_ms(Some(1_000), Duration::from_secs(30), &wire), 99);
-        let fast = Wire { due_ms: Some(99_000), ..wire };
-        assert_eq!(due_ms(Some(1_000), Duration::from_secs(30), &fast), 1_000, "by a clock that is ahead");
-        assert_eq!(due_ms(None, Duration::from_secs(30), &fast), 99_000);
-    }
-
-    #[test]
-    fn what_is_due_at_once_does_not_wait_behind_what_is_not() {
-        let now = 1_000_000;
-        let (mut redriven, mut hand) = (hand(1, now - 1, 1), hand(2, now + 30_000, 1));
-        hand.at_once.append(&mut redriven.waiting);
-        assert_eq!((hand.next_due_ms(), hand.len()), (Some(now - 1), 3));
-        assert!(hand.pop_due(now).is_some());
-        assert!(hand.pop_due(now).is_none());
-        assert_eq!(hand.next_due_ms(), Some(now + 30_000));
+    fn what_was_redriven_is_due_when_it_was_appended() {
+        let wire = Wire { attempt: Some(0), due_ms: Some(99_000), ..Wire::default() };
+        assert_eq!(due_ms(Some(1_000), Duration::ZERO, &wire), 1_000, "whatever the clock of the tool said");
     }
 }

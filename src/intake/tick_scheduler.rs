@@ -27,6 +27,7 @@ use crate::kafka::client::{ClientLog, schedule_consumer_config};
 use crate::settings;
 use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
+use crate::topics::names::schedule_group;
 
 /// The longest poll: bounds how late a stop, a change of a schedule or a rebalance is seen.
 const POLL_MAX: Duration = Duration::from_millis(100);
@@ -152,7 +153,7 @@ impl TickScheduler {
         outlet: Handoff,
         (metrics, drain_timeout): (Arc<Metrics>, Duration),
     ) -> Result<Self, KafkaError> {
-        let config = schedule_consumer_config(kafka, "schedules", &format!("{}-schedule", kafka.group));
+        let config = schedule_consumer_config(kafka, "schedules", &schedule_group(&kafka.group));
         let session_timeout = config.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
         let consumer: BaseConsumer<TickMember> = config.create_with_context(TickMember::new())?;
         consumer.subscribe(&[topic])?;

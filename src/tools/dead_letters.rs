@@ -20,6 +20,7 @@ use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
 use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
 use crate::settings::{EventSource, Selection, Settings};
+use crate::topics::names::now_topic;
 
 /// Which records of the topic are meant.
 struct Filter<'a> {
@@ -337,7 +338,7 @@ pub(crate) async fn redrive(
 ) -> Result<ExitCode, ToolError> {
     let reading = read(settings, selection, "redrive").await?;
     let requeue = resend::requeue(settings, selection, "redrive").await?;
-    let tier = resend::first_tier(settings)?;
+    let now: std::sync::Arc<str> = now_topic(&settings.topics.retry_prefix).into();
     let filter = Filter::new(selection);
     let judge = |record: &SpanRecord| {
         let wire = record.wire();
@@ -346,7 +347,7 @@ pub(crate) async fn redrive(
         }
         match first_attempt(wire, clock::now_ms()) {
             Ok(wire) => Judged::Send(vec![Outgoing {
-                topic: std::sync::Arc::clone(&tier),
+                topic: std::sync::Arc::clone(&now),
                 key: wire.webhook_id.clone().map(Bytes::from),
                 payload: record.value.clone(),
                 headers: wire.headers(),

@@ -24,6 +24,7 @@ use crate::domain::table::Table;
 use crate::inflight::job::{Origin, delivery_id};
 use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
 use crate::settings::{Selection, Settings};
+use crate::topics::names::now_topic;
 
 /// Sends the events of a range that match back to delivery.
 ///
@@ -43,7 +44,7 @@ pub(crate) async fn replay(
     let begin = begin(settings, selection, &key, health)?;
     let requeue = resend::requeue(settings, selection, "replay").await?;
     let reading = read(settings, selection, begin).await?;
-    let matcher = Matcher::new(settings, selection, integration)?;
+    let matcher = Matcher::new(settings, selection, integration);
     let judge = |record: &SpanRecord| matcher.judge(record, clock::now_ms());
     resend::resend(Order { name: "replay", selection, requeue, stop }, reading, judge, out).await
 }
@@ -161,11 +162,11 @@ struct Matcher {
     webhook: Option<usize>,
     workspace: String,
     events: Arc<str>,
-    tier: Arc<str>,
+    now: Arc<str>,
 }
 
 impl Matcher {
-    fn new(settings: &Settings, selection: &Selection, integration: Integration) -> Result<Self, ToolError> {
+    fn new(settings: &Settings, selection: &Selection, integration: Integration) -> Self {
         let webhook = selection.webhook.as_deref();
         let webhook =
             webhook.and_then(|id| integration.webhook_by_id(id)).map(crate::domain::integration::Webhook::index);
@@ -174,7 +175,7 @@ impl Matcher {
         table.put(Arc::new(integration));
         table.settle();
         let events = settings.topics.events.as_str().into();
-        Ok(Self { table, webhook, workspace, events, tier: resend::first_tier(settings)? })
+        Self { table, webhook, workspace, events, now: now_topic(&settings.topics.retry_prefix).into() }
     }
 
     fn judge(&self, record: &SpanRecord, now_ms: i64) -> Judged {
@@ -203,7 +204,7 @@ impl Matcher {
                 ..Wire::default()
             };
             matched.push(Outgoing {
-                topic: Arc::clone(&self.tier),
+                topic: Arc::clone(&self.now),
                 key: wire.webhook_id.clone().map(Bytes::from),
                 payload: Some(value.clone()),
                 headers: wire.headers(),
@@ -249,7 +250,7 @@ mod tests {
     const LINK: &[u8] = br#"{"id":"e","type":"link","entityIds":{"companyId":"1","contactId":"2"}}"#;
 
     fn sent(selection: &Selection, record: &SpanRecord) -> Vec<Outgoing> {
-        let matcher = Matcher::new(&Settings::default(), selection, two_webhooks()).unwrap();
+        let matcher = Matcher::new(&Settings::default(), selection, two_webhooks());
         match matcher.judge(record, 99) {
             Judged::Send(outgoing) => outgoing,
             Judged::Other => Vec::new(),
@@ -261,7 +262,7 @@ mod tests {
     fn a_replayed_delivery_has_the_id_of_the_live_one_and_is_due_at_once() {
         let outgoing = sent(&Selection::default(), &record(Some("ws"), Some("other"), LINK));
         assert_eq!(outgoing.len(), 2);
-        assert_eq!((&*outgoing[0].topic, outgoing[0].key.as_deref()), ("webhooks.retry.30s", Some(&b"a"[..])));
+        assert_eq!((&*outgoing[0].topic, outgoing[0].key.as_deref()), ("webhooks.retry.now", Some(&b"a"[..])));
         assert_eq!(outgoing[0].payload.as_deref(), Some(LINK));
         let origin = Origin { topic: "crm.object-events".into(), partition: 3, offset: 7 };
         let wire = Wire::read(outgoing[0].headers.iter().map(|(name, value)| (*name, value.as_bytes())));
@@ -291,7 +292,7 @@ mod tests {
 
     #[test]
     fn an_invalid_event_is_counted_and_not_sent() {
-        let matcher = Matcher::new(&Settings::default(), &Selection::default(), two_webhooks()).unwrap();
+        let matcher = Matcher::new(&Settings::default(), &Selection::default(), two_webhooks());
         assert!(matches!(matcher.judge(&record(Some("ws"), None, b"{}"), 0), Judged::Skipped("invalid-event")));
         assert!(matches!(matcher.judge(&record(Some("other"), None, b"{}"), 0), Judged::Other));
     }

@@ -1,11 +1,11 @@
 //! Sending records back to delivery: what redrive and replay share.
 //!
-//! Records are read in the order of time, judged one by one, and put into the first tier at a bounded rate; one counts as
+//! Records are read in the order of time, judged one by one, and put into the topic of what is due at once, at a bounded rate; one counts as
 //! sent only when Kafka's in-sync replicas have it. An interrupt stops between two records, waits for what is under way
 //! and gives the account. Publications under way are driven while anything else is waited for, so nothing waits on them
 //! but the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -21,11 +21,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::requeue::{RequeueError, TierProducer, tiers_in_use};
+use super::requeue::{RequeueError, TierProducer};
 use super::{INTERRUPTED, ToolError, blocking, render, write_line};
 use crate::deliver::publish::Outgoing;
 use crate::kafka::topic_range::{RecordStream, SpanRecord};
 use crate::settings::{Selection, Settings};
+use crate::topics::names::now_topic;
 
 /// Publications under way: enough to fill the client's batches.
 const UNDER_WAY_MAX: usize = 1_000;
@@ -60,46 +61,18 @@ pub(super) struct Order<'a> {
     pub(super) stop: &'a CancellationToken,
 }
 
-/// The topic that takes first attempts: of the schedule's first tier.
-pub(super) fn first_tier(settings: &Settings) -> Result<Arc<str>, ToolError> {
-    let tier = settings.delivery.schedule.tiers().first();
-    let tier = tier.ok_or_else(|| ToolError::Refused("the retry schedule has no tier".to_owned()))?;
-    Ok(format!("{}.{tier}", settings.topics.retry_prefix).into())
-}
-
-/// The way into the first tier; none for a dry run, which writes nothing.
+/// The way into the topic of what is due at once; none for a dry run, which writes nothing.
 pub(super) async fn requeue(
     settings: &Settings,
     selection: &Selection,
     role: &'static str,
 ) -> Result<Option<Arc<TierProducer>>, ToolError> {
-    let topic = first_tier(settings)?;
     if selection.dry_run {
         return Ok(None);
     }
-    let (kafka, prefix) = (settings.kafka.clone(), settings.topics.retry_prefix.clone());
-    let tiers = settings.delivery.schedule.tiers();
-    let tiers: BTreeSet<String> = tiers.iter().map(|tier| format!("{prefix}.{tier}")).collect();
-    let opened = blocking("opening the tier", move || {
-        let opened = TierProducer::open(&kafka, topic, role)?;
-        let asked = tiers_in_use(&kafka, &prefix, role);
-        let in_use =
-            asked.map_err(|source| ToolError::Refused(format!("it is not known which tiers are read: {source}")))?;
-        refuse_unread(&tiers, &in_use)?;
-        Ok(opened)
-    });
+    let (kafka, topic) = (settings.kafka.clone(), now_topic(&settings.topics.retry_prefix).into());
+    let opened = blocking("opening the topic", move || Ok(TierProducer::open(&kafka, topic, role)?));
     Ok(Some(Arc::new(opened.await?)))
-}
-
-/// The workers' own schedule decides which tiers they read: into another nobody looks.
-fn refuse_unread(tiers: &BTreeSet<String>, in_use: &BTreeSet<String>) -> Result<(), ToolError> {
-    if in_use.is_empty() || !tiers.is_disjoint(in_use) {
-        return Ok(());
-    }
-    let (listed, read) = (Vec::from_iter(tiers.clone()).join(", "), Vec::from_iter(in_use.clone()).join(", "));
-    Err(ToolError::Refused(format!(
-        "--retry-schedule: its tiers ({listed}) have been read by no worker, but {read}; expected the workers' own schedule"
-    )))
 }
 
 /// Sends back what `judge` says, and writes the account.
@@ -198,7 +171,7 @@ impl Account {
             lines.push(format!("skipped {}: {}", self.skipped.values().sum::<u64>(), parts.join(", ")));
         }
         if self.too_large > 0 {
-            lines.push(format!("too large for the tier: {}", self.too_large));
+            lines.push(format!("too large for the topic: {}", self.too_large));
         }
         if self.not_acknowledged > 0 {
             lines.push(format!("not acknowledged: {}", self.not_acknowledged));
@@ -418,19 +391,6 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_schedule_that_no_worker_has_is_refused() {
-        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let (ours, other) = (set(&["r.30s", "r.1m"]), set(&["r.1s"]));
-        assert!(refuse_unread(&ours, &set(&[])).is_ok(), "nothing was ever retried");
-        assert!(refuse_unread(&ours, &set(&["r.1m", "r.1s"])).is_ok(), "the schedule has changed");
-        let refused = refuse_unread(&ours, &other).unwrap_err().to_string();
-        assert!(
-            refused.contains("--retry-schedule") && refused.contains("r.1s") && refused.contains("r.30s"),
-            "{refused}"
-        );
-    }
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_is_kept_and_idle_time_is_not_saved_up() {

@@ -17,7 +17,7 @@ use crate::health::resume::{self, ResumeRequestError};
 use crate::health::rules::Health;
 use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::settings::{Selection, Settings};
-use crate::topics::deltas_topic;
+use crate::topics::names::deltas_topic;
 
 /// How long reading the health topic may take.
 const READ_MAX: Duration = Duration::from_mins(1);

@@ -1,4 +1,4 @@
-//! Reads what topics a cluster has, and brings them to how they must be. The rules are `domain::topics`.
+//! Reads what topics a cluster has, and brings them to how they must be. The rules are in `topics`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 
+use super::names::tier_delay;
 use super::{Actual, ActualTopic, Finding, Fix, Plan, Severity, TopicSpec};
-use crate::domain::retry_schedule::{RetrySchedule, parse_duration};
+use crate::domain::retry_schedule::RetrySchedule;
 use crate::kafka::client::{ClientLog, admin_config, table_consumer_config};
 use crate::settings;
 
@@ -190,11 +191,6 @@ async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) ->
     };
     describe(kafka, &mut actual).await?;
     Ok(actual)
-}
-
-/// The delay of a retry tier by its topic's name.
-pub(crate) fn tier_delay(name: &str, retry_prefix: &str) -> Option<Duration> {
-    parse_duration(name.strip_prefix(retry_prefix)?.strip_prefix('.')?).ok().filter(|delay| !delay.is_zero())
 }
 
 fn fetch_shapes(consumer: &BaseConsumer<ClientLog>, wanted: impl Fn(&str) -> bool) -> Result<Actual, String> {

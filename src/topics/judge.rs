@@ -48,7 +48,7 @@ impl Judge<'_> {
         let wanted = self.spec.partitions;
         let partitions = actual.partitions;
         match self.spec.purpose {
-            Purpose::Tier(_) | Purpose::DeadLetter | Purpose::Attempts if partitions < wanted => {
+            Purpose::Tier(_) | Purpose::Now | Purpose::DeadLetter | Purpose::Attempts if partitions < wanted => {
                 let cost = format!("at most {} can share the work on this topic", count(partitions, "worker"));
                 let values = (partitions.to_string(), wanted.to_string());
                 self.add("partitions", values, (Severity::Warning, cost), Fix::Partitions(wanted));
@@ -63,6 +63,7 @@ impl Judge<'_> {
             Purpose::Events
             | Purpose::Integrations
             | Purpose::Tier(_)
+            | Purpose::Now
             | Purpose::DeadLetter
             | Purpose::Attempts
             | Purpose::Health
@@ -145,6 +146,9 @@ impl Judge<'_> {
             Purpose::Tier(_) => {
                 (Severity::Error, "retries are replaced by newer ones of their webhook before they are due")
             }
+            Purpose::Now => {
+                (Severity::Error, "redriven and replayed records are replaced by newer ones of their webhook")
+            }
             Purpose::DeadLetter => (Severity::Error, "dead letters are replaced by newer ones of their webhook"),
             Purpose::HealthDeltas => (Severity::Error, "counts are replaced by newer ones before they are summed"),
             Purpose::Attempts => (Severity::Warning, "only the newest attempt of an integration is kept"),
@@ -171,6 +175,9 @@ impl Judge<'_> {
                 let spare = format_duration(kept.saturating_sub(delay.duration()));
                 let cost = format!("retries are lost when workers are down or behind for {spare} after they were due");
                 (Severity::Error, delay.duration() + OUTAGE, cost)
+            }
+            Purpose::Now => {
+                (Severity::Error, OUTAGE, format!("redriven records are lost when no worker has read them for {text}"))
             }
             Purpose::DeadLetter => {
                 (Severity::Warning, 30 * DAY, format!("dead letters can't be looked into or sent again after {text}"))
@@ -199,6 +206,7 @@ impl Judge<'_> {
         let (severity, what) = match self.spec.purpose {
             Purpose::Integrations | Purpose::Health | Purpose::HealthCounts | Purpose::Attempts => return,
             Purpose::Tier(_) => (Severity::Error, "the oldest retries are lost, due or not,"),
+            Purpose::Now => (Severity::Error, "the oldest redriven records are lost, read or not,"),
             Purpose::Events => (Severity::Warning, "the oldest events are lost, read or not,"),
             Purpose::DeadLetter => (Severity::Warning, "the oldest dead letters are lost"),
             Purpose::HealthDeltas => (Severity::Warning, "the oldest counts are lost, summed or not,"),
@@ -216,6 +224,7 @@ impl Judge<'_> {
                 wanted,
                 "the largest events can't be put off and become dead letters when they fail once",
             ),
+            Purpose::Now => (Severity::Warning, wanted, "the largest events can't be redriven or replayed"),
             // Kafka's own default for both topics leaves no room for the headers beside an event of just that size.
             Purpose::DeadLetter if bytes >= wanted - headers_bytes_max() => (
                 Severity::Warning,
@@ -325,7 +334,7 @@ mod tests {
     use super::*;
     use crate::domain::retry_schedule::RetrySchedule;
     use crate::settings;
-    use crate::topics::{Actual, deltas_topic, expected, plan, tier_topic};
+    use crate::topics::{Actual, expected, plan};
 
     fn topics() -> settings::Topics {
         settings::Topics {
@@ -407,6 +416,7 @@ mod tests {
                 ("integrations", error),
                 ("retry.30s", error),
                 ("retry.1h", error),
+                ("retry.now", Severity::Warning),
                 ("dead", error),
                 ("attempts", Severity::Warning),
                 ("health", Severity::Warning),
@@ -500,7 +510,10 @@ mod tests {
         let findings = plan(&topics(), &schedule(), &actual).findings;
         let said: Vec<_> = findings.iter().map(|finding| (finding.topic.as_str(), finding.fix.clone())).collect();
         let fix = Fix::Set("5065536".to_owned());
-        assert_eq!(said, [("retry.30s", fix.clone()), ("retry.1h", fix.clone()), ("dead", fix)]);
+        assert_eq!(
+            said,
+            [("retry.30s", fix.clone()), ("retry.1h", fix.clone()), ("retry.now", fix.clone()), ("dead", fix)]
+        );
     }
 
     #[test]
@@ -564,7 +577,7 @@ mod tests {
             topic.properties = Err("no permission".to_owned());
         }
         let plan = plan(&topics(), &schedule(), &actual);
-        assert_eq!(plan.findings.len(), 9);
+        assert_eq!(plan.findings.len(), plan.specs.len());
         assert!(plan.findings.iter().all(|it| it.severity == Severity::Warning && it.actual.contains("no permission")));
     }
 
@@ -573,12 +586,5 @@ mod tests {
         assert_eq!(finding("events", "retention.ms", "1000").fix, Fix::ByHand);
         assert_eq!(finding("events", "cleanup.policy", "compact").fix, Fix::ByHand);
         assert_eq!(finding("events", "min.insync.replicas", "1").fix, Fix::ByHand);
-    }
-
-    #[test]
-    fn names_follow_the_options() {
-        let delay = schedule().tiers()[1];
-        assert_eq!(tier_topic("webhooks.retry", delay), "webhooks.retry.1h");
-        assert_eq!(deltas_topic("webhooks.health"), "webhooks.health.deltas");
     }
 }

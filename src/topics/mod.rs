@@ -4,10 +4,12 @@
 
 pub(crate) mod cluster;
 mod judge;
+pub(crate) mod names;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::names::{counts_topic, deltas_topic, now_topic, tier_topic};
 use crate::domain::retry_schedule::{Delay, RetrySchedule};
 use crate::settings;
 
@@ -20,6 +22,8 @@ pub(crate) enum Purpose {
     Integrations,
     /// Retries that wait for this delay.
     Tier(Delay),
+    /// Redriven and replayed records, which are due at once.
+    Now,
     /// Deliveries that were given up.
     DeadLetter,
     /// The attempt log.
@@ -132,21 +136,6 @@ pub(crate) const MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
 /// The largest record of the attempt log, of a state or of a count.
 const SMALL_RECORD_BYTES_MAX: u64 = 64 * 1024;
 
-/// The topic of the tier with this delay.
-pub(crate) fn tier_topic(retry_prefix: &str, delay: Delay) -> String {
-    format!("{retry_prefix}.{delay}")
-}
-
-/// The topic of the failure counts that belong to a health topic.
-pub(crate) fn deltas_topic(health: &str) -> String {
-    format!("{health}.deltas")
-}
-
-/// The topic of what has been made of them.
-pub(crate) fn counts_topic(health: &str) -> String {
-    format!("{health}.counts")
-}
-
 impl Purpose {
     /// Compacted topics are tables: a key's partition must never change.
     fn is_table(self) -> bool {
@@ -159,6 +148,7 @@ impl Purpose {
             Self::Integrations | Self::Health | Self::HealthCounts => None,
             Self::Events => Some(7 * DAY),
             Self::Tier(delay) => Some((delay.duration() + OUTAGE).max(7 * DAY)),
+            Self::Now => Some(7 * DAY),
             Self::DeadLetter => Some(30 * DAY),
             Self::Attempts => Some(3 * DAY),
             Self::HealthDeltas => Some(2 * DAY),
@@ -167,7 +157,7 @@ impl Purpose {
 
     /// Whether records carry the broker's time, by which they fall due or expire in the order they were written.
     fn has_append_time(self) -> bool {
-        matches!(self, Self::Tier(_) | Self::HealthDeltas)
+        matches!(self, Self::Tier(_) | Self::Now | Self::HealthDeltas)
     }
 
     /// Whether `topics apply` may change a topic of this purpose that exists.
@@ -178,7 +168,7 @@ impl Purpose {
     fn record_bytes_max(self, events_bytes_max: u64) -> Option<u64> {
         match self {
             Self::Events | Self::Integrations => None,
-            Self::Tier(_) | Self::DeadLetter => Some(events_bytes_max.saturating_add(HEADERS_BYTES_MAX)),
+            Self::Tier(_) | Self::Now | Self::DeadLetter => Some(events_bytes_max.saturating_add(HEADERS_BYTES_MAX)),
             Self::Attempts | Self::Health | Self::HealthDeltas | Self::HealthCounts => Some(SMALL_RECORD_BYTES_MAX),
         }
     }
@@ -188,6 +178,7 @@ impl Purpose {
             Self::Events => (Severity::Error, "there is nothing to read events from"),
             Self::Integrations => (Severity::Error, "no integration is known, so nothing can be delivered"),
             Self::Tier(_) => (Severity::Error, "what fails could not be put off, and its partition would stand still"),
+            Self::Now => (Severity::Warning, "nothing can be redriven or replayed"),
             Self::DeadLetter => {
                 (Severity::Error, "what is given up could not be recorded, and its partition would stand still")
             }
@@ -209,6 +200,7 @@ pub(crate) fn expected(
     let mut all = vec![(topics.events.clone(), Purpose::Events), (topics.integrations.clone(), Purpose::Integrations)];
     let tiers = schedule.tiers().iter();
     all.extend(tiers.map(|delay| (tier_topic(&topics.retry_prefix, *delay), Purpose::Tier(*delay))));
+    all.push((now_topic(&topics.retry_prefix), Purpose::Now));
     all.push((topics.dead_letter.clone(), Purpose::DeadLetter));
     all.push((topics.attempts.clone(), Purpose::Attempts));
     all.push((topics.health.clone(), Purpose::Health));

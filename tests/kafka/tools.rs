@@ -202,7 +202,7 @@ async fn redriven_dead_letters_are_delivered_with_the_ids_they_had() {
         exhausted.iter().filter_map(|line| line["deliveryId"].as_str().map(str::to_owned)).collect();
     assert_eq!(exhausted_ids.len(), EVENTS);
 
-    let tier = names.tier("100ms");
+    let tier = names.now();
     let before = total(brokers, &tier);
     let dry = run(brokers, &names, &["dead-letters", "redrive", "--dry-run", "--json"]).await.json();
     assert_eq!((&dry["read"], &dry["matched"], &dry["sent"]), (&json!(DEAD), &json!(EVENTS + SUSPENDED), &json!(0)));
@@ -241,6 +241,35 @@ async fn redriven_dead_letters_are_delivered_with_the_ids_they_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_redriven_waits_behind_no_retry_and_a_stop_repeats_none_of_it() {
+    const WAITING: usize = 600;
+    const REDRIVEN: usize = 20;
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let names = Names::of("now");
+    let schedule = ["--retry-schedule", "1h"];
+    names.create(brokers, schedule[1], 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    produce(brokers, &names.integrations(), [Record::new("ws/i", integration(&receiver, "active").to_string())]);
+    // More than a buffer of one partition holds.
+    produce(brokers, &names.tier("1h"), (0..WAITING).map(|id| dead_letter(1_000 + id, "all", "exhausted")));
+    produce(brokers, &names.dead_letter(), (0..REDRIVEN).map(|id| dead_letter(id, "all", "exhausted")));
+    let mut worker = Worker::start(brokers, &names, &schedule).await;
+    let redriven = run(brokers, &names, &["dead-letters", "redrive", "--json"]).await;
+    assert_eq!(redriven.json()["sent"], json!(REDRIVEN), "{}", redriven.log);
+    receiver.wait_for(REDRIVEN, PATIENCE).await;
+    assert_eq!(ids(&receiver, 0), (0..REDRIVEN).map(|id| format!("msg_made-{id}")).collect(), "no waiting retry");
+    let stopping = Instant::now();
+    worker.stop();
+    assert!(stopping.elapsed() < Duration::from_secs(8), "a stop waits for no retry: {:?}", stopping.elapsed());
+    let mut next = Worker::start(brokers, &names, &schedule).await;
+    produce(brokers, &names.now(), [dead_letter(500, "all", "exhausted")]);
+    receiver.wait_for(REDRIVEN + 1, PATIENCE).await;
+    assert_eq!(ids(&receiver, REDRIVEN), BTreeSet::from(["msg_made-500".to_owned()]), "nothing is repeated");
+    next.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_redrive_gives_its_account_and_can_be_run_again() {
     const MANY: usize = 1_500;
     let cluster = Cluster::shared().await;
@@ -248,11 +277,11 @@ async fn an_interrupted_redrive_gives_its_account_and_can_be_run_again() {
     let names = Names::of("interrupt");
     names.create(brokers, SCHEDULE, 2).await;
     produce(brokers, &names.dead_letter(), (0..MANY).map(|id| dead_letter(id, &format!("w-{id}"), "exhausted")));
-    let tier = names.tier("100ms");
+    let tier = names.now();
     let words = ["dead-letters", "redrive", "--rate", "100", "--json"];
     let mut tool =
         Process::start("redrive", env!("CARGO_BIN_EXE_hookstream"), &arguments(brokers, &names, &words), &[]);
-    wait_until("the first records in the tier", PATIENCE, async || match total(brokers, &tier) {
+    wait_until("the first records", PATIENCE, async || match total(brokers, &tier) {
         sent if sent >= 50 => Ok(()),
         sent => Err(sent),
     })
@@ -282,14 +311,14 @@ async fn an_interrupted_redrive_gives_its_account_and_can_be_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_too_large_for_the_tier_is_counted_and_the_rest_is_sent() {
+async fn a_record_too_large_for_its_topic_is_counted_and_the_rest_is_sent() {
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
     let names = Names::of("large");
     names.create(brokers, SCHEDULE, 1).await;
     let dead = unique("large-dead-letters");
     let mut large = dead_letter(1, "w", "too-large");
-    // The dead-letter topic of this test takes what the tier does not.
+    // The dead-letter topic of this test takes what the other does not.
     create_topic(brokers, &dead, 1, &[("max.message.bytes", "9000000")]).await;
     // No compression makes this small.
     let mut noise = vec![0_u8; 4_000_000];
@@ -375,7 +404,7 @@ async fn a_replay_delivers_a_range_again_with_the_ids_it_had() {
     let resumed = run(brokers, &names, &replay).await;
     // Partition 0 holds the contacts 0, 3, …: from offset 15 the five from 45 on; partition 2 the companies 56 and 59.
     assert_eq!((&dry["matched"], &resumed.json()["sent"]), (&json!(12), &json!(12)), "{}", resumed.log);
-    let sent: BTreeSet<String> = read_all(brokers, &names.tier("100ms"))
+    let sent: BTreeSet<String> = read_all(brokers, &names.now())
         .iter()
         .rev()
         .filter(|record| record.header("hookstream-attempt") == Some("0"))
@@ -478,14 +507,14 @@ async fn a_redrive_whose_brokers_go_ends_with_its_account() {
     let words = ["dead-letters", "redrive", "--rate", "50", "--json"];
     let words = arguments(&brokers, &names, &words);
     let mut tool = Process::start("redrive", env!("CARGO_BIN_EXE_hookstream"), &words, &[]);
-    let tier = names.tier("100ms");
+    let tier = names.now();
     let has_sent = || async {
         match total(&brokers, &tier) {
             sent if sent >= 20 => Ok(sent),
             sent => Err(sent),
         }
     };
-    let sent_before = wait_until("the first records in the tier", PATIENCE, has_sent).await;
+    let sent_before = wait_until("the first records", PATIENCE, has_sent).await;
     cluster.kill(0);
     let killed = Instant::now();
     assert_eq!(tool.wait(PATIENCE), 1);

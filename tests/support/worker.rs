@@ -51,6 +51,11 @@ impl Names {
         format!("{}.{delay}", self.retry_prefix())
     }
 
+    /// The topic of what is due at once.
+    pub fn now(&self) -> String {
+        format!("{}.now", self.retry_prefix())
+    }
+
     /// `--dead-letter-topic`
     pub fn dead_letter(&self) -> String {
         format!("{}.dead-letter", self.prefix)

@@ -4,6 +4,7 @@ use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec};
 
 use super::EventOutcome;
 use super::make::{CountersBy, Make};
+use crate::topics::names::NOW;
 
 /// Upper bounds in seconds, around the promise of 250 ms.
 const LATENESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -24,6 +25,7 @@ pub(crate) struct IntakeMetrics {
 
 impl IntakeMetrics {
     pub(super) fn register(make: &Make<'_>, tiers: &[String]) -> Self {
+        let read = || tiers.iter().map(String::as_str).chain([NOW]);
         let events = make.counters("events_total", "Events read, by what became of them", &["outcome"]);
         let lateness = make.histograms(
             "retry_lateness_seconds",
@@ -36,8 +38,8 @@ impl IntakeMetrics {
         let rebalances = make.counters("rebalances_total", "Partitions assigned, revoked and lost", &["kind"]);
         Self {
             events: CountersBy::new(EventOutcome::ALL, |outcome| events.with_label_values(&[outcome.word()])),
-            retry_lateness: tiers.iter().map(|tier| lateness.with_label_values(&[tier])).collect(),
-            retry_overdue: tiers.iter().map(|tier| overdue.with_label_values(&[tier])).collect(),
+            retry_lateness: read().map(|tier| lateness.with_label_values(&[tier])).collect(),
+            retry_overdue: read().map(|tier| overdue.with_label_values(&[tier])).collect(),
             consumer_lag: make.int_gauges(
                 "consumer_lag",
                 "Events not yet settled, of assigned partitions",

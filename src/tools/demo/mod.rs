@@ -37,6 +37,7 @@ use crate::telemetry::metrics::{EventOutcome, Metrics};
 use crate::telemetry::terminal as screen;
 use crate::tools::demo::embedded::{EmbeddedBroker, EmbeddedError};
 use crate::tools::demo::observer::ObserverError;
+use crate::topics::names::{counts_topic, deltas_topic, now_topic};
 use account::{Account, Balance, Remains};
 use receivers::Began;
 use registration::Registration;
@@ -157,7 +158,7 @@ fn topics(settings: &Settings) -> Vec<String> {
     topics.extend(
         [&names.events, &names.integrations, &names.dead_letter, &names.attempts, &names.health].map(Clone::clone),
     );
-    topics.extend(["deltas", "counts"].map(|part| format!("{}.{part}", names.health)));
+    topics.extend([deltas_topic(&names.health), counts_topic(&names.health), now_topic(&names.retry_prefix)]);
     topics
 }
 

@@ -12,6 +12,7 @@ use super::sample::{PLAYGROUND, number_of_event, number_of_webhook};
 use super::{Ledger, lock};
 use crate::domain::outcome::DeadReason;
 use crate::settings::{Kafka, Settings};
+use crate::topics::names::{retry_group, tier_topic};
 
 /// How long a poll waits: bounds how late the end is seen.
 const POLL_WAIT: Duration = Duration::from_millis(50);
@@ -28,7 +29,7 @@ pub(crate) struct Watch {
 /// The topics of the tiers, in their order.
 pub(crate) fn tier_topics(settings: &Settings) -> Vec<String> {
     let tiers = settings.delivery.schedule.tiers().iter();
-    tiers.map(|delay| format!("{}.{delay}", settings.topics.retry_prefix)).collect()
+    tiers.map(|delay| tier_topic(&settings.topics.retry_prefix, *delay)).collect()
 }
 
 impl Watch {
@@ -54,7 +55,7 @@ impl Watch {
             observer.read(POLL_WAIT, |seen| self.see(&seen))?;
         }
         observer.read_to_end(|seen| self.see(&seen))?;
-        let retries_group = format!("{}-retry", self.kafka.group);
+        let retries_group = retry_group(&self.kafka.group);
         Ok(Remains {
             committed: committed(&self.kafka, &retries_group, &self.tiers)?,
             unread_events: self.unread_events()?,
