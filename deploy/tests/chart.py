@@ -34,12 +34,14 @@ SET = {
     "kafka.tls.caSecret.name": "kafka-ca",
     "kafka.tls.clientSecret.name": "kafka-client",
     "delivery.maxInFlightPerHost": 100,
+    "delivery.giveUpAfter": "36h",
     "delivery.maxQueuedBytes": "128MiB",
     "delivery.deliveryThreads": 2,
     "delivery.allowPrivateNetworks": ["10.0.0.0/8", "fd00:1::/32"],
     "api.tokensSecret.name": "tokens",
     "api.tlsSecret.name": "api-tls",
     "api.service.annotations": {"a": "b"},
+    "api.service.port": 8000,
     "serviceAccount.name": "hooks",
     "serviceAccount.annotations": {"a": "b"},
     "autoscaling.keda.prometheusAddress": "http://prometheus:9090",
@@ -268,6 +270,9 @@ def check(report: Report) -> None:
     report.check("receivers are reached on every port unless ports are named", receiver_ports)
     report.check("Kafka is reached on the ports of its brokers", kafka_ports)
     report.check("the job's policy is there before the job", policy_before_job)
+    report.check("a mistake in the options fails the topics' job at once", job_fails_fast)
+    report.check("helm test asks with the release's own connection, behind the policy of the topics", helm_test)
+    report.check("the API's port is what its clients expect", api_port)
     report.check("the rules are valid as the operator gets them", rules)
     report.check("without an API no rule misses it", rules_without_api)
     report.check("the dashboard arrives whole", dashboard)
@@ -319,10 +324,11 @@ def kubeconform_is_strict() -> None:
 
 
 def pods(found: dict) -> dict:
-    return {
+    of_template = {
         name.rsplit("-", 1)[-1]: item["spec"]["template"]["spec"]
         for (kind, name), item in found.items() if kind in ("Deployment", "Job")
     }
+    return of_template | {name.rsplit("-", 1)[-1]: item["spec"] for (kind, name), item in found.items() if kind == "Pod"}
 
 
 def safe(text: str) -> None:
@@ -344,11 +350,14 @@ def safe(text: str) -> None:
             mounted = {item["name"] for item in container.get("volumeMounts") or []}
             volumes = {item["name"] for item in pod.get("volumes") or []}
             need(mounted <= volumes, f"{role} mounts {mounted - volumes}, which is no volume")
-            if role != "topics":
+            if role not in ("topics", "test"):
                 need({"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys(), f"{role} lacks a probe")
                 need(container["readinessProbe"]["httpGet"]["path"] == "/readyz", f"{role}: {container['readinessProbe']}")
     # Every selector finds a pod.
+    # The topics' job and `helm test` are one kind of pod to them.
     labels = [item["spec"]["template"]["metadata"]["labels"] for (kind, _), item in found.items() if kind in ("Deployment", "Job")]
+    if "Job" not in there:
+        labels += [item["metadata"]["labels"] for (kind, _), item in found.items() if kind == "Pod"]
     for (kind, name), item in found.items():
         selector = {"Service": lambda s: s["selector"], "NetworkPolicy": lambda s: s["podSelector"]["matchLabels"], "PodDisruptionBudget": lambda s: s["selector"]["matchLabels"], "Deployment": lambda s: s["selector"]["matchLabels"]}.get(kind)
         if selector:
@@ -531,6 +540,30 @@ def policy_before_job() -> None:
     need(notes["NetworkPolicy"]["helm.sh/hook-delete-policy"] == "before-hook-creation", f"{notes}")
     for role in ("worker", "api"):
         need("annotations" not in found["NetworkPolicy", f"rel-hookstream-{role}"]["metadata"], f"{role}'s policy is a hook")
+
+
+def job_fails_fast() -> None:
+    spec = objects(render({}))["Job", "rel-hookstream-topics"]["spec"]
+    [rule] = spec["podFailurePolicy"]["rules"]
+    container = spec["template"]["spec"]["containers"][0]["name"]
+    need(rule == {"action": "FailJob", "onExitCodes": {"containerName": container, "operator": "In", "values": [2]}, "onPodConditions": []}, f"{rule}")
+    need((spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (2, 120), f"{spec}")
+
+
+def helm_test() -> None:
+    for change in ({}, {"topics.apply.enabled": False}):
+        found = objects(render({"networkPolicy.enabled": True} | change))
+        pod = found["Pod", "rel-hookstream-test"]
+        need(pod["metadata"]["annotations"]["helm.sh/hook"] == "test", f"{pod['metadata']}")
+        need(pod["spec"]["containers"][0]["args"] == ["topics", "plan"], f"{pod['spec']}")
+        selected = found["NetworkPolicy", "rel-hookstream-topics"]["spec"]["podSelector"]["matchLabels"]
+        need(selected.items() <= pod["metadata"]["labels"].items(), f"{selected} does not select {pod['metadata']['labels']}")
+
+
+def api_port() -> None:
+    for change, port in (({}, 80), ({"api.tlsSecret.name": "tls"}, 443), ({"api.service.port": 8000, "api.tlsSecret.name": "tls"}, 8000)):
+        [service] = objects(render(change))["Service", "rel-hookstream-api"]["spec"]["ports"]
+        need(service["port"] == port, f"{change}: {service}")
 
 
 def rules() -> None:

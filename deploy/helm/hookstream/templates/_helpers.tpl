@@ -207,3 +207,8 @@ readinessProbe:
   periodSeconds: 5
   timeoutSeconds: 5
 {{- end -}}
+
+{{- /* The port of the API's service: as set, or what its clients expect. */ -}}
+{{- define "hookstream.apiPort" -}}
+{{- if .Values.api.service.port }}{{ int .Values.api.service.port }}{{ else }}{{ .Values.api.tlsSecret.name | empty | ternary 80 443 }}{{ end -}}
+{{- end }}
