@@ -18,6 +18,7 @@ mod attempt_log;
 mod registration;
 mod topics;
 mod domain;
+mod readers;
 mod kafka;
 mod net;
 mod telemetry;

@@ -289,6 +289,28 @@ impl StateRecord {
         self.since.as_millisecond()
     }
 
+    /// Whether the failures it counts have one of this reason.
+    pub(crate) fn failed_for(&self, reason: &str) -> bool {
+        self.failures.0.get(reason).is_some_and(|count| *count > 0)
+    }
+
+    /// The failures by reason, for people: the most frequent first.
+    pub(crate) fn failures_in_words(&self) -> String {
+        let mut failures: Vec<_> = self.failures.0.iter().collect();
+        failures.sort_by(|left, right| right.1.cmp(left.1).then_with(|| left.0.cmp(right.0)));
+        failures.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The HTTP status of the last answer.
+    pub(crate) fn last_status(&self) -> Option<u16> {
+        self.last_status
+    }
+
+    /// When it last acknowledged.
+    pub(crate) fn last_acknowledged_at(&self) -> Option<Timestamp> {
+        self.last_acknowledged_at
+    }
+
     /// By partition of the events topic: where the events begin that the last suspension dropped.
     pub(crate) fn first_dropped(&self) -> &BTreeMap<i32, i64> {
         &self.first_dropped

@@ -195,6 +195,20 @@ pub(crate) fn span_consumer_config(kafka: &settings::Kafka, role: &str) -> Clien
     config
 }
 
+/// Of a reader's consumer, which reads small pieces here and there: little is fetched beyond a piece, and a new piece does not
+/// wait for the answer to the question for what comes after the one before.
+pub(crate) fn window_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = table_consumer_config(kafka, role);
+    for (key, value) in
+        [("queued.max.messages.kbytes", "1024"), ("fetch.message.max.bytes", "262144"), ("fetch.wait.max.ms", "10")]
+    {
+        if !kafka.properties.iter().any(|(given, _)| given == key) {
+            config.set(key, value);
+        }
+    }
+    config
+}
+
 /// Of a tool's producer: the tool gives up early and says so, where the sink would try for ever.
 pub(crate) fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);

@@ -4,5 +4,6 @@ pub(crate) mod client;
 pub(crate) mod table_reader;
 pub(crate) mod topic_range;
 pub(crate) mod transactions;
+pub(crate) mod windows;
 
 pub(crate) use rdkafka::error::KafkaError as ClientError;

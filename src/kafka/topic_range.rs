@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -29,7 +30,7 @@ use crate::settings;
 /// How long the brokers may take for one answer before a tool gives up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a partition may give nothing, neither a record nor its end. Above it the brokers are gone.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long one poll waits: bounds how late it is seen that nobody wants more.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Records between the reading thread and the tool.
@@ -161,12 +162,12 @@ pub(crate) struct TopicRange {
 /// # Errors
 /// [`SpanError`]
 pub(crate) fn check_topic(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<(), SpanError> {
-    let consumer = consumer(kafka, topic, role)?;
+    let consumer = consumer(&span_consumer_config(kafka, role), topic, role)?;
     partitions(&consumer, kafka, topic).map(|_partitions| ())
 }
 
-fn consumer(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<BaseConsumer<ClientLog>, SpanError> {
-    span_consumer_config(kafka, role)
+fn consumer(config: &ClientConfig, topic: &str, role: &'static str) -> Result<BaseConsumer<ClientLog>, SpanError> {
+    config
         .create_with_context(ClientLog::new(role))
         .map_err(|source| SpanError::Kafka { topic: topic.to_owned(), source })
 }
@@ -202,7 +203,17 @@ impl TopicRange {
     /// # Errors
     /// [`SpanError`]
     pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, SpanError> {
-        let consumer = consumer(kafka, topic, role)?;
+        Self::open_with(span_consumer_config(kafka, role), kafka, topic, role)
+    }
+
+    /// The same with a client of another configuration.
+    pub(super) fn open_with(
+        config: ClientConfig,
+        kafka: &settings::Kafka,
+        topic: &str,
+        role: &'static str,
+    ) -> Result<Self, SpanError> {
+        let consumer = consumer(&config, topic, role)?;
         let mut bounds = Vec::new();
         for partition in partitions(&consumer, kafka, topic)? {
             let (start, end) = consumer
@@ -211,6 +222,16 @@ impl TopicRange {
             bounds.push(Range { partition, start, end });
         }
         Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned(), bounds })
+    }
+
+    /// The client.
+    pub(super) fn consumer(&self) -> &BaseConsumer<ClientLog> {
+        &self.consumer
+    }
+
+    /// The topic.
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// All there was when it was opened.
@@ -457,7 +478,7 @@ impl Merge {
 }
 
 /// Whether the client goes on by itself after this error. The bound on silence is there for those that do not end.
-fn is_transient(error: &KafkaError) -> bool {
+pub(super) fn is_transient(error: &KafkaError) -> bool {
     let refused = matches!(
         error.rdkafka_error_code(),
         Some(

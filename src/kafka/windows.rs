@@ -1,0 +1,149 @@
+//! Pieces of a topic's partitions, read one after another with one client: what a scan from the newest record back is made of.
+//!
+//! No group, no commits. The caller decides which pieces; nothing here looks into a record.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::{Message as _, TopicPartitionList};
+use tokio::time::Instant;
+
+use super::client::window_consumer_config;
+use super::topic_range::{Range, SILENCE_MAX, SpanError, TopicRange, is_transient};
+use crate::intake::membership::every_header;
+use crate::settings;
+
+/// How long one poll waits: bounds how late it is seen that nobody wants more.
+const POLL_WAIT: Duration = Duration::from_millis(50);
+
+/// A record while it is looked at. Nothing of it is copied.
+pub(crate) struct Glance<'a> {
+    /// Its partition.
+    pub(crate) partition: i32,
+    /// Its offset.
+    pub(crate) offset: i64,
+    /// When it was written, ms since 1970; 0 where the topic does not say.
+    pub(crate) timestamp_ms: i64,
+    /// Its key.
+    pub(crate) key: Option<&'a [u8]>,
+    /// Its value; none is a tombstone.
+    pub(crate) value: Option<&'a [u8]>,
+    /// Gives its headers, in order, without those whose name is not UTF-8.
+    pub(crate) headers: &'a dyn Fn() -> Vec<(&'a str, &'a [u8])>,
+}
+
+impl Glance<'_> {
+    /// Bytes of key and value.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len)
+    }
+}
+
+/// A topic with the bounds it had when it was opened, of which any piece can be read at any time.
+pub(crate) struct Windows {
+    topic: TopicRange,
+}
+
+impl Windows {
+    /// Takes the bounds of `topic` as they are now. Blocks for a bounded time.
+    ///
+    /// # Errors
+    /// [`SpanError`]
+    pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, SpanError> {
+        Ok(Self { topic: TopicRange::open_with(window_consumer_config(kafka, role), kafka, topic, role)? })
+    }
+
+    /// The topic's name.
+    pub(crate) fn topic(&self) -> &str {
+        self.topic.topic()
+    }
+
+    /// All there was when it was opened.
+    pub(crate) fn bounds(&self) -> &[Range] {
+        self.topic.bounds()
+    }
+
+    /// For each partition the first offset of a record of that time or later, or its end. Blocks for a bounded time.
+    ///
+    /// # Errors
+    /// [`SpanError::Kafka`]
+    pub(crate) fn offsets_at(&self, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, SpanError> {
+        self.topic.offsets_at(timestamp_ms)
+    }
+
+    /// Reads `ranges`, at most one of each partition, and shows each record to `take`, in the order of offsets within a
+    /// partition. Says whether all was read: not when `wanted` has become false. Blocks; the silence of the brokers is bounded.
+    ///
+    /// # Errors
+    /// [`SpanError`]
+    pub(crate) fn read(
+        &self,
+        ranges: &[Range],
+        wanted: &dyn Fn() -> bool,
+        take: &mut dyn FnMut(&Glance<'_>),
+    ) -> Result<bool, SpanError> {
+        let failed = |source| SpanError::Kafka { topic: self.topic().to_owned(), source };
+        let mut open: BTreeMap<i32, Range> = BTreeMap::new();
+        let mut assignment = TopicPartitionList::new();
+        for range in ranges.iter().filter(|range| !range.is_empty()) {
+            let start = Offset::Offset(range.start);
+            assignment.add_partition_offset(self.topic(), range.partition, start).map_err(failed)?;
+            open.insert(range.partition, *range);
+        }
+        let consumer = self.topic.consumer();
+        consumer.assign(&assignment).map_err(failed)?;
+        let mut heard = Instant::now();
+        while let Some((_, first)) = open.first_key_value() {
+            if !wanted() {
+                break;
+            }
+            if heard.elapsed() >= SILENCE_MAX {
+                let (partition, offset) = (first.partition, first.start);
+                return Err(SpanError::Silent { topic: self.topic().to_owned(), partition, offset });
+            }
+            match consumer.poll(POLL_WAIT) {
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    let Some(range) = open.get_mut(&message.partition()) else { continue };
+                    if (range.start..range.end).contains(&message.offset()) {
+                        range.start = message.offset() + 1;
+                        shown(&message, take);
+                    }
+                    if message.offset() + 1 >= range.end {
+                        open.remove(&message.partition());
+                    }
+                }
+                // The end as it is now is not before the end as it was.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    heard = Instant::now();
+                    open.remove(&partition);
+                }
+                Some(Err(source)) if !is_transient(&source) => return Err(failed(source)),
+                Some(Err(_)) | None => {}
+            }
+        }
+        // Nothing more is fetched ahead while the caller thinks.
+        consumer.unassign().map_err(failed)?;
+        Ok(open.is_empty())
+    }
+}
+
+fn shown(message: &rdkafka::message::BorrowedMessage<'_>, take: &mut dyn FnMut(&Glance<'_>)) {
+    let headers = || {
+        let headers = message
+            .headers()
+            .map(|headers| every_header(headers).filter_map(|(name, value)| Some((name, value?))).collect::<Vec<_>>());
+        headers.unwrap_or_default()
+    };
+    take(&Glance {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+        key: message.key(),
+        value: message.payload(),
+        headers: &headers,
+    });
+}

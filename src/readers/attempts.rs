@@ -1,0 +1,207 @@
+//! The attempt log, newest first: of a workspace, an integration, a webhook, an event, a delivery or an entity.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::scan::{Bounds, Log, Page, Question, Span, Watch, scan};
+use super::{ReadError, is_guid, parts_of, same_id};
+use crate::health::records::partition_of;
+use crate::kafka::windows::Glance;
+
+/// One attempt: a record of the attempts topic and what its key says. What a record of an earlier release lacks is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Attempt {
+    pub(crate) at: String,
+    pub(crate) workspace: String,
+    pub(crate) integration_id: String,
+    pub(crate) web_hook_id: Option<String>,
+    pub(crate) delivery_id: String,
+    pub(crate) event_id: Option<String>,
+    pub(crate) origin: Option<String>,
+    pub(crate) entity_ids: Option<BTreeMap<String, Value>>,
+    pub(crate) attempt: u32,
+    pub(crate) url: Option<String>,
+    pub(crate) address: Option<String>,
+    pub(crate) outcome: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) status: Option<u16>,
+    pub(crate) duration_ms: u64,
+    /// What the receiver said: only for who may see bodies.
+    pub(crate) answer: Option<String>,
+    pub(crate) next_attempt_at: Option<String>,
+    pub(crate) worker: Option<String>,
+}
+
+impl Attempt {
+    /// Whether it acknowledged the delivery.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.outcome == "acknowledged"
+    }
+
+    /// Reads a record; none for what is no record of an attempt.
+    pub(crate) fn parse(key: &[u8], value: &[u8]) -> Option<Self> {
+        let (workspace, integration) = parts_of(key)?;
+        let mut attempt: Self = serde_json::from_slice(value).ok()?;
+        // The key says whose it is, whatever a value claims.
+        workspace.clone_into(&mut attempt.workspace);
+        integration.clone_into(&mut attempt.integration_id);
+        Some(attempt)
+    }
+}
+
+/// Which attempts are meant: those that have all of what is named.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AttemptFilter {
+    pub(crate) workspace: Option<String>,
+    pub(crate) integration: Option<String>,
+    pub(crate) webhook: Option<String>,
+    /// The reason word of a failure.
+    pub(crate) reason: Option<String>,
+    /// An event's id, or its place `topic/partition/offset`.
+    pub(crate) event: Option<String>,
+    /// A delivery's id: the header `webhook-id`.
+    pub(crate) delivery: Option<String>,
+    /// An id among the event's `entityIds`.
+    pub(crate) entity: Option<String>,
+}
+
+impl AttemptFilter {
+    /// As texts that differ where the filters do.
+    fn parts(&self) -> Vec<String> {
+        let Self { workspace, integration, webhook, reason, event, delivery, entity } = self;
+        [workspace, integration, webhook, reason, event, delivery, entity]
+            .into_iter()
+            .map(|part| part.as_ref().map_or_else(|| "-".to_owned(), |part| format!("={part}")))
+            .collect()
+    }
+
+    /// The partitions that can hold such attempts, if the filter names an integration.
+    fn partitions(&self, count: usize) -> Option<Vec<i32>> {
+        let (workspace, integration) = (self.workspace.as_ref()?, self.integration.as_ref()?);
+        Some(key_partitions(&format!("{workspace}/"), integration, count))
+    }
+
+    fn takes_key(&self, key: &[u8]) -> bool {
+        let Some((workspace, integration)) = parts_of(key) else { return false };
+        self.workspace.as_ref().is_none_or(|wanted| wanted == workspace)
+            && self.integration.as_ref().is_none_or(|wanted| same_id(wanted, integration))
+    }
+
+    fn takes(&self, attempt: &Attempt) -> bool {
+        let is = |wanted: &Option<String>, actual: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| actual.as_ref().is_some_and(|actual| same_id(wanted, actual)))
+        };
+        is(&self.webhook, &attempt.web_hook_id)
+            && is(&self.reason, &attempt.reason)
+            && (is(&self.event, &attempt.event_id) || is(&self.event, &attempt.origin))
+            && self.delivery.as_ref().is_none_or(|wanted| *wanted == attempt.delivery_id)
+            && self.entity.as_ref().is_none_or(|wanted| is_about(attempt, wanted))
+    }
+
+    /// The attempt in a record, if it is meant.
+    pub(crate) fn row(&self, glance: &Glance<'_>) -> Option<Attempt> {
+        let key = glance.key.filter(|key| self.takes_key(key))?;
+        Attempt::parse(key, glance.value?).filter(|attempt| self.takes(attempt))
+    }
+}
+
+fn is_about(attempt: &Attempt, entity: &str) -> bool {
+    attempt.entity_ids.iter().flatten().any(|(_, id)| match id {
+        Value::String(id) => same_id(entity, id),
+        other => other.to_string() == entity,
+    })
+}
+
+/// The partitions in which `<before><id>` is looked for: a GUID's key may be spelled in any of its usual ways.
+pub(super) fn key_partitions(before: &str, id: &str, count: usize) -> Vec<i32> {
+    let count = i32::try_from(count).unwrap_or(i32::MAX);
+    let mut ids = vec![id.to_owned()];
+    if is_guid(id) {
+        ids.extend([id.to_ascii_lowercase(), id.to_ascii_uppercase()]);
+    }
+    let mut partitions: Vec<i32> = ids.iter().map(|id| partition_of(&format!("{before}{id}"), count)).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    partitions
+}
+
+/// The attempts that `filter` takes, newest first. Blocks for a bounded time.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn attempts(
+    log: &dyn Log,
+    filter: &AttemptFilter,
+    span: Span,
+    next: Option<&str>,
+    bounds: Bounds,
+    watch: &Watch<'_>,
+) -> Result<Page<Attempt>, ReadError> {
+    let partitions = span.partitions.or_else(|| filter.partitions(log.bounds().len()));
+    let row = |glance: &Glance<'_>| filter.row(glance);
+    let question = Question { parts: filter.parts(), span: Span { partitions, ..span }, next, row: &row };
+    scan(log, &question, bounds, watch)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn attempt(key: &str) -> Attempt {
+        let value = json!({"deliveryId": "msg_1", "webHookId": "W-1", "eventId": "e-1", "attempt": 3, "outcome": "failed",
+            "reason": "status", "origin": "events/1/2", "entityIds": {"companyId": "c-1", "userId": 7},
+            "workspace": "somebody else", "at": "2021-09-28T11:08:26.903Z"});
+        Attempt::parse(key.as_bytes(), value.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_key_says_whose_an_attempt_is() {
+        let attempt = attempt("acme/i-1/with-slash");
+        assert_eq!((attempt.workspace.as_str(), attempt.integration_id.as_str()), ("acme", "i-1/with-slash"));
+        for (workspace, expected) in
+            [("acme", true), ("acm", false), ("acme2", false), ("", false), ("somebody else", false)]
+        {
+            let filter = AttemptFilter { workspace: Some(workspace.to_owned()), ..AttemptFilter::default() };
+            assert_eq!(filter.takes_key(b"acme/i-1"), expected, "{workspace}");
+        }
+        assert!(!AttemptFilter::default().takes_key(b"no slash") && !AttemptFilter::default().takes_key(b"\xff/i"));
+    }
+
+    #[test]
+    fn a_filter_takes_what_has_all_that_is_named() {
+        let attempt = attempt("acme/i-1");
+        let with = |change: &dyn Fn(&mut AttemptFilter)| {
+            let mut filter = AttemptFilter::default();
+            change(&mut filter);
+            filter.takes(&attempt)
+        };
+        assert!(with(&|_| ()));
+        for (taken, other) in [("e-1", "e-2"), ("events/1/2", "events/1/3")] {
+            assert!(with(&|filter| filter.event = Some(taken.to_owned())));
+            assert!(!with(&|filter| filter.event = Some(other.to_owned())));
+        }
+        for entity in ["c-1", "7"] {
+            assert!(with(&|filter| filter.entity = Some(entity.to_owned())), "{entity}");
+        }
+        assert!(!with(&|filter| filter.entity = Some("companyId".to_owned())));
+        assert!(!with(&|filter| filter.webhook = Some("w-1".to_owned())), "no GUID: letter for letter");
+        assert!(!with(&|filter| filter.reason = Some("timeout".to_owned())));
+        assert!(!with(&|filter| filter.delivery = Some("msg_2".to_owned())));
+    }
+
+    #[test]
+    fn a_guid_is_looked_for_wherever_its_spelling_may_have_put_it() {
+        let guid = "e01c765d-7c9b-491a-b5ea-d0e67eb017d9";
+        let upper = guid.to_uppercase();
+        let partitions = key_partitions("acme/", guid, 1_000);
+        assert_eq!(partitions, key_partitions("acme/", &upper, 1_000));
+        assert!(partitions.contains(&partition_of(&format!("acme/{upper}"), 1_000)));
+        assert_eq!(key_partitions("acme/", "shop", 1_000), [partition_of("acme/shop", 1_000)]);
+    }
+}

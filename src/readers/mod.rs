@@ -1,0 +1,112 @@
+//! What people who run webhooks look for: did it arrive, why not, when again.
+//!
+//! A library over Kafka's topics, for the command line, the HTTP readers and the page alike. Every answer says how far it looked.
+//! Nothing here knows HTTP or a terminal, keeps anything between two questions, or writes to Kafka. Every function blocks its
+//! thread for a bounded time.
+
+pub(crate) mod attempts;
+pub(crate) mod dead_letters;
+pub(crate) mod integrations;
+pub(crate) mod scan;
+pub(crate) mod token;
+
+use crate::kafka::table_reader::{Compacted, CompactedError, Row};
+use crate::kafka::topic_range::{SpanError, check_topic};
+use crate::settings;
+
+use std::time::{Duration, Instant};
+
+/// How long the brokers may give nothing while a compacted topic is read.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// How long one read of a compacted topic waits.
+const READ_WAIT: Duration = Duration::from_millis(100);
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// A topic can't be looked through.
+    #[error(transparent)]
+    Topic(#[from] SpanError),
+    /// A compacted topic can't be read.
+    #[error(transparent)]
+    Table(#[from] CompactedError),
+    /// A compacted topic can't be read to its end.
+    #[error("topic `{topic}` can not be read to its end: nothing came for {} s", SILENCE_MAX.as_secs())]
+    Silent {
+        /// The topic.
+        topic: String,
+    },
+    /// The token is of another question, or is none.
+    #[error("the token `next` is not one of this question; begin without it")]
+    Token,
+    /// Whoever asked wants no answer any more.
+    #[error("stopped before the end")]
+    Stopped,
+}
+
+/// Reads a compacted topic to the end it has, and shows each record to `take`, those of one key in their order. Blocks.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn read_table(
+    kafka: &settings::Kafka,
+    topic: &str,
+    role: &'static str,
+    wanted: &dyn Fn() -> bool,
+    mut take: impl FnMut(&Row<'_>),
+) -> Result<(), ReadError> {
+    check_topic(kafka, topic, role)?;
+    let mut rows = Compacted::open(kafka, topic, role)?;
+    let mut heard = Instant::now();
+    while !rows.is_caught_up() {
+        if !wanted() {
+            return Err(ReadError::Stopped);
+        }
+        let read = rows.read(READ_WAIT, |row| take(&row))?;
+        if read > 0 {
+            heard = Instant::now();
+        } else if heard.elapsed() >= SILENCE_MAX {
+            return Err(ReadError::Silent { topic: topic.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// A time of RFC 3339 in UTC, to the millisecond.
+pub(crate) fn time(ms: i64) -> Option<String> {
+    Some(format!("{:.3}", jiff::Timestamp::from_millisecond(ms).ok()?))
+}
+
+/// The two parts of `<workspace>/<integration id>`.
+fn parts_of(key: &[u8]) -> Option<(&str, &str)> {
+    std::str::from_utf8(key).ok()?.split_once('/')
+}
+
+/// Whether two ids are the same: GUIDs in whichever case, others letter for letter.
+pub(crate) fn same_id(one: &str, other: &str) -> bool {
+    one == other || (is_guid(one) && one.eq_ignore_ascii_case(other))
+}
+
+/// Whether it is written like `e01c765d-7c9b-491a-b5ea-d0e67eb017d9`.
+pub(crate) fn is_guid(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == 36
+        && bytes.iter().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guids_compare_without_case_and_other_ids_with_it() {
+        let guid = "e01c765d-7c9b-491a-b5ea-d0e67eb017d9";
+        assert!(same_id(guid, &guid.to_uppercase()));
+        assert!(!same_id(guid, &guid.replace('e', "f")));
+        assert!(same_id("Shop", "Shop") && !same_id("Shop", "shop"));
+        assert!(!is_guid("e01c765d-7c9b-491a-b5ea-d0e67eb017dg") && !is_guid("") && !is_guid(&"é".repeat(18)));
+    }
+}
