@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
-use crate::kafka::client::{ClientLog, producer_config};
+use crate::kafka::client::{ClientLog, fix, producer_config};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
@@ -74,11 +74,10 @@ impl AttemptLogWriter {
     ) -> Result<Self, KafkaError> {
         let context = Deliveries { log: ClientLog::new("attempts"), metrics: Arc::clone(&metrics) };
         let mut config = producer_config(kafka, "attempts");
-        config
-            .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX)
-            .set("queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX)
-            // Nobody waits for these records, and larger batches cost less.
-            .set("linger.ms", "50");
+        fix(&mut config, "queue.buffering.max.messages", QUEUE_RECORDS_MAX);
+        fix(&mut config, "queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX);
+        // Nobody waits for these records, and larger batches cost less.
+        fix(&mut config, "linger.ms", "50");
         Ok(Self { producer: config.create_with_context(context)?, topic, worker, metrics })
     }
 

@@ -14,9 +14,12 @@ use crate::settings;
 use crate::telemetry::metrics::KAFKA_ERRORS;
 use crate::telemetry::repeats::Repeats;
 
-/// Two names of the same property. librdkafka takes both, and which of them holds is then a matter of chance, so a value of
-/// ours yields to the user's under either name.
-const ALIASES: [(&str, &str); 7] = [
+/// Two names of the same property. librdkafka takes both, and chance decides which of them holds, so a client is never
+/// given both.
+const ALIASES: [(&str, &str); 10] = [
+    ("acks", "request.required.acks"),
+    ("enable.auto.commit", "auto.commit.enable"),
+    ("bootstrap.servers", "metadata.broker.list"),
     ("fetch.message.max.bytes", "max.partition.fetch.bytes"),
     ("linger.ms", "queue.buffering.max.ms"),
     ("compression.type", "compression.codec"),
@@ -45,16 +48,27 @@ fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     config
 }
 
+/// Sets a value that holds whatever was set before, under either name of the property.
+pub(crate) fn fix(config: &mut ClientConfig, key: &str, value: &str) {
+    for (one, other) in ALIASES {
+        if key == one {
+            config.remove(other);
+        } else if key == other {
+            config.remove(one);
+        }
+    }
+    config.set(key, value);
+}
+
+/// Whether the user set the property, under either name.
+fn is_set(kafka: &settings::Kafka, key: &str) -> bool {
+    let names = ALIASES.into_iter().find(|(one, other)| *one == key || *other == key).unwrap_or((key, key));
+    kafka.properties.iter().any(|(set, _)| set == names.0 || set == names.1)
+}
+
 fn with_properties(mut config: ClientConfig, kafka: &settings::Kafka) -> ClientConfig {
     for (key, value) in &kafka.properties {
-        for (one, other) in ALIASES {
-            if key == one {
-                config.remove(other);
-            } else if key == other {
-                config.remove(one);
-            }
-        }
-        config.set(key, value);
+        fix(&mut config, key, value);
     }
     // The new protocol configures these on the brokers and refuses clients that set them.
     if kafka.properties.iter().any(|(key, value)| key == "group.protocol" && value.eq_ignore_ascii_case("consumer")) {
@@ -80,6 +94,8 @@ fn group_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfi
         .set("heartbeat.interval.ms", "3000")
         // Above the longest drain, with room.
         .set("max.poll.interval.ms", "300000")
+        // Bounds how late added partitions are read: the default is five minutes.
+        .set("topic.metadata.refresh.interval.ms", "20000")
         // Bounds what seek, resume and the first fetch wait for.
         .set("fetch.wait.max.ms", "100")
         .set("fetch.error.backoff.ms", "100")
@@ -121,7 +137,7 @@ pub(crate) fn schedule_consumer_config(kafka: &settings::Kafka, role: &str, grou
     classic.properties.retain(|(key, _)| key != "group.protocol" && key != "group.remote.assignor");
     let mut config = with_properties(config, &classic);
     // How the member knows that it still has contact: not for the user to change.
-    config.set("statistics.interval.ms", "500");
+    fix(&mut config, "statistics.interval.ms", "500");
     config
 }
 
@@ -141,28 +157,27 @@ pub(crate) fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> Cl
 /// Of the producer that writes states, counts and offsets together. `id` names its transactions.
 pub(crate) fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
-    config
-        .set("transactional.id", id)
-        // Bounds how long the next owner waits for what a dead one has left open.
-        .set("transaction.timeout.ms", "15000")
-        // The client library refuses a longer one, also where the user set it.
-        .set("socket.timeout.ms", "15000")
-        .set("message.timeout.ms", "10000")
-        .set("linger.ms", "0");
+    fix(&mut config, "transactional.id", id);
+    // Bounds how long the next owner waits for what a dead one has left open.
+    fix(&mut config, "transaction.timeout.ms", "15000");
+    // The client library refuses longer ones, also where the user set them.
+    fix(&mut config, "socket.timeout.ms", "15000");
+    fix(&mut config, "message.timeout.ms", "10000");
+    fix(&mut config, "linger.ms", "0");
     config
 }
 
 /// Of a client that asks where partitions really end, whatever transactions are open.
 pub(crate) fn uncommitted_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
-    config.set("isolation.level", "read_uncommitted");
+    fix(&mut config, "isolation.level", "read_uncommitted");
     config
 }
 
 /// Of a client that asks for the offsets of a group without being a member.
 pub(crate) fn group_asker_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
-    config.set("group.id", group);
+    fix(&mut config, "group.id", group);
     config
 }
 
@@ -182,13 +197,16 @@ pub(crate) fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> Clie
         .set("fetch.max.bytes", "4194304")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.queue.backoff.ms", "10");
-    with_properties(config, kafka)
+    let mut config = with_properties(config, kafka);
+    // A follower's end is not the end that a table has to be read to.
+    config.remove("client.rack");
+    config
 }
 
 /// Of a tool's consumer, which keeps each partition in a queue of its own.
 pub(crate) fn span_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
-    if !kafka.properties.iter().any(|(key, _)| key == "queued.max.messages.kbytes") {
+    if !is_set(kafka, "queued.max.messages.kbytes") {
         // A queue a partition, and a tool is in no hurry.
         config.set("queued.max.messages.kbytes", "1024");
     }
@@ -212,7 +230,7 @@ pub(crate) fn window_consumer_config(kafka: &settings::Kafka, role: &str) -> Cli
 /// Of a tool's producer: the tool gives up early and says so, where the sink would try for ever.
 pub(crate) fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
-    if !kafka.properties.iter().any(|(key, _)| key == "message.timeout.ms") {
+    if !is_set(kafka, "message.timeout.ms") {
         config.set("message.timeout.ms", "15000");
     }
     config
@@ -243,7 +261,7 @@ pub(crate) fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConf
 /// Of the producer that sends each record alone.
 pub(crate) fn single_record_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
-    config.set("batch.num.messages", "1");
+    fix(&mut config, "batch.num.messages", "1");
     config
 }
 
@@ -354,6 +372,25 @@ mod tests {
     }
 
     #[test]
+    fn no_client_is_given_both_names_of_a_property() {
+        for (one, other) in ALIASES {
+            let mut config = ClientConfig::new();
+            fix(&mut config, one, "1");
+            fix(&mut config, other, "2");
+            assert_eq!((config.get(one), config.get(other)), (None, Some("2")));
+            fix(&mut config, one, "3");
+            assert_eq!((config.get(one), config.get(other)), (Some("3"), None));
+        }
+    }
+
+    #[test]
+    fn a_table_is_read_to_its_leaders_end() {
+        let rack = kafka(&[("client.rack", "a")]);
+        assert_eq!(table_consumer_config(&rack, "integrations").get("client.rack"), None);
+        assert_eq!(consumer_config(&rack, "events", "g").get("client.rack"), Some("a"));
+    }
+
+    #[test]
     fn the_new_group_protocol_is_not_given_what_it_refuses() {
         let classic = consumer_config(&kafka(&[]), "events", "g");
         assert_eq!(classic.get("partition.assignment.strategy"), Some("cooperative-sticky"));
@@ -377,7 +414,9 @@ mod tests {
 
     #[test]
     fn a_transactional_producer_can_be_made_whatever_the_user_sets() {
-        for properties in [&[][..], &[("socket.timeout.ms", "60000"), ("message.timeout.ms", "300000")]] {
+        let (main, alias) = (("message.timeout.ms", "300000"), ("delivery.timeout.ms", "300000"));
+        let slow = ("socket.timeout.ms", "60000");
+        for properties in [&[][..], &[slow, main], &[slow, alias], &[("queue.buffering.max.ms", "900000")]] {
             let made = transactional_config(&kafka(properties), "health", "id")
                 .create_with_context::<_, rdkafka::producer::FutureProducer<ClientLog>>(ClientLog::new("health"));
             assert!(made.is_ok(), "{properties:?}: {:?}", made.err());

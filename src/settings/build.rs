@@ -149,6 +149,15 @@ impl<'a> Reader<'a> {
         self.mistakes.push(Mistake::new(&subject, accepted));
     }
 
+    /// A librdkafka property against an option. The property's value is not shown: values of properties may be secrets.
+    pub(super) fn property_contradiction(&mut self, key: &str, other: &str, accepted: &str) {
+        if ["kafka-property", other].iter().any(|name| self.mistaken.contains(name)) {
+            return;
+        }
+        let subject = format!("--kafka-property {key} and {} contradict each other", self.as_given(other));
+        self.mistakes.push(Mistake::new(&subject, accepted));
+    }
+
     /// The option and its value, as it was given.
     fn as_given(&self, name: &str) -> String {
         let spec = self.spec(name);

@@ -1,14 +1,20 @@
 //! Settings that are good one by one and wrong together.
 
+use std::time::Duration;
+
 use super::build::Reader;
 use super::mistake::Mistake;
 use super::{Delivery, Settings};
 use crate::domain::retry_schedule::format_duration;
 
+/// Beyond the drain, what a member does between two polls: it commits, for two seconds at most.
+const POLL_SPARE: Duration = Duration::from_secs(5);
+
 /// Tells every contradiction between the options that this subcommand takes.
 pub(super) fn find(reader: &mut Reader<'_>, settings: &Settings) {
     if reader.takes("request-timeout") {
         timeouts(reader, &settings.delivery);
+        polls(reader, settings);
     }
     if reader.takes("give-up-after") {
         give_up(reader, &settings.delivery);
@@ -34,6 +40,19 @@ fn timeouts(reader: &mut Reader<'_>, delivery: &Delivery) {
     if delivery.connect_timeout > delivery.request_timeout {
         let accepted = format!("connecting is a part of the request, expected at most {request} for it");
         reader.contradiction("connect-timeout", "request-timeout", &accepted);
+    }
+}
+
+/// A member that does not poll for so long loses its partitions, and a drain keeps it from polling.
+fn polls(reader: &mut Reader<'_>, settings: &Settings) {
+    const KEY: &str = "max.poll.interval.ms";
+    let set = settings.kafka.properties.iter().rev().find(|(key, _)| key == KEY);
+    let Some(interval_ms) = set.and_then(|(_, value)| value.trim().parse().ok()) else { return };
+    let least = settings.delivery.drain_timeout + POLL_SPARE;
+    if Duration::from_millis(interval_ms) < least {
+        let accepted =
+            format!("a drain must end before the group takes the partitions, expected {} or more", least.as_millis());
+        reader.property_contradiction(KEY, "drain-timeout", &accepted);
     }
 }
 

@@ -566,6 +566,17 @@ fn properties_that_librdkafka_refuses_are_mistakes() {
         "worker --kafka-property security.protocl=hunter2",
         "--kafka-property (value not shown): `security.protocl`: no librdkafka property; see its CONFIGURATION.md",
     );
+    refused(
+        "worker --kafka-property auto.commit.interval.ms=7200000",
+        "--kafka-property (value not shown): `auto.commit.interval.ms`: expected from 1 to 60000, since a killed worker's successor \
+         repeats so much",
+    );
+    refused(
+        "worker --kafka-property max.poll.interval.ms=29999",
+        "--kafka-property max.poll.interval.ms and --drain-timeout 25s (default) contradict each other: a drain must end \
+         before the group takes the partitions, expected 30000 or more",
+    );
+    understood("worker --kafka-property max.poll.interval.ms=30000 --kafka-property auto.commit.interval.ms=60000");
     refused_with(
         "worker --kafka-property security.protocol=hunter2",
         &["`security.protocol`", "does not accept the value"],

@@ -287,6 +287,14 @@ const PROPERTIES_REFUSED: [(&[&str], &str); 10] = [
     (&["delivery.report.only.error"], "every record written is waited for"),
 ];
 
+const COMMIT_INTERVAL: &str = "auto.commit.interval.ms";
+/// Deliveries of a minute are the most that a crash should repeat.
+const COMMIT_INTERVAL_MS_MAX: u32 = 60_000;
+
+fn is_commit_interval(value: &str) -> bool {
+    value.trim().parse().is_ok_and(|ms| (1..=COMMIT_INTERVAL_MS_MAX).contains(&ms))
+}
+
 /// A librdkafka property. The error names the key and never the value.
 pub(super) fn property(text: &str) -> Read<(String, String)> {
     let accepted = || "expected KEY=VALUE, the key a librdkafka property such as security.protocol".to_owned();
@@ -299,6 +307,10 @@ pub(super) fn property(text: &str) -> Read<(String, String)> {
     match PROPERTIES_REFUSED.iter().find(|(keys, _)| keys.contains(&key)) {
         Some((_, why)) => Err(format!("`{key}` can't be set: {why}; any other librdkafka property is accepted")),
         None => match kafka_property::check(key, value) {
+            Ok(()) if key == COMMIT_INTERVAL && !is_commit_interval(value) => {
+                let most = COMMIT_INTERVAL_MS_MAX;
+                Err(format!("`{key}`: expected from 1 to {most}, since a killed worker's successor repeats so much"))
+            }
             Ok(()) => Ok((key.to_owned(), value.to_owned())),
             Err(bad) => Err(format!("`{key}`: {bad}")),
         },

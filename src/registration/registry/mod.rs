@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use self::view::{Stored, Version, View};
-use crate::kafka::client::table_consumer_config;
+use crate::kafka::client::{fix, table_consumer_config};
 use crate::settings::Kafka;
 
 /// Changes that wait for the writer: a second or two of work. When it is full, more are refused at once.
@@ -256,11 +256,8 @@ const ROLE: &str = "registration-api";
 fn consumer_config(kafka: &Kafka) -> ClientConfig {
     let mut config = table_consumer_config(kafka, ROLE);
     // Whatever else the operator sets, these are what makes the view right.
-    config
-        .set("isolation.level", "read_committed")
-        .set("enable.partition.eof", "true")
-        .set("enable.auto.commit", "false")
-        .set("auto.offset.reset", "error");
+    fix(&mut config, "isolation.level", "read_committed");
+    fix(&mut config, "auto.offset.reset", "error");
     config
 }
 

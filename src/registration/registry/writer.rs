@@ -24,7 +24,7 @@ use super::{
     BROKER_TIMEOUT, Decision, Job, Log, ROLE, RegistryError, Running, Version, View, WriteError, consumer_config,
     run_thread, transactional_id,
 };
-use crate::kafka::client::{ClientLog, producer_config};
+use crate::kafka::client::{ClientLog, fix, producer_config};
 
 /// How long the broker waits for the end of a transaction before it ends it itself.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -115,16 +115,20 @@ impl Writer {
     fn open(log: Log, view: Arc<View>) -> Result<Self, RegistryError> {
         let (sender, delivered) = std_mpsc::channel();
         let mut config = producer_config(&log.kafka, ROLE);
-        config
-            .set("transactional.id", transactional_id(&log.kafka.group))
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
-            .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
-            .set("enable.idempotence", "true")
+        for (key, value) in [
+            ("transactional.id", transactional_id(&log.kafka.group)),
+            ("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string()),
+            ("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string()),
+            // The client library refuses a longer one than the transaction's.
+            ("socket.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string()),
             // One record at a time: nothing to wait for, and its own size is what the topic's limit is about.
-            .set("linger.ms", "0")
-            .set("compression.type", "none")
-            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
-            .set("queue.buffering.max.messages", "1000");
+            ("linger.ms", "0".to_owned()),
+            ("compression.type", "none".to_owned()),
+            ("message.max.bytes", RECORD_BYTES_MAX.to_string()),
+            ("queue.buffering.max.messages", "1000".to_owned()),
+        ] {
+            fix(&mut config, key, &value);
+        }
         let producer: ThreadedProducer<Deliveries> = config
             .create_with_context(Deliveries { sender, log: ClientLog::new(ROLE) })
             .map_err(log.error("creating the producer"))?;
