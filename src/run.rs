@@ -46,23 +46,23 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             let balances = demo::run(*settings, demo, StopSignals { finish, hurry }).await?;
             Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
-        Command::DeadLettersList(settings, selection) => until_stopped(|[stop]| async move {
-            Ok(dead_letters::list(&settings, &selection, &stop, &mut io::stdout()).await?)
+        Command::DeadLettersList(settings, options) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::list(&settings, &options, &stop, &mut io::stdout()).await?)
         }),
-        Command::DeadLettersShow(settings, selection) => until_stopped(|[stop]| async move {
-            Ok(dead_letters::show(&settings, &selection, &stop, &mut io::stdout()).await?)
+        Command::DeadLettersShow(settings, options) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::show(&settings, &options, &stop, &mut io::stdout()).await?)
         }),
-        Command::DeadLettersRedrive(settings, selection) => until_stopped(|[stop]| async move {
-            Ok(dead_letters::redrive(&settings, &selection, &stop, &mut io::stdout()).await?)
+        Command::DeadLettersRedrive(settings, options) => until_stopped(|[stop]| async move {
+            Ok(dead_letters::redrive(&settings, &options, &stop, &mut io::stdout()).await?)
         }),
-        Command::Replay(settings, selection) => {
+        Command::Replay(settings, options) => {
             until_stopped(
-                |[stop]| async move { Ok(replay::replay(&settings, &selection, &stop, &mut io::stdout()).await?) },
+                |[stop]| async move { Ok(replay::replay(&settings, &options, &stop, &mut io::stdout()).await?) },
             )
         }
-        Command::Explain(settings, selection) => {
+        Command::Explain(settings, options) => {
             until_stopped(
-                |[stop]| async move { Ok(explain::run(&settings, &selection, &stop, &mut io::stdout()).await?) },
+                |[stop]| async move { Ok(explain::run(&settings, &options, &stop, &mut io::stdout()).await?) },
             )
         }
         Command::Receiver(options) => until_stopped(|[stop]| async move {
@@ -76,10 +76,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::TopicsApply(settings, output) => until_stopped(|[stop]| async move {
             until(stop, topics::run_apply(&settings, output.json, &mut io::stdout())).await
         }),
-        Command::ResumeRequest(settings, selection) => {
-            until_stopped(
-                |[stop]| async move { Ok(resume::run(&settings, &selection, stop, &mut io::stdout()).await?) },
-            )
+        Command::ResumeRequest(settings, options) => {
+            until_stopped(|[stop]| async move { Ok(resume::run(&settings, &options, stop, &mut io::stdout()).await?) })
         }
         Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
     }

@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::command::{Command, Demo, HelpTopic, Logs, Parsed, Receiver, Selection, Subcommand, TopicsOutput};
+use jiff::Timestamp;
+
+use super::command::{
+    Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, Explain, HelpTopic, IntegrationName, Logs,
+    Parsed, Receiver, Redrive, Replay, Resume, Sending, Subcommand, TopicsOutput,
+};
 use super::mistake::{Mistake, shown};
 use super::options::{self, Spec};
 use super::scan::{self, Asked, Given, GivenOptions};
@@ -33,7 +38,10 @@ pub(super) fn parsed(
     let mut reader = Reader { subcommand, given: &given, mistakes, mistaken: BTreeSet::new() };
     let logs = logs(&mut reader);
     let command = command(&mut reader, logs.format);
-    if reader.mistakes.is_empty() { Ok(Parsed { command, logs, warnings }) } else { Err(reader.mistakes) }
+    match command {
+        Some(command) if reader.mistakes.is_empty() => Ok(Parsed { command, logs, warnings }),
+        Some(_) | None => Err(reader.mistakes),
+    }
 }
 
 /// What a worker without options works with.
@@ -181,26 +189,27 @@ fn logs(reader: &mut Reader<'_>) -> Logs {
     }
 }
 
-fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Command {
+/// The command, or none where what it can't do without has a mistake.
+fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Option<Command> {
     if reader.subcommand == Subcommand::Receiver {
-        return Command::Receiver(receiver(reader));
+        return Some(Command::Receiver(receiver(reader)));
     }
     let settings = Box::new(settings(reader, log_format));
     contradictions::find(reader, &settings);
-    match reader.subcommand {
+    Some(match reader.subcommand {
         Subcommand::Worker => Command::Worker(settings),
         Subcommand::Api => Command::Api(settings),
         Subcommand::Demo => Command::Demo(settings, demo(reader)),
         Subcommand::Receiver => Command::Receiver(receiver(reader)),
         Subcommand::TopicsPlan => Command::TopicsPlan(settings, TopicsOutput { json: reader.flag("json") }),
         Subcommand::TopicsApply => Command::TopicsApply(settings, TopicsOutput { json: reader.flag("json") }),
-        Subcommand::DeadLettersList => Command::DeadLettersList(settings, selection(reader)),
-        Subcommand::DeadLettersShow => Command::DeadLettersShow(settings, selection(reader)),
-        Subcommand::DeadLettersRedrive => Command::DeadLettersRedrive(settings, selection(reader)),
-        Subcommand::Replay => Command::Replay(settings, selection(reader)),
-        Subcommand::ResumeRequest => Command::ResumeRequest(settings, selection(reader)),
-        Subcommand::Explain => Command::Explain(settings, selection(reader)),
-    }
+        Subcommand::DeadLettersList => Command::DeadLettersList(settings, dead_letters_list(reader)),
+        Subcommand::DeadLettersShow => Command::DeadLettersShow(settings, dead_letters_show(reader)?),
+        Subcommand::DeadLettersRedrive => Command::DeadLettersRedrive(settings, redrive(reader)),
+        Subcommand::Replay => Command::Replay(settings, replay(reader)?),
+        Subcommand::ResumeRequest => Command::ResumeRequest(settings, resume(reader)?),
+        Subcommand::Explain => Command::Explain(settings, explain(reader)?),
+    })
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -325,27 +334,82 @@ fn receiver(reader: &mut Reader<'_>) -> Receiver {
     }
 }
 
-fn selection(reader: &mut Reader<'_>) -> Selection {
-    let event = if reader.subcommand == Subcommand::Explain {
-        reader.optional("event", values::event)
-    } else {
-        reader.optional("event", values::record)
-    };
-    let selection = Selection {
+fn dead_letters_list(reader: &mut Reader<'_>) -> DeadLettersList {
+    DeadLettersList {
+        filter: dead_letter_filter(reader),
+        limit: reader.optional("limit", values::count(1, LISTED_MAX)),
+        json: reader.flag("json"),
+    }
+}
+
+fn dead_letters_show(reader: &mut Reader<'_>) -> Option<DeadLettersShow> {
+    let event = reader.optional("event", values::record);
+    let json = reader.flag("json");
+    Some(DeadLettersShow { event: event?, json })
+}
+
+fn redrive(reader: &mut Reader<'_>) -> Redrive {
+    Redrive {
+        filter: dead_letter_filter(reader),
+        event: reader.optional("event", values::record),
+        sending: sending(reader),
+    }
+}
+
+fn replay(reader: &mut Reader<'_>) -> Option<Replay> {
+    let integration = integration_name(reader);
+    let webhook = reader.optional("webhook", values::id);
+    let (from, to) = time_range(reader);
+    let sending = sending(reader);
+    Some(Replay { integration: integration?, webhook, from, to, sending })
+}
+
+fn resume(reader: &mut Reader<'_>) -> Option<Resume> {
+    let integration = integration_name(reader);
+    let (dry_run, json) = (reader.flag("dry-run"), reader.flag("json"));
+    Some(Resume { integration: integration?, dry_run, json })
+}
+
+fn explain(reader: &mut Reader<'_>) -> Option<Explain> {
+    let integration = integration_name(reader);
+    let webhook = reader.optional("webhook", values::id);
+    let event = reader.optional("event", values::event);
+    let json = reader.flag("json");
+    Some(Explain { integration: integration?, webhook, event: event?, json })
+}
+
+/// None where a part is missing or wrong, which is a mistake already.
+fn integration_name(reader: &mut Reader<'_>) -> Option<IntegrationName> {
+    let workspace = reader.optional("workspace", values::workspace);
+    let integration = reader.optional("integration", values::id);
+    Some(IntegrationName { workspace: workspace?, integration: integration? })
+}
+
+fn dead_letter_filter(reader: &mut Reader<'_>) -> DeadLetterFilter {
+    let (from, to) = time_range(reader);
+    DeadLetterFilter {
         workspace: reader.optional("workspace", values::workspace),
         integration: reader.optional("integration", values::id),
         webhook: reader.optional("webhook", values::id),
         reason: reader.optional("reason", values::reason),
-        from: reader.optional("from", values::time),
-        to: reader.optional("to", values::time),
-        event,
-        dry_run: reader.flag("dry-run"),
-        json: reader.flag("json"),
-        rate: reader.value("rate", values::count(1, RATE_MAX)),
-        limit: reader.optional("limit", values::count(1, LISTED_MAX)),
-    };
-    if selection.from.zip(selection.to).is_some_and(|(from, to)| from >= to) {
+        from,
+        to,
+    }
+}
+
+fn time_range(reader: &mut Reader<'_>) -> (Option<Timestamp>, Option<Timestamp>) {
+    let from = reader.optional("from", values::time);
+    let to = reader.optional("to", values::time);
+    if from.zip(to).is_some_and(|(from, to)| from >= to) {
         reader.contradiction("from", "to", "expected a --from that is earlier than --to");
     }
-    selection
+    (from, to)
+}
+
+fn sending(reader: &mut Reader<'_>) -> Sending {
+    Sending {
+        rate: reader.value("rate", values::count(1, RATE_MAX)),
+        dry_run: reader.flag("dry-run"),
+        json: reader.flag("json"),
+    }
 }

@@ -135,17 +135,17 @@ pub(crate) enum Command {
     /// `topics apply`
     TopicsApply(Box<Settings>, TopicsOutput),
     /// `dead-letters list`
-    DeadLettersList(Box<Settings>, Selection),
-    /// `dead-letters show`: `event` is set and is a record.
-    DeadLettersShow(Box<Settings>, Selection),
-    /// `dead-letters redrive`: `event`, if set, is a record.
-    DeadLettersRedrive(Box<Settings>, Selection),
-    /// `replay`: `workspace` and `integration` are set.
-    Replay(Box<Settings>, Selection),
-    /// `resume`: `workspace` and `integration` are set.
-    ResumeRequest(Box<Settings>, Selection),
-    /// `explain`: `workspace`, `integration` and `event` are set.
-    Explain(Box<Settings>, Selection),
+    DeadLettersList(Box<Settings>, DeadLettersList),
+    /// `dead-letters show`
+    DeadLettersShow(Box<Settings>, DeadLettersShow),
+    /// `dead-letters redrive`
+    DeadLettersRedrive(Box<Settings>, Redrive),
+    /// `replay`
+    Replay(Box<Settings>, Replay),
+    /// `resume`
+    ResumeRequest(Box<Settings>, Resume),
+    /// `explain`
+    Explain(Box<Settings>, Explain),
     /// `help`, `--help`, or no argument at all.
     Help {
         /// What about.
@@ -203,27 +203,42 @@ impl fmt::Debug for Receiver {
     }
 }
 
+/// The place of a record: `topic/partition/offset`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RecordPlace {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
 /// `--event`: where an event comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EventSource {
-    /// `topic/partition/offset`: a record in Kafka.
-    Record {
-        /// Its topic.
-        topic: String,
-        /// Its partition.
-        partition: i32,
-        /// Its offset.
-        offset: i64,
-    },
+    /// A record in Kafka.
+    Record(RecordPlace),
     /// A file that holds the event's JSON.
     File(PathBuf),
     /// `-`: the event's JSON on standard input.
     Stdin,
 }
 
-/// What a tool looks at and how it answers. Which fields a tool takes, and which it demands, is said by its [`Command`].
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub(crate) struct Selection {
+/// The integration that a tool is about: `--workspace` and `--integration`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IntegrationName {
+    pub(crate) workspace: String,
+    pub(crate) integration: String,
+}
+
+impl IntegrationName {
+    /// The key of its records: `<workspace>/<integration id>`.
+    pub(crate) fn key(&self) -> String {
+        format!("{}/{}", self.workspace, self.integration)
+    }
+}
+
+/// Which dead letters a tool takes: those that agree with every field that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DeadLetterFilter {
     /// `--workspace`
     pub(crate) workspace: Option<String>,
     /// `--integration`
@@ -236,16 +251,72 @@ pub(crate) struct Selection {
     pub(crate) from: Option<Timestamp>,
     /// `--to`: records before this time.
     pub(crate) to: Option<Timestamp>,
-    /// `--event`
-    pub(crate) event: Option<EventSource>,
-    /// `--dry-run`: say what would be done, do nothing.
-    pub(crate) dry_run: bool,
-    /// `--json`
-    pub(crate) json: bool,
-    /// `--rate`: records a second; only `redrive` and `replay` look at it.
-    pub(crate) rate: u32,
+}
+
+/// `dead-letters list`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeadLettersList {
+    pub(crate) filter: DeadLetterFilter,
     /// `--limit`: only the newest so many records.
     pub(crate) limit: Option<u64>,
+    pub(crate) json: bool,
+}
+
+/// `dead-letters show`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeadLettersShow {
+    pub(crate) event: RecordPlace,
+    pub(crate) json: bool,
+}
+
+/// How records are sent back to delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sending {
+    /// `--rate`: records a second, at most.
+    pub(crate) rate: u32,
+    /// `--dry-run`: say what would be done, do nothing.
+    pub(crate) dry_run: bool,
+    pub(crate) json: bool,
+}
+
+/// `dead-letters redrive`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Redrive {
+    pub(crate) filter: DeadLetterFilter,
+    /// `--event`: only this record.
+    pub(crate) event: Option<RecordPlace>,
+    pub(crate) sending: Sending,
+}
+
+/// `replay`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Replay {
+    pub(crate) integration: IntegrationName,
+    /// `--webhook`: only this one.
+    pub(crate) webhook: Option<String>,
+    /// `--from`: events of this time and later; without it, from the offsets that a suspension recorded.
+    pub(crate) from: Option<Timestamp>,
+    /// `--to`: events before this time.
+    pub(crate) to: Option<Timestamp>,
+    pub(crate) sending: Sending,
+}
+
+/// `resume`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resume {
+    pub(crate) integration: IntegrationName,
+    pub(crate) dry_run: bool,
+    pub(crate) json: bool,
+}
+
+/// `explain`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Explain {
+    pub(crate) integration: IntegrationName,
+    /// `--webhook`: only this one.
+    pub(crate) webhook: Option<String>,
+    pub(crate) event: EventSource,
+    pub(crate) json: bool,
 }
 
 /// The words of `hookstream-reason` that `--reason` accepts.

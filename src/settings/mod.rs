@@ -24,7 +24,12 @@ use ipnet::IpNet;
 
 use crate::domain::retry_schedule::RetrySchedule;
 
-pub(crate) use command::{Command, Demo, EventSource, Logs, Parsed, Receiver, Selection};
+#[cfg(test)]
+pub(crate) use command::IntegrationName;
+pub(crate) use command::{
+    Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, EventSource, Explain, Logs, Parsed, Receiver,
+    RecordPlace, Redrive, Replay, Resume, Sending,
+};
 pub(crate) use help::render as help;
 pub(crate) use mistake::Mistake;
 

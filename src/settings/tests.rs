@@ -30,19 +30,6 @@ fn worker(line: &str) -> Settings {
     }
 }
 
-#[track_caller]
-fn selection(line: &str) -> Selection {
-    match understood(line) {
-        Command::DeadLettersList(_, selection)
-        | Command::DeadLettersShow(_, selection)
-        | Command::DeadLettersRedrive(_, selection)
-        | Command::Replay(_, selection)
-        | Command::ResumeRequest(_, selection)
-        | Command::Explain(_, selection) => selection,
-        other => panic!("{other:?}"),
-    }
-}
-
 fn mistakes(args: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
     match parse_in(args, environment) {
         Ok(parsed) => panic!("{args:?}: {parsed:?}"),
@@ -281,39 +268,47 @@ fn the_receiver_misbehaves_as_told() {
 }
 
 #[test]
-fn tools_take_their_selection() {
-    let all = selection(
-        "dead-letters redrive --workspace w --integration i --webhook h --reason too-large --from 2026-01-01T00:00:00Z \
-         --to 2026-01-01T03:00:01+03:00 --event webhooks.dead-letter/2/9 --rate 3 --dry-run --json",
-    );
-    let record = |topic: &str| EventSource::Record { topic: topic.to_owned(), partition: 2, offset: 9 };
-    let expected = Selection {
+fn tools_take_what_they_need() {
+    let with_settings = Box::<Settings>::default;
+    let record = |topic: &str| RecordPlace { topic: topic.to_owned(), partition: 2, offset: 9 };
+    let line = "dead-letters redrive --workspace w --integration i --webhook h --reason too-large --from 2026-01-01T00:00:00Z \
+                --to 2026-01-01T03:00:01+03:00 --event webhooks.dead-letter/2/9 --rate 3 --dry-run --json";
+    let filter = DeadLetterFilter {
         workspace: Some("w".to_owned()),
         integration: Some("i".to_owned()),
         webhook: Some("h".to_owned()),
         reason: Some("too-large"),
         from: Some("2026-01-01T00:00:00Z".parse().unwrap()),
         to: Some("2026-01-01T00:00:01Z".parse().unwrap()),
-        event: Some(record("webhooks.dead-letter")),
-        dry_run: true,
-        json: true,
-        rate: 3,
-        limit: None,
     };
-    assert_eq!(all, expected);
-    assert_eq!(selection("dead-letters list --limit 4").limit, Some(4));
-    assert_eq!(selection("dead-letters list"), Selection { rate: 500, ..Selection::default() });
-    assert_eq!(selection("dead-letters show --event d/2/9").event, Some(record("d")));
-    assert_eq!(selection("replay --workspace w --integration i").rate, 500);
-    assert!(selection("resume --workspace w --integration i --dry-run").dry_run);
+    let sending = Sending { rate: 3, dry_run: true, json: true };
+    let redrive = Redrive { filter, event: Some(record("webhooks.dead-letter")), sending };
+    assert_eq!(understood(line), Command::DeadLettersRedrive(with_settings(), redrive));
+    for (line, limit) in [("dead-letters list", None), ("dead-letters list --limit 4", Some(4))] {
+        let list = DeadLettersList { filter: DeadLetterFilter::default(), limit, json: false };
+        assert_eq!(understood(line), Command::DeadLettersList(with_settings(), list));
+    }
+    let show = DeadLettersShow { event: record("d"), json: false };
+    assert_eq!(understood("dead-letters show --event d/2/9"), Command::DeadLettersShow(with_settings(), show));
+    let integration = IntegrationName { workspace: "w".to_owned(), integration: "i".to_owned() };
+    assert_eq!(integration.key(), "w/i");
+    let sending = Sending { rate: 500, dry_run: false, json: false };
+    let replay = Replay { integration: integration.clone(), webhook: None, from: None, to: None, sending };
+    assert_eq!(understood("replay --workspace w --integration i"), Command::Replay(with_settings(), replay));
+    let resume = Resume { integration, dry_run: true, json: false };
+    let line = "resume --workspace w --integration i --dry-run";
+    assert_eq!(understood(line), Command::ResumeRequest(with_settings(), resume));
     assert_eq!(understood("topics plan --json"), Command::TopicsPlan(Box::default(), TopicsOutput { json: true }));
     assert_eq!(understood("topics apply"), Command::TopicsApply(Box::default(), TopicsOutput { json: false }));
 }
 
 #[test]
 fn an_event_is_a_record_a_file_or_standard_input() {
-    let event = |text: &str| selection(&format!("explain --workspace w --integration i --event {text}")).event.unwrap();
-    let record = EventSource::Record { topic: "crm.object-events".to_owned(), partition: 0, offset: 12 };
+    let event = |text: &str| match understood(&format!("explain --workspace w --integration i --event {text}")) {
+        Command::Explain(_, explain) => explain.event,
+        other => panic!("{other:?}"),
+    };
+    let record = EventSource::Record(RecordPlace { topic: "crm.object-events".to_owned(), partition: 0, offset: 12 });
     assert_eq!(event("crm.object-events/0/12"), record);
     assert_eq!(event("-"), EventSource::Stdin);
     for file in ["event.json", "./crm/0/12", "a/b/c", "/t/0/1", "crm/-1/5", "crm/0/+5"] {
@@ -345,10 +340,10 @@ fn a_flag_wins_over_its_variable_and_replaces_its_list() {
     assert_eq!(settings.kafka.properties, [pair("client.rack", "1,2")]);
     let environment = [("HOOKSTREAM_DRY_RUN", "true")];
     let line = "resume --workspace w --integration i --dry-run=false";
-    let Command::ResumeRequest(_, selection) = understood_in(line, &environment) else {
+    let Command::ResumeRequest(_, resume) = understood_in(line, &environment) else {
         panic!("not resume");
     };
-    assert!(!selection.dry_run);
+    assert!(!resume.dry_run);
 }
 
 #[test]

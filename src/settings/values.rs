@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::command::{DEAD_LETTER_REASONS, EventSource};
+use super::command::{DEAD_LETTER_REASONS, EventSource, RecordPlace};
 use super::kafka_property;
 use super::{AttemptLog, LogFormat, Ordering};
 use crate::domain::retry_schedule::{RetrySchedule, format_duration, parse_duration};
@@ -252,20 +252,22 @@ pub(super) fn event(text: &str) -> Read<EventSource> {
     if text == "-" {
         return Ok(EventSource::Stdin);
     }
-    record(text).or_else(|_no_record| path(text).map(EventSource::File)).ok().ok_or_else(|| {
-        "expected topic/partition/offset such as crm.object-events/3/1042, a file's path, or - for standard input"
-            .to_owned()
-    })
+    record(text).map(EventSource::Record).or_else(|_no_record| path(text).map(EventSource::File)).ok().ok_or_else(
+        || {
+            "expected topic/partition/offset such as crm.object-events/3/1042, a file's path, or - for standard input"
+                .to_owned()
+        },
+    )
 }
 
 /// A record: `topic/partition/offset`.
-pub(super) fn record(text: &str) -> Read<EventSource> {
+pub(super) fn record(text: &str) -> Read<RecordPlace> {
     let mut parts = text.splitn(3, '/');
     let record = (|| {
         let topic = topic(0)(parts.next()?).ok()?;
         let partition = count(0, i32::MAX)(parts.next()?).ok()?;
         let offset = count(0, i64::MAX)(parts.next()?).ok()?;
-        Some(EventSource::Record { topic, partition, offset })
+        Some(RecordPlace { topic, partition, offset })
     })();
     record.ok_or_else(|| "expected topic/partition/offset such as webhooks.dead-letter/3/1042".to_owned())
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::process::ExitCode;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -19,46 +20,51 @@ use crate::deliver::publish::Outgoing;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
 use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
-use crate::settings::{EventSource, Selection, Settings};
+use crate::settings::{DeadLetterFilter, DeadLettersList, DeadLettersShow, RecordPlace, Redrive, Settings};
 use crate::topics::names::now_topic;
 
 /// Which records of the topic are meant.
 struct Filter<'a> {
-    selection: &'a Selection,
+    wanted: &'a DeadLetterFilter,
     from_ms: Option<i64>,
     to_ms: Option<i64>,
 }
 
 impl<'a> Filter<'a> {
-    fn new(selection: &'a Selection) -> Self {
-        let to_ms = selection.to.map(jiff::Timestamp::as_millisecond);
-        Self { selection, from_ms: selection.from.map(jiff::Timestamp::as_millisecond), to_ms }
+    fn new(wanted: &'a DeadLetterFilter) -> Self {
+        let to_ms = wanted.to.map(Timestamp::as_millisecond);
+        Self { wanted, from_ms: wanted.from.map(Timestamp::as_millisecond), to_ms }
     }
 
     fn takes(&self, timestamp_ms: Option<i64>, wire: &Wire) -> bool {
         let is_same = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
-        let selection = self.selection;
-        is_same(&selection.workspace, &wire.workspace)
-            && is_same(&selection.integration, &wire.integration_id)
-            && is_same(&selection.webhook, &wire.webhook_id)
-            && selection.reason.is_none_or(|wanted| wire.reason.is_some_and(|reason| reason.word() == wanted))
+        let filter = self.wanted;
+        is_same(&filter.workspace, &wire.workspace)
+            && is_same(&filter.integration, &wire.integration_id)
+            && is_same(&filter.webhook, &wire.webhook_id)
+            && filter.reason.is_none_or(|wanted| wire.reason.is_some_and(|reason| reason.word() == wanted))
             && self.from_ms.is_none_or(|from| timestamp_ms.is_some_and(|at| at >= from))
             && self.to_ms.is_none_or(|to| timestamp_ms.is_some_and(|at| at < to))
     }
 }
 
-/// Begins to read what can hold records of `selection`.
-async fn read(settings: &Settings, selection: &Selection, role: &'static str) -> Result<RecordStream, ToolError> {
+/// Begins to read the topic: only the record at `event`, or everything of `from` and later.
+async fn read(
+    settings: &Settings,
+    event: Option<&RecordPlace>,
+    from: Option<Timestamp>,
+    role: &'static str,
+) -> Result<RecordStream, ToolError> {
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.dead_letter.clone());
-    let from_ms = selection.from.map(jiff::Timestamp::as_millisecond);
-    let only = match &selection.event {
-        Some(EventSource::Record { topic: named, .. }) if *named != topic => {
+    let from_ms = from.map(Timestamp::as_millisecond);
+    let only = match event {
+        Some(RecordPlace { topic: named, .. }) if *named != topic => {
             return Err(ToolError::Refused(format!(
                 "--event: topic `{named}` is not the dead-letter topic, which is `{topic}`"
             )));
         }
-        Some(EventSource::Record { partition, offset, .. }) => Some((*partition, *offset)),
-        Some(EventSource::File(_) | EventSource::Stdin) | None => None,
+        Some(RecordPlace { partition, offset, .. }) => Some((*partition, *offset)),
+        None => None,
     };
     blocking("opening the dead-letter topic", move || {
         let span = TopicRange::open(&kafka, &topic, role)?;
@@ -149,20 +155,20 @@ impl<'a> Line<'a> {
     }
 }
 
-/// `dead-letters list`: the records that `selection` takes, newest last; with a limit only the newest.
+/// `dead-letters list`: the records that the filter takes, newest last; with a limit only the newest.
 ///
 /// # Errors
 /// [`ToolError`]
 pub(crate) async fn list(
     settings: &Settings,
-    selection: &Selection,
+    options: &DeadLettersList,
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
-    let mut reading = read(settings, selection, "dead-letters").await?;
+    let mut reading = read(settings, None, options.filter.from, "dead-letters").await?;
     let topic = reading.topic().to_owned();
-    let filter = Filter::new(selection);
-    let mut listing = Listing::new(selection, out);
+    let filter = Filter::new(&options.filter);
+    let mut listing = Listing::new(options, out);
     let mut read = 0_u64;
     let is_interrupted = loop {
         let Some(next) = stop.run_until_cancelled(reading.next()).await else { break true };
@@ -193,9 +199,9 @@ struct Listing<'a, W> {
 }
 
 impl<'a, W: io::Write> Listing<'a, W> {
-    fn new(selection: &Selection, out: &'a mut W) -> Self {
-        let limit = selection.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        Self { out, json: selection.json, limit, kept: VecDeque::new(), matched: 0 }
+    fn new(options: &DeadLettersList, out: &'a mut W) -> Self {
+        let limit = options.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Self { out, json: options.json, limit, kept: VecDeque::new(), matched: 0 }
     }
 
     /// Takes one line. Says whether anybody still reads.
@@ -265,17 +271,17 @@ fn text_of(bytes: &[u8]) -> String {
 /// [`ToolError`], also when there is no such record.
 pub(crate) async fn show(
     settings: &Settings,
-    selection: &Selection,
+    options: &DeadLettersShow,
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
-    let mut reading = read(settings, selection, "dead-letters").await?;
+    let mut reading = read(settings, Some(&options.event), None, "dead-letters").await?;
     let topic = reading.topic().to_owned();
     let Some(next) = stop.run_until_cancelled(reading.next()).await else { return Ok(ExitCode::from(INTERRUPTED)) };
     let record = next?.ok_or_else(|| {
         ToolError::Refused("the record is gone: compacted away, aborted, or older than the topic keeps".to_owned())
     })?;
-    let text = if selection.json { shown_as_json(&topic, &record)? } else { shown(&topic, &record) };
+    let text = if options.json { shown_as_json(&topic, &record)? } else { shown(&topic, &record) };
     write_line(out, &text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -326,20 +332,20 @@ fn shown(topic: &str, record: &SpanRecord) -> String {
     lines.join("\n")
 }
 
-/// `dead-letters redrive`: sends the records that `selection` takes back as first attempts, with their delivery ids.
+/// `dead-letters redrive`: sends the records that the filter takes back as first attempts, with their delivery ids.
 ///
 /// # Errors
 /// [`ToolError`]; the account is written all the same.
 pub(crate) async fn redrive(
     settings: &Settings,
-    selection: &Selection,
+    options: &Redrive,
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
-    let reading = read(settings, selection, "redrive").await?;
-    let requeue = resend::requeue(settings, selection, "redrive").await?;
+    let reading = read(settings, options.event.as_ref(), options.filter.from, "redrive").await?;
+    let requeue = resend::requeue(settings, options.sending, "redrive").await?;
     let now: std::sync::Arc<str> = now_topic(&settings.topics.retry_prefix).into();
-    let filter = Filter::new(selection);
+    let filter = Filter::new(&options.filter);
     let judge = |record: &SpanRecord| {
         let wire = record.wire();
         if !filter.takes(record.timestamp_ms, &wire) {
@@ -355,7 +361,7 @@ pub(crate) async fn redrive(
             Err(why) => Judged::Skipped(why),
         }
     };
-    resend::resend(Order { name: "redrive", selection, requeue, stop }, reading, judge, out).await
+    resend::resend(Order { name: "redrive", sending: options.sending, requeue, stop }, reading, judge, out).await
 }
 
 /// The headers with which a dead letter becomes a first attempt that is due at once, or why it can't.
@@ -429,26 +435,26 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(selection: &Selection, expected: bool) {
-        assert_eq!(Filter::new(selection).takes(Some(1_000), &wire()), expected, "{selection:?}");
+    fn check(filter: &DeadLetterFilter, expected: bool) {
+        assert_eq!(Filter::new(filter).takes(Some(1_000), &wire()), expected, "{filter:?}");
     }
 
     #[test]
-    fn every_field_of_a_selection_narrows_it() {
-        let at = |ms| Some(jiff::Timestamp::from_millisecond(ms).unwrap());
-        check(&Selection::default(), true);
-        check(&Selection { workspace: Some("w".to_owned()), ..Selection::default() }, true);
-        check(&Selection { workspace: Some("x".to_owned()), ..Selection::default() }, false);
-        check(&Selection { integration: Some("i".to_owned()), ..Selection::default() }, true);
-        check(&Selection { integration: Some("x".to_owned()), ..Selection::default() }, false);
-        check(&Selection { webhook: Some("h".to_owned()), ..Selection::default() }, true);
-        check(&Selection { webhook: Some("x".to_owned()), ..Selection::default() }, false);
-        check(&Selection { reason: Some("exhausted"), ..Selection::default() }, true);
-        check(&Selection { reason: Some("suspended"), ..Selection::default() }, false);
-        check(&Selection { from: at(1_000), ..Selection::default() }, true);
-        check(&Selection { from: at(1_001), ..Selection::default() }, false);
-        check(&Selection { to: at(1_001), ..Selection::default() }, true);
-        check(&Selection { to: at(1_000), ..Selection::default() }, false);
+    fn every_field_of_a_filter_narrows_it() {
+        let at = |ms| Some(Timestamp::from_millisecond(ms).unwrap());
+        check(&DeadLetterFilter::default(), true);
+        check(&DeadLetterFilter { workspace: Some("w".to_owned()), ..DeadLetterFilter::default() }, true);
+        check(&DeadLetterFilter { workspace: Some("x".to_owned()), ..DeadLetterFilter::default() }, false);
+        check(&DeadLetterFilter { integration: Some("i".to_owned()), ..DeadLetterFilter::default() }, true);
+        check(&DeadLetterFilter { integration: Some("x".to_owned()), ..DeadLetterFilter::default() }, false);
+        check(&DeadLetterFilter { webhook: Some("h".to_owned()), ..DeadLetterFilter::default() }, true);
+        check(&DeadLetterFilter { webhook: Some("x".to_owned()), ..DeadLetterFilter::default() }, false);
+        check(&DeadLetterFilter { reason: Some("exhausted"), ..DeadLetterFilter::default() }, true);
+        check(&DeadLetterFilter { reason: Some("suspended"), ..DeadLetterFilter::default() }, false);
+        check(&DeadLetterFilter { from: at(1_000), ..DeadLetterFilter::default() }, true);
+        check(&DeadLetterFilter { from: at(1_001), ..DeadLetterFilter::default() }, false);
+        check(&DeadLetterFilter { to: at(1_001), ..DeadLetterFilter::default() }, true);
+        check(&DeadLetterFilter { to: at(1_000), ..DeadLetterFilter::default() }, false);
     }
 
     #[test]

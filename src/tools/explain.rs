@@ -13,7 +13,7 @@ use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, ItemRuling, Ruling, WebhookRuling, explain, items_of};
 use crate::domain::integration::Integration;
 use crate::kafka::topic_range::TopicRange;
-use crate::settings::{EventSource, Selection, Settings};
+use crate::settings::{EventSource, Explain, RecordPlace, Settings};
 
 /// Largest event that is read from a file: what Kafka's clients send at most.
 const EVENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -35,22 +35,22 @@ struct Given {
 /// [`ToolError`], also for what is no event.
 pub(crate) async fn run(
     settings: &Settings,
-    selection: &Selection,
+    options: &Explain,
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
-    let key = lookup::key_of(selection)?;
+    let key = options.integration.key();
     let asked = async {
-        let given = given(settings, selection).await?;
+        let given = given(settings, &options.event).await?;
         Ok::<_, ToolError>((given, lookup::integration(settings, &key).await?, lookup::health(settings, &key).await?))
     };
     let Some(asked) = stop.run_until_cancelled(asked).await else { return Ok(ExitCode::from(INTERRUPTED)) };
     let (given, found, health) = asked?;
-    if let Some(id) = selection.webhook.as_deref().filter(|id| found.integration.webhook_by_id(id).is_none()) {
+    if let Some(id) = options.webhook.as_deref().filter(|id| found.integration.webhook_by_id(id).is_none()) {
         return Err(ToolError::Refused(format!("--webhook: integration `{key}` has no webhook `{id}`")));
     }
-    let answer = answer(&given, &found, health.as_ref(), selection.webhook.as_deref())?;
-    let text = if selection.json {
+    let answer = answer(&given, &found, health.as_ref(), options.webhook.as_deref())?;
+    let text = if options.json {
         serde_json::to_string(&answer).map_err(|error| ToolError::Output(error.into()))?
     } else {
         answer.text()
@@ -60,10 +60,10 @@ pub(crate) async fn run(
     Ok(if is_delivered { ExitCode::SUCCESS } else { ExitCode::from(NOT_DELIVERED) })
 }
 
-async fn given(settings: &Settings, selection: &Selection) -> Result<Given, ToolError> {
-    match selection.event.clone() {
-        Some(EventSource::Record { topic, partition, offset }) => record(settings, &topic, partition, offset).await,
-        Some(EventSource::File(path)) => {
+async fn given(settings: &Settings, event: &EventSource) -> Result<Given, ToolError> {
+    match event.clone() {
+        EventSource::Record(place) => record(settings, &place).await,
+        EventSource::File(path) => {
             let from = path.display().to_string();
             let name = from.clone();
             let value = blocking("reading the event", move || {
@@ -73,12 +73,11 @@ async fn given(settings: &Settings, selection: &Selection) -> Result<Given, Tool
             });
             Ok(Given { value: value.await?, from, workspace: None })
         }
-        Some(EventSource::Stdin) => {
+        EventSource::Stdin => {
             let from = "standard input".to_owned();
             let value = blocking("reading the event", || bounded(io::stdin().lock(), "standard input")).await?;
             Ok(Given { from, value, workspace: None })
         }
-        None => Err(ToolError::Refused("--event is needed".to_owned())),
     }
 }
 
@@ -93,9 +92,10 @@ fn bounded(from: impl io::Read, name: &str) -> Result<Vec<u8>, ToolError> {
     Ok(value)
 }
 
-async fn record(settings: &Settings, topic: &str, partition: i32, offset: i64) -> Result<Given, ToolError> {
+async fn record(settings: &Settings, place: &RecordPlace) -> Result<Given, ToolError> {
+    let RecordPlace { topic, partition, offset } = place.clone();
     let from = format!("{topic}/{partition}/{offset}");
-    let (kafka, topic) = (settings.kafka.clone(), topic.to_owned());
+    let kafka = settings.kafka.clone();
     let mut reading = blocking("reading the event", move || {
         let span = TopicRange::open(&kafka, &topic, "explain")?;
         let range = span.only(partition, offset)?;

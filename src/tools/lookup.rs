@@ -11,20 +11,12 @@ use crate::health::records::StateRecord;
 use crate::health::rules;
 use crate::kafka::table_reader::Compacted;
 use crate::kafka::topic_range::{SpanError, check_topic};
-use crate::settings::{Kafka, Selection, Settings};
+use crate::settings::{Kafka, Settings};
 
 /// How long the brokers may give nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long one read waits.
 const READ_WAIT: Duration = Duration::from_millis(100);
-
-/// `<workspace>/<integration id>`, as `selection` names it.
-pub(super) fn key_of(selection: &Selection) -> Result<String, ToolError> {
-    match (&selection.workspace, &selection.integration) {
-        (Some(workspace), Some(integration)) => Ok(format!("{workspace}/{integration}")),
-        _ => Err(ToolError::Refused("--workspace and --integration are needed".to_owned())),
-    }
-}
 
 /// The integration that is in force.
 pub(super) struct Found {

@@ -23,7 +23,7 @@ use crate::domain::integration::{Integration, Trigger};
 use crate::domain::table::Table;
 use crate::inflight::job::{Origin, delivery_id};
 use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
-use crate::settings::{Selection, Settings};
+use crate::settings::{Replay, Settings};
 use crate::topics::names::now_topic;
 
 /// Sends the events of a range that match back to delivery.
@@ -32,25 +32,25 @@ use crate::topics::names::now_topic;
 /// [`ToolError`]; where sending has begun, the account is written all the same.
 pub(crate) async fn replay(
     settings: &Settings,
-    selection: &Selection,
+    options: &Replay,
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
-    let key = lookup::key_of(selection)?;
+    let key = options.integration.key();
     let integration = lookup::integration(settings, &key).await?.integration;
-    check_receives(&integration, selection)?;
+    check_receives(&integration, options)?;
     let health = lookup::health(settings, &key).await?;
-    check_not_suspended(&key, selection, health.as_ref())?;
-    let begin = begin(settings, selection, &key, health)?;
-    let requeue = resend::requeue(settings, selection, "replay").await?;
-    let reading = read(settings, selection, begin).await?;
-    let matcher = Matcher::new(settings, selection, integration);
+    check_not_suspended(&key, options, health.as_ref())?;
+    let begin = begin(settings, options, &key, health)?;
+    let requeue = resend::requeue(settings, options.sending, "replay").await?;
+    let reading = read(settings, options, begin).await?;
+    let matcher = Matcher::new(settings, options, integration);
     let judge = |record: &SpanRecord| matcher.judge(record, clock::now_ms());
-    resend::resend(Order { name: "replay", selection, requeue, stop }, reading, judge, out).await
+    resend::resend(Order { name: "replay", sending: options.sending, requeue, stop }, reading, judge, out).await
 }
 
 /// Refuses what the workers would only drop.
-fn check_receives(integration: &Integration, selection: &Selection) -> Result<(), ToolError> {
+fn check_receives(integration: &Integration, options: &Replay) -> Result<(), ToolError> {
     let key = integration.key();
     if !integration.status().delivers() {
         return Err(ToolError::Refused(format!(
@@ -58,7 +58,7 @@ fn check_receives(integration: &Integration, selection: &Selection) -> Result<()
             integration.status().word()
         )));
     }
-    let Some(id) = &selection.webhook else { return Ok(()) };
+    let Some(id) = &options.webhook else { return Ok(()) };
     let Some(webhook) = integration.webhook_by_id(id) else {
         return Err(ToolError::Refused(format!("--webhook: integration `{key}` has no webhook `{id}`")));
     };
@@ -71,10 +71,10 @@ fn check_receives(integration: &Integration, selection: &Selection) -> Result<()
     Ok(())
 }
 
-fn check_not_suspended(key: &str, selection: &Selection, health: Option<&Health>) -> Result<(), ToolError> {
+fn check_not_suspended(key: &str, options: &Replay, health: Option<&Health>) -> Result<(), ToolError> {
     let Some(health) = health.filter(|health| health.is_suspended()) else { return Ok(()) };
     let since = health.since.as_deref().unwrap_or("an unknown time");
-    if selection.dry_run {
+    if options.sending.dry_run {
         tracing::warn!(key, since, "the integration is suspended: resume it before the replay itself");
         return Ok(());
     }
@@ -92,8 +92,8 @@ enum Begin {
     Offsets(BTreeMap<i32, i64>),
 }
 
-fn begin(settings: &Settings, selection: &Selection, key: &str, health: Option<Health>) -> Result<Begin, ToolError> {
-    if let Some(from) = selection.from {
+fn begin(settings: &Settings, options: &Replay, key: &str, health: Option<Health>) -> Result<Begin, ToolError> {
+    if let Some(from) = options.from {
         return Ok(Begin::Time(from.as_millisecond()));
     }
     let health = health.unwrap_or_default();
@@ -103,7 +103,7 @@ fn begin(settings: &Settings, selection: &Selection, key: &str, health: Option<H
             settings.topics.health
         )));
     }
-    if !health.is_suspended() && selection.to.is_none() {
+    if !health.is_suspended() && options.to.is_none() {
         let since = health.since.as_deref().unwrap_or("-");
         tracing::info!(
             key,
@@ -114,9 +114,9 @@ fn begin(settings: &Settings, selection: &Selection, key: &str, health: Option<H
     Ok(Begin::Offsets(health.first_dropped))
 }
 
-async fn read(settings: &Settings, selection: &Selection, begin: Begin) -> Result<RecordStream, ToolError> {
+async fn read(settings: &Settings, options: &Replay, begin: Begin) -> Result<RecordStream, ToolError> {
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.events.clone());
-    let to_ms = selection.to.map(jiff::Timestamp::as_millisecond);
+    let to_ms = options.to.map(jiff::Timestamp::as_millisecond);
     blocking("opening the events topic", move || {
         let span = TopicRange::open(&kafka, &topic, "replay")?;
         let starts = match begin {
@@ -166,8 +166,8 @@ struct Matcher {
 }
 
 impl Matcher {
-    fn new(settings: &Settings, selection: &Selection, integration: Integration) -> Self {
-        let webhook = selection.webhook.as_deref();
+    fn new(settings: &Settings, options: &Replay, integration: Integration) -> Self {
+        let webhook = options.webhook.as_deref();
         let webhook =
             webhook.and_then(|id| integration.webhook_by_id(id)).map(crate::domain::integration::Webhook::index);
         let workspace = integration.workspace().to_owned();
@@ -219,6 +219,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::settings::{IntegrationName, Sending};
+
+    /// A replay of all that an integration matches.
+    fn everything() -> Replay {
+        Replay {
+            integration: IntegrationName { workspace: "ws".to_owned(), integration: "i".to_owned() },
+            webhook: None,
+            from: None,
+            to: None,
+            sending: Sending { rate: 500, dry_run: false, json: false },
+        }
+    }
 
     fn integration(value: &serde_json::Value) -> Integration {
         Integration::parse("ws/i", value.to_string().as_bytes()).unwrap()
@@ -249,8 +261,8 @@ mod tests {
 
     const LINK: &[u8] = br#"{"id":"e","type":"link","entityIds":{"companyId":"1","contactId":"2"}}"#;
 
-    fn sent(selection: &Selection, record: &SpanRecord) -> Vec<Outgoing> {
-        let matcher = Matcher::new(&Settings::default(), selection, two_webhooks());
+    fn sent(options: &Replay, record: &SpanRecord) -> Vec<Outgoing> {
+        let matcher = Matcher::new(&Settings::default(), options, two_webhooks());
         match matcher.judge(record, 99) {
             Judged::Send(outgoing) => outgoing,
             Judged::Other => Vec::new(),
@@ -260,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_replayed_delivery_has_the_id_of_the_live_one_and_is_due_at_once() {
-        let outgoing = sent(&Selection::default(), &record(Some("ws"), Some("other"), LINK));
+        let outgoing = sent(&everything(), &record(Some("ws"), Some("other"), LINK));
         assert_eq!(outgoing.len(), 2);
         assert_eq!((&*outgoing[0].topic, outgoing[0].key.as_deref()), ("webhooks.retry.now", Some(&b"a"[..])));
         assert_eq!(outgoing[0].payload.as_deref(), Some(LINK));
@@ -282,7 +294,7 @@ mod tests {
 
     #[test]
     fn one_webhook_can_be_asked_for_and_the_workspace_is_the_header_or_the_key() {
-        let only_b = Selection { webhook: Some("b".to_owned()), ..Selection::default() };
+        let only_b = Replay { webhook: Some("b".to_owned()), ..everything() };
         let keys = |outgoing: Vec<Outgoing>| outgoing.into_iter().filter_map(|one| one.key).collect::<Vec<_>>();
         assert_eq!(keys(sent(&only_b, &record(None, Some("ws"), LINK))), ["b"]);
         assert_eq!(keys(sent(&only_b, &record(Some("other"), Some("ws"), LINK))).len(), 0);
@@ -292,7 +304,7 @@ mod tests {
 
     #[test]
     fn an_invalid_event_is_counted_and_not_sent() {
-        let matcher = Matcher::new(&Settings::default(), &Selection::default(), two_webhooks());
+        let matcher = Matcher::new(&Settings::default(), &everything(), two_webhooks());
         assert!(matches!(matcher.judge(&record(Some("ws"), None, b"{}"), 0), Judged::Skipped("invalid-event")));
         assert!(matches!(matcher.judge(&record(Some("other"), None, b"{}"), 0), Judged::Other));
     }
@@ -304,26 +316,26 @@ mod tests {
 
     #[test]
     fn what_would_only_be_dropped_is_refused() {
-        let webhook = |id: &str| Selection { webhook: Some(id.to_owned()), ..Selection::default() };
+        let webhook = |id: &str| Replay { webhook: Some(id.to_owned()), ..everything() };
         let paused = integration(&json!({"status": "paused"}));
-        assert!(refused(check_receives(&paused, &Selection::default())).contains("is paused"));
+        assert!(refused(check_receives(&paused, &everything())).contains("is paused"));
         assert!(refused(check_receives(&two_webhooks(), &webhook("x"))).contains("has no webhook `x`"));
         assert!(refused(check_receives(&two_webhooks(), &webhook("d"))).contains("disabled"));
         assert!(refused(check_receives(&two_webhooks(), &webhook("s"))).contains("scheduled"));
         assert!(check_receives(&two_webhooks(), &webhook("a")).is_ok());
         let failed = Health { status: Some("failed".to_owned()), since: Some("then".to_owned()), ..Health::default() };
-        assert!(refused(check_not_suspended("ws/i", &Selection::default(), Some(&failed))).contains("since then"));
-        let dry_run = Selection { dry_run: true, ..Selection::default() };
+        assert!(refused(check_not_suspended("ws/i", &everything(), Some(&failed))).contains("since then"));
+        let dry_run = Replay { sending: Sending { dry_run: true, ..everything().sending }, ..everything() };
         assert!(check_not_suspended("ws/i", &dry_run, Some(&failed)).is_ok());
-        assert!(check_not_suspended("ws/i", &Selection::default(), None).is_ok());
+        assert!(check_not_suspended("ws/i", &everything(), None).is_ok());
     }
 
     #[test]
     fn without_a_time_and_a_recorded_suspension_there_is_nothing_to_begin_with() {
         let settings = Settings::default();
-        let error = begin(&settings, &Selection::default(), "ws/i", None).err().map(|error| error.to_string());
+        let error = begin(&settings, &everything(), "ws/i", None).err().map(|error| error.to_string());
         assert!(error.is_some_and(|text| text.contains("--from") && text.contains("webhooks.health")));
-        let from = Selection { from: Some(jiff::Timestamp::UNIX_EPOCH), ..Selection::default() };
+        let from = Replay { from: Some(jiff::Timestamp::UNIX_EPOCH), ..everything() };
         assert!(matches!(begin(&settings, &from, "ws/i", None), Ok(Begin::Time(0))));
     }
 

@@ -25,7 +25,7 @@ use super::requeue::{RequeueError, TierProducer};
 use super::{INTERRUPTED, ToolError, blocking, render, write_line};
 use crate::deliver::publish::Outgoing;
 use crate::kafka::topic_range::{RecordStream, SpanRecord};
-use crate::settings::{Selection, Settings};
+use crate::settings::{Sending, Settings};
 use crate::topics::names::now_topic;
 
 /// Publications under way: enough to fill the client's batches.
@@ -53,8 +53,7 @@ pub(super) enum Judged {
 pub(super) struct Order<'a> {
     /// `redrive` or `replay`.
     pub(super) name: &'static str,
-    /// The command.
-    pub(super) selection: &'a Selection,
+    pub(super) sending: Sending,
     /// Where to: none for a dry run.
     pub(super) requeue: Option<Arc<TierProducer>>,
     /// Cancelled when it is to stop.
@@ -64,10 +63,10 @@ pub(super) struct Order<'a> {
 /// The way into the topic of what is due at once; none for a dry run, which writes nothing.
 pub(super) async fn requeue(
     settings: &Settings,
-    selection: &Selection,
+    sending: Sending,
     role: &'static str,
 ) -> Result<Option<Arc<TierProducer>>, ToolError> {
-    if selection.dry_run {
+    if sending.dry_run {
         return Ok(None);
     }
     let (kafka, topic) = (settings.kafka.clone(), now_topic(&settings.topics.retry_prefix).into());
@@ -89,7 +88,7 @@ pub(super) async fn resend(
     let is_interrupted = matches!(ended, Ok(Ended::Interrupted));
     resend.account.finish(&reading, is_interrupted || ended.is_err() || resend.failure.is_some());
     let account = &resend.account;
-    let text = if order.selection.json {
+    let text = if order.sending.json {
         serde_json::to_string(account).map_err(|error| ToolError::Output(error.into()))?
     } else {
         account.text()
@@ -228,7 +227,7 @@ impl Resend {
             requeue: order.requeue.clone(),
             under_way: FuturesUnordered::new(),
             under_way_bytes: 0,
-            pace: Pace::new(order.selection.rate, Instant::now()),
+            pace: Pace::new(order.sending.rate, Instant::now()),
             failure: None,
             bar: bar(order.name, reading),
             redrawn: Instant::now(),

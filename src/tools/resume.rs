@@ -16,7 +16,7 @@ use crate::health::records::{ResumeRequest, StateRecord};
 use crate::health::resume::{self, ResumeRequestError};
 use crate::health::rules::Health;
 use crate::kafka::table_reader::{Compacted, CompactedError};
-use crate::settings::{Selection, Settings};
+use crate::settings::{Resume, Settings};
 use crate::topics::names::deltas_topic;
 
 /// How long reading the health topic may take.
@@ -80,19 +80,15 @@ struct Report<'a> {
 /// [`ResumeError`]
 pub(crate) async fn run(
     settings: &Settings,
-    selection: &Selection,
+    options: &Resume,
     stop: CancellationToken,
     out: &mut impl Write,
 ) -> Result<ExitCode, ResumeError> {
-    let key = format!(
-        "{}/{}",
-        selection.workspace.as_deref().unwrap_or_default(),
-        selection.integration.as_deref().unwrap_or_default()
-    );
-    let (settings, dry_run, wanted) = (settings.clone(), selection.dry_run, key.clone());
+    let key = options.integration.key();
+    let (settings, dry_run, wanted) = (settings.clone(), options.dry_run, key.clone());
     let (outcome, before, now) =
         tokio::task::spawn_blocking(move || resume(&settings, &wanted, dry_run, &stop)).await??;
-    if selection.json {
+    if options.json {
         let report = Report { integration: &key, outcome, before: before.as_ref(), now: now.as_ref() };
         serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
