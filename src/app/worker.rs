@@ -348,7 +348,7 @@ impl Started {
         let consuming = stop.child_token();
         let stops = (&consuming, &reports_stop);
         let reports = self.start_reports(&mut reporters, standings, shards, stops)?;
-        let shared = self.shared(sink.clone(), &pressure, reports);
+        let shared = self.shared(sink.clone(), &pressure, reports, shards);
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
         let pipeline = Pipeline::new(
@@ -389,13 +389,14 @@ impl Started {
         Ok(())
     }
 
-    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>, reports: Reports) -> Arc<Shared> {
+    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>, reports: Reports, shards: usize) -> Arc<Shared> {
         let delivery = &self.settings.delivery;
         let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
         let connector = Connector::system(policy, delivery.connect_timeout);
         let topics = &self.settings.topics;
         Arc::new(Shared {
             settings: delivery.clone(),
+            shards,
             courier: Courier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
             sink,
             metrics: Arc::clone(&self.metrics),

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::redaction::{Secrets, repeats, shown_url};
+use crate::deliver::courier::Keep;
 use crate::deliver::observers::Ended;
 use crate::domain::event::Envelope;
 use crate::domain::integration::{Integration, Webhook};
@@ -86,17 +87,22 @@ impl AttemptLog {
         Some((Self { all, waiting: Arc::default(), sender, metrics }, receiver))
     }
 
-    /// An attempt ended. Never waits.
-    pub(crate) fn attempt_ended(&self, ended: &Ended<'_>) {
+    /// Of which answers the body is wanted.
+    pub(crate) fn keep(&self) -> Keep {
+        if self.all { Keep::All } else { Keep::Failures }
+    }
+
+    /// What is to be logged of an attempt that ended, without its answer; nothing where it is not to be logged, or too much waits.
+    pub(crate) fn entry(&self, ended: &Ended<'_>) -> Option<Entry> {
         if !self.all && *ended.outcome == Outcome::Acknowledged {
-            return;
+            return None;
         }
         let delivery = ended.delivery;
         let Some(held) = Held::of(&self.waiting, delivery.event.payload.len()) else {
             self.metrics.health.attempt_log_dropped.inc();
-            return;
+            return None;
         };
-        let entry = Entry {
+        Some(Entry {
             payload: delivery.event.payload.clone(),
             is_tick: delivery.event.is_tick,
             _held: held,
@@ -106,9 +112,14 @@ impl AttemptLog {
             attempt: delivery.attempt,
             outcome: *ended.outcome,
             took: ended.took,
-            answer: ended.answer.clone(),
+            answer: Bytes::new(),
             at_ms: ended.at_ms,
-        };
+        })
+    }
+
+    /// Logs an attempt with the beginning of its answer's body. Never waits.
+    pub(crate) fn write(&self, entry: Entry, answer: Bytes) {
+        let entry = Entry { answer, ..entry };
         if self.sender.try_send(entry).is_err() {
             self.metrics.health.attempt_log_dropped.inc();
         }
@@ -222,14 +233,16 @@ mod tests {
         let (log, entries) = log(level)?;
         let (delivery, answer) = (delivery(), Bytes::copy_from_slice(answer));
         let took = Duration::from_micros(12_900);
-        log.attempt_ended(&Ended {
+        let ended = Ended {
             shard: 0,
             delivery: &delivery,
             outcome: &outcome,
+            cause: None,
+            address: None,
             took,
-            answer: &answer,
             at_ms: 1_632_827_306_903,
-        });
+        };
+        log.write(log.entry(&ended)?, answer);
         let entry = entries.try_recv().ok()?;
         assert_eq!(entry.key(), "ws/i-1");
         Some(serde_json::from_slice(&entry.record("host-1")).unwrap())
@@ -289,15 +302,16 @@ mod tests {
         let (log, entries) = log(settings::AttemptLog::Failures).unwrap();
         let delivery = delivery();
         for _ in 0..WAITING_MAX + 3 {
-            let (took, answer) = (Duration::ZERO, Bytes::new());
-            log.attempt_ended(&Ended {
+            let ended = Ended {
                 shard: 0,
                 delivery: &delivery,
                 outcome: &FAILED,
-                took,
-                answer: &answer,
+                cause: None,
+                address: None,
+                took: Duration::ZERO,
                 at_ms: 0,
-            });
+            };
+            log.write(log.entry(&ended).unwrap(), Bytes::new());
         }
         assert_eq!(log.metrics.health.attempt_log_dropped.get(), 3);
         assert_eq!(entries.try_iter().count(), WAITING_MAX);

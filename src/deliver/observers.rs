@@ -3,14 +3,17 @@
 //! Shards call in from their own threads, once an attempt: a count under a lock that only this shard and, once a second,
 //! the collector take, and for the log a hand-over that is given up when there is no room.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::attempt_log::entry::AttemptLog;
+use super::courier::Keep;
+use crate::attempt_log::entry::{AttemptLog, Entry};
 use crate::domain::outcome::Outcome;
 use crate::health::tally::Tally;
 use crate::inflight::job::Delivery;
+use crate::net::cause::Cause;
 
 /// The end of one attempt, as seen by those who report on it.
 pub(crate) struct Ended<'a> {
@@ -20,10 +23,12 @@ pub(crate) struct Ended<'a> {
     pub(crate) delivery: &'a Delivery,
     /// How it ended. Slots without a request are not reported.
     pub(crate) outcome: &'a Outcome,
+    /// Why it failed, in words.
+    pub(crate) cause: Option<&'a Cause>,
+    /// The receiver's address, where a connection to it was tried.
+    pub(crate) address: Option<SocketAddr>,
     /// How long the request took.
     pub(crate) took: std::time::Duration,
-    /// The beginning of the answer's body, if it was asked for.
-    pub(crate) answer: &'a Bytes,
     /// ms since 1970.
     pub(crate) at_ms: i64,
 }
@@ -51,19 +56,23 @@ impl Reports {
         Self { tally: Some(tally), log }
     }
 
-    /// Whether the answer's body is wanted. Whether the attempt is logged is only known after it, and reading on is what
-    /// the courier does anyway.
-    pub(crate) fn wants_answer(&self) -> bool {
-        self.log.is_some()
+    /// Of which answers the body is wanted.
+    pub(crate) fn keep(&self) -> Keep {
+        self.log.as_ref().map_or(Keep::Nothing, AttemptLog::keep)
     }
 
-    /// An attempt ended.
-    pub(crate) fn attempt_ended(&self, ended: &Ended<'_>) {
+    /// An attempt ended. Returns what is to be logged of it once its answer is read.
+    pub(crate) fn attempt_ended(&self, ended: &Ended<'_>) -> Option<Entry> {
         if let Some(tally) = &self.tally {
             tally.count(ended.shard, &ended.delivery.integration, ended.outcome, ended.at_ms);
         }
+        self.log.as_ref()?.entry(ended)
+    }
+
+    /// The answer to an attempt is read, as far as it is: `body` is its beginning.
+    pub(crate) fn answer_read(&self, entry: Entry, body: Bytes) {
         if let Some(log) = &self.log {
-            log.attempt_ended(ended);
+            log.write(entry, body);
         }
     }
 }

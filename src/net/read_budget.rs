@@ -1,7 +1,9 @@
-//! A connection that gives no more than a ration of bytes before the next one is granted.
+//! A connection for requests and answers: it gives no more than a budget of bytes before the next one is granted, and it lets an
+//! answer be read that came before a request was taken.
 //!
-//! Whoever answers with interim answers (1xx) without end would otherwise keep the thread that it shares with other receivers
-//! busy until the time-out.
+//! A receiver that sends interim answers (1xx) without end would otherwise keep the thread that it shares with other receivers
+//! busy until the time-out. One that answers before it has read the request, and closes, makes writing fail while its answer
+//! waits to be read.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -27,17 +29,33 @@ impl ReadBudget {
     }
 }
 
-/// A stream that is read up to a ration.
+/// A stream that is read up to a budget.
 #[derive(Debug)]
 pub(crate) struct Rationed<S> {
     stream: S,
     ration: ReadBudget,
+    /// The other end takes nothing more: what is written goes nowhere, and reading tells whether there is an answer.
+    is_deaf: bool,
 }
 
 impl<S> Rationed<S> {
     /// Reads `stream` up to `ration`.
     pub(crate) fn new(stream: S, ration: ReadBudget) -> Self {
-        Self { stream, ration }
+        Self { stream, ration, is_deaf: false }
+    }
+
+    /// Takes a failure to write for the other end's refusal to read; `done` is what the writer is told then.
+    fn heard<T>(&mut self, polled: Poll<io::Result<T>>, done: T) -> Poll<io::Result<T>> {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+        match polled {
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected) =>
+            {
+                self.is_deaf = true;
+                Poll::Ready(Ok(done))
+            }
+            polled => polled,
+        }
     }
 }
 
@@ -61,7 +79,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rationed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Rationed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        if self.is_deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.heard(polled, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -69,7 +91,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rationed<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let all = slices.iter().map(|slice| slice.len()).sum();
+        if self.is_deaf {
+            return Poll::Ready(Ok(all));
+        }
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.heard(polled, all)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -77,7 +104,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rationed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.is_deaf {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.heard(polled, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

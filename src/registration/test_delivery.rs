@@ -9,7 +9,8 @@ use rand::RngCore;
 
 use super::http::{TestAnswer, TestDelivery, TestRequest};
 use crate::clock;
-use crate::deliver::courier::{Courier, RequestTemplate, SignedRequest};
+use crate::deliver::courier::{Courier, Keep};
+use crate::deliver::request::{RequestTemplate, SignedRequest};
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::outcome::Outcome;
 use crate::inflight::job::{Delivery, Event, Origin, push_hex};
@@ -45,13 +46,13 @@ async fn deliver(courier: &Courier, pressure: &Arc<Pressure>, request: &TestRequ
         due: None,
     };
     let attempt = SignedRequest::new(&prepared, &delivery, now_ms / 1000, &mut rand::rng());
-    let exchanged = courier.exchange(&attempt, None, true).await;
+    let exchanged = courier.exchange(&attempt, None, Keep::All).await;
     let (acknowledged, reason, status) = match exchanged.outcome {
         Outcome::Acknowledged => (true, None, Some(200)),
         Outcome::Failed { reason, status, .. } => (false, Some(reason.word().to_owned()), status),
     };
     let duration_ms = u64::try_from(exchanged.took.as_millis()).unwrap_or(u64::MAX);
-    let answer = String::from_utf8_lossy(&exchanged.answer).into_owned();
+    let answer = String::from_utf8_lossy(&exchanged.rest.read().await.body).into_owned();
     Ok(TestAnswer { acknowledged, reason, status, duration_ms, answer })
 }
 

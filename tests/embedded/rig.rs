@@ -91,6 +91,7 @@ impl Rig {
             settlements: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
             reports: Reports::default(),
             settings,
+            shards: 1,
         });
         let (jobs, inbound) = mpsc::channel(BATCHES_MAX);
         let thread = std::thread::spawn(move || {

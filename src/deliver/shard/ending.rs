@@ -1,13 +1,11 @@
 //! What becomes of a delivery when its request ends, or when it gets none: acknowledged, a retry, a dead letter, dropped.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-use super::{Done, Shard, UnderWay, Work, give_up, seconds_between};
+use super::{Done, Reading, Shard, UnderWay, Work, give_up, seconds_between};
 use crate::clock;
 use crate::deliver::allowance::{Change, Ending, Request};
-use crate::deliver::courier::{Exchange, KeptConnection};
+use crate::deliver::courier::{AnswerRead, Exchange, Rest};
 use crate::deliver::next_step::{Failure, NextRecord};
 use crate::deliver::observers::Ended;
 use crate::deliver::publish::PublishError;
@@ -21,11 +19,17 @@ use crate::telemetry::metrics::TickOutcome;
 const TOO_MANY_REQUESTS: u16 = 429;
 /// See [`TOO_MANY_REQUESTS`].
 const SERVICE_UNAVAILABLE: u16 = 503;
+/// Answers of a shard that still come in after their verdict, each for 2 s at most: with a descriptor and some KB each.
+const READINGS_MAX: usize = 128;
 
 impl Shard {
     pub(super) fn finish(&mut self, done: Done) {
         match done {
             Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
+            Done::Answer { reading, read } => {
+                self.readings -= 1;
+                self.answer_read(*reading, read, Instant::now());
+            }
             Done::Publish { settlement, active, published, held } => match published {
                 Ok(()) => settlement.complete(&self.shared.metrics),
                 Err(PublishError::TooLarge) => self.too_large(*settlement, active, held),
@@ -55,20 +59,22 @@ impl Shard {
         self.finished += 1;
         let acknowledged = exchanged.outcome == Outcome::Acknowledged;
         self.update_allowance(&under_way, &exchanged, now);
-        self.free(&under_way, exchanged.link, exchanged.took, now);
+        self.free(&under_way, &exchanged, now);
         self.update_circuit(&under_way, acknowledged, now);
-        let UnderWay { delivery, active, .. } = under_way;
+        let UnderWay { delivery, active, host, .. } = under_way;
         let at_ms = clock::now_ms();
-        let metrics = &self.shared.metrics;
-        metrics.deliver.attempt_duration.observe(exchanged.took.as_secs_f64());
-        self.shared.reports.attempt_ended(&Ended {
+        self.shared.metrics.deliver.attempt_duration.observe(exchanged.took.as_secs_f64());
+        let entry = self.shared.reports.attempt_ended(&Ended {
             shard: self.index,
             delivery: &delivery,
             outcome: &exchanged.outcome,
+            cause: exchanged.cause.as_ref(),
+            address: exchanged.address,
             took: exchanged.took,
-            answer: &exchanged.answer,
             at_ms,
         });
+        self.await_answer(Reading { host, entry }, exchanged.rest, now);
+        let metrics = &self.shared.metrics;
         match exchanged.outcome {
             Outcome::Acknowledged => {
                 metrics.attempt_acknowledged();
@@ -87,26 +93,52 @@ impl Shard {
         }
     }
 
-    /// Gives back what a request held: its place in the order, its share of lane and host, its connection.
-    fn free(&mut self, under_way: &UnderWay, link: Option<KeptConnection>, took: Duration, now: Instant) {
+    /// Gives back what a request held: its place in the order, its share of lane and host.
+    fn free(&mut self, under_way: &UnderWay, exchanged: &Exchange, now: Instant) {
+        let has_failed = exchanged.outcome != Outcome::Acknowledged;
         self.shared.metrics.deliver.in_flight_requests.dec();
         if let Some(lane) = self.lanes.get_mut(under_way.lane) {
             lane.in_flight -= 1;
-            lane.pace.ended(took, under_way.connects, now);
+            lane.has_failed = has_failed;
+            lane.pace.ended(exchanged.took, under_way.connects, now);
             lane.queue.finish(under_way.place);
         }
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             host.in_flight -= 1;
-            host.pace.ended(took, under_way.connects, now);
+            host.pace.ended(exchanged.took, under_way.connects, now);
             host.used = now;
-            if let Some(mut link) = link {
-                link.idle_since = now;
-                host.idle.push(link);
-            }
+        }
+        // No answer at all: what else is connected there is no better.
+        if matches!(exchanged.outcome, Outcome::Failed { status: None, .. }) {
+            self.kept.close(under_way.host);
         }
         // Who waits for the host comes first, or a busy lane would keep its place from all others.
         self.wake_next(under_way.host);
         self.schedule(under_way.lane);
+    }
+
+    /// Takes what has come of an answer, and reads the rest beside the next deliveries. Where too many answers come slowly, the
+    /// connection is closed instead.
+    fn await_answer(&mut self, reading: Reading, rest: Rest, now: Instant) {
+        match rest {
+            Rest::Read(read) => self.answer_read(reading, read, now),
+            Rest::Coming(rest) if self.readings < READINGS_MAX => {
+                self.readings += 1;
+                self.outbox.push(Work::Answer { reading: Box::new(reading), rest });
+            }
+            Rest::Coming(rest) => self.answer_read(reading, rest.cut_off(), now),
+        }
+    }
+
+    fn answer_read(&mut self, reading: Reading, read: AnswerRead, now: Instant) {
+        if let Some(entry) = reading.entry {
+            self.shared.reports.answer_read(entry, read.body);
+        }
+        if let Some(link) = read.link
+            && self.hosts.contains(reading.host)
+        {
+            self.kept.put(reading.host, link, now);
+        }
     }
 
     /// Learns from the answer how many requests the receiver takes at a time for this webhook.

@@ -127,9 +127,9 @@ impl Shard {
 
     fn look_at_hosts(&mut self, now: Instant) {
         let in_use: std::collections::HashSet<usize> = self.lanes.iter().map(|(_, lane)| lane.host).collect();
+        self.kept.purge(now);
         let mut forgotten = Vec::new();
-        for (index, host) in &mut self.hosts {
-            host.idle.retain(|link| link.is_usable(now));
+        for (index, host) in &self.hosts {
             let quiet = now.saturating_duration_since(host.used) > FORGET_AFTER;
             if quiet && host.in_flight == 0 && !in_use.contains(&index) {
                 forgotten.push(index);
@@ -137,6 +137,7 @@ impl Shard {
         }
         for index in forgotten {
             let host = self.hosts.remove(index);
+            self.kept.close(index);
             self.host_of.remove(&host.authority);
             if host.circuit.is_open() {
                 self.shared.metrics.deliver.circuits_open.dec();

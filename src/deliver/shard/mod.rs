@@ -21,12 +21,16 @@ use tokio::time::{Instant, MissedTickBehavior};
 use self::maintenance::{MAINTENANCE_EVERY, Patience};
 use super::allowance::Allowance;
 use super::circuit::{Admission, Circuit};
-use super::courier::{Courier, Exchange, KeptConnection, RequestTemplate, SignedRequest};
+use super::connection::KeptConnection;
+use super::courier::{AnswerRead, AnswerRest, Courier, Exchange};
+use super::kept_pool::KeptPool;
 use super::next_step::{NextRecord, NextSteps};
 use super::observers::Reports;
 use super::order::{OrderedQueue, Place};
 use super::pace::Pace;
 use super::publish::{PublishError, Sink};
+use super::request::{RequestTemplate, SignedRequest};
+use crate::attempt_log::entry::Entry;
 use crate::clock;
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
@@ -45,6 +49,8 @@ pub const BATCHES_MAX: usize = 16;
 pub struct Shared {
     /// How deliveries are made.
     pub settings: settings::Delivery,
+    /// How many shards there are.
+    pub shards: usize,
     /// Makes requests.
     pub courier: Courier,
     /// Publishes retries and dead letters.
@@ -75,6 +81,8 @@ struct Lane {
     host_is_full: bool,
     /// It stands in the shard's queue of runnable lanes, or in its host's of waiting ones.
     scheduled: bool,
+    /// Its last request failed: the next one opens a new connection, since a kept one may lead to where the receiver no longer is.
+    has_failed: bool,
     fed: Instant,
 }
 
@@ -98,7 +106,6 @@ impl Lane {
 
 struct Host {
     authority: Arc<Authority>,
-    idle: Vec<KeptConnection>,
     in_flight: usize,
     circuit: Circuit,
     pace: Pace,
@@ -110,6 +117,7 @@ struct Host {
 /// What a shard does outside itself.
 enum Work {
     Attempt { under_way: Box<UnderWay>, attempt: SignedRequest, kept: Option<KeptConnection> },
+    Answer { reading: Box<Reading>, rest: Box<AnswerRest> },
     Publish { settlement: Box<NextRecord>, active: Option<Active>, held: HeldPublication },
 }
 
@@ -127,11 +135,21 @@ struct UnderWay {
     _permit: OwnedSemaphorePermit,
 }
 
+/// An answer that was judged and still comes in: it holds no place, no permit and no share of anything else.
+struct Reading {
+    host: usize,
+    entry: Option<Entry>,
+}
+
 /// How that ended.
 enum Done {
     Attempt {
         under_way: Box<UnderWay>,
         exchanged: Exchange,
+    },
+    Answer {
+        reading: Box<Reading>,
+        read: AnswerRead,
     },
     Publish {
         settlement: Box<NextRecord>,
@@ -144,9 +162,10 @@ enum Done {
 async fn perform(shared: Arc<Shared>, work: Work) -> Done {
     match work {
         Work::Attempt { under_way, attempt, kept } => {
-            let exchanged = shared.courier.exchange(&attempt, kept, shared.reports.wants_answer()).await;
+            let exchanged = shared.courier.exchange(&attempt, kept, shared.reports.keep()).await;
             Done::Attempt { under_way, exchanged }
         }
+        Work::Answer { reading, rest } => Done::Answer { reading, read: rest.read().await },
         Work::Publish { settlement, active, held } => {
             // Boxed: it is rare, and would make the future of every request as large as its own.
             let published = Box::pin(shared.sink.publish(&settlement.outgoing)).await;
@@ -163,6 +182,9 @@ pub struct Shard {
     lane_of: HashMap<u64, usize, BuildHash64>,
     hosts: Slab<Host>,
     host_of: HashMap<Arc<Authority>, usize>,
+    kept: KeptPool,
+    /// Answers that still come in.
+    readings: usize,
     runnable: VecDeque<usize>,
     /// A permit in hand, waited for when runnable lanes had none.
     permit: Option<OwnedSemaphorePermit>,
@@ -181,6 +203,7 @@ pub struct Shard {
 impl Shard {
     /// The shard at `index` of all.
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        let kept_max = KeptPool::max_of(shared.settings.max_in_flight, shared.shards);
         Self {
             index,
             shared,
@@ -188,6 +211,8 @@ impl Shard {
             lane_of: HashMap::default(),
             hosts: Slab::new(),
             host_of: HashMap::default(),
+            kept: KeptPool::new(kept_max),
+            readings: 0,
             runnable: VecDeque::new(),
             permit: None,
             outbox: Vec::new(),
@@ -312,6 +337,7 @@ impl Shard {
             pace: Pace::new(now),
             host_is_full: false,
             scheduled: false,
+            has_failed: false,
             fed: now,
         });
         self.lane_of.insert(key, index);
@@ -337,7 +363,6 @@ impl Shard {
         }
         let index = self.hosts.insert(Host {
             authority: Arc::clone(authority),
-            idle: Vec::new(),
             in_flight: 0,
             circuit: Circuit::default(),
             pace: Pace::new(now),
@@ -475,10 +500,8 @@ impl Shard {
         lane.in_flight += 1;
         host.in_flight += 1;
         host.used = now;
-        let mut kept = host.idle.pop();
-        while kept.as_ref().is_some_and(|link| !link.is_usable(now)) {
-            kept = host.idle.pop();
-        }
+        let wants_new = under_way.probe || std::mem::take(&mut lane.has_failed);
+        let kept = if wants_new { None } else { self.kept.take(under_way.host, now) };
         under_way.connects = kept.is_none();
         let now_ms = clock::now_ms();
         let metrics = &self.shared.metrics;

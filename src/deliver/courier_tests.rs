@@ -1,0 +1,319 @@
+//! What receivers answer, byte by byte, and what becomes of the request and its connection.
+
+use std::net::Ipv4Addr;
+
+use rand::SeedableRng as _;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::deliver::request::RequestTemplate;
+use crate::domain::integration::Integration;
+use crate::domain::retry_schedule::RetrySchedule;
+use crate::inflight::job::{Delivery, Event, Origin};
+use crate::inflight::pressure::Pressure;
+use crate::net::address::AddressPolicy;
+
+/// Long enough for a busy machine; no test waits for it to pass.
+const AMPLE: Duration = Duration::from_secs(20);
+
+fn courier(request_timeout: Duration) -> Courier {
+    let connector = Connector::system(AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]), AMPLE);
+    Courier::new(connector, request_timeout, Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap())))
+}
+
+fn request(port: u16, payload: &[u8]) -> SignedRequest {
+    let record = json!({"baseUrl": format!("http://127.0.0.1:{port}"), "webHooks": [
+        {"id": "w", "relativeUrl": "/cb", "triggerType": "entityEvent", "filter": {"items": [{}]}}],
+        "secrets": [{"id": "webhook.header.X-Key", "value": "k"}]});
+    let integration = Integration::parse("ws/i", record.to_string().as_bytes()).unwrap();
+    let template = Arc::new(RequestTemplate::new(&integration, 0).unwrap());
+    let pressure = Pressure::new(1, usize::MAX);
+    let origin = Origin { topic: "t".into(), partition: 0, offset: 0 };
+    let held = pressure.hold(payload.len());
+    let delivery = Delivery {
+        event: Arc::new(Event::new(Bytes::copy_from_slice(payload), origin, 0, None, held)),
+        integration: Arc::new(integration),
+        webhook: 0,
+        attempt: 1,
+        id: "msg_1".into(),
+        first_attempt_ms: None,
+        due: None,
+    };
+    SignedRequest::new(&template, &delivery, 1_700_000_000, &mut rand::rngs::StdRng::from_os_rng())
+}
+
+async fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// Reads the head of a request and says what its token is. Nothing once the connection is closed.
+async fn read_head(tcp: &mut TcpStream) -> Option<(String, String)> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tcp.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let echo = head.lines().find_map(|line| line.strip_prefix("x-xcom-integration-echo: ")).unwrap().to_owned();
+    Some((head, echo))
+}
+
+/// Answers the one request of each connection with `answer`, where `{echo}` stands for its token, and holds on until the other end is
+/// closed.
+fn answer_with(listener: TcpListener, answer: &str) -> JoinHandle<()> {
+    let answer = answer.to_owned();
+    tokio::spawn(async move {
+        let mut open = tokio::task::JoinSet::new();
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let answer = answer.clone();
+            open.spawn(async move {
+                while let Some((_, echo)) = read_head(&mut tcp).await {
+                    let answer = answer.replace("{echo}", &echo);
+                    if tcp.read_u8().await.is_err() || tcp.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    })
+}
+
+/// How a request that is answered so ends, and whether its connection can carry another.
+async fn outcome_of(answer: &str) -> (Outcome, bool) {
+    let (listener, port) = listen().await;
+    let server = answer_with(listener, answer);
+    let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Failures).await;
+    server.abort();
+    let link = match exchanged.rest {
+        Rest::Read(read) => read.link.is_some(),
+        Rest::Coming(_) => false,
+    };
+    (exchanged.outcome, link)
+}
+
+const GOOD: &str = "X-XCOM-Integration-Echo: {echo}\r\ncontent-length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn status_200_and_the_echo_acknowledge_whatever_else_the_answer_holds() {
+    let many: String = (0..999).map(|n| format!("X-{n}: {n}\r\n")).collect();
+    for odd in [
+        "PHP Warning:  Unable to load x.so in Unknown on line 0\r\n",
+        "no colon at all\r\n",
+        "Server : x\r\n",
+        "X-Info: a\r\n  b\r\n\tc\r\n",
+        "Bad Name: x\r\n",
+        ": no name\r\n",
+        "Naïve: x\r\n",
+        "X-Bell: a\u{7}b\r\n",
+        "X-Empty:\r\nX-Latin: \u{e9}\r\n",
+        "Set-Cookie: a=b; c=\"\\\"\r\n",
+        many.split_once('\n').unwrap().1.rsplit_once("X-998").unwrap().0,
+    ] {
+        let acknowledged = outcome_of(&format!("HTTP/1.1 200 OK\r\n{odd}{GOOD}")).await;
+        assert_eq!(acknowledged, (Outcome::Acknowledged, true), "{odd:?}");
+    }
+    for (answer, keeps) in [
+        ("HTTP/1.1 200 Всё хорошо\r\nX-XCOM-Integration-Echo: {echo}\r\ncontent-length: 0\r\n\r\n", true),
+        ("HTTP/1.1 200\r\nx-xcom-integration-echo:{echo}  \r\ncontent-length: 0\r\n\r\n", true),
+        ("HTTP/1.1 200 OK\nX-XCOM-Integration-Echo: {echo}\ncontent-length: 0\n\n", true),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo : {echo}\r\ncontent-length: 0\r\n\r\n", true),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo:\r\n {echo}\r\ncontent-length: 0\r\n\r\n", true),
+        (
+            "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\n\
+          content-length: 5\r\n\r\nhello",
+            true,
+        ),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", true),
+        ("HTTP/1.0 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\nwithout an end", false),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\ncontent-length: 5\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\ntransfer-encoding: chunked\r\n\r\nno chunk", false),
+    ] {
+        assert_eq!(outcome_of(answer).await, (Outcome::Acknowledged, keeps), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_answer_or_no_single_echo_is_not_acknowledged() {
+    for (answer, reason) in [
+        (
+            "HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n",
+            "echo-mismatch",
+        ),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}, {echo}\r\n\r\n", "echo-mismatch"),
+        (
+            "HTTP/1.1 200 OK\r\nPHP Warning: X-XCOM-Integration-Echo: {echo}\r\ncontent-length: 0\r\n\r\n",
+            "echo-missing",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nX-Info: a\r\n X-XCOM-Integration-Echo: {echo}\r\ncontent-length: 0\r\n\r\n",
+            "echo-missing",
+        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", "echo-missing"),
+        ("HTTP/1.1 204 No Content\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", "status"),
+        ("HTTP/1.1 302 Found\r\nX-XCOM-Integration-Echo: {echo}\r\nlocation: /\r\n\r\n", "status"),
+        ("HTTP/1.1 200 OK\r\nX-A: a\0b\r\nX-XCOM-Integration-Echo: {echo}\r\ncontent-length: 0\r\n\r\n", "protocol"),
+        ("SSH-2.0-OpenSSH_9.6\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", "protocol"),
+        ("HTTP/1.1 abc\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", "protocol"),
+    ] {
+        let Outcome::Failed { reason: found, .. } = outcome_of(answer).await.0 else { panic!("{answer:?}") };
+        assert_eq!(found.word(), reason, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_headers_on_the_wire_are_those_of_the_contract_in_their_order() {
+    let (listener, port) = listen().await;
+    let seen = tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let head = read_head(&mut tcp).await.unwrap().0;
+        drop(tcp);
+        head
+    });
+    courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Nothing).await;
+    let head = seen.await.unwrap();
+    let names: Vec<&str> = head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0)).collect();
+    assert!(head.starts_with("POST /cb HTTP/1.1\r\n"), "{head}");
+    assert_eq!(
+        names,
+        [
+            "host",
+            "accept",
+            "content-type",
+            "user-agent",
+            "x-key",
+            "x-xcom-integration-echo",
+            "webhook-id",
+            "webhook-timestamp",
+            "x-xcom-delivery-attempt",
+            "content-length"
+        ]
+    );
+    assert!(head.contains("\r\naccept: */*\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn the_verdict_does_not_wait_for_the_body_which_is_read_beside_it_up_to_its_bounds() {
+    let (listener, port) = listen().await;
+    let (go, gate) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        read_head(&mut tcp).await.unwrap();
+        tcp.write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 2000\r\n\r\n").await.unwrap();
+        gate.await.unwrap();
+        tcp.write_all(&[b'a'; 2000]).await.unwrap();
+        tcp
+    });
+    let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Failures).await;
+    assert_eq!(exchanged.outcome, Outcome::Failed { reason: Reason::Status, status: Some(500), retry_after: None });
+    assert!(matches!(exchanged.rest, Rest::Coming(_)));
+    go.send(()).unwrap();
+    let read = exchanged.rest.read().await;
+    assert_eq!(read.body, vec![b'a'; ANSWER_BYTES_KEPT]);
+    assert!(read.link.is_some(), "the connection can carry the next request");
+    drop(server.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_body_without_an_end_costs_its_connection_and_no_more_than_its_bound() {
+    let (listener, port) = listen().await;
+    let server = tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        read_head(&mut tcp).await.unwrap();
+        tcp.write_all(b"HTTP/1.1 500 Oops\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        let mut written = 0_usize;
+        while tcp.write_all(format!("1000\r\n{}\r\n", "a".repeat(4096)).as_bytes()).await.is_ok() {
+            written += 4096;
+        }
+        written
+    });
+    let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Failures).await;
+    let read = exchanged.rest.read().await;
+    assert!(read.link.is_none());
+    assert_eq!(read.body.len(), ANSWER_BYTES_KEPT);
+    // The connection is closed, or this would never end.
+    assert!(server.await.unwrap() >= ANSWER_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn a_request_given_up_closes_its_connection_within_a_second_though_nobody_reads() {
+    let (listener, port) = listen().await;
+    let limit = Duration::from_millis(300);
+    let payload = vec![b'x'; 16 << 20];
+    let courier = courier(limit);
+    let exchange = courier.exchange(&request(port, &payload), None, Keep::Nothing).await;
+    let Outcome::Failed { reason, .. } = exchange.outcome else { panic!("acknowledged") };
+    assert_eq!((reason, exchange.cause.unwrap().text()), (Reason::Timeout, "no answer within 300ms"));
+    let (_unread, peer) = listener.accept().await.unwrap();
+    assert_eq!(exchange.address.map(|address| address.port()), Some(port));
+    assert!(peer.ip().is_loopback());
+    courier.drivers.close();
+    timeout(2 * Duration::from_secs(1), courier.drivers.wait())
+        .await
+        .expect("its driver ends, and with it socket and bytes");
+}
+
+#[tokio::test]
+async fn an_answer_before_the_request_is_read_counts_and_its_connection_is_not_kept() {
+    let (listener, port) = listen().await;
+    let server = tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let (_, echo) = read_head(&mut tcp).await.unwrap();
+        tcp.write_all(format!("HTTP/1.1 200 OK\r\n{GOOD}").replace("{echo}", &echo).as_bytes()).await.unwrap();
+        tcp
+    });
+    let courier = courier(Duration::from_secs(1));
+    let exchanged = courier.exchange(&request(port, &vec![b'x'; 16 << 20]), None, Keep::Nothing).await;
+    assert_eq!(exchanged.outcome, Outcome::Acknowledged);
+    assert!(exchanged.rest.read().await.link.is_none());
+    drop(server.await.unwrap());
+}
+
+#[tokio::test]
+async fn an_answer_is_looked_for_before_a_reset_is_called_one() {
+    for _ in 0..20 {
+        let (listener, port) = listen().await;
+        let server = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            read_head(&mut tcp).await.unwrap();
+            tcp.write_all(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            // Closed with unread bytes: the other end gets a reset.
+        });
+        let exchanged = courier(AMPLE).exchange(&request(port, &vec![b'x'; 4 << 20]), None, Keep::Nothing).await;
+        server.await.unwrap();
+        assert_eq!(exchanged.outcome, Outcome::Failed { reason: Reason::Status, status: Some(413), retry_after: None });
+    }
+}
+
+#[tokio::test]
+async fn a_stale_connection_costs_no_attempt_and_one_resend_at_most() {
+    let (listener, port) = listen().await;
+    let server = tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let (_, echo) = read_head(&mut tcp).await.unwrap();
+        tcp.read_u8().await.unwrap();
+        tcp.write_all(format!("HTTP/1.1 200 OK\r\n{GOOD}").replace("{echo}", &echo).as_bytes()).await.unwrap();
+        // The second request over it, and the next connection, get no answer.
+        read_head(&mut tcp).await.unwrap();
+        drop(tcp);
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        read_head(&mut tcp).await.unwrap();
+        drop(tcp);
+        listener
+    });
+    let courier = courier(AMPLE);
+    let first = courier.exchange(&request(port, b"x"), None, Keep::Nothing).await;
+    let link = first.rest.read().await.link;
+    assert!(link.is_some());
+    let second = courier.exchange(&request(port, b"x"), link, Keep::Nothing).await;
+    assert_eq!(second.outcome, Outcome::failed(Reason::Reset));
+    assert_eq!(courier.metrics.deliver.stale_resends.get(), 1);
+    let listener = server.await.unwrap();
+    assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err(), "no third request");
+}

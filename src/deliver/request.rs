@@ -1,0 +1,177 @@
+//! One request to a webhook: its headers and body. What does not change from one request to the next is prepared once.
+//! Nothing here sends.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http_body_util::Full;
+use rand::RngCore;
+
+use crate::domain::integration::{Integration, Webhook};
+use crate::domain::signature::Signer;
+use crate::domain::target::{Authority, BadUrl, Target};
+use crate::inflight::job::Delivery;
+
+/// The contract's: sent with a request, and to be sent back with the answer.
+pub(super) const ECHO: HeaderName = HeaderName::from_static("x-xcom-integration-echo");
+const ATTEMPT: HeaderName = HeaderName::from_static("x-xcom-delivery-attempt");
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+/// The contract's: header secrets of an integration, and their names and values together.
+const HEADERS_MAX: usize = 32;
+/// See [`HEADERS_MAX`].
+const HEADER_BYTES_MAX: usize = 8 * 1024;
+
+/// Why a webhook can't be sent requests. The registration API and the table refuse such a record, so this only ever meets one that
+/// came another way.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadRequest {
+    /// The URL is none.
+    #[error(transparent)]
+    Url(#[from] BadUrl),
+    /// More header secrets than the contract allows.
+    #[error("more than {HEADERS_MAX} header secrets, or more than {HEADER_BYTES_MAX} bytes of them")]
+    Headers,
+}
+
+/// All of a webhook's requests that does not change from one to the next.
+pub(crate) struct RequestTemplate {
+    authority: Arc<Authority>,
+    path: Uri,
+    headers: HeaderMap,
+    signer: Signer,
+}
+
+impl RequestTemplate {
+    /// Prepares the requests of a webhook.
+    ///
+    /// # Errors
+    /// [`BadRequest`], whatever the record holds: nothing in it may end this thread.
+    pub(crate) fn new(integration: &Integration, webhook: usize) -> Result<Self, BadRequest> {
+        let url = integration.webhook(webhook).map(Webhook::url).unwrap_or_default();
+        let target = Target::parse(&url)?;
+        let mut headers = HeaderMap::new();
+        // The order on the wire. Some receivers read `host` only where RFC 9110 advises it to be: first.
+        let own = [
+            (HOST, target.host_header().clone()),
+            // Firewalls refuse requests without it.
+            (ACCEPT, HeaderValue::from_static("*/*")),
+            (CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8")),
+            (USER_AGENT, HeaderValue::from_static(concat!("hookstream/", env!("CARGO_PKG_VERSION")))),
+        ];
+        for (name, value) in own {
+            headers.try_insert(name, value).map_err(|_full| BadRequest::Headers)?;
+        }
+        let mut bytes = 0;
+        for (count, (name, value)) in integration.headers().enumerate() {
+            bytes += name.len() + value.len();
+            if count >= HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+                return Err(BadRequest::Headers);
+            }
+            // Checked when the record was read.
+            if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+                value.set_sensitive(true);
+                headers.try_insert(name, value).map_err(|_full| BadRequest::Headers)?;
+            }
+        }
+        // A copy has no spare places: 2 KB for each of many webhooks.
+        let headers = headers.clone();
+        Ok(Self { authority: target.authority(), path: target.path().clone(), headers, signer: integration.signer() })
+    }
+
+    /// Scheme, host and port.
+    pub(crate) fn authority(&self) -> &Arc<Authority> {
+        &self.authority
+    }
+}
+
+/// One request: what of it is its own.
+pub(crate) struct SignedRequest {
+    prepared: Arc<RequestTemplate>,
+    body: Bytes,
+    /// Echo token, delivery id, timestamp, attempt and signature, one after another: one allocation for five headers.
+    text: Bytes,
+    ends: [usize; 5],
+}
+
+/// Hex digits of an echo token: 128 bits.
+const TOKEN_LEN: usize = 32;
+
+impl SignedRequest {
+    /// Writes the headers of an attempt of `delivery` at `timestamp` (seconds since 1970).
+    pub(crate) fn new(
+        prepared: &Arc<RequestTemplate>,
+        delivery: &Delivery,
+        timestamp: i64,
+        rng: &mut impl RngCore,
+    ) -> Self {
+        let mut text = String::with_capacity(TOKEN_LEN + 36 + 10 + 2 + 48);
+        let mut token = [0u8; TOKEN_LEN / 2];
+        rng.fill_bytes(&mut token);
+        crate::inflight::job::push_hex(&mut text, &token);
+        let mut ends = [text.len(); 5];
+        text.push_str(&delivery.id);
+        ends[1] = text.len();
+        push_decimal(&mut text, timestamp.unsigned_abs());
+        ends[2] = text.len();
+        push_decimal(&mut text, u64::from(delivery.attempt));
+        ends[3] = text.len();
+        prepared.signer.sign(&delivery.id, timestamp, &delivery.event.payload, &mut text);
+        ends[4] = text.len();
+        Self { prepared: Arc::clone(prepared), body: delivery.event.payload.clone(), text: Bytes::from(text), ends }
+    }
+
+    fn part(&self, index: usize) -> Bytes {
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let end = self.ends.get(index).copied().unwrap_or(start);
+        self.text.slice(start..end)
+    }
+
+    /// Scheme, host and port.
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.prepared.authority
+    }
+
+    /// What the answer must echo.
+    pub(crate) fn token(&self) -> &[u8] {
+        self.text.get(..TOKEN_LEN).unwrap_or_default()
+    }
+
+    /// The request, made anew for each time it is sent.
+    pub(crate) fn request(&self) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.prepared.path.clone();
+        let mut headers = self.prepared.headers.clone();
+        headers.reserve(self.ends.len());
+        for (index, name) in [ECHO, WEBHOOK_ID, WEBHOOK_TIMESTAMP, ATTEMPT, WEBHOOK_SIGNATURE].into_iter().enumerate() {
+            let part = self.part(index);
+            if part.is_empty() {
+                continue;
+            }
+            // Hex, digits and base64, and a delivery id that was read from a header: always a value.
+            if let Ok(value) = HeaderValue::from_maybe_shared(part) {
+                // At most 41 headers, so there is room.
+                headers.insert(name, value);
+            }
+        }
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+fn push_decimal(text: &mut String, mut number: u64) {
+    let start = text.len();
+    loop {
+        // A digit, so it fits.
+        text.insert(start, char::from(b'0' + u8::try_from(number % 10).unwrap_or(0)));
+        number /= 10;
+        if number == 0 {
+            return;
+        }
+    }
+}
