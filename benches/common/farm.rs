@@ -4,11 +4,12 @@
 #![expect(clippy::string_slice, reason = "heads of requests are ASCII")]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -88,7 +89,7 @@ impl Farm {
 
     /// What came so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.lock().clone()
     }
 }
 
@@ -154,7 +155,7 @@ async fn serve(mut stream: TcpStream, behaviour: Behaviour, at_work: Arc<AtomicU
                 text[head..].split_once(r#""offset":""#).and_then(|(_, rest)| rest.split('"').next()?.parse().ok());
             let delivery_id = header(&text[..head], "webhook-id").to_owned();
             let seen = Seen { delivery_id, sent_ns, arrived_ns: now_ns() };
-            memory.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
+            memory.lock().push(seen);
         }
         if hangs {
             std::future::pending::<()>().await;

@@ -3,9 +3,10 @@
 //!
 //! Delivery does not depend on it: where the topic can't be read, that is said once and tried again.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +70,7 @@ impl HealthFeed {
                 tell(ready);
             }
             if is_stale && counted.elapsed() >= CENSUS_EVERY {
-                let census = self.table.read().unwrap_or_else(PoisonError::into_inner).census();
+                let census = self.table.read().census();
                 self.metrics.table.set_census(&census);
                 (counted, is_stale) = (Instant::now(), false);
             }
@@ -85,7 +86,7 @@ impl HealthFeed {
         });
         match parsed {
             Ok((key, standing)) => {
-                let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+                let table = self.table.read();
                 self.standings.said(key, standing, table.get(key).map(|integration| &**integration));
                 true
             }

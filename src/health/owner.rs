@@ -6,9 +6,10 @@
 //! Whatever goes wrong here is said and tried again, and no delivery waits for it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
@@ -73,11 +74,11 @@ struct Moves {
 impl Moves {
     fn push(&self, partitions: &TopicPartitionList, kind: fn(Vec<i32>) -> Move) {
         let partitions = partitions.elements().into_iter().map(|element| element.partition());
-        self.moves.lock().unwrap_or_else(PoisonError::into_inner).push(kind(partitions.collect()));
+        self.moves.lock().push(kind(partitions.collect()));
     }
 
     fn take(&self) -> Vec<Move> {
-        std::mem::take(&mut *self.moves.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.moves.lock())
     }
 }
 

@@ -1,7 +1,9 @@
 //! Counting attempts where they end: one map a shard, each under a lock of its own, emptied once a second.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::rules::{SecondCounts, second_of};
 use crate::domain::hash::BuildHash64;
@@ -38,7 +40,7 @@ impl Tally {
 
     fn lock(&self, shard: usize) -> MutexGuard<'_, Counts> {
         let counts = self.shards.get(shard % self.shards.len()).expect("the remainder is less than their number");
-        counts.lock().unwrap_or_else(PoisonError::into_inner)
+        counts.lock()
     }
 
     /// Counts an attempt that ended at `at_ms`. Slots without a request are none.

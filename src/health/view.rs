@@ -4,7 +4,8 @@
 //! may come first, so each looks at what the other has said.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::records::ResumeRequest;
 use super::rules::Health;
@@ -37,14 +38,14 @@ pub(crate) struct HealthView {
 impl HealthView {
     /// What the health topic says of an integration.
     pub(crate) fn of(&self, key: &str) -> Option<HealthState> {
-        self.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+        self.by_key.read().get(key).copied()
     }
 
     /// The health topic says something new; none removes what it said. `integration` is the one of that key, if there is
     /// one.
     pub(crate) fn said(&self, key: &str, standing: Option<HealthState>, integration: Option<&Integration>) {
         {
-            let mut by_key = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
+            let mut by_key = self.by_key.write();
             match standing.filter(|standing| standing.health != Health::Active) {
                 Some(standing) => by_key.insert(key.into(), standing),
                 None => by_key.remove(key),
@@ -103,7 +104,7 @@ impl HealthView {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// When a change of an integration brought it back, ms since 1970, if it did: its status came to be active from another

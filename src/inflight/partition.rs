@@ -6,8 +6,10 @@
 //! the next owner repeats nothing. The check and the change happen under one lock, held for a few instructions and never
 //! over an await.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::offsets::{OffsetTracker, Sequence};
 
@@ -57,7 +59,7 @@ impl Assignment {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // The sections under this lock don't panic; were it poisoned, the counts would still be whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Takes a record whose deliveries will settle it.
@@ -140,13 +142,8 @@ impl Assignment {
     /// Waits until nothing is under way and all up to the latest begun record is settled, at most `patience`. Says whether
     /// that was reached. Blocks the thread.
     pub fn wait_quiet(&self, patience: Duration) -> bool {
-        let state = self.state();
-        let (state, timeout) = self
-            .quiet
-            .wait_timeout_while(state, patience, |state| !state.is_quiet())
-            .unwrap_or_else(PoisonError::into_inner);
-        drop(state);
-        !timeout.timed_out()
+        let waited = self.quiet.wait_while_for(&mut self.state(), |state| !state.is_quiet(), patience);
+        !waited.timed_out()
     }
 }
 

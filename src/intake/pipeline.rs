@@ -1,9 +1,9 @@
 //! The path of one record up to the lanes: read, parsed, matched. Runs on a consumer's thread; never blocks, never waits.
 
 use std::sync::Arc;
-use std::sync::{PoisonError, RwLock};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 use crate::domain::agenda::{self, Tick};
 use crate::domain::event::Envelope;
@@ -129,7 +129,7 @@ impl Pipeline {
         batches: &mut [Vec<Job>],
     ) {
         let mut matched: Vec<(&Arc<Integration>, usize)> = Vec::new();
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
             if integration.is_suspended() {
                 self.metrics.drop_delivery(DropReason::Suspended);
@@ -245,7 +245,7 @@ impl Pipeline {
         if !wire.delivery_id.as_ref().is_some_and(is_id) {
             return Err(unreadable("delivery id"));
         }
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         let integration = table.get(&key).ok_or(DropReason::IntegrationGone)?;
         let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;
         if tick.is_some_and(|(scheduled_ms, now_ms)| agenda::is_too_late(webhook, scheduled_ms, now_ms)) {

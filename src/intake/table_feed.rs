@@ -3,9 +3,10 @@
 //! A record that can't be used changes nothing: it is counted, logged with its key and the reason, and the previous good
 //! record of its key, if this process has read one, stays in force.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -66,7 +67,7 @@ impl TableFeed {
                 self.census();
                 let took = began.elapsed();
                 self.metrics.table.bootstrap_seconds.set(took.as_secs_f64());
-                let integrations = self.table.read().unwrap_or_else(PoisonError::into_inner).len();
+                let integrations = self.table.read().len();
                 tracing::info!(integrations, seconds = took.as_secs_f64(), "the integrations topic is read");
                 // Nobody waits any more when the process is stopping.
                 if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
@@ -85,7 +86,7 @@ impl TableFeed {
     /// Takes over changes: `live` ones, or those that were there before this process. The lock is held for the changes
     /// of one batch.
     fn apply(&self, changes: Vec<Change>, live: bool) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         for change in changes {
             match change {
                 Change::Put(integration, written_ms) => {
@@ -104,7 +105,7 @@ impl TableFeed {
     }
 
     fn census(&self) {
-        let census = self.table.read().unwrap_or_else(PoisonError::into_inner).census();
+        let census = self.table.read().census();
         self.metrics.table.set_census(&census);
     }
 }

@@ -3,10 +3,11 @@
 //! The group is joined for its assignments alone: every partition is paused when it comes and nothing is read. On its own
 //! thread, which waits for shards when their channels are full and for nothing else.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
@@ -61,11 +62,11 @@ impl TickMember {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     fn heard(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock()
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -285,10 +286,10 @@ impl TickScheduler {
 
     /// Takes over changes of schedules: no later than the next look.
     fn follow_table(&mut self) {
-        if !self.table.read().unwrap_or_else(PoisonError::into_inner).is_rescheduled() {
+        if !self.table.read().is_rescheduled() {
             return;
         }
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         match table.take_rescheduled() {
             Rescheduled::Everything => {
                 self.agenda.clear();

@@ -3,8 +3,7 @@
 //! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win; those
 //! that would break delivery are refused with the other options.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
@@ -295,7 +294,7 @@ impl ClientLog {
 
     /// What the client said last about what ails it, for an operation that failed without a reason.
     pub(crate) fn last_error(&self) -> Option<String> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last_error.lock().clone()
     }
 }
 
@@ -335,7 +334,7 @@ impl ClientContext for ClientLog {
             return;
         }
         KAFKA_ERRORS.inc();
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        *self.last_error.lock() = Some(reason.to_owned());
         let text = error.to_string();
         if let Some(repeats) = self.repeats.of(&text) {
             tracing::warn!(client = self.role, error = text, reason, repeats, "kafka client error");

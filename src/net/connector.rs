@@ -462,9 +462,8 @@ mod tests {
         check(connector.connect(&to("https", "127.0.0.1", port)).await, Reason::Timeout, "TLS took longer than 300ms");
         assert!(start.elapsed() >= 2 * limit);
         let (_go, gate) = std::sync::mpsc::channel::<()>();
-        let gate = std::sync::Mutex::new(gate);
-        let hanging =
-            Resolver::with(move |_| gate.lock().unwrap().recv().map(|()| Vec::new()).map_err(io::Error::other));
+        let gate = parking_lot::Mutex::new(gate);
+        let hanging = Resolver::with(move |_| gate.lock().recv().map(|()| Vec::new()).map_err(io::Error::other));
         let connector = Connector::new(hanging, AddressPolicy::default(), no_tls(), limit);
         check(connector.connect(&to("http", "a.test", 80)).await, Reason::Timeout, "the name took longer than 300ms");
     }

@@ -9,9 +9,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -198,7 +199,7 @@ impl Resolver {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change of the state is whole before anything in it can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// What there is for `name`; starts a look-up if nothing is.
@@ -351,7 +352,7 @@ mod tests {
         let gate = Mutex::new(gate);
         let resolver = Resolver::with(move |name| {
             start.send(name.to_owned()).unwrap();
-            gate.lock().unwrap().recv().map_err(io::Error::other)?;
+            gate.lock().recv().map_err(io::Error::other)?;
             Ok(vec![ONE])
         });
         (resolver, began, go)
@@ -514,7 +515,7 @@ mod tests {
         let gate = Mutex::new(gate);
         let (resolver, _asked) = counting(Duration::ZERO, move |turn| match turn {
             0 => Ok(vec![ONE]),
-            _ => gate.lock().unwrap().recv().map(|()| vec![TWO]).map_err(io::Error::other),
+            _ => gate.lock().recv().map(|()| vec![TWO]).map_err(io::Error::other),
         });
         assert_eq!(*resolver.resolve("a").await.unwrap(), [ONE]);
         assert_eq!(*resolver.resolve("a").await.unwrap(), [ONE], "the second look-up hangs");

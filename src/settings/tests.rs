@@ -568,7 +568,7 @@ fn properties_that_librdkafka_refuses_are_mistakes() {
     );
     refused(
         "worker --kafka-property max.poll.interval.ms=29999",
-        "--kafka-property max.poll.interval.ms and --drain-timeout 25s (default) contradict each other: a drain must end \
+        "--kafka-property max.poll.interval.ms and --drain-timeout `25s` (default) contradict each other: a drain must end \
          before the group takes the partitions, expected 30000 or more",
     );
     understood("worker --kafka-property max.poll.interval.ms=30000 --kafka-property auto.commit.interval.ms=60000");

@@ -1,9 +1,9 @@
 //! Saying a thing once, and then how often it came again.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// One line for each thing said in this time; repeats are counted.
@@ -18,7 +18,7 @@ pub(crate) struct Repeats(Mutex<HashMap<String, (Instant, u32)>>);
 impl Repeats {
     /// How often the text was held back since it was last written; nothing if it is to be held back now.
     pub(crate) fn of(&self, text: &str) -> Option<u32> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         let now = Instant::now();
         if let Some((written, held_back)) = seen.get_mut(text) {
             if now.saturating_duration_since(*written) < REPEAT_AFTER {
@@ -53,6 +53,6 @@ mod tests {
         for number in 0..DISTINCT_MAX * 3 {
             assert_eq!(repeats.of(&number.to_string()), Some(0));
         }
-        assert!(repeats.0.lock().unwrap().len() <= DISTINCT_MAX);
+        assert!(repeats.0.lock().len() <= DISTINCT_MAX);
     }
 }

@@ -3,7 +3,8 @@
 //! One view a process. Without a view, and when stderr is no terminal, log lines go straight to stderr.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 static VIEW: Mutex<View> = Mutex::new(View { frame: Vec::new() });
 
@@ -13,7 +14,7 @@ struct View {
 }
 
 fn view() -> MutexGuard<'static, View> {
-    VIEW.lock().unwrap_or_else(PoisonError::into_inner)
+    VIEW.lock()
 }
 
 /// Draws a frame in the place of the last one.

@@ -5,14 +5,15 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -296,7 +297,7 @@ impl State {
         match verdict {
             Verdict::Acknowledged => {
                 add(&self.counts.acknowledged);
-                let is_duplicate = self.ids.lock().unwrap_or_else(PoisonError::into_inner).is_known(id);
+                let is_duplicate = self.ids.lock().is_known(id);
                 if is_duplicate {
                     add(&self.counts.duplicates);
                 }

@@ -68,9 +68,9 @@ async fn a_burst_to_a_receiver_that_keeps_pace_puts_off_nothing() {
 #[tokio::test]
 async fn catching_up_with_a_receiver_that_is_slow_to_connect_puts_off_nothing() {
     // The first answer of a connection takes what a handshake over a long way does, the others 20 ms: 800 a second.
-    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+    let seen = parking_lot::Mutex::new(std::collections::HashSet::new());
     let receiver = Receiver::start(move |request| {
-        let first = seen.lock().unwrap().insert(request.connection);
+        let first = seen.lock().insert(request.connection);
         Answer::ok().after(Duration::from_millis(if first { 400 } else { 20 }))
     });
     let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });

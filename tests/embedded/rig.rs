@@ -1,6 +1,6 @@
 //! One shard with all that it needs, fed through the pipeline as a consumer feeds it.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use hookstream::internals::{BATCHES_MAX, Shard, Shared};
 use hookstream::internals::{Due, Job, Origin};
 use hookstream::internals::{DueRetry, Pipeline, Record};
 use hookstream::internals::{Pressure, Reading};
+use parking_lot::RwLock;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use serde_json::{Value, json};
@@ -110,7 +111,7 @@ impl Rig {
     pub(crate) fn integrate(&self, id: &str, base_url: &str, webhooks: &[Value]) {
         let value = json!({ "baseUrl": base_url, "webHooks": webhooks }).to_string();
         let integration = Integration::parse(&format!("{id}/{id}"), value.as_bytes()).expect("a usable integration");
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         table.put(Arc::new(integration));
         table.settle();
     }
@@ -137,7 +138,7 @@ impl Rig {
 
     /// The integration of that id, as the table has it.
     pub(crate) fn integration(&self, id: &str) -> Arc<Integration> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         Arc::clone(table.get(&format!("{id}/{id}")).expect("it is in the table"))
     }
 

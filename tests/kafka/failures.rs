@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde_json::Value;
@@ -289,7 +290,7 @@ async fn a_stale_connection_is_one_resend_and_no_attempt() {
     // Closes on the second request of a connection, having read it: what a keep-alive that ran out looks like.
     let used = Mutex::new(HashSet::new());
     let closes_at_the_next = Receiver::start(move |request| {
-        let first = used.lock().unwrap().insert(request.connection);
+        let first = used.lock().insert(request.connection);
         if first { Answer::ok() } else { Answer::misbehave(Misbehaviour::Close) }
     });
     let closes_after = Receiver::start(|_| Answer::misbehave(Misbehaviour::CloseAfter));

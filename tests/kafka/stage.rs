@@ -1,9 +1,10 @@
 //! The stage of one test: topics and a group of its own, integrations and events on it, and what became of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;
@@ -199,7 +200,7 @@ pub(crate) struct Entry {
 
 impl Ledger {
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Notes a request to `webhook` and what it is answered.

@@ -8,9 +8,11 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 /// The last statement of the watchdog decides its exit code: the program's own, or 128 and the signal's number.
 const WATCHDOG: &str = r#"
@@ -97,12 +99,12 @@ impl Lines {
             if written.ended || left.is_zero() {
                 return None;
             }
-            written = self.0.1.wait_timeout(written, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.0.1.wait_for(&mut written, left);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Written> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Written> {
+        self.0.0.lock()
     }
 
     fn collect(&self, from: impl Read) {

@@ -3,12 +3,13 @@
 //! It speaks HTTP/1.1 by hand, so that it can break every rule, on a thread of its own, so that a test may block.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -263,17 +264,17 @@ impl Receiver {
 
     /// Answers as another script says from now on.
     pub fn answer_with(&self, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) {
-        *self.shared.script.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(script);
+        *self.shared.script.write() = Arc::new(script);
     }
 
     /// Every request so far, in the order they came.
     pub fn recorded(&self) -> Vec<Recorded> {
-        self.shared.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.recorded.lock().clone()
     }
 
     /// How many requests have come.
     pub fn count(&self) -> usize {
-        self.shared.recorded.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.shared.recorded.lock().len()
     }
 
     /// The most requests that were under way at once.
@@ -340,7 +341,7 @@ async fn serve(mut stream: TcpStream, connection: usize, shared: &Shared) {
     }
     let mut buffer = BytesMut::new();
     while let Some(request) = read_request(&mut stream, &mut buffer, connection, shared).await {
-        let script = Arc::clone(&shared.script.read().unwrap_or_else(PoisonError::into_inner));
+        let script = Arc::clone(&shared.script.read());
         let answer = script(&request);
         let goes_on = reply(&mut stream, &request, &answer).await;
         shared.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -385,7 +386,7 @@ async fn read_request(
     let arrived_ms = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
     let under_way = shared.under_way.fetch_add(1, Ordering::Relaxed) + 1;
     shared.under_way_max.fetch_max(under_way, Ordering::Relaxed);
-    let mut recorded = shared.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut recorded = shared.recorded.lock();
     let (number, arrived) = (recorded.len(), Instant::now());
     let request = Recorded { number, connection, under_way, method, path, headers, body, arrived, arrived_ms };
     recorded.push(request.clone());

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use parking_lot::RwLock;
 use ring::digest::{SHA256, digest};
 
 /// The other header a token may come in.
@@ -103,7 +104,7 @@ impl Tokens {
         match read(file) {
             Ok(set) => {
                 tracing::info!(file = %file.display(), tokens = set.0.len(), "tokens read again");
-                *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+                *self.set.write() = Arc::new(set);
             }
             Err(error) => {
                 let error = super::chain(&error);
@@ -114,7 +115,7 @@ impl Tokens {
 
     /// What the request's token may do; `None` without a token that is known.
     pub(super) fn grant(&self, headers: &HeaderMap) -> Option<Arc<Grant>> {
-        let set = Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner));
+        let set = Arc::clone(&self.set.read());
         set.find(token(headers)?)
     }
 }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// A page ends behind the record that brings it over this.
 const PAGE_BYTES_MAX: usize = 4 << 20;
@@ -63,7 +63,7 @@ pub(crate) struct View {
 impl View {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding it; the state is whole after every statement anyway.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Applies one record; `None` is a tombstone. Says whether the key is one of ours.
@@ -112,8 +112,7 @@ impl View {
     /// Blocks: for threads of their own only.
     pub(crate) fn wait_for(&self, version: Version, at_most: Duration) -> bool {
         let behind = |state: &mut State| state.applied.get(&version.partition).is_none_or(|at| *at < version.offset);
-        let waited = self.advanced.wait_timeout_while(self.lock(), at_most, behind);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        !self.advanced.wait_while_for(&mut self.lock(), behind, at_most).timed_out()
     }
 }
 

@@ -17,12 +17,13 @@ pub(crate) mod watch;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
 use ipnet::IpNet;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -103,7 +104,7 @@ pub(crate) enum DemoError {
 pub(crate) type Ledger = Arc<Mutex<Account>>;
 
 fn lock(ledger: &Ledger) -> MutexGuard<'_, Account> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    ledger.lock()
 }
 
 /// What ends a demo before its time.
@@ -319,7 +320,7 @@ struct Scenario<'a> {
 
 impl Scenario<'_> {
     fn set(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        *self.phase.lock() = phase;
     }
 
     /// Waits for the worker, produces, lets the retries run out.
@@ -421,7 +422,7 @@ impl StatusView {
         let account = lock(&self.ledger);
         let elapsed = self.began.elapsed();
         Snapshot {
-            phase: *self.phase.lock().unwrap_or_else(PoisonError::into_inner),
+            phase: *self.phase.lock(),
             elapsed,
             duration: self.demo.duration,
             rate: self.demo.rate,
