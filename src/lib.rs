@@ -24,6 +24,8 @@ mod net;
 mod telemetry;
 mod tools;
 mod clock;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 
 pub use process::main;
 
