@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use crate::deliver::courier::{RequestTemplate, SignedRequest};
+use crate::deliver::request::{RequestTemplate, SignedRequest};
 use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, join_url};
