@@ -13,11 +13,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::redaction::{Secrets, repeats, shown_url};
-use crate::deliver::courier::Keep;
-use crate::deliver::observers::Ended;
 use crate::domain::event::Envelope;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::Outcome;
+use crate::inflight::ended::{Ended, Keep};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 

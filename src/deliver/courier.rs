@@ -5,7 +5,6 @@
 //! connection may have been closed by the receiver at the very moment the request left: then it is sent once more on a new
 //! connection, which is no attempt of its own.
 
-use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +24,10 @@ use crate::clock;
 use crate::domain::outcome::{Outcome, Reason, judge, parse_retry_after};
 use crate::domain::retry_schedule::format_duration;
 use crate::domain::target::Authority;
+use crate::inflight::ended::Keep;
 use crate::net::cause::Cause;
 use crate::net::connector::Connector;
+use crate::net::failure::{classify, is_stale};
 use crate::telemetry::metrics::Metrics;
 
 /// The contract's: more of an answer's body is not read.
@@ -37,17 +38,6 @@ const ANSWER_BYTES_KEPT: usize = 1024;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 /// The most that is read of an answer's body: what is wanted of it, into however small chunks it is cut.
 const BODY_BYTES_MAX: usize = 4 * ANSWER_BYTES_MAX;
-
-/// Of which answers the beginning of the body is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// Of none.
-    Nothing,
-    /// Of those that are no acknowledgement.
-    Failures,
-    /// Of all.
-    All,
-}
 
 /// How a request ended.
 pub(crate) struct Exchange {
@@ -301,46 +291,6 @@ fn judge_response(response: &Response<Incoming>, token: &[u8]) -> Outcome {
             let retry_after = parse_retry_after(status, wish, clock::now());
             Outcome::Failed { reason, status: Some(status), retry_after }
         }
-    }
-}
-
-/// Whether a kept connection failed in the way one does that its other end had closed.
-fn is_stale(error: &hyper::Error) -> bool {
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io_kind(error).is_some()
-}
-
-fn io_kind(error: &hyper::Error) -> Option<std::io::ErrorKind> {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
-    let kind = error.source()?.downcast_ref::<std::io::Error>()?.kind();
-    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof).then_some(kind)
-}
-
-/// Whether TLS failed: in TLS 1.3 a receiver refuses a client without a certificate only after the handshake.
-fn is_tls(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let within: Option<&rustls::Error> = within.and_then(|within| within.downcast_ref());
-        if within.is_some() || cause.is::<rustls::Error>() {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
-}
-
-/// The reason word of a request that got no answer.
-pub(crate) fn classify(error: &hyper::Error) -> Reason {
-    if is_tls(error) {
-        Reason::Tls
-    } else if error.is_parse() || error.is_parse_too_large() {
-        Reason::Protocol
-    } else if error.is_timeout() {
-        Reason::Timeout
-    } else if is_stale(error) {
-        Reason::Reset
-    } else {
-        Reason::Protocol
     }
 }
 

@@ -3,35 +3,13 @@
 //! Shards call in from their own threads, once an attempt: a count under a lock that only this shard and, once a second,
 //! the collector take, and for the log a hand-over that is given up when there is no room.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::courier::Keep;
 use crate::attempt_log::entry::{AttemptLog, Entry};
-use crate::domain::outcome::Outcome;
 use crate::health::tally::Tally;
-use crate::inflight::job::Delivery;
-use crate::net::cause::Cause;
-
-/// The end of one attempt, as seen by those who report on it.
-pub(crate) struct Ended<'a> {
-    /// The shard that made it.
-    pub(crate) shard: usize,
-    /// The delivery.
-    pub(crate) delivery: &'a Delivery,
-    /// How it ended. Slots without a request are not reported.
-    pub(crate) outcome: &'a Outcome,
-    /// Why it failed, in words.
-    pub(crate) cause: Option<&'a Cause>,
-    /// The receiver's address, where a connection to it was tried.
-    pub(crate) address: Option<SocketAddr>,
-    /// How long the request took.
-    pub(crate) took: std::time::Duration,
-    /// ms since 1970.
-    pub(crate) at_ms: i64,
-}
+use crate::inflight::ended::{Ended, Keep};
 
 /// The name of this host, for people who look for the worker behind a record.
 pub(crate) fn host_name() -> String {

@@ -329,7 +329,7 @@ mod tests {
         ] {
             assert_eq!(tick.call(held_since_ms, now_ms), expected, "{held_since_ms:?} {now_ms}");
         }
-        of.set_health(crate::health::rules::Health::Failed);
+        of.set_health(crate::domain::health::Health::Failed);
         assert_eq!(tick.call(Some(NOON - 1), NOON), TickDecision::Drop(DropReason::Suspended));
         assert_eq!(tick.call(None, NOON), TickDecision::Leave, "counted by its owner alone");
     }

@@ -433,7 +433,7 @@ mod tests {
         let event = change("change", "company", "patch");
         let value = record(&json!({"status": "paused", "webHooks": [webhook("a", &json!([{}]))]}));
         let integration = Integration::parse("ws/i", &value).unwrap();
-        integration.set_health(crate::health::rules::Health::Failed);
+        integration.set_health(crate::domain::health::Health::Failed);
         let text = event.to_string();
         let envelope = Envelope::parse(text.as_bytes()).unwrap();
         let words = EventWords::parse(text.as_bytes(), &envelope).unwrap();

@@ -5,6 +5,7 @@
 pub(crate) mod event;
 pub(crate) mod filter;
 pub(crate) mod integration;
+pub(crate) mod health;
 pub(crate) mod table;
 pub(crate) mod target;
 pub(crate) mod outcome;

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+/// In place of a delay: label and suffix of the topic whose records are due at once.
+pub(crate) const NOW: &str = "now";
+
 /// A delay of the schedule as people write it: `250ms`, `30s`, `5m`, `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Delay(Duration);

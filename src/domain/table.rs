@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::filter::{EventFacts, FilterItem};
 use super::hash::{BuildHash64, hash_bytes};
 use super::integration::{Integration, STATUS_WORDS, Status, Trigger, Webhook};
-use crate::health::rules::Health;
+use crate::domain::health::Health;
 
 /// An integration as a member of a set, found by its key.
 struct ByKey(Arc<Integration>);

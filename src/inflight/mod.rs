@@ -1,6 +1,7 @@
 //! What is under way: the values that move between stages, and the accounts of what is settled and what is held. No Kafka, no HTTP.
 
 pub(crate) mod job;
+pub(crate) mod ended;
 pub(crate) mod partition;
 pub(crate) mod offsets;
 pub(crate) mod pressure;

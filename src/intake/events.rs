@@ -12,13 +12,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::membership::{GroupMember, readable_headers};
+use super::membership::GroupMember;
 use super::pipeline::{Pipeline, Record};
 use crate::domain::headers::workspace_of;
 use crate::inflight::job::Job;
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::{Pressure, Reading};
 use crate::kafka::client::consumer_config;
+use crate::kafka::headers::readable_headers;
 use crate::settings;
 use crate::telemetry::admin::{PollLoop, Readiness};
 

@@ -5,7 +5,6 @@
 //! is committed before the next owner starts. Offsets are stored explicitly and committed by the client every second; they never move backwards.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +15,6 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedHeaders, Headers as _};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
@@ -299,18 +297,4 @@ impl ConsumerContext for GroupMember {
             }
         }
     }
-}
-
-/// The headers of a record that have a value. See [`every_header`].
-pub(crate) fn readable_headers(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, &[u8])> {
-    every_header(headers).filter_map(|(name, value)| Some((name, value?)))
-}
-
-/// The headers of a record. One whose name is not UTF-8 is left out: the client library panics on it, and one record of a
-/// strange producer must not end the worker.
-pub(crate) fn every_header(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
-    (0..headers.count()).filter_map(move |index| {
-        let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))).ok().flatten()?;
-        Some((header.key, header.value))
-    })
 }

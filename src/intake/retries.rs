@@ -16,7 +16,7 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::events::Handoff;
-use super::membership::{GroupMember, readable_headers};
+use super::membership::GroupMember;
 use super::pipeline::DueRetry;
 use crate::clock;
 use crate::domain::headers::Wire;
@@ -24,6 +24,7 @@ use crate::inflight::job::{Due, Job, Origin};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Reading;
 use crate::kafka::client::retry_consumer_config;
+use crate::kafka::headers::readable_headers;
 use crate::settings;
 use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::Metrics;

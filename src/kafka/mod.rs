@@ -1,6 +1,7 @@
 //! Toolbox for Kafka: client configuration, contexts, readers and transactions. No features.
 
 pub(crate) mod client;
+pub(crate) mod headers;
 pub(crate) mod table_reader;
 pub(crate) mod topic_range;
 pub(crate) mod transactions;

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::client::{ClientLog, span_consumer_config};
 use crate::domain::headers::{Wire, workspace_of};
-use crate::intake::membership::every_header;
+use crate::kafka::headers::every_header;
 use crate::settings;
 
 /// How long the brokers may take for one answer before a tool gives up.

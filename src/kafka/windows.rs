@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::client::window_consumer_config;
 use super::topic_range::{Range, SILENCE_MAX, SpanError, TopicRange, is_transient};
-use crate::intake::membership::every_header;
+use crate::kafka::headers::every_header;
 use crate::settings;
 
 /// How long one poll waits: bounds how late it is seen that nobody wants more.

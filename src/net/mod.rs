@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod cause;
+pub(crate) mod failure;
 pub(crate) mod resolver;
 pub(crate) mod connector;
 pub(crate) mod tls;

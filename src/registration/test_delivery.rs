@@ -9,10 +9,11 @@ use rand::RngCore;
 
 use super::http::{TestAnswer, TestDelivery, TestRequest};
 use crate::clock;
-use crate::deliver::courier::{Courier, Keep};
+use crate::deliver::courier::Courier;
 use crate::deliver::request::{RequestTemplate, SignedRequest};
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::outcome::Outcome;
+use crate::inflight::ended::Keep;
 use crate::inflight::job::{Delivery, Event, Origin, push_hex};
 use crate::inflight::pressure::Pressure;
 

@@ -7,6 +7,7 @@ mod command;
 mod contradictions;
 mod help;
 mod kafka_property;
+mod log_filter;
 mod mistake;
 mod options;
 mod scan;
@@ -31,6 +32,7 @@ pub(crate) use command::{
     RecordPlace, Redrive, Replay, Resume, Sending,
 };
 pub(crate) use help::render as help;
+pub(crate) use log_filter::BadFilter;
 pub(crate) use mistake::Mistake;
 
 /// How to reach Kafka and under which group to consume.

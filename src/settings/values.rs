@@ -10,10 +10,9 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::command::{DEAD_LETTER_REASONS, EventSource, RecordPlace};
-use super::kafka_property;
 use super::{AttemptLog, LogFormat, Ordering};
+use super::{kafka_property, log_filter};
 use crate::domain::retry_schedule::{RetrySchedule, format_duration, parse_duration};
-use crate::telemetry::logs;
 
 /// A value, or what is accepted instead.
 pub(super) type Read<T> = Result<T, String>;
@@ -214,7 +213,7 @@ pub(super) fn log_format(text: &str) -> Read<LogFormat> {
 
 /// Directives of the logs' filter.
 pub(super) fn log_level(text: &str) -> Read<String> {
-    match logs::check_filter(text) {
+    match log_filter::check_filter(text) {
         Ok(()) => Ok(text.to_owned()),
         Err(bad) => Err(bad.to_string()),
     }

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::retry_schedule::{Delay, parse_duration};
-
-/// Label and suffix of the topic whose records are due at once.
-pub(crate) const NOW: &str = "now";
+use crate::domain::retry_schedule::{Delay, NOW, parse_duration};
 
 /// The topic of the tier with this delay.
 pub(crate) fn tier_topic(retry_prefix: &str, delay: Delay) -> String {

@@ -19,7 +19,7 @@ use super::hash::hash_bytes;
 use super::signature::{Signer, SigningKey};
 use super::target::BadUrl;
 use super::text::text;
-use crate::health::rules::Health;
+use crate::domain::health::Health;
 
 /// What the record says about delivering to the integration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec};
 
 use super::EventOutcome;
 use super::make::{CountersBy, Make};
-use crate::topics::names::NOW;
+use crate::domain::retry_schedule::NOW;
 
 /// Upper bounds in seconds, around the promise of 250 ms.
 const LATENESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];

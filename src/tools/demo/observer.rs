@@ -12,8 +12,8 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use crate::domain::headers::Wire;
-use crate::intake::membership::readable_headers;
 use crate::kafka::client::{ClientLog, table_consumer_config};
+use crate::kafka::headers::readable_headers;
 use crate::settings;
 
 /// How long a broker may take for one answer.
