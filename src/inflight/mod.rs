@@ -4,4 +4,5 @@ pub(crate) mod job;
 pub(crate) mod ended;
 pub(crate) mod partition;
 pub(crate) mod offsets;
+pub(crate) mod settled_runs;
 pub(crate) mod pressure;

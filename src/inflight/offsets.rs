@@ -4,8 +4,12 @@
 //! it. Only the settled prefix is committable, never the highest offset seen. Slots are addressed by a sequence number, so
 //! gaps in the offsets (compaction, transactions) are harmless. A tracker lives as long as one assignment of its
 //! partition: what is settled after the assignment was lost goes to a tracker that nobody asks any more.
+//!
+//! What is settled beyond that prefix is told as runs of offsets, so that it can be stored with the commit and the next
+//! owner does not repeat it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// A record's place in its tracker.
 pub(crate) type Sequence = u64;
@@ -24,17 +28,23 @@ pub struct OffsetTracker {
     head: Sequence,
     /// One past the last offset of the settled prefix.
     committable: Option<i64>,
+    /// Grows with every record that settles.
+    changes: u64,
+    last_read: Option<i64>,
 }
 
 impl OffsetTracker {
     /// Takes a record that was read. Offsets must grow.
     pub fn admit(&mut self, offset: i64) -> Sequence {
+        self.last_read = Some(offset);
         self.slots.push_back(Entry { offset, settled: false });
         self.head + self.slots.len() as Sequence - 1
     }
 
     /// Takes a record that needs nothing more.
     pub fn admit_settled(&mut self, offset: i64) {
+        self.changes += 1;
+        self.last_read = Some(offset);
         if self.slots.is_empty() {
             self.head += 1;
             self.committable = Some(offset + 1);
@@ -47,6 +57,7 @@ impl OffsetTracker {
     pub fn settle(&mut self, sequence: Sequence) -> bool {
         let place = sequence.checked_sub(self.head).and_then(|place| usize::try_from(place).ok());
         let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return false };
+        self.changes += u64::from(!slot.settled);
         slot.settled = true;
         let mut moved = false;
         while let Some(slot) = self.slots.front().filter(|slot| slot.settled) {
@@ -65,6 +76,47 @@ impl OffsetTracker {
     /// The offset to commit, once a prefix is settled.
     pub fn committable(&self) -> Option<i64> {
         self.committable
+    }
+
+    /// Grows with every record that settles: whoever stores [`Self::committable`] and [`Self::settled_beyond`] compares.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The last record read.
+    pub(crate) fn last_read(&self) -> Option<i64> {
+        self.last_read
+    }
+
+    /// The offset of the first record that is not settled.
+    pub(crate) fn first_unsettled(&self) -> Option<i64> {
+        self.slots.front().map(|slot| slot.offset)
+    }
+
+    /// The runs of settled offsets beyond the first record that is not settled: at most `runs_max`, in offset order. Ends
+    /// where offsets go back, as they do when the client was set back in a log that was cut.
+    pub(crate) fn settled_beyond(&self, runs_max: usize) -> Vec<Range<i64>> {
+        let mut runs: Vec<Range<i64>> = Vec::new();
+        let (mut is_open, mut next) = (false, i64::MIN);
+        for slot in &self.slots {
+            if slot.offset < next {
+                break;
+            }
+            next = slot.offset + 1;
+            match runs.last_mut().filter(|_| is_open) {
+                // Offsets between two records that were read one after another hold nothing.
+                Some(run) if slot.settled => run.end = next,
+                _ if slot.settled => {
+                    if runs.len() == runs_max {
+                        break;
+                    }
+                    runs.push(slot.offset..next);
+                }
+                _ => {}
+            }
+            is_open = slot.settled;
+        }
+        runs
     }
 
     /// The sequence number of the first record that is not settled, or of the next to come.
@@ -98,6 +150,39 @@ mod tests {
         assert!(!tracker.settle(first));
         tracker.admit_settled(20);
         assert_eq!((tracker.committable(), tracker.unsettled_len()), (Some(21), 0));
+    }
+
+    #[test]
+    fn what_is_settled_beyond_the_prefix_is_told_in_runs() {
+        let mut tracker = OffsetTracker::default();
+        let first = tracker.admit(10);
+        let [second, third] = [13, 14].map(|offset| tracker.admit(offset));
+        tracker.admit(15);
+        tracker.admit_settled(16);
+        assert_eq!(tracker.settled_beyond(9), [16..17]);
+        let before = tracker.changes();
+        tracker.settle(second);
+        tracker.settle(third);
+        tracker.settle(third);
+        assert_eq!(tracker.changes(), before + 2);
+        assert_eq!(tracker.settled_beyond(9), [13..15, 16..17]);
+        assert_eq!(tracker.settled_beyond(1), [13..15]);
+        assert_eq!((tracker.committable(), tracker.first_unsettled()), (None, Some(10)));
+        tracker.settle(first);
+        assert_eq!((tracker.committable(), tracker.first_unsettled()), (Some(15), Some(15)));
+        assert_eq!(tracker.settled_beyond(9), [16..17]);
+    }
+
+    #[test]
+    fn records_read_after_the_log_was_cut_are_in_no_run_and_the_commit_goes_back_with_them() {
+        let mut tracker = OffsetTracker::default();
+        tracker.admit_settled(99);
+        let first = tracker.admit(100);
+        tracker.admit_settled(101);
+        tracker.admit_settled(5);
+        assert_eq!(tracker.settled_beyond(9), [101..102]);
+        tracker.settle(first);
+        assert_eq!(tracker.committable(), Some(6));
     }
 
     #[derive(Clone, Debug)]
@@ -164,6 +249,12 @@ mod tests {
                         .last()
                         .map(|slot| slot.0 + 1);
                     prop_assert_eq!(tracker.committable(), prefix);
+                    let told = tracker.settled_beyond(usize::MAX);
+                    for (offset, settled) in model.range((number, 0)..(number + 1, 0)).map(|(_, slot)| *slot) {
+                        let is_beyond = prefix.is_none_or(|prefix| offset >= prefix);
+                        let is_told = told.iter().any(|run| run.contains(&offset));
+                        prop_assert_eq!(is_told, settled && is_beyond, "{}", offset);
+                    }
                     prop_assert!(prefix >= committed[number], "never backwards");
                     committed[number] = prefix;
                 }

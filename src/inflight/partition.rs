@@ -6,6 +6,8 @@
 //! the next owner repeats nothing. The check and the change happen under one lock, held for a few instructions and never
 //! over an await.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,19 @@ struct State {
     begun: Option<Sequence>,
     /// The first offset read.
     first_read: Option<i64>,
+    /// Runs of offsets beyond the start that the last owner had settled, and that were not come to yet.
+    settled_before: VecDeque<Range<i64>>,
+}
+
+/// What is settled of an assignment, to be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The offset to commit.
+    pub(crate) offset: i64,
+    /// Runs of settled offsets beyond it.
+    pub(crate) beyond: Vec<Range<i64>>,
+    /// Grows with every record that settles.
+    pub(crate) changes: u64,
 }
 
 impl State {
@@ -37,6 +52,8 @@ impl State {
 pub struct Assignment {
     topic: Arc<str>,
     partition: i32,
+    /// Where reading begins; none: at the start of the log.
+    start: Option<i64>,
     state: Mutex<State>,
     quiet: Condvar,
 }
@@ -44,7 +61,24 @@ pub struct Assignment {
 impl Assignment {
     /// A new assignment, with nothing read.
     pub fn new(topic: Arc<str>, partition: i32) -> Arc<Self> {
-        Arc::new(Self { topic, partition, state: Mutex::default(), quiet: Condvar::new() })
+        Self::resumed(topic, partition, None, Vec::new())
+    }
+
+    /// A new assignment that begins where the last owner left off: at `start`, its committed offset. Of what lies beyond,
+    /// `settled_before` is settled already: runs in offset order.
+    pub(crate) fn resumed(
+        topic: Arc<str>,
+        partition: i32,
+        start: Option<i64>,
+        settled_before: Vec<Range<i64>>,
+    ) -> Arc<Self> {
+        let state = State { settled_before: settled_before.into(), ..State::default() };
+        Arc::new(Self { topic, partition, start, state: Mutex::new(state), quiet: Condvar::new() })
+    }
+
+    /// Where reading begins; none: at the start of the log.
+    pub(crate) fn start(&self) -> Option<i64> {
+        self.start
     }
 
     /// The topic.
@@ -72,6 +106,50 @@ impl Assignment {
     /// Takes a record that needs nothing more.
     pub(crate) fn admit_settled(&self, offset: i64) {
         self.state().tracker.admit_settled(offset);
+    }
+
+    /// Takes a record that the last owner has settled already. Says whether it was one; if not, nothing changes.
+    pub(crate) fn admit_if_settled_before(&self, offset: i64) -> bool {
+        let mut state = self.state();
+        if state.settled_before.is_empty() {
+            return false;
+        }
+        // The client was set back to the start of another log: the same offsets are other records.
+        if self.start.is_some_and(|start| offset < start) {
+            state.settled_before.clear();
+            return false;
+        }
+        while state.settled_before.front().is_some_and(|run| run.end <= offset) {
+            state.settled_before.pop_front();
+        }
+        let is_settled = state.settled_before.front().is_some_and(|run| run.contains(&offset));
+        if is_settled {
+            state.first_read.get_or_insert(offset);
+            state.tracker.admit_settled(offset);
+        }
+        is_settled
+    }
+
+    /// What may be committed, with at most `runs_max` runs beyond the offset; none while nothing is settled but what the last
+    /// owner had settled, or nothing was since `known`, the [`Progress::changes`] that are committed.
+    pub(crate) fn progress(&self, known: u64, runs_max: usize) -> Option<Progress> {
+        let state = self.state();
+        let changes = state.tracker.changes();
+        if changes == known {
+            return None;
+        }
+        let offset = state.tracker.committable().or(self.start).or_else(|| state.tracker.first_unsettled())?;
+        let mut beyond = state.tracker.settled_beyond(runs_max);
+        // What comes after the last record read is known from the last owner only.
+        let read = state.tracker.last_read().map_or(offset, |last| last + 1);
+        for run in &state.settled_before {
+            let rest = run.start.max(read)..run.end;
+            if !rest.is_empty() && beyond.len() < runs_max {
+                beyond.push(rest);
+            }
+        }
+        beyond.retain(|run| run.start >= offset);
+        Some(Progress { offset, beyond, changes })
     }
 
     /// Settles a record.
@@ -176,6 +254,49 @@ mod tests {
         drop(active);
         assert!(assignment.wait_quiet(Duration::ZERO));
         assert_eq!(assignment.committable(), Some(6));
+    }
+
+    fn resumed(start: i64, settled: &[Range<i64>]) -> Arc<Assignment> {
+        Assignment::resumed(Arc::from("t"), 0, Some(start), settled.to_vec())
+    }
+
+    #[test]
+    fn what_the_last_owner_settled_is_not_done_again() {
+        let assignment = resumed(10, &[12..14, 20..30]);
+        let first = assignment.admit(10);
+        assert!(!assignment.admit_if_settled_before(11));
+        let second = assignment.admit(11);
+        assert!(assignment.admit_if_settled_before(12));
+        assert!(assignment.admit_if_settled_before(13));
+        assert!(!assignment.admit_if_settled_before(14));
+        assignment.settle(first);
+        assignment.settle(second);
+        assert_eq!(assignment.committable(), Some(14));
+        assert!(assignment.admit_if_settled_before(25), "20 to 24 are not in the log any more");
+    }
+
+    #[test]
+    fn what_the_last_owner_settled_is_committed_again_until_it_is_passed() {
+        let assignment = resumed(10, &[12..14, 20..30]);
+        assert_eq!(assignment.progress(0, 9), None, "nothing new");
+        let first = assignment.admit(10);
+        let second = assignment.admit(11);
+        assignment.settle(second);
+        let told = Progress { offset: 10, beyond: vec![11..12, 12..14, 20..30], changes: 1 };
+        assert_eq!(assignment.progress(0, 9), Some(told));
+        assert_eq!(assignment.progress(1, 9), None);
+        assignment.settle(first);
+        assert!(assignment.admit_if_settled_before(12));
+        let told = Progress { offset: 13, beyond: vec![13..14, 20..30], changes: 3 };
+        assert_eq!(assignment.progress(1, 9), Some(told));
+    }
+
+    #[test]
+    fn where_the_log_was_cut_nothing_counts_as_settled_before() {
+        let assignment = resumed(10, &[12..14]);
+        assert!(!assignment.admit_if_settled_before(3));
+        assignment.admit(3);
+        assert!(!assignment.admit_if_settled_before(12));
     }
 
     #[test]
