@@ -31,11 +31,12 @@ use crate::health::view::HealthView;
 use crate::inflight::pressure::Pressure;
 use crate::intake::events::{EventConsumer, Handoff};
 use crate::intake::lag::Lag;
-use crate::intake::membership::GroupMember;
+use crate::intake::membership::{GroupMember, Membership};
 use crate::intake::pipeline::Pipeline;
 use crate::intake::retries::RetryConsumer;
 use crate::intake::table_feed::TableFeed;
 use crate::intake::tick_scheduler::TickScheduler;
+use crate::kafka::client::member_config;
 use crate::kafka::table_reader::CompactedError;
 use crate::net::address::AddressPolicy;
 use crate::net::connector::Connector;
@@ -43,7 +44,7 @@ use crate::settings::Settings;
 use crate::telemetry::admin::{Admin, Readiness};
 use crate::telemetry::metrics::Metrics;
 use crate::topics::cluster::{self, CheckError};
-use crate::topics::names::{deltas_topic, now_topic, tier_topic};
+use crate::topics::names::{deltas_topic, now_topic, retry_group, tier_topic};
 
 /// How often the lag is asked for and gauges are set.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -415,12 +416,20 @@ impl Started {
         tiers: &[(Arc<str>, Duration)],
     ) -> Result<Lag, WorkerError> {
         let kafka = &self.settings.kafka;
-        let drain = self.settings.delivery.drain_timeout;
-        let membership = |role| GroupMember::new(role, Arc::clone(&self.metrics), drain);
-        let events =
-            EventConsumer::subscribe(kafka, &self.settings.topics.events, membership("events"), outlet.clone())?;
-        let lag = Lag::new(kafka, events.membership(), Arc::clone(&self.metrics))?;
-        let retries = RetryConsumer::subscribe(kafka, tiers, membership("retries"), outlet, Arc::clone(&self.metrics))?;
+        let metrics = || Arc::clone(&self.metrics);
+        let join = |role, group: &str, topics: &[&str]| {
+            let member = GroupMember::new(role, metrics(), self.settings.delivery.drain_timeout);
+            let (stop, fatal) = (outlet.stop.clone(), outlet.fatal.clone());
+            Membership::join(&member_config(kafka, role, group), topics, member, stop, fatal)
+        };
+        let events_group = join("events", &kafka.group, &[&self.settings.topics.events])?;
+        let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
+        let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
+        let events = EventConsumer::new(kafka, events_group.member(), outlet.clone(), metrics())?;
+        let lag = Lag::new(kafka, events_group.member(), metrics())?;
+        let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, metrics())?;
+        threads.start("events-group", move || events_group.run())?;
+        threads.start("retries-group", move || retries_group.run())?;
         threads.start("events", move || events.run())?;
         threads.start("retries", move || retries.run())?;
         Ok(lag)

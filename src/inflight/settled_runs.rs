@@ -45,11 +45,8 @@ pub(crate) fn encode(cluster: ClusterTag, base: i64, runs: &[Range<i64>], text_m
     let bytes_max = text_max.saturating_sub(head.len() + 2) / 4 * 3;
     let (lengths, told_by_lengths) = as_lengths(base, runs, bytes_max);
     let (bits, told_by_bits) = as_bits(base, runs, bytes_max);
-    let (form, data) = if (told_by_lengths, bits.len()) >= (told_by_bits, lengths.len()) {
-        ('r', lengths)
-    } else {
-        ('b', bits)
-    };
+    let (form, data) =
+        if (told_by_lengths, bits.len()) >= (told_by_bits, lengths.len()) { ('r', lengths) } else { ('b', bits) };
     if data.is_empty() {
         return String::new();
     }

@@ -1,11 +1,10 @@
-//! The consumer of the events topic: polls, hands over, commits. One thread, which never waits for a receiver.
+//! The consumer of the events topic: reads and hands over. One thread, which never waits for a receiver; the group and its
+//! commits belong to another.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::Message as _;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use tokio::sync::mpsc;
@@ -14,20 +13,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::membership::GroupMember;
 use super::pipeline::{Pipeline, Record};
+use super::reader::{PartitionReader, Polled};
 use crate::domain::headers::workspace_of;
 use crate::inflight::job::Job;
-use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::{Pressure, Reading};
-use crate::kafka::client::consumer_config;
+use crate::kafka::client::events_reader_config;
 use crate::kafka::headers::readable_headers;
 use crate::settings;
 use crate::telemetry::admin::{PollLoop, Readiness};
+use crate::telemetry::metrics::Metrics;
 
 /// Records between two looks at the pressure and at what to hand over.
 const BATCH: usize = 256;
 /// How long a poll waits when there is nothing: bounds how late a stop or a resume is seen.
 const POLL_WAIT: Duration = Duration::from_millis(50);
-/// How often offsets are stored and windows looked at.
+/// How often windows are looked at.
 const KEEP_UP_EVERY: Duration = Duration::from_millis(200);
 /// Under pressure, how long polling may rest before partitions are paused instead: pausing throws the client's prefetch
 /// away, and most pressure is over sooner.
@@ -72,36 +72,26 @@ impl Handoff {
 
 /// The consumer of the events topic.
 pub(crate) struct EventConsumer {
-    consumer: BaseConsumer<GroupMember>,
+    reader: PartitionReader,
     outlet: Handoff,
-    /// By partition, as of `generation`.
-    assignments: HashMap<i32, Arc<Assignment>>,
-    generation: u64,
 }
 
 impl EventConsumer {
-    /// Joins the group.
+    /// Of the partitions that `member` holds.
     ///
     /// # Errors
-    /// A property that librdkafka refuses, or a topic name it does.
-    pub(crate) fn subscribe(
+    /// A property that librdkafka refuses.
+    pub(crate) fn new(
         kafka: &settings::Kafka,
-        topic: &str,
-        membership: GroupMember,
+        member: Arc<GroupMember>,
         outlet: Handoff,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
-        let consumer: BaseConsumer<GroupMember> =
-            consumer_config(kafka, "events", &kafka.group).create_with_context(membership)?;
-        consumer.subscribe(&[topic])?;
-        Ok(Self { consumer, outlet, assignments: HashMap::new(), generation: 0 })
+        let reader = PartitionReader::new(&events_reader_config(kafka), "events", member, metrics)?;
+        Ok(Self { reader, outlet })
     }
 
-    /// The group membership, for the lag.
-    pub(crate) fn membership(&self) -> Arc<GroupMember> {
-        Arc::clone(self.consumer.context())
-    }
-
-    /// Consumes until told to stop, then drains. Blocks its thread.
+    /// Reads and hands over until told to stop. Blocks its thread.
     pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
         let mut kept_up = Instant::now();
@@ -111,14 +101,12 @@ impl EventConsumer {
             }
             self.outlet.hand_over(&mut batches);
             if kept_up.elapsed() >= KEEP_UP_EVERY {
-                self.consumer.context().keep_up(&self.consumer, Reading::Go);
+                self.reader.keep_windows(Reading::Go);
                 self.outlet.condition.beat(PollLoop::Events);
                 kept_up = Instant::now();
             }
         }
         self.outlet.condition.ended(PollLoop::Events);
-        self.consumer.context().leave(&self.consumer);
-        tracing::info!("the events consumer has drained");
     }
 
     /// Rests while enough is in memory; when that lasts, pauses the partitions and goes on polling.
@@ -142,19 +130,18 @@ impl EventConsumer {
         let mut generation = None;
         let mut can_go_on = true;
         while can_go_on && self.outlet.pressure.reading() == Reading::Wait && !self.outlet.stop.is_cancelled() {
-            let membership = self.consumer.context();
             // Partitions that came since are paused too.
-            if generation != Some(membership.generation()) {
-                generation = Some(membership.generation());
-                membership.pause_all(&self.consumer, true);
+            if generation != Some(self.reader.generation()) {
+                generation = Some(self.reader.generation());
+                self.reader.pause_all(true);
             }
             can_go_on = self.poll(Duration::from_millis(20), &mut batches).is_some();
             // A record that was on its way when its partition was paused.
             self.outlet.hand_over(&mut batches);
-            self.consumer.context().keep_up(&self.consumer, Reading::Wait);
+            self.reader.keep_windows(Reading::Wait);
             self.outlet.condition.beat(PollLoop::Events);
         }
-        self.consumer.context().pause_all(&self.consumer, false);
+        self.reader.pause_all(false);
         can_go_on
     }
 
@@ -175,26 +162,16 @@ impl EventConsumer {
 
     /// Polls once. Says whether there was a record; nothing when the consumer can't go on.
     fn poll(&mut self, wait: Duration, batches: &mut [Vec<Job>]) -> Option<bool> {
-        let message = match self.consumer.poll(wait) {
-            None => return Some(false),
-            Some(Err(error)) => {
-                return self.consumer.context().poll_failed(&error, &self.outlet.fatal).then_some(false);
+        let polled = self.reader.poll(wait);
+        match polled {
+            Ok(Polled::Nothing) => return Some(false),
+            Ok(Polled::PassedOver) => return Some(true),
+            Ok(Polled::Record(message, assignment)) => {
+                self.outlet.pipeline.event(&record_of(&message), assignment, batches);
+                return Some(true);
             }
-            Some(Ok(message)) => message,
-        };
-        let membership = self.consumer.context();
-        if self.generation != membership.generation() {
-            self.generation = membership.generation();
-            self.assignments =
-                membership.assignments().into_iter().map(|assignment| (assignment.partition(), assignment)).collect();
+            Err(error) => self.reader.member().poll_failed(&error, &self.outlet.fatal).then_some(false),
         }
-        if let Some(assignment) = self.assignments.get(&message.partition()) {
-            self.outlet.pipeline.event(&record_of(&message), assignment, batches);
-        } else {
-            // Its partition went while the record was on its way: the next owner reads it.
-            tracing::debug!(partition = message.partition(), "a record of a partition that is gone");
-        }
-        Some(true)
     }
 }
 

@@ -1,60 +1,129 @@
 //! A member of a consumer group: which partitions it holds, what it commits, how it gives them up.
 //!
-//! One thread polls the consumer, always; rebalance callbacks run on it and may wait there. When a partition is given up
-//! nothing later of it begins any more, what was begun and what comes before it may end (bounded), and the settled prefix
-//! is committed before the next owner starts. Offsets are stored explicitly and committed by the client every second; they never move backwards.
+//! The member has a thread and a client of its own, which read no records: whatever a rebalance has to wait for, the
+//! partitions that stay are read on by [`super::reader`]. Nothing of the path of a record belongs here.
+//!
+//! What is settled is committed ten times a second, the settled prefix as the offset and what is settled beyond it in the
+//! commit's metadata. When a partition is given up nothing later of it begins any more, what was begun and what comes before
+//! it may end (bounded), and what is settled is committed before the next owner starts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionListElem};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::inflight::partition::Assignment;
-use crate::inflight::pressure::Reading;
+use crate::inflight::partition::{Assignment, Progress};
+use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::ClientLog;
 use crate::telemetry::metrics::Metrics;
+
+/// The property that says how often what is settled is committed, where something has changed. Its default is
+/// [`COMMIT_EVERY`].
+const COMMIT_INTERVAL: &str = "auto.commit.interval.ms";
+/// What a crash repeats beyond the requests under way.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
+/// How long a poll waits: bounds how late a stop is seen.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How long the coordinator may take to say where a new partition was left off. It is asked again at the next turn.
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the brokers may take to say which cluster they are. Asked for once; without it nothing is told beyond offsets.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Together the two seconds that a coordinator may need to hand out an assignment.
+const COMMIT_TRIES: u32 = 20;
+/// Between two tries.
+const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+type Partition = (Arc<str>, i32);
 
 /// A partition that this member holds.
 #[derive(Debug)]
 struct Held {
     assignment: Arc<Assignment>,
-    /// What was last stored for commit.
-    stored: Option<i64>,
-    /// Paused because its window is full.
-    paused: bool,
+    /// The [`Progress::changes`] that are committed.
+    committed: u64,
 }
-
-type Partition = (Arc<str>, i32);
 
 /// What the group knows and the callbacks change.
 pub(crate) struct GroupMember {
     log: ClientLog,
     held: Mutex<BTreeMap<Partition, Held>>,
+    /// Partitions that came, of which it is not known where they were left off.
+    awaited: Mutex<Vec<Partition>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
+    /// Which cluster this is, once it was asked for; none: it was not told.
+    cluster: OnceLock<Option<ClusterTag>>,
+    /// How long the metadata of a commit may be.
+    text_max: AtomicUsize,
     metrics: Arc<Metrics>,
     drain_timeout: Duration,
 }
 
-/// How many records a partition may have between its settled prefix and the last one read: wide enough that receivers
-/// which time out do not stop the partition, at 16 bytes a record.
-const WINDOW: usize = 100_000;
+/// The membership of a group: polls its client and commits, on a thread of its own.
+pub(crate) struct Membership {
+    consumer: BaseConsumer<GroupMember>,
+    commit_every: Duration,
+    stop: CancellationToken,
+    fatal: CancellationToken,
+}
 
-/// Together the two seconds that a coordinator may need to hand out an assignment.
-const COMMIT_TRIES: u32 = 20;
-/// Between two tries.
-const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+impl Membership {
+    /// Joins the group that `config` names for the partitions of `topics`. It leaves when `stop` is cancelled, and cancels
+    /// `fatal` when it can't go on.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses, or a topic name it does.
+    pub(crate) fn join(
+        config: &ClientConfig,
+        topics: &[&str],
+        member: GroupMember,
+        stop: CancellationToken,
+        fatal: CancellationToken,
+    ) -> Result<Self, KafkaError> {
+        let consumer: BaseConsumer<GroupMember> = config.create_with_context(member)?;
+        consumer.subscribe(topics)?;
+        let interval = config.get(COMMIT_INTERVAL).and_then(|ms| ms.parse().ok());
+        let commit_every = interval.map_or(COMMIT_EVERY, Duration::from_millis);
+        Ok(Self { consumer, commit_every, stop, fatal })
+    }
+
+    /// What the member holds.
+    pub(crate) fn member(&self) -> Arc<GroupMember> {
+        Arc::clone(self.consumer.context())
+    }
+
+    /// Serves the group until told to stop, then drains, commits and leaves. Blocks its thread.
+    pub(crate) fn run(self) {
+        let member = self.consumer.context();
+        let mut committed = Instant::now();
+        while !self.stop.is_cancelled() {
+            match self.consumer.poll(POLL_WAIT.min(self.commit_every)) {
+                Some(Err(error)) if !member.poll_failed(&error, &self.fatal) => break,
+                // A record that was on its way when its partition was paused is the reader's.
+                None | Some(Ok(_) | Err(_)) => {}
+            }
+            member.begin_awaited(&self.consumer);
+            if committed.elapsed() >= self.commit_every {
+                member.commit_settled(&self.consumer, &[]);
+                committed = Instant::now();
+            }
+        }
+        member.leave(&self.consumer);
+        tracing::info!(group_member = member.log.role(), "the group member has drained");
+    }
+}
 
 impl GroupMember {
     /// Of a member that holds nothing yet. `role` names it in logs.
@@ -62,7 +131,10 @@ impl GroupMember {
         Self {
             log: ClientLog::new(role),
             held: Mutex::default(),
+            awaited: Mutex::default(),
             generation: AtomicU64::new(0),
+            cluster: OnceLock::new(),
+            text_max: AtomicUsize::new(TEXT_MAX),
             metrics,
             drain_timeout,
         }
@@ -70,6 +142,10 @@ impl GroupMember {
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<Partition, Held>> {
         self.held.lock()
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Vec<Partition>> {
+        self.awaited.lock()
     }
 
     /// Changes whenever partitions come or go.
@@ -83,31 +159,80 @@ impl GroupMember {
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        let mut held = self.held();
-        for element in partitions.elements() {
-            let key: Partition = (element.topic().into(), element.partition());
-            let assignment = Assignment::new(Arc::clone(&key.0), key.1);
-            held.insert(key, Held { assignment, stored: None, paused: false });
-        }
-        drop(held);
-        self.generation.fetch_add(1, Ordering::AcqRel);
         // A cooperative rebalance also tells members that nothing comes to them.
         if partitions.count() == 0 {
             return;
         }
+        if let Err(error) = consumer.pause(partitions) {
+            tracing::warn!(group_member = self.log.role(), %error, "partitions that another client reads could not be paused");
+        }
+        let keys = partitions.elements().into_iter().map(|element| (element.topic().into(), element.partition()));
+        self.awaited().extend(keys);
         self.metrics.intake.rebalances_assigned.inc();
         tracing::info!(group_member = self.log.role(), partitions = partitions.count(), "partitions assigned");
-        // A partition stays paused over a rebalance if it was paused before.
-        if let Err(error) = consumer.resume(partitions) {
-            tracing::warn!(%error, "assigned partitions could not be resumed");
+        self.begin_awaited(consumer);
+    }
+
+    /// Asks where new partitions were left off and lets them be read from there. Where there is no answer it is asked again.
+    fn begin_awaited(&self, consumer: &BaseConsumer<Self>) {
+        let mut asked = TopicPartitionList::new();
+        for (topic, partition) in self.awaited().iter() {
+            asked.add_partition(topic, *partition);
         }
+        if asked.count() == 0 {
+            return;
+        }
+        let answered = match consumer.committed_offsets(asked, OFFSETS_TIMEOUT) {
+            Ok(answered) => answered,
+            Err(error) => {
+                tracing::warn!(group_member = self.log.role(), %error, "the group's offsets are not known; asking again");
+                return;
+            }
+        };
+        let cluster = self.cluster(consumer);
+        let mut held = self.held();
+        let mut awaited = self.awaited();
+        for element in answered.elements() {
+            if let Err(error) = element.error() {
+                tracing::warn!(group_member = self.log.role(), partition = element.partition(), %error, "the group's offset is not known; asking again");
+                continue;
+            }
+            let key: Partition = (element.topic().into(), element.partition());
+            awaited.retain(|other| *other != key);
+            let start = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            let settled = match (start, cluster) {
+                (Some(start), Some(cluster)) => settled_runs::decode(cluster, start, &metadata_of(&element)),
+                _ => Vec::new(),
+            };
+            let assignment = Assignment::resumed(Arc::clone(&key.0), key.1, start, settled);
+            held.insert(key, Held { assignment, committed: 0 });
+        }
+        drop((held, awaited));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn cluster(&self, consumer: &BaseConsumer<Self>) -> Option<ClusterTag> {
+        *self.cluster.get_or_init(|| {
+            let id = consumer.client().fetch_cluster_id(CLUSTER_TIMEOUT);
+            if id.is_none() {
+                tracing::warn!(group_member = self.log.role(), "the brokers do not tell the cluster's id; a crash repeats what is settled beyond the committed offsets");
+            }
+            id.map(|id| ClusterTag::of(&id))
+        })
     }
 
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        let leaving: Vec<_> = {
-            let mut held = self.held();
+        let leaving: Vec<Held> = {
+            let (mut held, mut awaited) = (self.held(), self.awaited());
             let keys = partitions.elements().into_iter().map(|element| (element.topic().into(), element.partition()));
-            keys.filter_map(|key: Partition| held.remove(&key)).map(|held| held.assignment).collect()
+            keys.filter_map(|key: Partition| {
+                awaited.retain(|other| *other != key);
+                held.remove(&key)
+            })
+            .collect()
         };
         self.generation.fetch_add(1, Ordering::AcqRel);
         if leaving.is_empty() {
@@ -120,8 +245,8 @@ impl GroupMember {
             self.metrics.intake.rebalances_revoked.inc();
         }
         tracing::info!(group_member = self.log.role(), partitions = leaving.len(), lost, "partitions revoked");
-        for assignment in &leaving {
-            assignment.close();
+        for held in &leaving {
+            held.assignment.close();
         }
         // Of a lost partition somebody else is the owner already: nothing to wait for, nothing to commit.
         if !lost {
@@ -129,13 +254,10 @@ impl GroupMember {
         }
     }
 
-    /// Waits for what is under way and commits the settled prefixes.
-    fn give_up(&self, consumer: &BaseConsumer<Self>, leaving: &[Arc<Assignment>]) {
+    /// Waits for what is under way and commits what is settled. What stays is committed meanwhile.
+    fn give_up(&self, consumer: &BaseConsumer<Self>, leaving: &[Held]) {
         let deadline = Instant::now() + self.drain_timeout;
-        let unfinished = leaving
-            .iter()
-            .filter(|assignment| !assignment.wait_quiet(deadline.saturating_duration_since(Instant::now())))
-            .count();
+        let unfinished = leaving.iter().filter(|held| !self.wait_quiet(consumer, held, leaving, deadline)).count();
         if unfinished > 0 {
             tracing::warn!(
                 group_member = self.log.role(),
@@ -144,20 +266,16 @@ impl GroupMember {
             );
         }
         let mut offsets = TopicPartitionList::new();
-        for assignment in leaving {
-            if let Some(offset) = assignment.committable() {
-                add_offset(&mut offsets, assignment, offset);
+        for held in leaving {
+            // All of it, whatever was committed before: this is the last word.
+            if let Some(progress) = held.assignment.progress(0, RUNS_MAX) {
+                self.list(&mut offsets, &held.assignment, &progress);
             }
         }
         if offsets.count() == 0 {
             return;
         }
-        // The client commits what was stored once more when the partitions go: without this it would be what was settled
-        // before the wait, and the next owner would repeat all since.
-        if let Err(error) = consumer.store_offsets(&offsets) {
-            tracing::warn!(group_member = self.log.role(), %error, "the last offsets were not stored");
-        }
-        match commit_now(consumer, &offsets) {
+        match self.commit_now(consumer, &offsets) {
             Ok(()) => self.metrics.intake.commits_ok.inc(),
             Err(error) => {
                 self.metrics.intake.commits_failed.inc();
@@ -166,64 +284,101 @@ impl GroupMember {
         }
     }
 
-    /// Stores what may be committed, and pauses and resumes partitions by their windows. Nothing is resumed while `reading`
-    /// is to wait.
-    pub(crate) fn keep_up(&self, consumer: &BaseConsumer<Self>, reading: Reading) {
-        let mut offsets = TopicPartitionList::new();
-        let mut pause = TopicPartitionList::new();
-        let mut resume = TopicPartitionList::new();
-        for ((topic, partition), held) in self.held().iter_mut() {
-            let committable = held.assignment.committable();
-            if let Some(offset) = committable.filter(|_| committable != held.stored) {
-                add_offset(&mut offsets, &held.assignment, offset);
-                held.stored = committable;
+    /// Says whether `held` came to rest by the deadline. A crash while it waits repeats no more than at any other time.
+    fn wait_quiet(&self, consumer: &BaseConsumer<Self>, held: &Held, leaving: &[Held], deadline: Instant) -> bool {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if held.assignment.wait_quiet(left.min(COMMIT_EVERY)) {
+                return true;
             }
-            let span = held.assignment.unsettled_len();
-            if !held.paused && span >= WINDOW {
-                held.paused = true;
-                pause.add_partition(topic, *partition);
-            } else if held.paused && span < WINDOW / 2 && reading == Reading::Go {
-                held.paused = false;
-                resume.add_partition(topic, *partition);
+            if left.is_zero() {
+                return false;
             }
-        }
-        if offsets.count() > 0
-            && let Err(error) = consumer.store_offsets(&offsets)
-        {
-            // A partition that is being taken away takes no offsets any more; its revocation commits them.
-            tracing::debug!(%error, "offsets were not stored");
-        }
-        for (list, done) in [(&pause, consumer.pause(&pause)), (&resume, consumer.resume(&resume))] {
-            if let (Err(error), true) = (done, list.count() > 0) {
-                tracing::warn!(%error, "partitions could not be paused or resumed");
-            }
+            self.commit_settled(consumer, leaving);
         }
     }
 
-    /// Pauses or resumes all partitions whose window does not hold them paused.
-    pub(crate) fn pause_all(&self, consumer: &BaseConsumer<Self>, paused: bool) {
-        let mut list = TopicPartitionList::new();
-        for ((topic, partition), held) in self.held().iter() {
-            if !held.paused {
-                list.add_partition(topic, *partition);
+    /// Commits what has changed since the last commit: of what is held, and of `leaving`.
+    fn commit_settled(&self, consumer: &BaseConsumer<Self>, leaving: &[Held]) {
+        let mut offsets = TopicPartitionList::new();
+        let mut told: Vec<(Arc<Assignment>, u64)> = Vec::new();
+        {
+            let held = self.held();
+            for held in held.values().chain(leaving) {
+                if let Some(progress) = held.assignment.progress(held.committed, RUNS_MAX) {
+                    self.list(&mut offsets, &held.assignment, &progress);
+                    told.push((Arc::clone(&held.assignment), progress.changes));
+                }
             }
         }
-        let count = i64::try_from(list.count()).unwrap_or(i64::MAX);
-        let done = if paused { consumer.pause(&list) } else { consumer.resume(&list) };
-        match done {
-            Ok(()) => self.metrics.intake.paused_partitions.set(if paused { count } else { 0 }),
-            Err(error) => tracing::warn!(%error, paused, "partitions could not be paused or resumed"),
+        if told.is_empty() {
+            return;
+        }
+        if let Err(error) = consumer.commit(&offsets, CommitMode::Sync) {
+            self.commit_failed(&error);
+            return;
+        }
+        self.metrics.intake.commits_ok.inc();
+        for held in self.held().values_mut() {
+            let changes = told.iter().find(|(assignment, _)| Arc::ptr_eq(assignment, &held.assignment));
+            held.committed = changes.map_or(held.committed, |(_, changes)| *changes);
+        }
+    }
+
+    fn commit_failed(&self, error: &KafkaError) {
+        self.metrics.intake.commits_failed.inc();
+        if let KafkaError::ConsumerCommit(RDKafkaErrorCode::OffsetMetadataTooLarge) = error {
+            let less = self.text_max.load(Ordering::Relaxed) / 2;
+            self.text_max.store(less, Ordering::Relaxed);
+            tracing::warn!(
+                group_member = self.log.role(),
+                bytes_max = less,
+                "the brokers take less metadata with an offset; more is repeated after a crash"
+            );
+        } else {
+            tracing::warn!(group_member = self.log.role(), %error, "a commit failed and comes again");
+        }
+    }
+
+    fn list(&self, offsets: &mut TopicPartitionList, assignment: &Assignment, progress: &Progress) {
+        let mut element = offsets.add_partition(assignment.topic(), assignment.partition());
+        if let Err(error) = element.set_offset(Offset::Offset(progress.offset)) {
+            tracing::error!(%error, "an offset could not be listed");
+        }
+        let text_max = self.text_max.load(Ordering::Relaxed);
+        let cluster = self.cluster.get().copied().flatten();
+        let text = cluster.map(|cluster| settled_runs::encode(cluster, progress.offset, &progress.beyond, text_max));
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            element.set_metadata(text);
+        }
+    }
+
+    /// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no
+    /// commits: that is over soon, without this thread.
+    fn commit_now(&self, consumer: &BaseConsumer<Self>, offsets: &TopicPartitionList) -> KafkaResult<()> {
+        let mut tries = COMMIT_TRIES;
+        loop {
+            let committed = consumer.commit(offsets, CommitMode::Sync);
+            tries -= 1;
+            match committed {
+                Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::RebalanceInProgress)) if tries > 0 => {
+                    #[expect(clippy::disallowed_methods, reason = "the member's own thread, which waits here anyway")]
+                    std::thread::sleep(COMMIT_AGAIN_AFTER);
+                }
+                committed => return committed,
+            }
         }
     }
 
     /// Gives up everything: the process stops.
-    pub(crate) fn leave(&self, consumer: &BaseConsumer<Self>) {
-        let leaving = self.assignments();
-        for assignment in &leaving {
-            assignment.close();
+    fn leave(&self, consumer: &BaseConsumer<Self>) {
+        let leaving: Vec<Held> = std::mem::take(&mut *self.held()).into_values().collect();
+        self.awaited().clear();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for held in &leaving {
+            held.assignment.close();
         }
         self.give_up(consumer, &leaving);
-        self.held().clear();
     }
 
     /// Deals with an error of a poll. Says whether the consumer can go on.
@@ -239,27 +394,10 @@ impl GroupMember {
     }
 }
 
-/// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no
-/// commits: that is over soon, without this thread.
-fn commit_now(consumer: &BaseConsumer<GroupMember>, offsets: &TopicPartitionList) -> KafkaResult<()> {
-    let mut tries = COMMIT_TRIES;
-    loop {
-        let committed = consumer.commit(offsets, CommitMode::Sync);
-        tries -= 1;
-        match committed {
-            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::RebalanceInProgress)) if tries > 0 => {
-                #[expect(clippy::disallowed_methods, reason = "the consumer's own thread, which waits here anyway")]
-                std::thread::sleep(COMMIT_AGAIN_AFTER);
-            }
-            committed => return committed,
-        }
-    }
-}
-
-fn add_offset(list: &mut TopicPartitionList, assignment: &Assignment, offset: i64) {
-    if let Err(error) = list.add_partition_offset(assignment.topic(), assignment.partition(), Offset::Offset(offset)) {
-        tracing::error!(%error, "an offset could not be listed");
-    }
+/// The metadata of an offset; empty where it is not UTF-8: the client library panics on it, and what a strange tool has
+/// committed must not end the worker.
+fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
+    catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default()
 }
 
 impl ClientContext for GroupMember {
@@ -284,17 +422,6 @@ impl ConsumerContext for GroupMember {
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Assign(partitions) = rebalance {
             self.assigned(consumer, partitions);
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        match result {
-            Ok(()) => self.metrics.intake.commits_ok.inc(),
-            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
-            Err(error) => {
-                self.metrics.intake.commits_failed.inc();
-                tracing::warn!(group_member = self.log.role(), %error, "a commit failed and comes again");
-            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Records in: from Kafka to deliveries. Reads, parses, matches and hands over; makes no request and decides no retry.
 //!
-//! In reading order: a member of a consumer group, its events, its due retries, and the path of one record from there.
+//! In reading order: a member of a consumer group, the reader of its partitions, its events, its due retries, and the path of one record from there.
 
 pub(crate) mod membership;
+pub(crate) mod reader;
 pub(crate) mod events;
 pub(crate) mod retries;
 pub(crate) mod pipeline;

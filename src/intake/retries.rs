@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, TopicPartitionList};
@@ -18,17 +17,17 @@ use tokio::time::Instant;
 use super::events::Handoff;
 use super::membership::GroupMember;
 use super::pipeline::DueRetry;
+use super::reader::{PartitionReader, Polled};
 use crate::clock;
 use crate::domain::headers::Wire;
 use crate::inflight::job::{Due, Job, Origin};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Reading;
-use crate::kafka::client::retry_consumer_config;
+use crate::kafka::client::retries_reader_config;
 use crate::kafka::headers::readable_headers;
 use crate::settings;
 use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::Metrics;
-use crate::topics::names::retry_group;
 
 /// Retries in hand, a partition. With their payloads: see [`BUFFERED_BYTES_MAX`].
 const BUFFERED_MAX: usize = 256;
@@ -44,7 +43,7 @@ const POLL_MAX: Duration = Duration::from_millis(50);
 const POLL_MIN: Duration = Duration::from_millis(1);
 /// Polls between two looks at what is due.
 const BATCH: usize = 256;
-/// How often offsets are stored and gauges set.
+/// How often windows are looked at and gauges set.
 const KEEP_UP_EVERY: Duration = Duration::from_millis(200);
 
 struct Waiting {
@@ -66,7 +65,7 @@ struct DueBuffer {
 
 /// The consumer of the retry tiers.
 pub(crate) struct RetryConsumer {
-    consumer: BaseConsumer<GroupMember>,
+    reader: PartitionReader,
     outlet: Handoff,
     metrics: Arc<Metrics>,
     /// Topic and delay of each tier.
@@ -76,26 +75,22 @@ pub(crate) struct RetryConsumer {
 }
 
 impl RetryConsumer {
-    /// Joins the group of the retry tiers.
+    /// Of the partitions of `tiers` that `member` holds.
     ///
     /// # Errors
-    /// A property that librdkafka refuses, or a topic name it does.
-    pub(crate) fn subscribe(
+    /// A property that librdkafka refuses.
+    pub(crate) fn new(
         kafka: &settings::Kafka,
         tiers: &[(Arc<str>, Duration)],
-        membership: GroupMember,
+        member: Arc<GroupMember>,
         outlet: Handoff,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
-        let group = retry_group(&kafka.group);
-        let consumer: BaseConsumer<GroupMember> =
-            retry_consumer_config(kafka, "retries", &group).create_with_context(membership)?;
-        let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
-        consumer.subscribe(&topics)?;
-        Ok(Self { consumer, outlet, metrics, tiers: tiers.to_vec(), hands: BTreeMap::new(), generation: 0 })
+        let reader = PartitionReader::new(&retries_reader_config(kafka), "retries", member, Arc::clone(&metrics))?;
+        Ok(Self { reader, outlet, metrics, tiers: tiers.to_vec(), hands: BTreeMap::new(), generation: 0 })
     }
 
-    /// Consumes until told to stop, then drains. Blocks its thread.
+    /// Reads and hands over until told to stop. Blocks its thread.
     pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
         let mut kept_up = Instant::now();
@@ -105,32 +100,27 @@ impl RetryConsumer {
             }
             self.hand_over_due(&mut batches);
             if kept_up.elapsed() >= KEEP_UP_EVERY {
-                self.consumer.context().keep_up(&self.consumer, Reading::Go);
+                self.reader.keep_windows(Reading::Go);
                 self.export();
                 self.outlet.condition.beat(PollLoop::Retries);
                 kept_up = Instant::now();
             }
         }
         self.outlet.condition.ended(PollLoop::Retries);
-        self.consumer.context().leave(&self.consumer);
-        tracing::info!("the retries consumer has drained");
     }
 
     /// Reads what is there, waiting no longer than until the next retry is due. Says whether the consumer can go on.
     fn read_batch(&mut self) -> bool {
         let mut wait = self.until_next_due();
         for _ in 0..BATCH {
-            let message = match self.consumer.poll(wait) {
-                None => return true,
-                Some(Err(error)) => return self.consumer.context().poll_failed(&error, &self.outlet.fatal),
-                Some(Ok(message)) => message,
-            };
-            let generation = self.consumer.context().generation();
-            if self.generation != generation {
-                self.generation = generation;
-                follow(&self.tiers, self.consumer.context(), &mut self.hands);
+            match self.reader.poll(wait) {
+                Ok(Polled::Nothing) => return true,
+                Ok(Polled::PassedOver) => {}
+                Ok(Polled::Record(message, assignment)) => {
+                    take(&self.tiers, &mut self.hands, &message, assignment);
+                }
+                Err(error) => return self.reader.member().poll_failed(&error, &self.outlet.fatal),
             }
-            take(&self.tiers, &mut self.hands, &message);
             wait = Duration::ZERO;
         }
         true
@@ -147,9 +137,10 @@ impl RetryConsumer {
 
     /// Hands over what is due while there is room, and pauses and resumes partitions by their hands.
     fn hand_over_due(&mut self, batches: &mut [Vec<Job>]) {
-        if self.generation != self.consumer.context().generation() {
-            self.generation = self.consumer.context().generation();
-            follow(&self.tiers, self.consumer.context(), &mut self.hands);
+        if self.generation != self.reader.generation() {
+            self.generation = self.reader.generation();
+            let reader = &self.reader;
+            self.hands.retain(|_, hand| reader.reads(&hand.assignment));
         }
         let now_ms = clock::now_ms();
         let mut pause = TopicPartitionList::new();
@@ -183,11 +174,7 @@ impl RetryConsumer {
             }
         }
         self.outlet.hand_over(batches);
-        for (list, done) in [(&pause, self.consumer.pause(&pause)), (&resume, self.consumer.resume(&resume))] {
-            if let (Err(error), true) = (done, list.count() > 0) {
-                tracing::warn!(%error, "partitions could not be paused or resumed");
-            }
-        }
+        self.reader.pause_and_resume(&pause, &resume);
     }
 
     fn export(&self) {
@@ -202,6 +189,11 @@ impl RetryConsumer {
 }
 
 impl DueBuffer {
+    fn new(assignment: &Arc<Assignment>, tier: usize) -> Self {
+        let assignment = Arc::clone(assignment);
+        Self { assignment, tier, waiting: VecDeque::new(), bytes: 0, paused: false }
+    }
+
     fn next_due_ms(&self) -> Option<i64> {
         self.waiting.front().map(|waiting| waiting.due_ms)
     }
@@ -230,28 +222,19 @@ impl DueBuffer {
     }
 }
 
-/// Drops the hands of partitions that went, and makes those of partitions that came.
-fn follow(tiers: &[(Arc<str>, Duration)], membership: &GroupMember, hands: &mut BTreeMap<(usize, i32), DueBuffer>) {
-    let mut followed = BTreeMap::new();
-    for assignment in membership.assignments() {
-        let Some(tier) = tiers.iter().position(|(topic, _)| topic == assignment.topic()) else { continue };
-        let key = (tier, assignment.partition());
-        let hand = hands.remove(&key).filter(|hand| Arc::ptr_eq(&hand.assignment, &assignment)).unwrap_or(DueBuffer {
-            assignment,
-            tier,
-            waiting: VecDeque::new(),
-            bytes: 0,
-            paused: false,
-        });
-        followed.insert(key, hand);
-    }
-    *hands = followed;
-}
-
 /// Takes a record into the hand of its partition.
-fn take(tiers: &[(Arc<str>, Duration)], hands: &mut BTreeMap<(usize, i32), DueBuffer>, message: &BorrowedMessage<'_>) {
+fn take(
+    tiers: &[(Arc<str>, Duration)],
+    hands: &mut BTreeMap<(usize, i32), DueBuffer>,
+    message: &BorrowedMessage<'_>,
+    assignment: &Arc<Assignment>,
+) {
     let Some(tier) = tiers.iter().position(|(topic, _)| &**topic == message.topic()) else { return };
-    let Some(hand) = hands.get_mut(&(tier, message.partition())) else { return };
+    let hand = hands.entry((tier, message.partition())).or_insert_with(|| DueBuffer::new(assignment, tier));
+    if !Arc::ptr_eq(&hand.assignment, assignment) {
+        // What an earlier assignment of the partition had in hand is read again.
+        *hand = DueBuffer::new(assignment, tier);
+    }
     let wire = message.headers().map_or_else(Wire::default, |headers| Wire::read(readable_headers(headers)));
     let delay = tiers.get(tier).map_or(Duration::ZERO, |(_, delay)| *delay);
     let payload = message.payload().map(Bytes::copy_from_slice);

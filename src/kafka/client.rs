@@ -83,8 +83,6 @@ fn group_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfi
     config
         .set("group.id", group)
         .set("enable.auto.offset.store", "false")
-        .set("enable.auto.commit", "true")
-        .set("auto.commit.interval.ms", "1000")
         // Only moved partitions drain.
         .set("partition.assignment.strategy", "cooperative-sticky")
         // Never the default, which skips in silence.
@@ -103,16 +101,53 @@ fn group_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfi
     config
 }
 
-/// Of the events consumer.
-pub(crate) fn consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
-    let mut config = group_config(kafka, role, group);
+/// Of a member that holds the partitions of events or retries. It reads nothing.
+pub(crate) fn member_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
+    let mut config = group_config(kafka, &format!("{role}-group"), group);
+    config
+        // Commits say more than an offset, which the client does not do by itself. How often is the user's to say.
+        .set("enable.auto.commit", "false")
+        // The shortest that brokers allow by default: so long a killed worker's partitions stand still.
+        .set("session.timeout.ms", "6000")
+        // In a rebalance members hear of it with their next heartbeat, and all wait for the last of them.
+        .set("heartbeat.interval.ms", "500")
+        // A partition is fetched for a moment until it is paused.
+        .set("queued.max.messages.kbytes", "64")
+        .set("queued.min.messages", "1");
+    if let Some(id) = &kafka.instance_id {
+        config.set("group.instance.id", id);
+    }
+    with_properties(config, kafka)
+}
+
+/// Of a reader of what a member of `group` holds: assigned by hand, in no group.
+fn reader_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = base_config(kafka, role);
+    config
+        // Assigning needs a group; nothing is ever committed to it.
+        .set("group.id", format!("{}-{role}-reader", kafka.group))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Never the default, which skips in silence.
+        .set("auto.offset.reset", "earliest")
+        // Bounds what seek, resume and the first fetch wait for.
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.error.backoff.ms", "100")
+        // The default of a second idles the fetcher whenever the local queue is full.
+        .set("fetch.queue.backoff.ms", "10");
+    config
+}
+
+/// Of the reader of events.
+pub(crate) fn events_reader_config(kafka: &settings::Kafka) -> ClientConfig {
+    let mut config = reader_config(kafka, "events");
     config.set("queued.max.messages.kbytes", "16384").set("queued.min.messages", "10000");
     with_properties(config, kafka)
 }
 
-/// Of the retries consumer: a small prefetch, because pausing throws it away.
-pub(crate) fn retry_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
-    let mut config = group_config(kafka, role, group);
+/// Of the reader of retries: a small prefetch, because pausing throws it away.
+pub(crate) fn retries_reader_config(kafka: &settings::Kafka) -> ClientConfig {
+    let mut config = reader_config(kafka, "retries");
     config
         .set("queued.max.messages.kbytes", "2048")
         .set("queued.min.messages", "100")
@@ -359,7 +394,7 @@ mod tests {
 
     #[test]
     fn properties_of_the_user_win() {
-        let config = consumer_config(&kafka(&[("fetch.wait.max.ms", "7")]), "events", "g");
+        let config = events_reader_config(&kafka(&[("fetch.wait.max.ms", "7")]));
         assert_eq!(config.get("fetch.wait.max.ms"), Some("7"));
     }
 
@@ -386,14 +421,14 @@ mod tests {
     fn a_table_is_read_to_its_leaders_end() {
         let rack = kafka(&[("client.rack", "a")]);
         assert_eq!(table_consumer_config(&rack, "integrations").get("client.rack"), None);
-        assert_eq!(consumer_config(&rack, "events", "g").get("client.rack"), Some("a"));
+        assert_eq!(events_reader_config(&rack).get("client.rack"), Some("a"));
     }
 
     #[test]
     fn the_new_group_protocol_is_not_given_what_it_refuses() {
-        let classic = consumer_config(&kafka(&[]), "events", "g");
+        let classic = member_config(&kafka(&[]), "events", "g");
         assert_eq!(classic.get("partition.assignment.strategy"), Some("cooperative-sticky"));
-        let new = consumer_config(&kafka(&[("group.protocol", "consumer")]), "events", "g");
+        let new = member_config(&kafka(&[("group.protocol", "consumer")]), "events", "g");
         for key in ["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"] {
             assert_eq!(new.get(key), None, "{key}");
         }

@@ -17,6 +17,7 @@ mod support;
 mod api;
 mod api_contract;
 mod bad_day;
+mod crash;
 mod dead_receiver;
 mod delivery;
 mod failures;

@@ -15,6 +15,7 @@ pub(crate) struct IntakeMetrics {
     pub(crate) retry_lateness: Vec<Histogram>,
     pub(crate) retry_overdue: Vec<Gauge>,
     pub(crate) consumer_lag: IntGaugeVec,
+    pub(crate) settled_before: IntCounter,
     pub(crate) commits_ok: IntCounter,
     pub(crate) commits_failed: IntCounter,
     pub(crate) rebalances_assigned: IntCounter,
@@ -44,6 +45,10 @@ impl IntakeMetrics {
                 "consumer_lag",
                 "Events not yet settled, of assigned partitions",
                 &["topic", "partition"],
+            ),
+            settled_before: make.counter(
+                "settled_before_total",
+                "Records passed over because an earlier owner of their partition had settled them",
             ),
             commits_ok: commits.with_label_values(&["ok"]),
             commits_failed: commits.with_label_values(&["failed"]),

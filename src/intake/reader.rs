@@ -1,0 +1,181 @@
+//! Reads the partitions that a group member holds, with a client of its own that is in no group.
+//!
+//! So a rebalance touches only the partitions that move: the others are read on while the member waits. What is read here is
+//! passed over when the last owner has settled it. Commits belong to [`super::membership`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::{Message as _, TopicPartitionList};
+
+use super::membership::GroupMember;
+use crate::inflight::partition::Assignment;
+use crate::inflight::pressure::Reading;
+use crate::kafka::client::ClientLog;
+use crate::telemetry::metrics::Metrics;
+
+/// How many records a partition may have between its settled prefix and the last one read: wide enough that receivers
+/// which time out do not stop the partition, at 16 bytes a record.
+const WINDOW: usize = 100_000;
+
+/// A partition that is read.
+struct Source {
+    assignment: Arc<Assignment>,
+    /// Paused because its window is full.
+    paused: bool,
+}
+
+/// What a poll gave.
+pub(crate) enum Polled<'a> {
+    /// Nothing within the wait.
+    Nothing,
+    /// A record that needs nothing: its partition went, or the last owner has settled it.
+    PassedOver,
+    /// A record and the assignment it belongs to. It is not admitted yet.
+    Record(BorrowedMessage<'a>, &'a Arc<Assignment>),
+}
+
+/// Reads what a member holds.
+pub(crate) struct PartitionReader {
+    consumer: BaseConsumer<ClientLog>,
+    member: Arc<GroupMember>,
+    metrics: Arc<Metrics>,
+    /// By partition; a member may hold a partition of this number in several topics.
+    sources: HashMap<i32, Vec<Source>>,
+    /// The member's generation that `sources` follows.
+    generation: u64,
+}
+
+impl PartitionReader {
+    /// Of what `member` holds. `role` names the client in logs.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub(crate) fn new(
+        config: &ClientConfig,
+        role: &'static str,
+        member: Arc<GroupMember>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, KafkaError> {
+        let consumer = config.create_with_context(ClientLog::new(role))?;
+        Ok(Self { consumer, member, metrics, sources: HashMap::new(), generation: 0 })
+    }
+
+    /// The member whose partitions are read.
+    pub(crate) fn member(&self) -> &GroupMember {
+        &self.member
+    }
+
+    /// Changes whenever other partitions are read.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether it is read.
+    pub(crate) fn reads(&self, assignment: &Arc<Assignment>) -> bool {
+        let sources = self.sources.get(&assignment.partition()).into_iter().flatten();
+        sources.into_iter().any(|source| Arc::ptr_eq(&source.assignment, assignment))
+    }
+
+    /// Polls once, waiting `wait` at most, after it has taken over what came to the member and left what went.
+    ///
+    /// # Errors
+    /// What the client says. See [`GroupMember::poll_failed`].
+    pub(crate) fn poll(&mut self, wait: Duration) -> KafkaResult<Polled<'_>> {
+        if self.generation != self.member.generation() {
+            self.follow()?;
+        }
+        let Some(message) = self.consumer.poll(wait).transpose()? else { return Ok(Polled::Nothing) };
+        let sources = self.sources.get(&message.partition()).into_iter().flatten();
+        let source = sources.into_iter().find(|source| &**source.assignment.topic() == message.topic());
+        let Some(Source { assignment, .. }) = source else {
+            // Its partition went while the record was on its way: the next owner reads it.
+            tracing::debug!(partition = message.partition(), "a record of a partition that is gone");
+            return Ok(Polled::PassedOver);
+        };
+        if assignment.admit_if_settled_before(message.offset()) {
+            self.metrics.intake.settled_before.inc();
+            return Ok(Polled::PassedOver);
+        }
+        Ok(Polled::Record(message, assignment))
+    }
+
+    fn follow(&mut self) -> KafkaResult<()> {
+        self.generation = self.member.generation();
+        let held = self.member.assignments();
+        let mut gone = TopicPartitionList::new();
+        for sources in self.sources.values_mut() {
+            sources.retain(|Source { assignment, .. }| {
+                let stays = held.iter().any(|held| Arc::ptr_eq(held, assignment));
+                if !stays {
+                    gone.add_partition(assignment.topic(), assignment.partition());
+                }
+                stays
+            });
+        }
+        if gone.count() > 0 {
+            self.consumer.incremental_unassign(&gone)?;
+        }
+        let mut came = TopicPartitionList::new();
+        for assignment in held {
+            if self.reads(&assignment) {
+                continue;
+            }
+            let start = assignment.start().map_or(Offset::Beginning, Offset::Offset);
+            came.add_partition_offset(assignment.topic(), assignment.partition(), start)?;
+            self.sources.entry(assignment.partition()).or_default().push(Source { assignment, paused: false });
+        }
+        if came.count() > 0 {
+            self.consumer.incremental_assign(&came)?;
+            // A partition stays paused over an assignment if it was paused before.
+            self.consumer.resume(&came)?;
+        }
+        Ok(())
+    }
+
+    /// Pauses and resumes partitions by their windows. Nothing is resumed while `reading` is to wait.
+    pub(crate) fn keep_windows(&mut self, reading: Reading) {
+        let mut pause = TopicPartitionList::new();
+        let mut resume = TopicPartitionList::new();
+        for Source { assignment, paused } in self.sources.values_mut().flatten() {
+            let span = assignment.unsettled_len();
+            if !*paused && span >= WINDOW {
+                *paused = true;
+                pause.add_partition(assignment.topic(), assignment.partition());
+            } else if *paused && span < WINDOW / 2 && reading == Reading::Go {
+                *paused = false;
+                resume.add_partition(assignment.topic(), assignment.partition());
+            }
+        }
+        self.pause_and_resume(&pause, &resume);
+    }
+
+    /// Pauses and resumes these partitions.
+    pub(crate) fn pause_and_resume(&self, pause: &TopicPartitionList, resume: &TopicPartitionList) {
+        for (list, done) in [(pause, self.consumer.pause(pause)), (resume, self.consumer.resume(resume))] {
+            if let (Err(error), true) = (done, list.count() > 0) {
+                tracing::warn!(%error, "partitions could not be paused or resumed");
+            }
+        }
+    }
+
+    /// Pauses or resumes all partitions whose window does not hold them paused.
+    pub(crate) fn pause_all(&self, paused: bool) {
+        let mut list = TopicPartitionList::new();
+        for Source { assignment, .. } in self.sources.values().flatten().filter(|source| !source.paused) {
+            list.add_partition(assignment.topic(), assignment.partition());
+        }
+        let count = i64::try_from(list.count()).unwrap_or(i64::MAX);
+        let done = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+        match done {
+            Ok(()) => self.metrics.intake.paused_partitions.set(if paused { count } else { 0 }),
+            Err(error) => tracing::warn!(%error, paused, "partitions could not be paused or resumed"),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What a crash costs: how much is repeated, and how long nothing is delivered.
+//!
+//! Deliveries are counted by their event at the receivers. A worker is killed as a power cut kills it.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::stage::{LONG, Stage, event_number, events, integration, record};
+use crate::support::cluster::Cluster;
+use crate::support::receiver::{Answer, Receiver, Recorded};
+use crate::support::wait::PATIENCE;
+
+/// Requests under way at once.
+const IN_FLIGHT: usize = 64;
+/// What one answer takes.
+const LATENCY: Duration = Duration::from_millis(20);
+/// What that gives in a fifth of a second, at most.
+const FIFTH_OF_A_SECOND: usize = IN_FLIGHT * 10;
+/// How long a partition of a killed worker stands still at most: the session, and the time to join.
+const IDLE_MAX: Duration = Duration::from_secs(8);
+
+const OPTIONS: [&str; 6] = ["--max-in-flight", "64", "--max-in-flight-per-webhook", "64", "--ordering", "none"];
+
+/// What became of a crash.
+#[derive(Debug)]
+struct Cost {
+    /// Requests beyond the first of each event and webhook.
+    repeated: usize,
+    /// From the kill to the next request.
+    idle: Duration,
+}
+
+/// Counts what `receivers` were asked, of a worker that was killed at `killed`.
+fn cost(receivers: &[&Receiver], killed: Instant) -> Cost {
+    let recorded: Vec<Recorded> = receivers.iter().flat_map(|receiver| receiver.recorded()).collect();
+    let mut requests: HashMap<&str, usize> = HashMap::new();
+    for request in &recorded {
+        *requests.entry(request.delivery_id()).or_default() += 1;
+    }
+    let next = recorded.iter().map(|request| request.arrived).filter(|arrived| *arrived > killed).min();
+    Cost {
+        repeated: requests.values().map(|count| count - 1).sum(),
+        idle: next.expect("a request after the kill") - killed,
+    }
+}
+
+async fn killed_and_restarted(claim: &str, options: &[&str], idle_max: Duration) {
+    const EVENTS: usize = 10_000;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, claim, "1h", 12).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(LATENCY));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let options: Vec<&str> = OPTIONS.iter().chain(options).copied().collect();
+    let mut first = stage.worker(&options).await;
+    stage.send(events("e", EVENTS));
+    receiver.wait_for(3_000, PATIENCE).await;
+    first.sigkill();
+    let killed = Instant::now();
+    let at_kill = receiver.count();
+    let mut second = stage.spawn(&options).await;
+    receiver.wait_for(at_kill + 1, PATIENCE).await;
+    stage.settled(LONG).await;
+    let cost = cost(&[&receiver], killed);
+    println!("{claim}: killed after {at_kill} of {EVENTS}: {cost:?}");
+    assert_eq!(receiver.count(), EVENTS + cost.repeated, "each was delivered");
+    assert!(cost.repeated <= IN_FLIGHT + FIFTH_OF_A_SECOND, "{cost:?}");
+    assert!(cost.idle <= idle_max, "{cost:?}");
+    second.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_repeats_what_was_under_way_and_a_fifth_of_a_second() {
+    killed_and_restarted("crash", &[], IDLE_MAX).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_settled_while_another_receiver_hung_is_not_repeated() {
+    const EVENTS: usize = 6_000;
+    /// One event in so many is for the receiver that hangs: all of them are under way.
+    const HANGS_EVERY: usize = 200;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "crash-hanging", "1h", 1).await;
+    let hanging = Receiver::start(|_| Answer::ok().after(Duration::from_secs(10)));
+    let good = Receiver::start(|_| Answer::ok().after(LATENCY));
+    let of_type = |id: &str, url: String, entity: &str| {
+        let mut integration = integration(id, &url);
+        integration["webHooks"][0]["filter"] = json!({ "items": [{ "entityType": entity }] });
+        integration
+    };
+    stage.put([&of_type("hanging", hanging.url(""), "contact"), &of_type("good", good.url(""), "company")]);
+    let mut first = stage.worker(&OPTIONS).await;
+    stage.send((0..EVENTS).map(|number| {
+        let entity = if number % HANGS_EVERY == 0 { "contactId" } else { "companyId" };
+        let value = json!({ "id": format!("e-{number}"), "type": "change", "entityIds": { entity: format!("c-{number}") },
+            "changeData": { "type": "patch", "old": {}, "new": {} } });
+        record(&format!("{number}"), value.to_string())
+    }));
+    let good_events = EVENTS - EVENTS / HANGS_EVERY;
+    good.wait_for(good_events * 2 / 3, PATIENCE).await;
+    first.sigkill();
+    let killed = Instant::now();
+    let at_kill = good.count();
+    let second = stage.worker(&OPTIONS).await;
+    good.wait_for(good_events, LONG).await;
+    // The last event is read when all before it were, whether they were asked again or not.
+    let is_last = |request: &Recorded| event_number(request) == EVENTS - 1;
+    crate::support::wait::wait_until("the last event", LONG, async || {
+        if good.recorded().iter().any(is_last) { Ok(()) } else { Err(good.count()) }
+    })
+    .await;
+    let cost = cost(&[&good], killed);
+    println!("crash with a receiver that hangs: killed after {at_kill} of {good_events}: {cost:?}");
+    assert!(cost.repeated <= IN_FLIGHT + FIFTH_OF_A_SECOND, "{cost:?}");
+    let passed_over = second.metric("hookstream_settled_before_total", &[]).await;
+    assert!(passed_over > 1_000.0, "{passed_over} were known to be settled beyond the event that hangs");
+}
