@@ -34,7 +34,7 @@ use crate::intake::lag::Lag;
 use crate::intake::membership::{GroupMember, Membership};
 use crate::intake::pipeline::Pipeline;
 use crate::intake::retries::RetryConsumer;
-use crate::intake::table_feed::TableFeed;
+use crate::intake::table_feed::{TableFeed, TableTargets};
 use crate::intake::tick_scheduler::TickScheduler;
 use crate::kafka::client::member_config;
 use crate::kafka::table_reader::CompactedError;
@@ -265,7 +265,8 @@ impl Started {
         let (table, standings) = (Arc::clone(table), Arc::clone(standings));
         let (metrics, stop, fatal) = (Arc::clone(&self.metrics), stop.clone(), fatal.clone());
         threads.start("integrations", move || {
-            let feed = TableFeed::open(&kafka, &topic, table, metrics, standings);
+            let targets = TableTargets { table, metrics, standings };
+            let feed = TableFeed::open(&kafka, &topic, targets);
             if let Err(error) = feed.and_then(|feed| feed.run(ready, &stop)) {
                 tracing::error!(%error, "the integrations topic can not be read");
                 fatal.cancel();

@@ -16,4 +16,5 @@ pub(crate) mod ticks;
 pub(crate) mod agenda;
 pub(crate) mod explain;
 pub(crate) mod hash;
+pub(crate) mod key_homes;
 pub(crate) mod text;

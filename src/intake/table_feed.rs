@@ -1,8 +1,11 @@
 //! Keeps the table of integrations like the integrations topic.
 //!
 //! A record that can't be used changes nothing: it is counted, logged with its key and the reason, and the previous good
-//! record of its key, if this process has read one, stays in force.
+//! record of its key, if this process has read one, stays in force. Of two records of one key in two partitions, which
+//! happens when partitions were added, the newer one counts. A topic that was made anew is read again from its start; the
+//! table stays in force until that is done, and then loses what the topic has no more.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::integration::{Integration, Unusable};
+use crate::domain::key_homes::KeyHomes;
 use crate::domain::table::Table;
 use crate::health::view::HealthView;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
@@ -22,14 +26,28 @@ use crate::telemetry::metrics::Metrics;
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// The shortest time between two counts of the whole table.
 const CENSUS_EVERY: Duration = Duration::from_secs(1);
+/// How long until a topic that was made anew and can't be read yet is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What the feed fills and tells.
+pub(crate) struct TableTargets {
+    /// The table.
+    pub(crate) table: Arc<RwLock<Table>>,
+    /// Counts.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Asked and told of each integration that comes.
+    pub(crate) standings: Arc<HealthView>,
+}
 
 /// Follows the integrations topic on a thread of its own.
 pub(crate) struct TableFeed {
+    kafka: settings::Kafka,
+    name: String,
     topic: Compacted,
-    table: Arc<RwLock<Table>>,
-    metrics: Arc<Metrics>,
-    /// Asked and told of each integration that comes.
-    standings: Arc<HealthView>,
+    targets: TableTargets,
+    homes: KeyHomes,
+    /// Keys that were read since the topic was opened again; none: it was opened once.
+    reread: Option<HashSet<String>>,
 }
 
 impl TableFeed {
@@ -37,14 +55,15 @@ impl TableFeed {
     ///
     /// # Errors
     /// [`CompactedError`]
-    pub(crate) fn open(
-        kafka: &settings::Kafka,
-        topic: &str,
-        table: Arc<RwLock<Table>>,
-        metrics: Arc<Metrics>,
-        standings: Arc<HealthView>,
-    ) -> Result<Self, CompactedError> {
-        Ok(Self { topic: Compacted::open(kafka, topic, "integrations")?, table, metrics, standings })
+    pub(crate) fn open(kafka: &settings::Kafka, topic: &str, targets: TableTargets) -> Result<Self, CompactedError> {
+        Ok(Self {
+            kafka: kafka.clone(),
+            name: topic.to_owned(),
+            topic: Compacted::open(kafka, topic, ROLE)?,
+            targets,
+            homes: KeyHomes::default(),
+            reread: None,
+        })
     }
 
     /// Reads to the end there was, tells `ready`, and follows until `stop`. Blocks its thread.
@@ -57,18 +76,31 @@ impl TableFeed {
         let (mut counted, mut uncounted) = (began, false);
         while !stop.is_cancelled() {
             let mut changes = Vec::new();
-            let read = self.topic.read(POLL_WAIT, |row| changes.extend(change_of(&row, &self.metrics)))?;
+            let Self { topic, targets, homes, .. } = &mut self;
+            let read = topic.read(POLL_WAIT, |row| {
+                if homes.takes(row.key, row.partition, row.timestamp_ms) {
+                    changes.extend(change_of(&row, &targets.metrics));
+                }
+            });
+            let read = match read {
+                Err(CompactedError::Anew(_)) => {
+                    self.reopen(stop)?;
+                    continue;
+                }
+                read => read?,
+            };
+            self.export_held_up();
             let bootstrapping = ready.is_some();
             if !changes.is_empty() {
                 self.apply(changes, !bootstrapping);
             }
+            if self.topic.is_caught_up() {
+                self.forget_unread();
+            }
             if bootstrapping && self.topic.is_caught_up() {
                 self.apply(Vec::new(), true);
                 self.census();
-                let took = began.elapsed();
-                self.metrics.table.bootstrap_seconds.set(took.as_secs_f64());
-                let integrations = self.table.read().len();
-                tracing::info!(integrations, seconds = took.as_secs_f64(), "the integrations topic is read");
+                self.say_read(began.elapsed());
                 // Nobody waits any more when the process is stopping.
                 if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
                     return Ok(());
@@ -83,18 +115,64 @@ impl TableFeed {
         Ok(())
     }
 
+    fn say_read(&self, took: Duration) {
+        self.targets.metrics.table.bootstrap_seconds.set(took.as_secs_f64());
+        let integrations = self.targets.table.read().len();
+        tracing::info!(integrations, seconds = took.as_secs_f64(), "the integrations topic is read");
+    }
+
+    /// Reads the topic again from its start. What is known stays in force until that is done.
+    fn reopen(&mut self, stop: &CancellationToken) -> Result<(), CompactedError> {
+        self.homes = KeyHomes::default();
+        self.reread = Some(HashSet::new());
+        while !stop.is_cancelled() {
+            match Compacted::open(&self.kafka, &self.name, ROLE) {
+                Ok(topic) => {
+                    self.topic = topic;
+                    return Ok(());
+                }
+                Err(error) => tracing::warn!(%error, "the integrations topic is not there again yet"),
+            }
+            std::thread::park_timeout(AGAIN_AFTER);
+        }
+        Ok(())
+    }
+
+    /// Removes what a topic that was read again has no more.
+    fn forget_unread(&mut self) {
+        let Some(read) = self.reread.take() else { return };
+        let table = self.targets.table.read();
+        let gone: Vec<String> = table
+            .iter()
+            .map(|integration| integration.key())
+            .filter(|key| !read.contains(*key))
+            .map(str::to_owned)
+            .collect();
+        drop(table);
+        tracing::warn!(read = read.len(), removed = gone.len(), "the integrations topic is read again");
+        self.apply(gone.into_iter().map(Change::Remove).collect(), true);
+        self.census();
+    }
+
     /// Takes over changes: `live` ones, or those that were there before this process. The lock is held for the changes
     /// of one batch.
-    fn apply(&self, changes: Vec<Change>, live: bool) {
-        let mut table = self.table.write();
+    fn apply(&mut self, changes: Vec<Change>, live: bool) {
+        let TableTargets { table, standings, .. } = &self.targets;
+        let mut table = table.write();
         for change in changes {
             match change {
                 Change::Put(integration, written_ms) => {
+                    if let Some(reread) = &mut self.reread {
+                        reread.insert(integration.key().to_owned());
+                    }
                     let before = table.get(integration.key());
-                    self.standings.apply_integration(before.map(|before| &**before), &integration, written_ms, live);
+                    standings.apply_integration(before.map(|before| &**before), &integration, written_ms, live);
                     table.put(integration);
                 }
                 Change::Remove(key) => {
+                    if let Some(reread) = &mut self.reread {
+                        reread.remove(&key);
+                    }
                     table.remove(&key);
                 }
             }
@@ -105,10 +183,18 @@ impl TableFeed {
     }
 
     fn census(&self) {
-        let census = self.table.read().census();
-        self.metrics.table.set_census(&census);
+        let census = self.targets.table.read().census();
+        self.targets.metrics.table.set_census(&census);
+    }
+
+    fn export_held_up(&mut self) {
+        let held: Vec<i32> = self.topic.held_up().map(|held| held.partition).collect();
+        self.targets.metrics.intake.open_transactions.follow(&self.name, &held);
     }
 }
+
+/// What the clients of the feed are called in logs.
+const ROLE: &str = "integrations";
 
 enum Change {
     /// With the time at which its record was written, ms since 1970.

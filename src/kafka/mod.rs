@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod headers;
 pub(crate) mod table_reader;
 pub(crate) mod topic_range;
+pub(crate) mod topic_watch;
 pub(crate) mod transactions;
 pub(crate) mod windows;
 

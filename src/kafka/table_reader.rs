@@ -1,22 +1,34 @@
 //! Reading a compacted topic as a table: all partitions from the start to the end there was, then following it.
 //!
-//! No group and no committed offsets: every process reads everything. The end of a partition is what the client calls so
-//! (its end-of-partition event): counting to the last offset would hang on a topic whose tail was compacted away or
-//! ends in a transaction's marker.
+//! No group and no committed offsets: every process reads everything. A partition is read from its start once no transaction
+//! is open before the end that it had at start; then its end is what the client calls so (its end-of-partition event):
+//! counting to the last offset would hang on a topic whose tail was compacted away or ends in a transaction's marker.
+//! Added partitions are read as well, and a topic that was made anew is told as an error: the table has to be read again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{Message as _, TopicPartitionList};
+use tokio::time::Instant;
 
 use super::client::{ClientLog, table_consumer_config};
+use super::topic_watch::{LogRange, TopicWatch};
+use crate::clock;
 use crate::settings;
 
-/// How long the metadata of the topic may take.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the brokers may take at start for one answer.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long they may take later: the thread that waits has to see a stop.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is asked whether the topic changed its shape.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked whether the transactions have ended that hold up the start.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is said what holds up the start.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Records between two looks at whether to stop.
 const BATCH: usize = 1024;
 
@@ -48,14 +60,35 @@ pub(crate) enum CompactedError {
         /// What the client says.
         source: KafkaError,
     },
+    /// It is not the topic that was read.
+    #[error("topic `{0}` was made anew: its table is read again from the start")]
+    Anew(String),
+}
+
+/// A partition whose start waits for the end of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeldUp {
+    /// The partition.
+    pub(crate) partition: i32,
+    /// Where the oldest open transaction begins.
+    pub(crate) position: i64,
+    /// The end that has to be read.
+    pub(crate) end: i64,
 }
 
 /// A compacted topic under reading.
 pub(crate) struct Compacted {
     consumer: BaseConsumer<ClientLog>,
+    watch: TopicWatch,
     topic: String,
+    partitions: BTreeSet<i32>,
+    /// Partitions that are not assigned yet, with the end that they had at start.
+    held_up: BTreeMap<i32, HeldUp>,
     /// Partitions that have not reached their end yet.
-    behind: HashSet<i32>,
+    behind: BTreeSet<i32>,
+    looked: Instant,
+    asked: Instant,
+    said: Option<Instant>,
 }
 
 impl Compacted {
@@ -65,24 +98,29 @@ impl Compacted {
     /// [`CompactedError`]
     pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, CompactedError> {
         let failed = |source| CompactedError::Kafka { topic: topic.to_owned(), source };
-        let consumer: BaseConsumer<ClientLog> =
-            table_consumer_config(kafka, role).create_with_context(ClientLog::new(role)).map_err(failed)?;
-        let metadata = consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(failed)?;
-        let partitions: Vec<i32> = metadata
-            .topics()
-            .iter()
-            .filter(|found| found.name() == topic && found.error().is_none())
-            .flat_map(|found| found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id))
-            .collect();
-        if partitions.is_empty() {
+        let consumer = table_consumer_config(kafka, role).create_with_context(ClientLog::new(role)).map_err(failed)?;
+        let mut watch = TopicWatch::new(kafka, topic, role).map_err(failed)?;
+        let look = watch.look(clock::now_ms(), OPEN_TIMEOUT).map_err(failed)?;
+        if look.ranges.is_empty() {
             return Err(CompactedError::NoTopic(topic.to_owned()));
         }
-        let mut assignment = TopicPartitionList::new();
-        for partition in &partitions {
-            assignment.add_partition_offset(topic, *partition, Offset::Beginning).map_err(failed)?;
+        let now = Instant::now();
+        let mut opened = Self {
+            consumer,
+            watch,
+            topic: topic.to_owned(),
+            partitions: look.ranges.keys().copied().collect(),
+            held_up: BTreeMap::new(),
+            behind: look.ranges.keys().copied().collect(),
+            looked: now,
+            asked: now,
+            said: None,
+        };
+        for (partition, LogRange { high, .. }) in look.ranges {
+            opened.held_up.insert(partition, HeldUp { partition, position: 0, end: high });
         }
-        consumer.assign(&assignment).map_err(failed)?;
-        Ok(Self { consumer, topic: topic.to_owned(), behind: partitions.into_iter().collect() })
+        opened.start_closed(OPEN_TIMEOUT)?;
+        Ok(opened)
     }
 
     /// Whether every partition has been read to the end it had.
@@ -90,11 +128,17 @@ impl Compacted {
         self.behind.is_empty()
     }
 
+    /// The partitions that wait for the end of a transaction.
+    pub(crate) fn held_up(&self) -> impl Iterator<Item = &HeldUp> {
+        self.held_up.values()
+    }
+
     /// Reads up to a batch, waiting at most `wait` for its first record. Says how many records there were.
     ///
     /// # Errors
-    /// The consumer can't go on.
+    /// The consumer can't go on, or the topic is another.
     pub(crate) fn read(&mut self, wait: Duration, mut row: impl FnMut(Row<'_>)) -> Result<usize, CompactedError> {
+        self.look()?;
         let mut wait = wait;
         for count in 0..BATCH {
             match self.consumer.poll(wait) {
@@ -118,5 +162,86 @@ impl Compacted {
             wait = Duration::ZERO;
         }
         Ok(BATCH)
+    }
+
+    /// Assigns what no transaction holds up any more, and looks whether the topic changed its shape.
+    fn look(&mut self) -> Result<(), CompactedError> {
+        if !self.held_up.is_empty() && self.asked.elapsed() >= ASK_EVERY {
+            self.start_closed(LOOK_TIMEOUT)?;
+            self.asked = Instant::now();
+        }
+        if self.looked.elapsed() < LOOK_EVERY {
+            return Ok(());
+        }
+        let look = self.watch.look(clock::now_ms(), LOOK_TIMEOUT);
+        self.looked = Instant::now();
+        let look = match look {
+            Ok(look) => look,
+            Err(error) => {
+                tracing::debug!(topic = self.topic, %error, "the topic could not be looked at");
+                return Ok(());
+            }
+        };
+        if let Some((partition, change)) = look.changes.first_key_value() {
+            tracing::error!(topic = self.topic, partition, ?change, "a topic is not the one that was read");
+            return Err(CompactedError::Anew(self.topic.clone()));
+        }
+        let added: Vec<i32> =
+            look.ranges.keys().filter(|partition| !self.partitions.contains(partition)).copied().collect();
+        if !added.is_empty() {
+            tracing::error!(
+                topic = self.topic,
+                partitions = self.partitions.len(),
+                added = added.len(),
+                "partitions were added to a table: keys have moved, and the newer of two records of a key counts"
+            );
+            self.assign(&added)?;
+            self.partitions.extend(added);
+        }
+        Ok(())
+    }
+
+    /// Assigns the partitions before whose end no transaction is open any more.
+    fn start_closed(&mut self, patience: Duration) -> Result<(), CompactedError> {
+        let mut closed = Vec::new();
+        for held in self.held_up.values_mut() {
+            // To a client that reads what is committed, a partition ends before the first open transaction.
+            match self.consumer.fetch_watermarks(&self.topic, held.partition, patience) {
+                Ok((_, stable)) if stable >= held.end => closed.push(held.partition),
+                Ok((_, stable)) => held.position = stable,
+                Err(error) => {
+                    let partition = held.partition;
+                    tracing::debug!(topic = self.topic, partition, %error, "no answer about a partition's end");
+                }
+            }
+        }
+        self.assign(&closed)?;
+        self.held_up.retain(|partition, _| !closed.contains(partition));
+        if self.held_up.is_empty() || self.said.is_some_and(|said| said.elapsed() < SAY_EVERY) {
+            return Ok(());
+        }
+        self.said = Some(Instant::now());
+        for HeldUp { partition, position, end } in self.held_up.values() {
+            tracing::warn!(
+                topic = self.topic,
+                partition,
+                position,
+                end,
+                "an open transaction holds up the reading of a table"
+            );
+        }
+        Ok(())
+    }
+
+    fn assign(&self, partitions: &[i32]) -> Result<(), CompactedError> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let failed = |source| CompactedError::Kafka { topic: self.topic.clone(), source };
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition_offset(&self.topic, *partition, Offset::Beginning).map_err(failed)?;
+        }
+        self.consumer.incremental_assign(&list).map_err(failed)
     }
 }

@@ -26,6 +26,7 @@ mod harness;
 mod health;
 mod schedules;
 mod security;
+mod shapes;
 mod tools;
 mod isolation;
 mod poison;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -280,4 +280,71 @@ fn config(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("reconnect.backoff.max.ms", "500");
     config
+}
+
+/// Raises the number of a topic's partitions and waits until the cluster shows them.
+pub async fn add_partitions(brokers: &str, name: &str, partitions: i32) {
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+    let wanted = NewPartitions::new(name, usize::try_from(partitions).expect("partitions are counted"));
+    let added = admin(brokers).create_partitions([&wanted], &options).await;
+    for result in added.unwrap_or_else(|error| panic!("widen {name}: {error}")) {
+        result.unwrap_or_else(|(name, error)| panic!("widen {name}: {error}"));
+    }
+    super::wait::wait_until(&format!("topic {name} with {partitions} partitions"), PATIENCE, async || {
+        match partition_count(brokers, name) {
+            Some(known) if known == partitions => Ok(()),
+            known => Err(known),
+        }
+    })
+    .await;
+}
+
+/// Deletes a topic and creates it again as soon as the cluster takes it, with one replica a partition.
+pub async fn make_anew(brokers: &str, name: &str, partitions: i32, properties: &[(&str, &str)]) {
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+    let client = admin(brokers);
+    for result in client.delete_topics(&[name], &options).await.unwrap_or_else(|error| panic!("delete {name}: {error}"))
+    {
+        result.unwrap_or_else(|(name, error)| panic!("delete {name}: {error}"));
+    }
+    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    let topic = properties.iter().fold(topic, |topic, (property, value)| topic.set(property, value));
+    super::wait::wait_until(&format!("topic {name} again"), PATIENCE, async || {
+        match client.create_topics([&topic], &options).await.map(|mut results| results.pop()) {
+            Ok(Some(Ok(_))) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+/// A producer whose records are read only once they are committed.
+pub struct Transaction {
+    producer: ThreadedProducer<Failures>,
+}
+
+impl Transaction {
+    /// Begins it.
+    pub fn begin(brokers: &str) -> Self {
+        let producer: ThreadedProducer<Failures> = config(brokers)
+            .set("transactional.id", unique("transaction"))
+            .set("transaction.timeout.ms", "120000")
+            .create_with_context(Failures::default())
+            .expect("the configuration is valid");
+        producer.init_transactions(PATIENCE).expect("transactions can be begun");
+        producer.begin_transaction().expect("one can be begun");
+        Self { producer }
+    }
+
+    /// Writes a record into one partition and waits until it stands there.
+    pub fn write(&self, topic: &str, partition: i32, key: &str, value: &str) {
+        let record = BaseRecord::<str, str>::to(topic).partition(partition).key(key).payload(value);
+        self.producer.send(record).unwrap_or_else(|(error, _)| panic!("write to {topic}: {error}"));
+        self.producer.flush(PATIENCE).unwrap_or_else(|error| panic!("flush records of {topic}: {error}"));
+    }
+
+    /// Makes its records readable.
+    pub fn commit(self) {
+        self.producer.commit_transaction(PATIENCE).expect("a commit");
+    }
 }

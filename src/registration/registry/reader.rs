@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{BROKER_TIMEOUT, Log, ROLE, RegistryError, Running, Version, View, consumer_config, run_thread};
+use crate::domain::key_homes::KeyHomes;
 use crate::kafka::client::ClientLog;
 
 /// How long the thread waits for a record before it looks whether it should stop.
@@ -34,7 +35,8 @@ pub(super) fn start(log: Log, view: Arc<View>) -> Running {
                 return Ok(());
             }
         };
-        Reader { log, view, consumer, ready: Some(ready), unread: BTreeSet::new(), partitions: 0, warned: None }.run()
+        let (unread, homes) = (BTreeSet::new(), KeyHomes::default());
+        Reader { log, view, consumer, ready: Some(ready), unread, partitions: 0, homes, warned: None }.run()
     })
 }
 
@@ -122,6 +124,7 @@ struct Reader {
     /// Partitions whose end at the start has not been reached.
     unread: BTreeSet<i32>,
     partitions: usize,
+    homes: KeyHomes,
     warned: Option<Instant>,
 }
 
@@ -140,7 +143,7 @@ impl Reader {
         while !self.log.stop.is_cancelled() {
             if let Some(event) = self.consumer.poll(POLL) {
                 match event {
-                    Ok(message) => apply(&self.view, &message),
+                    Ok(message) => apply(&self.view, &mut self.homes, &message),
                     Err(error) => self.on_error(error)?,
                 }
             }
@@ -185,7 +188,11 @@ impl Reader {
         if now.len() > self.partitions {
             now.sort_unstable();
             let new = now.split_off(self.partitions);
-            tracing::warn!(topic = %self.log.topic, added = new.len(), "topic has more partitions than before");
+            tracing::error!(
+                topic = %self.log.topic,
+                added = new.len(),
+                "partitions were added to a table: keys have moved, and the newer of two records of a key counts"
+            );
             self.consumer
                 .incremental_assign(&self.list(&new)?)
                 .map_err(self.log.error("assigning added partitions"))?;
@@ -230,11 +237,16 @@ impl Reader {
     }
 }
 
-fn apply(view: &View, message: &impl Message) {
+fn apply(view: &View, homes: &mut KeyHomes, message: &impl Message) {
     let version = Version { partition: message.partition(), offset: message.offset() };
+    let (partition, offset) = (version.partition, version.offset);
+    let written_ms = message.timestamp().to_millis().unwrap_or_default();
+    if !homes.takes(message.key().unwrap_or_default(), partition, written_ms) {
+        tracing::debug!(partition, offset, "a newer record of the key stands in another partition");
+        return view.pass(version);
+    }
     let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
     if !view.apply(key, message.payload().map(Bytes::copy_from_slice), version) {
-        let (partition, offset) = (version.partition, version.offset);
         tracing::warn!(
             topic = message.topic(),
             partition,

@@ -101,6 +101,15 @@ enum Failure {
     Final(WriteError, Box<RegistryError>),
 }
 
+/// A record to write.
+struct Record<'a> {
+    key: &'a str,
+    /// None removes the key.
+    value: Option<&'a [u8]>,
+    /// The partition of the key's record, if there is one; else the key's hash decides.
+    home: Option<i32>,
+}
+
 struct Writer {
     log: Log,
     view: Arc<View>,
@@ -158,10 +167,13 @@ impl Writer {
                 continue;
             }
             let stored = self.view.get(&job.workspace, &job.id);
+            let key = format!("{}/{}", job.workspace, job.id);
+            // Where partitions were added, a key's record may stand elsewhere than its hash says: there it is replaced.
+            let home = stored.as_ref().map(|stored| stored.version.partition);
             let (result, end) = match (job.decide)(stored.as_ref()) {
                 Decision::Keep => (Ok(None), None),
-                Decision::Put(bytes) => self.settled(&job.workspace, &job.id, Some(&bytes)),
-                Decision::Delete => self.settled(&job.workspace, &job.id, None),
+                Decision::Put(bytes) => self.settled(&Record { key: &key, value: Some(&bytes), home }),
+                Decision::Delete => self.settled(&Record { key: &key, value: None, home }),
             };
             // A requester that has gone meanwhile reads the outcome from the instance.
             drop(job.reply.send(result));
@@ -174,13 +186,8 @@ impl Writer {
     }
 
     /// Writes a record, and says what its requester is told and why this process must end, if it must.
-    fn settled(
-        &mut self,
-        workspace: &str,
-        id: &str,
-        value: Option<&[u8]>,
-    ) -> (Result<Option<Version>, WriteError>, Option<RegistryError>) {
-        match self.write(&format!("{workspace}/{id}"), value) {
+    fn settled(&mut self, record: &Record<'_>) -> (Result<Option<Version>, WriteError>, Option<RegistryError>) {
+        match self.write(record) {
             Ok(version) if self.wait_shown(version) => (Ok(Some(version)), None),
             Ok(_) => (Err(WriteError::Unknown), None),
             Err(Failure::Passing(WriteError::TooLarge)) => (Err(WriteError::TooLarge), None),
@@ -204,11 +211,11 @@ impl Writer {
         true
     }
 
-    fn write(&mut self, key: &str, value: Option<&[u8]>) -> Result<Version, Failure> {
+    fn write(&mut self, record: &Record<'_>) -> Result<Version, Failure> {
         let mut purged = 0;
         loop {
             self.producer.begin_transaction().map_err(|error| self.unusable(&error, WriteError::Closed))?;
-            let code = match self.send(key, value) {
+            let code = match self.send(record) {
                 Ok(version) => return self.commit(version),
                 Err(code) => code,
             };
@@ -222,11 +229,12 @@ impl Writer {
         }
     }
 
-    fn send(&mut self, key: &str, value: Option<&[u8]>) -> Result<Version, RDKafkaErrorCode> {
+    fn send(&mut self, record: &Record<'_>) -> Result<Version, RDKafkaErrorCode> {
         self.number += 1;
-        let mut record = BaseRecord::with_opaque_to(&self.log.topic, Box::new(self.number)).key(key);
-        record.payload = value;
-        self.producer.send(record).map_err(|(error, _record)| code_of(&error))?;
+        let mut sent = BaseRecord::with_opaque_to(&self.log.topic, Box::new(self.number)).key(record.key);
+        sent.payload = record.value;
+        sent.partition = record.home;
+        self.producer.send(sent).map_err(|(error, _record)| code_of(&error))?;
         self.wait_delivered()
     }
 

@@ -4,6 +4,7 @@ use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec};
 
 use super::EventOutcome;
 use super::make::{CountersBy, Make};
+use super::open_transactions::OpenTransactions;
 use crate::domain::retry_schedule::NOW;
 
 /// Upper bounds in seconds, around the promise of 250 ms.
@@ -16,6 +17,7 @@ pub(crate) struct IntakeMetrics {
     pub(crate) retry_overdue: Vec<Gauge>,
     pub(crate) consumer_lag: IntGaugeVec,
     pub(crate) settled_before: IntCounter,
+    pub(crate) open_transactions: OpenTransactions,
     pub(crate) commits_ok: IntCounter,
     pub(crate) commits_failed: IntCounter,
     pub(crate) rebalances_assigned: IntCounter,
@@ -50,6 +52,11 @@ impl IntakeMetrics {
                 "settled_before_total",
                 "Records passed over because an earlier owner of their partition had settled them",
             ),
+            open_transactions: OpenTransactions::new(make.gauges(
+                "open_transaction_seconds",
+                "How long an open transaction has held up the reading of a partition",
+                &["topic", "partition"],
+            )),
             commits_ok: commits.with_label_values(&["ok"]),
             commits_failed: commits.with_label_values(&["failed"]),
             rebalances_assigned: rebalances.with_label_values(&["assigned"]),

@@ -7,6 +7,7 @@ mod deliver;
 mod health;
 mod intake;
 mod make;
+mod open_transactions;
 mod table;
 
 use std::sync::LazyLock;

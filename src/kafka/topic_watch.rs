@@ -1,0 +1,230 @@
+//! Notices that a topic changed its shape: partitions were added, or its logs are not the ones that were looked at before.
+//!
+//! The client library goes on at its old offset in a topic that was deleted and created again, and tells nobody. Brokers tell
+//! clients no topic id through the binding, so a log is known by three things that never get smaller while it lives: where it
+//! begins, where it ends, and the first offset that is not older than a given time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataPartition;
+use rdkafka::topic_partition_list::Offset;
+
+use super::client::{ClientLog, uncommitted_config};
+use crate::settings;
+
+/// Looks in a row that must find a log shorter before it counts: a new leader may be a moment behind the one before.
+const SHORTER_LOOKS: u32 = 2;
+/// What brokers take for a time when the first and the last offset are asked for.
+const EARLIEST: i64 = -2;
+const LATEST: i64 = -1;
+
+/// Where a partition begins and ends, whatever transactions are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogRange {
+    /// The first offset that is kept.
+    pub(crate) low: i64,
+    /// The offset after the last record or marker.
+    pub(crate) high: i64,
+}
+
+/// How a partition's log differs from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogChange {
+    /// It is another log: the topic was deleted and created again.
+    Anew {
+        /// Where the former log ended when it was last looked at.
+        end_before: i64,
+        /// Where this one ends.
+        end: i64,
+    },
+    /// It is the same log and lost its last records.
+    Truncated {
+        /// Where it ended before.
+        end_before: i64,
+        /// Where it ends.
+        end: i64,
+    },
+}
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// The topic's partitions; empty: the topic does not exist.
+    pub(crate) ranges: BTreeMap<i32, LogRange>,
+    /// Partitions whose log is not the one before.
+    pub(crate) changes: BTreeMap<i32, LogChange>,
+}
+
+/// What is remembered of a partition's log.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    range: LogRange,
+    /// A time, ms since 1970, and the first offset that is not older, or where the log ended when none was.
+    since: (i64, i64),
+    /// Looks in a row that found it shorter.
+    shorter: u32,
+}
+
+/// Looks at one topic, by a client of its own.
+pub(crate) struct TopicWatch {
+    client: BaseConsumer<ClientLog>,
+    topic: String,
+    marks: BTreeMap<i32, Mark>,
+}
+
+impl TopicWatch {
+    /// Of `topic`, of which nothing is known yet. `role` names the client in logs.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub(crate) fn new(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, KafkaError> {
+        let client = uncommitted_config(kafka, role).create_with_context(ClientLog::new(role))?;
+        Ok(Self { client, topic: topic.to_owned(), marks: BTreeMap::new() })
+    }
+
+    /// Asks the brokers at `now_ms`; each of four questions may take `patience`. Blocks.
+    ///
+    /// # Errors
+    /// A broker does not answer. What is remembered stays.
+    pub(crate) fn look(&mut self, now_ms: i64, patience: Duration) -> Result<Look, KafkaError> {
+        let partitions = partitions_of(&self.client, &self.topic, patience)?;
+        let all = |time: i64| partitions.iter().map(move |partition| (*partition, time));
+        let lows = self.first_not_older(all(EARLIEST), patience)?;
+        let highs = self.first_not_older(all(LATEST), patience)?;
+        let asked = self.marks.iter().filter(|(partition, _)| partitions.contains(partition));
+        let asked: Vec<_> = asked.map(|(partition, mark)| (*partition, mark.since.0)).collect();
+        let again = self.first_not_older(asked.into_iter(), patience)?;
+        let since = self.first_not_older(all(now_ms), patience)?;
+        let mut look = Look::default();
+        for partition in partitions {
+            let (Some(Some(low)), Some(Some(high))) = (lows.get(&partition), highs.get(&partition)) else { continue };
+            let range = LogRange { low: *low, high: *high };
+            let since = (now_ms, since.get(&partition).copied().flatten().unwrap_or(*high));
+            look.ranges.insert(partition, range);
+            let again = again.get(&partition).copied().flatten();
+            let (mark, change) = compare(self.marks.get(&partition), range, since, again);
+            self.marks.insert(partition, mark);
+            if let Some(change) = change {
+                look.changes.insert(partition, change);
+            }
+        }
+        Ok(look)
+    }
+
+    /// By partition, the first offset that is not older than the time asked for; none where there is no such record.
+    fn first_not_older(
+        &self,
+        asked: impl Iterator<Item = (i32, i64)>,
+        patience: Duration,
+    ) -> Result<BTreeMap<i32, Option<i64>>, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, time) in asked {
+            list.add_partition_offset(&self.topic, partition, Offset::from_raw(time))?;
+        }
+        if list.count() == 0 {
+            return Ok(BTreeMap::new());
+        }
+        let answered = self.client.offsets_for_times(list, patience)?;
+        let mut offsets = BTreeMap::new();
+        for element in answered.elements() {
+            element.error()?;
+            let offset = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
+            offsets.insert(element.partition(), offset);
+        }
+        Ok(offsets)
+    }
+}
+
+/// The partitions of a topic in their order; none when it does not exist. Blocks for at most `patience`.
+///
+/// # Errors
+/// No broker answers.
+pub(crate) fn partitions_of(
+    client: &BaseConsumer<ClientLog>,
+    topic: &str,
+    patience: Duration,
+) -> Result<Vec<i32>, KafkaError> {
+    let metadata = match client.fetch_metadata(Some(topic), patience) {
+        Err(error) if is_unknown(error.rdkafka_error_code()) => return Ok(Vec::new()),
+        found => found?,
+    };
+    let found = metadata.topics().iter().filter(|found| found.name() == topic && found.error().is_none());
+    let mut partitions: Vec<i32> =
+        found.flat_map(|found| found.partitions().iter().map(MetadataPartition::id)).collect();
+    partitions.sort_unstable();
+    Ok(partitions)
+}
+
+fn is_unknown(code: Option<RDKafkaErrorCode>) -> bool {
+    matches!(code, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic))
+}
+
+/// What is remembered of a log from now on, and how it differs from the one before. `again` answers the question of the
+/// former mark once more.
+fn compare(before: Option<&Mark>, range: LogRange, since: (i64, i64), again: Option<i64>) -> (Mark, Option<LogChange>) {
+    let mark = Mark { range, since, shorter: 0 };
+    let Some(before) = before else { return (mark, None) };
+    let (end_before, end) = (before.range.high, range.high);
+    if range.low < before.range.low || again.is_some_and(|first| first < before.since.1) {
+        return (mark, Some(LogChange::Anew { end_before, end }));
+    }
+    if end >= end_before {
+        return (mark, None);
+    }
+    let shorter = before.shorter + 1;
+    if shorter < SHORTER_LOOKS {
+        return (Mark { shorter, ..*before }, None);
+    }
+    let is_empty = range.low == end;
+    let change = if is_empty { LogChange::Anew { end_before, end } } else { LogChange::Truncated { end_before, end } };
+    (mark, Some(change))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(low: i64, high: i64, first: i64) -> Mark {
+        Mark { range: LogRange { low, high }, since: (1_000, first), shorter: 0 }
+    }
+
+    fn change(before: &Mark, low: i64, high: i64, again: Option<i64>) -> Option<LogChange> {
+        compare(Some(before), LogRange { low, high }, (2_000, high), again).1
+    }
+
+    #[test]
+    fn a_log_that_grows_and_loses_its_oldest_records_is_the_same() {
+        let before = mark(10, 100, 100);
+        assert_eq!(change(&before, 10, 100, None), None);
+        assert_eq!(change(&before, 90, 400, Some(100)), None);
+        assert_eq!(change(&before, 300, 400, Some(300)), None, "what was first then is deleted");
+        assert_eq!(compare(None, LogRange { low: 0, high: 5 }, (1, 5), None).1, None, "the first look");
+    }
+
+    #[test]
+    fn a_longer_log_whose_records_all_came_later_is_another() {
+        let anew = Some(LogChange::Anew { end_before: 100, end: 400 });
+        assert_eq!(change(&mark(0, 100, 100), 0, 400, Some(0)), anew);
+        assert_eq!(change(&mark(10, 100, 100), 0, 400, None), anew, "a log never begins earlier");
+    }
+
+    #[test]
+    fn a_shorter_log_counts_when_it_is_found_twice() {
+        let before = mark(5, 100, 100);
+        let shorter = LogRange { low: 5, high: 60 };
+        let (once, none) = compare(Some(&before), shorter, (2_000, 60), None);
+        assert_eq!(none, None, "a new leader is behind for a moment");
+        let (_, twice) = compare(Some(&once), shorter, (3_000, 60), None);
+        assert_eq!(twice, Some(LogChange::Truncated { end_before: 100, end: 60 }));
+        let (_, back) = compare(Some(&once), LogRange { low: 5, high: 101 }, (3_000, 101), None);
+        assert_eq!(back, None);
+        let empty = LogRange { low: 0, high: 0 };
+        let (once, _) = compare(Some(&mark(0, 100, 100)), empty, (2_000, 0), None);
+        let (_, twice) = compare(Some(&once), empty, (3_000, 0), None);
+        assert_eq!(twice, Some(LogChange::Anew { end_before: 100, end: 0 }));
+    }
+}

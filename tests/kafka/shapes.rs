@@ -1,0 +1,111 @@
+//! Topics that change their shape, and transactions that stay open, under running processes.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::stage::{Stage, event, event_id, integration, key_of};
+use crate::support::cluster::Cluster;
+use crate::support::receiver::{Answer, Receiver};
+use crate::support::records::{Record, Transaction, add_partitions, make_anew};
+use crate::support::wait::{PATIENCE, wait_until};
+
+fn put_in(stage: &Stage, partition: i32, integration: &Value) {
+    stage.put_records([Record::new(key_of(integration), integration.to_string()).in_partition(partition)]);
+}
+
+/// The paths at which an event arrived.
+fn paths(receiver: &Receiver, id: &str) -> BTreeSet<String> {
+    receiver.recorded().into_iter().filter(|request| event_id(request) == id).map(|request| request.path).collect()
+}
+
+fn set<const N: usize>(paths: [&str; N]) -> BTreeSet<String> {
+    paths.map(str::to_owned).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_not_ready_before_a_transaction_in_its_table_has_ended() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "open-table", "1h", 2).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    let (held, behind) = (integration("held", &receiver.url("/held")), integration("behind", &receiver.url("/behind")));
+    let transaction = Transaction::begin(cluster.brokers());
+    transaction.write(&stage.names.integrations(), 1, &key_of(&held), &held.to_string());
+    put_in(&stage, 1, &behind);
+    stage.send([event("e", "c")]);
+    let worker = stage.spawn(&[]).await;
+    wait_until("a line that names what holds it up", PATIENCE, async || {
+        let said = |line: &String| line.contains("an open transaction holds up") && line.contains("\"partition\":1");
+        if worker.lines().all().iter().any(said) { Ok(()) } else { Err(worker.lines().tail(5)) }
+    })
+    .await;
+    let topic = stage.names.integrations();
+    let held_up = [("topic", topic.as_str()), ("partition", "1")];
+    wait_until("a gauge of it", PATIENCE, async || {
+        let seconds = worker.metric("hookstream_open_transaction_seconds", &held_up).await;
+        if seconds > 1.0 { Ok(()) } else { Err(seconds) }
+    })
+    .await;
+    assert_ne!(worker.get("/readyz").await.unwrap().0, 200);
+    assert_eq!(receiver.count(), 0, "no event is read before the table is");
+    transaction.commit();
+    worker.ready().await;
+    stage.settled(PATIENCE).await;
+    assert_eq!(paths(&receiver, "e"), set(["/held/hook", "/behind/hook"]));
+    assert!(worker.metric("hookstream_open_transaction_seconds", &held_up).await.abs() < 1e-9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_added_to_the_table_are_read_and_the_newer_record_of_a_key_counts() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "wider-table", "1h", 2).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    let [moved, removed, stays] =
+        ["moved", "removed", "stays"].map(|id| integration(id, &receiver.url(&format!("/{id}"))));
+    for integration in [&moved, &removed, &stays] {
+        put_in(&stage, 1, integration);
+    }
+    let mut running = stage.worker(&[]).await;
+    add_partitions(cluster.brokers(), &stage.names.integrations(), 6).await;
+    put_in(&stage, 5, &integration("moved", &receiver.url("/moved-to")));
+    put_in(&stage, 4, &integration("added", &receiver.url("/added")));
+    stage.put_records([Record::tombstone(key_of(&removed)).in_partition(3)]);
+    stage.knows(&running, "hookstream_integration_records_total", &[("outcome", "removed")], 1.0).await;
+    stage.knows(&running, "hookstream_integration_records_total", &[("outcome", "used")], 5.0).await;
+    let expected = set(["/moved-to/hook", "/added/hook", "/stays/hook"]);
+    stage.send([event("running", "c")]);
+    stage.settled(PATIENCE).await;
+    assert_eq!(paths(&receiver, "running"), expected);
+    let said = "partitions were added to a table";
+    assert_eq!(running.lines().all().iter().filter(|line| line.contains(said)).count(), 1, "said once");
+    running.stop();
+    let _next = stage.worker(&[]).await;
+    stage.send([event("restarted", "c")]);
+    stage.settled(PATIENCE).await;
+    assert_eq!(paths(&receiver, "restarted"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_topic_was_made_anew_holds_what_the_new_topic_has() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "table-anew", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    let [kept, gone] = ["kept", "gone"].map(|id| integration(id, &receiver.url(&format!("/{id}"))));
+    stage.put([&kept, &gone]);
+    let worker = stage.worker(&[]).await;
+    stage.send([event("before", "c")]);
+    stage.settled(PATIENCE).await;
+    assert_eq!(paths(&receiver, "before"), set(["/kept/hook", "/gone/hook"]));
+    make_anew(cluster.brokers(), &stage.names.integrations(), 1, &[("cleanup.policy", "compact")]).await;
+    // Longer than the topic before: the client alone goes on behind its first records.
+    stage.put([&integration("first", &receiver.url("/first")), &kept, &kept, &kept, &kept]);
+    stage.knows(&worker, "hookstream_integrations", &[("status", "active")], 2.0).await;
+    wait_until("the table without what is gone", PATIENCE, async || {
+        let said = worker.lines().all().iter().any(|line| line.contains("the integrations topic is read again"));
+        if said { Ok(()) } else { Err(worker.lines().tail(5)) }
+    })
+    .await;
+    stage.send([event("after", "c")]);
+    stage.settled(PATIENCE).await;
+    assert_eq!(paths(&receiver, "after"), set(["/kept/hook", "/first/hook"]));
+}
