@@ -24,7 +24,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 40 * 1024;
 const HEADERS_MAX: usize = 1000;
 /// How long a connection that is given up may take to send what it has and to say goodbye.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
-/// Names are resolved again for a new connection, so a receiver's move is followed within this.
+/// What is spread over a receiver's servers when they change is so within this.
 const AGE_MAX: Duration = Duration::from_mins(5);
 /// Below the 60 to 75 s after which servers and NATs give up a quiet connection.
 const IDLE_MAX: Duration = Duration::from_secs(25);
@@ -34,6 +34,8 @@ pub(crate) struct KeptConnection {
     pub(super) sender: http1::SendRequest<Full<Bytes>>,
     pub(super) budget: ReadBudget,
     address: SocketAddr,
+    /// Until when its name is known to lead to its address.
+    pub(super) checked_until: Instant,
     opened: Instant,
     /// When it was last given back.
     pub(crate) idle_since: Instant,
@@ -46,7 +48,7 @@ impl KeptConnection {
     /// # Errors
     /// Why that can't be, in words.
     pub(super) async fn begin(connection: Connection, drivers: &TaskTracker) -> Result<Self, Cause> {
-        let address = connection.remote();
+        let (address, checked_until) = (connection.remote(), connection.checked_until());
         let budget = ReadBudget::new(HEAD_BYTES_MAX);
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(CONNECTION_BUFFER_BYTES)
@@ -73,7 +75,7 @@ impl KeptConnection {
             }
         });
         let now = Instant::now();
-        Ok(Self { sender, budget, address, opened: now, idle_since: now, _driver: guard })
+        Ok(Self { sender, budget, address, checked_until, opened: now, idle_since: now, _driver: guard })
     }
 
     /// The receiver's end.

@@ -183,8 +183,8 @@ impl Courier {
         deadline: Instant,
     ) -> Result<(Response<Incoming>, KeptConnection), Failed> {
         if let Some(mut link) = kept {
-            // Not usable: nothing is sent over it, so that is no resend.
-            if link.is_usable(Instant::now()) {
+            // Otherwise nothing is sent over it, so that is no resend.
+            if link.is_usable(Instant::now()) && self.still_leads(attempt.authority(), &mut link, deadline).await {
                 link.budget.renew(HEAD_BYTES_MAX);
                 let sent = timeout_at(deadline, link.sender.try_send_request(attempt.request())).await;
                 match sent.map_err(|_elapsed| self.too_late(Some(link.address())))? {
@@ -211,6 +211,16 @@ impl Courier {
             Ok(response) => Ok((response, link)),
             Err(error) => Err(Failed::of(&error, address)),
         }
+    }
+
+    /// Whether the receiver's name still leads where the connection does.
+    async fn still_leads(&self, authority: &Authority, link: &mut KeptConnection, deadline: Instant) -> bool {
+        if Instant::now() < link.checked_until {
+            return true;
+        }
+        let leads = timeout_at(deadline, Box::pin(self.connector.leads_to(authority, link.address().ip()))).await;
+        link.checked_until = leads.ok().flatten().unwrap_or(link.checked_until);
+        Instant::now() < link.checked_until
     }
 
     fn too_late(&self, address: Option<SocketAddr>) -> Failed {

@@ -103,7 +103,7 @@ impl Connector {
             let limit = format_duration(self.connect_timeout);
             ConnectError::new(Reason::Timeout, format!("{authority}: {doing} took longer than {limit}"))
         };
-        let addresses =
+        let (addresses, checked_until) =
             timeout_at(deadline, self.addresses(authority)).await.map_err(|_elapsed| late("the name"))??;
         let first = addresses.first().copied();
         let (tcp, remote) = timeout_at(deadline, race(addresses)).await.map_err(|_elapsed| match first {
@@ -111,20 +111,27 @@ impl Connector {
             None => late("TCP"),
         })??;
         if !authority.https {
-            return Ok(Connection::plain(tcp, remote));
+            return Ok(Connection::plain(tcp, remote, checked_until));
         }
         let tls = timeout_at(deadline, self.tls.handshake(&authority.host, tcp)).await;
         match tls.map_err(|_elapsed| late("TLS").at(remote))? {
-            Ok(tls) => Ok(Connection::tls(tls, remote)),
+            Ok(tls) => Ok(Connection::tls(tls, remote, checked_until)),
             Err(text) => Err(ConnectError::new(Reason::Tls, format!("{authority} at {remote}: {text}")).at(remote)),
         }
     }
 
-    /// The addresses to try, in order; each is permitted.
-    async fn addresses(&self, authority: &Authority) -> Result<Vec<SocketAddr>, ConnectError> {
+    /// Until when a connection to `address` may be used without asking again; nothing if the name of `authority` does not lead there
+    /// any more.
+    pub(crate) async fn leads_to(&self, authority: &Authority, address: IpAddr) -> Option<Instant> {
+        let answer = self.resolver.resolve(&authority.host).await.ok()?;
+        answer.addresses.contains(&address).then_some(answer.until)
+    }
+
+    /// The addresses to try, in order; each is permitted. And until when they hold.
+    async fn addresses(&self, authority: &Authority) -> Result<(Vec<SocketAddr>, Instant), ConnectError> {
         let answer = self.resolver.resolve(&authority.host).await;
         let answer = answer.map_err(|error| ConnectError::new(Reason::Dns, format!("{}: {error}", authority.host)))?;
-        for address in answer.iter() {
+        for address in answer.addresses.iter() {
             if let Some(why) = self.policy.refusal(*address) {
                 let text = format!("{}: address {address} is refused ({why})", authority.host);
                 // An outsider must not learn the addresses of names inside our network.
@@ -133,12 +140,12 @@ impl Connector {
                 return Err(ConnectError { reason: Reason::RefusedAddress, cause, address: None });
             }
         }
-        let in_order = alternate(&answer).into_iter().take(TRIES_MAX);
-        Ok(in_order.map(|address| SocketAddr::new(address, authority.port)).collect())
+        let in_order = alternate(&answer.addresses).into_iter().take(TRIES_MAX);
+        Ok((in_order.map(|address| SocketAddr::new(address, authority.port)).collect(), answer.until))
     }
 }
 
-/// The system's order, but families in turn: one that is broken delays the other by one head start, not by all of its
+/// IPv4 first, but families in turn: one that is broken delays the other by one head start, not by all of its
 /// addresses.
 fn alternate(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
@@ -461,9 +468,7 @@ mod tests {
         );
         check(connector.connect(&to("https", "127.0.0.1", port)).await, Reason::Timeout, "TLS took longer than 300ms");
         assert!(start.elapsed() >= 2 * limit);
-        let (_go, gate) = std::sync::mpsc::channel::<()>();
-        let gate = parking_lot::Mutex::new(gate);
-        let hanging = Resolver::with(move |_| gate.lock().recv().map(|()| Vec::new()).map_err(io::Error::other));
+        let hanging = Resolver::with(Box::new(|_, _| Box::pin(std::future::pending())));
         let connector = Connector::new(hanging, AddressPolicy::default(), no_tls(), limit);
         check(connector.connect(&to("http", "a.test", 80)).await, Reason::Timeout, "the name took longer than 300ms");
     }
@@ -611,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_in_the_order_of_the_system() {
+    fn families_take_turns_in_the_order_of_the_answer() {
         let ips = |text: &str| text.split(' ').map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
         assert_eq!(alternate(&ips("::1 ::2 ::3 1.1.1.1 1.1.1.2")), ips("::1 1.1.1.1 ::2 1.1.1.2 ::3"));
         assert_eq!(alternate(&ips("1.1.1.1 1.1.1.2 ::1")), ips("1.1.1.1 ::1 1.1.1.2"));

@@ -4,6 +4,8 @@ pub(crate) mod address;
 pub(crate) mod cause;
 pub(crate) mod failure;
 pub(crate) mod resolver;
+mod dns;
+mod hosts;
 pub(crate) mod connector;
 pub(crate) mod tls;
 pub(crate) mod stream;

@@ -1,37 +1,49 @@
-//! Names to addresses: the system's resolver, asked rarely, by few threads, for no one twice at once.
+//! Names to addresses: what is remembered of each name, who waits for which look-up, and what is told meanwhile. How a name is looked
+//! up is [`super::dns`]'s.
 //!
-//! `getaddrinfo` blocks and can't be called off, so it runs on threads of its own, at most [`THREADS_MAX`] of them: a
-//! dead DNS server holds those, never the runtime. A name is looked up once for all who wait for it, whoever of them
-//! gives up. Whoever asks brings a deadline of his own.
+//! A name is looked up once for all who wait for it. Both families are asked for at once; when one has come the other is waited for
+//! only a moment, and joins the answer whenever it comes. A name that is known is told without waiting: it is asked for again before its answer
+//! expires, and an expired answer stands while nobody can say better. A look-up that nobody waits for any more is given up,
+//! unless it renews an answer.
 //!
-//! Wait-for arrows: askers wait for a look-up thread; a look-up thread waits for nobody but the system.
+//! Wait-for arrows: askers wait for a look-up; a look-up waits for name servers.
 
-use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, Either, select};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-/// How long an answer is used: receivers that move are followed within this.
-const POSITIVE_TTL: Duration = Duration::from_secs(30);
-/// How long a failure is used: long enough to spare the DNS server, short enough not to be noticed.
+/// The bounds of how long an answer is used, whatever its zone says: not asked for with every request, and a receiver that moves is
+/// followed within minutes.
+const TTL_MIN: Duration = Duration::from_secs(1);
+/// See [`TTL_MIN`].
+const TTL_MAX: Duration = Duration::from_mins(5);
+/// How long a failure is used: long enough to spare the name server, short enough not to be noticed.
 const NEGATIVE_TTL: Duration = Duration::from_secs(2);
-/// How long an answer may still be used when the system does not come up with a newer one.
-const STALE_MAX: Duration = Duration::from_mins(10);
-/// How long a newer answer is waited for where there is an older one.
-const STALE_PATIENCE: Duration = Duration::from_millis(200);
-/// Look-ups at once.
-const THREADS_MAX: usize = 16;
-/// Of these, for names whose last look-up was slow: names of dead DNS servers can't take the threads of all others.
-const SLOW_THREADS_MAX: usize = 12;
-/// A look-up that took this long is slow.
-const SLOW: Duration = Duration::from_secs(1);
-/// Look-ups that wait for a thread; more fail at once.
-const QUEUE_MAX: usize = 4096;
+/// How long an expired answer may still be used while no newer one comes: a day, as RFC 8767 recommends, outlasts most outages.
+const STALE_MAX: Duration = Duration::from_hours(24);
+/// How long a newer answer is waited for where there is an expired one. Most name servers answer within it.
+const STALE_PATIENCE: Duration = Duration::from_millis(100);
+/// How long an expired answer is used before a newer one is asked for again.
+const STALE_TTL: Duration = Duration::from_secs(2);
+/// An answer is renewed in the last fifth of its time, if it is asked for then.
+const RENEW_IN_LAST: u32 = 5;
+/// How long the second family is waited for when the first has come, as RFC 8305 recommends.
+const SECOND_FAMILY: Duration = Duration::from_millis(50);
+/// Longer than any request waits; what comes later serves nobody.
+const LOOKUP_MAX: Duration = Duration::from_secs(5);
+/// Look-ups at once, each with a handful of sockets.
+const LOOKUPS_MAX: usize = 1024;
+/// Beyond [`LOOKUPS_MAX`] the oldest look-up gives way to a new one, once it has run for so long: a name server that works has
+/// answered by then.
+const GIVES_WAY_AFTER: Duration = Duration::from_millis(250);
 /// Names remembered, in each of two generations.
 const GENERATION_MAX: usize = 16_384;
 /// Addresses kept of one answer, more than any honest one has. All of them are checked, so none is passed over: a longer
@@ -39,14 +51,23 @@ const GENERATION_MAX: usize = 16_384;
 const ADDRESSES_MAX: usize = 64;
 
 /// What a look-up came to.
-pub(crate) type Answer = Result<Arc<[IpAddr]>, ResolveError>;
+pub(crate) type Answer = Result<Resolved, ResolveError>;
+
+/// The addresses of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    /// Never none.
+    pub(crate) addresses: Arc<[IpAddr]>,
+    /// Until when they need not be asked for again.
+    pub(crate) until: Instant,
+}
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ResolveError {
-    /// The system says so.
-    #[error("{0}")]
-    System(Arc<str>),
+    /// The name servers say so.
+    #[error("no such name")]
+    NoSuchName,
     /// Nobody could say: the name may well have addresses.
     #[error("{0}")]
     Unanswered(Arc<str>),
@@ -56,12 +77,40 @@ pub(crate) enum ResolveError {
     /// The answer is longer than [`ADDRESSES_MAX`].
     #[error("the name has more than {ADDRESSES_MAX} addresses")]
     TooMany,
-    /// [`QUEUE_MAX`] look-ups wait already.
+    /// Every look-up that may be under way is so, and none is old enough to give way.
     #[error("too many names are being looked up")]
     Busy,
 }
 
-type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+/// Which addresses are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// IPv4: A.
+    V4,
+    /// IPv6: AAAA.
+    V6,
+}
+
+/// What there is of one family: none is an answer too.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Records {
+    /// In the order of the answer.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// How long they hold.
+    pub(crate) ttl: Duration,
+}
+
+/// Why a family could not be looked up.
+#[derive(Clone, Debug)]
+pub(crate) enum LookupError {
+    /// The name does not exist.
+    NoSuchName,
+    /// Nobody could say, in words.
+    Unanswered(Arc<str>),
+}
+
+/// Looks up one family of a name. Dropping the future gives it up.
+pub(crate) type Lookup = dyn Fn(Arc<str>, Family) -> BoxFuture<'static, Result<Records, LookupError>> + Send + Sync;
 
 /// Resolves names, and remembers the answers. Cheap to clone: clones share all of it.
 #[derive(Clone)]
@@ -71,36 +120,51 @@ pub(crate) struct Resolver {
 
 struct Shared {
     lookup: Box<Lookup>,
-    positive_ttl: Duration,
-    negative_ttl: Duration,
     state: Mutex<State>,
+    /// Owns the look-ups. They end by themselves, within [`LOOKUP_MAX`].
+    lookups: TaskTracker,
 }
 
 #[derive(Default)]
 struct State {
     cache: Cache,
-    quick: VecDeque<Job>,
-    slow: VecDeque<Job>,
-    threads: usize,
-    slow_threads: usize,
+    /// The look-ups under way in the order in which they began.
+    running: BTreeMap<u64, Running>,
+    begun: u64,
 }
 
+struct Running {
+    since: Instant,
+    gives_way: CancellationToken,
+}
+
+/// A look-up.
 struct Job {
+    number: u64,
     name: Arc<str>,
+    /// Told as soon as there is something to use; then the second family may still come.
     tell: watch::Sender<Option<Answer>>,
-    was_slow: bool,
+    gives_way: CancellationToken,
+    /// It renews an answer, so it goes on though nobody waits for it.
+    is_renewal: bool,
 }
 
 /// What is known of a name.
 #[derive(Clone, Default)]
 struct CachedName {
-    /// The last answer, and until when it is fresh.
-    settled: Option<(Answer, Instant)>,
-    /// The last good answer and when it came, for as long as no newer one comes.
+    /// The last answer.
+    settled: Option<Settled>,
+    /// The last good answer and until when it may be used, for as long as no newer one comes.
     stale: Option<(Arc<[IpAddr]>, Instant)>,
     /// The look-up under way, if one is.
-    pending: Option<watch::Receiver<Option<Answer>>>,
-    was_slow: bool,
+    pending: Option<watch::Sender<Option<Answer>>>,
+}
+
+#[derive(Clone)]
+struct Settled {
+    answer: Result<Arc<[IpAddr]>, ResolveError>,
+    renew_from: Instant,
+    until: Instant,
 }
 
 /// Two generations of names: a full young one becomes the old one, and what nobody asked for since is forgotten.
@@ -119,21 +183,39 @@ impl Cache {
             let known = self.old.remove(name).unwrap_or_default();
             self.young.insert(name.into(), known);
         }
-        self.young.get_mut(name).expect("it was there or has just been put there")
+        self.young.entry(name.into()).or_default()
     }
 }
 
 impl CachedName {
     /// The answer to give while it is fresh. An older good one stands where the newer one only says that nobody knows.
     fn fresh(&self, now: Instant) -> Option<Answer> {
-        let (answer, until) = self.settled.as_ref()?;
-        let stale = matches!(answer, Err(ResolveError::Unanswered(_))).then(|| self.stale(now)).flatten();
-        (now < *until).then(|| stale.map_or_else(|| answer.clone(), Ok))
+        let Settled { answer, until, .. } = self.settled.as_ref().filter(|settled| now < settled.until)?;
+        let of = |addresses: &Arc<[IpAddr]>| Resolved { addresses: Arc::clone(addresses), until: *until };
+        Some(match (answer, self.stale(now)) {
+            (Err(ResolveError::Unanswered(_) | ResolveError::Busy), Some(stale)) => Ok(of(&stale)),
+            (answer, _) => answer.as_ref().map(of).map_err(Clone::clone),
+        })
     }
 
     fn stale(&self, now: Instant) -> Option<Arc<[IpAddr]>> {
-        let (addresses, since) = self.stale.as_ref()?;
-        (now.saturating_duration_since(*since) <= STALE_MAX).then(|| Arc::clone(addresses))
+        self.stale.as_ref().filter(|(_, until)| now < *until).map(|(addresses, _)| Arc::clone(addresses))
+    }
+
+    /// Whether nobody could say when it was asked for last.
+    fn is_unanswered(&self) -> bool {
+        matches!(self.settled, Some(Settled { answer: Err(ResolveError::Unanswered(_) | ResolveError::Busy), .. }))
+    }
+
+    /// The look-up that tells there is under way no more.
+    fn land(&mut self, tell: &watch::Sender<Option<Answer>>) {
+        if self.pending.as_ref().is_some_and(|pending| pending.same_channel(tell)) {
+            self.pending = None;
+        }
+    }
+
+    fn is_to_renew(&self, now: Instant) -> bool {
+        self.settled.as_ref().is_none_or(|settled| now >= settled.renew_from)
     }
 }
 
@@ -143,40 +225,37 @@ enum Step {
 }
 
 impl Resolver {
-    /// Asks the system: the hosts file, DNS, and whatever else it is set up for.
+    /// Asks the name servers that this machine is set up for. Its hosts file counts before them.
     pub(crate) fn system() -> Self {
-        Self::with(|name| Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
+        Self::with(super::dns::system())
     }
 
     /// Knows these names and no others.
-    #[cfg(test)]
     pub(crate) fn fixed(names: HashMap<String, Vec<IpAddr>>) -> Self {
-        Self::with(move |name| names.get(name).cloned().ok_or_else(|| io::Error::other("no such name")))
+        Self::with(Box::new(move |name, family| {
+            let found = names.get(&*name).map(|addresses| Records {
+                addresses: addresses.iter().copied().filter(|address| family.holds(*address)).collect(),
+                ttl: TTL_MAX,
+            });
+            Box::pin(std::future::ready(found.ok_or(LookupError::NoSuchName)))
+        }))
     }
 
-    /// Asks `lookup`, which may block.
-    pub(crate) fn with(lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
-        Self::with_ttls(lookup, POSITIVE_TTL, NEGATIVE_TTL)
+    /// Asks `lookup`.
+    pub(crate) fn with(lookup: Box<Lookup>) -> Self {
+        Self { shared: Arc::new(Shared { lookup, state: Mutex::default(), lookups: TaskTracker::new() }) }
     }
 
-    fn with_ttls(
-        lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
-        positive_ttl: Duration,
-        negative_ttl: Duration,
-    ) -> Self {
-        let state = Mutex::default();
-        Self { shared: Arc::new(Shared { lookup: Box::new(lookup), positive_ttl, negative_ttl, state }) }
-    }
-
-    /// The addresses of `name`, never none. An IP address stands for itself.
+    /// The addresses of `name`, IPv4 first. An IP address stands for itself.
     ///
-    /// Waits without a bound: the caller has a deadline. Cancel safe: the look-up goes on for the others.
+    /// Waits for at most [`LOOKUP_MAX`]. Cancel safe: the look-up goes on for the others.
     ///
     /// # Errors
     /// [`ResolveError`], remembered for a short while.
     pub(crate) async fn resolve(&self, name: &str) -> Answer {
         if let Ok(address) = name.parse::<IpAddr>() {
-            return Ok(Arc::from([address]));
+            // An address never moves; a day is as good as for ever.
+            return Ok(Resolved { addresses: Arc::from([address]), until: Instant::now() + STALE_MAX });
         }
         let (mut flight, stale) = match Shared::step(&self.shared, name) {
             Step::Use(answer) => return answer,
@@ -185,381 +264,198 @@ impl Resolver {
         let landed = async {
             match flight.wait_for(Option::is_some).await {
                 Ok(answer) => answer.clone().unwrap_or(Err(ResolveError::Empty)),
-                Err(_gone) => Err(ResolveError::System("the look-up failed".into())),
+                Err(_gone) => Err(ResolveError::Unanswered("the look-up was given up".into())),
             }
         };
         let Some(stale) = stale else { return landed.await };
         match timeout(STALE_PATIENCE, landed).await {
-            Ok(Err(ResolveError::Unanswered(_))) | Err(_) => Ok(stale),
+            Ok(Err(ResolveError::Unanswered(_) | ResolveError::Busy)) | Err(_) => {
+                Ok(Resolved { addresses: stale, until: Instant::now() + STALE_TTL })
+            }
             Ok(answer) => answer,
         }
     }
 }
 
+impl Family {
+    /// Whether `address` is of it.
+    pub(super) fn holds(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::V4)
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change of the state is whole before anything in it can panic.
         self.state.lock()
     }
 
-    /// What there is for `name`; starts a look-up if nothing is.
+    /// What there is for `name`; starts a look-up if there is nothing, or if what is there is to be renewed.
     fn step(shared: &Arc<Self>, name: &str) -> Step {
         let now = Instant::now();
         let mut state = shared.lock();
         let known = state.cache.entry(name);
-        if let Some(answer) = known.fresh(now) {
+        let (fresh, stale, is_silent) = (known.fresh(now), known.stale(now), known.is_unanswered());
+        if let Some(answer) = fresh {
+            if answer.is_ok() && known.is_to_renew(now) && known.pending.is_none() {
+                // Without room it is renewed the next time.
+                drop(Self::start(shared, &mut state, name, now));
+            }
             return Step::Use(answer);
         }
-        let older = known.stale(now);
-        if let Some(flight) = &known.pending {
-            return Step::Wait { flight: flight.clone(), stale: older };
+        let flight = match &known.pending {
+            Some(pending) => Some(pending.subscribe()),
+            None => Self::start(shared, &mut state, name, now),
+        };
+        match (flight, stale) {
+            // Nobody could say the last time: that is not waited for again.
+            (Some(_), Some(addresses)) if is_silent => Step::Use(Ok(Resolved { addresses, until: now + STALE_TTL })),
+            (Some(flight), stale) => Step::Wait { flight, stale },
+            (None, Some(addresses)) => Step::Use(Ok(Resolved { addresses, until: now + STALE_TTL })),
+            (None, None) => Step::Use(Err(ResolveError::Busy)),
         }
-        let (tell, flight) = watch::channel(None);
-        let job = Job { name: name.into(), tell, was_slow: known.was_slow };
-        if state.quick.len() + state.slow.len() >= QUEUE_MAX {
-            return Step::Use(older.ok_or(ResolveError::Busy));
-        }
-        state.cache.entry(name).pending = Some(flight.clone());
-        let queue = if job.was_slow { &mut state.slow } else { &mut state.quick };
-        queue.push_back(job);
-        Self::start_thread(shared, &mut state);
-        Step::Wait { flight, stale: older }
     }
 
-    fn start_thread(shared: &Arc<Self>, state: &mut State) {
-        if state.threads >= THREADS_MAX {
-            return;
+    /// Starts a look-up; nothing if too many are under way.
+    fn start(
+        shared: &Arc<Self>,
+        state: &mut State,
+        name: &str,
+        now: Instant,
+    ) -> Option<watch::Receiver<Option<Answer>>> {
+        if state.running.len() >= LOOKUPS_MAX {
+            let oldest = state.running.first_entry()?;
+            if now.saturating_duration_since(oldest.get().since) < GIVES_WAY_AFTER {
+                return None;
+            }
+            oldest.remove().gives_way.cancel();
         }
-        let thread = Arc::clone(shared);
-        // Not joined: a look-up that hangs must not hold up the end of the process.
-        match std::thread::Builder::new().name("resolver".to_owned()).spawn(move || thread.work()) {
-            Ok(_detached) => state.threads += 1,
-            Err(error) if state.threads > 0 => tracing::warn!(%error, "no thread for a look-up, it waits for another"),
-            Err(error) => {
-                tracing::error!(%error, "no thread for look-ups");
-                let failed = ResolveError::System(format!("no thread for the look-up: {error}").into());
-                while let Some(job) = state.quick.pop_front().or_else(|| state.slow.pop_front()) {
-                    state.cache.entry(&job.name).pending = None;
-                    job.tell.send_replace(Some(Err(failed.clone())));
+        state.begun += 1;
+        let (tell, flight) = watch::channel(None);
+        let known = state.cache.entry(name);
+        known.pending = Some(tell.clone());
+        let job = Job {
+            number: state.begun,
+            name: name.into(),
+            tell,
+            gives_way: CancellationToken::new(),
+            is_renewal: known.stale(now).is_some(),
+        };
+        state.running.insert(job.number, Running { since: now, gives_way: job.gives_way.clone() });
+        let looking = Arc::clone(shared);
+        shared.lookups.spawn(async move { looking.run(&job).await });
+        Some(flight)
+    }
+
+    /// Looks a name up, for as long as somebody waits for it or it renews an answer.
+    async fn run(&self, job: &Job) {
+        let looked = timeout(LOOKUP_MAX, self.look_up(job));
+        tokio::pin!(looked);
+        let late = loop {
+            let is_needed = job.is_renewal || job.tell.borrow().is_some();
+            tokio::select! {
+                biased;
+                () = job.gives_way.cancelled() => break Some("the look-up gave way to newer ones"),
+                looked = &mut looked => break looked.is_err().then_some("no name server answered in time"),
+                () = job.tell.closed(), if !is_needed => {
+                    if self.abandon(job) {
+                        return;
+                    }
                 }
             }
-        }
-    }
-
-    /// Looks up what is queued until nothing is.
-    fn work(&self) {
-        while let Some(job) = self.take() {
-            let start = Instant::now();
-            let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.lookup)(&job.name)));
-            let answer = found.unwrap_or_else(|_panic| Err(io::Error::other("the look-up panicked")));
-            self.settle(&job, judge(answer), start.elapsed());
-        }
-    }
-
-    /// The next job that someone waits for. Nothing: the thread ends.
-    fn take(&self) -> Option<Job> {
-        let mut state = self.lock();
-        loop {
-            let job = match state.quick.pop_front() {
-                Some(job) => Some(job),
-                None if state.slow_threads < SLOW_THREADS_MAX => state.slow.pop_front(),
-                None => None,
-            };
-            let Some(job) = job else {
-                state.threads -= 1;
-                return None;
-            };
-            // One receiver is the cache's own. Nobody joins meanwhile: that takes the lock.
-            if job.tell.receiver_count() > 1 {
-                state.slow_threads += usize::from(job.was_slow);
-                return Some(job);
-            }
-            state.cache.entry(&job.name).pending = None;
-        }
-    }
-
-    fn settle(&self, job: &Job, answer: Answer, took: Duration) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        state.slow_threads -= usize::from(job.was_slow);
-        let known = state.cache.entry(&job.name);
-        known.pending = None;
-        known.was_slow = took >= SLOW;
-        let fresh_for = match &answer {
-            Ok(_) => self.positive_ttl,
-            // A name that takes long to fail is not asked for more than half of the time.
-            Err(_) if known.was_slow => self.negative_ttl.max(took),
-            Err(_) => self.negative_ttl,
         };
-        match &answer {
-            Ok(addresses) => known.stale = Some((Arc::clone(addresses), now)),
-            Err(ResolveError::Unanswered(_) | ResolveError::Busy) => {}
-            Err(ResolveError::System(_) | ResolveError::Empty | ResolveError::TooMany) => known.stale = None,
+        if let Some(why) = late
+            && job.tell.borrow().is_none()
+        {
+            self.settle(job, Err(ResolveError::Unanswered(why.into())));
         }
-        known.settled = Some((answer.clone(), now + fresh_for));
+        self.lock().running.remove(&job.number);
+    }
+
+    /// Gives a look-up up if nobody waits for it by now.
+    fn abandon(&self, job: &Job) -> bool {
+        let mut state = self.lock();
+        // Those who come to wait do so under the lock.
+        let is_unwanted = job.tell.receiver_count() == 0 && job.tell.borrow().is_none();
+        if is_unwanted {
+            state.running.remove(&job.number);
+            state.cache.entry(&job.name).land(&job.tell);
+        }
+        is_unwanted
+    }
+
+    async fn look_up(&self, job: &Job) {
+        let ask = |family| (self.lookup)(Arc::clone(&job.name), family);
+        let (first, mut other) = match select(ask(Family::V4), ask(Family::V6)).await {
+            // Servers that answer so about AAAA alone exist; about A it is the truth.
+            Either::Left((Err(LookupError::NoSuchName), _)) => {
+                return self.settle(job, Err(ResolveError::NoSuchName));
+            }
+            Either::Left((first, other)) | Either::Right((first, other)) => (first, other),
+        };
+        let has_addresses = first.as_ref().is_ok_and(|records| !records.addresses.is_empty());
+        let second = if has_addresses {
+            match timeout(SECOND_FAMILY, &mut other).await {
+                Ok(second) => second,
+                Err(_elapsed) => {
+                    self.settle(job, judge([Ok(Records::default()), first.clone()]));
+                    other.await
+                }
+            }
+        } else {
+            other.await
+        };
+        self.settle(job, judge([first, second]));
+    }
+
+    fn settle(&self, job: &Job, found: Result<Records, ResolveError>) {
+        let now = Instant::now();
+        let ttl = found.as_ref().map_or(NEGATIVE_TTL, |records| records.ttl.clamp(TTL_MIN, TTL_MAX));
+        let until = now + ttl;
+        let answer: Result<Arc<[IpAddr]>, _> = found.map(|records| records.addresses.into());
+        let mut state = self.lock();
+        let known = state.cache.entry(&job.name);
+        known.land(&job.tell);
+        match &answer {
+            Ok(addresses) => known.stale = Some((Arc::clone(addresses), until + STALE_MAX)),
+            Err(ResolveError::Unanswered(_) | ResolveError::Busy) => {}
+            Err(ResolveError::NoSuchName | ResolveError::Empty | ResolveError::TooMany) => known.stale = None,
+        }
+        known.settled = Some(Settled { answer: answer.clone(), renew_from: until - ttl / RENEW_IN_LAST, until });
         drop(state);
-        job.tell.send_replace(Some(answer));
+        job.tell.send_replace(Some(answer.map(|addresses| Resolved { addresses, until })));
     }
 }
 
-fn judge(found: io::Result<Vec<IpAddr>>) -> Answer {
-    let found = found.map_err(|error| {
-        let text = error.to_string();
-        // The code of getaddrinfo is not passed on, only its text: glibc's and musl's for "try again".
-        let nobody_knows = ["Temporary failure", "Try again"].iter().any(|again| text.contains(again));
-        if nobody_knows { ResolveError::Unanswered(text.into()) } else { ResolveError::System(text.into()) }
-    })?;
-    let mut addresses = Vec::new();
-    for address in found {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-        if addresses.len() > ADDRESSES_MAX {
-            return Err(ResolveError::TooMany);
+/// What both families come to.
+fn judge(families: [Result<Records, LookupError>; 2]) -> Result<Records, ResolveError> {
+    let mut found = Records { addresses: Vec::new(), ttl: TTL_MAX };
+    let mut error = ResolveError::Empty;
+    for records in families {
+        match records {
+            Ok(records) if records.addresses.is_empty() => {}
+            Ok(records) => {
+                found.ttl = found.ttl.min(records.ttl);
+                for address in records.addresses {
+                    if !found.addresses.contains(&address) {
+                        found.addresses.push(address);
+                    }
+                    if found.addresses.len() > ADDRESSES_MAX {
+                        return Err(ResolveError::TooMany);
+                    }
+                }
+            }
+            Err(LookupError::NoSuchName) => error = ResolveError::NoSuchName,
+            Err(LookupError::Unanswered(why)) => error = ResolveError::Unanswered(why),
         }
     }
-    if addresses.is_empty() { Err(ResolveError::Empty) } else { Ok(addresses.into()) }
+    if found.addresses.is_empty() {
+        return Err(error);
+    }
+    // A family that this machine has no road to fails at once; the older one is more often there.
+    found.addresses.sort_by_key(IpAddr::is_ipv6);
+    Ok(found)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc;
-
-    use tokio::task::JoinSet;
-
-    use super::*;
-
-    const HOUR: Duration = Duration::from_hours(1);
-    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-    const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
-
-    /// A resolver that counts, with answers that stay fresh for `fresh_for`.
-    fn counting(
-        fresh_for: Duration,
-        answer: impl Fn(usize) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
-    ) -> (Resolver, Arc<AtomicUsize>) {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
-        let lookup = move |_: &str| answer(count.fetch_add(1, Ordering::SeqCst));
-        (Resolver::with_ttls(lookup, fresh_for, fresh_for), asked)
-    }
-
-    /// A resolver whose every look-up waits for a word; the second part tells which began, the third lets one end.
-    fn gated() -> (Resolver, mpsc::Receiver<String>, mpsc::Sender<()>) {
-        let (start, began) = mpsc::channel();
-        let (go, gate) = mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let resolver = Resolver::with(move |name| {
-            start.send(name.to_owned()).unwrap();
-            gate.lock().recv().map_err(io::Error::other)?;
-            Ok(vec![ONE])
-        });
-        (resolver, began, go)
-    }
-
-    fn ask(askers: &mut JoinSet<Answer>, resolver: &Resolver, name: &str) {
-        let (resolver, name) = (resolver.clone(), name.to_owned());
-        askers.spawn(async move { resolver.resolve(&name).await });
-    }
-
-    fn unanswered() -> io::Error {
-        io::Error::other("failed to lookup address information: Temporary failure in name resolution")
-    }
-
-    #[tokio::test]
-    async fn an_address_is_not_looked_up() {
-        let (resolver, asked) = counting(HOUR, |_| Ok(vec![ONE]));
-        assert_eq!(*resolver.resolve("192.0.2.2").await.unwrap(), [TWO]);
-        assert_eq!(resolver.resolve("::1").await.unwrap()[0].to_string(), "::1");
-        assert_eq!(asked.load(Ordering::SeqCst), 0);
-    }
-
-    #[tokio::test]
-    async fn a_fresh_answer_is_remembered_and_an_old_one_is_not() {
-        async fn looked_up(fresh_for: Duration) -> usize {
-            let (resolver, asked) = counting(fresh_for, |_| Ok(vec![ONE, TWO, ONE]));
-            let answers = [resolver.resolve("a").await, resolver.resolve("a").await, resolver.resolve("a").await];
-            assert!(answers.iter().flatten().all(|answer| **answer == [ONE, TWO]), "{answers:?}");
-            asked.load(Ordering::SeqCst)
-        }
-        assert_eq!(looked_up(HOUR).await, 1);
-        assert_eq!(looked_up(Duration::ZERO).await, 3);
-    }
-
-    #[tokio::test]
-    async fn a_failure_is_remembered_too() {
-        let (resolver, asked) = counting(HOUR, |_| Err(io::Error::other("no such name")));
-        for _ in 0..3 {
-            assert_eq!(resolver.resolve("a").await, Err(ResolveError::System("no such name".into())));
-        }
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
-    }
-
-    #[tokio::test]
-    async fn all_who_ask_at_once_share_one_look_up() {
-        let (resolver, began, go) = gated();
-        let mut askers = JoinSet::new();
-        for _ in 0..50 {
-            ask(&mut askers, &resolver, "a");
-        }
-        assert_eq!(
-            tokio::task::spawn_blocking(move || began.recv().map(|name| (name, began))).await.unwrap().unwrap().0,
-            "a"
-        );
-        go.send(()).unwrap();
-        while let Some(answer) = askers.join_next().await {
-            assert_eq!(*answer.unwrap().unwrap(), [ONE]);
-        }
-        drop(go);
-        assert!(resolver.resolve("a").await.is_ok(), "remembered");
-    }
-
-    #[tokio::test]
-    async fn the_look_up_outlives_the_one_who_asked_first() {
-        let (resolver, began, go) = gated();
-        assert!(timeout(Duration::from_millis(1), resolver.resolve("a")).await.is_err());
-        let second = resolver.resolve("a");
-        go.send(()).unwrap();
-        assert_eq!(*second.await.unwrap(), [ONE]);
-        assert_eq!(began.try_iter().count(), 1);
-    }
-
-    #[tokio::test]
-    async fn no_more_than_the_bound_is_looked_up_at_once_and_the_unwanted_not_at_all() {
-        let (resolver, began, go) = gated();
-        let mut askers = JoinSet::new();
-        for number in 0..THREADS_MAX {
-            ask(&mut askers, &resolver, &format!("held-{number}"));
-        }
-        let held = tokio::task::spawn_blocking(move || {
-            let names: Vec<_> = began.iter().take(THREADS_MAX).collect();
-            (names, began)
-        });
-        let (names, began) = held.await.unwrap();
-        assert_eq!(names.len(), THREADS_MAX);
-        assert!(timeout(Duration::from_millis(20), resolver.resolve("unwanted")).await.is_err());
-        assert_eq!(began.try_iter().count(), 0, "every thread is held");
-        for _ in 0..=THREADS_MAX {
-            go.send(()).unwrap();
-        }
-        assert_eq!(*resolver.resolve("wanted").await.unwrap(), [ONE]);
-        assert_eq!(began.try_iter().collect::<Vec<_>>(), ["wanted"]);
-        assert_eq!(askers.join_all().await.len(), THREADS_MAX);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_full_queue_fails_at_once() {
-        let (resolver, began, go) = gated();
-        let mut asking = Vec::new();
-        for number in 0..THREADS_MAX + QUEUE_MAX {
-            let name = format!("n{number}");
-            match Shared::step(&resolver.shared, &name) {
-                Step::Wait { flight, .. } => asking.push(flight),
-                Step::Use(answer) => panic!("{answer:?}"),
-            }
-            // The threads take theirs first, so that exactly the queue is left.
-            assert!(number >= THREADS_MAX || tokio::task::block_in_place(|| began.recv()).is_ok());
-        }
-        assert_eq!(resolver.resolve("one more").await, Err(ResolveError::Busy));
-        drop(go);
-    }
-
-    #[tokio::test]
-    async fn slow_names_leave_threads_for_the_others() {
-        let (resolver, began, go) = gated();
-        for number in 0..THREADS_MAX {
-            resolver.shared.lock().cache.entry(&format!("slow-{number}")).was_slow = true;
-        }
-        let mut askers = JoinSet::new();
-        for number in 0..THREADS_MAX {
-            ask(&mut askers, &resolver, &format!("slow-{number}"));
-        }
-        let (slow, began) = tokio::task::spawn_blocking(move || {
-            let names: Vec<_> = began.iter().take(SLOW_THREADS_MAX).collect();
-            (names.len(), began)
-        })
-        .await
-        .unwrap();
-        assert_eq!(slow, SLOW_THREADS_MAX);
-        let quick = resolver.resolve("quick");
-        tokio::pin!(quick);
-        assert!(timeout(Duration::from_millis(1), &mut quick).await.is_err());
-        let (next, began) = tokio::task::spawn_blocking(move || (began.recv().unwrap(), began)).await.unwrap();
-        assert_eq!(next, "quick");
-        for _ in 0..=THREADS_MAX {
-            go.send(()).unwrap();
-        }
-        assert!(quick.await.is_ok());
-        assert_eq!(askers.join_all().await.len(), THREADS_MAX);
-        assert_eq!(began.try_iter().count(), THREADS_MAX - SLOW_THREADS_MAX);
-    }
-
-    #[tokio::test]
-    async fn an_older_answer_stands_when_nobody_answers_and_falls_when_the_name_is_gone() {
-        let (resolver, asked) = counting(Duration::ZERO, |turn| match turn {
-            0 => Ok(vec![ONE]),
-            1 | 2 => Err(unanswered()),
-            _ => Err(io::Error::other("Name or service not known")),
-        });
-        for _ in 0..3 {
-            assert_eq!(*resolver.resolve("a").await.unwrap(), [ONE]);
-        }
-        assert!(matches!(resolver.resolve("a").await, Err(ResolveError::System(_))));
-        assert_eq!(asked.load(Ordering::SeqCst), 4);
-    }
-
-    #[tokio::test]
-    async fn an_older_answer_stands_while_the_newer_one_is_slow() {
-        let (go, gate) = mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let (resolver, _asked) = counting(Duration::ZERO, move |turn| match turn {
-            0 => Ok(vec![ONE]),
-            _ => gate.lock().recv().map(|()| vec![TWO]).map_err(io::Error::other),
-        });
-        assert_eq!(*resolver.resolve("a").await.unwrap(), [ONE]);
-        assert_eq!(*resolver.resolve("a").await.unwrap(), [ONE], "the second look-up hangs");
-        go.send(()).unwrap();
-        go.send(()).unwrap();
-        assert_eq!(*resolver.resolve("a").await.unwrap(), [TWO]);
-    }
-
-    #[tokio::test]
-    async fn a_panic_fails_that_look_up_only() {
-        let (resolver, _asked) =
-            counting(Duration::ZERO, |turn| if turn == 0 { panic!("on purpose") } else { Ok(vec![ONE]) });
-        assert!(resolver.resolve("a").await.is_err());
-        assert!(resolver.resolve("a").await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn empty_and_endless_answers_are_failures() {
-        let (resolver, _asked) = counting(Duration::ZERO, |turn| {
-            let endless = (0..=255).map(|last| IpAddr::from([192, 0, 2, last]));
-            Ok(endless.take(turn * (ADDRESSES_MAX + 1)).collect())
-        });
-        assert_eq!(resolver.resolve("a").await, Err(ResolveError::Empty));
-        assert_eq!(resolver.resolve("a").await, Err(ResolveError::TooMany));
-    }
-
-    #[tokio::test]
-    async fn names_are_forgotten_by_generations() {
-        let (resolver, asked) = counting(HOUR, |_| Ok(vec![ONE]));
-        assert!(resolver.resolve("kept").await.is_ok());
-        for turn in 0..3 {
-            (1..GENERATION_MAX)
-                .for_each(|n| *resolver.shared.lock().cache.entry(&format!("{turn}-{n}")) = CachedName::default());
-            assert!(resolver.resolve("kept").await.is_ok());
-        }
-        assert_eq!(asked.load(Ordering::SeqCst), 1, "what is asked for stays");
-        let state = resolver.shared.lock();
-        assert!(state.cache.young.len() <= GENERATION_MAX && state.cache.old.len() <= GENERATION_MAX);
-    }
-
-    #[tokio::test]
-    async fn the_system_knows_the_hosts_file() {
-        let addresses = Resolver::system().resolve("localhost").await.unwrap();
-        assert!(addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
-        assert!(Resolver::system().resolve("no-such-name.invalid").await.is_err());
-    }
-}
+#[path = "resolver_tests.rs"]
+mod tests;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 /// The two ways to carry bytes.
@@ -22,20 +23,26 @@ enum Stream {
 pub(crate) struct Connection {
     stream: Stream,
     remote: SocketAddr,
+    checked_until: Instant,
 }
 
 impl Connection {
-    pub(super) fn plain(tcp: TcpStream, remote: SocketAddr) -> Self {
-        Self { stream: Stream::Plain(tcp), remote }
+    pub(super) fn plain(tcp: TcpStream, remote: SocketAddr, checked_until: Instant) -> Self {
+        Self { stream: Stream::Plain(tcp), remote, checked_until }
     }
 
-    pub(super) fn tls(tls: TlsStream<TcpStream>, remote: SocketAddr) -> Self {
-        Self { stream: Stream::Tls(Box::new(tls)), remote }
+    pub(super) fn tls(tls: TlsStream<TcpStream>, remote: SocketAddr, checked_until: Instant) -> Self {
+        Self { stream: Stream::Tls(Box::new(tls)), remote, checked_until }
     }
 
     /// Where it leads.
     pub(crate) fn remote(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// Until when its name need not be asked for again.
+    pub(crate) fn checked_until(&self) -> Instant {
+        self.checked_until
     }
 
     /// Whether the receiver chose HTTP/2.

@@ -1,0 +1,211 @@
+//! Looks names up: in the hosts file, then at the name servers of this machine. One question a family; what is remembered is the
+//! resolver's.
+//!
+//! Names are absolute: the search list of `resolv.conf` is never tried, since a wildcard in it would get the requests of any receiver.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{TokioResolver, system_conf};
+
+use super::hosts::HostsFile;
+use super::resolver::{Family, Lookup, LookupError, Records};
+
+/// How long a name server may take before another is asked, whatever `resolv.conf` says: its usual 5 s are longer than a connection
+/// may take. Packets that are lost are sent again earlier.
+const SERVER_MAX: Duration = Duration::from_secs(2);
+/// Rounds through the name servers after the first.
+const ROUNDS_MORE: usize = 1;
+/// Name servers asked at once, so that one that is silent costs nothing.
+const SERVERS_AT_ONCE: usize = 2;
+/// How long an address from the hosts file is used.
+const HOSTS_TTL: Duration = Duration::from_secs(30);
+
+/// Asks as this machine is set up: `/etc/hosts`, then the name servers of `/etc/resolv.conf`.
+pub(super) fn system() -> Box<Lookup> {
+    let (config, options) = system_conf::read_system_conf().unwrap_or_else(|error| {
+        // What the C library does too.
+        tracing::warn!(%error, "no name servers are set up, the one of this machine is asked");
+        let local = NameServerConfig::udp_and_tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        (ResolverConfig::from_name_servers(vec![local]), ResolverOpts::default())
+    });
+    asking(config.name_servers().to_vec(), options, HostsFile::new("/etc/hosts"))
+}
+
+fn asking(servers: Vec<NameServerConfig>, mut options: ResolverOpts, hosts: HostsFile) -> Box<Lookup> {
+    options.timeout = options.timeout.min(SERVER_MAX);
+    options.attempts = ROUNDS_MORE;
+    options.num_concurrent_reqs = SERVERS_AT_ONCE;
+    // Answers are remembered by whoever asks here.
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    let config = ResolverConfig::from_name_servers(servers);
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
+    let resolver = builder.build().map_err(|error| Arc::<str>::from(error.to_string()));
+    if let Err(error) = &resolver {
+        tracing::error!(%error, "names can't be looked up");
+    }
+    let hosts = Arc::new(hosts);
+    Box::new(move |name, family| {
+        let (resolver, hosts) = (resolver.clone(), Arc::clone(&hosts));
+        Box::pin(async move {
+            if let Some(found) = told(&hosts, &name, family).await {
+                return Ok(found);
+            }
+            let resolver = resolver.map_err(LookupError::Unanswered)?;
+            ask(&resolver, &name, family).await
+        })
+    })
+}
+
+/// What needs no name server: what the hosts file says, and this machine.
+async fn told(hosts: &Arc<HostsFile>, name: &Arc<str>, family: Family) -> Option<Records> {
+    let (hosts, asked) = (Arc::clone(hosts), Arc::clone(name));
+    let found = tokio::task::spawn_blocking(move || hosts.addresses(&asked)).await.ok().flatten();
+    let is_local = &**name == "localhost" || name.ends_with(".localhost");
+    let found =
+        found.or_else(|| is_local.then(|| vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]))?;
+    let addresses = found.into_iter().filter(|address| family.holds(*address)).collect();
+    Some(Records { addresses, ttl: HOSTS_TTL })
+}
+
+async fn ask(resolver: &TokioResolver, name: &str, family: Family) -> Result<Records, LookupError> {
+    let unanswered = |error: &dyn std::fmt::Display| LookupError::Unanswered(error.to_string().into());
+    let mut name = Name::from_ascii(name).map_err(|error| unanswered(&error))?;
+    // The last dot, which keeps the search list away.
+    name.set_fqdn(true);
+    let record_type = match family {
+        Family::V4 => RecordType::A,
+        Family::V6 => RecordType::AAAA,
+    };
+    match resolver.lookup(name, record_type).await {
+        Ok(found) => {
+            let records = found.answers();
+            let ttl = records.iter().map(|record| record.ttl).min().unwrap_or_default();
+            let addresses = records.iter().filter_map(|record| match &record.data {
+                RData::A(address) => Some(IpAddr::V4(address.0)),
+                RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+                _ => None,
+            });
+            Ok(Records { addresses: addresses.collect(), ttl: Duration::from_secs(u64::from(ttl)) })
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
+            ResponseCode::NXDomain => Err(LookupError::NoSuchName),
+            ResponseCode::NoError => Ok(Records::default()),
+            code => Err(unanswered(&format!("the name server says: {code}"))),
+        },
+        Err(error) => Err(unanswered(&error)),
+    }
+}
+
+/// Name servers of a test.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+
+    use hickory_resolver::config::{ConnectionConfig, ProtocolConfig};
+    use hickory_resolver::proto::op::Message;
+    use hickory_resolver::proto::rr::Record;
+    use hickory_resolver::proto::rr::rdata::{A, AAAA};
+    use tokio::net::UdpSocket;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// Asks these name servers, and no hosts file.
+    pub(crate) fn asking_only(servers: &[SocketAddr]) -> Box<Lookup> {
+        let servers = servers.iter().map(|server| {
+            let connection = |protocol| {
+                let mut connection = ConnectionConfig::new(protocol);
+                connection.port = server.port();
+                connection
+            };
+            let connections = vec![connection(ProtocolConfig::Udp), connection(ProtocolConfig::Tcp)];
+            NameServerConfig::new(server.ip(), true, connections)
+        });
+        asking(servers.collect(), ResolverOpts::default(), HostsFile::new("/nonexistent/hosts"))
+    }
+
+    /// What a name server says to a question.
+    #[derive(Clone, Debug)]
+    pub(crate) enum Reply {
+        /// Nothing.
+        Silence,
+        /// These addresses, for so many seconds.
+        Addresses(Vec<IpAddr>, u32),
+        /// No address of this family.
+        Empty,
+        /// There is no such name.
+        NoSuchName,
+        /// It can't say.
+        Failure,
+    }
+
+    type Says = Arc<Mutex<dyn FnMut(&str, Family) -> Reply + Send>>;
+
+    /// A name server on loopback, over UDP.
+    pub(crate) struct NameServer {
+        pub(crate) address: SocketAddr,
+        questions: Arc<Mutex<Vec<(String, Family)>>>,
+        task: JoinHandle<()>,
+    }
+
+    impl NameServer {
+        pub(crate) async fn start(says: impl FnMut(&str, Family) -> Reply + Send + 'static) -> Self {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = socket.local_addr().unwrap();
+            let says: Says = Arc::new(Mutex::new(says));
+            let questions = Arc::new(Mutex::new(Vec::new()));
+            let task = tokio::spawn(answer(socket, says, Arc::clone(&questions)));
+            Self { address, questions, task }
+        }
+
+        /// What was asked so far.
+        pub(crate) fn questions(&self) -> Vec<(String, Family)> {
+            self.questions.lock().unwrap().clone()
+        }
+    }
+
+    impl Drop for NameServer {
+        fn drop(&mut self) {
+            self.task.abort();
+        }
+    }
+
+    async fn answer(socket: UdpSocket, says: Says, questions: Arc<Mutex<Vec<(String, Family)>>>) {
+        let mut buffer = [0; 4096];
+        while let Ok((bytes, from)) = socket.recv_from(&mut buffer).await {
+            let question = Message::from_vec(&buffer[..bytes]).unwrap();
+            let query = question.queries[0].clone();
+            let family = if query.query_type() == RecordType::A { Family::V4 } else { Family::V6 };
+            let name = query.name().to_ascii().to_lowercase();
+            questions.lock().unwrap().push((name.clone(), family));
+            let reply = says.lock().unwrap()(&name, family);
+            let mut message = question.into_response();
+            match reply {
+                Reply::Silence => continue,
+                Reply::Addresses(addresses, ttl) => {
+                    for address in addresses {
+                        let data = match address {
+                            IpAddr::V4(address) => RData::A(A(address)),
+                            IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+                        };
+                        message.add_answer(Record::from_rdata(query.name().clone(), ttl, data));
+                    }
+                }
+                Reply::Empty => {}
+                Reply::NoSuchName => message.metadata.response_code = ResponseCode::NXDomain,
+                Reply::Failure => message.metadata.response_code = ResponseCode::ServFail,
+            }
+            socket.send_to(&message.to_vec().unwrap(), from).await.unwrap();
+        }
+    }
+}
