@@ -384,8 +384,12 @@ impl GroupMember {
     /// Deals with an error of a poll. Says whether the consumer can go on.
     pub(crate) fn poll_failed(&self, error: &KafkaError, fatal: &CancellationToken) -> bool {
         self.metrics.kafka_errors.inc();
-        if let KafkaError::MessageConsumptionFatal(_) = error {
-            tracing::error!(group_member = self.log.role(), %error, "the consumer can not go on");
+        if let KafkaError::MessageConsumptionFatal(code) = error {
+            let role = self.log.role();
+            if matches!(code, RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId) {
+                tracing::error!(group_member = role, %error, "another process has this instance id");
+            }
+            tracing::error!(group_member = role, %error, "the consumer can not go on");
             fatal.cancel();
             return false;
         }

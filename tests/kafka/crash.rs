@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::stage::{LONG, Stage, event_number, events, integration, record};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver, Recorded};
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, wait_until};
 
 /// Requests under way at once.
 const IN_FLIGHT: usize = 64;
@@ -20,6 +20,8 @@ const LATENCY: Duration = Duration::from_millis(20);
 const FIFTH_OF_A_SECOND: usize = IN_FLIGHT * 10;
 /// How long a partition of a killed worker stands still at most: the session, and the time to join.
 const IDLE_MAX: Duration = Duration::from_secs(8);
+/// The same of one that comes back under its name: the start of the program.
+const IDLE_STATIC_MAX: Duration = Duration::from_secs(2);
 
 const OPTIONS: [&str; 6] = ["--max-in-flight", "64", "--max-in-flight-per-webhook", "64", "--ordering", "none"];
 
@@ -76,6 +78,59 @@ async fn a_killed_worker_repeats_what_was_under_way_and_a_fifth_of_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_that_comes_back_under_its_name_goes_on_at_once() {
+    killed_and_restarted("crash-static", &["--instance-id", "worker-0"], IDLE_STATIC_MAX).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_under_the_same_name_repeats_nothing_and_moves_no_partition() {
+    const EVENTS: usize = 6_000;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "restart-static", "1h", 4).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(LATENCY));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let named = |name: &'static str| [&OPTIONS[..], &["--instance-id", name]].concat();
+    let mut first = stage.worker(&named("worker-0")).await;
+    let other = stage.worker(&named("worker-1")).await;
+    wait_until("both to hold partitions", PATIENCE, async || {
+        let metrics = [first.metrics().await, other.metrics().await];
+        let held = metrics.map(|text| text.matches("hookstream_consumer_lag{").count());
+        if held == [2, 2] { Ok(()) } else { Err(held) }
+    })
+    .await;
+    let moved = other.metric("hookstream_rebalances_total", &[]).await;
+    stage.send(events("e", EVENTS));
+    receiver.wait_for(EVENTS / 3, PATIENCE).await;
+    first.stop();
+    let stopped = Instant::now();
+    let again = stage.worker(&named("worker-0")).await;
+    stage.settled(LONG).await;
+    let cost = cost(&[&receiver], stopped);
+    println!("restart under the same name: {cost:?}");
+    assert_eq!((receiver.count(), cost.repeated), (EVENTS, 0));
+    assert!(again.metric("hookstream_events_total", &[]).await > 0.0, "it has its partitions again");
+    let moved_since = other.metric("hookstream_rebalances_total", &[]).await - moved;
+    assert!(moved_since.abs() < 1e-9, "{moved_since} rebalances of the other worker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_workers_of_one_name_the_first_ends_and_says_why() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "same-name", "1h", 2).await;
+    let mut first = stage.worker(&["--instance-id", "worker-0"]).await;
+    wait_until("the first to hold partitions", PATIENCE, async || {
+        let text = first.metrics().await;
+        if text.contains("hookstream_consumer_lag{") { Ok(()) } else { Err(text.len()) }
+    })
+    .await;
+    let _second = stage.worker(&["--instance-id", "worker-0"]).await;
+    let code = first.wait_exit(PATIENCE);
+    assert_eq!(code, 1, "{}", first.lines().tail(20));
+    let said = first.lines().all().into_iter().find(|line| line.contains("another process has this instance id"));
+    assert!(said.is_some(), "{}", first.lines().tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_settled_while_another_receiver_hung_is_not_repeated() {
     const EVENTS: usize = 6_000;
     /// One event in so many is for the receiver that hangs: all of them are under way.
@@ -106,9 +161,13 @@ async fn what_was_settled_while_another_receiver_hung_is_not_repeated() {
     good.wait_for(good_events, LONG).await;
     // The last event is read when all before it were, whether they were asked again or not.
     let is_last = |request: &Recorded| event_number(request) == EVENTS - 1;
-    crate::support::wait::wait_until("the last event", LONG, async || {
-        if good.recorded().iter().any(is_last) { Ok(()) } else { Err(good.count()) }
-    })
+    wait_until(
+        "the last event",
+        LONG,
+        async || {
+            if good.recorded().iter().any(is_last) { Ok(()) } else { Err(good.count()) }
+        },
+    )
     .await;
     let cost = cost(&[&good], killed);
     println!("crash with a receiver that hangs: killed after {at_kill} of {good_events}: {cost:?}");

@@ -32,6 +32,7 @@ mod isolation;
 mod poison;
 mod raw_produce;
 mod retries;
+mod rollout;
 mod stage;
 mod table;
 mod topics;

@@ -1,0 +1,190 @@
+//! What moving partitions costs the events: workers are restarted one by one, added and taken away under a steady load.
+//!
+//! An event carries the time at which it was written; its delay is what passes until the receiver has the request.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
+
+use crate::stage::{LONG, Stage, integration, record};
+use crate::support::cluster::Cluster;
+use crate::support::receiver::{Answer, Receiver};
+use crate::support::records::{Record, produce};
+use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::worker::Worker;
+
+/// Events a second.
+const RATE: u32 = 200;
+/// Of the events topic.
+const PARTITIONS: u16 = 12;
+/// The longest delay of any event while workers come and go.
+const DELAY_MAX: Duration = Duration::from_secs(2);
+
+fn now_ms() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(since_1970.as_millis()).unwrap()
+}
+
+/// Writes events at a steady rate to all partitions in turn, until it is stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<usize>,
+}
+
+impl Load {
+    /// Every event is about a `company`; one in `contact_every`, if any, is about a `contact` instead.
+    fn start(cluster: &Cluster, stage: &Stage, contact_every: Option<usize>) -> Self {
+        let (brokers, topic) = (cluster.brokers().to_owned(), stage.names.events());
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (began, mut written) = (Instant::now(), 0);
+            let events = std::iter::from_fn(|| {
+                let next = began + u32::try_from(written).unwrap() * Duration::from_secs(1) / RATE;
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                let number = written;
+                let event = (!stopped.load(Ordering::Relaxed)).then(|| timed_event(number, contact_every))?;
+                written += 1;
+                Some(event)
+            });
+            produce(&brokers, &topic, events);
+            written
+        });
+        Self { stop, thread }
+    }
+
+    /// How many it has written.
+    fn finish(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn timed_event(number: usize, contact_every: Option<usize>) -> Record {
+    let is_contact = contact_every.is_some_and(|every| number.is_multiple_of(every));
+    let entity = if is_contact { "contactId" } else { "companyId" };
+    let partition = number % usize::from(PARTITIONS);
+    let value = json!({ "id": format!("e-{number}"), "type": "change", "writtenMs": now_ms(), "partition": partition,
+        "number": number, "entityIds": { entity: format!("c-{number}") },
+        "changeData": { "type": "patch", "old": {}, "new": {} } });
+    record(&format!("{number}"), value.to_string()).in_partition(i32::try_from(partition).unwrap())
+}
+
+/// What receivers saw of a load.
+#[derive(Debug)]
+struct Seen {
+    delivered: usize,
+    repeated: usize,
+    /// The longest delay by partition, in ms.
+    longest: BTreeMap<i64, i64>,
+}
+
+fn seen(receiver: &Receiver) -> Seen {
+    let mut requests: HashMap<String, usize> = HashMap::new();
+    let mut longest: BTreeMap<i64, i64> = BTreeMap::new();
+    for request in receiver.recorded() {
+        *requests.entry(request.delivery_id().to_owned()).or_default() += 1;
+        let event = request.json();
+        // A producer takes half a second to begin, which no worker is to blame for.
+        if event["number"].as_u64().unwrap() < u64::from(RATE) {
+            continue;
+        }
+        let delay = request.arrived_ms - event["writtenMs"].as_i64().unwrap();
+        let of_partition = longest.entry(event["partition"].as_i64().unwrap()).or_default();
+        *of_partition = delay.max(*of_partition);
+    }
+    Seen { delivered: requests.len(), repeated: requests.values().map(|count| count - 1).sum(), longest }
+}
+
+impl Seen {
+    fn longest(&self) -> Duration {
+        Duration::from_millis(self.longest.values().max().copied().unwrap_or_default().unsigned_abs())
+    }
+}
+
+/// Waits until the receiver got `more` requests: a step of a rollout comes when the last one has settled.
+async fn go_on(receiver: &Receiver, more: usize) {
+    receiver.wait_for(receiver.count() + more, PATIENCE).await;
+}
+
+/// Waits until `workers` hold all partitions between them, each its share.
+async fn balanced(workers: &[Worker]) {
+    let share = usize::from(PARTITIONS) / workers.len();
+    wait_until("each worker to hold its share", PATIENCE, async || {
+        let mut held = Vec::new();
+        for worker in workers {
+            held.push(worker.metrics().await.matches("hookstream_consumer_lag{").count());
+        }
+        if held.iter().all(|held| *held == share) { Ok(()) } else { Err(held) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_one_by_one_and_scaling_delay_no_event_for_long_and_repeat_none() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "rollout", "1h", PARTITIONS).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut workers = vec![stage.worker(&[]).await, stage.worker(&[]).await];
+    balanced(&workers).await;
+    let load = Load::start(&cluster, &stage, None);
+    go_on(&receiver, 400).await;
+    let second = usize::try_from(RATE).unwrap();
+    for _ in 0..2 {
+        let mut old = workers.remove(0);
+        old.stop();
+        workers.push(stage.worker(&[]).await);
+        go_on(&receiver, second).await;
+    }
+    let restarted = seen(&receiver).longest();
+    for _ in 0..2 {
+        workers.push(stage.worker(&[]).await);
+    }
+    balanced(&workers).await;
+    go_on(&receiver, second).await;
+    for mut leaving in workers.drain(1..) {
+        leaving.stop();
+        go_on(&receiver, second).await;
+    }
+    let written = load.finish();
+    stage.settled(LONG).await;
+    let seen = seen(&receiver);
+    println!(
+        "{written} events; longest delay in restarts {restarted:?}, scaling 2-4-1 included {:?}; {seen:?}",
+        seen.longest()
+    );
+    assert_eq!((seen.delivered, seen.repeated), (written, 0), "nothing lost, nothing repeated");
+    assert!(seen.longest() <= DELAY_MAX, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_stay_are_read_on_while_others_wait_for_a_slow_receiver() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "rollout-slow", "1h", PARTITIONS).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
+    let slow = Receiver::start(|_| Answer::ok().after(Duration::from_secs(6)));
+    let of_type = |id: &str, url: String, entity: &str| {
+        let mut integration = integration(id, &url);
+        integration["webHooks"][0]["filter"] = json!({ "items": [{ "entityType": entity }] });
+        integration
+    };
+    stage.put([&of_type("good", receiver.url(""), "company"), &of_type("slow", slow.url(""), "contact")]);
+    let first = stage.worker(&[]).await;
+    // One in 101: each partition gets one in turn, and what is under way at once fits into the slow receiver's share.
+    let load = Load::start(&cluster, &stage, Some(101));
+    slow.wait_for(8, PATIENCE).await;
+    let second = stage.worker(&[]).await;
+    let workers = [first, second];
+    balanced(&workers).await;
+    let written = load.finish();
+    stage.settled(LONG).await;
+    let (good, slow) = (seen(&receiver), seen(&slow));
+    println!("{written} events; {good:?}");
+    assert_eq!((good.delivered + slow.delivered, good.repeated + slow.repeated), (written, 0));
+    let stayed = good.longest.values().filter(|delay| **delay <= 1_500).count();
+    assert!(stayed >= usize::from(PARTITIONS) / 2, "half of the partitions stay where they are: {good:?}");
+}
