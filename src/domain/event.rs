@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::filter::{ChangeWord, EntityType, EventFacts, EventWord};
+use super::guid::canonical;
 use super::hash::hash_bytes;
 use super::text::{Loose, Text};
 
@@ -207,7 +208,8 @@ impl<'de> de::Deserialize<'de> for Entities {
                     let Loose(id) = map.next_value()?;
                     let entity_type = EntityType::of(key.strip_suffix("Id").unwrap_or(&key));
                     // Entities of two types may have one id.
-                    let order_key = id.map(|id| hash_bytes(id.as_bytes()) ^ entity_type.hash().rotate_left(32));
+                    let order_key =
+                        id.map(|id| hash_bytes(canonical(&id).as_bytes()) ^ entity_type.hash().rotate_left(32));
                     entities.push(Entity { entity_type, order_key });
                 }
                 Ok(Entities(entities))
@@ -271,6 +273,10 @@ mod tests {
         let [company, contact] = keys(r#"{"companyId":"1","contactId":"1"}"#);
         assert_eq!([company, None], keys(r#"{"companyId":"1"}"#));
         assert_eq!([contact, None], keys(r#"{"contactId":"1"}"#));
+        // GUIDs come in both spellings.
+        let guid = r#"{"companyId":"A5AAD3C1-777B-4AE5-8CA1-60B94C0423E5"}"#;
+        assert_eq!(keys(guid), keys(&guid.to_lowercase().replace("companyid", "companyId")));
+        assert_ne!(keys(r#"{"companyId":"A"}"#), keys(r#"{"companyId":"a"}"#));
         // Without an id there is no order to keep.
         for none in ["null", "[\"1\"]", "{\"a\":[{}]}"] {
             assert_eq!(keys(&format!(r#"{{"companyId":{none}}}"#)), [None; 2], "{none}");

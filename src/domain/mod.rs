@@ -15,6 +15,7 @@ pub(crate) mod signature;
 pub(crate) mod ticks;
 pub(crate) mod agenda;
 pub(crate) mod explain;
+pub(crate) mod guid;
 pub(crate) mod hash;
 pub(crate) mod key_homes;
 pub(crate) mod text;

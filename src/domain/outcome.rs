@@ -157,7 +157,7 @@ pub(crate) enum DropReason {
     Suspended,
     /// A retry whose integration was removed.
     IntegrationGone,
-    /// A retry whose integration is paused or not configured by now.
+    /// The integration is paused or not configured: an event matched it, or a retry fell due.
     IntegrationInactive,
     /// A retry whose webhook was removed.
     WebhookGone,

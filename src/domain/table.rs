@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::filter::{EventFacts, FilterItem};
+use super::guid::canonical_key;
 use super::hash::{BuildHash64, hash_bytes};
 use super::integration::{Integration, STATUS_WORDS, Status, Trigger, Webhook};
 use crate::domain::health::Health;
@@ -145,9 +146,6 @@ fn number(members: &mut [Member], items: &mut Vec<(FilterItem, u32)>) {
     for Member { first: place, integration } in members {
         *place = first;
         first = first.saturating_add(count(integration.len()));
-        if !integration.status().delivers() {
-            continue;
-        }
         let fires = |hook: &Webhook<'_>| !hook.is_disabled() && hook.trigger() == Trigger::EntityEvent;
         for webhook in integration.webhooks().filter(fires) {
             let place = place.saturating_add(count(webhook.index()));
@@ -224,9 +222,9 @@ impl Table {
 
     /// Removes an integration. Says whether there was one.
     pub(crate) fn remove(&mut self, key: &str) -> bool {
-        let Some(ByKey(old)) = self.by_key.take(key) else { return false };
+        let Some(ByKey(old)) = self.by_key.take(&*canonical_key(key)) else { return false };
         if old.has_schedule() {
-            self.rescheduled.add(key);
+            self.rescheduled.add(old.key());
         }
         let hash = hash_bytes(old.workspace().as_bytes());
         if let Some(workspace) = self.workspaces.get_mut(&hash) {
@@ -249,9 +247,9 @@ impl Table {
         }
     }
 
-    /// The integration of that key.
+    /// The integration of that key, a GUID in it in either case.
     pub fn get(&self, key: &str) -> Option<&Arc<Integration>> {
-        self.by_key.get(key).map(|ByKey(integration)| integration)
+        self.by_key.get(&*canonical_key(key)).map(|ByKey(integration)| integration)
     }
 
     /// Whether [`Table::take_rescheduled`] would name anything.
@@ -281,7 +279,7 @@ impl Table {
     }
 
     /// Calls `found` once for each webhook that the event matches, with its place in the integration's webhooks.
-    /// Suspended integrations are among them: what is dropped for them has to be counted.
+    /// Integrations that are suspended or paused are among them: what is dropped for them has to be counted.
     pub fn matching<'a>(
         &'a self,
         name: &str,
@@ -421,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_delivered_to_does_not_match() {
+    fn statuses_do_not_keep_a_webhook_from_matching_and_being_disabled_or_scheduled_does() {
         let mut table = Table::default();
         for status in ["paused", "notConfigured", "failed", "active", "hasErrors"] {
             let value = json!({"status": status, "webHooks": [webhook("a", &json!([{}]))]});
@@ -437,7 +435,7 @@ mod tests {
         table.settle();
         let mut found = matches(&table, "ws", &change("company"));
         found.sort();
-        assert_eq!(found, ["active:a", "hasErrors:a"]);
+        assert_eq!(found, ["active:a", "failed:a", "hasErrors:a", "notConfigured:a", "paused:a"]);
         let census = table.census();
         assert_eq!((census.webhooks_enabled, census.webhooks_disabled), (6, 1));
         assert_eq!(census.integrations, [3, 1, 1, 1, 1]);

@@ -12,7 +12,7 @@ use crate::domain::integration::{Integration, Status};
 use crate::domain::outcome::{DeadReason, DropReason};
 use crate::domain::table::Table;
 use crate::domain::ticks;
-use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, delivery_id};
+use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, delivery_id, tick_id};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Pressure;
 use crate::telemetry::metrics::{EventOutcome, Metrics, TickOutcome};
@@ -129,20 +129,20 @@ impl Pipeline {
         batches: &mut [Vec<Job>],
     ) {
         let mut matched: Vec<(&Arc<Integration>, usize)> = Vec::new();
+        let mut is_matched = false;
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
-            if integration.is_suspended() {
-                self.metrics.drop_delivery(DropReason::Suspended);
-            } else {
-                matched.push((integration, webhook));
+            is_matched = true;
+            match dropped(integration) {
+                Some(reason) => self.metrics.drop_delivery(reason),
+                None => matched.push((integration, webhook)),
             }
         });
+        self.metrics.intake.event(if is_matched { EventOutcome::Matched } else { EventOutcome::Unmatched });
         if matched.is_empty() {
             assignment.admit_settled(record.offset);
-            self.metrics.intake.event(EventOutcome::Unmatched);
             return;
         }
-        self.metrics.intake.event(EventOutcome::Matched);
         let mut event = self.admit(record, assignment);
         event.order_keys = envelope.order_keys();
         event.open(u32::try_from(matched.len()).unwrap_or(u32::MAX));
@@ -151,7 +151,7 @@ impl Pipeline {
             let Some(hook) = integration.webhook(webhook) else { continue };
             let shard = hook.host_hash() as usize % self.shards;
             let delivery = Delivery {
-                id: delivery_id(&event.origin, &envelope.id, integration.key(), &hook.id()),
+                id: delivery_id(integration.key(), &hook.id(), &envelope.id),
                 event: Arc::clone(&event),
                 integration: Arc::clone(integration),
                 webhook,
@@ -216,7 +216,7 @@ impl Pipeline {
         let payload = Bytes::from(ticks::body(&webhook_id, tick.at_ms));
         let origin = Origin { topic: Arc::clone(&self.integrations_topic), partition, offset: tick.at_ms };
         let held = self.pressure.hold(payload.len());
-        let id = delivery_id(&origin, "", tick.integration.key(), &webhook_id);
+        let id = tick_id(tick.integration.key(), &webhook_id, tick.at_ms);
         let event = Event::tick(payload, origin, tick.at_ms, assignment, held);
         event.open(1);
         let shard = hook.host_hash() as usize % self.shards;
@@ -251,11 +251,10 @@ impl Pipeline {
         if tick.is_some_and(|(scheduled_ms, now_ms)| agenda::is_too_late(webhook, scheduled_ms, now_ms)) {
             return Err(DropReason::TickOver);
         }
-        if integration.is_suspended() || integration.status() == Status::Failed {
-            return Ok(RetryTarget::Suspended);
-        }
-        if !integration.status().delivers() {
-            return Err(DropReason::IntegrationInactive);
+        match dropped(integration) {
+            Some(DropReason::Suspended) => return Ok(RetryTarget::Suspended),
+            Some(reason) => return Err(reason),
+            None => {}
         }
         if webhook.is_disabled() {
             return Err(DropReason::WebhookDisabled);
@@ -272,6 +271,14 @@ impl Pipeline {
     }
 }
 
+/// Why nothing is delivered to the integration, if nothing is.
+fn dropped(integration: &Integration) -> Option<DropReason> {
+    if integration.is_suspended() || integration.status() == Status::Failed {
+        return Some(DropReason::Suspended);
+    }
+    (!integration.status().delivers()).then_some(DropReason::IntegrationInactive)
+}
+
 /// A record that nobody here wrote, for want of `missing`.
 fn unreadable(missing: &'static str) -> DropReason {
     tracing::warn!(missing, "a record in a retry tier is no retry and is dropped");
@@ -282,4 +289,44 @@ fn unreadable(missing: &'static str) -> DropReason {
 enum RetryTarget {
     Deliver { integration: Arc<Integration>, webhook: usize },
     Suspended,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::retry_schedule::RetrySchedule;
+    use crate::health::rules::Health;
+
+    #[test]
+    fn what_matches_an_integration_that_is_not_delivered_to_is_dropped_and_counted() {
+        let schedule = RetrySchedule::parse("1s").unwrap();
+        let mut table = Table::default();
+        for status in ["active", "paused", "notConfigured", "failed", "hasErrors"] {
+            let value = json!({"status": status, "webHooks": [{"id": "w", "relativeUrl": "http://r/",
+                "triggerType": "entityEvent", "filter": {"items": [{"entityType": "company"}]}}]});
+            table.put(Arc::new(Integration::parse(&format!("ws/{status}"), value.to_string().as_bytes()).unwrap()));
+        }
+        table.settle();
+        table.get("ws/hasErrors").unwrap().set_health(Health::Failed);
+        let metrics = Arc::new(Metrics::new(&schedule));
+        let pressure = Pressure::new(1, 1_000_000);
+        let pipeline = Pipeline::new(Arc::new(RwLock::new(table)), pressure, Arc::clone(&metrics), 1, "integrations");
+        let assignment = Assignment::new("events".into(), 0);
+        let read = |offset, workspace, entity| {
+            let value = format!(r#"{{"id":"e","type":"change","entityIds":{{"{entity}Id":"1"}}}}"#);
+            let (key, value) = (None, Some(value.as_bytes()));
+            let record = Record { offset, timestamp_ms: 0, key, value, workspace: Some(workspace) };
+            let mut batches = [Vec::new()];
+            pipeline.event(&record, &assignment, &mut batches);
+            batches[0].len()
+        };
+        let dropped = |word: &str| metrics.dropped().find(|(reason, _)| reason.word() == word).unwrap().1;
+        let counts = || [EventOutcome::Matched, EventOutcome::Unmatched].map(|outcome| metrics.intake.events(outcome));
+        assert_eq!(read(0, "ws", "contact") + read(1, "other", "company"), 0);
+        assert_eq!((counts(), dropped("integration-inactive"), dropped("suspended")), ([0, 2], 0, 0));
+        assert_eq!(read(2, "ws", "company"), 1);
+        assert_eq!((counts(), dropped("integration-inactive"), dropped("suspended")), ([1, 2], 2, 2));
+    }
 }

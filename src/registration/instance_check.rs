@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::instance::{Fields, Instance, raw};
 use crate::domain::filter::{CHANGE_WORDS, EVENT_WORDS};
+use crate::domain::guid::canonical;
 use crate::domain::integration::{
     HEADER_SECRET_PREFIX, Integration, STATUS_WORDS, Status, Unusable, is_sendable, join_url, parse_period,
 };
@@ -119,7 +120,8 @@ impl Checker {
 
     fn own_fields(&mut self, key: &str, fields: &Fields) {
         let id = key.rsplit_once('/').map_or(key, |(_, id)| id);
-        if let Some(value) = fields.get("id").filter(|_| fields.text("id").as_deref() != Some(id)) {
+        let is_it = |known: &str| canonical(known) == canonical(id);
+        if let Some(value) = fields.get("id").filter(|_| !fields.text("id").is_some_and(|known| is_it(&known))) {
             self.fault(
                 FaultKind::Data,
                 (Place::Field("id"), "/id"),
@@ -200,7 +202,7 @@ impl Checker {
     fn duplicates(&mut self, webhooks: &[Fields]) {
         let mut seen: HashMap<String, usize> = HashMap::new();
         for (index, webhook) in webhooks.iter().enumerate() {
-            let Some(id) = webhook.text("id") else { continue };
+            let Some(id) = webhook.text("id").map(|id| canonical(&id).into_owned()) else { continue };
             if let Some(first) = seen.get(&id) {
                 let path = format!("/webHooks/{index}/id");
                 let what = format!("webhook {first} has this id already; each needs its own");

@@ -381,7 +381,7 @@ static LISTENERS: &[Spec] = &[
     Spec::one(
         "api-tokens-file",
         "FILE",
-        "bearer tokens, one a line, each followed by the workspaces it may change or *; read again on SIGHUP",
+        "bearer tokens, one a line, each followed by its workspaces or *, and rights after a colon; read again on SIGHUP",
         SERVING_API,
     ),
     Spec::one("api-tls-cert", "FILE", "PEM certificates; with the key, the API speaks TLS", SERVING_API),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{ToolError, blocking};
+use crate::domain::guid::canonical_key;
 use crate::domain::integration::Integration;
 use crate::health::records::StateRecord;
 use crate::health::rules;
@@ -123,7 +124,7 @@ fn rows_of(
     let mut heard = Instant::now();
     while !rows.is_caught_up() {
         let read = rows.read(READ_WAIT, |row| {
-            if row.key == key.as_bytes() {
+            if std::str::from_utf8(row.key).is_ok_and(|found| canonical_key(found) == canonical_key(key)) {
                 take(row.value);
             }
         })?;

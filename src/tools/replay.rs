@@ -196,7 +196,7 @@ impl Matcher {
                 workspace: Some(integration.workspace().to_owned()),
                 integration_id: Some(integration.id().to_owned()),
                 webhook_id: Some(webhook.id()),
-                delivery_id: Some(delivery_id(&origin, &envelope.id, integration.key(), &webhook.id()).into()),
+                delivery_id: Some(delivery_id(integration.key(), &webhook.id(), &envelope.id).into()),
                 attempt: Some(0),
                 due_ms: Some(now_ms),
                 origin: Some(origin.to_string()),
@@ -276,13 +276,12 @@ mod tests {
         assert_eq!(outgoing.len(), 2);
         assert_eq!((&*outgoing[0].topic, outgoing[0].key.as_deref()), ("webhooks.retry.now", Some(&b"a"[..])));
         assert_eq!(outgoing[0].payload.as_deref(), Some(LINK));
-        let origin = Origin { topic: "crm.object-events".into(), partition: 3, offset: 7 };
         let wire = Wire::read(outgoing[0].headers.iter().map(|(name, value)| (*name, value.as_bytes())));
         let expected = Wire {
             workspace: Some("ws".to_owned()),
             integration_id: Some("i".to_owned()),
             webhook_id: Some("a".to_owned()),
-            delivery_id: Some(delivery_id(&origin, "e", "ws/i", "a").into()),
+            delivery_id: Some(delivery_id("ws/i", "a", "e").into()),
             attempt: Some(0),
             due_ms: Some(99),
             origin: Some("crm.object-events/3/7".to_owned()),

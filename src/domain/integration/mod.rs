@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 pub(crate) use pack::is_sendable;
-use pack::{Packed, PackedId, PackedSecret, Packer, TextRange, short, uuid_bytes};
+use pack::{Packed, PackedId, PackedSecret, Packer, TextRange, short};
 pub(crate) use period::{BadPeriod, parse_period};
 use record::Record;
 
 use super::filter::FilterItem;
+use super::guid;
 use super::hash::hash_bytes;
 use super::signature::{Signer, SigningKey};
 use super::target::BadUrl;
@@ -193,7 +194,7 @@ impl Integration {
             return Err(Unusable::Key);
         }
         let record = Record::read(value)?;
-        if text(record.id.as_ref()).is_some_and(|in_value| in_value != id) {
+        if text(record.id.as_ref()).is_some_and(|in_value| guid::canonical(in_value) != guid::canonical(id)) {
             return Err(Unusable::IdMismatch);
         }
         let status = match text(record.status.as_ref()) {
@@ -201,7 +202,7 @@ impl Integration {
             Some(word) => Status::parse(word).ok_or_else(|| Unusable::Status(short(word)))?,
         };
         let mut packer = Packer::new(key, &record);
-        let key = packer.text(key)?;
+        let key = packer.text(&guid::canonical_key(key))?;
         let workspace_len = u32::try_from(workspace.len()).map_err(|_overflow| Unusable::TooLarge)?;
         let base_url = packer.text(text(record.base_url.as_ref()).unwrap_or_default())?;
         for (number, webhook) in record.web_hooks.iter().flatten().enumerate() {
@@ -230,7 +231,7 @@ impl Integration {
         })
     }
 
-    /// `<workspace>/<integration id>`: the record's key.
+    /// `<workspace>/<integration id>`: the record's key, a GUID in small letters.
     pub(crate) fn key(&self) -> &str {
         self.slice(self.key)
     }
@@ -365,7 +366,7 @@ impl<'a> Webhook<'a> {
 
     fn has_id(self, id: &str) -> bool {
         match self.packed.id {
-            PackedId::Uuid(bytes) => uuid_bytes(id) == Some(bytes),
+            PackedId::Uuid(bytes) => guid::parse(id) == Some(bytes),
             PackedId::Text(span) => self.integration.slice(span) == id,
         }
     }

@@ -1,9 +1,10 @@
-//! A record made small: ids that are UUIDs as 16 bytes, everything else of it in one text.
+//! A record made small: ids that are GUIDs as 16 bytes, everything else of it in one text.
 
 use super::period::{BadPeriod, parse_period};
 use super::record::{Record, Webhook};
 use super::{SIGNING_SECRET, Trigger, Unusable, is_absolute, join_url};
 use crate::domain::filter::FilterItem;
+use crate::domain::guid;
 use crate::domain::target::{Target, is_plain};
 use crate::domain::text::text;
 
@@ -19,7 +20,7 @@ impl TextRange {
     }
 }
 
-/// Canonical UUIDs are kept as their 16 bytes, anything else as text.
+/// GUIDs are kept as their 16 bytes, which forgets their case; anything else is kept as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PackedId {
     Uuid([u8; 16]),
@@ -27,10 +28,10 @@ pub(super) enum PackedId {
 }
 
 impl PackedId {
-    /// The id as it stands in the record, which `all` is the text of.
+    /// The id: a GUID in small letters, any other as it stands in the record, which `all` is the text of.
     pub(super) fn text(self, all: &str) -> String {
         match self {
-            Self::Uuid(bytes) => uuid_text(&bytes),
+            Self::Uuid(bytes) => guid::text(bytes),
             Self::Text(span) => span.of(all).to_owned(),
         }
     }
@@ -105,7 +106,7 @@ impl<'a> Packer<'a> {
         let base = text(record.base_url.as_ref()).unwrap_or_default();
         let len = |part| text(part).map_or(0, str::len);
         let of_webhooks = webhooks.iter().map(|webhook| {
-            let id = text(webhook.id.as_ref()).filter(|id| uuid_bytes(id).is_none());
+            let id = text(webhook.id.as_ref()).filter(|id| guid::parse(id).is_none());
             id.map_or(0, str::len) + len(webhook.relative_url.as_ref())
         });
         let of_secrets = secrets.iter().map(|secret| {
@@ -149,7 +150,7 @@ impl<'a> Packer<'a> {
             )
         }));
         let packed = Packed {
-            id: match uuid_bytes(id) {
+            id: match guid::parse(id) {
                 Some(bytes) => PackedId::Uuid(bytes),
                 None => PackedId::Text(self.text(id)?),
             },
@@ -198,7 +199,7 @@ impl<'a> Packer<'a> {
         }
         uuids.sort_unstable();
         texts.sort_unstable();
-        let uuid = uuids.array_windows().find(|[one, next]| one == next).map(|[one, _]| uuid_text(one));
+        let uuid = uuids.array_windows().find(|[one, next]| one == next).map(|[one, _]| guid::text(*one));
         let other = || texts.array_windows().find(|[one, next]| one == next).map(|[one, _]| (*one).to_owned());
         uuid.or_else(other).map_or(Ok(()), |id| Err(Unusable::DuplicateWebhook(short(&id))))
     }
@@ -223,43 +224,6 @@ fn trigger_of(record: &Webhook<'_>, id: &str) -> Result<Trigger, Unusable> {
 /// Words of records go into errors and logs shortened: they may be anything.
 pub(super) fn short(word: &str) -> String {
     word.chars().take(64).collect()
-}
-
-/// The 16 bytes of a lower-case, dashed UUID; nothing for any other spelling, which must come back as it was.
-pub(super) fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
-    let text = text.as_bytes();
-    if text.len() != 36 || [8, 13, 18, 23].iter().any(|place| text.get(*place) != Some(&b'-')) {
-        return None;
-    }
-    let mut bytes = [0u8; 16];
-    let mut digits =
-        text.iter().enumerate().filter(|(place, _)| !matches!(place, 8 | 13 | 18 | 23)).map(|(_, digit)| *digit);
-    for byte in &mut bytes {
-        let (high, low) = (hex_digit(digits.next()?)?, hex_digit(digits.next()?)?);
-        *byte = high << 4 | low;
-    }
-    Some(bytes)
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
-}
-
-pub(super) fn uuid_text(bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -290,20 +254,5 @@ mod tests {
     #[test]
     fn a_webhook_takes_40_bytes() {
         assert_eq!(size_of::<Packed>(), 40);
-    }
-
-    #[test]
-    fn only_canonical_uuids_are_packed() {
-        for id in [
-            "A5AAD3C1-777b-4ae5-8ca1-60b94c0423e5",
-            "a5aad3c1777b4ae58ca160b94c0423e5",
-            "a5aad3c1-777b-4ae5-8ca1-60b94c0423e",
-            "a5aad3c1-777b-4ae58-ca1-60b94c0423e5",
-            "a5aad3c1-777b-4ae5-8ca1-60b94c0423eg",
-        ] {
-            assert_eq!(uuid_bytes(id), None, "{id}");
-        }
-        let id = "a5aad3c1-777b-4ae5-8ca1-60b94c0423e5";
-        assert_eq!(uuid_text(&uuid_bytes(id).unwrap()), id);
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::rights::{Right, Rights};
 use crate::registration::instance::Instance;
 use crate::registration::patch::Conflict;
 use crate::registration::registry::{Version, WriteError};
@@ -154,8 +155,13 @@ pub(super) fn unauthorized() -> Response<Body> {
 }
 
 /// 403
-pub(super) fn forbidden(workspace: &str) -> Response<Body> {
-    problem(StatusCode::FORBIDDEN, "forbidden", format!("the token is not for the workspace {workspace}"))
+pub(super) fn forbidden(workspace: &str, has: Rights, needed: Right) -> Response<Body> {
+    let message = if has.is_empty() {
+        format!("the token is not for the workspace {workspace}")
+    } else {
+        format!("the token has not the right `{}` in the workspace {workspace}, but {has}", needed.word())
+    };
+    problem(StatusCode::FORBIDDEN, "forbidden", message)
 }
 
 /// 404: not an instance, a route.

@@ -1,7 +1,7 @@
-//! Who may change what: bearer tokens from a file, read again on demand. A token is never kept as it is, only its digest,
-//! and a lookup takes the same time whichever token is right.
+//! Who may do what: bearer tokens from a file, each with its rights by workspace, read again on demand. A token is never
+//! kept as it is, only its digest, and a lookup takes the same time for every token.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +9,11 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use parking_lot::RwLock;
 use ring::digest::{SHA256, digest};
+use subtle::ConstantTimeEq as _;
+
+use super::rights::{Right, Rights};
+use crate::inflight::job::push_hex;
+use crate::registration::instance_check::is_name;
 
 /// The other header a token may come in.
 pub(super) const ACCESS_KEY: &str = "x-xcom-accesskey";
@@ -19,7 +24,7 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadTokens {
     /// It can't be read.
-    #[error("--api-tokens-file {file}: {error}; expected a file with a token and the workspaces it may change a line")]
+    #[error("--api-tokens-file {file}: {error}; expected a file of lines, each with a token and its workspaces")]
     Read {
         /// The file.
         file: PathBuf,
@@ -28,13 +33,11 @@ pub(crate) enum BadTokens {
     },
     /// It is too large.
     #[error(
-        "--api-tokens-file {0}: larger than 16 MiB; expected a file with a token and the workspaces it may change a line"
+        "--api-tokens-file {0}: larger than 16 MiB; expected a file of lines, each with a token and its workspaces"
     )]
     TooLarge(PathBuf),
-    /// A line is no token.
-    #[error(
-        "--api-tokens-file {file}, line {line}: {what}; a line is a token and then the workspaces it may change, or *, separated by spaces"
-    )]
+    /// A line is not valid.
+    #[error("--api-tokens-file {file}, line {line}: {what}; {EXPECTED}")]
     Line {
         /// The file.
         file: PathBuf,
@@ -45,31 +48,55 @@ pub(crate) enum BadTokens {
     },
 }
 
-/// Which workspaces a token may change.
+/// What a line is, for messages.
+const EXPECTED: &str = "a line is a token and its workspaces, separated by spaces: a name or * for all of them, and rights \
+                        after a colon where it has not all: `TOKEN acme:read initech:operate,body *:read`; # begins a comment";
+
+/// The place in a [`Grant`] of what holds for every workspace.
+const EVERY: &str = "*";
+
+/// What a token may do where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Grant {
-    /// Every one.
-    All,
-    /// These.
-    Workspaces(BTreeSet<String>),
+pub(crate) struct Grant {
+    /// Of its digest: names the token in the audit trail without telling it.
+    name: String,
+    by_workspace: BTreeMap<String, Rights>,
 }
 
 impl Grant {
-    /// Whether the workspace is one of them.
-    pub(super) fn covers(&self, workspace: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Workspaces(workspaces) => workspaces.contains(workspace),
-        }
+    fn of(digest: &[u8; 32]) -> Self {
+        let mut name = "token-".to_owned();
+        push_hex(&mut name, digest.get(..NAME_BYTES).unwrap_or_default());
+        Self { name, by_workspace: BTreeMap::new() }
+    }
+
+    /// Adds rights in a workspace, or in every one.
+    fn add(&mut self, workspace: &str, rights: Rights) {
+        let known = self.by_workspace.entry(workspace.to_owned()).or_default();
+        *known = known.with(rights);
+    }
+
+    /// A name for the token: the beginning of its digest.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the token may do in the workspace: what is said of it, and what is said of every one.
+    pub(crate) fn rights(&self, workspace: &str) -> Rights {
+        let of = |name: &str| self.by_workspace.get(name).copied().unwrap_or_default();
+        of(workspace).with(of(EVERY))
     }
 }
 
+/// Bytes of a digest that name its token.
+const NAME_BYTES: usize = 4;
+
 /// Digests of the tokens, with their grants.
 #[derive(Default)]
-pub(super) struct Set(Vec<([u8; 32], Arc<Grant>)>);
+pub(crate) struct Set(Vec<([u8; 32], Arc<Grant>)>);
 
 /// The tokens in force.
-pub(super) struct Tokens {
+pub(crate) struct Tokens {
     file: Option<PathBuf>,
     set: RwLock<Arc<Set>>,
 }
@@ -79,7 +106,7 @@ impl Tokens {
     ///
     /// # Errors
     /// [`BadTokens`]: a start with a bad file would lock everyone out in silence.
-    pub(super) fn open(file: Option<&Path>) -> Result<Self, BadTokens> {
+    pub(crate) fn open(file: Option<&Path>) -> Result<Self, BadTokens> {
         let set = if let Some(file) = file {
             let set = read(file)?;
             tracing::info!(file = %file.display(), tokens = set.0.len(), "tokens read");
@@ -91,15 +118,16 @@ impl Tokens {
         Ok(Self { file: file.map(Path::to_owned), set: RwLock::new(Arc::new(set)) })
     }
 
-    /// One token, not from a file, for one workspace.
-    pub(super) fn one(token: &str, workspace: &str) -> Self {
-        let grant = Grant::Workspaces([workspace.to_owned()].into());
-        let set = Set(vec![(hash(token.as_bytes()), Arc::new(grant))]);
-        Self { file: None, set: RwLock::new(Arc::new(set)) }
+    /// One token, not from a file, with every right in one workspace.
+    pub(crate) fn one(token: &str, workspace: &str) -> Self {
+        let digest = hash(token.as_bytes());
+        let mut grant = Grant::of(&digest);
+        grant.add(workspace, Rights::ALL);
+        Self { file: None, set: RwLock::new(Arc::new(Set(vec![(digest, Arc::new(grant))]))) }
     }
 
     /// Reads the file again; a bad one leaves the tokens as they were.
-    pub(super) fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let Some(file) = &self.file else { return };
         match read(file) {
             Ok(set) => {
@@ -114,7 +142,7 @@ impl Tokens {
     }
 
     /// What the request's token may do; `None` without a token that is known.
-    pub(super) fn grant(&self, headers: &HeaderMap) -> Option<Arc<Grant>> {
+    pub(crate) fn grant(&self, headers: &HeaderMap) -> Option<Arc<Grant>> {
         let set = Arc::clone(&self.set.read());
         set.find(token(headers)?)
     }
@@ -126,8 +154,7 @@ impl Set {
         let asked = hash(token);
         let mut found = None;
         for (known, grant) in &self.0 {
-            let difference = known.iter().zip(asked).fold(0, |difference, (one, other)| difference | (one ^ other));
-            if std::hint::black_box(difference) == 0 {
+            if bool::from(known.ct_eq(&asked)) {
                 found = Some(grant);
             }
         }
@@ -165,26 +192,43 @@ pub(super) fn read(file: &Path) -> Result<Set, BadTokens> {
     parse(&text).map_err(|(line, what)| BadTokens::Line { file: file.to_owned(), line, what })
 }
 
-/// Reads the lines; a token on several has the workspaces of all. The error is a line's number and what is wrong with it.
+/// Reads the lines; a token on several has the rights of all. The error is a line's number and what is wrong with it.
 fn parse(text: &str) -> Result<Set, (usize, &'static str)> {
-    let mut grants: BTreeMap<[u8; 32], BTreeSet<String>> = BTreeMap::new();
+    let mut grants: BTreeMap<[u8; 32], Grant> = BTreeMap::new();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+        let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_whitespace();
-        let digest = hash(words.next().unwrap_or_default().as_bytes());
-        let workspaces: BTreeSet<String> = words.map(str::to_owned).collect();
-        if workspaces.is_empty() {
+        let Some(token) = words.next() else { continue };
+        let digest = hash(token.as_bytes());
+        let grant = grants.entry(digest).or_insert_with(|| Grant::of(&digest));
+        let mut has_workspace = false;
+        for word in words {
+            let (workspace, rights) = workspace(word).map_err(|what| (index + 1, what))?;
+            grant.add(workspace, rights);
+            has_workspace = true;
+        }
+        if !has_workspace {
             return Err((index + 1, "no workspace"));
         }
-        grants.entry(digest).or_default().extend(workspaces);
     }
-    let grant = |workspaces: BTreeSet<String>| {
-        Arc::new(if workspaces.contains("*") { Grant::All } else { Grant::Workspaces(workspaces) })
+    Ok(Set(grants.into_iter().map(|(digest, grant)| (digest, Arc::new(grant))).collect()))
+}
+
+/// Reads `workspace` or `workspace:right,right`.
+fn workspace(word: &str) -> Result<(&str, Rights), &'static str> {
+    let (name, rights) = match word.rsplit_once(':') {
+        None => (word, Rights::ALL),
+        Some((name, words)) => {
+            let rights = words.split(',').map(Right::parse).collect::<Option<Vec<_>>>();
+            let rights = rights.ok_or("a word after a colon is no right: expected read, body, operate or write")?;
+            (name, rights.into_iter().fold(Rights::default(), |rights, right| rights.with(right.into())))
+        }
     };
-    Ok(Set(grants.into_iter().map(|(digest, workspaces)| (digest, grant(workspaces))).collect()))
+    if name != EVERY && (!is_name(name) || name.contains('*')) {
+        return Err("a word is no workspace: expected a name of at most 200 characters without slashes, or *");
+    }
+    Ok((name, rights))
 }
 
 #[cfg(test)]
@@ -199,24 +243,60 @@ mod tests {
         HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())])
     }
 
+    /// The rights of a token in a workspace, as words.
+    fn rights(set: &Set, token: &str, workspace: &str) -> String {
+        set.find(token.as_bytes()).map_or_else(|| "unknown".to_owned(), |grant| grant.rights(workspace).to_string())
+    }
+
+    const ALL: &str = "read,body,operate,write";
+
     #[test]
-    fn tokens_come_with_their_workspaces() {
-        let set = parse("# people\n\none  acme beta\ntwo *\n  three\tacme # beta\n").unwrap();
-        let one = set.find(b"one").unwrap();
-        assert!(one.covers("acme") && one.covers("beta") && !one.covers("acmebeta") && !one.covers(""));
-        assert!(set.find(b"two").unwrap().covers("anything"));
-        assert!(set.find(b"three").unwrap().covers("beta"));
-        let set = parse("one acme\ntwo acme\none beta\ntwo *").unwrap();
-        assert!(["acme", "beta"].iter().all(|workspace| set.find(b"one").unwrap().covers(workspace)));
-        assert!(!set.find(b"one").unwrap().covers("gamma") && set.find(b"two").unwrap().covers("gamma"));
+    fn tokens_come_with_their_rights_by_workspace() {
+        let set = parse("one acme:read initech:operate,body *:read\ntwo *\nthree\tacme\none initech:write").unwrap();
+        assert_eq!(rights(&set, "one", "acme"), "read");
+        assert_eq!(rights(&set, "one", "initech"), ALL);
+        assert_eq!(rights(&set, "one", "other"), "read");
+        assert_eq!(rights(&set, "two", "anything"), ALL);
+        assert_eq!((rights(&set, "three", "acme").as_str(), rights(&set, "three", "acmes").as_str()), (ALL, ""));
         for unknown in ["", "on", "one ", "onee", "acme", "#"] {
-            assert!(set.find(unknown.as_bytes()).is_none(), "{unknown}");
+            assert_eq!(rights(&set, unknown, "acme"), "unknown", "{unknown}");
         }
     }
 
     #[test]
-    fn a_bad_line_is_named_without_its_token() {
-        assert_eq!(parse("a *\nsecret\n").err(), Some((2, "no workspace")));
+    fn comments_end_a_line_anywhere_and_marks_of_windows_are_no_part_of_a_token() {
+        let file = "\u{feff}t1 *\r\nt2 acme # was * before\r\n# t3 *\r\n\r\nt4\tacme:read  initech:operate,body\r\nt5 acme# beta";
+        let set = parse(file).unwrap();
+        assert_eq!(rights(&set, "t1", "any"), ALL);
+        assert_eq!((rights(&set, "t2", "acme").as_str(), rights(&set, "t2", "was").as_str()), (ALL, ""));
+        assert_eq!(rights(&set, "t3", "any"), "unknown");
+        assert_eq!(rights(&set, "t4", "initech"), "body,operate");
+        assert_eq!((rights(&set, "t5", "acme").as_str(), rights(&set, "t5", "beta").as_str()), (ALL, ""));
+    }
+
+    #[test]
+    fn a_line_that_is_not_valid_refuses_the_file_with_its_number() {
+        for (line, part) in [
+            ("secret", "no workspace"),
+            ("secret # acme", "no workspace"),
+            ("secret acme:", "no right"),
+            ("secret acme:reed", "no right"),
+            ("secret acme:read,", "no right"),
+            ("secret :read", "no workspace"),
+            ("secret a/b", "no workspace"),
+            ("secret acme*", "no workspace"),
+            ("secret **", "no workspace"),
+        ] {
+            let (number, what) = parse(&format!("a *\n\n{line}\nb *")).err().expect(line);
+            assert_eq!(number, 3, "{line}");
+            assert!(what.contains(part), "{line}: {what}");
+        }
+    }
+
+    #[test]
+    fn a_token_has_a_name_that_does_not_tell_it() {
+        let name = parse("hunter2 *").unwrap().find(b"hunter2").unwrap().name().to_owned();
+        assert_eq!((name.len(), name.contains("hunter2")), ("token-".len() + 8, false));
     }
 
     #[test]

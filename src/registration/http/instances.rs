@@ -23,6 +23,7 @@ use super::precondition::Precondition;
 use super::{Api, Names, TestAnswer, TestRequest, answers};
 use crate::attempt_log::redaction::Secrets;
 use crate::clock;
+use crate::domain::guid;
 use crate::registration::instance::{BadInstance, Instance, Stamp};
 use crate::registration::patch::{Conflict, Patch, replacement};
 use crate::registration::registry::{Decision, Stored, Version};
@@ -67,7 +68,8 @@ pub(super) async fn get(
     let Some(stored) = api.registry.view().get(&names.workspace, &names.id) else {
         return answers::no_instance(&names.id);
     };
-    if Precondition::of(&headers).is_known(Some(stored.version)) {
+    // A reader whose header can't be read is shown what is there.
+    if Precondition::of(&headers).is_ok_and(|precondition| precondition.is_known(Some(stored.version))) {
         return answers::not_modified(stored.version);
     }
     match Instance::parse(&stored.bytes) {
@@ -162,7 +164,7 @@ pub(super) async fn patch(
     Extension(names): Extension<Names>,
     request: Request,
 ) -> Response<Body> {
-    let (precondition, body) = match asked(request, &["application/json-patch+json"]).await {
+    let (precondition, body) = match asked(&api, request, &["application/json-patch+json"]).await {
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
@@ -208,7 +210,7 @@ pub(super) async fn put(
     request: Request,
 ) -> Response<Body> {
     // Without a word about it, it is what it can only be.
-    let (precondition, body) = match asked(request, &["application/json", ""]).await {
+    let (precondition, body) = match asked(&api, request, &["application/json", ""]).await {
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
@@ -252,7 +254,10 @@ pub(super) async fn delete(
     Extension(names): Extension<Names>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let precondition = Precondition::of(&headers);
+    let precondition = match precondition(&headers) {
+        Ok(precondition) => precondition,
+        Err(refused) => return *refused,
+    };
     let Names { id, .. } = names.clone();
     let decide = move |stored: Option<&Stored>| match stored.map(|stored| stored.version) {
         None => (Decision::Keep, Err(Box::new(answers::no_instance(&id)))),
@@ -289,7 +294,8 @@ pub(super) async fn test(State(api): State<Arc<Api>>, Extension(names): Extensio
         return answers::conflict(&Conflict::of("the stored record is no instance"));
     };
     let webhook = names.webhook.clone().unwrap_or_default();
-    if !instance.webhooks.iter().any(|known| known.text("id").as_deref() == Some(&webhook)) {
+    let is_it = |known: &str| guid::canonical(known) == guid::canonical(&webhook);
+    if !instance.webhooks.iter().any(|known| known.text("id").is_some_and(|known| is_it(&known))) {
         return answers::no_webhook(&webhook);
     }
     // Each holds a connection to somewhere for as long as it takes.
@@ -341,18 +347,30 @@ fn other_version(stored: Option<Version>) -> Response<Body> {
     answers::precondition_failed(format!("the instance is not at the version asked for: {found}"))
 }
 
+/// What a request says of the version it is about.
+fn precondition(headers: &HeaderMap) -> Result<Precondition, Refused> {
+    Precondition::of(headers).map_err(|name| {
+        let what = "expected *, or a list of ETags in quotes as they were answered";
+        Box::new(answers::bad_request(format!("{name}: {what}")))
+    })
+}
+
 /// Checks what a request says of its body and version, and reads the body. The first content type is the one to ask for.
-async fn asked(request: Request, content_types: &[&str]) -> Result<(Precondition, Bytes), Refused> {
+async fn asked(api: &Api, request: Request, content_types: &[&str]) -> Result<(Precondition, Bytes), Refused> {
     let (parts, body) = request.into_parts();
     let sent = parts.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?")).unwrap_or_default();
     let media_type = sent.split(';').next().unwrap_or_default().trim();
     if !content_types.iter().any(|accepted| media_type.eq_ignore_ascii_case(accepted)) {
         return Err(Box::new(answers::unsupported(content_types.first().unwrap_or(&""))));
     }
-    let precondition = Precondition::of(&parts.headers);
+    let precondition = precondition(&parts.headers)?;
     let too_large = || Box::new(answers::too_large(format!("the body is larger than {BODY_BYTES_MAX} bytes")));
     let announced = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if parts.headers.contains_key(EXPECT) && announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+    if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+        // A client that waits to be asked for it sends nothing.
+        if !parts.headers.contains_key(EXPECT) {
+            api.discarded.spawn(tokio::time::timeout(BODY_TIMEOUT, whole(body)));
+        }
         return Err(too_large());
     }
     match tokio::time::timeout(BODY_TIMEOUT, whole(body)).await {
@@ -364,7 +382,7 @@ async fn asked(request: Request, content_types: &[&str]) -> Result<(Precondition
 }
 
 /// A body; nothing of one that is too large. What is too much of it is read to a bound and forgotten: many clients look for
-/// an answer only when all is sent, and lose it when the connection is closed under them.
+/// an answer only when all is sent, and lose it when the connection is closed while they send.
 async fn whole(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
     let mut read = 0;
     let mut kept = BytesMut::new();
@@ -382,15 +400,11 @@ async fn whole(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
     Ok((read <= BODY_BYTES_MAX).then(|| kept.freeze()))
 }
 
-/// A random UUID (version 4).
+/// A random GUID.
 fn fresh_id() -> String {
     let mut bytes = [0u8; 16];
     rand::rng().fill_bytes(&mut bytes);
-    let random = u128::from_be_bytes(bytes);
-    let versioned = random & !(0xf << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
-    let digits = format!("{versioned:032x}");
-    let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
-    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+    guid::random(bytes)
 }
 
 #[cfg(test)]
@@ -398,18 +412,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-
-    #[test]
-    fn fresh_ids_are_random_uuids() {
-        let ids: std::collections::BTreeSet<String> = (0..100).map(|_| fresh_id()).collect();
-        assert_eq!(ids.len(), 100);
-        for id in ids {
-            let shape: String = id.chars().map(|char| if char == '-' { '-' } else { 'x' }).collect();
-            assert_eq!(shape, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx");
-            assert_eq!(id.chars().nth(14), Some('4'), "{id}");
-            assert!(matches!(id.chars().nth(19), Some('8' | '9' | 'a' | 'b')), "{id}");
-        }
-    }
 
     /// A body of so many pieces of 1 KiB, and how many of them were asked for.
     fn body(pieces: usize) -> (Body, Arc<AtomicUsize>) {

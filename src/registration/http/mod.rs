@@ -8,6 +8,7 @@ mod auth;
 mod instances;
 mod openapi;
 mod precondition;
+mod rights;
 mod server;
 
 use std::future::Future;
@@ -30,13 +31,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
 pub(crate) use self::auth::BadTokens;
 use self::auth::Tokens;
+use self::rights::{Right, Rights};
 use self::server::Listener;
 use super::instance_check::is_name;
 use super::registry::{Handle, Registry, RegistryError};
+use crate::domain::guid::canonical;
 use crate::settings::{self, Settings};
 
 /// How long a request may take, its body and the commit included; a change that is not settled by then is answered with
@@ -133,6 +137,8 @@ struct Api {
     tests: Arc<Semaphore>,
     test_timeout: Duration,
     requests: IntCounterVec,
+    /// Reads on what is too much of bodies whose requests are answered: at most one a connection, for a bounded time.
+    discarded: TaskTracker,
 }
 
 /// What a path names.
@@ -208,7 +214,9 @@ impl BoundApi {
         let tests = Arc::new(Semaphore::new(TESTS_MAX));
         let test_timeout = settings.delivery.request_timeout + TEST_MARGIN;
         let (registry_handle, tokens) = (registry.handle(), Arc::clone(&self.tokens));
-        let api = Api { registry: registry_handle, tokens, test_delivery, tests, test_timeout, requests };
+        let discarded = TaskTracker::new();
+        let reading = discarded.clone();
+        let api = Api { registry: registry_handle, tokens, test_delivery, tests, test_timeout, requests, discarded };
         let closing = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(self.listener.serve(router(Arc::new(api)), settings.delivery.drain_timeout, closing.clone()));
@@ -226,6 +234,9 @@ impl BoundApi {
                 tracing::error!(%error, "a task of the API failed");
             }
         }
+        // The connections are gone, and with them the bodies that came over them.
+        reading.close();
+        reading.wait().await;
         registry.close().await;
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -266,18 +277,17 @@ async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
 
 fn router(api: Arc<Api>) -> Router {
     // Laid on the methods that there are: another is told so whoever asks.
-    let admitted = middleware::from_fn_with_state(Arc::clone(&api), admit);
+    let may = |right| middleware::from_fn_with_state((Arc::clone(&api), right), admit);
     let page = routing::get(instances::list)
-        .route_layer(admitted.clone())
+        .route_layer(may(Right::Read))
         .fallback(async |method: Method| no_method(&method, "GET, HEAD"));
+    let changes = routing::patch(instances::patch).put(instances::put).delete(instances::delete);
     let instance = routing::get(instances::get)
-        .patch(instances::patch)
-        .put(instances::put)
-        .delete(instances::delete)
-        .route_layer(admitted.clone())
+        .route_layer(may(Right::Read))
+        .merge(changes.route_layer(may(Right::Write)))
         .fallback(async |method: Method| no_method(&method, "GET, HEAD, PATCH, PUT, DELETE"));
     let test = routing::post(instances::test)
-        .route_layer(admitted)
+        .route_layer(may(Right::Operate))
         .fallback(async |method: Method| no_method(&method, "POST"));
     let open =
         |get: routing::MethodRouter<Arc<Api>>| get.fallback(async |method: Method| no_method(&method, "GET, HEAD"));
@@ -296,9 +306,18 @@ fn no_method(method: &Method, allowed: &'static str) -> Response<Body> {
     answers::no_method(method.as_str(), allowed)
 }
 
-/// Lets in who has a token for the workspace, with names that can stand in a key.
+/// Who asks, and what it may do in the workspace that it asks about.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// The token's name for the audit trail; never the token.
+    pub(crate) name: String,
+    /// Its rights in the workspace.
+    pub(crate) rights: Rights,
+}
+
+/// Lets in who has that right in the workspace, with names that can stand in a key.
 async fn admit(
-    State(api): State<Arc<Api>>,
+    State((api, right)): State<(Arc<Api>, Right)>,
     path: Result<Path<Vec<(String, String)>>, axum::extract::rejection::PathRejection>,
     mut request: Request,
     next: Next,
@@ -316,13 +335,15 @@ async fn admit(
         }
         match name.as_str() {
             "workspace" => names.workspace = segment,
-            "id" => names.id = segment,
+            "id" => names.id = canonical(&segment).into_owned(),
             _ => names.webhook = Some(segment),
         }
     }
-    if !grant.covers(&names.workspace) {
-        return answers::forbidden(&names.workspace);
+    let rights = grant.rights(&names.workspace);
+    if !rights.allow(right) {
+        return answers::forbidden(&names.workspace, rights, right);
     }
+    request.extensions_mut().insert(Caller { name: grant.name().to_owned(), rights });
     request.extensions_mut().insert(names);
     next.run(request).await
 }

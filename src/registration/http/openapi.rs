@@ -177,7 +177,7 @@ struct FilterItem {
 #[schema(rename_all = "camelCase")]
 enum EventType {
     Change,
-    KeptConnection,
+    Link,
     Unlink,
 }
 
@@ -194,7 +194,7 @@ enum ChangeType {
 #[derive(ToSchema)]
 struct Schedule {
     /// `[d.]hh:mm:ss`, at least `00:00:10`.
-    #[schema(pattern = r"^(\d{1,4}\.)?([01]\d|2[0-3]):[0-5]\d:[0-5]\d$", example = "00:05:00")]
+    #[schema(pattern = r"^(\d{1,5}\.)?([01]\d|2[0-3]):[0-5]\d:[0-5]\d$", example = "00:05:00")]
     period: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! `If-Match` and `If-None-Match`: which version of an instance a request is about. What is no list of tags matches no
-//! version: a guard that can't be read holds.
+//! `If-Match` and `If-None-Match`: which version of an instance a request is about. A header that is no list of tags is
+//! refused: a guard that can't be read guards nothing.
 
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName};
@@ -25,8 +25,11 @@ pub(super) struct Precondition {
 
 impl Precondition {
     /// Reads the headers.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        Self { matches: tags(headers, &IF_MATCH), none_matches: tags(headers, &IF_NONE_MATCH) }
+    ///
+    /// # Errors
+    /// The name of the header that is no list of tags.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, HeaderName> {
+        Ok(Self { matches: tags(headers, IF_MATCH)?, none_matches: tags(headers, IF_NONE_MATCH)? })
     }
 
     /// Whether a change of the stored version may go on.
@@ -52,19 +55,20 @@ impl Precondition {
     }
 }
 
-fn tags(headers: &HeaderMap, name: &HeaderName) -> Tags {
-    if !headers.contains_key(name) {
-        return Tags::Unasked;
+fn tags(headers: &HeaderMap, name: HeaderName) -> Result<Tags, HeaderName> {
+    if !headers.contains_key(&name) {
+        return Ok(Tags::Unasked);
     }
-    let mut listed = Vec::new();
-    for value in headers.get_all(name) {
-        match value.to_str().map(str::trim) {
-            Ok("*") => return Tags::Any,
-            Ok(text) => listed.extend(list(text).unwrap_or_default()),
-            Err(_not_ascii) => {}
-        }
+    let values: Vec<&str> =
+        headers.get_all(&name).iter().map(|value| value.to_str().unwrap_or_default().trim()).collect();
+    if values == ["*"] {
+        return Ok(Tags::Any);
     }
-    Tags::Listed(listed)
+    let listed = values.into_iter().try_fold(Vec::new(), |mut listed, value| {
+        listed.extend(list(value).filter(|tags| !tags.is_empty())?);
+        Some(listed)
+    });
+    listed.map(Tags::Listed).ok_or(name)
 }
 
 /// The tags of a list; nothing if any of it is none.
@@ -96,14 +100,14 @@ mod tests {
     #[track_caller]
     fn check(name: HeaderName, value: &'static str, allowed_stored: bool, allowed_new: bool) {
         let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
-        let precondition = Precondition::of(&headers);
+        let precondition = Precondition::of(&headers).unwrap();
         assert_eq!(precondition.allows(STORED), allowed_stored, "{value}");
         assert_eq!(precondition.allows(None), allowed_new, "{value}");
     }
 
     #[test]
     fn without_a_precondition_everything_is_allowed() {
-        let precondition = Precondition::of(&HeaderMap::new());
+        let precondition = Precondition::of(&HeaderMap::new()).unwrap();
         assert!(precondition.allows(STORED) && precondition.allows(None) && !precondition.is_known(STORED));
     }
 
@@ -125,10 +129,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tag_matches_no_version() {
-        for bad in ["", "3-17", r#""3-17"#, r#""3-17" "b""#, "W/", r#"w/"3-17""#, ","] {
-            check(IF_MATCH, bad, false, false);
-            check(IF_NONE_MATCH, bad, true, true);
+    fn what_is_no_list_of_tags_is_refused() {
+        for bad in [
+            "",
+            "3-17",
+            r#""3-17"#,
+            r#""3-17" "b""#,
+            "W/",
+            r#"w/"3-17""#,
+            ",",
+            "**",
+            "'*'",
+            r#""*"#,
+            r#""a", b"#,
+            r#""a", *"#,
+        ] {
+            for name in [IF_MATCH, IF_NONE_MATCH] {
+                let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static(bad))]);
+                assert_eq!(Precondition::of(&headers), Err(name), "{bad}");
+            }
         }
+        let star = HeaderValue::from_static("*");
+        let mut twice = HeaderMap::from_iter([(IF_MATCH, star.clone())]);
+        twice.append(IF_MATCH, HeaderValue::from_static(r#""3-17""#));
+        assert_eq!(Precondition::of(&twice), Err(IF_MATCH));
+        let bytes = HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_bytes(b"\"\xff\"").unwrap())]);
+        assert_eq!(Precondition::of(&bytes), Err(IF_MATCH));
     }
 }

@@ -47,7 +47,8 @@ fn client() -> Client {
 
 fn client_with(test_delivery: TestDelivery) -> Client {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(b"acme-token acme\nall-token *\n").unwrap();
+    let tokens = "acme-token acme\nall-token *\nreader acme:read\noperator acme:operate\nwriter acme:write\n";
+    file.write_all(tokens.as_bytes()).unwrap();
     let requests = IntCounterVec::new(Opts::new("requests", "requests"), &["method", "status"]).unwrap();
     let api = Api {
         test_timeout: REQUEST_TIMEOUT,
@@ -56,6 +57,7 @@ fn client_with(test_delivery: TestDelivery) -> Client {
         test_delivery,
         tests: Arc::new(Semaphore::new(1)),
         requests: requests.clone(),
+        discarded: TaskTracker::new(),
     };
     Client { router: router(Arc::new(api)), requests, _tokens: file }
 }
@@ -180,7 +182,7 @@ async fn a_put_keeps_masked_secrets_and_refuses_what_can_not_be() {
 async fn if_match_guards_every_change() {
     let client = client();
     let etag = client.seed().await.etag();
-    for (tag, status) in [(r#""0-999""#, 412), ("W/\"0-0\"", 412), ("nonsense", 412), (etag.as_str(), 200)] {
+    for (tag, status) in [(r#""0-999""#, 412), ("W/\"0-0\"", 412), (etag.as_str(), 200)] {
         let answer = client.patch("[]", &[("if-match", tag)]).await;
         assert_eq!(answer.status, status, "{tag}: {}", answer.text);
     }
@@ -197,6 +199,83 @@ async fn if_match_guards_every_change() {
     assert_eq!(client.ask("DELETE", INSTANCE, &[("if-match", "\"0-999\"")], "").await.status, 412);
     assert_eq!(client.ask("GET", INSTANCE, &[("if-none-match", &etag)], "").await.status, 304);
     assert_eq!(client.ask("DELETE", INSTANCE, &[("if-match", &etag)], "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_change_with_a_guard_that_can_not_be_read_is_refused() {
+    let client = client();
+    let etag = client.seed().await.etag();
+    let unquoted = etag.trim_matches('"');
+    for (header, value) in [("if-match", unquoted), ("if-none-match", unquoted), ("if-none-match", "\"*")] {
+        for (method, content_type) in [("PUT", "application/json"), ("PATCH", PATCH), ("DELETE", "")] {
+            let headers = [("content-type", content_type), (header, value)];
+            let answer = client.ask(method, INSTANCE, &headers, &seed()).await;
+            assert_eq!(answer.status, 400, "{method} {header}: {value}: {}", answer.text);
+            assert!(answer.json()["message"].as_str().unwrap().contains(header), "{}", answer.text);
+        }
+    }
+    assert_eq!(client.ask("GET", INSTANCE, &[], "").await.etag(), etag);
+}
+
+#[tokio::test]
+async fn a_token_does_what_it_has_the_right_to_and_nothing_else() {
+    let client = client();
+    client.seed().await;
+    let test = format!("{INSTANCE}/webhooks/w1/test");
+    let list = "/api/v1/acme/integrations/instances";
+    let asked = [
+        ("GET", list),
+        ("GET", INSTANCE),
+        ("POST", &test),
+        ("PUT", INSTANCE),
+        ("PATCH", INSTANCE),
+        ("DELETE", INSTANCE),
+    ];
+    for (token, allowed) in [("reader", &asked[..2]), ("operator", &asked[2..3]), ("writer", &asked[3..])] {
+        for (method, path) in asked {
+            let headers = [("authorization", &*format!("Bearer {token}")), ("if-match", "\"9-9\"")];
+            let answer = client.ask(method, path, &headers, "").await;
+            let is_allowed = allowed.contains(&(method, path));
+            assert_eq!(answer.status != StatusCode::FORBIDDEN, is_allowed, "{token} {method}: {}", answer.text);
+        }
+        let bearer = format!("Bearer {token}");
+        let list = "/api/v1/other/integrations/instances";
+        assert_eq!(client.ask("GET", list, &[("authorization", &*bearer)], "").await.status, 403);
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_is_a_guid_is_found_in_either_case() {
+    let client = client();
+    let (small, capitals) = ("e01c765d-7c9b-491a-b5ea-d0e67eb017d9", "E01C765D-7C9B-491A-B5EA-D0E67EB017D9");
+    let path = |id: &str| format!("/api/v1/acme/integrations/instances/{id}");
+    let put = client.put(&path(capitals), &seed().replace("i1", capitals)).await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    for id in [small, capitals] {
+        assert_eq!(client.ask("GET", &path(id), &[], "").await.etag(), put.etag());
+    }
+    let again = client.put(&path(small), &seed().replace("i1", capitals)).await;
+    assert_eq!(again.status, 200, "{}", again.text);
+    let list = client.ask("GET", "/api/v1/acme/integrations/instances", &[], "").await;
+    assert_eq!(list.json()["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_length_over_the_bound_is_refused_before_the_body_comes() {
+    let client = client();
+    for content_type in [PATCH, "application/json"] {
+        let method = if content_type == PATCH { "PATCH" } else { "PUT" };
+        let request = Request::builder()
+            .method(method)
+            .uri(INSTANCE)
+            .header("authorization", "Bearer acme-token")
+            .header("content-type", content_type)
+            .header("content-length", "50000000")
+            .body(Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>()))
+            .unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(5), client.send(request)).await.expect("at once");
+        assert_eq!(answer.status, 413);
+    }
 }
 
 #[tokio::test]

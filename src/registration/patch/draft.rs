@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::operation::{ACCEPTED_PATHS, Operation, OperationFault, Target, Verb, WEBHOOK_FIELDS};
 use super::operation::{bad_data, bad_path, bad_type, index};
+use crate::domain::guid::canonical;
 use crate::registration::instance::{BadMask, Fields, Instance, raw, settle_id, unmask};
 use crate::registration::instance_check::{Fault, Place, is_name};
 
@@ -18,8 +19,13 @@ struct Entry {
 impl Entry {
     fn new(fields: Fields, number: Option<usize>) -> Self {
         let written = number.map(|number| (number, None)).into_iter().collect();
-        Self { id: fields.text("id"), fields, written }
+        Self { id: id_of(&fields), fields, written }
     }
+}
+
+/// The id of a webhook as ids are compared.
+fn id_of(webhook: &Fields) -> Option<String> {
+    webhook.text("id").map(|id| canonical(&id).into_owned())
 }
 
 /// The instance in the making.
@@ -130,8 +136,14 @@ impl<'a> Draft<'a> {
 
     /// The place of the webhook of that id, or else index.
     fn find(&self, segment: &str) -> Option<usize> {
-        let by_id = self.webhooks.iter().position(|entry| entry.id.as_deref() == Some(segment));
+        let by_id = self.by_id(segment);
         by_id.or_else(|| index(segment).filter(|index| *index < self.webhooks.len()))
+    }
+
+    /// The place of the webhook of that id.
+    fn by_id(&self, id: &str) -> Option<usize> {
+        let id = canonical(id);
+        self.webhooks.iter().position(|entry| entry.id.as_deref() == Some(&*id))
     }
 
     fn found(&self, path: &str, segment: &str) -> Result<usize, OperationFault> {
@@ -178,7 +190,7 @@ impl<'a> Draft<'a> {
         fresh_id: &mut dyn FnMut() -> String,
     ) -> Result<(), OperationFault> {
         let mut webhook = operation.webhook()?;
-        if let Some(entry) = self.webhooks.iter_mut().find(|entry| entry.id.as_deref() == Some(segment)) {
+        if let Some(entry) = self.by_id(segment).and_then(|place| self.webhooks.get_mut(place)) {
             replace_entry(entry, number, webhook);
             return Ok(());
         }
@@ -194,7 +206,7 @@ impl<'a> Draft<'a> {
             return Err(bad_path(&operation.path, ACCEPTED_PATHS));
         }
         settle_id(&mut webhook, &mut || segment.to_owned());
-        if webhook.text("id").is_some_and(|id| id != segment) {
+        if webhook.text("id").is_some_and(|id| canonical(&id) != canonical(segment)) {
             return Err(bad_data(&operation.path, "the value's id is not the path's; expected the same or none"));
         }
         self.insert(number, webhook, None, fresh_id);

@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::domain::guid::canonical_key;
+
 /// A page ends behind the record that brings it over this.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -66,9 +68,10 @@ impl View {
         self.state.lock()
     }
 
-    /// Applies one record; `None` is a tombstone. Says whether the key is one of ours.
+    /// Applies one record; `None` is a tombstone. Says whether the key is one of ours. A GUID in it may be in either case.
     pub(crate) fn apply(&self, key: Option<&str>, value: Option<Bytes>, version: Version) -> bool {
-        let names = key.and_then(|key| key.rsplit_once('/'));
+        let key = key.map(canonical_key);
+        let names = key.as_deref().and_then(|key| key.rsplit_once('/'));
         let names = names.filter(|(workspace, id)| !workspace.is_empty() && !id.is_empty());
         let mut state = self.lock();
         if let Some((workspace, id)) = names {
