@@ -80,7 +80,8 @@ impl Reason {
 
     /// Whether the fault may be our own network's.
     pub(crate) fn is_network(self) -> bool {
-        matches!(self, Self::Dns | Self::Connect | Self::Tls | Self::Timeout)
+        // A name server that puts every address behind a translator makes them all refused.
+        matches!(self, Self::Dns | Self::Connect | Self::Tls | Self::Timeout | Self::RefusedAddress)
     }
 }
 
@@ -263,6 +264,12 @@ mod tests {
         for status in [201, 202, 204, 301, 307, 400, 429, 500] {
             check(status, &["token"], Err(Reason::Status));
         }
+    }
+
+    #[test]
+    fn the_fault_may_be_our_networks_where_no_receiver_was_reached() {
+        let network = Reason::ALL.into_iter().filter(|reason| reason.is_network()).map(Reason::word);
+        assert_eq!(network.collect::<Vec<_>>(), ["dns", "connect", "tls", "timeout", "refused-address"]);
     }
 
     #[test]

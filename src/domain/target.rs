@@ -128,17 +128,6 @@ impl Target {
         &self.path
     }
 
-    /// The URL with scheme and host, as HTTP/2 wants it.
-    ///
-    /// # Panics
-    /// Never: its parts were checked one by one.
-    pub(crate) fn absolute(&self) -> Uri {
-        let mut parts = self.path.clone().into_parts();
-        parts.scheme = Some(if self.authority.https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
-        parts.authority = self.host_header.to_str().ok().and_then(|host| host.parse().ok());
-        Uri::from_parts(parts).expect("scheme, host and path were each checked")
-    }
-
     /// The same for every URL of one scheme, host and port, in every process.
     pub(crate) fn host_hash(&self) -> u32 {
         let mut hasher = Hash64::default();
@@ -441,9 +430,8 @@ mod tests {
     }
 
     #[test]
-    fn the_absolute_form_has_everything_and_the_shown_form_no_query() {
+    fn the_shown_form_has_no_query() {
         let target = Target::parse("https://[2001:db8::1]:8443/a/b?token=secret#x").unwrap();
-        assert_eq!(target.absolute().to_string(), "https://[2001:db8::1]:8443/a/b?token=secret");
         assert_eq!(target.to_string(), "https://[2001:db8::1]:8443/a/b");
     }
 
@@ -459,7 +447,7 @@ mod tests {
         #[test]
         fn any_text_is_parsed_or_refused_without_a_panic(text in "(https?://)?\\PC{0,60}") {
             if let Ok(target) = Target::parse(&text) {
-                prop_assert!(target.absolute().host().is_some());
+                prop_assert!(!target.authority().host.is_empty());
             }
         }
 

@@ -42,15 +42,11 @@ const REFUSED_V4: [(Ipv4Net, Refusal); 17] = [
 ];
 
 /// Ranges of IPv6 that have a use of their own. Everything else outside [`GLOBAL_UNICAST`] is reserved.
-const REFUSED_V6: [(Ipv6Net, Refusal); 19] = [
+const REFUSED_V6: [(Ipv6Net, Refusal); 15] = [
     (v6([0, 0, 0, 0], 1, 128), "loopback"),
     (v6([0, 0, 0, 0], 0, 128), "unspecified"),
     (IPV4_COMPATIBLE, "IPv4 inside IPv6"),
-    (IPV4_MAPPED, "IPv4 inside IPv6"),
-    (NAT64, "IPv4 inside IPv6 (NAT64)"),
     (v6([0x64, 0xff9b, 1, 0], 0, 48), "IPv4 inside IPv6 (local NAT64)"),
-    (v6([0x2002, 0, 0, 0], 0, 16), "IPv4 inside IPv6 (6to4)"),
-    (v6([0x2001, 0, 0, 0], 0, 32), "IPv4 inside IPv6 (Teredo)"),
     (v6([0x2001, 2, 0, 0], 0, 48), "benchmarking"),
     (v6([0x2001, 0, 0, 0], 0, 23), "reserved for protocols"),
     (v6([0x2001, 0xdb8, 0, 0], 0, 32), "documentation"),
@@ -67,6 +63,8 @@ const REFUSED_V6: [(Ipv6Net, Refusal); 19] = [
 const IPV4_COMPATIBLE: Ipv6Net = v6([0, 0, 0, 0], 0, 96);
 const IPV4_MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0], 0, 96);
+const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0], 0, 16);
+const TEREDO: Ipv6Net = v6([0x2001, 0, 0, 0], 0, 32);
 
 /// All that IANA has given out for ordinary use.
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0], 0, 3);
@@ -80,9 +78,8 @@ pub struct AddressPolicy {
 impl AddressPolicy {
     /// Refuses everything but public addresses and those in `allowed`.
     ///
-    /// An IPv6 address that stands for an IPv4 address on the same road (mapped, compatible, NAT64) is also allowed by
-    /// naming the IPv4 address. Naming NAT64's prefix itself opens the translator, for public addresses behind it: the
-    /// private ones behind it must be named too, as IPv4 or by a narrower prefix.
+    /// An IPv6 address that leads to an IPv4 address (mapped, NAT64, 6to4, Teredo) is judged by that one. A private one is
+    /// allowed by naming it as IPv4, or by a range of IPv6 narrower than that of all such addresses.
     pub fn new(allowed: Vec<IpNet>) -> Self {
         Self { allowed }
     }
@@ -107,18 +104,14 @@ impl AddressPolicy {
     }
 
     fn refusal_v6(&self, address: Ipv6Addr) -> Option<Refusal> {
+        if let Some((net, inside)) = inside(address) {
+            let why = inside.into_iter().flatten().find_map(|inner| self.refusal_v4(inner));
+            return why.filter(|_| !self.names(IpAddr::V6(address), net.prefix_len() + 1));
+        }
         let named = REFUSED_V6.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why);
         let why = named.or_else(|| (!GLOBAL_UNICAST.contains(&address)).then_some("reserved"))?;
-        let inner = inner_v4(address);
-        if inner.is_some_and(|inner| self.names(IpAddr::V4(inner), 0)) {
-            return None;
-        }
-        match inner {
-            Some(inner) if NAT64.contains(&address) && self.names(IpAddr::V6(address), 0) => {
-                if self.names(IpAddr::V6(address), NAT64.prefix_len() + 1) { None } else { self.refusal_v4(inner) }
-            }
-            Some(_) | None => (!self.names(IpAddr::V6(address), 0)).then_some(why),
-        }
+        let is_named = compatible_v4(address).is_some_and(|inner| self.names(IpAddr::V4(inner), 0));
+        (!is_named && !self.names(IpAddr::V6(address), 0)).then_some(why)
     }
 
     /// Whether the operator named `address`, by a prefix at least this long.
@@ -127,11 +120,27 @@ impl AddressPolicy {
     }
 }
 
-/// The IPv4 address that a packet to this IPv6 address ends at, where its last bits are just that.
-fn inner_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let holds = [IPV4_COMPATIBLE, IPV4_MAPPED, NAT64].iter().any(|net| net.contains(&address));
+/// The IPv4 addresses that a packet to this IPv6 address goes to or through, and the range of all such addresses.
+fn inside(address: Ipv6Addr) -> Option<(Ipv6Net, [Option<Ipv4Addr>; 2])> {
+    let [_, b, c, d, .., y, z] = address.segments();
+    let of = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    let net = [IPV4_MAPPED, NAT64, SIX_TO_FOUR, TEREDO].into_iter().find(|net| net.contains(&address))?;
+    let inside = if net == SIX_TO_FOUR {
+        [of(b, c), None]
+    } else if net == TEREDO {
+        // The server, and the client with its bits turned over.
+        [of(c, d), of(!y, !z)]
+    } else {
+        [of(y, z), None]
+    };
+    Some((net, inside))
+}
+
+/// The IPv4 address inside one of the old form, which no network carries any more.
+fn compatible_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let is_compatible = IPV4_COMPATIBLE.contains(&address) && !address.is_loopback() && !address.is_unspecified();
     let [.., a, b, c, d] = address.octets();
-    (holds && !address.is_loopback() && !address.is_unspecified()).then(|| Ipv4Addr::new(a, b, c, d))
+    is_compatible.then(|| Ipv4Addr::new(a, b, c, d))
 }
 
 #[cfg(test)]
@@ -257,25 +266,33 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_inside_ipv6_is_refused_whatever_is_inside() {
+    fn ipv4_inside_ipv6_is_judged_by_what_is_inside() {
+        let policy = policy(&[]);
         check(
-            &policy(&[]),
+            &policy,
+            true,
+            &["::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1", "2001:0:808:808:8000:63bf:f7f7:f7f7"],
+        );
+        check(
+            &policy,
             false,
             &[
-                "::127.0.0.1",
-                "::8.8.8.8",
                 "::ffff:127.0.0.1",
-                "::ffff:8.8.8.8",
+                "::ffff:10.0.0.1",
                 "64:ff9b::10.0.0.1",
-                "64:ff9b::8.8.8.8",
-                "64:ff9b:1::10.0.0.1",
-                "64:ff9b:1:ffff::1",
+                "64:ff9b::127.0.0.1",
+                "64:ff9b::169.254.169.254",
                 "2002:7f00:1::1",
-                "2002:808:808::1",
-                "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+                "2002:a00:1::1",
+                "2002:a9fe:a9fe::1",
+                // The client 10.0.0.1, and the server 10.0.0.1.
+                "2001:0:808:808:8000:63bf:f5ff:fffe",
+                "2001:0:a00:1:8000:63bf:f7f7:f7f7",
                 "2001::1",
             ],
         );
+        // Forms that are no road to the address inside, or an operator's own.
+        check(&policy, false, &["::127.0.0.1", "::8.8.8.8", "64:ff9b:1::10.0.0.1", "64:ff9b:1::8.8.8.8"]);
     }
 
     #[test]
@@ -291,20 +308,17 @@ mod tests {
     #[test]
     fn naming_an_ipv4_range_opens_the_ipv6_forms_that_lead_to_it() {
         let loopback = policy(&["127.0.0.0/8"]);
-        check(&loopback, true, &["::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::127.0.0.1"]);
-        check(
-            &loopback,
-            false,
-            &["::ffff:10.0.0.1", "::ffff:8.8.8.8", "::1", "2002:7f00:1::1", "64:ff9b:1::127.0.0.1"],
-        );
-        check(&policy(&["0.0.0.0/0"]), false, &["::1", "::", "2002:7f00:1::1"]);
+        check(&loopback, true, &["::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::127.0.0.1", "2002:7f00:1::1"]);
+        check(&loopback, false, &["::ffff:10.0.0.1", "::1", "2002:a00:1::1", "64:ff9b:1::127.0.0.1"]);
+        check(&policy(&["0.0.0.0/0"]), false, &["::1", "::", "64:ff9b:1::8.8.8.8"]);
     }
 
     #[test]
     fn naming_an_ipv6_range_opens_what_is_in_it() {
         check(&policy(&["::ffff:127.0.0.0/104"]), true, &["::ffff:127.0.0.1"]);
         check(&policy(&["::ffff:127.0.0.0/104"]), false, &["127.0.0.1", "::ffff:10.0.0.1"]);
-        check(&policy(&["2002::/16"]), true, &["2002:808:808::1"]);
+        check(&policy(&["2002:a00::/24"]), true, &["2002:a00:1::1"]);
+        check(&policy(&["2002::/16"]), false, &["2002:a00:1::1"]);
         check(&policy(&["64:ff9b:1::/48"]), true, &["64:ff9b:1::8.8.8.8"]);
     }
 

@@ -19,7 +19,7 @@ use super::address::AddressPolicy;
 use super::cause::Cause;
 use super::resolver::Resolver;
 use super::stream::Connection;
-use super::tls::{Protocols, Tls};
+use super::tls::Tls;
 use crate::domain::outcome::Reason;
 use crate::domain::retry_schedule::format_duration;
 use crate::domain::target::Authority;
@@ -83,7 +83,7 @@ impl Connector {
     /// Resolves and trusts as the system does, speaks HTTP/1.1. Reads the trusted certificates, so it takes some
     /// milliseconds.
     pub fn system(policy: AddressPolicy, connect_timeout: Duration) -> Self {
-        Self::new(Resolver::system(), policy, Tls::system(Protocols::Http1), connect_timeout)
+        Self::new(Resolver::system(), policy, Tls::system(), connect_timeout)
     }
 
     /// A connector of these parts.
@@ -319,15 +319,15 @@ mod tests {
     }
 
     fn no_tls() -> Tls {
-        Tls::trusting([], Protocols::Http1)
+        Tls::trusting([])
     }
 
     fn local(names: &[(&str, &[IpAddr])]) -> Connector {
         connector(names, &["127.0.0.0/8", "::1/128"], no_tls(), AMPLE)
     }
 
-    fn trusting(root: CertificateDer<'static>, protocols: Protocols) -> Connector {
-        connector(&[("hook.test", &[LOCAL])], &["127.0.0.0/8"], Tls::trusting([root], protocols), AMPLE)
+    fn trusting(root: CertificateDer<'static>) -> Connector {
+        connector(&[("hook.test", &[LOCAL])], &["127.0.0.0/8"], Tls::trusting([root]), AMPLE)
     }
 
     fn to(scheme: &str, host: &str, port: u16) -> Authority {
@@ -366,7 +366,7 @@ mod tests {
         let mut connection = connector.connect(&to("http", "hook.test", at.port())).await.unwrap();
         let (mut server, peer) = listener.accept().await.unwrap();
         assert!(peer.ip().is_loopback());
-        assert_eq!((connection.remote(), connection.is_http2()), (at, false));
+        assert_eq!(connection.remote(), at);
         assert!(connection.is_write_vectored());
         let slices = [io::IoSlice::new(b"pi"), io::IoSlice::new(b"ng")];
         assert_eq!(connection.write_vectored(&slices).await.unwrap(), 4);
@@ -401,7 +401,7 @@ mod tests {
         check(
             refusing.connect(&to("http", "::ffff:127.0.0.1", port)).await,
             Reason::RefusedAddress,
-            "IPv4 inside IPv6",
+            "is refused (loopback)",
         );
     }
 
@@ -458,7 +458,7 @@ mod tests {
         let (_hole, at, _fill) = black_hole(OTHER);
         let mute = TcpListener::bind((LOCAL, 0)).await.unwrap();
         let port = mute.local_addr().unwrap().port();
-        let tls = Tls::trusting([Authorities::new().root()], Protocols::Http1);
+        let tls = Tls::trusting([Authorities::new().root()]);
         let connector = connector(&[], &["127.0.0.0/8"], tls, limit);
         let start = Instant::now();
         check(
@@ -477,10 +477,10 @@ mod tests {
     async fn a_trusted_certificate_of_that_name_connects_and_the_session_is_resumed() {
         let authorities = Authorities::new();
         let mut server = serve(authorities.server(&named("hook.test"), &["http/1.1"])).await;
-        let connector = trusting(authorities.root(), Protocols::Http1);
+        let connector = trusting(authorities.root());
         for resumed in [false, true] {
             let mut connection = connector.connect(&to("https", "hook.test", server.port)).await.unwrap();
-            assert!(connection.is_write_vectored() && !connection.is_http2());
+            assert!(connection.is_write_vectored());
             let mut heard = String::new();
             connection.read_to_string(&mut heard).await.unwrap();
             assert_eq!(heard, "hello");
@@ -509,7 +509,7 @@ mod tests {
                 .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
                 .unwrap();
             let mut server = serve(TlsAcceptor::from(Arc::new(config))).await;
-            let connector = trusting(authorities.root(), Protocols::Http1);
+            let connector = trusting(authorities.root());
             let reason = match connector.connect(&to("https", "hook.test", server.port)).await {
                 Err(error) => error.reason(),
                 Ok(connection) => {
@@ -528,7 +528,7 @@ mod tests {
     async fn a_certificate_for_an_address_is_good_for_that_address() {
         let authorities = Authorities::new();
         let server = serve(authorities.server(&named("127.0.0.1"), &[])).await;
-        let connector = trusting(authorities.root(), Protocols::Http1);
+        let connector = trusting(authorities.root());
         assert!(connector.connect(&to("https", "127.0.0.1", server.port)).await.is_ok());
         check(connector.connect(&to("https", "127.0.0.2", server.port)).await, Reason::Connect, "127.0.0.2");
         check(connector.connect(&to("https", "hook.test", server.port)).await, Reason::Tls, "not valid for name");
@@ -537,17 +537,21 @@ mod tests {
     #[tokio::test]
     async fn certificates_that_prove_nothing_are_tls_failures() {
         let authorities = Authorities::new();
-        let connector = trusting(authorities.root(), Protocols::Http1);
+        let connector = trusting(authorities.root());
         let mut expired = named("hook.test");
         expired.not_before = date_time_ymd(2000, 1, 1);
         expired.not_after = date_time_ymd(2001, 1, 1);
         let key = KeyPair::generate().unwrap();
         let own = acceptor(named("hook.test").self_signed(&key).unwrap().der().clone(), &key, &[]);
+        let mut of_authority = named("hook.test");
+        of_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own_authority = acceptor(of_authority.self_signed(&key).unwrap().der().clone(), &key, &[]);
         for (server, text) in [
-            (authorities.server(&named("other.test"), &[]), "not valid for name"),
-            (authorities.server(&expired, &[]), "expired"),
-            (own, "UnknownIssuer"),
-            (Authorities::called("unknown").server(&named("hook.test"), &[]), "UnknownIssuer"),
+            (authorities.server(&named("other.test"), &[]), "only valid for DnsName(\"other.test\")"),
+            (authorities.server(&expired, &[]), "it expired at 2001-01-01T00:00:00Z"),
+            (own, "it is self-signed"),
+            (own_authority, "it is self-signed"),
+            (Authorities::called("unknown").server(&named("hook.test"), &[]), "sends no intermediate certificate"),
             (Authorities::new().server(&named("hook.test"), &[]), "BadSignature"),
         ] {
             let server = serve(server).await;
@@ -558,7 +562,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_speaks_no_tls_is_a_tls_failure() {
         async fn answered(answer: &[u8]) -> Result<Connection, ConnectError> {
-            let connector = trusting(Authorities::new().root(), Protocols::Http1);
+            let connector = trusting(Authorities::new().root());
             let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
             let authority = to("https", "hook.test", listener.local_addr().unwrap().port());
             let (found, accepted) = tokio::join!(connector.connect(&authority), async {
@@ -572,19 +576,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http2_is_spoken_only_where_it_was_asked_for() {
+    async fn a_receiver_that_does_not_speak_http1_is_a_tls_failure_that_says_so() {
         let authorities = Authorities::new();
-        let port = |server: &Server| server.port;
         let both = serve(authorities.server(&named("hook.test"), &["h2", "http/1.1"])).await;
-        let only_old = serve(authorities.server(&named("hook.test"), &["http/1.1"])).await;
         let only_new = serve(authorities.server(&named("hook.test"), &["h2"])).await;
-        let old = trusting(authorities.root(), Protocols::Http1);
-        let new = trusting(authorities.root(), Protocols::Http2);
-        for (connector, server, http2) in [(&old, &both, false), (&new, &both, true), (&new, &only_old, false)] {
-            let connection = connector.connect(&to("https", "hook.test", port(server))).await.unwrap();
-            assert_eq!(connection.is_http2(), http2);
-        }
-        check(old.connect(&to("https", "hook.test", port(&only_new))).await, Reason::Tls, "hook.test");
+        let connector = trusting(authorities.root());
+        assert!(connector.connect(&to("https", "hook.test", both.port)).await.is_ok());
+        check(
+            connector.connect(&to("https", "hook.test", only_new.port)).await,
+            Reason::Tls,
+            "does not speak HTTP/1.1",
+        );
     }
 
     #[tokio::test]

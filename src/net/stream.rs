@@ -44,14 +44,6 @@ impl Connection {
     pub(crate) fn checked_until(&self) -> Instant {
         self.checked_until
     }
-
-    /// Whether the receiver chose HTTP/2.
-    pub(crate) fn is_http2(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(_) => false,
-            Stream::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
-        }
-    }
 }
 
 impl AsyncRead for Connection {
