@@ -43,7 +43,7 @@ fn tellings(integrations: &[Arc<Integration>]) -> Vec<DeltaBatch> {
     counted(&tally, integrations);
     let mut collector = Collector::new(&RULES);
     collector.collect(&tally, NOW_MS);
-    let chunks = collector.take_chunks(NOW_MS, true, |key| partition_of(key, 12)).into_iter();
+    let chunks = collector.take_chunks(NOW_MS, true, |key| Some(partition_of(key, 12))).into_iter();
     (1..)
         .zip(chunks)
         .map(|(sequence, (_, deltas))| DeltaBatch { told: ReporterPosition { process_id: 7, sequence }, deltas })
@@ -73,7 +73,7 @@ fn costs(criterion: &mut Criterion) {
             || counted(&tally, &integrations),
             |()| {
                 collector.collect(&tally, NOW_MS);
-                let chunks = collector.take_chunks(NOW_MS, true, |key| partition_of(key, 12)).into_iter();
+                let chunks = collector.take_chunks(NOW_MS, true, |key| Some(partition_of(key, 12))).into_iter();
                 let telling = |(_, deltas)| {
                     DeltaBatch { told: ReporterPosition { process_id: 7, sequence: 1 }, deltas }.record("host")
                 };

@@ -36,6 +36,7 @@ use crate::intake::pipeline::Pipeline;
 use crate::intake::retries::RetryConsumer;
 use crate::intake::table_feed::{TableFeed, TableTargets};
 use crate::intake::tick_scheduler::TickScheduler;
+use crate::kafka::broker_clock::BrokerClock;
 use crate::kafka::client::member_config;
 use crate::kafka::table_reader::CompactedError;
 use crate::net::address::AddressPolicy;
@@ -303,6 +304,7 @@ impl Started {
         standings: &Arc<HealthView>,
         shards: usize,
         (consuming, stop): (&CancellationToken, &CancellationToken),
+        brokers: Arc<BrokerClock>,
     ) -> Result<Reports, WorkerError> {
         let Settings { kafka, topics, suspension, attempt_log, .. } = &self.settings;
         let metrics = || Arc::clone(&self.metrics);
@@ -310,7 +312,7 @@ impl Started {
         let tally = Arc::new(Tally::new(shards));
         let rules = Rules::new(suspension);
         let told = (deltas_topic(&topics.health), worker.clone(), &rules);
-        let deltas = DeltaPublisher::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), metrics())?;
+        let deltas = DeltaPublisher::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), (metrics(), brokers))?;
         let name = "health-deltas";
         let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
@@ -350,7 +352,8 @@ impl Started {
         let mut reporters = Threads::new(fatal);
         let consuming = stop.child_token();
         let stops = (&consuming, &reports_stop);
-        let reports = self.start_reports(&mut reporters, standings, shards, stops)?;
+        let brokers = sink.brokers();
+        let reports = self.start_reports(&mut reporters, standings, shards, stops, Arc::clone(&brokers))?;
         let shared = self.shared(sink.clone(), &pressure, reports, shards);
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
@@ -374,7 +377,7 @@ impl Started {
         let now: Arc<str> = now_topic(&self.settings.topics.retry_prefix).into();
         // In the order of the metrics' labels; former tiers have none.
         let tiers = [shared.settlements.tiers(), &[(now, Duration::ZERO)], &former_tiers].concat();
-        let lag = self.start_consumers(&mut consumers, outlet, &tiers)?;
+        let lag = self.start_consumers(&mut consumers, outlet, &tiers, brokers)?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");
         self.measure(lag, &pressure, stop, fatal).await;
@@ -415,6 +418,7 @@ impl Started {
         threads: &mut Threads,
         outlet: Handoff,
         tiers: &[(Arc<str>, Duration)],
+        brokers: Arc<BrokerClock>,
     ) -> Result<Lag, WorkerError> {
         let kafka = &self.settings.kafka;
         let metrics = || Arc::clone(&self.metrics);
@@ -428,7 +432,7 @@ impl Started {
         let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
         let events = EventConsumer::new(kafka, events_group.member(), outlet.clone(), metrics())?;
         let lag = Lag::new(kafka, events_group.member(), metrics())?;
-        let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, metrics())?;
+        let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, (metrics(), brokers))?;
         threads.start("events-group", move || events_group.run())?;
         threads.start("retries-group", move || retries_group.run())?;
         threads.start("events", move || events.run())?;

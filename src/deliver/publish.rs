@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders, Timestamp};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::kafka::broker_clock::BrokerClock;
 use crate::kafka::client::{ClientLog, producer_config, single_record_producer_config};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
@@ -55,6 +56,7 @@ pub struct Sink {
     lone: Arc<OnceLock<FutureProducer<ClientLog>>>,
     repeats: Arc<Repeats>,
     kafka: Arc<settings::Kafka>,
+    brokers: Arc<BrokerClock>,
     metrics: Arc<Metrics>,
     /// Cancelled when nothing more is to be tried.
     stop: CancellationToken,
@@ -79,10 +81,16 @@ impl Sink {
             lone: Arc::default(),
             repeats: Arc::default(),
             kafka: Arc::new(kafka.clone()),
+            brokers: Arc::new(BrokerClock::new()),
             metrics,
             stop,
             fatal,
         })
+    }
+
+    /// The brokers' clock, as acknowledgements tell it.
+    pub(crate) fn brokers(&self) -> Arc<BrokerClock> {
+        Arc::clone(&self.brokers)
     }
 
     /// Publishes a record, trying again until it is acknowledged.
@@ -95,12 +103,19 @@ impl Sink {
         let mut backoff = BACKOFF_MIN;
         let mut producer = &self.producer;
         loop {
+            let sent = Instant::now();
             let published = tokio::select! {
                 biased;
                 published = publish_once(producer, outgoing) => published,
                 () = self.stop.cancelled() => return Err(PublishError::Stopped),
             };
-            let Err(error) = published else { return Ok(()) };
+            let error = match published {
+                Ok(appended) => {
+                    self.brokers.acknowledged(sent, appended);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
             if is_too_large(&error) {
                 if !std::ptr::eq(producer, &raw const self.producer) {
                     return Err(PublishError::TooLarge);
@@ -154,8 +169,11 @@ impl Sink {
     }
 }
 
-/// Publishes a record. How long that is tried is the client's `message.timeout.ms`.
-pub(crate) async fn publish_once(producer: &FutureProducer<ClientLog>, outgoing: &Outgoing) -> Result<(), KafkaError> {
+/// Publishes a record and says when it was appended. How long that is tried is the client's `message.timeout.ms`.
+pub(crate) async fn publish_once(
+    producer: &FutureProducer<ClientLog>,
+    outgoing: &Outgoing,
+) -> Result<Timestamp, KafkaError> {
     let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
         headers.insert(Header { key, value: Some(value) })
     });
@@ -168,7 +186,7 @@ pub(crate) async fn publish_once(producer: &FutureProducer<ClientLog>, outgoing:
     }
     // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
     let sent = producer.send(record, rdkafka::util::Timeout::Never).await;
-    sent.map(|_delivery| ()).map_err(|(error, _record)| error)
+    sent.map(|delivery| delivery.timestamp).map_err(|(error, _record)| error)
 }
 
 /// The broker's word for a batch beyond the topic's limit, and for one beyond its segments.

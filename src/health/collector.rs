@@ -114,12 +114,15 @@ impl Collector {
     }
 
     /// Hands over what is to be told now, in pieces of a record each; what may be held back only when it is the `last`
-    /// time.
-    pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> i32) -> Vec<Chunk> {
+    /// time. Where `partition_of` gives none, all is held back.
+    pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> Option<i32>) -> Vec<Chunk> {
         let (held_ms, few, window_ms) = (self.held_ms, self.few, self.window_ms);
         self.told.retain(|_, told| now_ms.saturating_sub(told.at_ms) < window_ms);
         let told = &mut self.told;
         let due = self.pending.extract_if(|key, slots| {
+            if partition_of(key).is_none() {
+                return false;
+            }
             if slots.iter().all(|slot| slot.last_acknowledged_ms.is_none()) {
                 return true;
             }
@@ -137,7 +140,7 @@ impl Collector {
         let mut chunks = Vec::new();
         for (key, slots) in due {
             self.slots -= slots.len();
-            let partition = partition_of(&key);
+            let Some(partition) = partition_of(&key) else { continue };
             for slots in slots.chunks(RECORD_BYTES_MAX / SLOT_BYTES_MAX) {
                 // The owner counts an integration once a record.
                 let known = |(_, deltas): &(usize, Deltas)| deltas.last().is_some_and(|(last, _)| *last == key);
@@ -184,7 +187,7 @@ mod tests {
     };
 
     fn all(collector: &mut Collector) -> Deltas {
-        collector.take_chunks(0, true, |_| 0).into_iter().flat_map(|(_, deltas)| deltas).collect()
+        collector.take_chunks(0, true, |_| Some(0)).into_iter().flat_map(|(_, deltas)| deltas).collect()
     }
 
     #[test]
@@ -282,7 +285,7 @@ mod tests {
             tally.count(0, &integration(7), &Outcome::failed(Reason::Tls), second * 1_000);
             collector.collect(&tally, second * 1_000);
         }
-        let chunks = collector.take_chunks(0, true, |key| i32::from(key.ends_with('7')));
+        let chunks = collector.take_chunks(0, true, |key| Some(i32::from(key.ends_with('7'))));
         for (_, deltas) in &chunks {
             let telling = DeltaBatch {
                 told: ReporterPosition { process_id: u64::MAX, sequence: u64::MAX },
@@ -312,7 +315,7 @@ mod tests {
                 tally.count(0, integration, outcome, second * 1_000);
             }
             collector.collect(&tally, second * 1_000);
-            let chunks = collector.take_chunks(second * 1_000, false, |_| 0).into_iter();
+            let chunks = collector.take_chunks(second * 1_000, false, |_| Some(0)).into_iter();
             let mut told: Vec<_> = chunks.flat_map(|(_, deltas)| deltas).collect();
             told.sort_by(|left, right| left.0.cmp(&right.0));
             told.into_iter()
@@ -343,7 +346,7 @@ mod tests {
         let mut told = |second: i64, count: usize| {
             (0..count).for_each(|_| tally.count(0, &good, &Outcome::Acknowledged, second * 1_000));
             collector.collect(&tally, second * 1_000);
-            let chunks = collector.take_chunks(second * 1_000, false, |_| 0).into_iter();
+            let chunks = collector.take_chunks(second * 1_000, false, |_| Some(0)).into_iter();
             chunks
                 .flat_map(|(_, deltas)| deltas)
                 .flat_map(|(_, slots)| slots)
@@ -367,7 +370,7 @@ mod tests {
         for second in 1..5 {
             tally.count(0, &good, &Outcome::Acknowledged, second * 1_000);
             collector.collect(&tally, second * 1_000);
-            assert_eq!(collector.take_chunks(second * 1_000, false, |_| 0).len(), 1);
+            assert_eq!(collector.take_chunks(second * 1_000, false, |_| Some(0)).len(), 1);
         }
     }
 }

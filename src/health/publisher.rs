@@ -1,8 +1,9 @@
 //! Tells the owners of the integrations' health what this worker has counted: once a second, by partition, in order.
 //!
-//! The next telling waits until the one before is acknowledged, and one that is not is told again with its sequence, so
-//! that the owner can tell a repetition from news. What is counted meanwhile is added up and kept within bounds. Nothing
-//! here is waited for by a delivery.
+//! The next telling of a partition waits until the one before is acknowledged, and one that is not is told again with its
+//! sequence, so that the owner can tell a repetition from news. A partition that can't be written holds up no other. What is
+//! counted meanwhile is added up and kept within bounds. Nothing here is waited for by a delivery. The acknowledgements also
+//! tell the brokers' time: where nothing is to be told, an empty telling goes out once a minute for that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::rules::{ReporterPosition, Rules};
 use super::tally::Tally;
 use super::view::HealthView;
 use crate::clock;
+use crate::kafka::broker_clock::BrokerClock;
 use crate::kafka::client::{ClientLog, producer_config};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
@@ -34,6 +36,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a broker may take to say them.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the brokers' time is learned where nothing is told.
+const CLOCK_EVERY: Duration = Duration::from_mins(1);
 /// How long the last telling may take when the process stops.
 const LAST_TELLING_MAX: Duration = Duration::from_secs(5);
 
@@ -45,9 +49,28 @@ struct Outgoing {
     value: Arc<[u8]>,
 }
 
+/// The end of one publication.
+struct Ended {
+    outgoing: Outgoing,
+    /// If not, it has to be told again.
+    is_told: bool,
+}
+
+fn producer_of(kafka: &settings::Kafka) -> Result<FutureProducer<ClientLog>, KafkaError> {
+    producer_config(kafka, "health-deltas").create_with_context(ClientLog::new("health-deltas"))
+}
+
 /// Tells what is counted.
 pub(crate) struct DeltaPublisher {
+    kafka: settings::Kafka,
     producer: FutureProducer<ClientLog>,
+    brokers: Arc<BrokerClock>,
+    /// Records under way, by partition.
+    under_way: HashMap<i32, usize>,
+    /// When something was last told.
+    told: Option<Instant>,
+    /// The partition that the next empty telling goes to: one that can't be written must not keep the time from us.
+    clock_turn: i32,
     topic: String,
     tally: Arc<Tally>,
     standings: Arc<HealthView>,
@@ -72,14 +95,19 @@ impl DeltaPublisher {
         (topic, worker, rules): (String, String, &Rules),
         tally: Arc<Tally>,
         standings: Arc<HealthView>,
-        metrics: Arc<Metrics>,
+        (metrics, brokers): (Arc<Metrics>, Arc<BrokerClock>),
     ) -> Result<Self, KafkaError> {
-        let producer = producer_config(kafka, "health-deltas").create_with_context(ClientLog::new("health-deltas"))?;
+        let producer = producer_of(kafka)?;
         let collector = Collector::new(rules);
         let (sequences, partitions, asked) = (HashMap::new(), None, None);
         let process_id = rand::random();
         Ok(Self {
+            kafka: kafka.clone(),
             producer,
+            brokers,
+            under_way: HashMap::new(),
+            told: None,
+            clock_turn: 0,
             topic,
             tally,
             standings,
@@ -97,38 +125,33 @@ impl DeltaPublisher {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(TELL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut under_way: FuturesUnordered<BoxFuture<'static, Result<(), Outgoing>>> = FuturesUnordered::new();
+        let mut under_way = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(told) = under_way.next(), if !under_way.is_empty() => {
-                    if let Err(outgoing) = told {
-                        under_way.push(self.publish(outgoing, AGAIN_AFTER));
-                    }
-                }
+                Some(ended) = under_way.next(), if !under_way.is_empty() => under_way.extend(self.ended(ended)),
                 _ = ticks.tick() => {
                     self.collect();
-                    if under_way.is_empty() {
-                        under_way.extend(self.tell(false).into_iter().map(|it| self.publish(it, Duration::ZERO)));
+                    for outgoing in self.tell(false) {
+                        under_way.push(self.publish(outgoing, Duration::ZERO));
                     }
                 }
             }
         }
         let last = async {
-            while let Some(told) = under_way.next().await {
-                if let Err(outgoing) = told {
-                    under_way.push(self.publish(outgoing, AGAIN_AFTER));
-                }
+            while let Some(ended) = under_way.next().await {
+                under_way.extend(self.ended(ended));
             }
         };
         let deadline = Instant::now() + LAST_TELLING_MAX;
         let mut in_time = tokio::time::timeout_at(deadline, last).await.is_ok();
         self.collect();
-        let last: FuturesUnordered<_> =
-            self.tell(true).into_iter().map(|it| self.publish(it, Duration::ZERO)).collect();
+        self.under_way.clear();
+        let last: Vec<_> = self.tell(true);
+        let last: FuturesUnordered<_> = last.into_iter().map(|it| self.publish(it, Duration::ZERO)).collect();
         let last = tokio::time::timeout_at(deadline, last.collect::<Vec<_>>()).await;
-        in_time &= last.is_ok_and(|told| told.iter().all(Result::is_ok));
+        in_time &= last.is_ok_and(|ended| ended.iter().all(|ended| ended.is_told));
         if !in_time {
             tracing::warn!("the last attempts of this process could not be told and do not count for health");
         }
@@ -148,10 +171,17 @@ impl DeltaPublisher {
     /// The records that tell what is to be told now, or all that is left. Nothing while the topic can't be asked for its partitions.
     fn tell(&mut self, last: bool) -> Vec<Outgoing> {
         let Some(partitions) = self.known_partitions() else { return Vec::new() };
+        let under_way = &self.under_way;
+        let free =
+            |key: &str| Some(partition_of(key, partitions)).filter(|partition| !under_way.contains_key(partition));
+        let mut chunks = self.collector.take_chunks(clock::now_ms(), last, free);
+        if chunks.is_empty() && !last && self.told.is_none_or(|told| told.elapsed() >= CLOCK_EVERY) {
+            self.clock_turn = (self.clock_turn + 1) % partitions;
+            chunks.push((self.clock_turn, Vec::new()));
+        }
         let mut outgoing = Vec::new();
-        for (partition, deltas) in
-            self.collector.take_chunks(clock::now_ms(), last, |key| partition_of(key, partitions))
-        {
+        for (partition, deltas) in chunks {
+            self.told = Some(Instant::now());
             let sequence = self.sequences.entry(partition).or_default();
             *sequence += 1;
             let telling =
@@ -185,24 +215,57 @@ impl DeltaPublisher {
         self.partitions
     }
 
-    /// Publishes a record after a wait; gives it back when it was not acknowledged.
-    fn publish(&self, outgoing: Outgoing, after: Duration) -> BoxFuture<'static, Result<(), Outgoing>> {
+    /// A publication has ended: it is made again where it must be.
+    fn ended(&mut self, ended: Ended) -> Option<BoxFuture<'static, Ended>> {
+        if let Some(count) = self.under_way.get_mut(&ended.outgoing.partition) {
+            *count -= 1;
+            if *count == 0 {
+                self.under_way.remove(&ended.outgoing.partition);
+            }
+        }
+        if ended.is_told {
+            return None;
+        }
+        if let Some((code, text)) = self.producer.client().fatal_error() {
+            tracing::error!(
+                topic = self.topic,
+                ?code,
+                text,
+                "the producer of health counts can not go on and is replaced"
+            );
+            match producer_of(&self.kafka) {
+                Ok(producer) => self.producer = producer,
+                Err(error) => tracing::error!(%error, "no producer of health counts"),
+            }
+        }
+        Some(self.publish(ended.outgoing, AGAIN_AFTER))
+    }
+
+    /// Publishes a record after a wait.
+    fn publish(&mut self, outgoing: Outgoing, after: Duration) -> BoxFuture<'static, Ended> {
+        *self.under_way.entry(outgoing.partition).or_default() += 1;
         let (producer, topic, metrics) = (self.producer.clone(), self.topic.clone(), Arc::clone(&self.metrics));
+        let brokers = Arc::clone(&self.brokers);
         async move {
             tokio::time::sleep(after).await;
+            let sent = Instant::now();
             let record = FutureRecord::to(&topic).partition(outgoing.partition).key(&outgoing.key);
-            match producer.send(record.payload(&*outgoing.value), Duration::ZERO).await {
-                Ok(_delivery) => Ok(()),
+            let is_told = match producer.send(record.payload(&*outgoing.value), Duration::ZERO).await {
+                Ok(delivery) => {
+                    brokers.acknowledged(sent, delivery.timestamp);
+                    true
+                }
                 Err((error, _record)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
                     tracing::error!(topic, "what is counted for health is larger than its topic takes and is dropped");
-                    Ok(())
+                    true
                 }
                 Err((error, _record)) => {
                     metrics.deliver.publish_errors.with_label_values(&[&topic]).inc();
                     tracing::debug!(topic, %error, "what is counted for health was not told and is told again");
-                    Err(outgoing)
+                    false
                 }
-            }
+            };
+            Ended { outgoing, is_told }
         }
         .boxed()
     }

@@ -6,6 +6,7 @@ pub(crate) mod membership;
 pub(crate) mod reader;
 pub(crate) mod events;
 pub(crate) mod retries;
+mod due_buffers;
 pub(crate) mod pipeline;
 pub(crate) mod table_feed;
 pub(crate) mod tick_scheduler;

@@ -1,10 +1,10 @@
-//! The consumer of the retry tiers: holds what is not due in hand, hands over what is, and never early.
+//! The consumer of the retry tiers: keeps what is not due, hands over what is, and never early.
 //!
-//! A retry is due one delay of its tier after the broker appended it, so all workers agree and the records of a partition
-//! fall due in order. Redriven and replayed records have a topic of their own with a delay of zero. What is fetched and not due stays in hand, up to a bound; only then is the partition paused, because
-//! pausing throws the client's prefetch away. Waiting costs no memory beyond the hand: the rest waits in Kafka.
+//! A retry is due one delay of its tier after the broker appended it, by the brokers' clock, so all workers agree and the
+//! records of a partition fall due in order. Redriven and replayed records have a topic of their own with a delay of zero.
+//! What is fetched and not due stays in a buffer, up to a bound; only then is the partition paused, because pausing throws
+//! the client's prefetch away. Waiting costs no memory beyond the buffers: the rest waits in Kafka.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
+use super::due_buffers::{DueBuffers, Waiting};
 use super::events::Handoff;
 use super::membership::GroupMember;
 use super::pipeline::DueRetry;
@@ -23,20 +24,13 @@ use crate::domain::headers::Wire;
 use crate::inflight::job::{Due, Job, Origin};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Reading;
+use crate::kafka::broker_clock::BrokerClock;
 use crate::kafka::client::retries_reader_config;
 use crate::kafka::headers::readable_headers;
 use crate::settings;
 use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::Metrics;
 
-/// Retries in hand, a partition. With their payloads: see [`BUFFERED_BYTES_MAX`].
-const BUFFERED_MAX: usize = 256;
-/// Bytes in hand, a partition. A fuller hand pauses the partition.
-const BUFFERED_BYTES_MAX: usize = 128 * 1024;
-/// A hand may be as many times larger while all of it falls due within [`RESUME_TAKES_MS`].
-const BUFFER_STRETCH: usize = 4;
-/// A client that has nothing to fetch looks at what was resumed once a second.
-const RESUME_TAKES_MS: i64 = 1_500;
 /// The longest poll: bounds how late a retry, a stop or a resume is seen.
 const POLL_MAX: Duration = Duration::from_millis(50);
 /// The shortest poll that does not spin.
@@ -45,23 +39,12 @@ const POLL_MIN: Duration = Duration::from_millis(1);
 const BATCH: usize = 256;
 /// How often windows are looked at and gauges set.
 const KEEP_UP_EVERY: Duration = Duration::from_millis(200);
-
-struct Waiting {
-    payload: Option<Bytes>,
-    wire: Wire,
-    due_ms: i64,
-    offset: i64,
-    sequence: u64,
-}
-
-/// What is in hand of one partition.
-struct DueBuffer {
-    assignment: Arc<Assignment>,
-    tier: usize,
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
-    paused: bool,
-}
+/// How long nothing is due at start while no broker has told its time. Then the worker's own clock has to do.
+const CLOCK_WAIT: Duration = Duration::from_secs(3);
+/// From this difference between the two clocks on it is warned of.
+const CLOCKS_DIFFER_MS: i64 = 2_000;
+/// How often.
+const WARN_EVERY: Duration = Duration::from_mins(5);
 
 /// The consumer of the retry tiers.
 pub(crate) struct RetryConsumer {
@@ -70,12 +53,15 @@ pub(crate) struct RetryConsumer {
     metrics: Arc<Metrics>,
     /// Topic and delay of each tier.
     tiers: Vec<(Arc<str>, Duration)>,
-    hands: BTreeMap<(usize, i32), DueBuffer>,
+    buffers: DueBuffers,
     generation: u64,
+    brokers: Arc<BrokerClock>,
+    began: Instant,
+    warned: Option<Instant>,
 }
 
 impl RetryConsumer {
-    /// Of the partitions of `tiers` that `member` holds.
+    /// Of the partitions of `tiers` that `member` holds, by the clock of the `brokers`.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
@@ -84,10 +70,20 @@ impl RetryConsumer {
         tiers: &[(Arc<str>, Duration)],
         member: Arc<GroupMember>,
         outlet: Handoff,
-        metrics: Arc<Metrics>,
+        (metrics, brokers): (Arc<Metrics>, Arc<BrokerClock>),
     ) -> Result<Self, KafkaError> {
         let reader = PartitionReader::new(&retries_reader_config(kafka), "retries", member, Arc::clone(&metrics))?;
-        Ok(Self { reader, outlet, metrics, tiers: tiers.to_vec(), hands: BTreeMap::new(), generation: 0 })
+        Ok(Self {
+            reader,
+            outlet,
+            metrics,
+            tiers: tiers.to_vec(),
+            buffers: DueBuffers::default(),
+            generation: 0,
+            brokers,
+            began: Instant::now(),
+            warned: None,
+        })
     }
 
     /// Reads and hands over until told to stop. Blocks its thread.
@@ -117,7 +113,7 @@ impl RetryConsumer {
                 Ok(Polled::Nothing) => return true,
                 Ok(Polled::PassedOver) => {}
                 Ok(Polled::Record(message, assignment)) => {
-                    take(&self.tiers, &mut self.hands, &message, assignment);
+                    take(&self.tiers, &mut self.buffers, &message, assignment);
                 }
                 Err(error) => return self.reader.member().poll_failed(&error, &self.outlet.fatal),
             }
@@ -130,124 +126,82 @@ impl RetryConsumer {
         if self.outlet.pressure.reading_due() == Reading::Wait {
             return POLL_MAX;
         }
-        let next = self.hands.values().filter_map(DueBuffer::next_due_ms).min();
-        let until = next.map_or(i64::MAX, |due| due.saturating_sub(clock::now_ms()));
+        let until = self.buffers.next_due_ms().map_or(i64::MAX, |due| due.saturating_sub(self.brokers.now_ms()));
         Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(POLL_MIN, POLL_MAX)
     }
 
-    /// Hands over what is due while there is room, and pauses and resumes partitions by their hands.
+    /// Hands over what is due while there is room, and pauses and resumes partitions by their buffers.
     fn hand_over_due(&mut self, batches: &mut [Vec<Job>]) {
         if self.generation != self.reader.generation() {
             self.generation = self.reader.generation();
             let reader = &self.reader;
-            self.hands.retain(|_, hand| reader.reads(&hand.assignment));
+            self.buffers.retain(|assignment| reader.reads(assignment));
         }
-        let now_ms = clock::now_ms();
-        let mut pause = TopicPartitionList::new();
-        let mut resume = TopicPartitionList::new();
-        for ((_, partition), hand) in &mut self.hands {
-            while self.outlet.pressure.reading_due() == Reading::Go
-                && let Some(waiting) = hand.pop_due(now_ms)
-            {
-                let position = Origin {
-                    topic: Arc::clone(hand.assignment.topic()),
-                    partition: *partition,
-                    offset: waiting.offset,
-                };
-                let due = Due { at_ms: waiting.due_ms, tier: hand.tier };
-                let retry = DueRetry {
-                    payload: waiting.payload,
-                    wire: waiting.wire,
-                    due,
-                    position,
-                    sequence: waiting.sequence,
-                    now_ms,
-                };
-                self.outlet.pipeline.retry(retry, &hand.assignment, batches);
-            }
-            if !hand.paused && hand.is_full(now_ms) {
-                hand.paused = true;
-                pause.add_partition(hand.assignment.topic(), *partition);
-            } else if hand.paused && hand.is_low(now_ms) {
-                hand.paused = false;
-                resume.add_partition(hand.assignment.topic(), *partition);
-            }
+        let brokers_ms = self.brokers.now_ms();
+        if self.brokers.is_known() || self.began.elapsed() >= CLOCK_WAIT {
+            // From here on times are the worker's own, like all that is measured of a delivery.
+            let (now_ms, ahead_ms) = (clock::now_ms(), self.brokers.ahead_ms());
+            let outlet = &self.outlet;
+            let may_go_on = || outlet.pressure.reading_due() == Reading::Go;
+            self.buffers.take_due(brokers_ms, may_go_on, |tier, assignment, waiting| {
+                let Waiting { payload, wire, due_ms, offset, sequence } = waiting;
+                let position =
+                    Origin { topic: Arc::clone(assignment.topic()), partition: assignment.partition(), offset };
+                let due = Due { at_ms: due_ms.saturating_add(ahead_ms), tier };
+                let retry = DueRetry { payload, wire, due, position, sequence, now_ms };
+                outlet.pipeline.retry(retry, assignment, batches);
+            });
         }
         self.outlet.hand_over(batches);
-        self.reader.pause_and_resume(&pause, &resume);
+        let flow = self.buffers.flow(brokers_ms);
+        self.reader.pause_and_resume(&listed(&flow.pause), &listed(&flow.resume));
     }
 
-    fn export(&self) {
-        let now_ms = clock::now_ms();
+    fn export(&mut self) {
+        let brokers_ms = self.brokers.now_ms();
         for (tier, gauge) in self.metrics.intake.retry_overdue.iter().enumerate() {
-            let of_tier = self.hands.values().filter(|hand| hand.tier == tier);
-            let oldest = of_tier.filter_map(DueBuffer::next_due_ms).min();
-            let overdue_ms = oldest.map_or(0, |due| now_ms.saturating_sub(due).max(0));
+            let overdue_ms = self.buffers.next_due_ms_of(tier).map_or(0, |due| brokers_ms.saturating_sub(due).max(0));
             gauge.set(Duration::from_millis(overdue_ms.unsigned_abs()).as_secs_f64());
+        }
+        let ahead_ms = self.brokers.ahead_ms();
+        let ahead = Duration::from_millis(ahead_ms.unsigned_abs()).as_secs_f64();
+        self.metrics.intake.clock_ahead_seconds.set(if ahead_ms < 0 { -ahead } else { ahead });
+        if ahead_ms.abs() >= CLOCKS_DIFFER_MS && self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            tracing::warn!(
+                ahead_ms,
+                "the clock of this process differs from the brokers', which decide when a retry is due"
+            );
         }
     }
 }
 
-impl DueBuffer {
-    fn new(assignment: &Arc<Assignment>, tier: usize) -> Self {
-        let assignment = Arc::clone(assignment);
-        Self { assignment, tier, waiting: VecDeque::new(), bytes: 0, paused: false }
+fn listed(assignments: &[Arc<Assignment>]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for assignment in assignments {
+        list.add_partition(assignment.topic(), assignment.partition());
     }
-
-    fn next_due_ms(&self) -> Option<i64> {
-        self.waiting.front().map(|waiting| waiting.due_ms)
-    }
-
-    fn is_full(&self, now_ms: i64) -> bool {
-        let stretch = if self.runs_out_soon(now_ms) { BUFFER_STRETCH } else { 1 };
-        self.waiting.len() >= stretch * BUFFERED_MAX || self.bytes >= stretch * BUFFERED_BYTES_MAX
-    }
-
-    /// Whether a partition that was paused should be read again.
-    fn is_low(&self, now_ms: i64) -> bool {
-        let stretch = if self.runs_out_soon(now_ms) { BUFFER_STRETCH } else { 1 };
-        self.waiting.len() <= stretch * BUFFERED_MAX / 2 && self.bytes <= stretch * BUFFERED_BYTES_MAX / 2
-    }
-
-    /// Whether all of it is gone by the time that more can be there. While something is overdue, there is no hurry.
-    fn runs_out_soon(&self, now_ms: i64) -> bool {
-        let overdue = self.next_due_ms().is_some_and(|first| first <= now_ms);
-        !overdue && self.waiting.back().is_none_or(|last| last.due_ms <= now_ms.saturating_add(RESUME_TAKES_MS))
-    }
-
-    fn pop_due(&mut self, now_ms: i64) -> Option<Waiting> {
-        let waiting = self.waiting.pop_front_if(|first| first.due_ms <= now_ms)?;
-        self.bytes -= waiting.payload.as_ref().map_or(0, Bytes::len);
-        Some(waiting)
-    }
+    list
 }
 
-/// Takes a record into the hand of its partition.
+/// Takes a record into the buffer of its partition.
 fn take(
     tiers: &[(Arc<str>, Duration)],
-    hands: &mut BTreeMap<(usize, i32), DueBuffer>,
+    buffers: &mut DueBuffers,
     message: &BorrowedMessage<'_>,
     assignment: &Arc<Assignment>,
 ) {
     let Some(tier) = tiers.iter().position(|(topic, _)| &**topic == message.topic()) else { return };
-    let hand = hands.entry((tier, message.partition())).or_insert_with(|| DueBuffer::new(assignment, tier));
-    if !Arc::ptr_eq(&hand.assignment, assignment) {
-        // What an earlier assignment of the partition had in hand is read again.
-        *hand = DueBuffer::new(assignment, tier);
-    }
     let wire = message.headers().map_or_else(Wire::default, |headers| Wire::read(readable_headers(headers)));
     let delay = tiers.get(tier).map_or(Duration::ZERO, |(_, delay)| *delay);
-    let payload = message.payload().map(Bytes::copy_from_slice);
-    hand.bytes += payload.as_ref().map_or(0, Bytes::len);
-    // It came, so the partition is not paused, whoever resumed it: a full hand pauses it again.
-    hand.paused = false;
-    hand.waiting.push_back(Waiting {
+    let waiting = Waiting {
         due_ms: due_ms(message.timestamp().to_millis(), delay, &wire),
-        payload,
+        payload: message.payload().map(Bytes::copy_from_slice),
         wire,
         offset: message.offset(),
-        sequence: hand.assignment.admit(message.offset()),
-    });
+        sequence: assignment.admit(message.offset()),
+    };
+    buffers.push(tier, assignment, waiting);
 }
 
 /// When a retry is due: its tier's delay after it was appended.
@@ -269,39 +223,6 @@ mod tests {
             "the worker's own clock does not decide"
         );
         assert_eq!(due_ms(None, Duration::from_secs(30), &wire), 99);
-    }
-
-    /// A hand of `count` retries of a KiB, of which the first is due at `first_ms` and one each `every_ms` after it.
-    fn hand(count: usize, first_ms: i64, every_ms: i64) -> DueBuffer {
-        let waiting = |number: i64| Waiting {
-            payload: Some(Bytes::from_static(&[0; 1024])),
-            wire: Wire::default(),
-            due_ms: first_ms + number * every_ms,
-            offset: number,
-            sequence: number.unsigned_abs(),
-        };
-        let waiting: VecDeque<_> = (0..).take(count).map(waiting).collect();
-        let assignment = Assignment::new("webhooks.retry.30s".into(), 0);
-        DueBuffer { assignment, tier: 0, bytes: waiting.len() * 1024, waiting, paused: false }
-    }
-
-    #[test]
-    fn a_hand_is_full_at_its_bound_and_low_at_half_of_it() {
-        let (now, later) = (1_000_000, 1_060_000);
-        assert!(!hand(127, later, 12).is_full(now));
-        assert!(hand(128, later, 12).is_full(now));
-        assert!(!hand(65, later, 12).is_low(now));
-        assert!(hand(64, later, 12).is_low(now));
-    }
-
-    #[test]
-    fn a_hand_that_runs_out_before_more_can_be_there_is_larger_within_a_bound() {
-        let now = 1_000_000;
-        assert!(hand(128, now + 1, 12).is_full(now), "it lasts 1.5 s");
-        assert!(!hand(128, now + 1, 6).is_full(now), "it lasts 0.75 s");
-        assert!(hand(128, now + 1, 6).is_low(now));
-        assert!(hand(512, now + 1, 1).is_full(now), "the bound");
-        assert!(hand(128, now - 1, 6).is_full(now), "what is overdue is not taken: more of it helps nobody");
     }
 
     #[test]

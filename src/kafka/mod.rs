@@ -1,5 +1,6 @@
 //! Toolbox for Kafka: client configuration, contexts, readers and transactions. No features.
 
+pub(crate) mod broker_clock;
 pub(crate) mod client;
 pub(crate) mod headers;
 pub(crate) mod table_reader;

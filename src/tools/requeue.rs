@@ -59,9 +59,11 @@ impl TierProducer {
     /// # Errors
     /// [`RequeueError`]
     pub(crate) async fn send(&self, outgoing: &Outgoing) -> Result<(), RequeueError> {
-        publish_once(&self.producer, outgoing).await.map_err(|source| match source.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => RequeueError::TooLarge,
-            _ => RequeueError::NotAcknowledged { topic: Arc::clone(&self.topic), source },
+        publish_once(&self.producer, outgoing).await.map(|_appended| ()).map_err(|source| {
+            match source.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => RequeueError::TooLarge,
+                _ => RequeueError::NotAcknowledged { topic: Arc::clone(&self.topic), source },
+            }
         })
     }
 }

@@ -112,6 +112,42 @@ async fn the_whole_chain_ends_as_a_dead_letter_after_exactly_the_scheduled_attem
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brokers_clock_decides_when_a_retry_is_due_whatever_the_workers_says() {
+    const DELAY_MS: i64 = 3_000;
+    let cluster = Cluster::shared().await;
+    for (claim, ahead) in [("clock-ahead", 60), ("clock-behind", -60)] {
+        let stage = Stage::on(&cluster, claim, "3s", 1).await;
+        let receiver = Receiver::start(|request| Answer::status(if request.attempt() == 1 { 500 } else { 200 }));
+        stage.put([&integration("i", &receiver.url(""))]);
+        // A retry of another worker waits at start, when this one has published nothing.
+        let mut first = stage.worker(&[]).await;
+        stage.send([event("waits", "c")]);
+        stage.wait_for_tier("3s", 1).await;
+        first.sigkill();
+        let schedule = ["--retry-schedule", "3s"];
+        let worker = Worker::ahead(ahead, cluster.brokers(), &stage.names, &schedule).await;
+        stage.send([event("comes", "c")]);
+        let appended = stage.wait_for_tier("3s", 2).await;
+        receiver.wait_for(4, PATIENCE).await;
+        for retry in &appended {
+            let id = retry.header("hookstream-delivery-id").unwrap();
+            let requests = receiver.recorded();
+            let second = requests.iter().find(|request| request.delivery_id() == id && request.attempt() == 2).unwrap();
+            let after = second.arrived_ms - retry.timestamp.unwrap();
+            assert!(after >= DELAY_MS, "{claim}: {id} came {after} ms after it was appended");
+            // The first may have waited for the session of the worker that was killed.
+            assert!(after < DELAY_MS + 30_000, "{claim}: {id} came {after} ms after it was appended");
+        }
+        let differs = worker.metric("hookstream_clock_ahead_seconds", &[]).await;
+        assert!((differs - f64::from(i32::try_from(ahead).unwrap())).abs() < 1.0, "{claim}: {differs}");
+        let said = |line: &String| line.contains("differs from the brokers'");
+        assert!(worker.lines().all().iter().any(said), "{claim}: {}", worker.lines().tail(5));
+        let overdue = worker.metric("hookstream_retry_overdue_seconds", &[]).await;
+        assert!(overdue < 1.0, "{claim}: {overdue}");
+    }
+}
+
 /// The least upper bound of a histogram's buckets that holds `share` of what it counted.
 fn quantile(text: &str, name: &str, tier: &str, share: f64) -> String {
     let bucket = |line: &str| {

@@ -139,6 +139,18 @@ pub fn kafka_settings(brokers: &str, group: &str) -> settings::Kafka {
     settings::Kafka { brokers: brokers.to_owned(), group: group.to_owned(), instance_id: None, properties: Vec::new() }
 }
 
+/// Builds the library that shifts a process's wall clock. The C compiler is the one that links this test.
+fn clock_shift() -> String {
+    let library = format!("{}/clock_shift.so", env!("CARGO_TARGET_TMPDIR"));
+    let built = format!("{library}.{}", std::process::id());
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock_shift.c");
+    let arguments = ["-shared", "-fPIC", "-O1", "-o", &built, source, "-ldl"];
+    let status = std::process::Command::new("cc").args(arguments).status().expect("a C compiler");
+    assert!(status.success(), "{source} is built");
+    std::fs::rename(&built, &library).expect("in the same folder");
+    library
+}
+
 /// A worker process.
 pub struct Worker {
     process: Process,
@@ -157,7 +169,20 @@ impl Worker {
 
     /// Starts one without waiting for more than its admin listener.
     pub async fn spawn(brokers: &str, names: &Names, extra: &[&str]) -> Self {
-        let process = Self::process(brokers, names, extra);
+        Self::listening(Self::process(brokers, names, extra)).await
+    }
+
+    /// Starts one whose wall clock is `seconds` ahead, and waits until it is ready. Its monotonic clock is right.
+    pub async fn ahead(seconds: i64, brokers: &str, names: &Names, extra: &[&str]) -> Self {
+        let library = clock_shift();
+        let shift = seconds.to_string();
+        let environment = [("LD_PRELOAD", library.as_str()), ("TEST_CLOCK_SHIFT", shift.as_str())];
+        let worker = Self::listening(Self::process_in(brokers, names, extra, &environment)).await;
+        worker.ready().await;
+        worker
+    }
+
+    async fn listening(process: Process) -> Self {
         let lines = process.lines().clone();
         let found = tokio::task::spawn_blocking(move || lines.find(PATIENCE, admin_address)).await;
         let admin = found.expect("looking through lines does not panic");
@@ -167,13 +192,17 @@ impl Worker {
 
     /// The bare process, for a test that expects it to end before it listens.
     pub fn process(brokers: &str, names: &Names, extra: &[&str]) -> Process {
+        Self::process_in(brokers, names, extra, &[])
+    }
+
+    fn process_in(brokers: &str, names: &Names, extra: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut arguments = vec![String::from("worker")];
         arguments.extend(names.arguments(brokers));
         let fixed = ["--admin-listen", "127.0.0.1:0", "--log-format", "json"];
         let fixed = fixed.into_iter().chain(["--allow-private-networks", "127.0.0.0/8"]);
         arguments.extend(fixed.map(str::to_owned));
         arguments.extend(extra.iter().map(|option| (*option).to_owned()));
-        Process::start("the worker", env!("CARGO_BIN_EXE_hookstream"), &arguments, &[])
+        Process::start("the worker", env!("CARGO_BIN_EXE_hookstream"), &arguments, environment)
     }
 
     /// Waits until `/readyz` says 200.

@@ -15,6 +15,7 @@ pub(crate) struct IntakeMetrics {
     pub(super) events: CountersBy<EventOutcome>,
     pub(crate) retry_lateness: Vec<Histogram>,
     pub(crate) retry_overdue: Vec<Gauge>,
+    pub(crate) clock_ahead_seconds: Gauge,
     pub(crate) consumer_lag: IntGaugeVec,
     pub(crate) settled_before: IntCounter,
     pub(crate) open_transactions: OpenTransactions,
@@ -43,6 +44,10 @@ impl IntakeMetrics {
             events: CountersBy::new(EventOutcome::ALL, |outcome| events.with_label_values(&[outcome.word()])),
             retry_lateness: read().map(|tier| lateness.with_label_values(&[tier])).collect(),
             retry_overdue: read().map(|tier| overdue.with_label_values(&[tier])).collect(),
+            clock_ahead_seconds: make.gauge(
+                "clock_ahead_seconds",
+                "How far the clock of this process is ahead of the brokers', which decide when a retry is due",
+            ),
             consumer_lag: make.int_gauges(
                 "consumer_lag",
                 "Events not yet settled, of assigned partitions",
