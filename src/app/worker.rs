@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attempt_log::entry::AttemptLog;
 use crate::attempt_log::writer::AttemptLogWriter;
 use crate::deliver::courier::Courier;
+use crate::deliver::kept_pool::KeptPool;
 use crate::deliver::next_step::NextSteps;
 use crate::deliver::observers::{Reports, host_name};
 use crate::deliver::publish::Sink;
@@ -41,6 +42,7 @@ use crate::kafka::client::member_config;
 use crate::kafka::table_reader::CompactedError;
 use crate::net::address::AddressPolicy;
 use crate::net::connector::Connector;
+use crate::net::descriptors::raise_limit;
 use crate::settings::Settings;
 use crate::telemetry::admin::{Admin, Readiness};
 use crate::telemetry::metrics::Metrics;
@@ -345,6 +347,8 @@ impl Started {
         fatal: &CancellationToken,
     ) -> Result<(), WorkerError> {
         let shards = shard_count(&self.settings);
+        let in_flight_max = self.settings.delivery.max_in_flight;
+        raise_limit(in_flight_max, shards * KeptPool::max_of(in_flight_max, shards));
         let pressure = Pressure::new(shards, self.settings.delivery.max_queued_bytes);
         let sink_stop = CancellationToken::new();
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), sink_stop.clone(), fatal.clone())?;

@@ -11,3 +11,4 @@ pub(crate) mod tls;
 pub(crate) mod stream;
 pub(crate) mod read_budget;
 pub(crate) mod server;
+pub(crate) mod descriptors;

@@ -39,9 +39,11 @@ const RENEW_IN_LAST: u32 = 5;
 const SECOND_FAMILY: Duration = Duration::from_millis(50);
 /// Longer than any request waits; what comes later serves nobody.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
-/// Look-ups at once, each with a handful of sockets.
+/// Look-ups at once.
 const LOOKUPS_MAX: usize = 1024;
-/// Beyond [`LOOKUPS_MAX`] the oldest look-up gives way to a new one, once it has run for so long: a name server that works has
+/// Sockets of a look-up: three tries of two families at two name servers, and some room.
+const SOCKETS_EACH: usize = 16;
+/// Beyond the bound the oldest look-up gives way to a new one, once it has run for so long: a name server that works has
 /// answered by then.
 const GIVES_WAY_AFTER: Duration = Duration::from_millis(250);
 /// Names remembered, in each of two generations.
@@ -120,6 +122,7 @@ pub(crate) struct Resolver {
 
 struct Shared {
     lookup: Box<Lookup>,
+    lookups_max: usize,
     state: Mutex<State>,
     /// Owns the look-ups. They end by themselves, within [`LOOKUP_MAX`].
     lookups: TaskTracker,
@@ -227,7 +230,9 @@ enum Step {
 impl Resolver {
     /// Asks the name servers that this machine is set up for. Its hosts file counts before them.
     pub(crate) fn system() -> Self {
-        Self::with(super::dns::system())
+        // They must not take the descriptors of the connections that they are for.
+        let lookups_max = (super::descriptors::limit() / SOCKETS_EACH / 2).clamp(1, LOOKUPS_MAX);
+        Self::bounded(super::dns::system(), lookups_max)
     }
 
     /// Knows these names and no others.
@@ -243,7 +248,12 @@ impl Resolver {
 
     /// Asks `lookup`.
     pub(crate) fn with(lookup: Box<Lookup>) -> Self {
-        Self { shared: Arc::new(Shared { lookup, state: Mutex::default(), lookups: TaskTracker::new() }) }
+        Self::bounded(lookup, LOOKUPS_MAX)
+    }
+
+    fn bounded(lookup: Box<Lookup>, lookups_max: usize) -> Self {
+        let (state, lookups) = (Mutex::default(), TaskTracker::new());
+        Self { shared: Arc::new(Shared { lookup, lookups_max, state, lookups }) }
     }
 
     /// The addresses of `name`, IPv4 first. An IP address stands for itself.
@@ -322,7 +332,7 @@ impl Shared {
         name: &str,
         now: Instant,
     ) -> Option<watch::Receiver<Option<Answer>>> {
-        if state.running.len() >= LOOKUPS_MAX {
+        if state.running.len() >= shared.lookups_max {
             let oldest = state.running.first_entry()?;
             if now.saturating_duration_since(oldest.get().since) < GIVES_WAY_AFTER {
                 return None;

@@ -3,6 +3,7 @@
 //!
 //! Connections, waits and the end are bounded. The registration API has a server of its own.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -17,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -27,11 +28,22 @@ pub(crate) use hyper::body::Incoming;
 /// A pause after the system has no connection to give, so that the next try may find one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What becomes of a connection when as many are served as may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    /// It waits until one ends.
+    Wait,
+    /// The oldest is closed for it: where nobody may keep the others out.
+    CloseOldest,
+}
+
 /// The bounds of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Connections served at once; more wait until one ends.
+    /// Connections served at once.
     pub(crate) connections_max: usize,
+    /// What becomes of one more.
+    pub(crate) when_full: WhenFull,
     /// How long a client may take for its first byte and for the headers of a request.
     pub(crate) patience: Duration,
     /// How long requests under way may take to end once the server stops.
@@ -44,8 +56,13 @@ where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let places = match limits.when_full {
+        WhenFull::Wait => limits.connections_max,
+        WhenFull::CloseOldest => Semaphore::MAX_PERMITS,
+    };
+    let permits = Arc::new(Semaphore::new(places));
     let mut connections = JoinSet::new();
+    let mut oldest = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -56,10 +73,14 @@ where
         match accepted {
             Ok((tcp, permit)) => {
                 let (stop, answer) = (stop.clone(), answer.clone());
-                connections.spawn(async move {
+                let served = connections.spawn(async move {
                     connection(tcp, limits.patience, stop, answer).await;
                     drop(permit);
                 });
+                if limits.when_full == WhenFull::CloseOldest {
+                    oldest.push_back(served);
+                    close_oldest(&mut oldest, limits.connections_max);
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection can't be accepted");
@@ -72,6 +93,16 @@ where
     if drained.is_err() {
         tracing::warn!(connections = connections.len(), "requests still under way are given up");
         connections.shutdown().await;
+    }
+}
+
+/// Closes the oldest connections beyond the bound. Those that have ended count no more.
+fn close_oldest(oldest: &mut VecDeque<AbortHandle>, connections_max: usize) {
+    oldest.retain(|served| !served.is_finished());
+    while oldest.len() > connections_max {
+        if let Some(served) = oldest.pop_front() {
+            served.abort();
+        }
     }
 }
 

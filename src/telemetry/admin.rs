@@ -13,14 +13,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use crate::clock;
-use crate::net::server::{Incoming, Limits, serve};
+use crate::net::server::{Incoming, Limits, WhenFull, serve};
 
 /// A loop that has not come round for this long, and for as long as it may wait for partitions that it gives up, stands
 /// still.
 const STILL_AFTER: Duration = Duration::from_mins(1);
 
-/// Prometheus and the probes need a few connections; they share the process's with deliveries.
-const LIMITS: Limits = Limits { connections_max: 64, patience: Duration::from_secs(30), drain: Duration::from_secs(1) };
+/// Prometheus and the probes need a few connections; they share the process's with deliveries. A probe always gets through: where
+/// others keep all connections, the oldest of those is closed.
+const LIMITS: Limits = Limits {
+    connections_max: 64,
+    when_full: WhenFull::CloseOldest,
+    patience: Duration::from_secs(30),
+    drain: Duration::from_secs(1),
+};
 
 /// Whether the process lives and is ready: written by who knows, read by the probes.
 #[derive(Debug, Default)]
@@ -171,6 +177,34 @@ mod tests {
         condition.set_ready(true);
         assert_eq!(status(Method::GET, "/readyz"), 200);
         assert_eq!([status(Method::GET, "/"), status(Method::POST, "/metrics")], [404, 405]);
+    }
+
+    #[tokio::test]
+    async fn a_probe_gets_through_whoever_keeps_connections() {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = admin.address();
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(admin.run(metrics, Arc::default(), CancellationToken::new()));
+        let mut kept = Vec::new();
+        for number in 0..3 * LIMITS.connections_max {
+            let mut other = tokio::net::TcpStream::connect(address).await.unwrap();
+            if number % 2 == 0 {
+                // Asked once, and kept open.
+                tokio::io::AsyncWriteExt::write_all(&mut other, b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
+                    .await
+                    .unwrap();
+                let mut answer = [0; 15];
+                tokio::io::AsyncReadExt::read_exact(&mut other, &mut answer).await.unwrap();
+                assert_eq!(&answer, b"HTTP/1.1 200 OK");
+            }
+            kept.push(other);
+        }
+        let mut probe = tokio::net::TcpStream::connect(address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut probe, b"GET /livez HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut probe, &mut text).await.unwrap();
+        assert!(text.ends_with("ok\n"), "{text}");
     }
 
     #[tokio::test]

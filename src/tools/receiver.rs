@@ -24,7 +24,7 @@ use super::receiver_log::{Lines, Output};
 use crate::clock;
 use crate::domain::hash::hash_bytes;
 use crate::domain::signature::{BadSecret, Signer, SigningKey};
-use crate::net::server::{Incoming, Limits, serve};
+use crate::net::server::{Incoming, Limits, WhenFull, serve};
 use crate::settings::Receiver as Options;
 
 const ECHO: HeaderName = HeaderName::from_static("x-xcom-integration-echo");
@@ -183,7 +183,7 @@ impl Receiver {
         let mut printing = JoinSet::new();
         printing.spawn(printer);
         let drain = DRAIN + self.state.options.latency;
-        let limits = Limits { connections_max: CONNECTIONS_MAX, patience: PATIENCE, drain };
+        let limits = Limits { connections_max: CONNECTIONS_MAX, when_full: WhenFull::Wait, patience: PATIENCE, drain };
         let service = Arc::new(Service { state: self.state, lines });
         serve(self.listener, limits, stop, move |request| Arc::clone(&service).answer(request)).await;
         // The service is gone with the last connection, and with it the end of the lines that the printer waits for.
