@@ -434,7 +434,8 @@ impl Started {
         let events_group = join("events", &kafka.group, &[&self.settings.topics.events])?;
         let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
         let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
-        let events = EventConsumer::new(kafka, events_group.member(), outlet.clone(), metrics())?;
+        let events =
+            EventConsumer::new(kafka, &self.settings.topics.events, events_group.member(), outlet.clone(), metrics())?;
         let lag = Lag::new(kafka, events_group.member(), metrics())?;
         let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, (metrics(), brokers))?;
         threads.start("events-group", move || events_group.run())?;

@@ -73,27 +73,30 @@ impl Handoff {
 /// The consumer of the events topic.
 pub(crate) struct EventConsumer {
     reader: PartitionReader,
+    topic: String,
     outlet: Handoff,
 }
 
 impl EventConsumer {
-    /// Of the partitions that `member` holds.
+    /// Of the partitions of `topic` that `member` holds.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
     pub(crate) fn new(
         kafka: &settings::Kafka,
+        topic: &str,
         member: Arc<GroupMember>,
         outlet: Handoff,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let reader = PartitionReader::new(&events_reader_config(kafka), "events", member, metrics)?;
-        Ok(Self { reader, outlet })
+        Ok(Self { reader, topic: topic.to_owned(), outlet })
     }
 
     /// Reads and hands over until told to stop. Blocks its thread.
     pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
+        self.reader.warm_up([&*self.topic]);
         let mut kept_up = Instant::now();
         while !self.outlet.stop.is_cancelled() {
             if !self.wait_for_room() || !self.read_batch(&mut batches) {

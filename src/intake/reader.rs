@@ -24,6 +24,9 @@ use crate::telemetry::metrics::Metrics;
 /// which time out do not stop the partition, at 16 bytes a record.
 const WINDOW: usize = 100_000;
 
+/// How long the brokers may take to say who leads the partitions, before the first of them comes.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A partition that is read.
 struct Source {
     assignment: Arc<Assignment>,
@@ -65,6 +68,16 @@ impl PartitionReader {
     ) -> Result<Self, KafkaError> {
         let consumer = config.create_with_context(ClientLog::new(role))?;
         Ok(Self { consumer, member, metrics, sources: HashMap::new(), generation: 0 })
+    }
+
+    /// Asks who leads the partitions of `topics`: a client that hears of a topic with its first partition looks for the leader
+    /// up to a second later. Blocks for a bounded time.
+    pub(crate) fn warm_up<'a>(&self, topics: impl IntoIterator<Item = &'a str>) {
+        for topic in topics {
+            if let Err(error) = self.consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT) {
+                tracing::debug!(topic, %error, "no answer about who leads a topic's partitions");
+            }
+        }
     }
 
     /// The member whose partitions are read.

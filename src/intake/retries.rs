@@ -89,6 +89,7 @@ impl RetryConsumer {
     /// Reads and hands over until told to stop. Blocks its thread.
     pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
+        self.reader.warm_up(self.tiers.iter().map(|(topic, _)| &**topic));
         let mut kept_up = Instant::now();
         while !self.outlet.stop.is_cancelled() {
             if !self.read_batch() {
