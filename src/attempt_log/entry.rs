@@ -3,6 +3,8 @@
 //! No secret and no event body ever stands in a record. A shard hands over what it has at hand and goes on; where there
 //! is no room the attempt is not logged, and counted as such.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,13 +12,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::redaction::{Secrets, repeats, shown_url};
 use crate::domain::event::Envelope;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::Outcome;
 use crate::inflight::ended::{Ended, Keep};
+use crate::inflight::job::Origin;
+use crate::net::cause::Cause;
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
@@ -27,6 +32,10 @@ const WAITING_MAX: usize = 8_192;
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// The contract's: so much of an answer is logged.
 const ANSWER_BYTES_MAX: usize = 1024;
+/// Entities of an event that are logged: a link has two. And bytes of one id: well above any real one.
+const ENTITIES_MAX: usize = 4;
+/// See [`ENTITIES_MAX`].
+const ENTITY_ID_BYTES_MAX: usize = 200;
 
 /// An attempt to log.
 #[derive(Debug)]
@@ -40,8 +49,12 @@ pub(crate) struct Entry {
     attempt: u32,
     outcome: Outcome,
     took: Duration,
+    cause: Option<Cause>,
+    address: Option<SocketAddr>,
     answer: Bytes,
+    origin: Origin,
     at_ms: i64,
+    next_attempt_ms: Option<i64>,
 }
 
 /// Bytes of an event that waits with its attempt.
@@ -111,8 +124,12 @@ impl AttemptLog {
             attempt: delivery.attempt,
             outcome: *ended.outcome,
             took: ended.took,
+            cause: ended.cause.cloned(),
+            address: ended.address,
             answer: Bytes::new(),
+            origin: delivery.event.origin.clone(),
             at_ms: ended.at_ms,
+            next_attempt_ms: ended.next_attempt_ms,
         })
     }
 
@@ -136,9 +153,15 @@ struct Record<'a> {
     url: Option<String>,
     outcome: &'static str,
     reason: Option<&'static str>,
+    error: Option<String>,
     status: Option<u16>,
     duration_ms: u64,
     answer: Option<String>,
+    address: Option<SocketAddr>,
+    /// None of a tick, which comes from no record.
+    origin: Option<String>,
+    entity_ids: Option<BTreeMap<String, Value>>,
+    next_attempt_at: Option<Timestamp>,
     worker: &'a str,
     at: Timestamp,
 }
@@ -166,9 +189,14 @@ impl Entry {
             url: webhook.map(|webhook| secrets.masked(&shown_url(&webhook.url()))),
             outcome,
             reason,
+            error: self.cause.as_ref().map(|cause| secrets.masked(cause.text())),
             status,
             duration_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
             answer: self.shown_answer(&secrets),
+            address: self.address,
+            origin: (!self.is_tick).then(|| self.origin.to_string()),
+            entity_ids: if self.is_tick { None } else { entity_ids(&self.payload) },
+            next_attempt_at: self.next_attempt_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
             worker,
             at: Timestamp::from_millisecond(self.at_ms).unwrap_or_default(),
         };
@@ -191,6 +219,23 @@ impl Entry {
         }
         masked.get(..end).map(str::to_owned)
     }
+}
+
+/// The ids of an event's entities, by field; nothing of what is no id, and a bounded number.
+fn entity_ids(event: &[u8]) -> Option<BTreeMap<String, Value>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entities {
+        entity_ids: BTreeMap<String, Value>,
+    }
+    let Entities { entity_ids } = serde_json::from_slice(event).ok()?;
+    let is_id = |value: &Value| match value {
+        Value::String(id) => id.len() <= ENTITY_ID_BYTES_MAX,
+        Value::Number(_) => true,
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
+    };
+    let is_named = |name: &str| name.len() <= ENTITY_ID_BYTES_MAX;
+    Some(entity_ids.into_iter().filter(|(name, id)| is_named(name) && is_id(id)).take(ENTITIES_MAX).collect())
 }
 
 #[cfg(test)]
@@ -236,10 +281,11 @@ mod tests {
             shard: 0,
             delivery: &delivery,
             outcome: &outcome,
-            cause: None,
-            address: None,
+            cause: Some(&Cause::new("the receiver 10.1.2.3:443 said t0k3n-in-path")),
+            address: Some("93.184.216.34:443".parse().unwrap()),
             took,
             at_ms: 1_632_827_306_903,
+            next_attempt_ms: Some(1_632_827_336_903),
         };
         log.write(log.entry(&ended)?, answer);
         let entry = entries.try_recv().ok()?;
@@ -255,6 +301,8 @@ mod tests {
             "deliveryId": "msg_1", "webHookId": "w-1", "eventId": "e-1", "attempt": 3,
             "url": "https://a.b/x/***/cb", "outcome": "failed", "reason": "status", "status": 503,
             "durationMs": 12, "answer": "no: ***", "worker": "host-1", "at": "2021-09-28T11:08:26.903Z",
+            "error": "the receiver 10.1.2.3:443 said ***", "address": "93.184.216.34:443", "origin": "events/0/7",
+            "entityIds": {"companyId": "a9a2f13c-0d1e-4f2a-8b3c-4d5e6f7a8b9c"}, "nextAttemptAt": "2021-09-28T11:08:56.903Z",
         });
         let answer = b"no: t0k3n-in-path";
         assert_eq!(record(settings::AttemptLog::Failures, FAILED, answer), Some(expected.clone()));
@@ -262,6 +310,16 @@ mod tests {
         expected["reason"] = Value::Null;
         expected["status"] = json!(200);
         assert_eq!(record(settings::AttemptLog::All, Outcome::Acknowledged, answer), Some(expected));
+    }
+
+    #[test]
+    fn of_an_event_only_ids_of_a_usual_size_are_logged() {
+        let long = "x".repeat(ENTITY_ID_BYTES_MAX + 1);
+        let event = json!({"entityIds": {"aId": {"name": "secretive"}, "bId": long, "cId": ["1"], "dId": "d", "eId": 5, "fId": "f",
+            "gId": "g", "hId": "h"}});
+        let ids = entity_ids(event.to_string().as_bytes()).unwrap();
+        assert_eq!(json!(ids), json!({"dId": "d", "eId": 5, "fId": "f", "gId": "g"}));
+        assert_eq!(entity_ids(b"no event"), None);
     }
 
     #[test]
@@ -309,6 +367,7 @@ mod tests {
                 address: None,
                 took: Duration::ZERO,
                 at_ms: 0,
+                next_attempt_ms: None,
             };
             log.write(log.entry(&ended).unwrap(), Bytes::new());
         }

@@ -23,6 +23,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) took: Duration,
     /// ms since 1970.
     pub(crate) at_ms: i64,
+    /// Of a failure that is retried: when the retry falls due, ms since 1970.
+    pub(crate) next_attempt_ms: Option<i64>,
 }
 
 /// Of which answers the beginning of the body is wanted.

@@ -72,6 +72,7 @@ impl Shard {
             address: exchanged.address,
             took: exchanged.took,
             at_ms,
+            next_attempt_ms: self.next_attempt_ms(&delivery, &exchanged.outcome, at_ms),
         });
         self.await_answer(Reading { host, entry }, exchanged.rest, now);
         let metrics = &self.shared.metrics;
@@ -91,6 +92,14 @@ impl Shard {
                 self.settle_failure(delivery, active, verdict, Failure { reason, status }, at_ms);
             }
         }
+    }
+
+    /// When the retry falls due that follows from an attempt that ended at `at_ms`; none when none follows.
+    fn next_attempt_ms(&self, delivery: &Delivery, outcome: &Outcome, at_ms: i64) -> Option<i64> {
+        let schedule = &self.shared.settings.schedule;
+        let Verdict::Retry(tier) = verdict(schedule, delivery.attempt, outcome) else { return None };
+        let delay = i64::try_from(schedule.tiers().get(tier)?.duration().as_millis()).ok()?;
+        Some(at_ms.saturating_add(delay))
     }
 
     /// Gives back what a request held: its place in the order, its share of lane and host.
