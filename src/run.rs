@@ -15,7 +15,7 @@ use crate::app::worker::Worker;
 use crate::registration::http::unusable_files;
 use crate::settings::Command;
 use crate::tools::demo::{self, StopSignals};
-use crate::tools::{dead_letters, explain, receiver, replay, resume, topics};
+use crate::tools::{dead_letters, explain, query, receiver, replay, resume, topics, trace};
 
 /// Options whose values turn out to be mistakes only when they are used, a line each: files that can't be.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,18 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             until_stopped(
                 |[stop]| async move { Ok(explain::run(&settings, &options, &stop, &mut io::stdout()).await?) },
             )
+        }
+        Command::Integrations(settings, query) => until_stopped(|[stop]| async move {
+            Ok(query::integrations(&settings, &query, &stop, &mut io::stdout()).await?)
+        }),
+        Command::Health(settings, query) => {
+            until_stopped(|[stop]| async move { Ok(query::health(&settings, &query, &stop, &mut io::stdout()).await?) })
+        }
+        Command::Attempts(settings, query) => until_stopped(|[stop]| async move {
+            Ok(query::list_attempts(&settings, &query, &stop, &mut io::stdout()).await?)
+        }),
+        Command::Trace(settings, options) => {
+            until_stopped(|[stop]| async move { Ok(trace::run(&settings, &options, &stop, &mut io::stdout()).await?) })
         }
         Command::Receiver(options) => until_stopped(|[stop]| async move {
             let summary = receiver::run(options, stop).await?;

@@ -209,6 +209,25 @@ pub(crate) fn health(
     Ok(Listed { rows, read })
 }
 
+/// The same, only of integrations that have the webhook which `filter` names.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn health_of(
+    settings: &Settings,
+    filter: &IntegrationFilter,
+    wanted: &dyn Fn() -> bool,
+) -> Result<Listed<HealthRow>, ReadError> {
+    if filter.webhook.is_none() {
+        return health(settings, filter, wanted);
+    }
+    let listed = integrations(settings, &IntegrationFilter { from_ms: None, to_ms: None, ..filter.clone() }, wanted)?;
+    let mut rows: Vec<HealthRow> = listed.rows.into_iter().filter_map(|row| row.health).collect();
+    rows.retain(|row| filter.takes_time(row.state.since_ms()));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.state.since_ms()));
+    Ok(Listed { rows, read: listed.read })
+}
+
 /// The integrations that `filter` takes, the newest change first, each with what the health topic says of it. Blocks for a bounded
 /// time.
 ///

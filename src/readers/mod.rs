@@ -6,9 +6,12 @@
 
 pub(crate) mod attempts;
 pub(crate) mod dead_letters;
+pub(crate) mod gather;
 pub(crate) mod integrations;
 pub(crate) mod scan;
 pub(crate) mod token;
+pub(crate) mod trace;
+pub(crate) mod waiting;
 
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
 use crate::kafka::topic_range::{SpanError, check_topic};

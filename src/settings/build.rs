@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::command::{
-    Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, Explain, HelpTopic, IntegrationName, Logs,
-    Parsed, Receiver, Redrive, Replay, Resume, Sending, Subcommand, TopicsOutput,
+    AttemptsQuery, Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, Explain, HelpTopic,
+    IntegrationName, Logs, Parsed, Query, Receiver, Redrive, Replay, Resume, Sending, Subcommand, TopicsOutput, Trace,
 };
 use super::mistake::{Mistake, shown};
 use super::options::{self, Spec};
@@ -209,6 +209,10 @@ fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Option<Command> {
         Subcommand::Replay => Command::Replay(settings, replay(reader)?),
         Subcommand::ResumeRequest => Command::ResumeRequest(settings, resume(reader)?),
         Subcommand::Explain => Command::Explain(settings, explain(reader)?),
+        Subcommand::Integrations => Command::Integrations(settings, query(reader)),
+        Subcommand::Health => Command::Health(settings, query(reader)),
+        Subcommand::Attempts => Command::Attempts(settings, attempts(reader)),
+        Subcommand::Trace => Command::Trace(settings, trace(reader)?),
     })
 }
 
@@ -376,6 +380,42 @@ fn explain(reader: &mut Reader<'_>) -> Option<Explain> {
     let event = reader.optional("event", values::event);
     let json = reader.flag("json");
     Some(Explain { integration: integration?, webhook, event: event?, json })
+}
+
+fn query(reader: &mut Reader<'_>) -> Query {
+    let (from, to) = time_range(reader);
+    Query {
+        workspace: reader.optional("workspace", values::workspace),
+        integration: reader.optional("integration", values::id),
+        webhook: reader.optional("webhook", values::id),
+        reason: reader.optional("reason", values::attempt_reason),
+        from,
+        to,
+        limit: reader.value("limit", values::count(1, LISTED_MAX)),
+        json: reader.flag("json"),
+        wide: reader.flag("wide"),
+    }
+}
+
+fn attempts(reader: &mut Reader<'_>) -> AttemptsQuery {
+    AttemptsQuery {
+        query: query(reader),
+        event: reader.optional("event", values::id),
+        delivery: reader.optional("delivery", values::id),
+        entity: reader.optional("entity", values::id),
+    }
+}
+
+fn trace(reader: &mut Reader<'_>) -> Option<Trace> {
+    let event = reader.optional("event", values::named_event);
+    let (from, to) = time_range(reader);
+    let workspace = reader.optional("workspace", values::workspace);
+    let integration = reader.optional("integration", values::id);
+    let webhook = reader.optional("webhook", values::id);
+    let reason = reader.optional("reason", values::attempt_reason);
+    let limit = reader.value("limit", values::count(1, LISTED_MAX));
+    let json = reader.flag("json");
+    Some(Trace { event: event?, workspace, integration, webhook, reason, from, to, limit, json })
 }
 
 /// None where a part is missing or wrong, which is a mistake already.

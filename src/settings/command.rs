@@ -38,11 +38,19 @@ pub(crate) enum Subcommand {
     ResumeRequest,
     /// `explain`
     Explain,
+    /// `integrations`
+    Integrations,
+    /// `health`
+    Health,
+    /// `attempts`
+    Attempts,
+    /// `trace`
+    Trace,
 }
 
 impl Subcommand {
     /// All of them, in the order in which help lists them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Worker,
         Self::Api,
         Self::Demo,
@@ -55,6 +63,10 @@ impl Subcommand {
         Self::Replay,
         Self::ResumeRequest,
         Self::Explain,
+        Self::Integrations,
+        Self::Health,
+        Self::Attempts,
+        Self::Trace,
     ];
 
     /// The words that ask for it, with one space between.
@@ -72,6 +84,18 @@ impl Subcommand {
             Self::Replay => "replay",
             Self::ResumeRequest => "resume",
             Self::Explain => "explain",
+            Self::Integrations => "integrations",
+            Self::Health => "health",
+            Self::Attempts => "attempts",
+            Self::Trace => "trace",
+        }
+    }
+
+    /// The option whose value may also be given as a bare argument: the thing that the subcommand is about.
+    pub(crate) fn argument(self) -> Option<&'static str> {
+        match self {
+            Self::DeadLettersShow | Self::DeadLettersRedrive | Self::Explain | Self::Trace => Some("event"),
+            _ => None,
         }
     }
 
@@ -94,6 +118,12 @@ impl Subcommand {
             Self::Replay => "deliver past events again to one webhook or integration",
             Self::ResumeRequest => "set a suspended integration active again",
             Self::Explain => "say for one event and one integration which webhooks match, and why or why not",
+            Self::Integrations => "list the integrations with their webhooks and how they are",
+            Self::Health => "list what the health topic says: who fails or is suspended, since when and why",
+            Self::Attempts => "list the attempts that were logged, the newest first",
+            Self::Trace => {
+                "say what became of one event at each webhook of its workspace, and whether all is accounted for"
+            }
         }
     }
 
@@ -146,6 +176,14 @@ pub(crate) enum Command {
     ResumeRequest(Box<Settings>, Resume),
     /// `explain`
     Explain(Box<Settings>, Explain),
+    /// `integrations`
+    Integrations(Box<Settings>, Query),
+    /// `health`
+    Health(Box<Settings>, Query),
+    /// `attempts`
+    Attempts(Box<Settings>, AttemptsQuery),
+    /// `trace`
+    Trace(Box<Settings>, Trace),
     /// `help`, `--help`, or no argument at all.
     Help {
         /// What about.
@@ -222,6 +260,17 @@ pub(crate) enum EventSource {
     Stdin,
 }
 
+/// An event, as people name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NamedEvent {
+    /// A record in Kafka.
+    Place(RecordPlace),
+    /// The id of an event or of a delivery.
+    Id(String),
+    /// `-`: the event's JSON on standard input.
+    Stdin,
+}
+
 /// The integration that a tool is about: `--workspace` and `--integration`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IntegrationName {
@@ -245,7 +294,7 @@ pub(crate) struct DeadLetterFilter {
     pub(crate) integration: Option<String>,
     /// `--webhook`
     pub(crate) webhook: Option<String>,
-    /// `--reason`: one of [`DEAD_LETTER_REASONS`].
+    /// `--reason`: of dead letters one of [`DEAD_LETTER_REASONS`], of attempts the reason of a failure.
     pub(crate) reason: Option<&'static str>,
     /// `--from`: records of this time and later.
     pub(crate) from: Option<Timestamp>,
@@ -316,6 +365,61 @@ pub(crate) struct Explain {
     /// `--webhook`: only this one.
     pub(crate) webhook: Option<String>,
     pub(crate) event: EventSource,
+    pub(crate) json: bool,
+}
+
+/// `integrations` and `health`; with more, `attempts`. What is not set is no condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Query {
+    /// `--workspace`
+    pub(crate) workspace: Option<String>,
+    /// `--integration`: its id, or the beginning of it.
+    pub(crate) integration: Option<String>,
+    /// `--webhook`
+    pub(crate) webhook: Option<String>,
+    /// `--reason`: why an attempt failed.
+    pub(crate) reason: Option<&'static str>,
+    /// `--from`: this time and later.
+    pub(crate) from: Option<Timestamp>,
+    /// `--to`: before this time.
+    pub(crate) to: Option<Timestamp>,
+    /// `--limit`: the newest so many rows.
+    pub(crate) limit: u64,
+    pub(crate) json: bool,
+    /// `--wide`: whole columns, however wide the terminal is.
+    pub(crate) wide: bool,
+}
+
+/// `attempts`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AttemptsQuery {
+    pub(crate) query: Query,
+    /// `--event`: an event's id or `topic/partition/offset`.
+    pub(crate) event: Option<String>,
+    /// `--delivery`: a delivery's id.
+    pub(crate) delivery: Option<String>,
+    /// `--entity`: an id among an event's entities.
+    pub(crate) entity: Option<String>,
+}
+
+/// `trace`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trace {
+    pub(crate) event: NamedEvent,
+    /// `--workspace`: where the event's record does not say it; where it does, it must be the same.
+    pub(crate) workspace: Option<String>,
+    /// `--integration`: only its webhooks.
+    pub(crate) integration: Option<String>,
+    /// `--webhook`: only this one.
+    pub(crate) webhook: Option<String>,
+    /// `--from`: the event is of this time or later.
+    pub(crate) from: Option<Timestamp>,
+    /// `--to`: the event is from before this time.
+    pub(crate) to: Option<Timestamp>,
+    /// `--reason`: of the attempts only failures of this reason are shown.
+    pub(crate) reason: Option<&'static str>,
+    /// `--limit`: the newest so many attempts of each webhook are shown.
+    pub(crate) limit: u64,
     pub(crate) json: bool,
 }
 

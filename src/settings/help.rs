@@ -47,7 +47,9 @@ fn subcommands(list: impl Iterator<Item = Subcommand>) -> String {
 
 fn of_subcommand(subcommand: Subcommand) -> String {
     let words = subcommand.words();
-    let mut text = format!("hookstream {words}: {}\n\nUsage: hookstream {words} [OPTIONS]\n", subcommand.about());
+    let argument = subcommand.argument().map(|name| format!(" {}", name.to_ascii_uppercase())).unwrap_or_default();
+    let about = subcommand.about();
+    let mut text = format!("hookstream {words}: {about}\n\nUsage: hookstream {words}{argument} [OPTIONS]\n");
     let mut placeholders = Vec::new();
     for group in options::GROUPS {
         let specs: Vec<_> = group.specs.iter().filter(|spec| spec.used_by.contains(&subcommand)).collect();
@@ -77,7 +79,10 @@ fn of_subcommand(subcommand: Subcommand) -> String {
 const KINDS: [(&str, &str); 8] = [
     ("DURATION", "a whole number and a unit: 250ms, 30s, 5m, 1h"),
     ("SIZE", "bytes, as a number or with a unit: 65536, 64KiB, 64MiB, 1GiB"),
-    ("TIME", "RFC 3339 with its offset: 2026-01-31T12:00:00Z"),
+    (
+        "TIME",
+        "RFC 3339 with its offset, a date of UTC, today, yesterday, or how long ago: 2026-01-31T12:00:00Z, 2026-01-31, 1h",
+    ),
     ("EVENT", "topic/partition/offset, such as crm.object-events/3/1042"),
     ("ADDRESS", "IP address and port: 0.0.0.0:8080, [::1]:8080; port 0 takes a free one"),
     ("CIDR", "an address range: 10.0.0.0/8, fd00::/8"),

@@ -28,8 +28,8 @@ use crate::domain::retry_schedule::RetrySchedule;
 #[cfg(test)]
 pub(crate) use command::IntegrationName;
 pub(crate) use command::{
-    Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, EventSource, Explain, Logs, Parsed, Receiver,
-    RecordPlace, Redrive, Replay, Resume, Sending,
+    AttemptsQuery, Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, EventSource, Explain, Logs,
+    NamedEvent, Parsed, Query, Receiver, RecordPlace, Redrive, Replay, Resume, Sending, Trace,
 };
 pub(crate) use help::render as help;
 pub(crate) use log_filter::BadFilter;

@@ -104,8 +104,8 @@ pub(super) fn find_any(name: &str) -> Option<&'static Spec> {
 }
 
 use Subcommand::{
-    Api, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Receiver, Replay, ResumeRequest,
-    TopicsApply, TopicsPlan, Worker,
+    Api, Attempts, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Health, Integrations, Receiver,
+    Replay, ResumeRequest, TopicsApply, TopicsPlan, Trace, Worker,
 };
 
 const EVERY: &[Subcommand] = &Subcommand::ALL;
@@ -122,6 +122,10 @@ const NOT_DEMO: &[Subcommand] = &[
     Replay,
     ResumeRequest,
     Explain,
+    Integrations,
+    Health,
+    Attempts,
+    Trace,
 ];
 /// Who connects to a cluster.
 const CLUSTER: &[Subcommand] = &[
@@ -135,6 +139,10 @@ const CLUSTER: &[Subcommand] = &[
     Replay,
     ResumeRequest,
     Explain,
+    Integrations,
+    Health,
+    Attempts,
+    Trace,
 ];
 /// Who knows the tiers of a cluster.
 const TIERS: &[Subcommand] = &[
@@ -147,6 +155,10 @@ const TIERS: &[Subcommand] = &[
     Replay,
     ResumeRequest,
     Explain,
+    Integrations,
+    Health,
+    Attempts,
+    Trace,
 ];
 /// Who checks or creates topics.
 const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply];
@@ -157,6 +169,9 @@ const SERVING_API: &[Subcommand] = &[Api, Demo];
 const SERVING_CONSOLE: &[Subcommand] = &[Demo];
 const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
 const NAMING: &[Subcommand] = &[Replay, ResumeRequest, Explain];
+/// Who answers with rows out of the readers.
+const READING: &[Subcommand] = &[Integrations, Health, Attempts];
+const TABLES: &[Subcommand] = READING;
 const SENDING: &[Subcommand] = &[DeadLettersRedrive, Replay];
 
 /// All options, in the order in which help lists them.
@@ -175,9 +190,16 @@ pub(super) static GROUPS: &[Group] = &[
 static SELECTION: &[Spec] = &[
     Spec::one("workspace", "NAME", "the integration's workspace", NAMING).required(),
     Spec::one("workspace", "NAME", "only records of this workspace", FILTERING),
-    Spec::one("integration", "ID", "the integration", NAMING).required(),
+    Spec::one("workspace", "NAME", "only what is of this workspace", READING),
+    Spec::one("workspace", "NAME", "the event's workspace, where its record does not say it", &[Trace]),
+    Spec::one("integration", "ID", "the integration; the beginning of its id, if only one begins so", NAMING).required(),
     Spec::one("integration", "ID", "only records of this integration", FILTERING),
+    Spec::one("integration", "ID", "only what is of this integration; the beginning of its id, if only one begins so", READING),
+    Spec::one("integration", "ID", "only webhooks of this integration", &[Trace]),
     Spec::one("webhook", "ID", "only this webhook of the integration", &[Replay, Explain]),
+    Spec::one("webhook", "ID", "only what is of this webhook", &[Integrations, Attempts]),
+    Spec::one("webhook", "ID", "only integrations with this webhook", &[Health]),
+    Spec::one("webhook", "ID", "only this webhook", &[Trace]),
     Spec::one("webhook", "ID", "only records of this webhook", FILTERING),
     Spec::one(
         "reason",
@@ -185,7 +207,19 @@ static SELECTION: &[Spec] = &[
         "only records of this reason: exhausted, invalid-event, suspended or too-large",
         FILTERING,
     ),
+    Spec::one(
+        "reason",
+        "WORD",
+        "only failures of this reason: status, echo-missing, echo-mismatch, dns, connect, tls, timeout, reset, \
+         refused-address or protocol",
+        READING,
+    ),
+    Spec::one("reason", "WORD", "of the attempts only failures of this reason", &[Trace]),
     Spec::one("from", "TIME", "only records of this time and later", FILTERING),
+    Spec::one("from", "TIME", "only what was written at this time and later", READING),
+    Spec::one("from", "TIME", "look for the event at this time and later", &[Trace]),
+    Spec::one("to", "TIME", "only what was written before this time", READING),
+    Spec::one("to", "TIME", "look for the event before this time", &[Trace]),
     Spec::one(
         "from",
         "TIME",
@@ -197,24 +231,36 @@ static SELECTION: &[Spec] = &[
     Spec::one(
         "event",
         "EVENT",
-        "the dead letter, as topic/partition/offset of the dead-letter topic",
+        "the dead letter, as topic/partition/offset of the dead-letter topic; also without --event",
         &[DeadLettersShow],
     )
     .required(),
     Spec::one(
         "event",
         "EVENT",
-        "only this dead letter, as topic/partition/offset of the dead-letter topic",
+        "only this dead letter, as topic/partition/offset of the dead-letter topic; also without --event",
         &[DeadLettersRedrive],
     ),
     Spec::one(
         "event",
         "EVENT",
-        "the event: topic/partition/offset, a file that holds its JSON, or - for stdin",
+        "the event: topic/partition/offset, a file that holds its JSON, or - for stdin; also without --event",
         &[Explain],
     )
     .required(),
+    Spec::one(
+        "event",
+        "EVENT",
+        "the event: topic/partition/offset, its id, the id of a delivery, or - for its JSON on stdin; also without --event",
+        &[Trace],
+    )
+    .required(),
+    Spec::one("event", "EVENT", "only attempts of this event: its id or topic/partition/offset", &[Attempts]),
+    Spec::one("delivery", "ID", "only attempts of this delivery: the header webhook-id", &[Attempts]),
+    Spec::one("entity", "ID", "only attempts of events about this entity", &[Attempts]),
     Spec::one("limit", "COUNT", "only the newest so many records; all without it", &[DeadLettersList]),
+    Spec::one("limit", "COUNT", "the newest so many", READING).default("200"),
+    Spec::one("limit", "COUNT", "the newest so many attempts of each webhook", &[Trace]).default("200"),
     Spec::one("rate", "COUNT", "records sent a second, at most", SENDING).default("500"),
     Spec::flag("dry-run", "say what would be done, change nothing", &[DeadLettersRedrive, Replay, ResumeRequest]),
 ];
@@ -401,8 +447,13 @@ static OUTPUT: &[Spec] = &[
             Replay,
             ResumeRequest,
             Explain,
+            Integrations,
+            Health,
+            Attempts,
+            Trace,
         ],
     ),
+    Spec::flag("wide", "show whole columns, however wide the terminal is", TABLES),
     Spec::one("log-format", "WORD", "human, or json: one object a line; logs go to stderr", EVERY).default("human"),
     Spec::one(
         "log-level",

@@ -143,7 +143,7 @@ impl CommandLine {
             Ok(topic) if wants_help => Asked::Help(topic),
             Ok(HelpTopic::Subcommand(_)) if self.version => Asked::Version,
             Ok(HelpTopic::Subcommand(subcommand)) => {
-                let used = 1 + usize::from(subcommand.second_word().is_some());
+                let used = used_words(subcommand) + usize::from(subcommand.argument().is_some());
                 mistakes.extend(words.iter().skip(used).map(|word| word.stray(subcommand)));
                 Asked::Run(subcommand)
             }
@@ -163,16 +163,28 @@ impl CommandLine {
         }
     }
 
+    /// The bare argument of `asked`, as the option whose value it is.
+    fn argument(&self, asked: Asked) -> Option<Written> {
+        let Asked::Run(subcommand) = asked else { return None };
+        let word = self.words.get(used_words(subcommand))?;
+        Some(Written { name: subcommand.argument()?.to_owned(), value: Some(word.text.clone()) })
+    }
+
     /// The options that `asked` takes; the others are mistakes.
     pub(super) fn into_given(self, asked: Asked, mistakes: &mut Vec<Mistake>) -> GivenOptions {
         let mut given = GivenOptions::new();
-        for Written { name, value } in self.options {
+        for Written { name, value } in self.argument(asked).into_iter().chain(self.options) {
             if let Err(mistake) = placed(&name, asked).and_then(|spec| give(&mut given, spec, value)) {
                 mistakes.push(mistake);
             }
         }
         given
     }
+}
+
+/// Words of the command line that name the subcommand.
+fn used_words(subcommand: Subcommand) -> usize {
+    1 + usize::from(subcommand.second_word().is_some())
 }
 
 /// The row of an option as the subcommand takes it.

@@ -126,6 +126,7 @@ fn example(spec: &options::Spec) -> &'static str {
         ("for", _) => "30s",
         ("status", _) => "500",
         ("limit", _) => "7",
+        ("reason", _) if spec.about.contains("failures") => "timeout",
         ("reason", _) => "exhausted",
         (_, Some(default)) => default,
         (_, None) if spec.shape == options::Shape::Flag => "true",
@@ -303,6 +304,21 @@ fn tools_take_what_they_need() {
 }
 
 #[test]
+fn what_a_tool_is_about_may_stand_without_its_option() {
+    let Command::Trace(_, trace) = understood("trace e-1 --workspace w") else { panic!("not a trace") };
+    assert_eq!((trace.event, trace.workspace.as_deref()), (NamedEvent::Id("e-1".to_owned()), Some("w")));
+    let Command::Trace(_, trace) = understood("trace --json crm.object-events/2/9") else { panic!("not a trace") };
+    let place = RecordPlace { topic: "crm.object-events".to_owned(), partition: 2, offset: 9 };
+    assert_eq!((trace.event, trace.json), (NamedEvent::Place(place.clone()), true));
+    let Command::Trace(_, trace) = understood("trace -") else { panic!("not a trace") };
+    assert_eq!(trace.event, NamedEvent::Stdin);
+    let Command::DeadLettersShow(_, show) = understood("dead-letters show crm.object-events/2/9") else {
+        panic!("not show")
+    };
+    assert_eq!(show.event, place);
+}
+
+#[test]
 fn an_event_is_a_record_a_file_or_standard_input() {
     let event = |text: &str| match understood(&format!("explain --workspace w --integration i --event {text}")) {
         Command::Explain(_, explain) => explain.event,
@@ -450,8 +466,13 @@ fn bad_values_of_tools_and_receiver_say_what_is_accepted() {
         ("demo --for 0s", &["`0s`", "from 1s"]),
         ("demo --rate 0", &["from 1 to 1000000"]),
         ("dead-letters list --reason broken", &["`broken`", "exhausted, invalid-event, suspended, too-large"]),
-        ("dead-letters list --from yesterday", &["`yesterday`", "RFC 3339"]),
-        ("dead-letters list --from 2026-01-31T12:00:00", &["RFC 3339"]),
+        ("dead-letters list --from tomorrow", &["`tomorrow`", "yesterday", "1h"]),
+        ("dead-letters list --from 2026-01-31T12:00:00", &["2026-01-31T12:00:00Z"]),
+        ("attempts --reason exhausted", &["`exhausted`", "timeout"]),
+        ("trace", &["--event", "required"]),
+        ("trace one two", &["unexpected argument", "two"]),
+        ("attempts something", &["unexpected argument", "something"]),
+        ("trace x --event y", &["--event", "more than once"]),
         ("dead-letters list --workspace a/b", &["`a/b`", "without /"]),
         ("dead-letters list --limit 0", &["from 1"]),
         ("dead-letters list --event a/1/2", &["no option of `dead-letters list`", "`dead-letters show`"]),

@@ -9,9 +9,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::command::{DEAD_LETTER_REASONS, EventSource, RecordPlace};
+use super::command::{DEAD_LETTER_REASONS, EventSource, NamedEvent, RecordPlace};
 use super::{AttemptLog, LogFormat, Ordering};
 use super::{kafka_property, log_filter};
+use crate::domain::outcome::Reason;
 use crate::domain::retry_schedule::{RetrySchedule, format_duration, parse_duration};
 
 /// A value, or what is accepted instead.
@@ -227,12 +228,49 @@ pub(super) fn reason(text: &str) -> Read<&'static str> {
         .ok_or_else(|| format!("expected one of: {}", DEAD_LETTER_REASONS.join(", ")))
 }
 
-/// A point in time.
+/// Why an attempt failed.
+pub(super) fn attempt_reason(text: &str) -> Read<&'static str> {
+    let words = || Reason::ALL.into_iter().filter(|reason| reason.is_attempt()).map(Reason::word);
+    words()
+        .find(|word| *word == text)
+        .ok_or_else(|| format!("expected one of: {}", words().collect::<Vec<_>>().join(", ")))
+}
+
+/// A point in time: RFC 3339, a date, a word, or how long ago. Days are those of UTC.
 pub(super) fn time(text: &str) -> Read<Timestamp> {
-    text.parse().ok().ok_or_else(|| {
-        "expected a time of RFC 3339 with its offset such as 2026-01-31T12:00:00Z or 2026-01-31T15:00:00+03:00"
+    time_at(text, crate::clock::now_ms())
+}
+
+fn time_at(text: &str, now_ms: i64) -> Read<Timestamp> {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+    let of = |ms: i64| Timestamp::from_millisecond(ms).ok();
+    let midnight = now_ms - now_ms.rem_euclid(DAY_MS);
+    let time = match text {
+        "now" => of(now_ms),
+        "today" => of(midnight),
+        "yesterday" => of(midnight - DAY_MS),
+        _ => text.parse().ok().or_else(|| of_date(text)).or_else(|| {
+            let ago = parse_age(text)?;
+            of(now_ms.checked_sub(i64::try_from(ago.as_millis()).ok()?)?)
+        }),
+    };
+    time.ok_or_else(|| {
+        "expected a time such as 2026-01-31T12:00:00Z or 2026-01-31T15:00:00+03:00, a date such as 2026-01-31 (of UTC), \
+         today, yesterday, or how long ago: 90s, 30m, 1h, 7d"
             .to_owned()
     })
+}
+
+fn of_date(text: &str) -> Option<Timestamp> {
+    let is_date = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    is_date.then(|| format!("{text}T00:00:00Z").parse().ok()).flatten()
+}
+
+fn parse_age(text: &str) -> Option<Duration> {
+    match text.strip_suffix('d') {
+        Some(days) => Some(Duration::from_hours(24 * u64::from(count(1, 100_000_u32)(days).ok()?))),
+        None => parse_duration(text).ok(),
+    }
 }
 
 /// A status that a receiver may answer with.
@@ -257,6 +295,18 @@ pub(super) fn event(text: &str) -> Read<EventSource> {
                 .to_owned()
         },
     )
+}
+
+/// An event: a record, an id, or standard input.
+pub(super) fn named_event(text: &str) -> Read<NamedEvent> {
+    if text == "-" {
+        return Ok(NamedEvent::Stdin);
+    }
+    record(text).map(NamedEvent::Place).or_else(|_no_record| id(text).map(NamedEvent::Id)).ok().ok_or_else(|| {
+        "expected topic/partition/offset such as crm.object-events/3/1042, the id of an event or a delivery, or - for \
+         standard input"
+            .to_owned()
+    })
 }
 
 /// A record: `topic/partition/offset`.
@@ -315,5 +365,30 @@ pub(super) fn property(text: &str) -> Read<(String, String)> {
             Ok(()) => Ok((key.to_owned(), value.to_owned())),
             Err(bad) => Err(format!("`{key}`: {bad}")),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let now: Timestamp = "2026-03-01T10:20:30Z".parse().unwrap();
+        for (text, expected) in [
+            ("2026-01-31T15:00:00+03:00", "2026-01-31T12:00:00Z"),
+            ("2026-01-31", "2026-01-31T00:00:00Z"),
+            ("now", "2026-03-01T10:20:30Z"),
+            ("today", "2026-03-01T00:00:00Z"),
+            ("yesterday", "2026-02-28T00:00:00Z"),
+            ("1h", "2026-03-01T09:20:30Z"),
+            ("30s", "2026-03-01T10:20:00Z"),
+            ("7d", "2026-02-22T10:20:30Z"),
+        ] {
+            assert_eq!(time_at(text, now.as_millisecond()), Ok(expected.parse().unwrap()), "{text}");
+        }
+        for bad in ["", "2026-02-30", "2026-1-3", "tomorrow", "d", "-1h", "1x", "99999999d", "2026-01-31 12:00"] {
+            assert!(time_at(bad, now.as_millisecond()).is_err(), "{bad}");
+        }
     }
 }

@@ -81,7 +81,7 @@ async fn given(settings: &Settings, event: &EventSource) -> Result<Given, ToolEr
     }
 }
 
-fn bounded(from: impl io::Read, name: &str) -> Result<Vec<u8>, ToolError> {
+pub(super) fn bounded(from: impl io::Read, name: &str) -> Result<Vec<u8>, ToolError> {
     let mut value = Vec::new();
     from.take(EVENT_BYTES_MAX + 1)
         .read_to_end(&mut value)

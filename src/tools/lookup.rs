@@ -1,6 +1,6 @@
 //! One integration as the workers know it: its record in the integrations topic, and its state in the health topic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,12 +12,63 @@ use crate::health::records::StateRecord;
 use crate::health::rules;
 use crate::kafka::table_reader::Compacted;
 use crate::kafka::topic_range::{SpanError, check_topic};
+use crate::readers::{is_guid, read_table};
 use crate::settings::{Kafka, Settings};
 
 /// How long the brokers may give nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long one read waits.
 const READ_WAIT: Duration = Duration::from_millis(100);
+
+/// Fewer characters of an id are taken as they are: too many begin so.
+const PREFIX_CHARS_MIN: usize = 4;
+/// Ids that are named where several begin alike.
+const NAMED_MAX: usize = 5;
+
+/// The whole id of the only integration whose id begins with `given`, if that can be the beginning of a GUID; otherwise what was
+/// given. An id that is there stays as it is.
+pub(super) async fn whole_id(
+    settings: &Settings,
+    workspace: Option<&str>,
+    given: Option<&str>,
+) -> Result<Option<String>, ToolError> {
+    let Some(given) = given else { return Ok(None) };
+    let is_part = given.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    if given.len() < PREFIX_CHARS_MIN || is_guid(given) || !is_part {
+        return Ok(Some(given.to_owned()));
+    }
+    let (kafka, topic) = (settings.kafka.clone(), settings.topics.integrations.clone());
+    let (workspace, prefix) = (workspace.map(str::to_owned), given.to_ascii_lowercase());
+    let found = blocking("reading the integrations topic", move || {
+        let mut found = BTreeSet::new();
+        read_table(&kafka, &topic, "id-lookup", &|| true, |row| {
+            let key = std::str::from_utf8(row.key).ok().and_then(|key| key.split_once('/'));
+            let Some((of, id)) = key else { return };
+            let is_meant = workspace.as_deref().is_none_or(|wanted| wanted == of)
+                && (id.to_ascii_lowercase().starts_with(&prefix));
+            if is_meant && row.value.is_some() {
+                found.insert(id.to_owned());
+            } else if is_meant {
+                found.remove(id);
+            }
+        })?;
+        Ok(found)
+    })
+    .await?;
+    if found.contains(given) || found.is_empty() {
+        return Ok(Some(given.to_owned()));
+    }
+    if found.len() > 1 {
+        let named: Vec<&str> = found.iter().take(NAMED_MAX).map(String::as_str).collect();
+        return Err(ToolError::Refused(format!(
+            "--integration: {} integrations begin with `{given}`: {}{}",
+            found.len(),
+            named.join(", "),
+            if found.len() > NAMED_MAX { ", …" } else { "" }
+        )));
+    }
+    Ok(found.into_iter().next())
+}
 
 /// The integration that is in force.
 pub(super) struct Found {

@@ -11,17 +11,21 @@ mod lookup;
 pub(crate) mod receiver;
 mod receiver_log;
 mod render;
+pub(crate) mod query;
 pub(crate) mod replay;
 mod requeue;
 mod resend;
 pub(crate) mod resume;
+mod table;
 pub(crate) mod topics;
+pub(crate) mod trace;
 
 use std::io;
 
 use crate::domain::integration::Unusable;
 use crate::kafka::table_reader::CompactedError;
 use crate::kafka::topic_range::SpanError;
+use crate::readers::ReadError;
 use crate::tools::requeue::RequeueError;
 
 /// Why a tool did not do what it was asked.
@@ -33,6 +37,9 @@ pub(crate) enum ToolError {
     /// A compacted topic can't be read.
     #[error(transparent)]
     Table(#[from] CompactedError),
+    /// A question has no answer.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A record was not put back.
     #[error("{0}; what was sent before is in the account above, and running it again sends the same records again")]
     TierProducer(RequeueError),

@@ -31,6 +31,7 @@ mod tools;
 mod isolation;
 mod poison;
 mod raw_produce;
+mod readers;
 mod retries;
 mod rollout;
 mod stage;

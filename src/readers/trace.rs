@@ -1,0 +1,321 @@
+//! What became of one event: for each webhook of its workspace whether and why it matched, and where the delivery is now.
+//!
+//! This file judges what `gather` has found; it reads nothing. The rule behind the account: for every event that was read and every
+//! webhook that it matched there is an acknowledgement, a retry, a place in the backlog, a dead letter, or a counted drop.
+
+use serde::Serialize;
+
+use super::attempts::Attempt;
+use super::dead_letters::DeadLetter;
+use super::waiting::{Place, WaitingRetry};
+
+/// The event, and each webhook's part in it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Trace {
+    pub(crate) event: TracedEvent,
+    pub(crate) webhooks: Vec<TracedWebhook>,
+    pub(crate) account: Account,
+    /// Whether all that could say something was looked at to its end.
+    pub(crate) complete: bool,
+}
+
+/// The event.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TracedEvent {
+    pub(crate) id: String,
+    /// `topic/partition/offset`; none where it is in no topic that was looked at.
+    pub(crate) origin: Option<String>,
+    /// When its record was written (RFC 3339).
+    pub(crate) at: Option<String>,
+    pub(crate) workspace: String,
+    /// Type, change and entity types.
+    pub(crate) about: String,
+}
+
+/// Where a delivery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// The receiver has acknowledged it.
+    Acknowledged,
+    /// It waits for a retry, behind others, or for its first attempt.
+    Waiting,
+    /// It is a dead letter.
+    Dead,
+    /// It was dropped for a reason that is counted.
+    Dropped,
+}
+
+impl State {
+    /// The word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Acknowledged => "acknowledged",
+            Self::Waiting => "waiting",
+            Self::Dead => "dead",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// One webhook's part.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TracedWebhook {
+    pub(crate) integration_id: String,
+    pub(crate) web_hook_id: String,
+    pub(crate) matches: bool,
+    /// The filter item that matched, or of each item the field that did not.
+    pub(crate) because: String,
+    /// Where the delivery is; none where the event does not match.
+    pub(crate) state: Option<State>,
+    /// How that is known.
+    pub(crate) state_because: Option<String>,
+    pub(crate) delivery_id: Option<String>,
+    /// Newest last.
+    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) waiting: Option<Waiting>,
+    pub(crate) dead_letter: Option<DeadLetter>,
+}
+
+/// Where it waits.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Waiting {
+    /// In a tier.
+    Retry(Box<WaitingRetry>),
+    /// The webhook is behind.
+    Behind(Place),
+}
+
+/// What the matched webhooks add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Account {
+    pub(crate) matched: usize,
+    pub(crate) acknowledged: usize,
+    pub(crate) waiting: usize,
+    pub(crate) dead: usize,
+    pub(crate) dropped: usize,
+}
+
+impl Account {
+    /// Of these webhooks.
+    pub(crate) fn of(webhooks: &[TracedWebhook]) -> Self {
+        let mut account = Self::default();
+        for webhook in webhooks.iter().filter(|webhook| webhook.matches) {
+            account.matched += 1;
+            match webhook.state {
+                Some(State::Acknowledged) => account.acknowledged += 1,
+                Some(State::Dead) => account.dead += 1,
+                Some(State::Dropped) => account.dropped += 1,
+                Some(State::Waiting) | None => account.waiting += 1,
+            }
+        }
+        account
+    }
+}
+
+/// What was found of one delivery.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Evidence {
+    /// The logged attempts, oldest first.
+    pub(crate) attempts: Vec<Attempt>,
+    /// Records of it that wait in tiers.
+    pub(crate) retries: Vec<WaitingRetry>,
+    /// Dead letters of it, newest first, each with the time at which it was written.
+    pub(crate) dead_letters: Vec<(i64, DeadLetter)>,
+    /// The webhook's place, where it is at or before the event.
+    pub(crate) place: Option<Place>,
+    /// Why nothing goes to the integration, if nothing does or did at the event's time.
+    pub(crate) obstacle: Option<String>,
+    /// Whether the event is settled: whoever read it has dealt with every delivery of it.
+    pub(crate) is_settled: bool,
+}
+
+/// Where the delivery is, and how that is known.
+pub(crate) struct Finding {
+    pub(crate) state: State,
+    pub(crate) because: String,
+    pub(crate) waiting: Option<Waiting>,
+    pub(crate) dead_letter: Option<DeadLetter>,
+}
+
+impl Evidence {
+    /// Whether anything was found of the delivery itself.
+    pub(crate) fn is_found(&self) -> bool {
+        !(self.attempts.is_empty() && self.retries.is_empty() && self.dead_letters.is_empty())
+    }
+
+    /// Judges it.
+    pub(crate) fn finding(self) -> Finding {
+        let found =
+            |state, because: &str| Finding { state, because: because.to_owned(), waiting: None, dead_letter: None };
+        let acknowledged = self.attempts.iter().any(Attempt::is_acknowledged);
+        if acknowledged {
+            return found(State::Acknowledged, "the attempt log says so");
+        }
+        let dead = self.dead_letters.into_iter().max_by_key(|(at_ms, _)| *at_ms);
+        let attempted = self.attempts.iter().map(|attempt| attempt.attempt).max().unwrap_or_default();
+        let retry = self.retries.into_iter().max_by_key(|retry| retry.since_ms);
+        // What was sent back after it had died begins anew.
+        let is_over = |retry: &WaitingRetry| dead.as_ref().is_some_and(|(at_ms, _)| *at_ms > retry.since_ms);
+        // Records are committed a little after they are settled: an attempt that follows the record says that it is.
+        let is_used = |retry: &WaitingRetry| dead.is_none() && attempted > retry.attempts;
+        if let Some(retry) = retry.filter(|retry| !is_over(retry) && !is_used(retry)) {
+            let waiting = Some(Waiting::Retry(Box::new(retry)));
+            return Finding { waiting, ..found(State::Waiting, "its retry is in a tier") };
+        }
+        if let Some((_, dead)) = dead {
+            return Finding { dead_letter: Some(dead), ..found(State::Dead, "it is in the dead-letter topic") };
+        }
+        if let Some(place) = self.place {
+            return Finding { waiting: Some(Waiting::Behind(place)), ..found(State::Waiting, "the webhook is behind") };
+        }
+        if let Some(obstacle) = self.obstacle {
+            return found(State::Dropped, &obstacle);
+        }
+        if !self.is_settled {
+            return found(State::Waiting, "its event is not settled yet");
+        }
+        let last_failed = self.attempts.last().is_some_and(|attempt| attempt.next_attempt_at.is_none());
+        if last_failed && attempted > 0 {
+            return found(State::Dropped, "its last attempt failed and nothing of it is left");
+        }
+        found(
+            State::Acknowledged,
+            "its event is settled and nothing else is left of it; the log lists no acknowledgements by default",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(number: u32, outcome: &str) -> Attempt {
+        Attempt {
+            attempt: number,
+            outcome: outcome.to_owned(),
+            next_attempt_at: Some("then".to_owned()),
+            ..Attempt::default()
+        }
+    }
+
+    fn retry(attempts: u32, since_ms: i64) -> WaitingRetry {
+        WaitingRetry {
+            topic: "r.1h".to_owned(),
+            partition: 0,
+            offset: 0,
+            since: None,
+            due_at: None,
+            attempts,
+            error: None,
+            since_ms,
+            wire: Default::default(),
+        }
+    }
+
+    fn dead() -> DeadLetter {
+        DeadLetter {
+            topic: "d".to_owned(),
+            partition: 0,
+            offset: 0,
+            timestamp: None,
+            reason: Some("exhausted"),
+            error: None,
+            status: None,
+            workspace: None,
+            integration_id: None,
+            web_hook_id: None,
+            delivery_id: None,
+            attempts: None,
+            origin: None,
+            value_bytes: 0,
+        }
+    }
+
+    #[track_caller]
+    fn check(evidence: Evidence, expected: State) -> Finding {
+        let finding = evidence.finding();
+        assert_eq!(finding.state, expected, "{}", finding.because);
+        finding
+    }
+
+    fn settled() -> Evidence {
+        Evidence { is_settled: true, ..Evidence::default() }
+    }
+
+    #[test]
+    fn nothing_but_a_settled_event_means_acknowledged() {
+        check(settled(), State::Acknowledged);
+        check(Evidence::default(), State::Waiting);
+        check(Evidence { obstacle: Some("it was suspended".to_owned()), ..settled() }, State::Dropped);
+        check(Evidence { attempts: vec![attempt(1, "failed")], ..settled() }, State::Acknowledged);
+    }
+
+    #[test]
+    fn a_retry_waits_until_an_attempt_follows_it() {
+        let failed = |number| (1..=number).map(|number| attempt(number, "failed")).collect::<Vec<_>>();
+        let of = |attempts, retries| Evidence { attempts, retries, ..settled() };
+        assert!(matches!(check(of(failed(2), vec![retry(2, 5)]), State::Waiting).waiting, Some(Waiting::Retry(_))));
+        check(of(failed(3), vec![retry(2, 5)]), State::Acknowledged);
+        let mut acknowledged = failed(2);
+        acknowledged.push(attempt(3, "acknowledged"));
+        check(of(acknowledged, vec![retry(2, 5)]), State::Acknowledged);
+    }
+
+    #[test]
+    fn what_died_is_dead_until_it_is_sent_back() {
+        let of = |retries| Evidence {
+            retries,
+            dead_letters: vec![(10, dead())],
+            attempts: vec![attempt(8, "failed")],
+            ..settled()
+        };
+        assert!(check(of(vec![]), State::Dead).dead_letter.is_some());
+        check(of(vec![retry(7, 9)]), State::Dead);
+        check(of(vec![retry(0, 11)]), State::Waiting);
+    }
+
+    #[test]
+    fn a_webhook_that_is_behind_waits_for_the_event() {
+        let place = Place {
+            workspace: "w".to_owned(),
+            integration_id: "i".to_owned(),
+            web_hook_id: "h".to_owned(),
+            partition: 0,
+            offset: 3,
+            reason: None,
+            since: None,
+        };
+        let finding = check(Evidence { place: Some(place), ..settled() }, State::Waiting);
+        assert!(matches!(finding.waiting, Some(Waiting::Behind(_))));
+    }
+
+    #[test]
+    fn an_account_adds_up() {
+        let webhook = |matches, state| TracedWebhook {
+            integration_id: String::new(),
+            web_hook_id: String::new(),
+            matches,
+            because: String::new(),
+            state,
+            state_because: None,
+            delivery_id: None,
+            attempts: Vec::new(),
+            waiting: None,
+            dead_letter: None,
+        };
+        let webhooks = [
+            webhook(true, Some(State::Acknowledged)),
+            webhook(true, Some(State::Dropped)),
+            webhook(true, Some(State::Dead)),
+            webhook(true, Some(State::Waiting)),
+            webhook(false, None),
+        ];
+        let account = Account::of(&webhooks);
+        assert_eq!(account, Account { matched: 4, acknowledged: 1, waiting: 1, dead: 1, dropped: 1 });
+    }
+}

@@ -1,0 +1,175 @@
+//! What waits: retries in their tiers, and places of webhooks that are behind in the events topic.
+
+use serde::{Deserialize, Serialize};
+
+use super::scan::{Bounds, Log as _, Watch, walk};
+use super::{ReadError, read_table, time};
+use crate::domain::headers::Wire;
+use crate::domain::outcome::Reason;
+use crate::kafka::groups::committed;
+use crate::kafka::table_reader::CompactedError;
+use crate::kafka::topic_range::{Range, SpanError};
+use crate::kafka::windows::{Glance, Windows};
+use crate::settings::Settings;
+use crate::topics::names::{now_topic, retry_group, tier_delay};
+
+/// A retry that waits in a tier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WaitingRetry {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// Since when it waits.
+    pub(crate) since: Option<String>,
+    /// When it falls due: its delay after the broker has appended it.
+    pub(crate) due_at: Option<String>,
+    /// Attempts made.
+    pub(crate) attempts: u32,
+    /// Why the last one failed.
+    pub(crate) error: Option<&'static str>,
+    #[serde(skip)]
+    pub(crate) since_ms: i64,
+    #[serde(skip)]
+    pub(crate) wire: Wire,
+}
+
+impl WaitingRetry {
+    fn of(topic: &str, delay_ms: i64, glance: &Glance<'_>, wire: Wire) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partition: glance.partition,
+            offset: glance.offset,
+            since: time(glance.timestamp_ms),
+            due_at: time(glance.timestamp_ms.saturating_add(delay_ms)),
+            attempts: wire.attempt.unwrap_or_default(),
+            error: wire.error.map(Reason::word),
+            since_ms: glance.timestamp_ms,
+            wire,
+        }
+    }
+}
+
+/// The retries that wait in any tier there is and that `meant` takes, and whether all were looked at. Blocks for a bounded time.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn retries(
+    settings: &Settings,
+    bounds: Bounds,
+    watch: &Watch<'_>,
+    meant: &dyn Fn(&Wire) -> bool,
+) -> Result<(Vec<WaitingRetry>, bool), ReadError> {
+    let prefix = &settings.topics.retry_prefix;
+    let now = now_topic(prefix);
+    let delay_of =
+        |topic: &str| if topic == now { Some(0) } else { tier_delay(topic, prefix).map(|it| it.as_millis()) };
+    let group = retry_group(&settings.kafka.group);
+    let committed = committed(&settings.kafka, &group, "waiting-reader", &|topic| delay_of(topic).is_some())?;
+    let (mut found, mut complete) = (Vec::new(), true);
+    for (topic, committed) in &committed {
+        let delay_ms = delay_of(topic).and_then(|ms| i64::try_from(ms).ok()).unwrap_or_default();
+        let log = Windows::open(&settings.kafka, topic, "waiting-reader")?;
+        let start = |range: &Range| committed.get(&range.partition).map_or(range.start, |at| range.start.max(*at));
+        let ranges: Vec<Range> = log.bounds().iter().map(|range| Range { start: start(range), ..*range }).collect();
+        complete &= walk(&log, &ranges, bounds, watch, &mut |glance| {
+            let wire = Wire::read((glance.headers)().into_iter());
+            if found.len() < bounds.rows && meant(&wire) {
+                found.push(WaitingRetry::of(log.name(), delay_ms, glance, wire));
+            }
+        })?;
+        complete &= found.len() < bounds.rows;
+    }
+    Ok((found, complete))
+}
+
+/// A webhook's place in a partition of the events topic: it has been given everything before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Place {
+    pub(crate) workspace: String,
+    pub(crate) integration_id: String,
+    pub(crate) web_hook_id: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// `lane-full` or `circuit-open`.
+    pub(crate) reason: Option<String>,
+    /// Since when it is behind.
+    pub(crate) since: Option<String>,
+}
+
+impl Place {
+    /// Of a record of the backlog topic that a worker of `group` wrote.
+    pub(crate) fn of(group: &str, key: &[u8], value: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Value {
+            offset: i64,
+            reason: Option<String>,
+            since: Option<serde_json::Value>,
+        }
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(group)?.strip_prefix('/')?;
+        let (partition, key) = key.split_once('/')?;
+        let (workspace, key) = key.split_once('/')?;
+        let (integration, webhook) = key.rsplit_once('/')?;
+        let value: Value = serde_json::from_slice(value).ok()?;
+        Some(Self {
+            workspace: workspace.to_owned(),
+            integration_id: integration.to_owned(),
+            web_hook_id: webhook.to_owned(),
+            partition: partition.parse().ok()?,
+            offset: value.offset,
+            reason: value.reason,
+            since: match value.since {
+                Some(serde_json::Value::String(text)) => Some(text),
+                Some(serde_json::Value::Number(ms)) => ms.as_i64().and_then(time),
+                _ => None,
+            },
+        })
+    }
+}
+
+/// The places of webhooks that are behind and that `meant` takes. A missing topic has none. Blocks for a bounded time.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn places(
+    settings: &Settings,
+    wanted: &dyn Fn() -> bool,
+    meant: &dyn Fn(&Place) -> bool,
+) -> Result<Vec<Place>, ReadError> {
+    let mut by_key = std::collections::BTreeMap::new();
+    let group = &settings.kafka.group;
+    let read = read_table(&settings.kafka, &settings.topics.backlog, "backlog-reader", wanted, |row| {
+        let place = row.value.and_then(|value| Place::of(group, row.key, value)).filter(|place| meant(place));
+        match place {
+            Some(place) => by_key.insert(row.key.to_vec(), place),
+            None => by_key.remove(row.key),
+        };
+    });
+    match read {
+        Ok(()) | Err(ReadError::Topic(SpanError::NoTopic(_)) | ReadError::Table(CompactedError::NoTopic(_))) => {
+            Ok(by_key.into_values().collect())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_from_its_key_and_value_and_only_of_the_own_group() {
+        let value = br#"{"version":1,"offset":42,"reason":"circuit-open","since":"2026-01-31T12:00:00Z","epoch":3}"#;
+        let place = Place::of("hooks/eu", b"hooks/eu/7/acme/i-1/w-1", value).unwrap();
+        let ids = (place.workspace.as_str(), place.integration_id.as_str(), place.web_hook_id.as_str());
+        assert_eq!((ids, place.partition, place.offset), (("acme", "i-1", "w-1"), 7, 42));
+        assert_eq!(place.reason.as_deref(), Some("circuit-open"));
+        for other in ["hooks/7/acme/i-1/w-1", "hooks/eu2/7/acme/i-1/w-1", "hooks/eu/x/acme/i-1/w-1", "hooks/eu/7/acme"]
+        {
+            assert_eq!(Place::of("hooks/eu", other.as_bytes(), value), None, "{other}");
+        }
+        let in_ms = Place::of("g", b"g/0/a/i/w", br#"{"offset":1,"since":1632827306903}"#).unwrap();
+        assert_eq!(in_ms.since.as_deref(), Some("2021-09-28T11:08:26.903Z"));
+    }
+}

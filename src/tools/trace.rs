@@ -1,0 +1,223 @@
+//! `trace`: what became of one event at each webhook of its workspace, and whether all is accounted for.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::explain::bounded;
+use super::query::{result, show, spinner};
+use super::render::printable;
+use super::{INTERRUPTED, ToolError, blocking, write_line};
+use crate::domain::event::Envelope;
+use crate::inflight::job::Origin;
+use crate::readers::gather::{FoundEvent, event_at, event_of_id, origin_of_delivery, trace};
+use crate::readers::scan::{Bounds, Span, Watch};
+use crate::readers::trace::{State, Trace, TracedWebhook, Waiting};
+use crate::readers::{same_id, time};
+use crate::settings::{NamedEvent, Settings, Trace as Options};
+
+/// There is no such event.
+const NOT_FOUND: u8 = 1;
+/// How delivery ids begin.
+const DELIVERY_PREFIX: &str = "msg_";
+
+/// What came of looking for the event.
+enum Answer {
+    Traced(Box<Trace>),
+    /// Why there is nothing to trace.
+    NotFound(String),
+    Stopped,
+}
+
+/// Traces one event. The exit code is 0 when it was found, and 1 when not.
+///
+/// # Errors
+/// [`ToolError`]
+pub(crate) async fn run(
+    settings: &Settings,
+    options: &Options,
+    stop: &CancellationToken,
+    out: &mut impl io::Write,
+) -> Result<ExitCode, ToolError> {
+    let answer = blocking("tracing the event", {
+        let (settings, options, stop) = (settings.clone(), options.clone(), stop.clone());
+        move || traced(&settings, &options, &stop)
+    });
+    // A thread that waits for standard input is left behind.
+    let Some(answer) = stop.run_until_cancelled(answer).await else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let trace = match answer? {
+        Answer::Traced(trace) => trace,
+        Answer::NotFound(why) => {
+            if options.json {
+                tracing::warn!(why, "there is nothing to trace");
+            } else {
+                write_line(out, &why)?;
+            }
+            return Ok(ExitCode::from(NOT_FOUND));
+        }
+        Answer::Stopped => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    let text = if options.json {
+        serde_json::to_string(&trace).map_err(|error| ToolError::Output(error.into()))?
+    } else {
+        text_of(&trace)
+    };
+    write_line(out, &text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Blocks.
+fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> Result<Answer, ToolError> {
+    let (bar, began) = (spinner(), Instant::now());
+    let watch = Watch { wanted: &|| !stop.is_cancelled(), progress: &|progress| show(&bar, began, 0, progress) };
+    let found = find(settings, options, &watch)?;
+    let event = match found {
+        Ok(event) => event,
+        Err(why) => return Ok(if stop.is_cancelled() { Answer::Stopped } else { Answer::NotFound(why) }),
+    };
+    let workspace = match (&event.workspace, &options.workspace) {
+        (Some(actual), Some(wanted)) if actual != wanted => {
+            return Ok(Answer::NotFound(format!("the event is of another workspace than `{wanted}`")));
+        }
+        (Some(workspace), _) | (None, Some(workspace)) => workspace.clone(),
+        (None, None) => {
+            return Err(ToolError::Refused("the event does not say its workspace: --workspace is needed".to_owned()));
+        }
+    };
+    let traced = trace(settings, &event, &workspace, Bounds::PATIENT, &watch)?;
+    bar.finish_and_clear();
+    if stop.is_cancelled() {
+        return Ok(Answer::Stopped);
+    }
+    Ok(match traced {
+        Some(trace) => Answer::Traced(Box::new(shown(trace, options))),
+        None => Answer::NotFound("it is no event: it becomes a dead letter of reason invalid-event".to_owned()),
+    })
+}
+
+/// The event, or why there is none.
+fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Result<FoundEvent, String>, ToolError> {
+    let span = Span {
+        from_ms: options.from.map(Timestamp::as_millisecond),
+        to_ms: options.to.map(Timestamp::as_millisecond),
+        ..Span::default()
+    };
+    let workspace = options.workspace.as_deref();
+    match &options.event {
+        NamedEvent::Place(place) => {
+            let origin =
+                Origin { topic: place.topic.as_str().into(), partition: place.partition, offset: place.offset };
+            let found = event_at(settings, &origin, watch.wanted)?;
+            Ok(found.ok_or_else(|| format!("there is no record {origin}: it is gone, or was never there")))
+        }
+        NamedEvent::Id(id) if id.starts_with(DELIVERY_PREFIX) => {
+            let origin = origin_of_delivery(settings, id, workspace, &span, Bounds::PATIENT, watch)?;
+            let Some(origin) = origin else {
+                return Ok(Err(format!(
+                    "Nothing is known of delivery {id}: no failed attempt of it is logged, and it is no dead letter"
+                )));
+            };
+            let found = event_at(settings, &origin, watch.wanted)?;
+            Ok(found.ok_or_else(|| format!("the event of delivery {id}, {origin}, is gone")))
+        }
+        NamedEvent::Id(id) => {
+            let page = event_of_id(settings, id, workspace, span, Bounds::PATIENT, watch)?;
+            let back = page.searched_back_to_ms.and_then(time).map(|time| format!(", back to {time}"));
+            let read = if page.read == 1 { "1 was".to_owned() } else { format!("{} were", page.read) };
+            let topic = &settings.topics.events;
+            let why = format!("No event of topic `{topic}` has id {id}; {read} read{}", back.unwrap_or_default());
+            Ok(page.rows.into_iter().next().ok_or(why))
+        }
+        NamedEvent::Stdin => {
+            let value = bounded(io::stdin().lock(), "standard input")?;
+            let id = match Envelope::parse(&value) {
+                Ok(envelope) => envelope.id.into_owned(),
+                Err(error) => return Ok(Err(format!("standard input holds no event: {error}"))),
+            };
+            let page = event_of_id(settings, &id, workspace, span, Bounds::PATIENT, watch)?;
+            // One that is in no topic is traced by its id alone.
+            let given = FoundEvent { value, workspace: options.workspace.clone(), origin: None, at_ms: None };
+            Ok(Ok(page.rows.into_iter().next().unwrap_or(given)))
+        }
+    }
+}
+
+/// Only the webhooks and attempts that were asked for. The account stays that of the whole event.
+fn shown(mut trace: Trace, options: &Options) -> Trace {
+    let is = |wanted: &Option<String>, actual: &str| wanted.as_ref().is_none_or(|wanted| same_id(wanted, actual));
+    trace.webhooks.retain(|webhook| {
+        is(&options.integration, &webhook.integration_id) && is(&options.webhook, &webhook.web_hook_id)
+    });
+    let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
+    for webhook in &mut trace.webhooks {
+        webhook
+            .attempts
+            .retain(|attempt| options.reason.is_none_or(|wanted| attempt.reason.as_deref() == Some(wanted)));
+        // Newest first, as everywhere.
+        webhook.attempts.reverse();
+        webhook.attempts.truncate(limit);
+    }
+    trace
+}
+
+fn text_of(trace: &Trace) -> String {
+    let event = &trace.event;
+    let origin = event.origin.as_deref().unwrap_or("in no topic");
+    let at = event.at.as_ref().map(|at| format!(", written {at}")).unwrap_or_default();
+    let mut lines = vec![format!("event {} ({origin}{at}), workspace {}: {}", event.id, event.workspace, event.about)];
+    for webhook in &trace.webhooks {
+        webhook_lines(webhook, &mut lines);
+    }
+    if trace.webhooks.is_empty() {
+        lines.push(format!("workspace {} has no webhooks", event.workspace));
+    }
+    let account = &trace.account;
+    lines.push(format!(
+        "account: {} matched = {} acknowledged + {} waiting + {} dead + {} dropped",
+        account.matched, account.acknowledged, account.waiting, account.dead, account.dropped
+    ));
+    if !trace.complete {
+        lines.push(
+            "not everything could be looked at within the bounds of a scan: there may be more attempts".to_owned(),
+        );
+    }
+    lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
+}
+
+fn webhook_lines(webhook: &TracedWebhook, lines: &mut Vec<String>) {
+    let state = webhook.state.map_or("does not match", State::word);
+    lines.push(format!("webhook {}/{}: {state}", webhook.integration_id, webhook.web_hook_id));
+    lines.push(format!("  why: {}", webhook.because));
+    if let Some(because) = &webhook.state_because {
+        lines.push(format!("  {state}: {because}"));
+    }
+    for attempt in &webhook.attempts {
+        let cause = attempt.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let next = attempt.next_attempt_at.as_ref().map(|next| format!(", next at {next}")).unwrap_or_default();
+        let (number, at, took) = (attempt.attempt, &attempt.at, attempt.duration_ms);
+        lines.push(format!("  attempt {number} at {at}: {} in {took} ms{cause}{next}", result(attempt)));
+    }
+    match &webhook.waiting {
+        Some(Waiting::Retry(retry)) => {
+            let due = retry.due_at.as_deref().unwrap_or("-");
+            lines.push(format!("  waits in {}/{}/{} until {due}", retry.topic, retry.partition, retry.offset));
+        }
+        Some(Waiting::Behind(place)) => {
+            let reason = place.reason.as_deref().unwrap_or("behind");
+            let since = place.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+            lines.push(format!(
+                "  is behind ({reason}){since}, at offset {} of partition {}",
+                place.offset, place.partition
+            ));
+        }
+        None => {}
+    }
+    if let Some(letter) = &webhook.dead_letter {
+        let (place, reason) = (format!("{}/{}/{}", letter.topic, letter.partition, letter.offset), letter.reason);
+        let at = letter.timestamp.as_deref().unwrap_or("-");
+        lines.push(format!("  dead letter {place} since {at}: {}", reason.unwrap_or("-")));
+    }
+}

@@ -1,0 +1,232 @@
+//! The readers at the command line, as programs against a real Kafka and what a real worker left there.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::stage::{Stage, WORKSPACE, event, integration, record, webhook};
+use crate::support::cluster::{Cluster, SharedCluster};
+use crate::support::receiver::{Answer, Receiver};
+use crate::support::records::{Record, produce};
+use crate::support::wait::PATIENCE;
+use crate::support::worker::Names;
+
+const SCHEDULE: &str = "100ms";
+/// A secret that receivers are sent and repeat.
+const PLANTED: &str = "planted-t0k3n-of-acme";
+
+/// A tool's end: its code, what it answered and what it logged.
+struct Ended {
+    code: i32,
+    out: String,
+    log: String,
+}
+
+impl Ended {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {:?}\n{}", self.out, self.log))
+    }
+
+    fn rows(&self) -> Vec<Value> {
+        assert_eq!(self.code, 0, "{}", self.log);
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+async fn run(brokers: &str, names: &Names, words: &[&str]) -> Ended {
+    let tool: Vec<&str> = words.iter().copied().take_while(|word| !word.starts_with('-')).collect();
+    let named = if tool[0] == "dead-letters" { 2 } else { 1 };
+    let mut arguments: Vec<String> = words[..named].iter().map(|word| (*word).to_owned()).collect();
+    arguments.extend(names.arguments(brokers));
+    arguments.extend(["--retry-schedule", SCHEDULE, "--log-format", "json"].map(str::to_owned));
+    arguments.extend(words[named..].iter().map(|word| (*word).to_owned()));
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new(env!("CARGO_BIN_EXE_hookstream")).args(arguments).output().unwrap()
+    });
+    let output = output.await.unwrap();
+    let ended = Ended {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        log: String::from_utf8(output.stderr).unwrap(),
+    };
+    assert!(!ended.out.contains(PLANTED) && !ended.log.contains(PLANTED), "a secret: {}\n{}", ended.out, ended.log);
+    ended
+}
+
+/// An integration with a secret, one webhook and this filter.
+fn secretive(id: &str, receiver: &Receiver, status: &str, items: &Value) -> Value {
+    let mut value = integration(id, &receiver.url("/crm"));
+    value["status"] = json!(status);
+    value["secrets"] = json!([{ "id": "webhook.header.X-Key", "value": PLANTED }]);
+    value["webHooks"][0]["filter"]["items"] = items.clone();
+    value
+}
+
+/// An event that a worker has read: acknowledged by `good`, dead at `dead`, dead and sent back at `again`, dropped at `paused`,
+/// unmatched at `links`. Another workspace has an integration `good` and an event `e-1` of its own.
+async fn stage(claim: &str) -> (SharedCluster, Stage, [Receiver; 3]) {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let stage = Stage::on(&cluster, claim, SCHEDULE, 3).await;
+    let good = Receiver::start(|_| Answer::ok());
+    let bad = Receiver::start(|_| Answer::status(503).body(format!("no, {PLANTED}")));
+    let all = json!([{ "entityType": "company" }]);
+    stage.put(&[
+        secretive("good", &good, "active", &all),
+        secretive("dead", &bad, "active", &all),
+        secretive("again", &bad, "active", &json!([{ "changeType": "delete" }, {}])),
+        secretive("paused", &good, "paused", &all),
+        secretive("links", &good, "active", &json!([{ "eventType": "link" }, { "changeType": "delete" }])),
+    ]);
+    let third = Receiver::start(|_| Answer::status(500));
+    let mut foreign = integration("good", &third.url("/other"));
+    foreign["webHooks"][0] = webhook("w-foreign", "/hook");
+    stage.put_records([Record::new("other/good", foreign.to_string())]);
+    let mut worker = stage.worker(&["--attempt-log", "all"]).await;
+    stage.send([
+        event("e-1", "c-1"),
+        event("e-2", "c-2"),
+        Record::new("c-1", event("e-1", "c-1").value.unwrap()).header("workspace", "other"),
+    ]);
+    stage.wait_for_dead(5, PATIENCE).await;
+    stage.settled(PATIENCE).await;
+    worker.stop();
+    let words = ["dead-letters", "redrive", "--workspace", WORKSPACE, "--webhook", "w-again", "--json"];
+    let redriven = run(brokers, &stage.names, &words).await;
+    assert_eq!(redriven.json()["sent"], 2, "{}", redriven.log);
+    (cluster, stage, [good, bad, third])
+}
+
+fn of<'a>(trace: &'a Value, webhook: &str) -> &'a Value {
+    let webhooks = trace["webhooks"].as_array().unwrap();
+    webhooks.iter().find(|found| found["webHookId"] == webhook).unwrap_or_else(|| panic!("no {webhook}: {trace}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_is_accounted_for_at_each_webhook_of_its_workspace() {
+    let (cluster, stage, _receivers) = stage("trace").await;
+    let (brokers, names) = (cluster.brokers(), &stage.names);
+    let ended = run(brokers, names, &["trace", "e-1", "--workspace", WORKSPACE, "--json"]).await;
+    assert_eq!(ended.code, 0, "{}", ended.log);
+    let trace = ended.json();
+    let expected = json!({ "matched": 4, "acknowledged": 1, "waiting": 1, "dead": 1, "dropped": 1 });
+    assert_eq!(trace["account"], expected, "{trace}");
+    assert_eq!((&trace["event"]["id"], trace["webhooks"].as_array().unwrap().len()), (&json!("e-1"), 5));
+    let good = of(&trace, "w-good");
+    assert_eq!((&good["matches"], &good["attempts"][0]["outcome"]), (&json!(true), &json!("acknowledged")));
+    assert!(good["because"].as_str().unwrap().contains("item 0 { entityType: company }"), "{good}");
+    let dead = of(&trace, "w-dead");
+    assert_eq!((&dead["deadLetter"]["reason"], &dead["waiting"]), (&json!("exhausted"), &Value::Null));
+    let numbers: Vec<_> = dead["attempts"].as_array().unwrap().iter().map(|row| row["attempt"].clone()).collect();
+    assert_eq!(numbers, [2, 1], "newest first");
+    assert!(dead["attempts"][1]["nextAttemptAt"].is_string() && dead["attempts"][0]["nextAttemptAt"].is_null());
+    let again = of(&trace, "w-again");
+    assert_eq!(again["waiting"]["topic"], format!("{}.now", names.retry_prefix()));
+    assert!(again["because"].as_str().unwrap().starts_with("item 1 {}"), "{again}");
+    let paused = of(&trace, "w-paused");
+    assert_eq!((&paused["state"], &paused["stateBecause"]), (&json!("dropped"), &json!("its status is paused")));
+    let links = of(&trace, "w-links");
+    assert_eq!(links["matches"], false);
+    let because = links["because"].as_str().unwrap();
+    assert!(because.contains("eventType link") && because.contains("changeType delete"), "{because}");
+
+    // By its place, and by the id of a delivery, it is the same event.
+    let place = trace["event"]["origin"].as_str().unwrap();
+    for named in [place, dead["deliveryId"].as_str().unwrap()] {
+        let same = run(brokers, names, &["trace", named, "--json"]).await.json();
+        assert_eq!((&same["event"]["origin"], &same["account"]), (&json!(place), &expected), "{named}");
+    }
+    let text = run(brokers, names, &["trace", place]).await.out;
+    assert!(text.ends_with("account: 4 matched = 1 acknowledged + 1 waiting + 1 dead + 1 dropped\n"), "{text}");
+
+    let foreign = run(brokers, names, &["trace", place, "--workspace", "other"]).await;
+    assert_eq!(foreign.code, 1);
+    assert!(!foreign.out.contains("w-good"), "{}", foreign.out);
+    let other = run(brokers, names, &["trace", "e-1", "--workspace", "other", "--json"]).await.json();
+    assert_eq!(other["webhooks"].as_array().unwrap().len(), 1, "{other}");
+    let nothing = run(brokers, names, &["trace", "e-9"]).await;
+    assert_eq!(nothing.code, 1);
+    assert!(nothing.out.contains("has id e-9; 3 were read"), "{}", nothing.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_are_listed_newest_first_by_all_that_people_know() {
+    let (cluster, stage, [good, bad, _third]) = stage("attempts").await;
+    let (brokers, names) = (cluster.brokers(), &stage.names);
+    let list = async |more: &[&str]| {
+        let words: Vec<&str> = ["attempts", "--json"].iter().chain(more).copied().collect();
+        run(brokers, names, &words).await.rows()
+    };
+    let all = list(&["--workspace", WORKSPACE]).await;
+    assert_eq!(all.len(), 2 + 4 + 4, "two acknowledged, four at each of the others");
+    let times: Vec<_> = all.iter().map(|row| row["at"].as_str().unwrap()).collect();
+    assert!(times.iter().rev().is_sorted() || times[0] > times[9], "{times:?}");
+    assert!(all.iter().all(|row| row["workspace"] == WORKSPACE));
+    let dead = list(&["--workspace", WORKSPACE, "--integration", "dead", "--event", "e-1"]).await;
+    let row = &dead[0];
+    assert_eq!(
+        (dead.len(), &row["attempt"], &row["reason"], &row["status"]),
+        (2, &json!(2), &json!("status"), &json!(503))
+    );
+    assert_eq!((&row["entityIds"], &row["answer"]), (&json!({ "companyId": "c-1" }), &json!("no, ***")));
+    assert_eq!(row["address"], bad.url("").trim_start_matches("http://").trim_end_matches('/'));
+    assert!(row["origin"].as_str().unwrap().starts_with(&names.events()), "{row}");
+    let delivery = row["deliveryId"].as_str().unwrap();
+    assert_eq!(list(&["--delivery", delivery]).await.len(), 2);
+    assert_eq!(list(&["--entity", "c-2", "--webhook", "w-good"]).await.len(), 1);
+    assert_eq!(list(&["--reason", "timeout"]).await.len(), 0);
+    assert_eq!(list(&["--workspace", "other"]).await.len(), 2);
+    assert_eq!(list(&["--workspace", WORKSPACE, "--limit", "3"]).await, all[..3]);
+    assert_eq!(list(&["--to", "yesterday"]).await.len(), 0);
+    assert_eq!(list(&["--from", "1h"]).await.len(), all.len() + 2);
+
+    let nothing = run(brokers, names, &["attempts", "--workspace", "nobody"]).await;
+    assert_eq!(nothing.code, 0);
+    assert!(nothing.out.starts_with("Nothing matches; 12 were read, back to 20"), "{}", nothing.out);
+    let table = run(brokers, names, &["attempts", "--webhook", "w-dead", "--limit", "1"]).await.out;
+    assert!(table.starts_with("AT ") && table.contains("status 503") && table.contains("The newest 1"), "{table}");
+    assert_eq!(good.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn integrations_and_their_health_are_listed_without_secrets() {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let stage = Stage::on(&cluster, "listed", SCHEDULE, 3).await;
+    let names = &stage.names;
+    let receiver = Receiver::start(|_| Answer::ok());
+    let nothing = run(brokers, names, &["integrations"]).await;
+    assert_eq!((nothing.code, nothing.out.as_str()), (0, "Nothing matches; 0 were read\n"));
+    let guid = "e01c765d-7c9b-491a-b5ea-d0e67eb017d9";
+    stage.put(&[
+        secretive("shop", &receiver, "paused", &json!([{ "entityType": "company" }])),
+        secretive(guid, &receiver, "active", &json!([{}])),
+    ]);
+    stage.put_records([record("other/shop", integration("shop", &receiver.url("/other")).to_string())]);
+    let failed = json!({ "status": "failed", "since": "2026-01-31T12:00:00Z", "failures": { "dns": 7, "timeout": 9 },
+        "lastStatus": 503, "lastAcknowledgedAt": null, "firstDropped": { "0": 5 } });
+    let key = format!("{WORKSPACE}/{guid}");
+    produce(brokers, &names.health(), [Record::new(key, failed.to_string())]);
+
+    let rows = run(brokers, names, &["integrations", "--workspace", WORKSPACE, "--json"]).await.rows();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    let shop = rows.iter().find(|row| row["integrationId"] == "shop").unwrap();
+    assert_eq!((&shop["status"], &shop["health"]), (&json!("paused"), &Value::Null));
+    assert_eq!(shop["webHooks"][0]["filter"], json!(["{ entityType: company }"]));
+    let table = run(brokers, names, &["integrations"]).await.out;
+    assert!(table.contains("other/shop") && table.contains("failed"), "{table}");
+
+    // The beginning of a GUID is enough.
+    let health = run(brokers, names, &["health", "--integration", "e01c", "--json"]).await.rows();
+    assert_eq!(health.len(), 1);
+    assert_eq!((&health[0]["status"], &health[0]["failures"]["dns"]), (&json!("failed"), &json!(7)));
+    assert_eq!((&health[0]["workspace"], &health[0]["integrationId"]), (&json!(WORKSPACE), &json!(guid)));
+    let table = run(brokers, names, &["health"]).await.out;
+    assert!(table.contains("timeout 9, dns 7") && table.contains("503"), "{table}");
+    for (words, expected) in [
+        (["health", "--workspace", "other"], "Nothing matches; 1 was read\n"),
+        (["health", "--reason", "connect"], "Nothing matches; 1 was read\n"),
+    ] {
+        assert_eq!(run(brokers, names, &words).await.out, expected, "{words:?}");
+    }
+}
