@@ -37,3 +37,4 @@ mod rollout;
 mod stage;
 mod table;
 mod topics;
+mod upgrade;

@@ -19,24 +19,25 @@ use crate::support::worker::Worker;
 /// Events a second.
 const RATE: u32 = 200;
 /// Of the events topic.
-const PARTITIONS: u16 = 12;
+pub(crate) const PARTITIONS: u16 = 12;
 /// The longest delay of any event while workers come and go.
 const DELAY_MAX: Duration = Duration::from_secs(2);
 
-fn now_ms() -> i64 {
+/// ms since 1970.
+pub(crate) fn now_ms() -> i64 {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     i64::try_from(since_1970.as_millis()).unwrap()
 }
 
 /// Writes events at a steady rate to all partitions in turn, until it is stopped.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<usize>,
 }
 
 impl Load {
     /// Every event is about a `company`; one in `contact_every`, if any, is about a `contact` instead.
-    fn start(cluster: &Cluster, stage: &Stage, contact_every: Option<usize>) -> Self {
+    pub(crate) fn start(cluster: &Cluster, stage: &Stage, contact_every: Option<usize>) -> Self {
         let (brokers, topic) = (cluster.brokers().to_owned(), stage.names.events());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -57,7 +58,7 @@ impl Load {
     }
 
     /// How many it has written.
-    fn finish(self) -> usize {
+    pub(crate) fn finish(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
@@ -106,7 +107,7 @@ impl Seen {
 }
 
 /// Waits until the receiver got `more` requests: a step of a rollout comes when the last one has settled.
-async fn go_on(receiver: &Receiver, more: usize) {
+pub(crate) async fn go_on(receiver: &Receiver, more: usize) {
     receiver.wait_for(receiver.count() + more, PATIENCE).await;
 }
 

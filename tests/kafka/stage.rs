@@ -51,6 +51,14 @@ impl Stage {
         Worker::start(&self.brokers, &self.names, &self.options(extra)).await
     }
 
+    /// A worker of a former release that is ready; of this one where no `program` is named.
+    pub(crate) async fn former_worker(&self, program: Option<&str>) -> Worker {
+        let Some(program) = program else { return self.worker(&[]).await };
+        let worker = Worker::spawn_former(program, &self.brokers, &self.names, &self.options(&[])).await;
+        worker.ready().await;
+        worker
+    }
+
     /// A worker that was started.
     pub(crate) async fn spawn(&self, extra: &[&str]) -> Worker {
         Worker::spawn(&self.brokers, &self.names, &self.options(extra)).await

@@ -172,6 +172,17 @@ impl Worker {
         Self::listening(Self::process(brokers, names, extra)).await
     }
 
+    /// The same of the first release's program, which knows fewer topics.
+    pub async fn spawn_former(program: &str, brokers: &str, names: &Names, extra: &[&str]) -> Self {
+        let mut arguments = Self::arguments(brokers, names, extra);
+        for later in ["--backlog-topic", "--audit-topic"] {
+            if let Some(place) = arguments.iter().position(|argument| argument == later) {
+                arguments.drain(place..place + 2);
+            }
+        }
+        Self::listening(Process::start("a former worker", program, &arguments, &[])).await
+    }
+
     /// Starts one whose wall clock is `seconds` ahead, and waits until it is ready. Its monotonic clock is right.
     pub async fn ahead(seconds: i64, brokers: &str, names: &Names, extra: &[&str]) -> Self {
         let library = clock_shift();
@@ -196,13 +207,18 @@ impl Worker {
     }
 
     fn process_in(brokers: &str, names: &Names, extra: &[&str], environment: &[(&str, &str)]) -> Process {
+        let arguments = Self::arguments(brokers, names, extra);
+        Process::start("the worker", env!("CARGO_BIN_EXE_hookstream"), &arguments, environment)
+    }
+
+    fn arguments(brokers: &str, names: &Names, extra: &[&str]) -> Vec<String> {
         let mut arguments = vec![String::from("worker")];
         arguments.extend(names.arguments(brokers));
         let fixed = ["--admin-listen", "127.0.0.1:0", "--log-format", "json"];
         let fixed = fixed.into_iter().chain(["--allow-private-networks", "127.0.0.0/8"]);
         arguments.extend(fixed.map(str::to_owned));
         arguments.extend(extra.iter().map(|option| (*option).to_owned()));
-        Process::start("the worker", env!("CARGO_BIN_EXE_hookstream"), &arguments, environment)
+        arguments
     }
 
     /// Waits until `/readyz` says 200.
