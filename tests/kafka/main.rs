@@ -29,6 +29,7 @@ mod security;
 mod shapes;
 mod tools;
 mod isolation;
+mod moving;
 mod poison;
 mod raw_produce;
 mod readers;

@@ -46,6 +46,12 @@ impl Stage {
         Self { brokers: cluster.brokers().to_owned(), names, schedule: schedule.to_owned() }
     }
 
+    /// The same topics and group on another cluster.
+    pub(crate) async fn on_another(&self, cluster: &Cluster, partitions: u16) -> Self {
+        self.names.create(cluster.brokers(), &self.schedule, partitions).await;
+        Self { brokers: cluster.brokers().to_owned(), names: self.names.clone(), schedule: self.schedule.clone() }
+    }
+
     /// A worker that is ready.
     pub(crate) async fn worker(&self, extra: &[&str]) -> Worker {
         Worker::start(&self.brokers, &self.names, &self.options(extra)).await
