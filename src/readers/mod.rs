@@ -13,6 +13,7 @@ pub(crate) mod token;
 pub(crate) mod trace;
 pub(crate) mod waiting;
 
+use crate::domain::guid;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
 use crate::kafka::topic_range::{SpanError, check_topic};
 use crate::settings;
@@ -87,17 +88,12 @@ fn parts_of(key: &[u8]) -> Option<(&str, &str)> {
 
 /// Whether two ids are the same: GUIDs in whichever case, others letter for letter.
 pub(crate) fn same_id(one: &str, other: &str) -> bool {
-    one == other || (is_guid(one) && one.eq_ignore_ascii_case(other))
+    guid::canonical(one) == guid::canonical(other)
 }
 
 /// Whether it is written like `e01c765d-7c9b-491a-b5ea-d0e67eb017d9`.
 pub(crate) fn is_guid(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.len() == 36
-        && bytes.iter().enumerate().all(|(place, byte)| match place {
-            8 | 13 | 18 | 23 => *byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
+    guid::parse(text).is_some()
 }
 
 #[cfg(test)]

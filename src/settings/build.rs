@@ -347,18 +347,25 @@ fn dead_letters_list(reader: &mut Reader<'_>) -> DeadLettersList {
 }
 
 fn dead_letters_show(reader: &mut Reader<'_>) -> Option<DeadLettersShow> {
-    let event = reader.optional("event", values::record);
+    let event = reader.optional("event", values::dead_letter);
     let json = reader.flag("json");
     Some(DeadLettersShow { event: event?, json })
 }
 
 fn redrive(reader: &mut Reader<'_>) -> Redrive {
-    Redrive {
-        filter: dead_letter_filter(reader),
-        event: reader.optional("event", values::record),
-        sending: sending(reader),
+    let (filter, event) = (dead_letter_filter(reader), reader.optional("event", values::dead_letter));
+    let (all, skip_sent, sending) = (reader.flag("all"), reader.flag("skip-sent"), sending(reader));
+    let is_selection = SELECTING.iter().any(|name| reader.is_given(name));
+    if !is_selection && !all && !sending.dry_run {
+        let text = "is needed to send back the dead letters of all workspaces; expected it, or a selection: --workspace, \
+                    --integration, --webhook, --reason, --from, --to or --event";
+        reader.mistakes.push(Mistake::new("--all", text));
     }
+    Redrive { filter, event, skip_sent, sending }
 }
+
+/// What narrows a redrive down.
+const SELECTING: [&str; 7] = ["workspace", "integration", "webhook", "reason", "from", "to", "event"];
 
 fn replay(reader: &mut Reader<'_>) -> Option<Replay> {
     let integration = integration_name(reader);

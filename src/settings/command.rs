@@ -314,7 +314,8 @@ pub(crate) struct DeadLettersList {
 /// `dead-letters show`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeadLettersShow {
-    pub(crate) event: RecordPlace,
+    /// Never standard input.
+    pub(crate) event: NamedEvent,
     pub(crate) json: bool,
 }
 
@@ -332,8 +333,10 @@ pub(crate) struct Sending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Redrive {
     pub(crate) filter: DeadLetterFilter,
-    /// `--event`: only this record.
-    pub(crate) event: Option<RecordPlace>,
+    /// `--event`: only this record, or those of this event or delivery. Never standard input.
+    pub(crate) event: Option<NamedEvent>,
+    /// `--skip-sent`: not those that were sent back since they died.
+    pub(crate) skip_sent: bool,
     pub(crate) sending: Sending,
 }
 

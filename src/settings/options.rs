@@ -231,14 +231,14 @@ static SELECTION: &[Spec] = &[
     Spec::one(
         "event",
         "EVENT",
-        "the dead letter, as topic/partition/offset of the dead-letter topic; also without --event",
+        "the dead letter: topic/partition/offset of it or of its event, or the id of the delivery or the event; also without --event",
         &[DeadLettersShow],
     )
     .required(),
     Spec::one(
         "event",
         "EVENT",
-        "only this dead letter, as topic/partition/offset of the dead-letter topic; also without --event",
+        "only this dead letter: topic/partition/offset of it or of its event, or the id of the delivery or the event; also without --event",
         &[DeadLettersRedrive],
     ),
     Spec::one(
@@ -261,6 +261,8 @@ static SELECTION: &[Spec] = &[
     Spec::one("limit", "COUNT", "only the newest so many records; all without it", &[DeadLettersList]),
     Spec::one("limit", "COUNT", "the newest so many", READING).default("200"),
     Spec::one("limit", "COUNT", "the newest so many attempts of each webhook", &[Trace]).default("200"),
+    Spec::flag("all", "send back the dead letters of all workspaces: needed where nothing is selected", &[DeadLettersRedrive]),
+    Spec::flag("skip-sent", "leave out what was sent back since it died, as far as that is known", &[DeadLettersRedrive]),
     Spec::one("rate", "COUNT", "records sent a second, at most", SENDING).default("500"),
     Spec::flag("dry-run", "say what would be done, change nothing", &[DeadLettersRedrive, Replay, ResumeRequest]),
 ];

@@ -112,6 +112,7 @@ fn required(subcommand: Subcommand, but: &str) -> Vec<String> {
         .into_iter()
         .filter(|(name, _)| *name != but && options::find(name, subcommand).is_some_and(|spec| spec.required))
         .map(|(name, value)| format!("--{name}={value}"))
+        .chain((subcommand == Subcommand::DeadLettersRedrive && but != "all").then(|| "--all".to_owned()))
         .collect()
 }
 
@@ -283,13 +284,14 @@ fn tools_take_what_they_need() {
         to: Some("2026-01-01T00:00:01Z".parse().unwrap()),
     };
     let sending = Sending { rate: 3, dry_run: true, json: true };
-    let redrive = Redrive { filter, event: Some(record("webhooks.dead-letter")), sending };
+    let redrive =
+        Redrive { filter, event: Some(NamedEvent::Place(record("webhooks.dead-letter"))), skip_sent: false, sending };
     assert_eq!(understood(line), Command::DeadLettersRedrive(with_settings(), redrive));
     for (line, limit) in [("dead-letters list", None), ("dead-letters list --limit 4", Some(4))] {
         let list = DeadLettersList { filter: DeadLetterFilter::default(), limit, json: false };
         assert_eq!(understood(line), Command::DeadLettersList(with_settings(), list));
     }
-    let show = DeadLettersShow { event: record("d"), json: false };
+    let show = DeadLettersShow { event: NamedEvent::Place(record("d")), json: false };
     assert_eq!(understood("dead-letters show --event d/2/9"), Command::DeadLettersShow(with_settings(), show));
     let integration = IntegrationName { workspace: "w".to_owned(), integration: "i".to_owned() };
     assert_eq!(integration.key(), "w/i");
@@ -315,7 +317,7 @@ fn what_a_tool_is_about_may_stand_without_its_option() {
     let Command::DeadLettersShow(_, show) = understood("dead-letters show crm.object-events/2/9") else {
         panic!("not show")
     };
-    assert_eq!(show.event, place);
+    assert_eq!(show.event, NamedEvent::Place(place));
 }
 
 #[test]
@@ -469,6 +471,8 @@ fn bad_values_of_tools_and_receiver_say_what_is_accepted() {
         ("dead-letters list --from tomorrow", &["`tomorrow`", "yesterday", "1h"]),
         ("dead-letters list --from 2026-01-31T12:00:00", &["2026-01-31T12:00:00Z"]),
         ("attempts --reason exhausted", &["`exhausted`", "timeout"]),
+        ("dead-letters redrive", &["--all", "--workspace", "--event"]),
+        ("dead-letters redrive --rate 5 --skip-sent", &["--all"]),
         ("trace", &["--event", "required"]),
         ("trace one two", &["unexpected argument", "two"]),
         ("attempts something", &["unexpected argument", "something"]),
@@ -476,7 +480,6 @@ fn bad_values_of_tools_and_receiver_say_what_is_accepted() {
         ("dead-letters list --workspace a/b", &["`a/b`", "without /"]),
         ("dead-letters list --limit 0", &["from 1"]),
         ("dead-letters list --event a/1/2", &["no option of `dead-letters list`", "`dead-letters show`"]),
-        ("dead-letters show --event event.json", &["`event.json`", "topic/partition/offset"]),
         ("dead-letters show --event a/1/-2", &["topic/partition/offset"]),
         ("dead-letters show", &["--event", "is required by `dead-letters show`"]),
         ("explain --workspace w --integration i", &["--event", "is required"]),

@@ -302,9 +302,22 @@ pub(super) fn named_event(text: &str) -> Read<NamedEvent> {
     if text == "-" {
         return Ok(NamedEvent::Stdin);
     }
-    record(text).map(NamedEvent::Place).or_else(|_no_record| id(text).map(NamedEvent::Id)).ok().ok_or_else(|| {
+    record(text).map(NamedEvent::Place).or_else(|_no_record| named_id(text)).ok().ok_or_else(|| {
         "expected topic/partition/offset such as crm.object-events/3/1042, the id of an event or a delivery, or - for \
          standard input"
+            .to_owned()
+    })
+}
+
+/// An id: a slash is part of a mistaken place.
+fn named_id(text: &str) -> Read<NamedEvent> {
+    if text.contains('/') { Err(String::new()) } else { id(text).map(NamedEvent::Id) }
+}
+
+/// A dead letter: a record, or an id.
+pub(super) fn dead_letter(text: &str) -> Read<NamedEvent> {
+    record(text).map(NamedEvent::Place).or_else(|_no_record| named_id(text)).ok().ok_or_else(|| {
+        "expected topic/partition/offset such as webhooks.dead-letter/3/1042, or the id of a delivery or an event"
             .to_owned()
     })
 }

@@ -1,6 +1,6 @@
 //! The dead-letter topic: listing it, showing one record, and sending records back to delivery.
 //!
-//! A record is chosen by what its headers say; its value is never looked into.
+//! A record is chosen by what its headers say; its value is looked into only for an event's id.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,15 +12,18 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use super::known::Known;
 use super::render::{self, Body, or_dash, printable};
-use super::resend::{self, Judged, Order};
+use super::resend::{self, Judged, Notes, Order};
 use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::clock;
 use crate::deliver::publish::Outgoing;
+use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
 use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
-use crate::settings::{DeadLetterFilter, DeadLettersList, DeadLettersShow, RecordPlace, Redrive, Settings};
+use crate::readers::same_id;
+use crate::settings::{DeadLetterFilter, DeadLettersList, DeadLettersShow, NamedEvent, RecordPlace, Redrive, Settings};
 use crate::topics::names::now_topic;
 
 /// Which records of the topic are meant.
@@ -37,9 +40,11 @@ impl<'a> Filter<'a> {
     }
 
     fn takes(&self, timestamp_ms: Option<i64>, wire: &Wire) -> bool {
-        let is_same = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
+        let is_same = |wanted: &Option<String>, actual: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| actual.as_ref().is_some_and(|actual| same_id(wanted, actual)))
+        };
         let filter = self.wanted;
-        is_same(&filter.workspace, &wire.workspace)
+        (filter.workspace.is_none() || filter.workspace == wire.workspace)
             && is_same(&filter.integration, &wire.integration_id)
             && is_same(&filter.webhook, &wire.webhook_id)
             && filter.reason.is_none_or(|wanted| wire.reason.is_some_and(|reason| reason.word() == wanted))
@@ -48,23 +53,41 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// Begins to read the topic: only the record at `event`, or everything of `from` and later.
+/// Whether a dead letter is the one that is named: by its own place, which only it is read for, by its event's place, or by the
+/// id of its delivery or its event.
+fn is_named(settings: &Settings, named: Option<&NamedEvent>, record: &SpanRecord, wire: &Wire) -> bool {
+    match named {
+        None | Some(NamedEvent::Stdin) => true,
+        Some(NamedEvent::Place(place)) => {
+            let text = || format!("{}/{}/{}", place.topic, place.partition, place.offset);
+            place.topic == settings.topics.dead_letter || wire.origin == Some(text())
+        }
+        Some(NamedEvent::Id(id)) => {
+            let of_event = || Envelope::parse(record.value.as_deref()?).ok().map(|envelope| same_id(id, &envelope.id));
+            wire.delivery_id.as_ref() == Some(id) || of_event().unwrap_or(false)
+        }
+    }
+}
+
+/// Begins to read the topic: only the record that is named by its place, or everything of `from` and later.
 async fn read(
     settings: &Settings,
-    event: Option<&RecordPlace>,
+    event: Option<&NamedEvent>,
     from: Option<Timestamp>,
     role: &'static str,
 ) -> Result<RecordStream, ToolError> {
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.dead_letter.clone());
     let from_ms = from.map(Timestamp::as_millisecond);
     let only = match event {
-        Some(RecordPlace { topic: named, .. }) if *named != topic => {
+        Some(NamedEvent::Place(RecordPlace { topic: named, partition, offset })) if *named == topic => {
+            Some((*partition, *offset))
+        }
+        Some(NamedEvent::Place(RecordPlace { topic: named, .. })) if *named != settings.topics.events => {
             return Err(ToolError::Refused(format!(
-                "--event: topic `{named}` is not the dead-letter topic, which is `{topic}`"
+                "--event: topic `{named}` is not the dead-letter topic, which is `{topic}`, nor that of the events"
             )));
         }
-        Some(RecordPlace { partition, offset, .. }) => Some((*partition, *offset)),
-        None => None,
+        Some(NamedEvent::Place(_) | NamedEvent::Id(_) | NamedEvent::Stdin) | None => None,
     };
     blocking("opening the dead-letter topic", move || {
         let span = TopicRange::open(&kafka, &topic, role)?;
@@ -277,9 +300,26 @@ pub(crate) async fn show(
 ) -> Result<ExitCode, ToolError> {
     let mut reading = read(settings, Some(&options.event), None, "dead-letters").await?;
     let topic = reading.topic().to_owned();
-    let Some(next) = stop.run_until_cancelled(reading.next()).await else { return Ok(ExitCode::from(INTERRUPTED)) };
-    let record = next?.ok_or_else(|| {
-        ToolError::Refused("the record is gone: compacted away, aborted, or older than the topic keeps".to_owned())
+    // Of several with that id the newest is meant.
+    let mut found = None;
+    loop {
+        let Some(next) = stop.run_until_cancelled(reading.next()).await else { return Ok(ExitCode::from(INTERRUPTED)) };
+        let Some(record) = next? else { break };
+        if is_named(settings, Some(&options.event), &record, &record.wire()) {
+            found = Some(record);
+        }
+    }
+    let record = found.ok_or_else(|| {
+        ToolError::Refused(match &options.event {
+            NamedEvent::Id(id) => format!("no dead letter of topic `{topic}` is of {id}"),
+            NamedEvent::Place(place) if place.topic != topic => {
+                let RecordPlace { topic: events, partition, offset } = place;
+                format!("no dead letter of topic `{topic}` is of the event {events}/{partition}/{offset}")
+            }
+            NamedEvent::Place(_) | NamedEvent::Stdin => {
+                "the record is gone: compacted away, aborted, or older than the topic keeps".to_owned()
+            }
+        })
     })?;
     let text = if options.json { shown_as_json(&topic, &record)? } else { shown(&topic, &record) };
     write_line(out, &text)?;
@@ -344,20 +384,33 @@ pub(crate) async fn redrive(
 ) -> Result<ExitCode, ToolError> {
     let reading = read(settings, options.event.as_ref(), options.filter.from, "redrive").await?;
     let requeue = resend::requeue(settings, options.sending, "redrive").await?;
+    let known = blocking("looking what was sent back before", {
+        let (settings, stop) = (settings.clone(), stop.clone());
+        move || Ok(Known::read(&settings, &stop)?)
+    });
+    let known = known.await?;
     let now: std::sync::Arc<str> = now_topic(&settings.topics.retry_prefix).into();
     let filter = Filter::new(&options.filter);
     let judge = |record: &SpanRecord| {
         let wire = record.wire();
-        if !filter.takes(record.timestamp_ms, &wire) {
+        if !filter.takes(record.timestamp_ms, &wire) || !is_named(settings, options.event.as_ref(), record, &wire) {
             return Judged::Other;
         }
+        let notes =
+            Notes { sent_before: known.was_sent(&wire, record.timestamp_ms), webhook_gone: known.is_gone(&wire) };
+        if notes.sent_before && options.skip_sent {
+            return Judged::Skipped("sent-before");
+        }
         match first_attempt(wire, clock::now_ms()) {
-            Ok(wire) => Judged::Send(vec![Outgoing {
-                topic: std::sync::Arc::clone(&now),
-                key: wire.webhook_id.clone().map(Bytes::from),
-                payload: record.value.clone(),
-                headers: wire.headers(),
-            }]),
+            Ok(wire) => {
+                let outgoing = Outgoing {
+                    topic: std::sync::Arc::clone(&now),
+                    key: wire.webhook_id.clone().map(Bytes::from),
+                    payload: record.value.clone(),
+                    headers: wire.headers(),
+                };
+                Judged::Send(vec![outgoing], notes)
+            }
             Err(why) => Judged::Skipped(why),
         }
     };

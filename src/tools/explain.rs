@@ -277,9 +277,16 @@ impl Answer {
             lines.push("it has no webhooks".to_owned());
         }
         for webhook in web_hooks {
-            let verb = if webhook.delivered { "delivered" } else { "not delivered" };
+            let verb = match (webhook.delivered, webhook.decided_by) {
+                (true, _) => "would match now",
+                (false, Some(_)) => "would match now and not be delivered",
+                (false, None) => "would not match now",
+            };
             lines.push(format!("webhook {} ({}): {verb}: {}", webhook.id, webhook.url, webhook.why));
             lines.extend(webhook.items.iter().map(AnsweredItem::text));
+        }
+        if event.workspace.is_some() {
+            lines.push(format!("what became of it: hookstream trace {}", event.from));
         }
         lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
     }
@@ -322,11 +329,12 @@ mod tests {
             answer.text(),
             "event e\\u{1b}1 (crm.object-events/3/7): change patch of company\n\
              integration ws/i: status active, no change of health is recorded\n\
-             webhook a (https://receiver.example/crm/one): delivered: item 1 matches\n  \
+             webhook a (https://receiver.example/crm/one): would match now: item 1 matches\n  \
              item 0 { entityType: user }: entityType user, but the event is about company\n  \
              item 1 { eventType: change }: matches\n\
-             webhook b (https://receiver.example/crm/two): not delivered: no item matches\n  \
-             item 0 { changeType: delete }: changeType delete, but the change is a patch"
+             webhook b (https://receiver.example/crm/two): would not match now: no item matches\n  \
+             item 0 { changeType: delete }: changeType delete, but the change is a patch\n\
+             what became of it: hookstream trace crm.object-events/3/7"
                 .replace("\\n", "\n")
         );
         let json = serde_json::to_value(&answer).unwrap();

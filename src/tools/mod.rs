@@ -7,6 +7,7 @@
 pub(crate) mod demo;
 pub(crate) mod dead_letters;
 pub(crate) mod explain;
+mod known;
 mod lookup;
 pub(crate) mod receiver;
 mod receiver_log;

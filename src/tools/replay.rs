@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::{self, Health};
-use super::resend::{self, Judged, Order};
+use super::resend::{self, Judged, Notes, Order};
 use super::{ToolError, blocking};
 use crate::clock;
 use crate::deliver::publish::Outgoing;
@@ -210,7 +210,7 @@ impl Matcher {
                 headers: wire.headers(),
             });
         });
-        if matched.is_empty() { Judged::Other } else { Judged::Send(matched) }
+        if matched.is_empty() { Judged::Other } else { Judged::Send(matched, Notes::default()) }
     }
 }
 
@@ -264,7 +264,7 @@ mod tests {
     fn sent(options: &Replay, record: &SpanRecord) -> Vec<Outgoing> {
         let matcher = Matcher::new(&Settings::default(), options, two_webhooks());
         match matcher.judge(record, 99) {
-            Judged::Send(outgoing) => outgoing,
+            Judged::Send(outgoing, _) => outgoing,
             Judged::Other => Vec::new(),
             Judged::Skipped(why) => panic!("skipped: {why}"),
         }

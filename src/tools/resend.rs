@@ -46,7 +46,16 @@ pub(super) enum Judged {
     /// It was asked for and can't be sent.
     Skipped(&'static str),
     /// Send these. Never empty.
-    Send(Vec<Outgoing>),
+    Send(Vec<Outgoing>, Notes),
+}
+
+/// What people should know of a record that is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Notes {
+    /// It was sent back before.
+    pub(super) sent_before: bool,
+    /// Its webhook is not registered any more: the worker drops it.
+    pub(super) webhook_gone: bool,
 }
 
 /// What is sent back, and how.
@@ -121,6 +130,10 @@ pub(super) struct Account {
     too_large: u64,
     not_acknowledged: u64,
     skipped: BTreeMap<&'static str, u64>,
+    /// Of `matched`, those that were sent back before, as far as that is known.
+    sent_before: u64,
+    /// Of `matched`, those for webhooks that are not registered any more: the worker drops them.
+    webhooks_gone: u64,
     /// By partition, the first offset that was not dealt with: only where it stopped early.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     stopped_at: BTreeMap<i32, i64>,
@@ -164,6 +177,12 @@ impl Account {
             lines.push(format!("dry run of {tool}: read {read} records of {topic}, would send {matched}"));
         } else {
             lines.push(format!("{tool}: read {read} records of {topic}, matched {matched}, sent {sent}"));
+        }
+        if self.sent_before > 0 {
+            lines.push(format!("of these {} were sent back before: --skip-sent leaves them out", self.sent_before));
+        }
+        if self.webhooks_gone > 0 {
+            lines.push(format!("of these {} are for webhooks that are gone: they are dropped", self.webhooks_gone));
         }
         if !self.skipped.is_empty() {
             let parts: Vec<_> = self.skipped.iter().map(|(why, count)| format!("{why} {count}")).collect();
@@ -251,7 +270,9 @@ impl Resend {
             match judge(&record) {
                 Judged::Other => {}
                 Judged::Skipped(why) => *self.account.skipped.entry(why).or_default() += 1,
-                Judged::Send(outgoing) => {
+                Judged::Send(outgoing, notes) => {
+                    self.account.sent_before += u64::from(notes.sent_before);
+                    self.account.webhooks_gone += u64::from(notes.webhook_gone);
                     for outgoing in outgoing {
                         if stop.run_until_cancelled(self.turn(&outgoing)).await.is_none() {
                             return Ok(Ended::Interrupted);
@@ -415,6 +436,8 @@ mod tests {
             Account { tool: "redrive", topic: "dead".to_owned(), read: 9, matched: 5, ..Account::default() };
         account.sent = 4;
         account.not_acknowledged = 1;
+        account.sent_before = 3;
+        account.webhooks_gone = 2;
         account.skipped.insert("invalid-event", 2);
         account.skipped.insert("headers-missing", 1);
         account.stopped_early = true;
@@ -422,7 +445,9 @@ mod tests {
         account.go_on_from = render::time(Some(0));
         assert_eq!(
             account.text(),
-            "redrive: read 9 records of dead, matched 5, sent 4\nskipped 3: headers-missing 1, invalid-event 2\n\
+            "redrive: read 9 records of dead, matched 5, sent 4\n\
+             of these 3 were sent back before: --skip-sent leaves them out\n\
+             of these 2 are for webhooks that are gone: they are dropped\nskipped 3: headers-missing 1, invalid-event 2\n\
              not acknowledged: 1\nstopped before dead/3/77\nrun it again to send the same records again\n\
              or with --from 1970-01-01T00:00:00.000Z to go on about where it stopped"
         );

@@ -12,10 +12,13 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::guid;
 use crate::health::records::{ResumeRequest, StateRecord};
 use crate::health::resume::{self, ResumeRequestError};
 use crate::health::rules::Health;
 use crate::kafka::table_reader::{Compacted, CompactedError};
+use crate::readers::ReadError;
+use crate::readers::integrations::{IntegrationFilter, integrations};
 use crate::settings::{Resume, Settings};
 use crate::topics::names::deltas_topic;
 
@@ -32,6 +35,9 @@ pub(crate) enum ResumeError {
     /// The health topic can't be read.
     #[error(transparent)]
     Read(#[from] CompactedError),
+    /// The integrations can't be read.
+    #[error(transparent)]
+    Integrations(#[from] ReadError),
     /// It takes too long.
     #[error("the health topic could not be read to its end within {} s", READ_MAX.as_secs())]
     Late,
@@ -61,6 +67,10 @@ enum Outcome {
     NotSuspended,
     /// The wish stands, and no worker has granted it yet.
     Pending,
+    /// Its own status keeps everything from it, whatever its health is.
+    OwnStatusFailed,
+    /// There is no such integration.
+    Unknown,
 }
 
 #[derive(Serialize)]
@@ -68,13 +78,15 @@ enum Outcome {
 struct Report<'a> {
     integration: &'a str,
     outcome: Outcome,
+    /// The integration's own status; none where there is no such integration.
+    status: Option<&'static str>,
     /// What the health topic said before, and says now.
     before: Option<&'a StateRecord>,
     now: Option<&'a StateRecord>,
 }
 
-/// Resumes the selected integration and prints what came of it. Ends with 0 when it is (or would be) active, with 1 when
-/// no worker has granted the wish in time.
+/// Resumes the selected integration and prints what came of it. Ends with 0 when it is (or would be) not suspended, with 1 when
+/// no worker has granted the wish in time, when its own status is `failed`, or when it is unknown.
 ///
 /// # Errors
 /// [`ResumeError`]
@@ -84,41 +96,88 @@ pub(crate) async fn run(
     stop: CancellationToken,
     out: &mut impl Write,
 ) -> Result<ExitCode, ResumeError> {
-    let key = options.integration.key();
+    let key = guid::canonical_key(&options.integration.key()).into_owned();
     let (settings, dry_run, wanted) = (settings.clone(), options.dry_run, key.clone());
-    let (outcome, before, now) =
-        tokio::task::spawn_blocking(move || resume(&settings, &wanted, dry_run, &stop)).await??;
+    let (status, (outcome, before, now)) = tokio::task::spawn_blocking(move || {
+        let status = own_status(&settings, &wanted, &stop)?;
+        let resumed = resume(&settings, &wanted, status, dry_run, &stop)?;
+        Ok::<_, ResumeError>((status, resumed))
+    })
+    .await??;
     if options.json {
-        let report = Report { integration: &key, outcome, before: before.as_ref(), now: now.as_ref() };
+        let report = Report { integration: &key, outcome, status, before: before.as_ref(), now: now.as_ref() };
         serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
-        print(out, &key, outcome, before.as_ref())?;
+        print(out, &key, status, outcome, before.as_ref())?;
     }
-    Ok(if outcome == Outcome::Pending { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(match outcome {
+        Outcome::Resumed | Outcome::WouldResume | Outcome::NotSuspended => ExitCode::SUCCESS,
+        Outcome::Pending | Outcome::OwnStatusFailed | Outcome::Unknown => ExitCode::FAILURE,
+    })
 }
 
-fn print(out: &mut impl Write, key: &str, outcome: Outcome, before: Option<&StateRecord>) -> io::Result<()> {
+/// The status in the integration's own record; none where there is no such record. Blocks.
+fn own_status(settings: &Settings, key: &str, stop: &CancellationToken) -> Result<Option<&'static str>, ResumeError> {
+    let Some((workspace, integration)) = key.split_once('/') else { return Ok(None) };
+    let filter = IntegrationFilter {
+        workspace: Some(workspace.to_owned()),
+        integration: Some(integration.to_owned()),
+        ..IntegrationFilter::default()
+    };
+    let listed = match integrations(settings, &filter, &|| !stop.is_cancelled()) {
+        Err(ReadError::Stopped) => return Err(ResumeError::Stopped),
+        listed => listed?,
+    };
+    Ok(listed.rows.into_iter().next().map(|row| row.status.unwrap_or("unusable")))
+}
+
+fn print(
+    out: &mut impl Write,
+    key: &str,
+    status: Option<&str>,
+    outcome: Outcome,
+    before: Option<&StateRecord>,
+) -> io::Result<()> {
     let since = before.map(StateRecord::since).map(|since| format!(", failed since {since},")).unwrap_or_default();
     match outcome {
         Outcome::Resumed => writeln!(out, "{key}{since} is active again"),
         Outcome::WouldResume => writeln!(out, "{key}{since} would be set active again"),
-        Outcome::NotSuspended => match before {
-            Some(before) => writeln!(out, "{key} is not suspended: it is {}", before.health().word()),
-            None => writeln!(out, "{key} is not suspended: nothing was ever held against it"),
-        },
+        Outcome::NotSuspended => {
+            let health = match before {
+                Some(before) => format!("it is {}", before.health().word()),
+                None => "nothing was ever held against it".to_owned(),
+            };
+            let own = match status {
+                Some(status) if status != "active" => format!("; its own status is {status}"),
+                _ => String::new(),
+            };
+            writeln!(out, "{key} is not suspended: {health}{own}")
+        }
         Outcome::Pending => writeln!(
             out,
             "{key}{since} is not active yet: no worker has taken the wish up within {} s; one that starts will",
             GRANT_MAX.as_secs()
         ),
+        Outcome::OwnStatusFailed => writeln!(
+            out,
+            "{key} is not resumed: its own status is failed, so nothing is delivered to it, whatever its health; \
+             a PATCH of /status to active ends both"
+        ),
+        Outcome::Unknown => writeln!(out, "there is no integration {key}: check --workspace and --integration"),
     }
 }
 
 type Resumed = (Outcome, Option<StateRecord>, Option<StateRecord>);
 
 /// Blocks.
-fn resume(settings: &Settings, key: &str, dry_run: bool, stop: &CancellationToken) -> Result<Resumed, ResumeError> {
+fn resume(
+    settings: &Settings,
+    key: &str,
+    status: Option<&str>,
+    dry_run: bool,
+    stop: &CancellationToken,
+) -> Result<Resumed, ResumeError> {
     let mut topic = Compacted::open(&settings.kafka, &settings.topics.health, "resume")?;
     let mut state = None;
     let deadline = Instant::now() + READ_MAX;
@@ -127,6 +186,11 @@ fn resume(settings: &Settings, key: &str, dry_run: bool, stop: &CancellationToke
         if Instant::now() >= deadline {
             return Err(ResumeError::Late);
         }
+    }
+    match status {
+        None => return Ok((Outcome::Unknown, state, None)),
+        Some("failed") => return Ok((Outcome::OwnStatusFailed, state, None)),
+        Some(_) => {}
     }
     let Some(before) = state.clone().filter(|it| it.health() == Health::Failed) else {
         return Ok((Outcome::NotSuspended, state, None));

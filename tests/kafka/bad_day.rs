@@ -221,7 +221,7 @@ async fn on_a_bad_day_alerts_fire_and_the_tools_bring_everything_over() {
     println!("{replayed}");
     load.more(60).await;
     let events = load.end();
-    let redriven = tool(brokers, &names, &["dead-letters", "redrive"]).await;
+    let redriven = tool(brokers, &names, &["dead-letters", "redrive", "--all"]).await;
     marks.add("redrive");
     println!("{redriven}");
     assert!(replayed["sent"].as_u64() > Some(0) && redriven["sent"].as_u64() > Some(0), "{replayed} {redriven}");

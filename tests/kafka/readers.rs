@@ -34,8 +34,7 @@ impl Ended {
 }
 
 async fn run(brokers: &str, names: &Names, words: &[&str]) -> Ended {
-    let tool: Vec<&str> = words.iter().copied().take_while(|word| !word.starts_with('-')).collect();
-    let named = if tool[0] == "dead-letters" { 2 } else { 1 };
+    let named = if words[0] == "dead-letters" { 2 } else { 1 };
     let mut arguments: Vec<String> = words[..named].iter().map(|word| (*word).to_owned()).collect();
     arguments.extend(names.arguments(brokers));
     arguments.extend(["--retry-schedule", SCHEDULE, "--log-format", "json"].map(str::to_owned));
@@ -139,6 +138,26 @@ async fn one_event_is_accounted_for_at_each_webhook_of_its_workspace() {
     let text = run(brokers, names, &["trace", place]).await.out;
     assert!(text.ends_with("account: 4 matched = 1 acknowledged + 1 waiting + 1 dead + 1 dropped\n"), "{text}");
 
+    // A redrive knows what an earlier one has sent, and leaves it out when asked; the events' names name their dead letters.
+    let dry = async |more: &[&str]| {
+        let words: Vec<&str> = ["dead-letters", "redrive", "--dry-run", "--json"].iter().chain(more).copied().collect();
+        run(brokers, names, &words).await.json()
+    };
+    let workspace = dry(&["--workspace", WORKSPACE]).await;
+    assert_eq!(
+        (&workspace["matched"], &workspace["sentBefore"], &workspace["webhooksGone"]),
+        (&json!(4), &json!(2), &json!(0))
+    );
+    let unsent = dry(&["--workspace", WORKSPACE, "--skip-sent"]).await;
+    assert_eq!((&unsent["matched"], &unsent["skipped"]), (&json!(2), &json!({ "sent-before": 2 })));
+    for (named, matched) in [(place, 2), ("e-1", 3), (dead["deliveryId"].as_str().unwrap(), 1)] {
+        assert_eq!(dry(&[named]).await["matched"], matched, "{named}");
+    }
+    let shown = run(brokers, names, &["dead-letters", "show", dead["deliveryId"].as_str().unwrap(), "--json"]).await;
+    assert_eq!(shown.json()["value"]["id"], "e-1");
+    let unselected = run(brokers, names, &["dead-letters", "redrive"]).await;
+    assert_eq!((unselected.code, unselected.log.contains("--all")), (2, true), "{}", unselected.log);
+
     let foreign = run(brokers, names, &["trace", place, "--workspace", "other"]).await;
     assert_eq!(foreign.code, 1);
     assert!(!foreign.out.contains("w-good"), "{}", foreign.out);
@@ -215,6 +234,17 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     assert_eq!(shop["webHooks"][0]["filter"], json!(["{ entityType: company }"]));
     let table = run(brokers, names, &["integrations"]).await.out;
     assert!(table.contains("other/shop") && table.contains("failed"), "{table}");
+
+    // What is not suspended, can't be resumed, or is not there, is told as it is.
+    stage.put(&[secretive("broken", &receiver, "failed", &json!([{}]))]);
+    for (id, code, expected) in [
+        ("shop", 0, "nothing was ever held against it; its own status is paused"),
+        ("broken", 1, "its own status is failed"),
+        ("nobody", 1, "there is no integration ws/nobody"),
+    ] {
+        let ended = run(brokers, names, &["resume", "--workspace", WORKSPACE, "--integration", id]).await;
+        assert_eq!((ended.code, ended.out.contains(expected)), (code, true), "{} {}", ended.out, ended.log);
+    }
 
     // The beginning of a GUID is enough.
     let health = run(brokers, names, &["health", "--integration", "e01c", "--json"]).await.rows();

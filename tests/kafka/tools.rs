@@ -255,7 +255,7 @@ async fn what_is_redriven_waits_behind_no_retry_and_a_stop_repeats_none_of_it() 
     produce(brokers, &names.tier("1h"), (0..WAITING).map(|id| dead_letter(1_000 + id, "all", "exhausted")));
     produce(brokers, &names.dead_letter(), (0..REDRIVEN).map(|id| dead_letter(id, "all", "exhausted")));
     let mut worker = Worker::start(brokers, &names, &schedule).await;
-    let redriven = run(brokers, &names, &["dead-letters", "redrive", "--json"]).await;
+    let redriven = run(brokers, &names, &["dead-letters", "redrive", "--all", "--json"]).await;
     assert_eq!(redriven.json()["sent"], json!(REDRIVEN), "{}", redriven.log);
     receiver.wait_for(REDRIVEN, PATIENCE).await;
     assert_eq!(ids(&receiver, 0), (0..REDRIVEN).map(|id| format!("msg_made-{id}")).collect(), "no waiting retry");
@@ -278,7 +278,7 @@ async fn an_interrupted_redrive_gives_its_account_and_can_be_run_again() {
     names.create(brokers, SCHEDULE, 2).await;
     produce(brokers, &names.dead_letter(), (0..MANY).map(|id| dead_letter(id, &format!("w-{id}"), "exhausted")));
     let tier = names.now();
-    let words = ["dead-letters", "redrive", "--rate", "100", "--json"];
+    let words = ["dead-letters", "redrive", "--all", "--rate", "100", "--json"];
     let mut tool =
         Process::start("redrive", env!("CARGO_BIN_EXE_hookstream"), &arguments(brokers, &names, &words), &[]);
     wait_until("the first records", PATIENCE, async || match total(brokers, &tier) {
@@ -301,11 +301,11 @@ async fn an_interrupted_redrive_gives_its_account_and_can_be_run_again() {
         .sum::<i64>();
     assert_eq!(usize::try_from(left).unwrap(), MANY - sent, "it stopped where it says");
     assert!(account["goOnFrom"].is_string());
-    let again = run(brokers, &names, &["dead-letters", "redrive", "--rate", "100000", "--json"]).await.json();
+    let again = run(brokers, &names, &["dead-letters", "redrive", "--all", "--rate", "100000", "--json"]).await.json();
     assert_eq!((&again["sent"], &again["stoppedEarly"]), (&json!(MANY), &json!(false)));
     assert_eq!(total(brokers, &tier), sent + MANY, "the same records again");
     let began = Instant::now();
-    let paced = run(brokers, &names, &["dead-letters", "redrive", "--rate", "1000", "--json"]).await.json();
+    let paced = run(brokers, &names, &["dead-letters", "redrive", "--all", "--rate", "1000", "--json"]).await.json();
     assert_eq!(paced["sent"], json!(MANY));
     assert!(began.elapsed() >= Duration::from_millis(1_400), "the rate is kept: {:?}", began.elapsed());
 }
@@ -325,7 +325,7 @@ async fn a_record_too_large_for_its_topic_is_counted_and_the_rest_is_sent() {
     rand::fill(&mut noise[..]);
     large.value = Some(noise);
     produce(brokers, &dead, [dead_letter(0, "w", "exhausted"), large, dead_letter(2, "w", "exhausted")]);
-    let words = ["dead-letters", "redrive", "--json", "--dead-letter-topic", &dead];
+    let words = ["dead-letters", "redrive", "--all", "--json", "--dead-letter-topic", &dead];
     let arguments: Vec<String> = arguments(brokers, &names, &words);
     // Each option once: the test's own topic stands for the named one.
     let place = arguments.iter().position(|word| word == "--dead-letter-topic").unwrap();
@@ -487,7 +487,7 @@ async fn where_nothing_is_or_answers_the_tools_say_so_soon() {
     let began = Instant::now();
     let (list, redrive, explain) = tokio::join!(
         run(unreachable, &names, &["dead-letters", "list"]),
-        run(unreachable, &names, &["dead-letters", "redrive"]),
+        run(unreachable, &names, &["dead-letters", "redrive", "--all"]),
         run_with(unreachable, &names, &explain, &event),
     );
     for ended in [list, redrive, explain] {
@@ -504,7 +504,7 @@ async fn a_redrive_whose_brokers_go_ends_with_its_account() {
     let names = Names::of("gone");
     names.create(&brokers, SCHEDULE, 1).await;
     produce(&brokers, &names.dead_letter(), (0..500).map(|id| dead_letter(id, "w", "exhausted")));
-    let words = ["dead-letters", "redrive", "--rate", "50", "--json"];
+    let words = ["dead-letters", "redrive", "--all", "--rate", "50", "--json"];
     let words = arguments(&brokers, &names, &words);
     let mut tool = Process::start("redrive", env!("CARGO_BIN_EXE_hookstream"), &words, &[]);
     let tier = names.now();
@@ -527,7 +527,7 @@ async fn a_redrive_whose_brokers_go_ends_with_its_account() {
     assert_eq!(count("matched"), count("sent") + count("notAcknowledged"), "{account}");
     assert!(lines.iter().any(|line| line.contains("did not acknowledge a record")), "{}", tool.lines().tail(5));
     cluster.restart(0);
-    let again = run(&brokers, &names, &["dead-letters", "redrive", "--json"]).await.json();
+    let again = run(&brokers, &names, &["dead-letters", "redrive", "--all", "--json"]).await.json();
     assert_eq!(again["sent"], json!(500));
 }
 

@@ -1,0 +1,136 @@
+//! What a redrive should know before it sends: which deliveries were sent back before, and which webhooks are gone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::guid;
+use crate::domain::headers::Wire;
+use crate::domain::integration::{Integration, Webhook};
+use crate::kafka::topic_range::SpanError;
+use crate::kafka::windows::Windows;
+use crate::readers::scan::{Bounds, Watch, walk};
+use crate::readers::{ReadError, read_table};
+use crate::settings::Settings;
+use crate::topics::names::now_topic;
+
+/// Deliveries that are remembered as sent back: some 100 MB. Of more, the later ones are not known.
+const SENT_MAX: usize = 1_000_000;
+
+/// See the module.
+pub(super) struct Known {
+    /// By delivery id, when it was last sent back, ms since 1970.
+    sent: HashMap<Box<str>, i64>,
+    /// By integration key, its webhooks; none where the integrations topic could not be read.
+    webhooks: Option<BTreeMap<String, BTreeSet<String>>>,
+}
+
+impl Known {
+    /// Reads the topic through which records are sent back, as far back as it is kept, and the integrations topic. Blocks for a
+    /// bounded time. A topic that is missing says nothing.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub(super) fn read(settings: &Settings, stop: &CancellationToken) -> Result<Self, ReadError> {
+        Ok(Self { sent: sent(settings, stop)?, webhooks: webhooks(settings, stop)? })
+    }
+
+    /// Whether the dead letter of `wire`, written at `at_ms`, was sent back after that.
+    pub(super) fn was_sent(&self, wire: &Wire, at_ms: Option<i64>) -> bool {
+        let sent = wire.delivery_id.as_deref().and_then(|id| self.sent.get(id));
+        sent.is_some_and(|sent| at_ms.is_none_or(|at| *sent >= at))
+    }
+
+    /// Whether nothing is delivered to its webhook any more, because it is not registered.
+    pub(super) fn is_gone(&self, wire: &Wire) -> bool {
+        let (Some(by_key), Some(key), Some(webhook)) = (&self.webhooks, wire.integration_key(), &wire.webhook_id)
+        else {
+            return false;
+        };
+        let webhooks = by_key.get(&*guid::canonical_key(&key));
+        webhooks.is_none_or(|webhooks| !webhooks.contains(&*guid::canonical(webhook)))
+    }
+}
+
+fn sent(settings: &Settings, stop: &CancellationToken) -> Result<HashMap<Box<str>, i64>, ReadError> {
+    let mut sent: HashMap<Box<str>, i64> = HashMap::new();
+    let log = match Windows::open(&settings.kafka, &now_topic(&settings.topics.retry_prefix), "redrive-known") {
+        Ok(log) => log,
+        Err(SpanError::NoTopic(_)) => return Ok(sent),
+        Err(error) => return Err(error.into()),
+    };
+    let watch = Watch { wanted: &|| !stop.is_cancelled(), progress: &|_| {} };
+    let is_whole = walk(&log, log.bounds(), Bounds::PATIENT, &watch, &mut |glance| {
+        let wire = Wire::read((glance.headers)().into_iter());
+        let Some(id) = wire.delivery_id else { return };
+        if let Some(at_ms) = sent.get_mut(&*id) {
+            *at_ms = (*at_ms).max(glance.timestamp_ms);
+        } else if sent.len() < SENT_MAX {
+            sent.insert(id.into(), glance.timestamp_ms);
+        }
+    })?;
+    if !is_whole || sent.len() >= SENT_MAX {
+        tracing::warn!(known = sent.len(), "not all of what was sent back before is known");
+    }
+    Ok(sent)
+}
+
+fn webhooks(
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> Result<Option<BTreeMap<String, BTreeSet<String>>>, ReadError> {
+    let mut by_key = BTreeMap::new();
+    let read =
+        read_table(&settings.kafka, &settings.topics.integrations, "redrive-known", &|| !stop.is_cancelled(), |row| {
+            let Ok(key) = std::str::from_utf8(row.key) else { return };
+            let canonical = guid::canonical_key(key).into_owned();
+            match row.value.map(|value| Integration::parse(key, value)) {
+                None => drop(by_key.remove(&canonical)),
+                Some(Ok(integration)) => {
+                    let ids = integration.webhooks().map(Webhook::id).map(|id| guid::canonical(&id).into_owned());
+                    by_key.insert(canonical, ids.collect());
+                }
+                // The record before it stays in force.
+                Some(Err(_)) => {}
+            }
+        });
+    match read {
+        Ok(()) => Ok(Some(by_key)),
+        Err(ReadError::Topic(SpanError::NoTopic(_))) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(delivery: &str, webhook: &str) -> Wire {
+        Wire {
+            workspace: Some("ws".to_owned()),
+            integration_id: Some("i".to_owned()),
+            webhook_id: Some(webhook.to_owned()),
+            delivery_id: Some(delivery.to_owned()),
+            ..Wire::default()
+        }
+    }
+
+    #[test]
+    fn what_died_after_it_was_sent_back_was_not_sent_back() {
+        let known = Known { sent: HashMap::from([("d".into(), 10)]), webhooks: None };
+        assert!(known.was_sent(&wire("d", "w"), Some(9)));
+        assert!(!known.was_sent(&wire("d", "w"), Some(11)));
+        assert!(!known.was_sent(&wire("e", "w"), Some(9)));
+    }
+
+    #[test]
+    fn a_webhook_is_gone_when_the_integrations_are_known_and_it_is_none_of_them() {
+        let webhooks = BTreeMap::from([("ws/i".to_owned(), BTreeSet::from(["w".to_owned()]))]);
+        let known = Known { sent: HashMap::new(), webhooks: Some(webhooks) };
+        assert!(!known.is_gone(&wire("d", "w")));
+        assert!(known.is_gone(&wire("d", "x")));
+        assert!(known.is_gone(&Wire { integration_id: Some("j".to_owned()), ..wire("d", "w") }));
+        let unknown = Known { sent: HashMap::new(), webhooks: None };
+        assert!(!unknown.is_gone(&wire("d", "x")));
+    }
+}
