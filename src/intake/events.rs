@@ -168,6 +168,10 @@ impl EventConsumer {
         let polled = self.reader.poll(wait);
         match polled {
             Ok(Polled::Nothing) => return Some(false),
+            Ok(Polled::Broken) => {
+                self.outlet.fatal.cancel();
+                None
+            }
             Ok(Polled::PassedOver) => return Some(true),
             Ok(Polled::Record(message, assignment)) => {
                 self.outlet.pipeline.event(&record_of(&message), assignment, batches);

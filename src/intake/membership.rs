@@ -28,6 +28,7 @@ use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::ClientLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::repeats::Repeats;
 
 /// The property that says how often what is settled is committed, where something has changed. Its default is
 /// [`COMMIT_EVERY`].
@@ -58,6 +59,7 @@ struct Held {
 /// What the group knows and the callbacks change.
 pub(crate) struct GroupMember {
     log: ClientLog,
+    repeats: Repeats,
     held: Mutex<BTreeMap<Partition, Held>>,
     /// Partitions that came, of which it is not known where they were left off.
     awaited: Mutex<Vec<Partition>>,
@@ -130,6 +132,7 @@ impl GroupMember {
     pub(crate) fn new(role: &'static str, metrics: Arc<Metrics>, drain_timeout: Duration) -> Self {
         Self {
             log: ClientLog::new(role),
+            repeats: Repeats::default(),
             held: Mutex::default(),
             awaited: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -184,17 +187,14 @@ impl GroupMember {
         }
         let answered = match consumer.committed_offsets(asked, OFFSETS_TIMEOUT) {
             Ok(answered) => answered,
-            Err(error) => {
-                tracing::warn!(group_member = self.log.role(), %error, "the group's offsets are not known; asking again");
-                return;
-            }
+            Err(error) => return self.offsets_unknown(&error),
         };
         let cluster = self.cluster(consumer);
         let mut held = self.held();
         let mut awaited = self.awaited();
         for element in answered.elements() {
             if let Err(error) = element.error() {
-                tracing::warn!(group_member = self.log.role(), partition = element.partition(), %error, "the group's offset is not known; asking again");
+                self.offsets_unknown(&error);
                 continue;
             }
             let key: Partition = (element.topic().into(), element.partition());
@@ -212,6 +212,20 @@ impl GroupMember {
         }
         drop((held, awaited));
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Says so, not at every turn.
+    fn offsets_unknown(&self, error: &KafkaError) {
+        let text = error.to_string();
+        if let Some(repeats) = self.repeats.of(&text) {
+            let role = self.log.role();
+            tracing::warn!(
+                group_member = role,
+                error = text,
+                repeats,
+                "where partitions were left off is not known; asking again"
+            );
+        }
     }
 
     fn cluster(&self, consumer: &BaseConsumer<Self>) -> Option<ClusterTag> {
@@ -335,8 +349,11 @@ impl GroupMember {
                 bytes_max = less,
                 "the brokers take less metadata with an offset; more is repeated after a crash"
             );
-        } else {
-            tracing::warn!(group_member = self.log.role(), %error, "a commit failed and comes again");
+            return;
+        }
+        let text = error.to_string();
+        if let Some(repeats) = self.repeats.of(&text) {
+            tracing::warn!(group_member = self.log.role(), error = text, repeats, "a commit failed and comes again");
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) enum Polled<'a> {
     Nothing,
     /// A record that needs nothing: its partition went, or the last owner has settled it.
     PassedOver,
+    /// The client does not take over what came or leave what went: the process can't go on.
+    Broken,
     /// A record and the assignment it belongs to. It is not admitted yet.
     Record(BorrowedMessage<'a>, &'a Arc<Assignment>),
 }
@@ -101,8 +103,11 @@ impl PartitionReader {
     /// # Errors
     /// What the client says. See [`GroupMember::poll_failed`].
     pub(crate) fn poll(&mut self, wait: Duration) -> KafkaResult<Polled<'_>> {
-        if self.generation != self.member.generation() {
-            self.follow()?;
+        if self.generation != self.member.generation()
+            && let Err(error) = self.follow()
+        {
+            tracing::error!(%error, "the partitions that a member holds can not be read");
+            return Ok(Polled::Broken);
         }
         let Some(message) = self.consumer.poll(wait).transpose()? else { return Ok(Polled::Nothing) };
         let sources = self.sources.get(&message.partition()).into_iter().flatten();

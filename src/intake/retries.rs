@@ -30,6 +30,7 @@ use crate::kafka::headers::readable_headers;
 use crate::settings;
 use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::Metrics;
+use crate::topics::names::retry_group;
 
 /// The longest poll: bounds how late a retry, a stop or a resume is seen.
 const POLL_MAX: Duration = Duration::from_millis(50);
@@ -72,7 +73,8 @@ impl RetryConsumer {
         outlet: Handoff,
         (metrics, brokers): (Arc<Metrics>, Arc<BrokerClock>),
     ) -> Result<Self, KafkaError> {
-        let reader = PartitionReader::new(&retries_reader_config(kafka), "retries", member, Arc::clone(&metrics))?;
+        let config = retries_reader_config(kafka, &retry_group(&kafka.group));
+        let reader = PartitionReader::new(&config, "retries", member, Arc::clone(&metrics))?;
         Ok(Self {
             reader,
             outlet,
@@ -112,6 +114,10 @@ impl RetryConsumer {
         for _ in 0..BATCH {
             match self.reader.poll(wait) {
                 Ok(Polled::Nothing) => return true,
+                Ok(Polled::Broken) => {
+                    self.outlet.fatal.cancel();
+                    return false;
+                }
                 Ok(Polled::PassedOver) => {}
                 Ok(Polled::Record(message, assignment)) => {
                     take(&self.tiers, &mut self.buffers, &message, assignment);

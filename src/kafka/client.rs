@@ -120,12 +120,12 @@ pub(crate) fn member_config(kafka: &settings::Kafka, role: &str, group: &str) ->
     with_properties(config, kafka)
 }
 
-/// Of a reader of what a member of `group` holds: assigned by hand, in no group.
-fn reader_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+/// Of a reader of what a member of `group` holds: assigned by hand, a member of nothing.
+fn reader_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
     config
-        // Assigning needs a group; nothing is ever committed to it.
-        .set("group.id", format!("{}-{role}-reader", kafka.group))
+        // Assigning needs a group, and this one is allowed to the worker. Nothing joins it here and nothing is committed.
+        .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         // Never the default, which skips in silence.
@@ -140,14 +140,14 @@ fn reader_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
 
 /// Of the reader of events.
 pub(crate) fn events_reader_config(kafka: &settings::Kafka) -> ClientConfig {
-    let mut config = reader_config(kafka, "events");
+    let mut config = reader_config(kafka, "events", &kafka.group);
     config.set("queued.max.messages.kbytes", "16384").set("queued.min.messages", "10000");
     with_properties(config, kafka)
 }
 
 /// Of the reader of retries: a small prefetch, because pausing throws it away.
-pub(crate) fn retries_reader_config(kafka: &settings::Kafka) -> ClientConfig {
-    let mut config = reader_config(kafka, "retries");
+pub(crate) fn retries_reader_config(kafka: &settings::Kafka, group: &str) -> ClientConfig {
+    let mut config = reader_config(kafka, "retries", group);
     config
         .set("queued.max.messages.kbytes", "2048")
         .set("queued.min.messages", "100")
