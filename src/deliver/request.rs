@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
 use rand::RngCore;
 
-use crate::domain::integration::{Integration, Webhook};
+use crate::domain::integration::{HEADER_BYTES_MAX, HEADER_SECRETS_MAX, Integration, Webhook};
 use crate::domain::signature::Signer;
 use crate::domain::target::{Authority, BadUrl, Target};
 use crate::inflight::job::Delivery;
@@ -21,11 +21,6 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// The contract's: header secrets of an integration, and their names and values together.
-const HEADERS_MAX: usize = 32;
-/// See [`HEADERS_MAX`].
-const HEADER_BYTES_MAX: usize = 8 * 1024;
-
 /// Why a webhook can't be sent requests. The registration API and the table refuse such a record, so this only ever meets one that
 /// came another way.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +29,7 @@ pub(crate) enum BadRequest {
     #[error(transparent)]
     Url(#[from] BadUrl),
     /// More header secrets than the contract allows.
-    #[error("more than {HEADERS_MAX} header secrets, or more than {HEADER_BYTES_MAX} bytes of them")]
+    #[error("more than {HEADER_SECRETS_MAX} header secrets, or more than {HEADER_BYTES_MAX} bytes of them")]
     Headers,
 }
 
@@ -69,7 +64,7 @@ impl RequestTemplate {
         let mut bytes = 0;
         for (count, (name, value)) in integration.headers().enumerate() {
             bytes += name.len() + value.len();
-            if count >= HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+            if count >= HEADER_SECRETS_MAX || bytes > HEADER_BYTES_MAX {
                 return Err(BadRequest::Headers);
             }
             // Checked when the record was read.

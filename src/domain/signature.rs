@@ -37,46 +37,54 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
+/// Bytes that a key may have: Standard Webhooks' bounds.
+const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// Bytes of a fresh key.
+pub(crate) const FRESH_KEY_BYTES: usize = 32;
+
 /// What is wrong with a secret. Never holds the secret itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadSecret {
-    /// Nothing to sign with.
-    #[error("the signing secret is empty: expected whsec_ and base64")]
-    Empty,
+    /// No `whsec_` in front.
+    #[error("a signing secret begins with whsec_; expected whsec_ and the base64 of 24 to 64 bytes")]
+    NoPrefix,
     /// The prefix promises base64 that is not there.
-    #[error("the signing secret begins with whsec_ but no base64 follows: expected whsec_ and base64")]
+    #[error("no base64 follows whsec_; expected the base64 of 24 to 64 bytes")]
     NotBase64,
+    /// Too short to be safe, or too long to be a key.
+    #[error("the base64 behind whsec_ has {0} bytes; expected 24 to 64")]
+    Length(usize),
 }
 
-/// A prepared HMAC-SHA256 key.
+/// A secret out of these random bytes.
+pub(crate) fn fresh_secret(bytes: [u8; FRESH_KEY_BYTES]) -> String {
+    format!("{SECRET_PREFIX}{}", BASE64.encode(bytes))
+}
+
+/// A prepared HMAC-SHA256 key, and the second since 1970 from which on it signs no more.
 #[derive(Clone)]
-pub(crate) struct SigningKey(hmac::Key);
+pub(crate) struct SigningKey {
+    key: hmac::Key,
+    until_s: Option<i64>,
+}
 
 impl SigningKey {
-    /// Prepares the key of one secret, white space around it ignored: the bytes that its base64 stands for, after
-    /// `whsec_` if it begins so. Whatever is no base64 is taken as it is, so that every secret signs and its owner sees
-    /// at the receiver whether both sides read it alike; [`SigningKey::check`] tells where it can still be refused.
-    pub(crate) fn parse(secret: &str) -> Self {
-        let secret = secret.trim();
-        let encoded = secret.strip_prefix(SECRET_PREFIX).unwrap_or(secret);
-        let key = BASE64.decode(encoded).unwrap_or_else(|_| secret.as_bytes().to_vec());
-        Self(hmac::Key::new(hmac::HMAC_SHA256, &key))
-    }
-
-    /// Whether a secret is one that other implementations of Standard Webhooks read in the same way.
+    /// Prepares the key of one secret, white space around it ignored: the bytes that its base64 stands for, after `whsec_`. It
+    /// signs until `until_s`, seconds since 1970, or for good.
     ///
     /// # Errors
-    /// [`BadSecret`] for a secret without bytes, and for `whsec_` followed by anything but base64.
-    pub(crate) fn check(secret: &str) -> Result<(), BadSecret> {
-        let secret = secret.trim();
-        let key = secret.strip_prefix(SECRET_PREFIX);
-        if key.unwrap_or(secret).is_empty() {
-            return Err(BadSecret::Empty);
+    /// [`BadSecret`] for a secret that other implementations of Standard Webhooks read in another way or not at all.
+    pub(crate) fn parse(secret: &str, until_s: Option<i64>) -> Result<Self, BadSecret> {
+        let encoded = secret.trim().strip_prefix(SECRET_PREFIX).ok_or(BadSecret::NoPrefix)?;
+        let key = BASE64.decode(encoded).map_err(|_no_base64| BadSecret::NotBase64)?;
+        if !KEY_BYTES.contains(&key.len()) {
+            return Err(BadSecret::Length(key.len()));
         }
-        match key {
-            Some(encoded) if BASE64.decode(encoded).is_err() => Err(BadSecret::NotBase64),
-            Some(_) | None => Ok(()),
-        }
+        Ok(Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key), until_s })
+    }
+
+    fn is_in_force(&self, at_s: i64) -> bool {
+        self.until_s.is_none_or(|until| at_s < until)
     }
 }
 
@@ -105,11 +113,13 @@ impl Signer {
         self.keys.is_empty()
     }
 
-    /// Appends the value of `webhook-signature` to `out`: `v1,<base64>` for each key, separated by a space.
+    /// Appends the value of `webhook-signature` to `out`: `v1,<base64>` for each key that is in force at `timestamp` (seconds since
+    /// 1970), separated by a space; nothing where none is.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8], out: &mut String) {
         let mut digits = [0; TIMESTAMP_BYTES_MAX];
         let digits = decimal(timestamp, &mut digits);
-        for (index, SigningKey(key)) in self.keys.iter().enumerate() {
+        let in_force = self.keys.iter().filter(|key| key.is_in_force(timestamp));
+        for (index, SigningKey { key, .. }) in in_force.enumerate() {
             let mut context = hmac::Context::with_key(key);
             for part in [id.as_bytes(), b".", digits, b".", body] {
                 context.update(part);
@@ -131,7 +141,7 @@ impl Signer {
             .split_ascii_whitespace()
             .take(SIGNATURES_MAX)
             .filter_map(|signature| BASE64.decode(signature.strip_prefix(VERSION_PREFIX)?).ok())
-            .any(|tag| self.keys.iter().any(|SigningKey(key)| hmac::verify(key, &signed, &tag).is_ok()))
+            .any(|tag| self.keys.iter().any(|key| hmac::verify(&key.key, &signed, &tag).is_ok()))
     }
 }
 
@@ -155,7 +165,7 @@ mod tests {
     const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
 
     fn signer(secrets: &[&str]) -> Signer {
-        Signer::new(secrets.iter().map(|secret| SigningKey::parse(secret)).collect())
+        Signer::new(secrets.iter().map(|secret| SigningKey::parse(secret, None).unwrap()).collect())
     }
 
     fn signed(secrets: &[&str]) -> String {
@@ -171,22 +181,39 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_padding_and_space_around_may_be_missing_or_there() {
-        for secret in ["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", " whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"] {
-            assert_eq!(signed(&[secret]), SIGNATURE, "{secret:?}");
-        }
-        assert_eq!(signed(&["whsec_c2VjcmV0IQ=="]), signed(&["whsec_c2VjcmV0IQ"]));
-        assert_eq!(signed(&["whsec_c2VjcmV0IQ=="]), signed(&["secret!"]), "no base64: its bytes are the key");
-        assert_eq!(signed(&["whsec_d2hzZWNfIQ"]), signed(&["whsec_!"]), "the same with a prefix");
+    fn padding_and_space_around_may_be_missing_or_there() {
+        assert_eq!(signed(&[" whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"]), SIGNATURE);
+        let encoded = BASE64.encode([7; 25]);
+        assert_eq!(
+            signed(&[&format!("whsec_{encoded}")]),
+            signed(&[&format!("whsec_{}", encoded.trim_end_matches('='))])
+        );
     }
+
+    const OTHER: &str = "whsec_AAKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     #[test]
     fn a_rotation_signs_with_both_secrets_and_each_verifies() {
-        let both = signed(&["whsec_b2xkZXI=", SECRET]);
-        assert_eq!(both, format!("{} {SIGNATURE}", signed(&["whsec_b2xkZXI="])));
-        assert!(signer(&["whsec_b2xkZXI="]).verify(ID, TIMESTAMP, BODY, &both));
+        let both = signed(&[OTHER, SECRET]);
+        assert_eq!(both, format!("{} {SIGNATURE}", signed(&[OTHER])));
+        assert!(signer(&[OTHER]).verify(ID, TIMESTAMP, BODY, &both));
         assert!(signer(&[SECRET]).verify(ID, TIMESTAMP, BODY, &both));
-        assert!(signer(&["whsec_bmV3ZXI=", SECRET]).verify(ID, TIMESTAMP, BODY, SIGNATURE));
+        assert!(signer(&[OTHER, SECRET]).verify(ID, TIMESTAMP, BODY, SIGNATURE));
+    }
+
+    #[test]
+    fn a_secret_signs_until_its_time_is_over() {
+        let key = |secret, until_s| SigningKey::parse(secret, until_s).unwrap();
+        let signer = Signer::new(vec![key(OTHER, Some(TIMESTAMP)), key(SECRET, None), key(OTHER, Some(TIMESTAMP + 1))]);
+        let signed_at = |timestamp| {
+            let mut out = String::new();
+            signer.sign(ID, timestamp, BODY, &mut out);
+            out.split(' ').count()
+        };
+        assert_eq!([TIMESTAMP - 1, TIMESTAMP, TIMESTAMP + 1].map(signed_at), [3, 2, 1]);
+        let mut out = String::new();
+        Signer::new(vec![key(OTHER, Some(TIMESTAMP))]).sign(ID, TIMESTAMP, BODY, &mut out);
+        assert_eq!(out, "");
     }
 
     #[test]
@@ -222,13 +249,22 @@ mod tests {
     fn bad_secrets_are_told_apart_and_never_shown() {
         #[track_caller]
         fn check(secret: &str, expected: Result<(), BadSecret>) {
-            assert_eq!(SigningKey::check(secret), expected);
+            assert_eq!(SigningKey::parse(secret, None).map(|_| ()), expected, "{secret}");
         }
+        let of = |bytes| format!("whsec_{}", BASE64.encode(vec![1; bytes]));
         check(SECRET, Ok(()));
-        check("any words at all", Ok(()));
-        check(" ", Err(BadSecret::Empty));
-        check("whsec_", Err(BadSecret::Empty));
+        check(&fresh_secret([9; FRESH_KEY_BYTES]), Ok(()));
+        check(&of(24), Ok(()));
+        check(&of(64), Ok(()));
+        check(&of(23), Err(BadSecret::Length(23)));
+        check(&of(65), Err(BadSecret::Length(65)));
+        check("whsec_", Err(BadSecret::Length(0)));
         check("whsec_not base64!", Err(BadSecret::NotBase64));
+        for bare in
+            ["", " ", "any words at all", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "WHSEC_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+        {
+            check(bare, Err(BadSecret::NoPrefix));
+        }
         assert_eq!(format!("{:?}", signer(&[SECRET])), "Signer { keys: [SigningKey(***)] }");
     }
 
@@ -241,7 +277,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_signed_verifies_and_a_changed_body_does_not(
-            secret in proptest::collection::vec(any::<u8>(), 1..80),
+            secret in proptest::collection::vec(any::<u8>(), 24..65),
             id in "[ -~]{0,40}",
             timestamp: i64,
             body: Vec<u8>,

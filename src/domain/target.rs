@@ -49,6 +49,9 @@ pub enum BadUrl {
     /// Not 1 to 65535.
     #[error("port `{0}`: expected a number from 1 to 65535")]
     Port(String),
+    /// A base URL with a query or a fragment.
+    #[error("a base URL has no ? and no #: what continues it would become part of the query or the fragment")]
+    QueryInBase,
     /// A character that a request line can't carry.
     #[error("the URL's path or query has a character that must be percent-encoded")]
     Path,

@@ -1,10 +1,12 @@
-//! A JSON string that is borrowed from its document where it has no escapes.
+//! Parts of JSON documents, borrowed where they have no escapes: strings, values of any shape, and objects that are no arrays.
 //!
 //! `Cow` alone would be copied inside an `Option`, and `&str` would refuse every escape.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// The string.
@@ -85,6 +87,85 @@ impl<'de: 'a, 'a> de::Deserialize<'de> for Loose<'a> {
             }
         }
         deserializer.deserialize_any(LooseVisitor)
+    }
+}
+
+/// One value or a list of them, each as [`Loose`] reads it.
+pub(super) struct Values<'a>(pub(super) Vec<Cow<'a, str>>);
+
+impl<'de: 'a, 'a> de::Deserialize<'de> for Values<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ValuesVisitor;
+        impl<'de> Visitor<'de> for ValuesVisitor {
+            type Value = Values<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value or a list of values")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Values(vec![Cow::Borrowed(text)]))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Values(vec![Cow::Owned(text.to_owned())]))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(Values(vec![Cow::Owned(number.to_string())]))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
+                Ok(Values(vec![Cow::Owned(number.to_string())]))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
+                Ok(Values(vec![Cow::Owned(number.to_string())]))
+            }
+
+            fn visit_bool<E: de::Error>(self, is_true: bool) -> Result<Self::Value, E> {
+                Ok(Values(vec![Cow::Borrowed(if is_true { "true" } else { "false" })]))
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(Values(Vec::new()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self::Value, A::Error> {
+                let mut listed = Vec::new();
+                while let Some(Loose(value)) = values.next_element()? {
+                    listed.extend(value);
+                }
+                Ok(Values(listed))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+                while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Values(Vec::new()))
+            }
+        }
+        deserializer.deserialize_any(ValuesVisitor)
+    }
+}
+
+/// A `T` out of an object: a struct alone would be read from an array as well.
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: de::Deserialize<'de>> de::Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: de::Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
 

@@ -202,14 +202,38 @@ enum Change {
     Remove(String),
 }
 
+/// Says which secrets of a record are of no use: its owner sees nothing else of it.
+fn say_what_is_left_out(key: &str, integration: &Integration) {
+    let short = |name: &str| name.chars().take(64).collect::<String>();
+    for header in integration.unsendable_headers() {
+        tracing::warn!(
+            key,
+            header = short(header),
+            "a header of an integration's secrets can not be sent and is left out"
+        );
+    }
+    for secret in integration.unknown_secrets() {
+        tracing::warn!(
+            key,
+            secret = short(secret),
+            "a secret of an integration has an id that means nothing and is not used"
+        );
+    }
+    let secrets = integration.unusable_signing_secrets();
+    if secrets > 0 {
+        tracing::warn!(
+            key,
+            secrets,
+            "a signing secret of an integration is no whsec_ and base64 of 24 to 64 bytes: it signs nothing"
+        );
+    }
+}
+
 fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
     let parsed = std::str::from_utf8(row.key).map_err(|_invalid| Unusable::Key).and_then(|key| match row.value {
         None => Ok(Change::Remove(key.to_owned())),
         Some(value) => Integration::parse(key, value).map(|integration| {
-            for header in integration.unsendable_headers() {
-                let header: String = header.chars().take(64).collect();
-                tracing::warn!(key, header, "a header of an integration's secrets can not be sent and is left out");
-            }
+            say_what_is_left_out(key, &integration);
             Change::Put(Arc::new(integration), row.timestamp_ms)
         }),
     });

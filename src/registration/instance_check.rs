@@ -226,6 +226,9 @@ impl Checker {
             | Unusable::Trigger { .. }
             | Unusable::Url { .. }
             | Unusable::Period { .. }
+            | Unusable::BaseUrl(_)
+            | Unusable::FilterField { .. }
+            | Unusable::TooMany { .. }
             | Unusable::TooLarge => (Place::Whole, ""),
         };
         let message = format!("{path}{}{error}", if path.is_empty() { "" } else { ": " });

@@ -1,6 +1,7 @@
 //! An integration and its webhooks as the worker keeps them: one record of the integrations topic, parsed, checked and
 //! packed (a million webhooks fit in memory).
 
+mod limits;
 mod pack;
 mod period;
 mod record;
@@ -9,6 +10,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+pub(crate) use limits::{
+    HEADER_BYTES_MAX, HEADER_SECRET_PREFIX, HEADER_SECRETS_MAX, ITEM_FIELDS, ITEMS_MAX, SECRETS_MAX, SIGNING_SECRET,
+    SecretUse, WEBHOOKS_MAX,
+};
 pub(crate) use pack::is_sendable;
 use pack::{Packed, PackedId, PackedSecret, Packer, TextRange, short};
 pub(crate) use period::{BadPeriod, parse_period};
@@ -18,7 +23,7 @@ use super::filter::FilterItem;
 use super::guid;
 use super::hash::hash_bytes;
 use super::signature::{Signer, SigningKey};
-use super::target::BadUrl;
+use super::target::{BadUrl, Target};
 use super::text::text;
 use crate::domain::health::Health;
 
@@ -126,6 +131,29 @@ pub enum Unusable {
         /// What is wrong with the period.
         error: BadPeriod,
     },
+    /// A URL that others can't continue.
+    #[error("baseUrl: {0}")]
+    BaseUrl(BadUrl),
+    /// A filter item with a field that none has: it would match more than its owner means.
+    #[error(
+        "webhook `{webhook}`: a filter item has the field `{field}`: expected eventType, entityType and changeType"
+    )]
+    FilterField {
+        /// The webhook's id.
+        webhook: String,
+        /// The field.
+        field: String,
+    },
+    /// More of something than an integration may have.
+    #[error("{what}: {found}; expected at most {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// More than the packed form can count.
     #[error("the record is too large to use")]
     TooLarge,
@@ -140,6 +168,20 @@ pub(crate) fn join_url(base: &str, relative: &str) -> String {
         return base.to_owned();
     }
     format!("{}/{}", base.trim_end_matches('/'), relative.trim_start_matches('/'))
+}
+
+/// Refuses more of something than there may be.
+fn at_most(what: &'static str, found: usize, most: usize) -> Result<(), Unusable> {
+    if found > most { Err(Unusable::TooMany { what, found, most }) } else { Ok(()) }
+}
+
+/// Whether relative URLs can continue this one.
+///
+/// # Errors
+/// [`BadUrl`]: no URL, or one that ends in a query or a fragment, which would swallow what continues it.
+pub(crate) fn check_base_url(base: &str) -> Result<Target, BadUrl> {
+    let target = Target::parse(base)?;
+    if base.contains(['?', '#']) { Err(BadUrl::QueryInBase) } else { Ok(target) }
 }
 
 fn is_absolute(url: &str) -> bool {
@@ -178,11 +220,6 @@ impl fmt::Debug for Integration {
     }
 }
 
-/// The secret with the signing key; several values during a rotation.
-pub(crate) const SIGNING_SECRET: &str = "webhook.signingSecret";
-/// Prefix of the secrets that are sent as headers.
-pub(crate) const HEADER_SECRET_PREFIX: &str = "webhook.header.";
-
 impl Integration {
     /// Reads one record: its key `<workspace>/<integration id>` and its value.
     ///
@@ -201,21 +238,16 @@ impl Integration {
             None => Status::Active,
             Some(word) => Status::parse(word).ok_or_else(|| Unusable::Status(short(word)))?,
         };
-        let mut packer = Packer::new(key, &record);
+        at_most("webhooks", record.webhooks().len(), WEBHOOKS_MAX)?;
+        let mut packer = Packer::new(key, &record)?;
         let key = packer.text(&guid::canonical_key(key))?;
         let workspace_len = u32::try_from(workspace.len()).map_err(|_overflow| Unusable::TooLarge)?;
         let base_url = packer.text(text(record.base_url.as_ref()).unwrap_or_default())?;
-        for (number, webhook) in record.web_hooks.iter().flatten().enumerate() {
+        for (number, webhook) in record.webhooks().enumerate() {
             packer.webhook(number, webhook)?;
         }
         packer.refuse_duplicates()?;
-        for secret in record.secrets.iter().flatten() {
-            if let Some(id) = text(secret.id.as_ref())
-                && secret.has_value()
-            {
-                packer.secret(id, secret.value())?;
-            }
-        }
+        packer.secrets(&record)?;
         Ok(Self {
             text: packer.text.into(),
             key,
@@ -307,10 +339,23 @@ impl Integration {
         self.webhooks().find(|webhook| webhook.has_id(id))
     }
 
-    /// What signs its deliveries: nothing without a signing secret.
+    /// What signs its deliveries: nothing without a signing secret that can sign.
     pub fn signer(&self) -> Signer {
-        let signing = self.secrets().filter(|(id, _)| *id == SIGNING_SECRET);
-        Signer::new(signing.map(|(_, value)| SigningKey::parse(value)).collect())
+        let keys = self.signing_secrets().filter_map(|(value, until_s)| SigningKey::parse(value, until_s).ok());
+        Signer::new(keys.collect())
+    }
+
+    /// How many of its signing secrets can't sign and are left out.
+    pub(crate) fn unusable_signing_secrets(&self) -> usize {
+        self.signing_secrets().filter(|(value, _)| SigningKey::parse(value, None).is_err()).count()
+    }
+
+    /// The values of the signing secret, each with the second since 1970 at which it ends, if it does.
+    fn signing_secrets(&self) -> impl Iterator<Item = (&str, Option<i64>)> {
+        self.secrets
+            .iter()
+            .filter(|secret| secret.id.is_none())
+            .map(|secret| (self.slice(secret.value), secret.until_s))
     }
 
     /// Names and values of the headers it wants sent, those left out that can't be.
@@ -324,7 +369,15 @@ impl Integration {
     }
 
     fn header_secrets(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.secrets().filter_map(|(id, value)| Some((id.strip_prefix(HEADER_SECRET_PREFIX)?, value.trim())))
+        self.secrets().filter_map(|(id, value)| match SecretUse::of(id) {
+            SecretUse::Header(name) => Some((name, value.trim())),
+            SecretUse::Signing | SecretUse::Unknown | SecretUse::Other => None,
+        })
+    }
+
+    /// The ids of secrets that look like ours and are none, so that nothing is done with them.
+    pub(crate) fn unknown_secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets().map(|(id, _)| id).filter(|id| SecretUse::of(id) == SecretUse::Unknown)
     }
 
     /// The values that must never appear outside a request, for masking.
@@ -532,6 +585,144 @@ mod tests {
         let integration = Integration::parse(KEY, record.as_bytes()).unwrap();
         assert_eq!(integration.headers().collect::<Vec<_>>(), [("X-Good", "Bearer 1"), ("X-Number", "5")]);
         assert_eq!(integration.unsendable_headers().collect::<Vec<_>>(), ["Host", "X-Bad", "X Y"]);
+    }
+
+    fn with_secrets(secrets: &str) -> Result<Integration, Unusable> {
+        Integration::parse(KEY, format!(r#"{{"secrets":{secrets}}}"#).as_bytes())
+    }
+
+    const KEYS: [&str; 2] = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_AAKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
+
+    fn signatures(secrets: &str, timestamp: i64) -> usize {
+        let mut out = String::new();
+        with_secrets(secrets).unwrap().signer().sign("id", timestamp, b"{}", &mut out);
+        out.split_whitespace().count()
+    }
+
+    #[test]
+    fn several_values_of_a_secret_are_a_rotation() {
+        let [one, other] = KEYS;
+        let values = format!(r#"[{{"id":"webhook.signingSecret","values":["{one}","{other}"]}}]"#);
+        assert_eq!(signatures(&values, 0), 2);
+        let value = format!(r#"[{{"id":"webhook.signingSecret","value":["{one}","{other}"]}}]"#);
+        assert_eq!(signatures(&value, 0), 2);
+        let apart = format!(
+            r#"[{{"id":"webhook.signingSecret","value":"{one}"}},{{"id":"webhook.signingSecret","value":"{other}"}}]"#
+        );
+        assert_eq!(signatures(&apart, 0), 2);
+        let headers = with_secrets(r#"[{"id":"webhook.header.X","values":["new","old"]}]"#).unwrap();
+        assert_eq!(headers.headers().collect::<Vec<_>>(), [("X", "new")]);
+        assert_eq!(headers.secret_values().collect::<Vec<_>>(), ["new", "old"], "both are masked");
+    }
+
+    #[test]
+    fn a_secret_that_has_a_time_signs_until_then() {
+        let [one, other] = KEYS;
+        let secrets = format!(
+            r#"[{{"id":"webhook.signingSecret","value":"{one}"}},{{"id":"webhook.signingSecret","value":"{other}","expiresAt":"1970-01-01T00:01:40Z"}}]"#
+        );
+        assert_eq!([99, 100].map(|timestamp| signatures(&secrets, timestamp)), [2, 1]);
+    }
+
+    #[test]
+    fn a_signing_secret_that_is_none_signs_nothing_and_is_counted() {
+        for bad in ["", " ", "whsec_", "whsec_short", "whsec_not base64!", "text"] {
+            let secrets = format!(r#"[{{"id":"webhook.signingSecret","value":"{bad}"}}]"#);
+            assert_eq!(signatures(&secrets, 0), 0, "{bad:?}");
+            assert_eq!(with_secrets(&secrets).unwrap().unusable_signing_secrets(), 1, "{bad:?}");
+        }
+        let unknown =
+            with_secrets(r#"[{"id":"webhook.signingsecret","value":"x"},{"id":"mine","value":"y"}]"#).unwrap();
+        assert_eq!(unknown.unknown_secrets().collect::<Vec<_>>(), ["webhook.signingsecret"]);
+    }
+
+    #[test]
+    fn a_record_beyond_the_bounds_is_unusable() {
+        #[track_caller]
+        fn check(record: &str, what: &str, most: usize) {
+            let error = Integration::parse(KEY, record.as_bytes()).unwrap_err();
+            assert!(
+                matches!(&error, Unusable::TooMany { what: found, most: bound, .. } if *found == what && *bound == most),
+                "{error}"
+            );
+        }
+        let webhook =
+            |number: usize| format!(r#"{{"id":"{number}","relativeUrl":"http://a/","triggerType":"entityEvent"}}"#);
+        let webhooks =
+            |count: usize| format!(r#"{{"webHooks":[{}]}}"#, (0..count).map(webhook).collect::<Vec<_>>().join(","));
+        assert_eq!(Integration::parse(KEY, webhooks(WEBHOOKS_MAX).as_bytes()).unwrap().len(), WEBHOOKS_MAX);
+        check(&webhooks(WEBHOOKS_MAX + 1), "webhooks", WEBHOOKS_MAX);
+        let items = |count: usize| {
+            let items = vec!["{}"; count].join(",");
+            format!(
+                r#"{{"webHooks":[{{"id":"a","relativeUrl":"http://a/","triggerType":"entityEvent","filter":{{"items":[{items}]}}}}]}}"#
+            )
+        };
+        assert!(Integration::parse(KEY, items(ITEMS_MAX).as_bytes()).is_ok());
+        check(&items(ITEMS_MAX + 1), "filter items of a webhook", ITEMS_MAX);
+        let secrets = |prefix: &str, count: usize, value: &str| {
+            let secret = |number: usize| format!(r#"{{"id":"{prefix}{number}","value":"{value}"}}"#);
+            format!(r#"{{"secrets":[{}]}}"#, (0..count).map(secret).collect::<Vec<_>>().join(","))
+        };
+        assert!(Integration::parse(KEY, secrets("s", SECRETS_MAX, "v").as_bytes()).is_ok());
+        check(&secrets("s", SECRETS_MAX + 1, "v"), "secrets", SECRETS_MAX);
+        assert!(Integration::parse(KEY, secrets("webhook.header.X", HEADER_SECRETS_MAX, "v").as_bytes()).is_ok());
+        check(
+            &secrets("webhook.header.X", HEADER_SECRETS_MAX + 1, "v"),
+            "secrets that are headers",
+            HEADER_SECRETS_MAX,
+        );
+        check(
+            &secrets("webhook.header.X", 3, &"v".repeat(2_800)),
+            "bytes of secrets that are headers",
+            HEADER_BYTES_MAX,
+        );
+        let values = vec!["1"; SECRETS_MAX + 1].join(",");
+        check(&format!(r#"{{"secrets":[{{"id":"a","values":[{values}]}}]}}"#), "secrets", SECRETS_MAX);
+    }
+
+    #[test]
+    fn what_would_mean_more_or_something_else_than_it_says_is_unusable() {
+        let item =
+            |item: &str| parse(&format!(r#"{{"id":"a","triggerType":"entityEvent","filter":{{"items":[{item}]}}}}"#));
+        for field in ["entitytype", "EntityType", "entity", "event_type", "x"] {
+            let error = item(&format!(r#"{{"changeType":"patch","{field}":"contact"}}"#)).unwrap_err();
+            assert_eq!(error, Unusable::FilterField { webhook: "a".to_owned(), field: field.to_owned() });
+        }
+        assert!(item(r#"{"entityType":null,"eventType":"link","changeType":"patch"}"#).is_ok());
+        assert!(matches!(item(r#"{"entityType":"a","entityType":"b"}"#).unwrap_err(), Unusable::Json(_)));
+        for base in ["https://crm.example/v1#x", "https://crm.example/hook?code=abc", "https://crm.example/?"] {
+            let record = format!(r#"{{"baseUrl":"{base}"}}"#);
+            assert_eq!(
+                Integration::parse(KEY, record.as_bytes()).unwrap_err(),
+                Unusable::BaseUrl(BadUrl::QueryInBase),
+                "{base}"
+            );
+        }
+        for array in
+            [r#"[]"#, r#"{"secrets":[["webhook.header.A","x"]]}"#, r#"{"webHooks":[["a","http://a/","entityEvent"]]}"#]
+        {
+            assert!(matches!(Integration::parse(KEY, array.as_bytes()).unwrap_err(), Unusable::Json(_)), "{array}");
+        }
+        assert!(matches!(
+            Integration::parse(KEY, br#"{"id":"a","status":"active","status":"paused"}"#).unwrap_err(),
+            Unusable::Json(_)
+        ));
+    }
+
+    #[test]
+    fn guids_of_record_key_and_webhooks_may_be_in_either_case() {
+        let id = "E01C765D-7C9B-491A-B5EA-D0E67EB017D9";
+        let webhook =
+            r#"{"id":"A5AAD3C1-777B-4AE5-8CA1-60B94C0423E5","relativeUrl":"http://a/","triggerType":"entityEvent"}"#;
+        let record = format!(r#"{{"id":"{id}","webHooks":[{webhook}]}}"#);
+        for key in [KEY.to_owned(), format!("ws/{id}")] {
+            let integration = Integration::parse(&key, record.as_bytes()).unwrap();
+            assert_eq!(integration.key(), KEY);
+            assert_eq!(integration.webhook_by_id("a5aad3c1-777b-4ae5-8ca1-60b94c0423e5").unwrap().index(), 0);
+        }
+        let twice = format!(r#"{{"webHooks":[{webhook},{}]}}"#, webhook.replace("A5AAD3C1", "a5aad3c1"));
+        assert!(matches!(Integration::parse(KEY, twice.as_bytes()).unwrap_err(), Unusable::DuplicateWebhook(_)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A record made small: ids that are GUIDs as 16 bytes, everything else of it in one text.
 
+use super::limits::{HEADER_BYTES_MAX, HEADER_SECRETS_MAX, ITEMS_MAX, SECRETS_MAX, SIGNING_SECRET, SecretUse};
 use super::period::{BadPeriod, parse_period};
 use super::record::{Record, Webhook};
-use super::{SIGNING_SECRET, Trigger, Unusable, is_absolute, join_url};
+use super::{Trigger, Unusable, at_most, check_base_url, is_absolute, join_url};
 use crate::domain::filter::FilterItem;
 use crate::domain::guid;
 use crate::domain::target::{Target, is_plain};
@@ -58,6 +59,8 @@ pub(super) struct PackedSecret {
     /// None: [`SIGNING_SECRET`], which nearly every integration has.
     pub(super) id: Option<TextRange>,
     pub(super) value: TextRange,
+    /// When it ends, seconds since 1970.
+    pub(super) until_s: Option<i64>,
 }
 
 /// Headers that the service sets itself or that would change how the request is framed.
@@ -100,30 +103,31 @@ pub(super) struct Packer<'a> {
 
 impl<'a> Packer<'a> {
     /// A packer with room for the whole record of that key, and no more: a hundred thousand of them stay in memory.
-    pub(super) fn new(key: &str, record: &'a Record<'_>) -> Self {
-        let webhooks = record.web_hooks.as_deref().unwrap_or_default();
-        let secrets = record.secrets.as_deref().unwrap_or_default();
+    pub(super) fn new(key: &str, record: &'a Record<'_>) -> Result<Self, Unusable> {
         let base = text(record.base_url.as_ref()).unwrap_or_default();
+        let base_host = match base {
+            "" => None,
+            base => Some(check_base_url(base).map_err(Unusable::BaseUrl)?.host_hash()),
+        };
         let len = |part| text(part).map_or(0, str::len);
-        let of_webhooks = webhooks.iter().map(|webhook| {
+        let of_webhooks = record.webhooks().map(|webhook| {
             let id = text(webhook.id.as_ref()).filter(|id| guid::parse(id).is_none());
             id.map_or(0, str::len) + len(webhook.relative_url.as_ref())
         });
-        let of_secrets = secrets.iter().map(|secret| {
+        let of_secrets = record.secrets().map(|secret| {
             let id = text(secret.id.as_ref()).filter(|id| *id != SIGNING_SECRET);
-            id.map_or(0, str::len) + secret.value().len()
+            secret.values().map(|value| id.map_or(0, str::len) + value.len()).sum::<usize>()
         });
         let bytes = key.len() + base.len() + of_webhooks.sum::<usize>() + of_secrets.sum::<usize>();
-        let is_simple = !base.contains(['?', '#']);
-        Self {
+        Ok(Self {
             base,
-            base_host: Target::parse(base).ok().filter(|_| is_simple).map(|target| target.host_hash()),
+            base_host,
             text: String::with_capacity(bytes),
-            items: Vec::with_capacity(webhooks.iter().map(|webhook| webhook.items().len()).sum()),
-            webhooks: Vec::with_capacity(webhooks.len()),
+            items: Vec::with_capacity(record.webhooks().map(|webhook| webhook.items().len()).sum()),
+            webhooks: Vec::with_capacity(record.webhooks().len()),
             disabled: 0,
-            secrets: Vec::with_capacity(secrets.len()),
-        }
+            secrets: Vec::with_capacity(record.secrets().len()),
+        })
     }
 
     pub(super) fn text(&mut self, text: &str) -> Result<TextRange, Unusable> {
@@ -140,6 +144,10 @@ impl<'a> Packer<'a> {
             Trigger::EntityEvent => 0,
             Trigger::Schedule(period) => u32::try_from(period.as_secs()).map_err(|_overflow| Unusable::TooLarge)?,
         };
+        at_most("filter items of a webhook", record.items().len(), ITEMS_MAX)?;
+        if let Some(field) = record.items().iter().find_map(|item| item.unknown.as_ref()) {
+            return Err(Unusable::FilterField { webhook: short(id), field: short(&field.0) });
+        }
         let items_start = count(self.items.len())?;
         self.items.extend(record.items().iter().map(|item| {
             let word = |word| text(word);
@@ -178,13 +186,31 @@ impl<'a> Packer<'a> {
         target.map(|target| target.host_hash()).map_err(|error| Unusable::Url { webhook: short(id), error })
     }
 
-    /// Others than those that are sent or sign are not used, but a receiver that repeats them must not have them written
-    /// down.
-    pub(super) fn secret(&mut self, id: &str, value: &str) -> Result<(), Unusable> {
-        let id = if id == SIGNING_SECRET { None } else { Some(self.text(id)?) };
-        let secret = PackedSecret { id, value: self.text(value)? };
-        self.secrets.push(secret);
-        Ok(())
+    /// The secrets, value by value. Others than those that are sent or sign are not used, but a receiver that repeats them must not
+    /// have them written down. Of several values of a header the newest is sent.
+    pub(super) fn secrets(&mut self, record: &Record<'_>) -> Result<(), Unusable> {
+        let (mut headers, mut header_bytes) = (0, 0);
+        for secret in record.secrets() {
+            let Some(id) = text(secret.id.as_ref()) else { continue };
+            let until_s = secret.expires_s();
+            for (place, value) in secret.values().enumerate() {
+                let mut id = Some(id);
+                match id.map(SecretUse::of) {
+                    Some(SecretUse::Signing) => id = None,
+                    Some(SecretUse::Header(_)) if place > 0 => id = Some(""),
+                    Some(SecretUse::Header(name)) => {
+                        (headers, header_bytes) = (headers + 1, header_bytes + name.len() + value.len())
+                    }
+                    Some(SecretUse::Unknown | SecretUse::Other) | None => {}
+                }
+                at_most("secrets", self.secrets.len() + 1, SECRETS_MAX)?;
+                let id = id.map(|id| self.text(id)).transpose()?;
+                let value = self.text(value)?;
+                self.secrets.push(PackedSecret { id, value, until_s });
+            }
+        }
+        at_most("secrets that are headers", headers, HEADER_SECRETS_MAX)?;
+        at_most("bytes of secrets that are headers", header_bytes, HEADER_BYTES_MAX)
     }
 
     /// Deliveries are named by their webhook's id, so two webhooks can't share one.
@@ -234,14 +260,14 @@ mod tests {
     fn host_of(base: &str, relative: &str) -> Result<u32, Unusable> {
         let json = serde_json::json!({ "baseUrl": base }).to_string();
         let record = Record::read(json.as_bytes()).unwrap();
-        Packer::new("ws/i", &record).host_hash("w", relative)
+        Packer::new("ws/i", &record)?.host_hash("w", relative)
     }
 
     proptest! {
         #[test]
         fn the_quick_check_of_a_url_says_what_the_whole_one_says(
             base in prop::sample::select(vec![
-                "https://a.example/crm", "http://a.example", "https://a.example:8443/?q", "https://a.example/#f", "a.example", "", "https://", "https://a b",
+                "https://a.example/crm", "http://a.example", "https://a.example:8443/", "",
             ]),
             relative in prop_oneof!["[/a-zA-Z0-9_.~:@!$&'()*+,;=%?-]{0,20}", "\\PC{0,12}", "https?://[a-z/.]{0,12}", "[/?#<>{}\"|^`]{0,6}"],
         ) {

@@ -1,10 +1,14 @@
 //! The JSON of a record of the integrations topic: what is read of it, borrowed where it has no escapes.
 
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Unusable;
-use crate::domain::text::{Loose, Text};
+use super::limits::ITEM_FIELDS;
+use crate::domain::text::{Object, Text, Values};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -16,21 +20,28 @@ pub(super) struct Record<'a> {
     #[serde(borrow)]
     pub(super) status: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(super) secrets: Option<Vec<Secret<'a>>>,
+    secrets: Option<Vec<Object<Secret<'a>>>>,
     #[serde(borrow)]
-    pub(super) web_hooks: Option<Vec<Webhook<'a>>>,
+    web_hooks: Option<Vec<Object<Webhook<'a>>>>,
     /// Of any shape: only the API's own field in it is read.
     #[serde(borrow)]
     update_info: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Secret<'a> {
     #[serde(borrow)]
     pub(super) id: Option<Text<'a>>,
-    /// Of any shape: what is no text is no secret.
+    /// A value, or several of them in a rotation.
     #[serde(borrow)]
-    pub(super) value: Option<Loose<'a>>,
+    value: Option<Values<'a>>,
+    /// The CRM's own shape: the values in force, the newest first.
+    #[serde(borrow)]
+    values: Option<Values<'a>>,
+    /// Of the API's rotation: the value is in force until then, RFC 3339.
+    #[serde(borrow)]
+    expires_at: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -43,9 +54,9 @@ pub(super) struct Webhook<'a> {
     #[serde(borrow)]
     pub(super) trigger_type: Option<Text<'a>>,
     #[serde(borrow)]
-    filter: Option<Filter<'a>>,
+    filter: Option<Object<Filter<'a>>>,
     #[serde(borrow)]
-    schedule: Option<Schedule<'a>>,
+    schedule: Option<Object<Schedule<'a>>>,
     pub(super) disabled: Option<bool>,
 }
 
@@ -55,16 +66,51 @@ struct Filter<'a> {
     items: Option<Vec<Item<'a>>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(clippy::struct_field_names, reason = "the record's own names")]
+/// A filter item. A field that none has is remembered: an item that left it out would match more than it says.
+#[derive(Default)]
 pub(super) struct Item<'a> {
-    #[serde(borrow)]
     pub(super) event_type: Option<Text<'a>>,
-    #[serde(borrow)]
     pub(super) entity_type: Option<Text<'a>>,
-    #[serde(borrow)]
     pub(super) change_type: Option<Text<'a>>,
+    /// The first field that a filter item can't have.
+    pub(super) unknown: Option<Text<'a>>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Item<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ItemVisitor;
+        impl<'de> Visitor<'de> for ItemVisitor {
+            type Value = Item<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a filter item")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut item = Item::default();
+                let mut seen = [false; ITEM_FIELDS.len()];
+                while let Some(Text(name)) = map.next_key()? {
+                    let place = ITEM_FIELDS.iter().position(|known| *known == name);
+                    let Some(seen) = place.and_then(|place| seen.get_mut(place)) else {
+                        map.next_value::<IgnoredAny>()?;
+                        item.unknown.get_or_insert(Text(name));
+                        continue;
+                    };
+                    if std::mem::replace(seen, true) {
+                        return Err(de::Error::custom("a field given twice"));
+                    }
+                    let value = map.next_value()?;
+                    match place {
+                        Some(0) => item.event_type = value,
+                        Some(1) => item.entity_type = value,
+                        _ => item.change_type = value,
+                    }
+                }
+                Ok(item)
+            }
+        }
+        deserializer.deserialize_map(ItemVisitor)
+    }
 }
 
 #[derive(Deserialize)]
@@ -81,11 +127,22 @@ struct UpdateInfo<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// The webhooks.
+    pub(super) fn webhooks(&self) -> impl ExactSizeIterator<Item = &Webhook<'a>> {
+        self.web_hooks.as_deref().unwrap_or_default().iter().map(|Object(webhook)| webhook)
+    }
+
+    /// The secrets.
+    pub(super) fn secrets(&self) -> impl ExactSizeIterator<Item = &Secret<'a>> {
+        self.secrets.as_deref().unwrap_or_default().iter().map(|Object(secret)| secret)
+    }
+
     /// Reads a value, checking all of it as UTF-8 and as JSON.
     pub(super) fn read(value: &'a [u8]) -> Result<Self, Unusable> {
         let text = simdutf8::basic::from_utf8(value).map_err(|_invalid| Unusable::Json("not UTF-8".to_owned()))?;
         // The place, and not a word of the record: it holds secrets.
-        serde_json::from_str(text)
+        serde_json::from_str::<Object<Self>>(text)
+            .map(|Object(record)| record)
             .map_err(|error| Unusable::Json(format!("line {} column {}", error.line(), error.column())))
     }
 
@@ -99,25 +156,27 @@ impl<'a> Record<'a> {
 }
 
 impl Secret<'_> {
-    /// Whether there is one, be it empty.
-    pub(super) fn has_value(&self) -> bool {
-        self.value.as_ref().is_some_and(|value| value.0.is_some())
+    /// The values, the newest first.
+    pub(super) fn values(&self) -> impl Iterator<Item = &str> {
+        let lists = [&self.value, &self.values].into_iter().flatten();
+        lists.flat_map(|values| values.0.iter().map(|value| &**value))
     }
 
-    /// Its value; empty where there is none.
-    pub(super) fn value(&self) -> &str {
-        self.value.as_ref().and_then(|value| value.0.as_deref()).unwrap_or_default()
+    /// When its values end, seconds since 1970. A time that can't be read has not come: the secret stays in force.
+    pub(super) fn expires_s(&self) -> Option<i64> {
+        let at: jiff::Timestamp = self.expires_at.as_ref()?.0.parse().ok()?;
+        Some(at.as_second())
     }
 }
 
 impl<'a> Webhook<'a> {
     /// The items of its filter.
     pub(super) fn items(&self) -> &[Item<'a>] {
-        self.filter.as_ref().and_then(|filter| filter.items.as_deref()).unwrap_or_default()
+        self.filter.as_ref().and_then(|Object(filter)| filter.items.as_deref()).unwrap_or_default()
     }
 
     /// The period of its schedule.
     pub(super) fn period(&self) -> Option<&str> {
-        self.schedule.as_ref()?.period.as_ref().map(|period| &*period.0)
+        self.schedule.as_ref()?.0.period.as_ref().map(|period| &*period.0)
     }
 }

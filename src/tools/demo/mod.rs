@@ -129,7 +129,7 @@ pub(crate) async fn run(settings: Settings, demo: Demo, stops: StopSignals) -> R
     let sink = producer(&settings)?;
     for sample in &SAMPLES {
         let secret = new_secret();
-        let signer = Signer::new(vec![SigningKey::parse(&secret)]);
+        let signer = Signer::new(SigningKey::parse(&secret, None).into_iter().collect());
         let around = (&ledger, &began);
         let served = receivers::serve(sample, signer, around, &mut servers, serving.clone()).await;
         let base_url = format!("http://{}", served.map_err(DemoError::Receiver)?);
