@@ -436,7 +436,7 @@ impl Started {
         let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
         let events =
             EventConsumer::new(kafka, &self.settings.topics.events, events_group.member(), outlet.clone(), metrics())?;
-        let lag = Lag::new(kafka, events_group.member(), metrics())?;
+        let lag = Lag::new(kafka, &self.settings.topics.events, events_group.member(), metrics())?;
         let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, (metrics(), brokers))?;
         threads.start("events-group", move || events_group.run())?;
         threads.start("retries-group", move || retries_group.run())?;

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::ClientLog;
+use crate::kafka::topic_watch::ends;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
 
@@ -63,6 +64,8 @@ pub(crate) struct GroupMember {
     held: Mutex<BTreeMap<Partition, Held>>,
     /// Partitions that came, of which it is not known where they were left off.
     awaited: Mutex<Vec<Partition>>,
+    /// Partitions that are to be read from another offset, and which.
+    begun_again: Mutex<Vec<(Partition, i64)>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
     /// Which cluster this is, once it was asked for; none: it was not told.
@@ -117,6 +120,7 @@ impl Membership {
                 None | Some(Ok(_) | Err(_)) => {}
             }
             member.begin_awaited(&self.consumer);
+            member.take_begun_again(&self.consumer);
             if committed.elapsed() >= self.commit_every {
                 member.commit_settled(&self.consumer, &[]);
                 committed = Instant::now();
@@ -135,6 +139,7 @@ impl GroupMember {
             repeats: Repeats::default(),
             held: Mutex::default(),
             awaited: Mutex::default(),
+            begun_again: Mutex::default(),
             generation: AtomicU64::new(0),
             cluster: OnceLock::new(),
             text_max: AtomicUsize::new(TEXT_MAX),
@@ -190,6 +195,7 @@ impl GroupMember {
             Err(error) => return self.offsets_unknown(&error),
         };
         let cluster = self.cluster(consumer);
+        let ends = ends_of(consumer, &answered);
         let mut held = self.held();
         let mut awaited = self.awaited();
         for element in answered.elements() {
@@ -200,7 +206,7 @@ impl GroupMember {
             let key: Partition = (element.topic().into(), element.partition());
             awaited.retain(|other| *other != key);
             let start = match element.offset() {
-                Offset::Offset(offset) => Some(offset),
+                Offset::Offset(offset) => Some(self.within_log(offset, &key, &ends)),
                 _ => None,
             };
             let settled = match (start, cluster) {
@@ -228,6 +234,37 @@ impl GroupMember {
         }
     }
 
+    /// Has a partition that is held read from `start` on, an earlier offset too, because its log is not the one that was read.
+    /// The member's own thread does it.
+    pub(crate) fn begin_again(&self, topic: &str, partition: i32, start: i64) {
+        let mut begun_again = self.begun_again.lock();
+        begun_again.retain(|((of, other), _)| (&**of, *other) != (topic, partition));
+        begun_again.push(((topic.into(), partition), start));
+    }
+
+    /// Commits where the partitions begin again, and gives each a new assignment. What could not be committed is tried at
+    /// the next turn: a crash before the commit would go on at the old offset.
+    fn take_begun_again(&self, consumer: &BaseConsumer<Self>) {
+        let wanted = std::mem::take(&mut *self.begun_again.lock());
+        for (key, start) in wanted {
+            if !self.held().contains_key(&key) {
+                continue;
+            }
+            let assignment = Assignment::resumed(Arc::clone(&key.0), key.1, Some(start), Vec::new());
+            let mut offsets = TopicPartitionList::new();
+            self.list(&mut offsets, &assignment, &Progress { offset: start, beyond: Vec::new(), changes: 0 });
+            if let Err(error) = consumer.commit(&offsets, CommitMode::Sync) {
+                self.commit_failed(&error);
+                self.begun_again.lock().push((key, start));
+                continue;
+            }
+            if let Some(before) = self.held().insert(key, Held { assignment, committed: 0 }) {
+                before.assignment.close();
+            }
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     fn cluster(&self, consumer: &BaseConsumer<Self>) -> Option<ClusterTag> {
         *self.cluster.get_or_init(|| {
             let id = consumer.client().fetch_cluster_id(CLUSTER_TIMEOUT);
@@ -236,6 +273,26 @@ impl GroupMember {
             }
             id.map(|id| ClusterTag::of(&id))
         })
+    }
+
+    /// The committed offset, or the log's end where the log has lost its last records: they were delivered already.
+    fn within_log(&self, committed: i64, key: &Partition, ends: &BTreeMap<Partition, i64>) -> i64 {
+        match ends.get(key) {
+            Some(end) if *end < committed => {
+                let (topic, partition) = (&*key.0, key.1);
+                tracing::error!(
+                    group_member = self.log.role(),
+                    topic,
+                    partition,
+                    committed,
+                    end,
+                    "the log ends before the group's offset: records were lost in Kafka, and reading goes on at the end"
+                );
+                self.metrics.intake.logs_changed.with_label_values(&["truncated"]).inc();
+                *end
+            }
+            _ => committed,
+        }
     }
 
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -400,7 +457,6 @@ impl GroupMember {
 
     /// Deals with an error of a poll. Says whether the consumer can go on.
     pub(crate) fn poll_failed(&self, error: &KafkaError, fatal: &CancellationToken) -> bool {
-        self.metrics.kafka_errors.inc();
         if let KafkaError::MessageConsumptionFatal(code) = error {
             let role = self.log.role();
             if matches!(code, RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId) {
@@ -413,6 +469,22 @@ impl GroupMember {
         tracing::debug!(group_member = self.log.role(), %error, "a poll failed");
         true
     }
+}
+
+/// Where the partitions of `list` end, as far as brokers tell it in time.
+fn ends_of(consumer: &BaseConsumer<GroupMember>, list: &TopicPartitionList) -> BTreeMap<Partition, i64> {
+    let mut by_topic: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
+    for element in list.elements() {
+        by_topic.entry(element.topic().into()).or_default().push(element.partition());
+    }
+    let mut all = BTreeMap::new();
+    for (topic, partitions) in by_topic {
+        match ends(consumer, &topic, &partitions, OFFSETS_TIMEOUT) {
+            Ok(ends) => all.extend(ends.into_iter().map(|(partition, end)| ((Arc::clone(&topic), partition), end))),
+            Err(error) => tracing::debug!(topic = &*topic, %error, "no answer about the ends of new partitions"),
+        }
+    }
+    all
 }
 
 /// The metadata of an offset; empty where it is not UTF-8: the client library panics on it, and what a strange tool has

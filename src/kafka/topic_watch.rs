@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::topic_partition_list::Offset;
@@ -92,13 +92,14 @@ impl TopicWatch {
     /// A broker does not answer. What is remembered stays.
     pub(crate) fn look(&mut self, now_ms: i64, patience: Duration) -> Result<Look, KafkaError> {
         let partitions = partitions_of(&self.client, &self.topic, patience)?;
-        let all = |time: i64| partitions.iter().map(move |partition| (*partition, time));
-        let lows = self.first_not_older(all(EARLIEST), patience)?;
-        let highs = self.first_not_older(all(LATEST), patience)?;
+        let all = |time: i64| partitions.iter().map(|partition| (*partition, time)).collect::<Vec<_>>();
+        let first_not_older = |asked: &[(i32, i64)]| first_not_older(&self.client, &self.topic, asked, patience);
+        let lows = first_not_older(&all(EARLIEST))?;
+        let highs = first_not_older(&all(LATEST))?;
         let asked = self.marks.iter().filter(|(partition, _)| partitions.contains(partition));
         let asked: Vec<_> = asked.map(|(partition, mark)| (*partition, mark.since.0)).collect();
-        let again = self.first_not_older(asked.into_iter(), patience)?;
-        let since = self.first_not_older(all(now_ms), patience)?;
+        let again = first_not_older(&asked)?;
+        let since = first_not_older(&all(now_ms))?;
         let mut look = Look::default();
         for partition in partitions {
             let (Some(Some(low)), Some(Some(high))) = (lows.get(&partition), highs.get(&partition)) else { continue };
@@ -114,29 +115,46 @@ impl TopicWatch {
         }
         Ok(look)
     }
+}
 
-    /// By partition, the first offset that is not older than the time asked for; none where there is no such record.
-    fn first_not_older(
-        &self,
-        asked: impl Iterator<Item = (i32, i64)>,
-        patience: Duration,
-    ) -> Result<BTreeMap<i32, Option<i64>>, KafkaError> {
-        let mut list = TopicPartitionList::new();
-        for (partition, time) in asked {
-            list.add_partition_offset(&self.topic, partition, Offset::from_raw(time))?;
-        }
-        if list.count() == 0 {
-            return Ok(BTreeMap::new());
-        }
-        let answered = self.client.offsets_for_times(list, patience)?;
-        let mut offsets = BTreeMap::new();
-        for element in answered.elements() {
-            element.error()?;
-            let offset = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
-            offsets.insert(element.partition(), offset);
-        }
-        Ok(offsets)
+/// Where these partitions end for `client`: by its isolation, before the first open transaction or behind it. Blocks for at
+/// most `patience`.
+///
+/// # Errors
+/// A broker does not answer.
+pub(crate) fn ends<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[i32],
+    patience: Duration,
+) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    let asked: Vec<_> = partitions.iter().map(|partition| (*partition, LATEST)).collect();
+    let answered = first_not_older(client, topic, &asked, patience)?;
+    Ok(answered.into_iter().filter_map(|(partition, end)| Some((partition, end?))).collect())
+}
+
+/// By partition, the first offset that is not older than the time asked for; none where there is no such record.
+fn first_not_older<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    asked: &[(i32, i64)],
+    patience: Duration,
+) -> Result<BTreeMap<i32, Option<i64>>, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for (partition, time) in asked {
+        list.add_partition_offset(topic, *partition, Offset::from_raw(*time))?;
     }
+    if list.count() == 0 {
+        return Ok(BTreeMap::new());
+    }
+    let answered = client.offsets_for_times(list, patience)?;
+    let mut offsets = BTreeMap::new();
+    for element in answered.elements() {
+        element.error()?;
+        let offset = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
+        offsets.insert(element.partition(), offset);
+    }
+    Ok(offsets)
 }
 
 /// The partitions of a topic in their order; none when it does not exist. Blocks for at most `patience`.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::stage::{Stage, event, event_id, integration, key_of};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::records::{Record, Transaction, add_partitions, make_anew};
+use crate::support::records::{Record, Transaction, add_partitions, commit, make_anew};
 use crate::support::wait::{PATIENCE, wait_until};
 
 fn put_in(stage: &Stage, partition: i32, integration: &Value) {
@@ -108,4 +108,103 @@ async fn a_table_whose_topic_was_made_anew_holds_what_the_new_topic_has() {
     stage.send([event("after", "c")]);
     stage.settled(PATIENCE).await;
     assert_eq!(paths(&receiver, "after"), set(["/kept/hook", "/first/hook"]));
+}
+
+/// An event with this number, in partition 0.
+fn numbered(number: usize) -> Record {
+    let mut record = event(&format!("e-{number}"), &format!("c-{number}"));
+    record.partition = Some(0);
+    record
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_events_topic_made_anew_is_read_from_its_start_whatever_was_committed() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "events-anew", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut worker = stage.worker(&[]).await;
+    stage.send((0..50).map(numbered));
+    stage.settled(PATIENCE).await;
+    // The watch has to have seen the first log.
+    stage.knows(&worker, "hookstream_consumer_lag", &[], 0.0).await;
+    wait_until("a lag", PATIENCE, async || {
+        if worker.metrics().await.contains("hookstream_consumer_lag{") { Ok(()) } else { Err(()) }
+    })
+    .await;
+    make_anew(cluster.brokers(), &stage.names.events(), 1, &[]).await;
+    // Longer than the log before.
+    stage.send((100..300).map(numbered));
+    wait_until("every event of the new topic", PATIENCE, async || {
+        let arrived: BTreeSet<_> = receiver.recorded().iter().map(|request| event_id(request).to_owned()).collect();
+        let missing: Vec<_> = (100..300).filter(|number| !arrived.contains(&format!("e-{number}"))).collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing) }
+    })
+    .await;
+    stage.knows(&worker, "hookstream_logs_changed_total", &[("kind", "anew")], 1.0).await;
+    assert!(worker.lines().all().iter().any(|line| line.contains("is not the one that was read")));
+    stage.settled(PATIENCE).await;
+    worker.sigkill();
+    let arrived = receiver.count();
+    let _next = stage.worker(&[]).await;
+    stage.send([numbered(300)]);
+    receiver.wait_for(arrived + 1, PATIENCE).await;
+    stage.settled(PATIENCE).await;
+    assert_eq!(receiver.count(), arrived + 1, "the commits went back with it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_offset_lies_behind_the_logs_end_goes_on_at_the_end_and_sends_nothing_again() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "truncated", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    stage.send((0..20).map(numbered));
+    commit(cluster.brokers(), &stage.names.group(), &stage.names.events(), 0, 1_000);
+    let worker = stage.worker(&[]).await;
+    wait_until("a line with both offsets", PATIENCE, async || {
+        let said = |line: &String| line.contains("\"committed\":1000") && line.contains("\"end\":20");
+        if worker.lines().all().iter().any(said) { Ok(()) } else { Err(worker.lines().tail(5)) }
+    })
+    .await;
+    stage.send([numbered(20)]);
+    receiver.wait_for(1, PATIENCE).await;
+    stage.settled(PATIENCE).await;
+    assert_eq!(receiver.count(), 1, "what was delivered before is not sent again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_counts_what_waits_behind_a_transaction_and_no_marker() {
+    const WAITING: usize = 50;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "lag", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let worker = stage.worker(&[]).await;
+    let topic = stage.names.events();
+    let value = String::from_utf8(event("e", "c").value.unwrap()).unwrap();
+    let transaction = Transaction::begin(cluster.brokers());
+    transaction.write(&topic, 0, crate::stage::WORKSPACE, &value);
+    stage.send((0..WAITING).map(numbered));
+    let labels = [("topic", topic.as_str()), ("partition", "0")];
+    let waiting = f64::from(u32::try_from(WAITING + 1).unwrap());
+    stage.knows(&worker, "hookstream_consumer_lag", &labels, waiting).await;
+    wait_until("a gauge of the open transaction", PATIENCE, async || {
+        let seconds = worker.metric("hookstream_open_transaction_seconds", &labels).await;
+        if seconds > 0.0 { Ok(()) } else { Err(seconds) }
+    })
+    .await;
+    let said = |line: &String| line.contains("an open transaction holds up the reading of events");
+    assert!(worker.lines().all().iter().any(said));
+    assert_eq!(receiver.count(), 0);
+    transaction.commit();
+    receiver.wait_for(WAITING + 1, PATIENCE).await;
+    // The marker is the last record of the log after this one, and stays behind what is settled.
+    let last = Transaction::begin(cluster.brokers());
+    last.write(&topic, 0, crate::stage::WORKSPACE, &value);
+    last.commit();
+    receiver.wait_for(WAITING + 2, PATIENCE).await;
+    stage.knows(&worker, "hookstream_consumer_lag", &labels, 0.0).await;
+    assert!(worker.metrics().await.contains("hookstream_consumer_lag{"), "no lag is not no gauge");
+    assert!(worker.metric("hookstream_open_transaction_seconds", &labels).await.abs() < 1e-9);
 }

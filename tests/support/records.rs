@@ -348,3 +348,11 @@ impl Transaction {
         self.producer.commit_transaction(PATIENCE).expect("a commit");
     }
 }
+
+/// Commits an offset of a group that has no members.
+pub fn commit(brokers: &str, group: &str, topic: &str, partition: i32, offset: i64) {
+    let client: BaseConsumer = config(brokers).set("group.id", group).create().expect("the configuration is valid");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
+    client.commit(&list, rdkafka::consumer::CommitMode::Sync).unwrap_or_else(|error| panic!("commit {topic}: {error}"));
+}

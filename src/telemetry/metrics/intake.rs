@@ -1,6 +1,6 @@
 //! Metrics of `intake`: what is read, committed and assigned.
 
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::EventOutcome;
 use super::make::{CountersBy, Make};
@@ -19,6 +19,8 @@ pub(crate) struct IntakeMetrics {
     pub(crate) consumer_lag: IntGaugeVec,
     pub(crate) settled_before: IntCounter,
     pub(crate) open_transactions: OpenTransactions,
+    pub(crate) still_partitions: IntGauge,
+    pub(crate) logs_changed: IntCounterVec,
     pub(crate) commits_ok: IntCounter,
     pub(crate) commits_failed: IntCounter,
     pub(crate) rebalances_assigned: IntCounter,
@@ -62,6 +64,21 @@ impl IntakeMetrics {
                 "How long an open transaction has held up the reading of a partition",
                 &["topic", "partition"],
             )),
+            still_partitions: make.int_gauge(
+                "still_partitions",
+                "Partitions of the events topic that give this process nothing although records wait in them",
+            ),
+            logs_changed: {
+                let changed = make.counters(
+                    "logs_changed_total",
+                    "Partitions of the events topic whose log was found to be another, or shorter",
+                    &["kind"],
+                );
+                for kind in ["anew", "truncated"] {
+                    changed.with_label_values(&[kind]);
+                }
+                changed
+            },
             commits_ok: commits.with_label_values(&["ok"]),
             commits_failed: commits.with_label_values(&["failed"]),
             rebalances_assigned: rebalances.with_label_values(&["assigned"]),
