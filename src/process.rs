@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::run::{Mistakes, run};
 use crate::settings::{self, Command};
+use crate::telemetry::chain::chain;
 use crate::telemetry::logs;
 
 /// The command line can't be understood.
@@ -29,7 +30,7 @@ pub fn main() -> ExitCode {
     }
     panic::set_hook(Box::new(log_panic));
     for warning in &parsed.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(warning, "environment variable not used");
     }
     match run(parsed.command) {
         Ok(code) => code,
@@ -37,7 +38,7 @@ pub fn main() -> ExitCode {
             if let Some(Mistakes(lines)) = error.downcast_ref() {
                 return complain(lines);
             }
-            tracing::error!(error = format!("{error:#}"), "stopped");
+            tracing::error!(error = chain(error.as_ref()), "stopped");
             ExitCode::FAILURE
         }
     }

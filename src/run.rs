@@ -131,7 +131,7 @@ fn until_stopped<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>
 async fn watch_signals<const STOPS: usize>(stops: [CancellationToken; STOPS]) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
-        tracing::error!("signals can not be watched: only a kill ends this process");
+        tracing::error!("signals cannot be watched: only a kill ends this process");
         return;
     };
     for stop in stops.iter().map(Some).chain([None]) {
@@ -140,10 +140,10 @@ async fn watch_signals<const STOPS: usize>(stops: [CancellationToken; STOPS]) {
             _ = interrupt.recv() => {}
         }
         if let Some(stop) = stop {
-            tracing::info!("stopping: one more signal hastens it, and at last ends the process at once");
+            tracing::info!("stopping; signal again to stop faster");
             stop.cancel();
         } else {
-            tracing::warn!("one signal more: the process ends at once");
+            tracing::warn!("signalled again: exit at once");
             #[expect(clippy::exit, reason = "asked for")]
             std::process::exit(1);
         }

@@ -62,14 +62,14 @@ impl Farm {
     /// Starts receivers `first..first + count` on a thread of their own. They remember requests if `remember`.
     pub(crate) fn start(first: usize, count: usize, behaviour: Behaviour, remember: bool) -> Self {
         let (stop, seen) = (CancellationToken::new(), Arc::<Mutex<Vec<Seen>>>::default());
-        let (listening, started) = std::sync::mpsc::channel();
+        let (listening, started) = std::sync::mpsc::sync_channel(1);
         let stopped = stop.clone();
         let memory = remember.then(|| Arc::clone(&seen));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let (port, listeners) = listen(first, count).await;
-                listening.send(port).expect("whoever started it waits");
+                listening.send(port).expect("the caller waits");
                 let mut receivers = JoinSet::new();
                 for (number, listener) in listeners.into_iter().enumerate() {
                     let hangs = number >= behaviour.hang_from;

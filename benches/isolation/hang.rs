@@ -57,7 +57,7 @@ fn record(number: usize, receiver: usize, value: String) -> Record {
 
 /// A backlog, caught up with: good deliveries a second, and what one costs the worker.
 ///
-/// Receivers take their time to answer, so that places for requests are what is short, and whoever lets one idle is seen.
+/// Receivers take their time to answer, so that places for requests are what is short, and a worker that leaves one idle is seen.
 /// Were they as fast as the machine, the rate would say how busy the machine was: it moved by a fifth from round to round.
 pub(crate) async fn throughput(brokers: &str, options: &Options) -> Vec<Figure> {
     let mut without = Figure::new("99 good receivers, deliveries a second", "/s", "", "");
@@ -67,7 +67,7 @@ pub(crate) async fn throughput(brokers: &str, options: &Options) -> Vec<Figure> 
     let mut cost =
         Figure::new("good deliveries per core-second of the worker while one hangs, against without", "", "", "");
     for round in 1..=options.get("rounds") {
-        // Whoever is first in one round is second in the next.
+        // The first of one round is the second of the next.
         let (mut pair, order) = ([(0.0, 0.0); 2], [round % 2 == 0, round % 2 == 1]);
         for hangs in order {
             pair[usize::from(hangs)] = throughput_round(brokers, options, hangs).await;

@@ -110,7 +110,7 @@ class Container:
                 (defaults / name).write_text("")
             folders = ["--default-configs-dir", defaults, "--mounted-configs-dir", mounted, "--final-configs-dir", final]
             setup = Process(f"{self.name}-setup", [*self.stack.java, "kafka.docker.KafkaDockerWrapper", "setup", *folders], self.environment(), self.stack.folder)
-            need(setup.ended() == 0, f"Kafka's image can not be set up:\n{setup.tail()}")
+            need(setup.ended() == 0, f"Kafka's image cannot be set up:\n{setup.tail()}")
         return [*self.stack.java, "kafka.Kafka", final / "server.properties"]
 
     def start(self) -> None:

@@ -70,7 +70,7 @@ impl Api {
         let ended = tokio::select! {
             biased;
             ended = serving.as_mut() => ended.map_err(ServeError::from),
-            failed = tasks.join_next() => Err(ServeError::Admin { address, source: unasked(failed) }),
+            failed = tasks.join_next() => Err(ServeError::Admin { address, source: ended_early(failed) }),
         };
         admin_stop.cancel();
         while let Some(admin_ended) = tasks.join_next().await {
@@ -96,9 +96,9 @@ pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, conditio
 }
 
 /// Why the admin listener ended although nobody asked.
-fn unasked(ended: Option<Result<(), tokio::task::JoinError>>) -> io::Error {
+fn ended_early(ended: Option<Result<(), tokio::task::JoinError>>) -> io::Error {
     match ended {
         Some(Err(error)) => io::Error::other(error),
-        Some(Ok(())) | None => io::Error::other("it ended unasked"),
+        Some(Ok(())) | None => io::Error::other("it ended without being asked to"),
     }
 }

@@ -45,6 +45,7 @@ use crate::net::connector::Connector;
 use crate::net::descriptors::raise_limit;
 use crate::settings::Settings;
 use crate::telemetry::admin::{Admin, Readiness};
+use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::topics::cluster::{self, CheckError};
 use crate::topics::names::{deltas_topic, now_topic, retry_group, tier_topic};
@@ -69,7 +70,7 @@ const JOIN_EVERY: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkerError {
     /// A listener failed.
-    #[error("admin listener {address}: {source}")]
+    #[error("--admin-listen {address}: cannot listen")]
     Listen {
         /// The address.
         address: std::net::SocketAddr,
@@ -83,10 +84,10 @@ pub(crate) enum WorkerError {
     #[error(transparent)]
     Table(#[from] CompactedError),
     /// A Kafka client can't be made.
-    #[error("kafka client: {0}")]
+    #[error("a Kafka client cannot be made")]
     Client(#[from] crate::kafka::ClientError),
     /// A thread can't be started.
-    #[error("thread `{name}`: {source}")]
+    #[error("thread `{name}` cannot be started")]
     Thread {
         /// Its name.
         name: String,
@@ -94,7 +95,7 @@ pub(crate) enum WorkerError {
         source: io::Error,
     },
     /// Something ended that must not end.
-    #[error("{0} ended unasked; see the log")]
+    #[error("{0} ended without being asked to; see the log")]
     Ended(&'static str),
 }
 
@@ -271,7 +272,7 @@ impl Started {
             let targets = TableTargets { table, metrics, standings };
             let feed = TableFeed::open(&kafka, &topic, targets);
             if let Err(error) = feed.and_then(|feed| feed.run(ready, &stop)) {
-                tracing::error!(%error, "the integrations topic can not be read");
+                tracing::error!(error = chain(&error), "integrations topic cannot be read");
                 fatal.cancel();
             }
         })?;
@@ -471,7 +472,7 @@ impl Started {
                 Some(asked) = asking.join_next() => match asked {
                     Ok(asked) => lag = Some(asked),
                     Err(error) => {
-                        tracing::error!(%error, "the lag can not be measured any more");
+                        tracing::error!(%error, "the lag cannot be measured any more");
                         fatal.cancel();
                     }
                 },

@@ -26,7 +26,7 @@ const RUN_MAX: usize = 48;
 pub(crate) struct Secrets {
     /// Letter for letter, the longest first.
     forms: Vec<String>,
-    /// Letters and digits of those that have enough of them, in whichever escapes.
+    /// Letters and digits of those that have enough of them, however they are escaped.
     bare: Vec<Vec<u8>>,
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn shown_url(url: &str) -> String {
     }
 }
 
-/// Whether an answer repeats an event or a large part of it, in whichever dress: only letters and digits are compared,
+/// Whether an answer repeats an event or a large part of it, however it is escaped: only letters and digits are compared,
 /// after undoing the escapes of JSON, URLs and HTML.
 pub(crate) fn repeats(answer: &[u8], event: &[u8]) -> bool {
     let answer = bare(answer, None);

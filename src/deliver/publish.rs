@@ -128,7 +128,7 @@ impl Sink {
             }
             self.metrics.deliver.publish_errors.with_label_values(&[&outgoing.topic]).inc();
             if let Some((code, text)) = producer.client().fatal_error() {
-                tracing::error!(topic = &*outgoing.topic, ?code, text, "the producer can not go on");
+                tracing::error!(topic = &*outgoing.topic, ?code, text, "the producer cannot go on");
                 self.fatal.cancel();
                 return Err(PublishError::Stopped);
             }

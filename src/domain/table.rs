@@ -180,7 +180,7 @@ pub(crate) enum Rescheduled {
     Only(Vec<Box<str>>),
 }
 
-/// Changes listed before they are all of them: whoever follows looks several times a second.
+/// Changes listed before they are all of them: a follower asks several times a second.
 const RESCHEDULED_MAX: usize = 10_000;
 
 impl Rescheduled {

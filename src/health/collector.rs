@@ -1,9 +1,9 @@
-//! What this worker has counted and not yet told: gathered once a second, held back while the fault is ours, kept while
-//! nobody can be told.
+//! What this worker has counted and not yet reported: gathered once a second, held back while the fault is ours, kept while
+//! Kafka takes no records.
 //!
-//! Whoever fails is told of at once, and so is the first acknowledgement after a while. Where acknowledgements go on
-//! without a failure, they are told together every few seconds: most integrations are like that, and telling costs more
-//! than counting. But never are more held back than were told, lest failures at another worker look like most of all.
+//! A failure is reported at once, and so is the first acknowledgement after a quiet period. Acknowledgements alone are
+//! reported together every few seconds, because most integrations only have those and reporting costs more than counting. At
+//! most as many are held back as were already reported: otherwise failures at another worker could look like the majority.
 
 use std::collections::{BTreeMap, HashMap};
 

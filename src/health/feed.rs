@@ -16,6 +16,7 @@ use super::view::{HealthState, HealthView};
 use crate::domain::table::Table;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
 use crate::settings;
+use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
 
 /// How long a poll waits for a change: bounds how late a stop is seen.
@@ -48,9 +49,12 @@ impl HealthFeed {
         while !stop.is_cancelled() {
             let Err(error) = self.follow(&mut ready, stop) else { break };
             if std::mem::replace(&mut is_told, true) {
-                tracing::debug!(%error, "the health topic can still not be read");
+                tracing::debug!(error = chain(&error), "the health topic still cannot be read");
             } else {
-                tracing::error!(%error, "the health topic can not be read: suspended integrations are delivered to");
+                tracing::error!(
+                    error = chain(&error),
+                    "the health topic cannot be read: suspended integrations are delivered to"
+                );
             }
             tell(&mut ready);
             let until = Instant::now() + AGAIN_AFTER;
@@ -92,7 +96,7 @@ impl HealthFeed {
             }
             Err(error) => {
                 let (partition, offset) = (row.partition, row.offset);
-                tracing::warn!(partition, offset, error, "a record of the health topic can not be used");
+                tracing::warn!(partition, offset, error, "a record of the health topic cannot be used");
                 false
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Every worker is a member of a group of its own on the deltas topic; who is given a partition owns the integrations
 //! in it. What it makes of the deltas and how far it has read are written in one transaction, which Kafka refuses to a
-//! member that has lost its partitions: so each change of state is one record, and each delta counts once, whoever dies.
+//! member that has lost its partitions: so each change of state is one record, and each delta counts once, even if a worker dies.
 //! Whatever goes wrong here is said and tried again, and no delivery waits for it.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ use crate::clock;
 use crate::kafka::client::{ClientLog, health_consumer_config};
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
 use crate::settings;
+use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::topics::names::{counts_topic, deltas_topic, health_group};
 
@@ -49,7 +50,7 @@ const AGAIN_MAX: Duration = Duration::from_mins(1);
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Kafka { what: &'static str, source: KafkaError },
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -133,7 +134,7 @@ impl HealthOwner {
                 wait = AGAIN_MIN;
             }
             // At most once a minute when it lasts.
-            tracing::warn!(%error, "the integrations' health is not judged here for the moment");
+            tracing::warn!(error = chain(&error), "the integrations' health is not judged here for the moment");
             let until = Instant::now() + wait;
             wait = (wait * 2).min(AGAIN_MAX);
             while !stop.is_cancelled() && Instant::now() < until {
@@ -217,7 +218,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
-                    return Err(SessionError::Kafka { what: "the consumer can not go on", source });
+                    return Err(SessionError::Kafka { what: "the consumer cannot go on", source });
                 }
                 Some(Err(error)) => tracing::debug!(%error, "a poll failed"),
             }
@@ -275,7 +276,7 @@ impl<'a> Session<'a> {
                 changes.filter(|change| fails(change)).for_each(|it| it.known.first_dropped.clone_from(&positions));
             }
             Err(error) => {
-                tracing::warn!(%error, "no integration is suspended while it is not known what would be dropped");
+                tracing::warn!(error = chain(&error), "suspensions paused: committed offsets cannot be read");
                 for entry in entries.values_mut() {
                     entry.changes.retain(|change| !fails(change));
                 }
@@ -327,7 +328,7 @@ impl<'a> Session<'a> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
             let added = list.add_partition_offset(&self.deltas_topic, *partition, Offset::Offset(*offset));
-            added.map_err(failed("an offset can not be listed"))?;
+            added.map_err(failed("an offset cannot be listed"))?;
         }
         let group = self.consumer.group_metadata().ok_or_else(|| SessionError::Topics("no group".to_owned()))?;
         self.transactions.commit(records, &list, &group).map_err(SessionError::Transaction)
@@ -406,7 +407,7 @@ fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &R
             }
         }
         Ok(Delta::ResumeRequest(resume)) => book.wish(&resume.key, resume.since_ms),
-        Err(error) => tracing::warn!(offset, error, "a record of the deltas topic can not be used"),
+        Err(error) => tracing::warn!(offset, error, "a record of the deltas topic cannot be used"),
     }
     book.pass(offset);
 }
@@ -415,7 +416,7 @@ fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &R
 fn check_partitions(consumer: &BaseConsumer<Moves>, topics: [&str; 3]) -> Result<(), SessionError> {
     let mut counts = Vec::new();
     for topic in topics {
-        let failed = |source| SessionError::Kafka { what: "the topics can not be asked for", source };
+        let failed = |source| SessionError::Kafka { what: "the topics cannot be asked for", source };
         let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).map_err(failed)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         counts.push((topic, found.map_or(0, |found| found.partitions().len())));

@@ -208,9 +208,9 @@ impl DeltaPublisher {
         match partitions_of(&self.producer, &self.topic) {
             Ok(partitions) => self.partitions = Some(partitions),
             Err(error) if first => {
-                tracing::error!(topic = self.topic, error, "what is counted for health can not be told yet");
+                tracing::error!(topic = self.topic, error, "what is counted for health cannot be told yet");
             }
-            Err(error) => tracing::debug!(topic = self.topic, error, "what is counted for health can not be told yet"),
+            Err(error) => tracing::debug!(topic = self.topic, error, "what is counted for health cannot be told yet"),
         }
         self.partitions
     }

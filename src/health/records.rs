@@ -150,7 +150,7 @@ struct ResumeRecord {
 /// What a worker tells in one record: what it counted of integrations of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaBatch {
-    /// Which process tells, and its how manieth telling to this partition it is.
+    /// The reporting process, and the sequence number of this report in this partition.
     pub told: ReporterPosition,
     /// By integration.
     pub deltas: Vec<(String, Vec<SecondCounts>)>,

@@ -32,7 +32,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     /// Kafka can't be asked.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Kafka {
         /// What was done.
         what: &'static str,
@@ -94,7 +94,7 @@ fn read(
     let mut tables = Tables::new();
     while !behind.is_empty() {
         if Instant::now() >= deadline {
-            return Err(LoadError::Late("what an owner before has written can not be read to its end in time"));
+            return Err(LoadError::Late("what an owner before has written cannot be read to its end in time"));
         }
         match reader.poll(Duration::from_millis(200)) {
             None => {}
@@ -106,7 +106,7 @@ fn read(
                 behind.remove(&partition);
             }
             Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
-                return Err(LoadError::Kafka { what: "what an owner before has written can not be read", source });
+                return Err(LoadError::Kafka { what: "what an owner before has written cannot be read", source });
             }
             Some(Err(error)) => tracing::debug!(%error, "a poll failed"),
         }
@@ -152,6 +152,6 @@ fn take(
         Some(Ok(known)) => {
             table.insert(key.to_owned(), known);
         }
-        Some(Err(error)) => tracing::warn!(key, error, "what is known of an integration's health can not be read"),
+        Some(Err(error)) => tracing::warn!(key, error, "what is known of an integration's health cannot be read"),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) enum ResumeRequestError {
         reason: String,
     },
     /// Kafka does not take it.
-    #[error("the wish to resume could not be written: {0}")]
+    #[error("the wish to resume could not be written")]
     Kafka(#[from] KafkaError),
 }
 

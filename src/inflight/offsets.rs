@@ -78,7 +78,7 @@ impl OffsetTracker {
         self.committable
     }
 
-    /// Grows with every record that settles: whoever stores [`Self::committable`] and [`Self::settled_beyond`] compares.
+    /// Grows with every record that settles: a caller that stored [`Self::committable`] and [`Self::settled_beyond`] compares it.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }

@@ -462,7 +462,7 @@ impl GroupMember {
             if matches!(code, RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId) {
                 tracing::error!(group_member = role, %error, "another process has this instance id");
             }
-            tracing::error!(group_member = role, %error, "the consumer can not go on");
+            tracing::error!(group_member = role, %error, "the consumer cannot go on");
             fatal.cancel();
             return false;
         }

@@ -209,7 +209,7 @@ fn say_what_is_left_out(key: &str, integration: &Integration) {
         tracing::warn!(
             key,
             header = short(header),
-            "a header of an integration's secrets can not be sent and is left out"
+            "a header of an integration's secrets cannot be sent and is left out"
         );
     }
     for secret in integration.unknown_secrets() {
@@ -253,7 +253,7 @@ fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
                 partition = row.partition,
                 offset = row.offset,
                 %error,
-                "a record of the integrations topic can not be used; the one before, if there is one, stays in force here"
+                "a record of the integrations topic cannot be used; the one before, if there is one, stays in force here"
             );
             None
         }

@@ -202,7 +202,7 @@ impl TickScheduler {
             // A record that was on its way when its partition was paused is nothing to this member.
             None | Some(Ok(_)) => true,
             Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
-                tracing::error!(%error, "the consumer of the schedules can not go on");
+                tracing::error!(%error, "the consumer of the schedules cannot go on");
                 self.outlet.fatal.cancel();
                 false
             }

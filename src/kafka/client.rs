@@ -364,7 +364,7 @@ impl ClientContext for ClientLog {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Asked for by whoever reads a topic to its end.
+        // Readers that stop at the end of a topic ask for it.
         if let KafkaError::Global(RDKafkaErrorCode::PartitionEOF) = error {
             return;
         }

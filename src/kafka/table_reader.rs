@@ -53,7 +53,7 @@ pub(crate) enum CompactedError {
     #[error("topic `{0}` does not exist; `hookstream topics apply` creates it")]
     NoTopic(String),
     /// Kafka can't be asked.
-    #[error("topic `{topic}` can not be read: {source}")]
+    #[error("topic `{topic}` cannot be read")]
     Kafka {
         /// The topic.
         topic: String,

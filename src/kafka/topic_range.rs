@@ -71,7 +71,7 @@ pub(crate) enum SpanError {
         offset: i64,
     },
     /// Kafka refuses.
-    #[error("topic `{topic}` can not be read: {source}")]
+    #[error("topic `{topic}` cannot be read")]
     Kafka {
         /// The topic.
         topic: String,
@@ -79,7 +79,7 @@ pub(crate) enum SpanError {
         source: KafkaError,
     },
     /// The reading thread ended without having said why.
-    #[error("the reading of topic `{0}` ended unasked; see the log")]
+    #[error("the reading of topic `{0}` ended without being asked to; see the log")]
     Ended(String),
 }
 

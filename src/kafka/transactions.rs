@@ -40,7 +40,7 @@ pub(crate) enum TransactionError {
     #[error("a transaction was given up: {0}")]
     Aborted(KafkaError),
     /// It is not known what happened, or this producer may not go on.
-    #[error("transactions can not go on: {0}")]
+    #[error("transactions cannot go on: {0}")]
     Unknown(KafkaError),
 }
 

@@ -1,7 +1,7 @@
 //! Which addresses a request may go to: the public ones, and what the operator named. Pure rules; the connector asks
 //! them about every address it is going to connect to.
 //!
-//! A receiver's URL is written by whoever registered it. Without these rules it could name the machine itself, the
+//! A receiver's URL is written by the person who registered it. Without these rules it could name the machine itself, the
 //! network around it, or the cloud's metadata service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -42,7 +42,7 @@ fn asking(servers: Vec<NameServerConfig>, mut options: ResolverOpts, hosts: Host
     options.timeout = options.timeout.min(SERVER_MAX);
     options.attempts = ROUNDS_MORE;
     options.num_concurrent_reqs = SERVERS_AT_ONCE;
-    // Answers are remembered by whoever asks here.
+    // The caller remembers answers.
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
     let config = ResolverConfig::from_name_servers(servers);

@@ -35,7 +35,7 @@ pub(crate) enum ReadError {
     #[error(transparent)]
     Table(#[from] CompactedError),
     /// A compacted topic can't be read to its end.
-    #[error("topic `{topic}` can not be read to its end: nothing came for {} s", SILENCE_MAX.as_secs())]
+    #[error("topic `{topic}` cannot be read to its end: nothing came for {} s", SILENCE_MAX.as_secs())]
     Silent {
         /// The topic.
         topic: String,
@@ -43,7 +43,7 @@ pub(crate) enum ReadError {
     /// The token is of another question, or is none.
     #[error("the token `next` is not one of this question; begin without it")]
     Token,
-    /// Whoever asked wants no answer any more.
+    /// The caller wants no answer any more.
     #[error("stopped before the end")]
     Stopped,
 }
@@ -86,7 +86,7 @@ fn parts_of(key: &[u8]) -> Option<(&str, &str)> {
     std::str::from_utf8(key).ok()?.split_once('/')
 }
 
-/// Whether two ids are the same: GUIDs in whichever case, others letter for letter.
+/// Whether two ids are the same: GUIDs without regard to case, others letter for letter.
 pub(crate) fn same_id(one: &str, other: &str) -> bool {
     guid::canonical(one) == guid::canonical(other)
 }

@@ -116,7 +116,13 @@ pub(crate) enum BadInstance {
     Webhooks(String),
     /// A masked secret that no stored one can fill.
     #[error("/secrets: {0}")]
-    Mask(#[from] BadMask),
+    Mask(BadMask),
+}
+
+impl From<BadMask> for BadInstance {
+    fn from(bad: BadMask) -> Self {
+        Self::Mask(bad)
+    }
 }
 
 /// Why a masked secret can't be filled from the stored ones. Holds ids only, never values.

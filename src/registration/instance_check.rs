@@ -397,7 +397,7 @@ impl WebhookCheck<'_> {
     }
 }
 
-/// The member, unless it is missing or null, which mean the same to whoever reads the record.
+/// The member, unless it is missing or null, which mean the same to readers of the record.
 fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a RawValue> {
     fields.get(name).filter(|raw| raw.get() != "null")
 }

@@ -98,7 +98,7 @@ pub(super) fn find(name: &str, subcommand: Subcommand) -> Option<&'static Spec> 
     all().find(|spec| spec.name == name && spec.used_by.contains(&subcommand))
 }
 
-/// The first row of that name, whoever takes it. Rows of one name agree in shape and secrecy.
+/// The first row of that name, of any subcommand. Rows of one name agree in shape and secrecy.
 pub(super) fn find_any(name: &str) -> Option<&'static Spec> {
     all().find(|spec| spec.name == name)
 }

@@ -1,6 +1,7 @@
 //! What the service says about itself: logs and metrics.
 
 pub(crate) mod logs;
+pub(crate) mod chain;
 pub(crate) mod metrics;
 pub(crate) mod admin;
 pub(crate) mod repeats;

@@ -102,7 +102,7 @@ pub(super) async fn integration(settings: &Settings, key: &str) -> Result<Found,
     match (found, problem) {
         (Some(found), problem) => {
             if let Some(error) = problem {
-                tracing::warn!(key, %error, "the newest record can not be used; the one before it is in force");
+                tracing::warn!(key, %error, "the newest record cannot be used; the one before it is in force");
             }
             Ok(found)
         }
@@ -150,7 +150,7 @@ pub(super) async fn health(settings: &Settings, key: &str) -> Result<Option<Heal
         let mut health = Health::default();
         let read = rows_of(&kafka, &topic, "explain-health", &key, |value| {
             if let Err(error) = health.follow(value) {
-                tracing::warn!(key, error, "a record of the health topic can not be read and is passed over");
+                tracing::warn!(key, error, "a record of the health topic cannot be read and is passed over");
             }
         });
         match read {
@@ -183,7 +183,7 @@ fn rows_of(
             heard = Instant::now();
         } else if heard.elapsed() >= SILENCE_MAX {
             return Err(ToolError::Refused(format!(
-                "topic `{topic}` can not be read to its end: nothing came for {} s",
+                "topic `{topic}` cannot be read to its end: nothing came for {} s",
                 SILENCE_MAX.as_secs()
             )));
         }

@@ -42,8 +42,8 @@ pub(crate) enum ToolError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A record was not put back.
-    #[error("{0}; what was sent before is in the account above, and running it again sends the same records again")]
-    TierProducer(RequeueError),
+    #[error("what was sent before is in the account above; running it again sends the same records again")]
+    TierProducer(#[source] RequeueError),
     /// Records were too large for the tier.
     #[error("{count} records are larger than topic `{topic}` takes; raise its max.message.bytes and run it again")]
     TooLarge {
@@ -56,7 +56,7 @@ pub(crate) enum ToolError {
     #[error("standard output: {0}")]
     Output(io::Error),
     /// The event can't be read.
-    #[error("the event can not be read from {from}: {source}")]
+    #[error("the event cannot be read from {from}")]
     Input {
         /// A path, or standard input.
         from: String,
@@ -64,7 +64,7 @@ pub(crate) enum ToolError {
         source: io::Error,
     },
     /// The integration's record can't be used.
-    #[error("the record of integration `{key}` can not be used: {source}")]
+    #[error("the record of integration `{key}` cannot be used")]
     Unusable {
         /// `<workspace>/<integration id>`
         key: String,
@@ -75,7 +75,7 @@ pub(crate) enum ToolError {
     #[error("{0}")]
     Refused(String),
     /// A part of the tool ended without having said why.
-    #[error("{0} ended unasked; see the log")]
+    #[error("{0} ended without being asked to; see the log")]
     Ended(&'static str),
 }
 

@@ -49,10 +49,10 @@ const PRINT_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReceiverError {
     /// The secret can't be one.
-    #[error("--secret: {0}")]
+    #[error("--secret cannot be used")]
     Secret(#[from] BadSecret),
     /// Nothing can listen there.
-    #[error("--listen {address}: can't listen: {source}")]
+    #[error("--listen {address}: cannot listen")]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -382,6 +382,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::telemetry::chain::chain;
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -579,9 +580,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_receiver_that_can_not_begin_says_why() {
+    async fn a_receiver_that_cannot_begin_says_why() {
         let bad = Receiver::bind(Options { secret: Some("whsec_?".to_owned()), ..options() }).await.err().unwrap();
-        assert!(bad.to_string().starts_with("--secret: no base64 follows whsec_"), "{bad}");
+        let bad = chain(&bad);
+        assert!(bad.starts_with("--secret cannot be used: no base64 follows whsec_"), "{bad}");
         let first = Receiver::bind(options()).await.unwrap();
         let taken = Receiver::bind(Options { listen: first.address(), ..options() }).await.err().unwrap();
         assert!(taken.to_string().contains(&first.address().to_string()), "{taken}");

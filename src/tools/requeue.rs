@@ -1,6 +1,6 @@
 //! Putting records back into the topic of what is due at once, for the tools: acknowledged, or a clear word why not.
 //!
-//! Unlike the sink, which never gives up, a tool's publication fails after a bounded time: whoever runs the tool decides.
+//! Unlike the sink, which never gives up, a tool's publication fails after a bounded time: the person who runs the tool decides.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(crate) enum RequeueError {
     #[error("the record is larger than its topic takes")]
     TooLarge,
     /// The in-sync replicas did not acknowledge it in time. It may still be there.
-    #[error("topic `{topic}` did not acknowledge a record: {source}")]
+    #[error("topic `{topic}` did not acknowledge a record")]
     NotAcknowledged {
         /// The topic.
         topic: Arc<str>,

@@ -48,10 +48,10 @@ pub(crate) enum ResumeError {
     #[error("interrupted; a wish that was written stands")]
     Stopped,
     /// The work was lost.
-    #[error("resuming ended unasked: {0}")]
+    #[error("the work ended without being asked to")]
     Ended(#[from] tokio::task::JoinError),
     /// Nobody reads what is printed.
-    #[error("the result could not be printed: {0}")]
+    #[error("the result could not be printed")]
     Print(#[from] io::Error),
 }
 

@@ -16,7 +16,7 @@ pub(crate) enum TopicsToolError {
     #[error(transparent)]
     Topics(#[from] TopicsError),
     /// Nobody reads what is printed.
-    #[error("the result could not be printed: {0}")]
+    #[error("the result could not be printed")]
     Print(#[from] io::Error),
 }
 

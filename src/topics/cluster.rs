@@ -33,7 +33,7 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum TopicsError {
     /// A property that the client library refuses.
-    #[error("the Kafka client can't be configured so: {0}")]
+    #[error("the Kafka client can't be configured so")]
     Configuration(#[source] KafkaError),
     /// No broker answered.
     #[error(

@@ -123,7 +123,7 @@ async fn make_dead_letters(brokers: &str, names: &Names, receiver: &Receiver) {
     names.create(brokers, SCHEDULE, 3).await;
     receiver.answer_with(|_| Answer::status(500));
     produce(brokers, &names.integrations(), [Record::new("ws/i", integration(receiver, "active").to_string())]);
-    // Its circuit is open in the end: whoever delivers next starts anew.
+    // Its circuit is open in the end: the next worker starts anew.
     let mut worker = Worker::start(brokers, names, &["--retry-schedule", SCHEDULE]).await;
     produce(brokers, &names.events(), (0..EVENTS).map(|id| event(id, "company")));
     produce(brokers, &names.events(), ["no event", "{}"].map(|value| Record::new("ws", value)));

@@ -200,7 +200,7 @@ impl Process {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(code) = self.exit_code() {
-                // Everything it wrote is wanted by whoever waited for its end.
+                // A caller that waited for its end wants everything it wrote.
                 if let Some(reader) = self.reader.take() {
                     reader.join().expect("the reader of its lines does not panic");
                 }
@@ -253,7 +253,7 @@ pub struct Janitor {
 impl Janitor {
     /// Watches over `folder` from now on.
     pub fn of(folder: &std::path::Path) -> Self {
-        // Whoever wrote into the folder may do so for a moment longer.
+        // Processes that wrote into the folder may do so for a moment longer.
         const SCRIPT: &str = r#"
             read -r never
             tries=0

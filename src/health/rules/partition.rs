@@ -109,7 +109,7 @@ impl PartitionHealth {
         }
     }
 
-    /// Takes the wish to end the suspension of an integration that began at `since_ms`, or whichever it is.
+    /// Takes a request to end a suspension: the one that began at `since_ms`, or without it any.
     pub(crate) fn wish(&mut self, key: &str, since_ms: Option<i64>) {
         self.wishes.push(PendingResume { key: key.into(), since_ms });
     }

@@ -42,6 +42,7 @@ use super::instance_check::is_name;
 use super::registry::{Handle, Registry, RegistryError};
 use crate::domain::guid::canonical;
 use crate::settings::{self, Settings};
+use crate::telemetry::chain::chain;
 
 /// How long a request may take, its body and the commit included; a change that is not settled by then is answered with
 /// "not known".
@@ -276,7 +277,7 @@ async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
 }
 
 fn router(api: Arc<Api>) -> Router {
-    // Laid on the methods that there are: another is told so whoever asks.
+    // Authentication applies to existing methods only: an unknown method gets 405 without a key.
     let may = |right| middleware::from_fn_with_state((Arc::clone(&api), right), admit);
     let page = routing::get(instances::list)
         .route_layer(may(Right::Read))
@@ -372,18 +373,6 @@ async fn bounded(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
     };
     api.requests.with_label_values(&[method, class]).inc();
     response
-}
-
-/// An error with its sources, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

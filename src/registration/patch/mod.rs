@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_brought_what_can_not_be_is_at_fault() {
+    fn the_operation_that_brought_a_bad_value_is_at_fault() {
         refuses(&[&op("add", "/webHooks/0", &hook("two"))], List::Datas, &["has this id already"]);
         refuses(&[&op("add", "/webHooks", &hook("one"))], List::Datas, &["has this id already"]);
         let twice = r#"{"id":"n","relativeUrl":"/n","triggerType":"entityEvent","filter":{"items":[{}],"items":[{}]}}"#;

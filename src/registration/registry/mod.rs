@@ -181,7 +181,7 @@ impl Registry {
         self.handle.clone()
     }
 
-    /// Waits until a thread ends, which it does unasked only when it can't go on, and says why.
+    /// Waits until a thread ends, and returns why. Without a stop a thread ends only when it cannot go on.
     ///
     /// Cancel safe.
     pub(crate) async fn failed(&mut self) -> RegistryError {
@@ -219,7 +219,7 @@ fn run_thread(
     let (is_ready, ready) = oneshot::channel();
     let (has_ended, ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name(format!("registry-{name}")).spawn(move || {
-        // Whoever opened the registry may be gone: then nobody is left to be told.
+        // The caller that opened the registry may be gone.
         drop(has_ended.send(body(is_ready)));
     });
     if let Err(error) = thread {

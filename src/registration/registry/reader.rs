@@ -72,7 +72,7 @@ fn is_unknown(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
 }
 
-/// Waits until everything before the partition's end is settled: no transaction of whoever else is open before it.
+/// Waits until everything before the partition's end is settled: no transaction of another producer is open before it.
 /// Then the consumer's own end, which is that of committed records, has reached the end the log had.
 fn wait_settled(
     log: &Log,

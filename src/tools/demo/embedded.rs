@@ -13,10 +13,10 @@ use rdkafka::mocking::MockCluster;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmbeddedError {
     /// librdkafka's word.
-    #[error("the embedded broker: {0}")]
+    #[error("the embedded broker failed")]
     Kafka(#[from] KafkaError),
     /// Its thread can't be started.
-    #[error("the embedded broker's thread: {0}")]
+    #[error("the embedded broker's thread cannot be started")]
     Thread(#[from] std::io::Error),
     /// Its thread ended at once.
     #[error("the embedded broker ended before it was ready")]

@@ -72,10 +72,10 @@ pub(crate) enum DemoError {
     #[error("a receiver: {0}")]
     Receiver(io::Error),
     /// There is no producer.
-    #[error("kafka client: {0}")]
+    #[error("a Kafka client cannot be made")]
     Client(#[from] ClientError),
     /// A record could not be produced.
-    #[error("producing: {0}")]
+    #[error("sample events cannot be produced")]
     Produce(#[from] PublishError),
     /// The worker ended.
     #[error(transparent)]
@@ -84,7 +84,7 @@ pub(crate) enum DemoError {
     #[error(transparent)]
     Api(#[from] ApiError),
     /// A part ended, and says nothing of a reason.
-    #[error("a part of the demo ended unasked")]
+    #[error("a part of the demo ended without being asked to")]
     Ended,
     /// The worker did not get ready.
     #[error("the worker was not ready within {READY_TIMEOUT:?}")]
@@ -93,7 +93,7 @@ pub(crate) enum DemoError {
     #[error(transparent)]
     Watch(#[from] ObserverError),
     /// A part panicked.
-    #[error("a part of the demo ended: {0}")]
+    #[error("a part of the demo ended")]
     Part(#[from] tokio::task::JoinError),
     /// The summary could not be written.
     #[error("stdout: {0}")]
@@ -251,7 +251,7 @@ impl DemoRun {
 
         let performed = tokio::select! {
             biased;
-            ended = working.join_next() => Err(unasked(ended)),
+            ended = working.join_next() => Err(ended_early(ended)),
             performed = performance.perform(&readiness, stops) => performed,
         };
         performance.set(Phase::Stopping);
@@ -272,7 +272,7 @@ impl DemoRun {
     }
 }
 
-fn unasked(ended: Option<Result<Result<(), DemoError>, tokio::task::JoinError>>) -> DemoError {
+fn ended_early(ended: Option<Result<Result<(), DemoError>, tokio::task::JoinError>>) -> DemoError {
     match ended {
         Some(Ok(Err(error))) => error,
         Some(Err(error)) => error.into(),
@@ -398,7 +398,7 @@ impl StatusView {
         if !draws {
             let places = self.places.named().map(|(name, value)| format!("{name} {value}"));
             if let Err(error) = print(&places.join("\n")) {
-                tracing::warn!(%error, "stdout can not be written");
+                tracing::warn!(%error, "stdout cannot be written");
             }
         }
         while !stopped {
@@ -410,7 +410,7 @@ impl StatusView {
             let reading = self.reading();
             let shown = if draws { screen::draw(reading.frame(paint)) } else { print(&reading.line()) };
             if let Err(error) = shown {
-                tracing::warn!(%error, "the view ends: stdout can not be written");
+                tracing::warn!(%error, "the view ends: stdout cannot be written");
                 break;
             }
         }

@@ -30,7 +30,7 @@ pub(crate) type TopicPartition = (String, i32);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ObserverError {
     /// librdkafka's word.
-    #[error("observing topics: {0}")]
+    #[error("topics cannot be observed")]
     Kafka(#[from] KafkaError),
     /// The end of a partition was not reached in time.
     #[error("topic `{topic}` partition {partition} was not read to its end, offset {end}, within {TO_END_TIMEOUT:?}")]
