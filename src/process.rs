@@ -23,6 +23,8 @@ pub fn main() -> ExitCode {
         Command::Help { topic, asked: true } => return answer(settings::help(topic).trim_end()),
         Command::Help { topic, asked: false } => return complain(&[settings::help(topic).trim_end()]),
         Command::Version => return answer(concat!("hookstream ", env!("CARGO_PKG_VERSION"))),
+        Command::Completions(shell) => return answer(settings::completions(shell).trim_end()),
+        Command::Man => return answer(settings::man().trim_end()),
         _ => {}
     }
     if let Err(error) = logs::init(&parsed.logs) {

@@ -91,7 +91,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::ResumeRequest(settings, options) => {
             until_stopped(|[stop]| async move { Ok(resume::run(&settings, &options, stop, &mut io::stdout()).await?) })
         }
-        Command::Help { .. } | Command::Version => anyhow::bail!("answered before anything runs"),
+        Command::Help { .. } | Command::Version | Command::Completions(_) | Command::Man => {
+            anyhow::bail!("answered before anything runs")
+        }
     }
 }
 

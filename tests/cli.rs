@@ -138,3 +138,32 @@ fn secrets_are_not_repeated() {
     let lines = mistakes(&["receiver", "--secret", "", "--status", "hunter3"], &[("HOOKSTREAM_SECRET", "hunter2")]);
     assert!(lines[0].contains("--status `hunter3`") && !lines.concat().contains("hunter2"), "{lines:?}");
 }
+
+/// What bash offers behind a command line, with the completion that the program wrote.
+fn offered(line: &[&str]) -> Vec<String> {
+    const SCRIPT: &str = r#"
+        source <("$1" completions bash) || exit 1
+        shift
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+        _hookstream
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let output = Command::new("bash")
+        .args(["-c", SCRIPT, "bash", env!("CARGO_BIN_EXE_hookstream")])
+        .args(line)
+        .output()
+        .expect("bash runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_subcommands_their_members_and_their_options() {
+    assert_eq!(offered(&["hookstream", "tr"]), ["trace"]);
+    assert_eq!(offered(&["hookstream", "dead-letters", "re"]), ["redrive"]);
+    assert_eq!(offered(&["hookstream", "dead-letters", "redrive", "--skip"]), ["--skip-sent"]);
+    assert_eq!(offered(&["hookstream", "attempts", "--workspace", "acme", "--ent"]), ["--entity"]);
+    assert_eq!(offered(&["hookstream", "trace", "e-1", "--works"]), ["--workspace"]);
+    assert_eq!(offered(&["hookstream", "completions", ""])[..3], ["bash", "zsh", "fish"]);
+    assert!(offered(&["hookstream", "worker", "--entity"]).is_empty(), "an option of another subcommand");
+}

@@ -29,6 +29,8 @@ use crate::settings;
 
 /// How long the brokers may take for one answer before a tool gives up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// So long nobody need be told that the brokers have not answered.
+const SAY_AFTER: Duration = Duration::from_secs(2);
 /// How long a partition may give nothing, neither a record nor its end. Above it the brokers are gone.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long one poll waits: bounds how late it is seen that nobody wants more.
@@ -173,13 +175,19 @@ fn consumer(config: &ClientConfig, topic: &str, role: &'static str) -> Result<Ba
 }
 
 fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic: &str) -> Result<Vec<i32>, SpanError> {
-    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(|source| match source {
-        KafkaError::MetadataFetch(
-            RDKafkaErrorCode::BrokerTransportFailure
-            | RDKafkaErrorCode::OperationTimedOut
-            | RDKafkaErrorCode::AllBrokersDown,
-        ) => SpanError::NoBroker { brokers: kafka.brokers.clone() },
-        source => SpanError::Kafka { topic: topic.to_owned(), source },
+    let asked = consumer.fetch_metadata(Some(topic), SAY_AFTER).or_else(|error| {
+        if !is_away(&error) {
+            return Err(error);
+        }
+        tracing::warn!(brokers = kafka.brokers, "no broker answers yet, still trying");
+        consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT.saturating_sub(SAY_AFTER))
+    });
+    let metadata = asked.map_err(|source| {
+        if is_away(&source) {
+            SpanError::NoBroker { brokers: kafka.brokers.clone() }
+        } else {
+            SpanError::Kafka { topic: topic.to_owned(), source }
+        }
     })?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
         return Err(SpanError::NoTopic(topic.to_owned()));
@@ -195,6 +203,18 @@ fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic
     let mut partitions: Vec<i32> = found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
     partitions.sort_unstable();
     if partitions.is_empty() { Err(SpanError::NoTopic(topic.to_owned())) } else { Ok(partitions) }
+}
+
+/// Whether nobody has answered.
+fn is_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::AllBrokersDown
+        )
+    )
 }
 
 impl TopicRange {

@@ -194,6 +194,11 @@ fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Option<Command> {
     if reader.subcommand == Subcommand::Receiver {
         return Some(Command::Receiver(receiver(reader)));
     }
+    match reader.subcommand {
+        Subcommand::Completions => return Some(Command::Completions(reader.optional("shell", values::shell)?)),
+        Subcommand::Man => return Some(Command::Man),
+        _ => {}
+    }
     let settings = Box::new(settings(reader, log_format));
     contradictions::find(reader, &settings);
     Some(match reader.subcommand {
@@ -213,6 +218,8 @@ fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Option<Command> {
         Subcommand::Health => Command::Health(settings, query(reader)),
         Subcommand::Attempts => Command::Attempts(settings, attempts(reader)),
         Subcommand::Trace => Command::Trace(settings, trace(reader)?),
+        // They are answered without settings.
+        Subcommand::Completions | Subcommand::Man => Command::Man,
     })
 }
 

@@ -46,11 +46,15 @@ pub(crate) enum Subcommand {
     Attempts,
     /// `trace`
     Trace,
+    /// `completions`
+    Completions,
+    /// `man`
+    Man,
 }
 
 impl Subcommand {
     /// All of them, in the order in which help lists them.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Worker,
         Self::Api,
         Self::Demo,
@@ -67,6 +71,8 @@ impl Subcommand {
         Self::Health,
         Self::Attempts,
         Self::Trace,
+        Self::Completions,
+        Self::Man,
     ];
 
     /// The words that ask for it, with one space between.
@@ -88,6 +94,8 @@ impl Subcommand {
             Self::Health => "health",
             Self::Attempts => "attempts",
             Self::Trace => "trace",
+            Self::Completions => "completions",
+            Self::Man => "man",
         }
     }
 
@@ -95,6 +103,7 @@ impl Subcommand {
     pub(crate) fn argument(self) -> Option<&'static str> {
         match self {
             Self::DeadLettersShow | Self::DeadLettersRedrive | Self::Explain | Self::Trace => Some("event"),
+            Self::Completions => Some("shell"),
             _ => None,
         }
     }
@@ -124,6 +133,8 @@ impl Subcommand {
             Self::Trace => {
                 "say what became of one event at each webhook of its workspace, and whether all is accounted for"
             }
+            Self::Completions => "write the completion script of a shell: bash, zsh or fish",
+            Self::Man => "write the manual page, in the language of man",
         }
     }
 
@@ -184,6 +195,10 @@ pub(crate) enum Command {
     Attempts(Box<Settings>, AttemptsQuery),
     /// `trace`
     Trace(Box<Settings>, Trace),
+    /// `completions`
+    Completions(Shell),
+    /// `man`
+    Man,
     /// `help`, `--help`, or no argument at all.
     Help {
         /// What about.
@@ -403,6 +418,14 @@ pub(crate) struct AttemptsQuery {
     pub(crate) delivery: Option<String>,
     /// `--entity`: an id among an event's entities.
     pub(crate) entity: Option<String>,
+}
+
+/// `--shell`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// `trace`

@@ -4,10 +4,12 @@
 
 mod build;
 mod command;
+mod completions;
 mod contradictions;
 mod help;
 mod kafka_property;
 mod log_filter;
+mod man;
 mod mistake;
 mod options;
 mod scan;
@@ -25,14 +27,14 @@ use ipnet::IpNet;
 
 use crate::domain::retry_schedule::RetrySchedule;
 
-#[cfg(test)]
-pub(crate) use command::IntegrationName;
 pub(crate) use command::{
-    AttemptsQuery, Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, EventSource, Explain, Logs,
-    NamedEvent, Parsed, Query, Receiver, RecordPlace, Redrive, Replay, Resume, Sending, Trace,
+    AttemptsQuery, Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, EventSource, Explain,
+    IntegrationName, Logs, NamedEvent, Parsed, Query, Receiver, RecordPlace, Redrive, Replay, Resume, Sending, Trace,
 };
+pub(crate) use completions::render as completions;
 pub(crate) use help::render as help;
 pub(crate) use log_filter::BadFilter;
+pub(crate) use man::render as man;
 pub(crate) use mistake::Mistake;
 
 /// How to reach Kafka and under which group to consume.

@@ -108,7 +108,7 @@ fn defaults_are_those_of_the_documentation() {
 
 /// What a subcommand can't do without, the option `but` left out.
 fn required(subcommand: Subcommand, but: &str) -> Vec<String> {
-    [("workspace", "w"), ("integration", "i"), ("event", "webhooks.dead-letter/0/1")]
+    [("workspace", "w"), ("integration", "i"), ("event", "webhooks.dead-letter/0/1"), ("shell", "bash")]
         .into_iter()
         .filter(|(name, _)| *name != but && options::find(name, subcommand).is_some_and(|spec| spec.required))
         .map(|(name, value)| format!("--{name}={value}"))
@@ -125,6 +125,7 @@ fn example(spec: &options::Spec) -> &'static str {
         ("from", _) => "2026-01-01T00:00:00Z",
         ("to", _) => "2026-01-02T00:00:00Z",
         ("for", _) => "30s",
+        ("shell", _) => "zsh",
         ("status", _) => "500",
         ("limit", _) => "7",
         ("reason", _) if spec.about.contains("failures") => "timeout",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::command::{DEAD_LETTER_REASONS, EventSource, NamedEvent, RecordPlace};
+use super::command::{DEAD_LETTER_REASONS, EventSource, NamedEvent, RecordPlace, Shell};
 use super::{AttemptLog, LogFormat, Ordering};
 use super::{kafka_property, log_filter};
 use crate::domain::outcome::Reason;
@@ -200,6 +200,16 @@ pub(super) fn attempt_log(text: &str) -> Read<AttemptLog> {
         "failures" => Ok(AttemptLog::Failures),
         "off" => Ok(AttemptLog::Off),
         _ => Err("expected all, failures or off".to_owned()),
+    }
+}
+
+/// `bash`, `zsh` or `fish`.
+pub(super) fn shell(text: &str) -> Read<Shell> {
+    match text {
+        "bash" => Ok(Shell::Bash),
+        "zsh" => Ok(Shell::Zsh),
+        "fish" => Ok(Shell::Fish),
+        _ => Err("expected bash, zsh or fish".to_owned()),
     }
 }
 

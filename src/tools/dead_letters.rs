@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::known::Known;
 use super::render::{self, Body, or_dash, printable};
 use super::resend::{self, Judged, Notes, Order};
-use super::{INTERRUPTED, ToolError, blocking, write_line};
+use super::{INTERRUPTED, ToolError, blocking, lookup, write_line};
 use crate::clock;
 use crate::deliver::publish::Outgoing;
 use crate::domain::event::Envelope;
@@ -51,6 +51,12 @@ impl<'a> Filter<'a> {
             && self.from_ms.is_none_or(|from| timestamp_ms.is_some_and(|at| at >= from))
             && self.to_ms.is_none_or(|to| timestamp_ms.is_some_and(|at| at < to))
     }
+}
+
+/// The filter with the whole id of the integration, where only its beginning was given.
+async fn whole(settings: &Settings, filter: &DeadLetterFilter) -> Result<DeadLetterFilter, ToolError> {
+    let whole = lookup::whole_id(settings, filter.workspace.as_deref(), filter.integration.as_deref()).await?;
+    Ok(DeadLetterFilter { integration: whole, ..filter.clone() })
 }
 
 /// Whether a dead letter is the one that is named: by its own place, which only it is read for, by its event's place, or by the
@@ -188,6 +194,7 @@ pub(crate) async fn list(
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
+    let options = &DeadLettersList { filter: whole(settings, &options.filter).await?, ..options.clone() };
     let mut reading = read(settings, None, options.filter.from, "dead-letters").await?;
     let topic = reading.topic().to_owned();
     let filter = Filter::new(&options.filter);
@@ -382,6 +389,7 @@ pub(crate) async fn redrive(
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
+    let options = &Redrive { filter: whole(settings, &options.filter).await?, ..options.clone() };
     let reading = read(settings, options.event.as_ref(), options.filter.from, "redrive").await?;
     let requeue = resend::requeue(settings, options.sending, "redrive").await?;
     let known = blocking("looking what was sent back before", {

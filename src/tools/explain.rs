@@ -11,6 +11,7 @@ use super::render::printable;
 use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, ItemRuling, Ruling, WebhookRuling, explain, items_of};
+use crate::domain::guid;
 use crate::domain::integration::Integration;
 use crate::kafka::topic_range::TopicRange;
 use crate::settings::{EventSource, Explain, RecordPlace, Settings};
@@ -39,13 +40,14 @@ pub(crate) async fn run(
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
-    let key = options.integration.key();
     let asked = async {
+        let key = guid::canonical_key(&lookup::whole_name(settings, &options.integration).await?.key()).into_owned();
         let given = given(settings, &options.event).await?;
-        Ok::<_, ToolError>((given, lookup::integration(settings, &key).await?, lookup::health(settings, &key).await?))
+        let (found, health) = (lookup::integration(settings, &key).await?, lookup::health(settings, &key).await?);
+        Ok::<_, ToolError>((key, given, found, health))
     };
     let Some(asked) = stop.run_until_cancelled(asked).await else { return Ok(ExitCode::from(INTERRUPTED)) };
-    let (given, found, health) = asked?;
+    let (key, given, found, health) = asked?;
     if let Some(id) = options.webhook.as_deref().filter(|id| found.integration.webhook_by_id(id).is_none()) {
         return Err(ToolError::Refused(format!("--webhook: integration `{key}` has no webhook `{id}`")));
     }

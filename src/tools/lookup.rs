@@ -12,8 +12,8 @@ use crate::health::records::StateRecord;
 use crate::health::rules;
 use crate::kafka::table_reader::Compacted;
 use crate::kafka::topic_range::{SpanError, check_topic};
-use crate::readers::{is_guid, read_table};
-use crate::settings::{Kafka, Settings};
+use crate::readers::{ReadError, is_guid, read_table};
+use crate::settings::{IntegrationName, Kafka, Settings};
 
 /// How long the brokers may give nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -41,7 +41,7 @@ pub(super) async fn whole_id(
     let (workspace, prefix) = (workspace.map(str::to_owned), given.to_ascii_lowercase());
     let found = blocking("reading the integrations topic", move || {
         let mut found = BTreeSet::new();
-        read_table(&kafka, &topic, "id-lookup", &|| true, |row| {
+        let read = read_table(&kafka, &topic, "id-lookup", &|| true, |row| {
             let key = std::str::from_utf8(row.key).ok().and_then(|key| key.split_once('/'));
             let Some((of, id)) = key else { return };
             let is_meant = workspace.as_deref().is_none_or(|wanted| wanted == of)
@@ -51,7 +51,11 @@ pub(super) async fn whole_id(
             } else if is_meant {
                 found.remove(id);
             }
-        })?;
+        });
+        match read {
+            Ok(()) | Err(ReadError::Topic(SpanError::NoTopic(_))) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(found)
     })
     .await?;
@@ -68,6 +72,13 @@ pub(super) async fn whole_id(
         )));
     }
     Ok(found.into_iter().next())
+}
+
+/// The name with the whole id.
+pub(super) async fn whole_name(settings: &Settings, name: &IntegrationName) -> Result<IntegrationName, ToolError> {
+    let IntegrationName { workspace, integration } = name;
+    let whole = whole_id(settings, Some(workspace), Some(integration)).await?;
+    Ok(IntegrationName { workspace: workspace.clone(), integration: whole.unwrap_or_else(|| integration.clone()) })
 }
 
 /// The integration that is in force.

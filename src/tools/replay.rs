@@ -36,6 +36,7 @@ pub(crate) async fn replay(
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
+    let options = &Replay { integration: lookup::whole_name(settings, &options.integration).await?, ..options.clone() };
     let key = options.integration.key();
     let integration = lookup::integration(settings, &key).await?.integration;
     check_receives(&integration, options)?;

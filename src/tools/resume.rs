@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::{ToolError, lookup};
 use crate::domain::guid;
 use crate::health::records::{ResumeRequest, StateRecord};
 use crate::health::resume::{self, ResumeRequestError};
@@ -38,6 +39,9 @@ pub(crate) enum ResumeError {
     /// The integrations can't be read.
     #[error(transparent)]
     Integrations(#[from] ReadError),
+    /// Which integration is meant is not known.
+    #[error(transparent)]
+    Name(#[from] Box<ToolError>),
     /// It takes too long.
     #[error("the health topic could not be read to its end within {} s", READ_MAX.as_secs())]
     Late,
@@ -96,7 +100,8 @@ pub(crate) async fn run(
     stop: CancellationToken,
     out: &mut impl Write,
 ) -> Result<ExitCode, ResumeError> {
-    let key = guid::canonical_key(&options.integration.key()).into_owned();
+    let name = lookup::whole_name(settings, &options.integration).await.map_err(Box::new)?;
+    let key = guid::canonical_key(&name.key()).into_owned();
     let (settings, dry_run, wanted) = (settings.clone(), options.dry_run, key.clone());
     let (status, (outcome, before, now)) = tokio::task::spawn_blocking(move || {
         let status = own_status(&settings, &wanted, &stop)?;

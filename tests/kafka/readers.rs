@@ -251,6 +251,9 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     assert_eq!(health.len(), 1);
     assert_eq!((&health[0]["status"], &health[0]["failures"]["dns"]), (&json!("failed"), &json!(7)));
     assert_eq!((&health[0]["workspace"], &health[0]["integrationId"]), (&json!(WORKSPACE), &json!(guid)));
+    let resumed =
+        run(brokers, names, &["resume", "--workspace", WORKSPACE, "--integration", "E01C", "--dry-run"]).await;
+    assert!(resumed.out.contains(guid) && resumed.out.contains("would be set active again"), "{}", resumed.out);
     let table = run(brokers, names, &["health"]).await.out;
     assert!(table.contains("timeout 9, dns 7") && table.contains("503"), "{table}");
     for (words, expected) in [

@@ -493,6 +493,8 @@ async fn where_nothing_is_or_answers_the_tools_say_so_soon() {
     for ended in [list, redrive, explain] {
         assert_eq!(ended.code, 1);
         assert!(ended.log.contains("no broker of `127.0.0.1:1` answers within 10 s"), "{}", ended.log);
+        let trying = ended.log.find("no broker answers yet, still trying");
+        assert!(trying.is_some_and(|at| Some(at) < ended.log.find("answers within 10 s")), "{}", ended.log);
     }
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }

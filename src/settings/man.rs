@@ -1,0 +1,84 @@
+//! The manual page, made from the table of options.
+
+use std::fmt::Write as _;
+
+use super::command::Subcommand;
+use super::options::{self, Shape, Spec};
+
+/// The page in the language of `man`, with a line feed at its end.
+pub(crate) fn render() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!(
+        ".TH HOOKSTREAM 1 \"\" \"hookstream {version}\" \"User Commands\"\n\
+         .SH NAME\nhookstream \\- deliver a CRM's change events from Kafka to webhooks\n\
+         .SH SYNOPSIS\n.B hookstream\n.I SUBCOMMAND\n[\\fIOPTIONS\\fR]\n\
+         .SH DESCRIPTION\n{}\n.SH SUBCOMMANDS\n",
+        escaped(env!("CARGO_PKG_DESCRIPTION"))
+    );
+    for subcommand in Subcommand::ALL {
+        let argument =
+            subcommand.argument().map(|name| format!(" [{}]", name.to_ascii_uppercase())).unwrap_or_default();
+        let words = escaped(subcommand.words());
+        push(&mut text, format_args!(".TP\n.B {words}{argument}\n{}\n", escaped(subcommand.about())));
+    }
+    text.push_str(".SH OPTIONS\nEach option is also an environment variable of the same name; the option wins.\n");
+    for group in options::GROUPS {
+        push(&mut text, format_args!(".SS {}\n", escaped(group.title)));
+        for spec in group.specs {
+            option(&mut text, spec);
+        }
+    }
+    text.push_str(
+        ".SH EXIT STATUS\n.TP\n.B 0\nsuccess\n.TP\n.B 1\nthe work failed, or the answer is no\n.TP\n.B 2\nthe command line \
+         can't be understood, or files that it names can't be used\n.TP\n.B 130\nended by a signal\n",
+    );
+    text
+}
+
+fn option(text: &mut String, spec: &Spec) {
+    let flag = escaped(&spec.flag_name());
+    let value =
+        if spec.shape == Shape::Flag { String::new() } else { format!(" \\fI{}\\fR", escaped(spec.placeholder)) };
+    push(text, format_args!(".TP\n\\fB{flag}\\fR{value}\n{}\n", escaped(spec.about)));
+    let default = spec.default.map(|default| format!("Default: {}. ", escaped(default))).unwrap_or_default();
+    let users: Vec<&str> = spec.used_by.iter().map(|user| user.words()).collect();
+    let users = if spec.used_by.len() == Subcommand::ALL.len() { "all".to_owned() } else { users.join(", ") };
+    push(
+        text,
+        format_args!(".br\n{default}Environment: {}. Taken by: {}.\n", escaped(&spec.variable()), escaped(&users)),
+    );
+}
+
+/// Appends; a String takes everything.
+fn push(text: &mut String, args: std::fmt::Arguments<'_>) {
+    if text.write_fmt(args).is_err() {
+        text.push('\n');
+    }
+}
+
+/// Text that `man` shows as it stands.
+fn escaped(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    // A line must not begin with what begins a command.
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_every_subcommand_and_option_and_no_line_is_taken_for_a_command() {
+        let page = render();
+        for subcommand in Subcommand::ALL {
+            assert!(page.contains(&escaped(subcommand.about())), "{}", subcommand.words());
+        }
+        for spec in options::all() {
+            assert!(page.contains(&escaped(&spec.flag_name())) && page.contains(&escaped(spec.about)), "{}", spec.name);
+        }
+        let known = [".TH ", ".SH ", ".SS ", ".TP", ".B ", ".I ", ".br"];
+        for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {
+            assert!(known.iter().any(|command| line.starts_with(command)), "{line}");
+        }
+    }
+}
