@@ -5,15 +5,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::threads::{StartError, Threads};
 use crate::attempt_log::entry::AttemptLog;
 use crate::attempt_log::writer::AttemptLogWriter;
 use crate::deliver::courier::Courier;
@@ -58,13 +57,11 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// How long shards may take once nothing is waited for any more.
 const SHARDS_MAX: Duration = Duration::from_secs(5);
-/// How long who hears of attempts may take to tell of the last ones. With all the others and the drain this is what a stop
-/// may take at worst, about a minute: the chart and the compose file wait for longer before they kill.
+/// How long the health and attempt-log publishers may take to publish the last attempts. With all the others and the drain
+/// this is what a stop may take at worst, about a minute: the chart and the compose file wait longer before they kill.
 const REPORTERS_MAX: Duration = Duration::from_secs(10);
 /// How long the tables may take to close.
 const FEEDS_MAX: Duration = Duration::from_secs(2);
-/// Between two looks at whether threads have ended.
-const JOIN_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -87,56 +84,11 @@ pub(crate) enum WorkerError {
     #[error("a Kafka client cannot be made")]
     Client(#[from] crate::kafka::ClientError),
     /// A thread can't be started.
-    #[error("thread `{name}` cannot be started")]
-    Thread {
-        /// Its name.
-        name: String,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Thread(#[from] StartError),
     /// Something ended that must not end.
     #[error("{0} ended without being asked to; see the log")]
     Ended(&'static str),
-}
-
-/// Threads of the worker, by name. One that panics ends the worker.
-struct Threads {
-    started: Vec<(String, JoinHandle<()>)>,
-    fatal: CancellationToken,
-}
-
-impl Threads {
-    fn new(fatal: &CancellationToken) -> Self {
-        Self { started: Vec::new(), fatal: fatal.clone() }
-    }
-
-    fn start(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), WorkerError> {
-        let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
-        let unless_it_ends = self.fatal.clone().drop_guard();
-        let guarded = move || {
-            run();
-            unless_it_ends.disarm();
-        };
-        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(failed)?;
-        self.started.push((name.to_owned(), handle));
-        Ok(())
-    }
-
-    /// Joins all. Who has not ended after `patience`, waiting for brokers that do not answer, is left behind: the process
-    /// ends without it.
-    async fn join(mut self, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        while self.started.iter().any(|(_, handle)| !handle.is_finished()) && Instant::now() < deadline {
-            tokio::time::sleep(JOIN_EVERY).await;
-        }
-        for (name, handle) in self.started.drain(..) {
-            if !handle.is_finished() {
-                tracing::error!(thread = name, ?patience, "a thread did not end in time and is left behind");
-            } else if handle.join().is_err() {
-                tracing::error!(thread = name, "a thread panicked");
-            }
-        }
-    }
 }
 
 /// A running worker.
@@ -299,8 +251,8 @@ impl Started {
         Ok(read)
     }
 
-    /// Starts who hears of attempts and judges integrations by them. Judging ends with `consuming`, what the last
-    /// attempts have to be told to with `stop`.
+    /// Starts the threads that receive attempt results: the health counters, their owner and the attempt log. The owner ends
+    /// with `consuming`; the others end with `stop`, after the last attempts.
     fn start_reports(
         &self,
         threads: &mut Threads,
@@ -317,7 +269,7 @@ impl Started {
         let told = (deltas_topic(&topics.health), worker.clone(), &rules);
         let deltas = DeltaPublisher::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), (metrics(), brokers))?;
         let name = "health-deltas";
-        let failed = |source| WorkerError::Thread { name: name.to_owned(), source };
+        let failed = |source| StartError { name: name.to_owned(), source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let stopped = stop.clone();
         threads.start(name, move || runtime.block_on(deltas.run(stopped)))?;
@@ -455,7 +407,8 @@ impl Started {
         let (topic, drain) = (&self.settings.topics.integrations, self.settings.delivery.drain_timeout);
         let counted = (Arc::clone(&self.metrics), drain);
         let schedules = TickScheduler::subscribe(&self.settings.kafka, topic, Arc::clone(table), outlet, counted)?;
-        threads.start("schedules", move || schedules.run())
+        threads.start("schedules", move || schedules.run())?;
+        Ok(())
     }
 
     /// Measures until it is time to stop.
@@ -518,7 +471,7 @@ fn start_shards(
             .enable_all()
             .max_blocking_threads(32)
             .build()
-            .map_err(|source| WorkerError::Thread { name: name.clone(), source })?;
+            .map_err(|source| StartError { name: name.clone(), source })?;
         threads.start(&name, move || runtime.block_on(Shard::new(index, shared).run(inbound)))?;
     }
     Ok(senders)

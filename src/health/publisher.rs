@@ -231,7 +231,7 @@ impl DeltaPublisher {
                 topic = self.topic,
                 ?code,
                 text,
-                "the producer of health counts can not go on and is replaced"
+                "the producer of health counts cannot go on and is replaced"
             );
             match producer_of(&self.kafka) {
                 Ok(producer) => self.producer = producer,

@@ -72,7 +72,7 @@ impl DueBuffers {
         let bytes = waiting.payload.as_ref().map_or(0, Bytes::len);
         buffer.bytes += bytes;
         self.bytes += bytes;
-        // It came, so the partition is not paused, whoever resumed it: a full buffer pauses it again.
+        // A record arrived, so the partition is not paused any more: a full buffer pauses it again.
         buffer.paused = false;
         buffer.waiting.push_back(waiting);
     }

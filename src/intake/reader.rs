@@ -106,7 +106,7 @@ impl PartitionReader {
         if self.generation != self.member.generation()
             && let Err(error) = self.follow()
         {
-            tracing::error!(%error, "the partitions that a member holds can not be read");
+            tracing::error!(%error, "the partitions that a member holds cannot be read");
             return Ok(Polled::Broken);
         }
         let Some(message) = self.consumer.poll(wait).transpose()? else { return Ok(Polled::Nothing) };

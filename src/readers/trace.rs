@@ -130,7 +130,7 @@ pub(crate) struct Evidence {
     pub(crate) place: Option<Place>,
     /// Why nothing goes to the integration, if nothing does or did at the event's time.
     pub(crate) obstacle: Option<String>,
-    /// Whether the event is settled: whoever read it has dealt with every delivery of it.
+    /// Whether the event is settled: every delivery of it has ended.
     pub(crate) is_settled: bool,
 }
 

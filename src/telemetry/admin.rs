@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_gets_through_whoever_keeps_connections() {
+    async fn a_probe_gets_through_beside_clients_that_keep_connections() {
         let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = admin.address();
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));

@@ -1,0 +1,135 @@
+//! Holds by machine what ARCHITECTURE.md and CONTRIBUTING.md promise about the source: the arrows between rooms, the names that
+//! only some rooms may use, the form of files, errors and logs, and that the walk of one event names code that exists.
+//!
+//! Each rule is a function from one file to its violations; `samples` breaks each rule once.
+
+#[path = "tidy/documents.rs"]
+mod documents;
+#[path = "tidy/rooms.rs"]
+mod rooms;
+#[path = "tidy/samples.rs"]
+mod samples;
+#[path = "tidy/source.rs"]
+mod source;
+#[path = "tidy/style.rs"]
+mod style;
+
+use std::fs;
+use std::path::Path;
+
+use source::Source;
+
+/// Every Rust file of the repository's own.
+fn sources() -> Vec<Source> {
+    let mut sources = Vec::new();
+    for folder in ["src", "tests", "benches"] {
+        collect(Path::new(folder), &mut sources);
+    }
+    assert!(sources.len() > 150, "only {} files: the walk over them is broken", sources.len());
+    sources
+}
+
+fn collect(folder: &Path, sources: &mut Vec<Source>) {
+    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            collect(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(Source::new(path.to_str().unwrap(), &fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+#[track_caller]
+fn hold(rule: fn(&Source) -> Vec<String>) {
+    let violations: Vec<String> = sources()
+        .iter()
+        .flat_map(|source| rule(source).into_iter().map(|what| format!("{}: {what}", source.path)))
+        .collect();
+    assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n"));
+}
+
+#[test]
+fn no_room_imports_one_that_is_above_it() {
+    hold(rooms::arrows_up);
+}
+
+#[test]
+fn every_room_has_a_layer_and_every_layer_its_rooms() {
+    let found: Vec<String> = sources().iter().filter_map(|source| source.room().map(str::to_owned)).collect();
+    for room in &found {
+        assert!(rooms::layer(room).is_some(), "src/{room} has no layer in tests/tidy/rooms.rs");
+    }
+    for room in rooms::LAYERS.iter().copied().flatten() {
+        assert!(found.iter().any(|found| found == room), "{room} has a layer and no code");
+    }
+}
+
+#[test]
+fn only_their_rooms_name_the_client_libraries_the_environment_and_the_clock() {
+    hold(rooms::names_of_others);
+}
+
+#[test]
+fn every_file_opens_with_what_lives_in_it() {
+    hold(style::no_module_docs);
+}
+
+#[test]
+fn a_file_has_at_most_500_lines_before_its_tests() {
+    hold(style::too_long);
+}
+
+#[test]
+fn no_error_prints_its_cause_a_second_time() {
+    hold(style::causes_printed_twice);
+}
+
+#[test]
+fn a_log_text_is_a_fixed_phrase_that_starts_small_and_has_no_full_stop() {
+    hold(style::bad_log_texts);
+}
+
+#[test]
+fn no_channel_is_unbounded() {
+    hold(style::unbounded_channels);
+}
+
+#[test]
+fn a_lint_is_silenced_only_by_an_expectation_with_a_reason() {
+    hold(style::lints_without_reason);
+}
+
+#[test]
+fn comments_use_plain_words() {
+    hold(style::words_to_avoid);
+}
+
+#[test]
+fn documents_use_plain_words() {
+    let mut violations = Vec::new();
+    for path in documents::pages() {
+        let text = fs::read_to_string(&path).unwrap();
+        violations.extend(style::avoided_in(&text).map(|line| format!("{path}: {line}")));
+    }
+    assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n"));
+}
+
+#[test]
+fn the_walk_of_one_event_names_files_and_functions_that_exist() {
+    let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    let steps = documents::walk(&page);
+    assert!(steps.len() >= 10, "only {} steps: {steps:?}", steps.len());
+    let missing: Vec<_> = steps.iter().filter_map(|step| documents::missing(step, &sources())).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn the_table_of_rooms_has_every_room() {
+    let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    for room in rooms::LAYERS.iter().copied().flatten() {
+        let is_there = [format!("`{room}/`"), format!("`{room}.rs`")].iter().any(|name| page.contains(name));
+        assert!(is_there, "ARCHITECTURE.md has no row for {room}");
+    }
+}

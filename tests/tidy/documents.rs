@@ -1,0 +1,52 @@
+//! What pages say about the source: the walk of one event, and which pages there are.
+
+use std::fs;
+use std::path::Path;
+
+use crate::source::Source;
+
+/// A function on the walk of one event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) file: String,
+    pub(crate) function: String,
+}
+
+const HEADING: &str = "## The walk of one event";
+
+/// The steps of the walk: each `` `src/file.rs` `` and the functions `` `name()` `` that follow it.
+pub(crate) fn walk(page: &str) -> Vec<Step> {
+    let Some((_, after)) = page.split_once(HEADING) else { return Vec::new() };
+    let section = after.split("\n## ").next().unwrap_or_default();
+    let (mut steps, mut file) = (Vec::new(), None);
+    for quoted in section.split('`').skip(1).step_by(2) {
+        if quoted.starts_with("src/") && quoted.ends_with(".rs") {
+            file = Some(quoted.to_owned());
+        } else if let (Some(function), Some(file)) = (quoted.strip_suffix("()"), &file) {
+            steps.push(Step { file: file.clone(), function: function.to_owned() });
+        }
+    }
+    steps
+}
+
+/// What is wrong with a step, if anything is.
+pub(crate) fn missing(step: &Step, sources: &[Source]) -> Option<String> {
+    let Some(source) = sources.iter().find(|source| source.path == step.file) else {
+        return Some(format!("{} does not exist", step.file));
+    };
+    let name = step.function.rsplit("::").next().unwrap_or_default();
+    (!source.has(&["fn", name])).then(|| format!("{} has no function {name}", step.file))
+}
+
+/// The pages that people read.
+pub(crate) fn pages() -> Vec<String> {
+    let mut pages = vec!["deploy/monitoring/rules.yml".to_owned(), "deploy/helm/hookstream/values.yaml".to_owned()];
+    for folder in [".", "docs", "deploy", "deploy/helm/hookstream", "benches"] {
+        let entries = fs::read_dir(Path::new(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let texts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+        pages.extend(texts.map(|path| path.to_str().unwrap().to_owned()));
+    }
+    // The contract is taken over word for word.
+    pages.retain(|page| page != "docs/contract.md");
+    pages
+}

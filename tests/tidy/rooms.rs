@@ -1,0 +1,162 @@
+//! Which room may import which, and which names only some rooms may use.
+
+use crate::source::{Source, Token};
+
+/// The rooms, lowest first. A room may import those of lower layers, and no other.
+pub(crate) const LAYERS: &[&[&str]] = &[
+    &["clock"],
+    &["domain"],
+    &["settings"],
+    &["net"],
+    &["telemetry"],
+    &["kafka"],
+    &["topics"],
+    &["inflight"],
+    &["health"],
+    &["attempt_log"],
+    &["deliver"],
+    &["intake", "readers"],
+    &["registration"],
+    &["app"],
+    &["tools"],
+    &["run"],
+    &["process"],
+    &["fuzzing", "lib", "main"],
+];
+
+/// The layer of a room: its place in [`LAYERS`].
+pub(crate) fn layer(room: &str) -> Option<usize> {
+    LAYERS.iter().position(|rooms| rooms.contains(&room))
+}
+
+/// Imports of a room from one that is not below it.
+pub(crate) fn arrows_up(source: &Source) -> Vec<String> {
+    let Some(room) = source.room() else { return Vec::new() };
+    let here = layer(room);
+    let mut violations = Vec::new();
+    for target in imported(source) {
+        let there = layer(&target);
+        // The root's own items, such as a function of lib.rs, are nobody's room.
+        if target != room && there.is_some() && there >= here {
+            violations.push(format!("imports {target}, which is not below {room}"));
+        }
+    }
+    violations.dedup();
+    violations
+}
+
+/// The first words of all paths that begin with `crate::`.
+fn imported(source: &Source) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for at in source.positions(&["crate", ":", ":"]) {
+        match &source.tokens[at + 3..] {
+            [Token::Word(word), ..] => rooms.push(word.clone()),
+            [Token::Mark('{'), rest @ ..] => rooms.extend(first_words(rest)),
+            _ => {}
+        }
+    }
+    rooms
+}
+
+/// The first word of each path in `{a::b, c::{d}}`, whose opening bracket was read already.
+fn first_words(tokens: &[Token]) -> Vec<String> {
+    let (mut words, mut depth, mut is_first) = (Vec::new(), 0, true);
+    for token in tokens {
+        match token {
+            Token::Mark('{') => depth += 1,
+            Token::Mark('}') if depth == 0 => break,
+            Token::Mark('}') => depth -= 1,
+            Token::Mark(',') if depth == 0 => is_first = true,
+            Token::Word(word) if is_first => {
+                words.push(word.clone());
+                is_first = false;
+            }
+            _ => {}
+        }
+    }
+    words
+}
+
+/// A name, and the places in `src` that may use it.
+struct Reserved {
+    words: &'static [&'static str],
+    what: &'static str,
+    places: &'static [&'static str],
+}
+
+const RESERVED: &[Reserved] = &[
+    Reserved {
+        words: &["rdkafka", ":", ":"],
+        what: "the Kafka client",
+        places: &[
+            "src/kafka/",
+            "src/settings/kafka_property.rs",
+            "src/topics/cluster.rs",
+            "src/intake/",
+            "src/deliver/publish.rs",
+            "src/health/",
+            "src/attempt_log/writer.rs",
+            "src/registration/registry/",
+            "src/readers/",
+            "src/tools/",
+        ],
+    },
+    Reserved {
+        words: &["hyper", ":", ":"],
+        what: "the HTTP library",
+        places: &["src/net/", "src/deliver/", "src/registration/http/", "src/telemetry/admin.rs", "src/tools/receiver"],
+    },
+    Reserved {
+        words: &["hyper_util", ":", ":"],
+        what: "the HTTP library",
+        places: &["src/net/", "src/deliver/", "src/registration/http/", "src/tools/receiver.rs"],
+    },
+    Reserved {
+        words: &["axum", ":", ":"],
+        what: "the framework of the API",
+        places: &["src/registration/http/", "src/console/", "src/tools/demo/receivers.rs"],
+    },
+    Reserved { words: &["env", ":", ":", "var"], what: "the environment", places: &["src/settings/mod.rs"] },
+    Reserved { words: &["env", ":", ":", "var_os"], what: "the environment", places: &["src/settings/mod.rs"] },
+    Reserved { words: &["env", ":", ":", "vars_os"], what: "the environment", places: &["src/settings/mod.rs"] },
+    Reserved { words: &["env", ":", ":", "args_os"], what: "the arguments", places: &["src/settings/mod.rs"] },
+    Reserved {
+        words: &["SystemTime", ":", ":", "now"],
+        what: "the wall clock",
+        places: &["src/clock.rs", "src/net/hosts.rs"],
+    },
+    Reserved { words: &["Timestamp", ":", ":", "now"], what: "the wall clock", places: &["src/clock.rs"] },
+    Reserved { words: &["Zoned", ":", ":", "now"], what: "the wall clock", places: &["src/clock.rs"] },
+];
+
+/// Rooms whose rules take the time as an argument and do no input or output.
+const PURE: [&str; 2] = ["src/domain/", "src/health/rules/"];
+
+/// What pure rooms must not name.
+const IMPURE: [&[&str]; 7] = [
+    &["tokio"],
+    &["rdkafka"],
+    &["hyper"],
+    &["std", ":", ":", "fs"],
+    &["std", ":", ":", "net", ":", ":", "Tcp"],
+    &["Instant", ":", ":", "now"],
+    &["tracing"],
+];
+
+/// Uses of reserved names elsewhere, and of input, output or clocks in pure rooms.
+pub(crate) fn names_of_others(source: &Source) -> Vec<String> {
+    if !source.path.starts_with("src/") {
+        return Vec::new();
+    }
+    let mut violations = Vec::new();
+    for Reserved { words, what, places } in RESERVED {
+        if source.has(words) && !places.iter().any(|place| source.path.starts_with(place)) {
+            violations.push(format!("names {what} ({})", words.concat()));
+        }
+    }
+    if PURE.iter().any(|room| source.path.starts_with(room)) {
+        let named = IMPURE.iter().filter(|words| source.has(words));
+        violations.extend(named.map(|words| format!("is pure and names {}", words.concat())));
+    }
+    violations
+}

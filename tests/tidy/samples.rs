@@ -1,0 +1,109 @@
+//! The rules themselves under test: a small sample breaks each of them, and its good twin breaks none.
+
+use crate::documents::{Step, missing, walk};
+use crate::source::Source;
+use crate::{rooms, style};
+
+#[track_caller]
+fn check(rule: fn(&Source) -> Vec<String>, path: &str, text: &str, expected: &[&str]) {
+    let violations = rule(&Source::new(path, text));
+    assert_eq!(violations.len(), expected.len(), "{text}: {violations:?}");
+    for (violation, part) in violations.iter().zip(expected) {
+        assert!(violation.contains(part), "{violation} does not say {part}");
+    }
+}
+
+#[test]
+fn an_arrow_up_is_found_in_every_spelling() {
+    let up = |text, expected: &[&str]| check(rooms::arrows_up, "src/domain/x.rs", text, expected);
+    up("use crate::kafka::client;", &["imports kafka"]);
+    up("use crate::{kafka::client, clock};", &["imports kafka"]);
+    up("fn f() { crate::settings::parse() }", &["imports settings"]);
+    up("fn f() { tracing::info!(a = crate::net::A, \"x\") }", &["imports net"]);
+    up("#[cfg(test)] mod tests { use crate::deliver::order::A; }", &["imports deliver"]);
+    up("use crate::clock::now; use crate::domain::event; // use crate::kafka\n", &[]);
+    check(rooms::arrows_up, "src/intake/x.rs", "use crate::readers::a;", &["imports readers"]);
+    check(rooms::arrows_up, "src/kafka/x.rs", "use crate::{domain::{a, b}, telemetry::{c, d}};", &[]);
+}
+
+#[test]
+fn reserved_names_are_found_outside_of_their_rooms() {
+    let found = |path, text, expected: &[&str]| check(rooms::names_of_others, path, text, expected);
+    found("src/app/x.rs", "use rdkafka::error::KafkaError;", &["the Kafka client"]);
+    found("src/app/x.rs", "use hyper::Request;", &["the HTTP library"]);
+    found("src/kafka/x.rs", "use rdkafka::error::KafkaError;", &[]);
+    found("src/app/x.rs", "fn f() { std::env::var_os(\"A\"); }", &["the environment"]);
+    found("src/app/x.rs", "fn f() { std::time::SystemTime::now(); }", &["the wall clock"]);
+    found("src/clock.rs", "fn f() { std::time::SystemTime::now(); }", &[]);
+    found("src/domain/x.rs", "use tokio::time;", &["is pure and names tokio"]);
+    found("src/domain/x.rs", "fn f() { tracing::info!(\"a\") }", &["is pure and names tracing"]);
+    found("tests/x.rs", "use rdkafka::error::KafkaError;", &[]);
+}
+
+#[test]
+fn a_file_without_docs_or_with_too_many_lines_is_found() {
+    check(style::no_module_docs, "src/x.rs", "use a;", &["//!"]);
+    check(style::no_module_docs, "src/x.rs", "//! What.\nuse a;", &[]);
+    let long = "\n".repeat(501);
+    check(style::too_long, "src/x.rs", &long, &["501 lines"]);
+    check(style::too_long, "src/x.rs", &format!("{}#[cfg(test)]\nmod tests {{\n{long}}}", "\n".repeat(500)), &[]);
+}
+
+#[test]
+fn a_cause_that_is_printed_twice_is_found_in_every_form() {
+    let found = |text, expected: &[&str]| check(style::causes_printed_twice, "src/x.rs", text, expected);
+    found("enum E { #[error(\"a: {source}\")] A { source: io::Error } }", &["A prints {source}"]);
+    found("enum E { #[error(\"a: {why}\")] A { #[source] why: io::Error } }", &["A prints {why}"]);
+    found("enum E { #[error(\"a: {0}\")] A(#[from] io::Error) }", &["A prints {0}"]);
+    found("enum E { #[error(\"a {1}: {0:?}\")] A(#[source] io::Error, u8) }", &["A prints {0}"]);
+    found("#[error(\"a: {0}\")] struct S(#[source] io::Error);", &["S prints {0}"]);
+    found("enum E { #[error(\"a: {0}\")] A(String), #[error(\"b\")] B { source: io::Error } }", &[]);
+    found("enum E { #[error(transparent)] A(#[from] io::Error) }", &[]);
+}
+
+#[test]
+fn a_bad_log_text_is_found_over_several_lines() {
+    let found = |text, expected: &[&str]| check(style::bad_log_texts, "src/x.rs", text, expected);
+    found("fn f() { tracing::info!(\n  topic,\n  \"Started\"\n); }", &["starts with a capital"]);
+    found("fn f() { tracing::warn!(%error, \"it failed.\"); }", &["ends with a full stop"]);
+    found("fn f() { tracing::error!(\"it failed: {error}\"); }", &["holds data"]);
+    found("fn f() { tracing::info!(summary = text(\"Some\"), \"stopped\"); }", &[]);
+    found("fn f() { tracing::info!(role = \"Api\", \"SIGHUP read\"); }", &[]);
+    found("fn f() { tracing::info!(topic); }", &["without a fixed text"]);
+}
+
+#[test]
+fn an_unbounded_channel_is_found() {
+    let found = |text, expected: &[&str]| check(style::unbounded_channels, "tests/x.rs", text, expected);
+    found("fn f() { mpsc::unbounded_channel() }", &["unbounded_channel"]);
+    found("fn f() { std::sync::mpsc::channel() }", &["mpsc::channel"]);
+    found("fn f() { mpsc::channel(3) }", &[]);
+}
+
+#[test]
+fn a_lint_without_a_reason_is_found() {
+    let found = |text, expected: &[&str]| check(style::lints_without_reason, "src/x.rs", text, expected);
+    found("#[allow(dead_code)] fn f() {}", &["allow"]);
+    found("#![allow(dead_code, reason = \"r\")]", &["allow"]);
+    found("#[expect(dead_code)] fn f() {}", &["without a reason"]);
+    found("#[expect(\n  dead_code,\n  reason = \"r\"\n)] fn f() {}", &[]);
+}
+
+#[test]
+fn a_word_to_avoid_is_found() {
+    check(style::words_to_avoid, "src/x.rs", "// Whoever reads.\n", &["line 1 says \"Whoever\""]);
+    check(style::words_to_avoid, "src/x.rs", "fn f() { g(\"it can not\") }", &["can not"]);
+    check(style::words_to_avoid, "src/x.rs", "// It cannot.\n", &[]);
+}
+
+#[test]
+fn a_walk_over_code_that_is_gone_is_found() {
+    let page = "# A\n\n## The walk of one event\n\n1. `src/a.rs`: `run()` and `Type::go()`\n2. `src/b.rs`: `b()`\n\n## C\n`x()`";
+    let steps = walk(page);
+    let step = |file: &str, function: &str| Step { file: file.to_owned(), function: function.to_owned() };
+    assert_eq!(steps, [step("src/a.rs", "run"), step("src/a.rs", "Type::go"), step("src/b.rs", "b")]);
+    let sources = [Source::new("src/a.rs", "impl Type { fn go() {} }")];
+    let missing: Vec<_> = steps.iter().filter_map(|step| missing(step, &sources)).collect();
+    assert_eq!(missing, ["src/a.rs has no function run", "src/b.rs does not exist"]);
+    assert!(walk("# A").is_empty());
+}
