@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use slab::Slab;
 
 use crate::domain::hash::BuildHash64;
+use crate::telemetry::never::never;
 
 /// The place of a started item, until it is finished.
 pub(crate) type Place = usize;
@@ -101,7 +102,7 @@ impl<T> OrderedQueue<T> {
 
     /// Ends a started item: the next of its keys may go.
     pub fn finish(&mut self, place: Place) {
-        let Some(slot) = self.slots.try_remove(place) else { return };
+        let Some(slot) = self.slots.try_remove(place) else { return never("a started item is not in its queue") };
         for (key, next) in slot.keys.into_iter().zip(slot.next) {
             let Some(key) = key else { continue };
             let Entry::Occupied(mut entry) = self.by_key.entry(key) else { continue };

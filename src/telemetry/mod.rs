@@ -2,6 +2,7 @@
 
 pub(crate) mod logs;
 pub(crate) mod chain;
+pub(crate) mod never;
 pub(crate) mod metrics;
 pub(crate) mod admin;
 pub(crate) mod repeats;

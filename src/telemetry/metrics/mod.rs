@@ -28,6 +28,12 @@ pub(crate) static KAFKA_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
     IntCounter::new("kafka_errors_total", "Errors that the Kafka clients of the process reported").expect("a good name")
 });
 
+/// Excluded states that were reached: see [`super::never`].
+pub(crate) static INVARIANT_VIOLATIONS: LazyLock<IntCounter> = LazyLock::new(|| {
+    IntCounter::new("invariant_violations_total", "States reached that the code excludes: defects")
+        .expect("a good name")
+});
+
 /// What became of an event that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventOutcome {
@@ -100,6 +106,7 @@ impl Metrics {
         make.int_gauges("build_info", "The running version", &["version"])
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
+        let _registered: IntCounter = make.add(Ok(INVARIANT_VIOLATIONS.clone()));
         Self {
             intake: IntakeMetrics::register(&make, &tiers),
             table: TableMetrics::register(&make),

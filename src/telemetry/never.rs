@@ -1,0 +1,30 @@
+//! States that the code excludes. Reaching one is a defect: a test fails, and in production it is logged and counted instead
+//! of passed over in silence.
+
+use super::metrics::INVARIANT_VIOLATIONS;
+
+/// Call it where the code cannot come, before it goes on as well as it can. `what` says which state was reached.
+///
+/// # Panics
+/// In builds with debug assertions, which all tests have.
+#[track_caller]
+pub(crate) fn never(what: &'static str) {
+    if cfg!(debug_assertions) {
+        #[expect(clippy::panic, reason = "a test that reaches an excluded state must fail")]
+        {
+            panic!("{what}");
+        }
+    }
+    INVARIANT_VIOLATIONS.inc();
+    let place = std::panic::Location::caller();
+    tracing::error!(what, file = place.file(), line = place.line(), "a state was reached that the code excludes");
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_test_that_reaches_an_excluded_state_fails() {
+        let reached = std::panic::catch_unwind(|| super::never("the lane of a request is gone"));
+        assert_eq!(reached.unwrap_err().downcast_ref::<&str>(), Some(&"the lane of a request is gone"));
+    }
+}
