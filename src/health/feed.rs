@@ -1,8 +1,10 @@
 //! Keeps what this worker knows of the integrations' health like the health topic: a second table beside the
 //! integrations.
 //!
-//! Delivery does not depend on it: where the topic can't be read, that is said once and tried again.
+//! Delivery does not depend on it: where the topic can't be read, or gives nothing, that is said and tried again. A topic that
+//! was made anew is read again, and what it has no more is forgotten.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ use crate::telemetry::metrics::Metrics;
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How long until a topic that can't be read is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How long reading at start may go on without a record or an end. Then delivery begins without.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often the integrations are counted anew after changes.
 const CENSUS_EVERY: Duration = Duration::from_secs(5);
 
@@ -47,7 +51,11 @@ impl HealthFeed {
         let mut ready = Some(ready);
         let mut is_told = false;
         while !stop.is_cancelled() {
-            let Err(error) = self.follow(&mut ready, stop) else { break };
+            let error = match self.follow(&mut ready, stop) {
+                Ok(()) => break,
+                Err(CompactedError::Anew(_)) => continue,
+                Err(error) => error,
+            };
             if std::mem::replace(&mut is_told, true) {
                 tracing::debug!(error = chain(&error), "the health topic still cannot be read");
             } else {
@@ -68,9 +76,27 @@ impl HealthFeed {
         let mut topic = Compacted::open(&self.kafka, &self.topic, "health")?;
         let mut counted = Instant::now();
         let mut is_stale = false;
+        let mut heard = Instant::now();
+        // What was known before and is not read again is gone.
+        let mut unread: Option<HashSet<Box<str>>> = Some(self.standings.keys().into_iter().collect());
         while !stop.is_cancelled() {
-            topic.read(POLL_WAIT, |row| is_stale |= self.take(&row))?;
-            if ready.is_some() && topic.is_caught_up() {
+            let read = topic.read(POLL_WAIT, |row| {
+                if let (Some(unread), Ok(key)) = (&mut unread, std::str::from_utf8(row.key)) {
+                    unread.remove(key);
+                }
+                is_stale |= self.take(&row);
+            })?;
+            if read > 0 {
+                heard = Instant::now();
+            }
+            if topic.is_caught_up() {
+                unread.take().into_iter().flatten().for_each(|key| self.said(&key, None));
+                tell(ready);
+            } else if ready.is_some() && heard.elapsed() >= SILENCE_MAX {
+                tracing::error!(
+                    topic = self.topic,
+                    "the health topic gives nothing: suspended integrations may be delivered to"
+                );
                 tell(ready);
             }
             if is_stale && counted.elapsed() >= CENSUS_EVERY {
@@ -82,6 +108,11 @@ impl HealthFeed {
         Ok(())
     }
 
+    fn said(&self, key: &str, standing: Option<HealthState>) {
+        let table = self.table.read();
+        self.standings.said(key, standing, table.get(key).map(|integration| &**integration));
+    }
+
     /// Takes over a record. Says whether it says anything.
     fn take(&self, row: &Row<'_>) -> bool {
         let parsed = std::str::from_utf8(row.key).map_err(|error| error.to_string()).and_then(|key| {
@@ -90,8 +121,7 @@ impl HealthFeed {
         });
         match parsed {
             Ok((key, standing)) => {
-                let table = self.table.read();
-                self.standings.said(key, standing, table.get(key).map(|integration| &**integration));
+                self.said(key, standing);
                 true
             }
             Err(error) => {

@@ -7,6 +7,7 @@ pub(crate) mod rules;
 pub(crate) mod tally;
 pub(crate) mod collector;
 pub(crate) mod publisher;
+mod moves;
 pub(crate) mod owner;
 pub(crate) mod restore;
 pub(crate) mod positions;

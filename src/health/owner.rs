@@ -3,31 +3,33 @@
 //! Every worker is a member of a group of its own on the deltas topic; who is given a partition owns the integrations
 //! in it. What it makes of the deltas and how far it has read are written in one transaction, which Kafka refuses to a
 //! member that has lost its partitions: so each change of state is one record, and each delta counts once, even if a worker dies.
-//! Whatever goes wrong here is said and tried again, and no delivery waits for it.
+//! Only offsets make Kafka look at the membership, so no transaction goes without. A partition that can't be read or written
+//! holds up no other. Whatever goes wrong here is said and tried again, and no delivery waits for it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
-use rdkafka::{ClientContext, Message as _, TopicPartitionList};
+use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::moves::{Move, Moves, TopicsError, check_partitions};
 use super::positions::Positions;
 use super::records::{Delta, StateRecord, counts_record};
-use super::restore::{LoadError, load};
+use super::restore::load;
 use super::rules::{Change, Health, PartitionHealth, Rules};
 use crate::clock;
-use crate::kafka::client::{ClientLog, health_consumer_config};
+use crate::kafka::client::health_consumer_config;
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
 use crate::settings;
 use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::repeats::Repeats;
 use crate::topics::names::{counts_topic, deltas_topic, health_group};
 
 /// How long a poll waits when there is nothing: bounds how late a stop is seen.
@@ -43,6 +45,10 @@ const WRITE_MAX: usize = 2_000;
 /// How often the idle are looked for, and since when they are idle.
 const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_AFTER_MS: i64 = 7 * 24 * 3_600_000;
+/// How long the coordinator may take to say what is committed: the transactions of an owner before end by then.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a partition that could not be loaded or written is left alone.
+const APART: Duration = Duration::from_secs(30);
 /// How long until a session that ended is begun again; it doubles up to the longest.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_mins(1);
@@ -53,60 +59,11 @@ enum SessionError {
     #[error("{what}")]
     Kafka { what: &'static str, source: KafkaError },
     #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
     Transaction(TransactionError),
-    #[error("{0}")]
-    Topics(String),
-}
-
-/// What a rebalance did.
-enum Move {
-    Assigned(Vec<i32>),
-    Revoked(Vec<i32>),
-}
-
-/// Remembers what rebalances do; they happen within polls.
-struct Moves {
-    log: ClientLog,
-    moves: Mutex<Vec<Move>>,
-}
-
-impl Moves {
-    fn push(&self, partitions: &TopicPartitionList, kind: fn(Vec<i32>) -> Move) {
-        let partitions = partitions.elements().into_iter().map(|element| element.partition());
-        self.moves.lock().push(kind(partitions.collect()));
-    }
-
-    fn take(&self) -> Vec<Move> {
-        std::mem::take(&mut *self.moves.lock())
-    }
-}
-
-impl ClientContext for Moves {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Moves {
-    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            Rebalance::Revoke(partitions) => self.push(partitions, Move::Revoked),
-            Rebalance::Assign(_) => {}
-            Rebalance::Error(error) => tracing::warn!(group_member = self.log.role(), %error, "a rebalance failed"),
-        }
-    }
-
-    fn post_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(partitions) = rebalance {
-            self.push(partitions, Move::Assigned);
-        }
-    }
+    #[error(transparent)]
+    Topics(#[from] TopicsError),
+    #[error("the client does not know its group")]
+    NoGroup,
 }
 
 /// Sums and judges, on a thread of its own.
@@ -127,9 +84,12 @@ impl HealthOwner {
     /// Works until `stop`. Blocks its thread.
     pub(crate) fn run(self, stop: &CancellationToken) {
         let mut wait = AGAIN_MIN;
+        let unjudged = Unjudged::default();
         while !stop.is_cancelled() {
             let began = Instant::now();
-            let Err(error) = Session::begin(&self).and_then(|mut session| session.run(stop)) else { return };
+            let session = Session::begin(&self, &unjudged);
+            let Err(error) = session.and_then(|mut session| session.run(stop)) else { return };
+            unjudged.since(true, &self.metrics);
             if began.elapsed() > AGAIN_MAX {
                 wait = AGAIN_MIN;
             }
@@ -138,9 +98,22 @@ impl HealthOwner {
             let until = Instant::now() + wait;
             wait = (wait * 2).min(AGAIN_MAX);
             while !stop.is_cancelled() && Instant::now() < until {
+                unjudged.since(true, &self.metrics);
                 std::thread::park_timeout(POLL_WAIT);
             }
         }
+    }
+}
+
+/// Since when something is not judged that should be.
+#[derive(Default)]
+struct Unjudged(Cell<Option<Instant>>);
+
+impl Unjudged {
+    fn since(&self, is_unjudged: bool, metrics: &Metrics) {
+        let since = is_unjudged.then(|| self.0.get().unwrap_or_else(Instant::now));
+        self.0.set(since);
+        metrics.health.unjudged_seconds.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
     }
 }
 
@@ -153,21 +126,26 @@ struct Session<'a> {
     transactions: Transactions,
     positions: Positions,
     books: BTreeMap<i32, PartitionHealth>,
-    /// What was last committed.
+    /// What was last committed, or where the assignment began.
     committed: BTreeMap<i32, i64>,
+    /// Partitions that could not be loaded, and until when they are left alone.
+    unloaded: BTreeMap<i32, Instant>,
+    /// The same of those that could not be written.
+    unwritten: BTreeMap<i32, Instant>,
+    unjudged: &'a Unjudged,
+    bad: Repeats,
     turned: Instant,
     swept: Instant,
 }
 
 impl<'a> Session<'a> {
-    fn begin(owner: &'a HealthOwner) -> Result<Self, SessionError> {
+    fn begin(owner: &'a HealthOwner, unjudged: &'a Unjudged) -> Result<Self, SessionError> {
         let failed = |what| move |source| SessionError::Kafka { what, source };
         let HealthOwner { kafka, health_topic, events_topic, .. } = owner;
         let (deltas_topic, counts_topic) = (deltas_topic(health_topic), counts_topic(health_topic));
         let group = health_group(&kafka.group);
-        let context = Moves { log: ClientLog::new("health-owner"), moves: Mutex::default() };
         let consumer: BaseConsumer<Moves> =
-            health_consumer_config(kafka, &group).create_with_context(context).map_err(failed("no consumer"))?;
+            health_consumer_config(kafka, &group).create_with_context(Moves::new()).map_err(failed("no consumer"))?;
         check_partitions(&consumer, [health_topic, &deltas_topic, &counts_topic])?;
         let id = format!("{group}-{:016x}", rand::random::<u64>());
         let transactions =
@@ -184,6 +162,10 @@ impl<'a> Session<'a> {
             positions,
             books,
             committed,
+            unloaded: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
+            unjudged,
+            bad: Repeats::default(),
             turned: now,
             swept: now,
         })
@@ -193,7 +175,9 @@ impl<'a> Session<'a> {
         while !stop.is_cancelled() {
             self.read()?;
             if self.turned.elapsed() >= TURN_EVERY {
+                self.load_again()?;
                 self.turn(WRITE_AFTER_MS)?;
+                self.unjudged.since(!self.unloaded.is_empty() || !self.unwritten.is_empty(), &self.owner.metrics);
                 self.turned = Instant::now();
             }
         }
@@ -206,15 +190,30 @@ impl<'a> Session<'a> {
         let mut wait = POLL_WAIT;
         for _ in 0..BATCH {
             let polled = self.consumer.poll(wait);
+            // The message borrows the consumer, and a rebalance changes all the rest.
+            let polled = polled.map(|polled| {
+                polled.map(|message| (message.partition(), message.offset(), message.payload().map(<[u8]>::to_vec)))
+            });
             for moved in self.consumer.context().take() {
-                follow(moved, self.owner, &self.consumer, &self.deltas_topic, &mut self.books)?;
+                self.follow(moved)?;
             }
             match polled {
                 None => return Ok(()),
-                Some(Ok(message)) => {
+                Some(Ok((partition, offset, value))) => {
                     // Of a partition that went meanwhile the next owner reads it.
-                    if let Some(book) = self.books.get_mut(&message.partition()) {
-                        take(book, message.offset(), message.payload(), &self.owner.rules);
+                    if let Some(book) = self.books.get_mut(&partition) {
+                        if book.is_passed(offset) {
+                            let topic = self.deltas_topic.as_str();
+                            tracing::error!(
+                                topic,
+                                partition,
+                                offset,
+                                "a topic of health counts was made anew; its records count from its start"
+                            );
+                            book.begin_again();
+                            self.committed.insert(partition, offset);
+                        }
+                        take(book, offset, value.as_deref(), &self.owner.rules, &self.bad);
                     }
                 }
                 Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
@@ -232,7 +231,10 @@ impl<'a> Session<'a> {
         let now_ms = clock::now_ms();
         let sweeps = self.swept.elapsed() >= FORGET_EVERY;
         let mut entries: BTreeMap<i32, Entry> = BTreeMap::new();
-        for (partition, book) in &mut self.books {
+        let now = Instant::now();
+        self.unwritten.retain(|partition, until| *until > now && self.books.contains_key(partition));
+        for (partition, book) in self.books.iter_mut().filter(|(partition, _)| !self.unwritten.contains_key(partition))
+        {
             let changes = book.changes(&self.owner.rules, now_ms);
             let counted = book.unwritten(now_ms - write_after_ms, WRITE_MAX);
             let forgotten = if sweeps { book.forgettable(now_ms - FORGET_AFTER_MS, WRITE_MAX) } else { Vec::new() };
@@ -248,20 +250,129 @@ impl<'a> Session<'a> {
             self.settle(entries);
             return Ok(());
         }
+        let Some(error) = self.write(&entries, &offsets)? else {
+            self.settle(entries);
+            return Ok(());
+        };
+        tracing::info!(%error, "changes of health were not written and are written again, by partition");
+        for (partition, entry) in entries {
+            let offsets: BTreeMap<i32, i64> =
+                offsets.get(&partition).map(|offset| (partition, *offset)).into_iter().collect();
+            let entries = BTreeMap::from([(partition, entry)]);
+            match self.write(&entries, &offsets)? {
+                None => self.settle(entries),
+                Some(error) => {
+                    tracing::warn!(partition, %error, "the health of a partition's integrations cannot be written for the moment");
+                    self.unwritten.insert(partition, Instant::now() + APART);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes entries and offsets. Gives the error where nothing was written and it may be tried again.
+    fn write(
+        &mut self,
+        entries: &BTreeMap<i32, Entry>,
+        offsets: &BTreeMap<i32, i64>,
+    ) -> Result<Option<KafkaError>, SessionError> {
         let records: Vec<Written> =
             entries.iter().flat_map(|(partition, entry)| self.records(*partition, entry)).collect();
+        let offsets = with_fence(offsets, entries, &self.committed);
         match self.commit(&records, &offsets) {
             Ok(()) => {
                 self.committed.extend(offsets);
-                self.settle(entries);
-                Ok(())
+                Ok(None)
             }
-            Err(SessionError::Transaction(TransactionError::Aborted(error))) => {
-                tracing::info!(%error, "changes of health were not written and are written again");
-                Ok(())
-            }
+            Err(SessionError::Transaction(TransactionError::Aborted(error))) => Ok(Some(error)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Follows a rebalance.
+    fn follow(&mut self, moved: Move) -> Result<(), SessionError> {
+        match moved {
+            Move::Revoked(partitions) => {
+                for partition in &partitions {
+                    self.books.remove(partition);
+                    self.committed.remove(partition);
+                    self.unloaded.remove(partition);
+                }
+                tracing::info!(?partitions, "the health of these partitions' integrations is judged elsewhere");
+            }
+            Move::Assigned(partitions) if partitions.is_empty() => {}
+            Move::Assigned(partitions) => {
+                // Kafka gives the committed offsets only once no transaction of an owner before is open on them.
+                let mut list = TopicPartitionList::new();
+                for partition in &partitions {
+                    list.add_partition(&self.deltas_topic, *partition);
+                }
+                let failed = |source| SessionError::Kafka { what: "the committed offsets are not known", source };
+                let answered = self.consumer.committed_offsets(list, COMMITTED_TIMEOUT).map_err(failed)?;
+                for element in answered.elements() {
+                    if let Offset::Offset(offset) = element.offset() {
+                        self.committed.insert(element.partition(), offset);
+                    }
+                }
+                self.load(&partitions)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads what is known of partitions: all at once, and where that fails one by one. One that can't be loaded is not read
+    /// meanwhile.
+    fn load(&mut self, partitions: &[i32]) -> Result<(), SessionError> {
+        let (kafka, topic) = (&self.owner.kafka, &self.owner.health_topic);
+        let mut loaded = BTreeMap::new();
+        match load(kafka, topic, partitions) {
+            Ok(books) => loaded = books,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the health of partitions is loaded one by one");
+                for partition in partitions {
+                    match load(kafka, topic, &[*partition]) {
+                        Ok(books) => loaded.extend(books),
+                        Err(error) => {
+                            tracing::error!(
+                                partition,
+                                error = chain(&error),
+                                "the health of a partition's integrations is not judged for the moment"
+                            );
+                            self.unloaded.insert(*partition, Instant::now() + APART);
+                        }
+                    }
+                }
+            }
+        }
+        let failed = |source| SessionError::Kafka { what: "a partition cannot be paused", source };
+        let mut paused = TopicPartitionList::new();
+        self.unloaded.keys().for_each(|partition| {
+            paused.add_partition(&self.deltas_topic, *partition);
+        });
+        self.consumer.pause(&paused).map_err(failed)?;
+        let integrations: usize = loaded.values().map(PartitionHealth::len).sum();
+        let partitions: Vec<i32> = loaded.keys().copied().collect();
+        self.books.extend(loaded);
+        tracing::info!(?partitions, integrations, "the health of these partitions' integrations is judged here");
+        Ok(())
+    }
+
+    /// Tries again to load what could not be loaded.
+    fn load_again(&mut self) -> Result<(), SessionError> {
+        let due = self.unloaded.iter().find(|(_, until)| **until <= Instant::now());
+        let Some(partition) = due.map(|(partition, _)| *partition) else { return Ok(()) };
+        self.unloaded.remove(&partition);
+        self.load(&[partition])?;
+        if !self.books.contains_key(&partition) {
+            return Ok(());
+        }
+        // What came before it was paused was not counted.
+        let failed = |source| SessionError::Kafka { what: "a partition cannot be read again", source };
+        let start = self.committed.get(&partition).map_or(Offset::Beginning, |offset| Offset::Offset(*offset));
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.deltas_topic, partition);
+        self.consumer.resume(&list).map_err(failed)?;
+        self.consumer.seek(&self.deltas_topic, partition, start, COMMITTED_TIMEOUT).map_err(failed)
     }
 
     /// Before an integration is suspended: how far the events have been read. Where nobody says, it waits a turn.
@@ -286,9 +397,8 @@ impl<'a> Session<'a> {
 
     /// The offsets to commit: those that differ from what is committed.
     fn offsets(&self, entries: &BTreeMap<i32, Entry>) -> BTreeMap<i32, i64> {
-        let next = self.books.iter().filter_map(|(partition, book)| {
-            let written = entries.get(partition).into_iter().flat_map(Entry::written);
-            Some((*partition, book.next_offset_with(written)?))
+        let next = entries.iter().filter_map(|(partition, entry)| {
+            Some((*partition, self.books.get(partition)?.next_offset_with(entry.written())?))
         });
         next.filter(|(partition, offset)| self.committed.get(partition) != Some(offset)).collect()
     }
@@ -330,7 +440,7 @@ impl<'a> Session<'a> {
             let added = list.add_partition_offset(&self.deltas_topic, *partition, Offset::Offset(*offset));
             added.map_err(failed("an offset cannot be listed"))?;
         }
-        let group = self.consumer.group_metadata().ok_or_else(|| SessionError::Topics("no group".to_owned()))?;
+        let group = self.consumer.group_metadata().ok_or(SessionError::NoGroup)?;
         self.transactions.commit(records, &list, &group).map_err(SessionError::Transaction)
     }
 
@@ -367,38 +477,21 @@ impl Entry {
     }
 }
 
-/// Follows a rebalance.
-fn follow(
-    moved: Move,
-    owner: &HealthOwner,
-    consumer: &BaseConsumer<Moves>,
-    deltas_topic: &str,
-    books: &mut BTreeMap<i32, PartitionHealth>,
-) -> Result<(), SessionError> {
-    match moved {
-        Move::Revoked(partitions) => {
-            books.retain(|partition, _| !partitions.contains(partition));
-            tracing::info!(?partitions, "the health of these partitions' integrations is judged elsewhere");
-        }
-        Move::Assigned(partitions) if partitions.is_empty() => {}
-        Move::Assigned(partitions) => {
-            // Kafka gives the committed offsets only once no transaction of an owner before is open on them.
-            let mut list = TopicPartitionList::new();
-            for partition in &partitions {
-                list.add_partition(deltas_topic, *partition);
-            }
-            let failed = |source| SessionError::Kafka { what: "the committed offsets are not known", source };
-            drop(consumer.committed_offsets(list, Duration::from_secs(30)).map_err(failed)?);
-            let loaded = load(&owner.kafka, &owner.health_topic, &partitions)?;
-            let integrations: usize = loaded.values().map(PartitionHealth::len).sum();
-            books.extend(loaded);
-            tracing::info!(?partitions, integrations, "the health of these partitions' integrations is judged here");
-        }
-    }
-    Ok(())
+/// The offsets of a transaction: for each partition that is written one at least, since only offsets make Kafka refuse a
+/// transaction to a member that has lost its partitions.
+fn with_fence(
+    offsets: &BTreeMap<i32, i64>,
+    entries: &BTreeMap<i32, Entry>,
+    committed: &BTreeMap<i32, i64>,
+) -> BTreeMap<i32, i64> {
+    let written = entries.iter().filter(|(_, entry)| !entry.is_empty()).map(|(partition, _)| *partition);
+    let fence = written.map(|partition| (partition, committed.get(&partition).copied().unwrap_or_default()));
+    let mut all: BTreeMap<i32, i64> = fence.collect();
+    all.extend(offsets);
+    all
 }
 
-fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &Rules) {
+fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &Rules, bad: &Repeats) {
     match value.map_or_else(|| Err("no value".to_owned()), Delta::parse) {
         Ok(Delta::DeltaBatch(telling)) => {
             let now_ms = clock::now_ms();
@@ -407,27 +500,30 @@ fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &R
             }
         }
         Ok(Delta::ResumeRequest(resume)) => book.wish(&resume.key, resume.since_ms),
-        Err(error) => tracing::warn!(offset, error, "a record of the deltas topic cannot be used"),
+        Err(error) => {
+            if let Some(repeats) = bad.of("bad") {
+                tracing::warn!(offset, error, repeats, "a record of the deltas topic cannot be used");
+            }
+        }
     }
     book.pass(offset);
 }
 
-/// An integration is in the same partition of all three topics.
-fn check_partitions(consumer: &BaseConsumer<Moves>, topics: [&str; 3]) -> Result<(), SessionError> {
-    let mut counts = Vec::new();
-    for topic in topics {
-        let failed = |source| SessionError::Kafka { what: "the topics cannot be asked for", source };
-        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).map_err(failed)?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-        counts.push((topic, found.map_or(0, |found| found.partitions().len())));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(forgotten: &[&str]) -> Entry {
+        let forgotten = forgotten.iter().map(|key| (*key).into()).collect();
+        Entry { changes: Vec::new(), counted: Vec::new(), forgotten }
     }
-    let same = counts.iter().all(|(_, count)| *count > 0 && counts.first().is_some_and(|first| first.1 == *count));
-    if same {
-        return Ok(());
+
+    #[test]
+    fn no_partition_is_written_without_an_offset_of_it() {
+        let entries =
+            BTreeMap::from([(0, entry(&["ws/a"])), (1, entry(&["ws/b"])), (2, entry(&["ws/c"])), (3, entry(&[]))]);
+        let (changed, committed) = (BTreeMap::from([(0, 7)]), BTreeMap::from([(0, 5), (1, 6)]));
+        let offsets = with_fence(&changed, &entries, &committed);
+        assert_eq!(offsets, BTreeMap::from([(0, 7), (1, 6), (2, 0)]), "the same offset again is enough");
     }
-    let counts: Vec<_> = counts.iter().map(|(topic, count)| format!("{topic} has {count}")).collect();
-    Err(SessionError::Topics(format!(
-        "the health topics must have as many partitions each ({}); `hookstream topics apply` creates them",
-        counts.join(", ")
-    )))
 }

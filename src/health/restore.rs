@@ -14,17 +14,20 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::records::{StateRecord, parse_counts};
-use super::rules::{IntegrationHealth, PartitionHealth};
+use super::rules::{Health, IntegrationHealth, PartitionHealth};
 use crate::kafka::client::{ClientLog, table_consumer_config, uncommitted_config};
+use crate::kafka::topic_watch::ends;
 use crate::settings;
-use crate::topics::names::counts_topic;
+use crate::topics::names::{counts_topic, deltas_topic};
 
 /// How long a broker may take to say where a partition ends.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the transactions of an owner before may stay open: their own time-out, and a broker's round of looking.
 const OPEN_MAX: Duration = Duration::from_mins(1);
-/// How long reading may take.
-const READ_MAX: Duration = Duration::from_mins(2);
+/// How long a poll waits.
+const POLL_WAIT: Duration = Duration::from_millis(200);
+/// How long reading may go on without a record or an end.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long until a partition's end is asked for again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -44,39 +47,89 @@ pub(crate) enum LoadError {
     Late(&'static str),
 }
 
-/// What is known of the integrations of a topic's partitions.
-type Tables = BTreeMap<i32, BTreeMap<String, IntegrationHealth>>;
+/// What is known of the integrations of a partition.
+type Table = BTreeMap<String, IntegrationHealth>;
 
-/// The books of some partitions. Blocks.
+/// The books of some partitions. What the health topic says of a state is the truth: the other two topics may be older, or
+/// made anew, and every worker obeys that one. Blocks.
 ///
 /// # Errors
-/// [`LoadError`]
+/// [`LoadError`]: one partition that can't be read is enough.
 pub(crate) fn load(
     kafka: &settings::Kafka,
     health_topic: &str,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, PartitionHealth>, LoadError> {
-    let states = read(kafka, health_topic, partitions, |value| Ok(StateRecord::parse(value)?.known()))?;
-    let counts = read(kafka, &counts_topic(health_topic), partitions, parse_counts)?;
-    let mut books: BTreeMap<i32, PartitionHealth> =
-        partitions.iter().map(|partition| (*partition, PartitionHealth::default())).collect();
-    // The states first: counts know more.
-    for (partition, table) in states.into_iter().chain(counts) {
-        let Some(book) = books.get_mut(&partition) else { continue };
-        for (key, known) in table {
+    let mut states = read(kafka, health_topic, partitions, |value| Ok(StateRecord::parse(value)?.known()))?;
+    let mut counts = read(kafka, &counts_topic(health_topic), partitions, parse_counts)?;
+    let deltas = deltas_topic(health_topic);
+    let failed = |source| LoadError::Kafka { what: "the end of a partition is not known", source };
+    let asker: BaseConsumer<ClientLog> =
+        uncommitted_config(kafka, "health-load").create_with_context(ClientLog::new("health-load")).map_err(failed)?;
+    let ends = ends(&asker, &deltas, partitions, ASK_TIMEOUT).map_err(failed)?;
+    let mut books = BTreeMap::new();
+    for partition in partitions {
+        let end = ends.get(partition).copied().unwrap_or_default();
+        let mut book = PartitionHealth::default();
+        let mut corrected = 0;
+        let (states, counts) = (states.remove(partition), counts.remove(partition));
+        for (key, known) in merged(states.unwrap_or_default(), counts.unwrap_or_default()) {
+            let (known, is_corrected) = of_log(known, end);
+            corrected += u32::from(is_corrected);
             book.load(&key, known);
         }
+        if corrected > 0 {
+            tracing::error!(
+                topic = deltas,
+                partition,
+                end,
+                integrations = corrected,
+                "a topic of health counts was made anew; its records count from its start"
+            );
+        }
+        books.insert(*partition, book);
     }
     Ok(books)
 }
 
-/// Reads some partitions of a topic to their ends.
+/// Counts with the states that the health topic has.
+fn merged(states: Table, counts: Table) -> Table {
+    let mut all = states;
+    for (key, counted) in counts {
+        let state = all.remove(&key).unwrap_or_default();
+        let is_same = (state.health, state.since_ms) == (counted.health, counted.since_ms);
+        if !is_same && (counted.health != Health::Active || state.health != Health::Active) {
+            let (state, counted) = (state.health.word(), counted.health.word());
+            tracing::warn!(
+                key,
+                state,
+                counted,
+                "the health topic and the counts differ; the health topic's state holds"
+            );
+        }
+        let known = IntegrationHealth {
+            health: state.health,
+            since_ms: state.since_ms.or(counted.since_ms.filter(|_| is_same)),
+            first_dropped: if is_same { counted.first_dropped } else { state.first_dropped },
+            ..counted
+        };
+        all.insert(key, known);
+    }
+    all
+}
+
+/// What is known, with an offset that lies in a log that ends at `end`; and whether it did not.
+fn of_log(known: IntegrationHealth, end: i64) -> (IntegrationHealth, bool) {
+    if known.next_offset <= end { (known, false) } else { (IntegrationHealth { next_offset: 0, ..known }, true) }
+}
+
+/// Reads some partitions of a topic to their ends. Only the newest value of a key is parsed.
 fn read(
     kafka: &settings::Kafka,
     topic: &str,
     partitions: &[i32],
     parse: impl Fn(&[u8]) -> Result<IntegrationHealth, String>,
-) -> Result<Tables, LoadError> {
+) -> Result<BTreeMap<i32, Table>, LoadError> {
     let failed = |what| move |source| LoadError::Kafka { what, source };
     let reader: BaseConsumer<ClientLog> = table_consumer_config(kafka, "health-load")
         .create_with_context(ClientLog::new("health-load"))
@@ -89,20 +142,23 @@ fn read(
     }
     reader.assign(&assignment).map_err(failed("no assignment"))?;
     drop(assignment);
-    let deadline = Instant::now() + READ_MAX;
     let mut behind: BTreeSet<i32> = partitions.iter().copied().collect();
-    let mut tables = Tables::new();
+    let mut values: BTreeMap<i32, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+    let mut heard = Instant::now();
     while !behind.is_empty() {
-        if Instant::now() >= deadline {
-            return Err(LoadError::Late("what an owner before has written cannot be read to its end in time"));
-        }
-        match reader.poll(Duration::from_millis(200)) {
+        match reader.poll(POLL_WAIT) {
             None => {}
             Some(Ok(message)) => {
-                let table = tables.entry(message.partition()).or_default();
-                take(table, message.key(), message.payload(), &parse);
+                heard = Instant::now();
+                let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else { continue };
+                let values = values.entry(message.partition()).or_default();
+                match message.payload() {
+                    Some(value) => values.insert(key.to_owned(), value.to_vec()),
+                    None => values.remove(key),
+                };
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
+                heard = Instant::now();
                 behind.remove(&partition);
             }
             Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
@@ -110,8 +166,22 @@ fn read(
             }
             Some(Err(error)) => tracing::debug!(%error, "a poll failed"),
         }
+        if heard.elapsed() >= SILENCE_MAX {
+            return Err(LoadError::Late("what an owner before has written cannot be read to its end"));
+        }
     }
-    Ok(tables)
+    Ok(values.into_iter().map(|(partition, values)| (partition, parsed(values, &parse))).collect())
+}
+
+fn parsed(values: BTreeMap<String, Vec<u8>>, parse: impl Fn(&[u8]) -> Result<IntegrationHealth, String>) -> Table {
+    let parsed = values.into_iter().filter_map(|(key, value)| match parse(&value) {
+        Ok(known) => Some((key, known)),
+        Err(error) => {
+            tracing::warn!(key, error, "what is known of an integration's health cannot be read");
+            None
+        }
+    });
+    parsed.collect()
 }
 
 /// Waits until the transactions have ended that were open on these partitions.
@@ -125,33 +195,49 @@ fn wait_until_closed(
     let asker: BaseConsumer<ClientLog> =
         uncommitted_config(kafka, "health-load").create_with_context(ClientLog::new("health-load")).map_err(failed)?;
     let deadline = Instant::now() + OPEN_MAX;
-    for partition in partitions {
-        let (_, end) = asker.fetch_watermarks(topic, *partition, ASK_TIMEOUT).map_err(failed)?;
-        // To a client that reads what is committed, a partition ends before the first open transaction.
-        while reader.fetch_watermarks(topic, *partition, ASK_TIMEOUT).map_err(failed)?.1 < end {
-            if Instant::now() >= deadline {
-                return Err(LoadError::Late("a transaction of an owner before is still open"));
-            }
-            std::thread::park_timeout(ASK_AGAIN_AFTER);
+    let real = ends(&asker, topic, partitions, ASK_TIMEOUT).map_err(failed)?;
+    // To a client that reads what is committed, a partition ends before the first open transaction.
+    loop {
+        let stable = ends(reader, topic, partitions, ASK_TIMEOUT).map_err(failed)?;
+        if real.iter().all(|(partition, end)| stable.get(partition).is_some_and(|stable| stable >= end)) {
+            return Ok(());
         }
+        if Instant::now() >= deadline {
+            return Err(LoadError::Late("a transaction of an owner before is still open"));
+        }
+        std::thread::park_timeout(ASK_AGAIN_AFTER);
     }
-    Ok(())
 }
 
-fn take(
-    table: &mut BTreeMap<String, IntegrationHealth>,
-    key: Option<&[u8]>,
-    value: Option<&[u8]>,
-    parse: impl Fn(&[u8]) -> Result<IntegrationHealth, String>,
-) {
-    let Some(key) = key.and_then(|key| std::str::from_utf8(key).ok()) else { return };
-    match value.map(parse) {
-        None => {
-            table.remove(key);
-        }
-        Some(Ok(known)) => {
-            table.insert(key.to_owned(), known);
-        }
-        Some(Err(error)) => tracing::warn!(key, error, "what is known of an integration's health cannot be read"),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(health: Health, since_ms: i64) -> IntegrationHealth {
+        IntegrationHealth::default().changed(health, since_ms)
+    }
+
+    fn table(known: IntegrationHealth) -> Table {
+        [("ws/i".to_owned(), known)].into()
+    }
+
+    #[test]
+    fn the_health_topics_state_is_the_truth_and_the_counts_are_the_counts() {
+        let counted = IntegrationHealth { next_offset: 7, ..state(Health::Failed, 1_000) };
+        let both = merged(table(state(Health::Active, 2_000)), table(counted.clone())).remove("ws/i").unwrap();
+        assert_eq!((both.health, both.since_ms, both.next_offset), (Health::Active, Some(2_000), 7));
+        let gone = merged(Table::new(), table(counted.clone())).remove("ws/i").unwrap();
+        assert_eq!((gone.health, gone.since_ms), (Health::Active, None), "workers deliver to it");
+        let same = merged(table(state(Health::Failed, 1_000)), table(counted.clone())).remove("ws/i").unwrap();
+        assert_eq!(same, counted);
+        let only = merged(table(state(Health::Failed, 1_000)), Table::new()).remove("ws/i").unwrap();
+        assert_eq!((only.health, only.next_offset), (Health::Failed, 0));
+    }
+
+    #[test]
+    fn offsets_of_another_log_say_nothing() {
+        let known = IntegrationHealth { next_offset: 700, ..IntegrationHealth::default() };
+        assert_eq!(of_log(known.clone(), 12).0.next_offset, 0);
+        assert_eq!(of_log(known, 700).0.next_offset, 700);
     }
 }

@@ -41,6 +41,11 @@ impl HealthView {
         self.by_key.read().get(key).copied()
     }
 
+    /// Of which integrations the health topic says something.
+    pub(crate) fn keys(&self) -> Vec<Box<str>> {
+        self.by_key.read().keys().cloned().collect()
+    }
+
     /// The health topic says something new; none removes what it said. `integration` is the one of that key, if there is
     /// one.
     pub(crate) fn said(&self, key: &str, standing: Option<HealthState>, integration: Option<&Integration>) {

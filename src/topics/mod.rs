@@ -228,9 +228,13 @@ fn properties(purpose: Purpose, events_bytes_max: u64, replicas: u16) -> Vec<(&'
         properties.push(("segment.ms", millis(if retention > 7 * DAY { DAY } else { HOUR })));
     } else {
         properties.push(("cleanup.policy", "compact".to_owned()));
-        // The open segment is never compacted, and every worker reads all of it at start.
-        properties.push(("segment.ms", millis(DAY)));
-        properties.push(("max.compaction.lag.ms", millis(DAY)));
+        // The open segment is never compacted, and who takes a partition over reads all of it. Counts are written all the time.
+        let is_busy = purpose == Purpose::HealthCounts;
+        properties.push(("segment.ms", millis(if is_busy { HOUR } else { DAY })));
+        if is_busy {
+            properties.push(("segment.bytes", (64 * 1024 * 1024).to_string()));
+        }
+        properties.push(("max.compaction.lag.ms", millis(if is_busy { HOUR } else { DAY })));
         properties.push(("min.cleanable.dirty.ratio", "0.1".to_owned()));
         properties.push(("delete.retention.ms", millis(7 * DAY)));
     }

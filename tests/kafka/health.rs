@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Echo, Receiver};
-use crate::support::records::{Read, Record, ends, produce, read_all};
+use crate::support::records::{Read, Record, ends, make_anew, produce, read_all};
 use crate::support::wait::{PATIENCE, equal, wait_until};
 use crate::support::worker::{Names, Worker};
 
@@ -100,8 +100,18 @@ const FAST: [&str; 10] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way() {
+    suspend_and_bring_back("health-suspend", &FAST).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_fails_is_suspended_once_under_the_consumer_protocol_too() {
+    let options = [&FAST[..], &["--kafka-property", "group.protocol=consumer"]].concat();
+    suspend_and_bring_back("health-consumer", &options).await;
+}
+
+async fn suspend_and_bring_back(claim: &str, options: &[&str]) {
     let cluster = Cluster::shared().await;
-    let (brokers, names) = (cluster.brokers(), Names::of("health-suspend"));
+    let (brokers, names) = (cluster.brokers(), Names::of(claim));
     names.create(brokers, SCHEDULE, 6).await;
     let receiver = Receiver::start(|_| Answer::status(500));
     let healthy = Receiver::start(|_| Answer::ok());
@@ -109,9 +119,9 @@ async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way(
     register(brokers, &names, &dead);
     register(brokers, &names, &integration("fine", &[&healthy]));
     let workers = [
-        Worker::start(brokers, &names, &FAST).await,
-        Worker::start(brokers, &names, &FAST).await,
-        Worker::start(brokers, &names, &FAST).await,
+        Worker::start(brokers, &names, options).await,
+        Worker::start(brokers, &names, options).await,
+        Worker::start(brokers, &names, options).await,
     ];
     let workers: Vec<&Worker> = workers.iter().collect();
     let before = ends(brokers, &names.events());
@@ -545,4 +555,44 @@ async fn the_state_is_what_the_attempt_log_says() {
         equal(records[0].json()["url"].clone(), &json!(receiver.url("/logged"))),
         Ok(json!(receiver.url("/logged")))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_and_counts_agree_again_when_their_topics_were_made_anew_apart() {
+    let cluster = Cluster::shared().await;
+    let (brokers, names) = (cluster.brokers(), Names::of("health-anew"));
+    names.create(brokers, SCHEDULE, 1).await;
+    let receiver = Receiver::start(|_| Answer::status(500));
+    register(brokers, &names, &integration("dead", &[&receiver]));
+    let sent = AtomicUsize::new(0);
+    // Fewer than it takes to open a circuit.
+    let options: Vec<&str> = FAST.iter().map(|word| if *word == "30" { "15" } else { word }).collect();
+    let failed = async || {
+        wait_until("the suspension", PATIENCE, async || {
+            send(brokers, &names, "dead", &sent, 20);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let states = states(brokers, &names, "dead");
+            if words(&states).last() == Some(&"failed") { Ok(()) } else { Err(states) }
+        })
+        .await;
+    };
+    let mut worker = Worker::start(brokers, &names, &options).await;
+    failed().await;
+    worker.stop();
+    make_anew(brokers, &names.health(), 1, &[("cleanup.policy", "compact")]).await;
+    let deltas = format!("{}.deltas", names.health());
+    make_anew(brokers, &deltas, 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let mut worker = Worker::start(brokers, &names, &options).await;
+    failed().await;
+    let log = worker.lines().all();
+    assert!(log.iter().any(|line| line.contains("the health topic's state holds")), "{}", worker.lines().tail(20));
+    receiver.answer_with(|_| Answer::ok());
+    resume(brokers, &names, "dead", &[]);
+    wait_until("the resumption", PATIENCE, async || {
+        let states = states(brokers, &names, "dead");
+        if words(&states).last() == Some(&"active") { Ok(()) } else { Err(states) }
+    })
+    .await;
+    assert!(worker.metric("hookstream_health_unjudged_seconds", &[]).await.abs() < 1e-9);
+    worker.stop();
 }

@@ -81,7 +81,27 @@ impl PartitionHealth {
 
     /// Passes a record that says nothing.
     pub fn pass(&mut self, offset: i64) {
-        self.next_offset = self.next_offset.max(Some(offset + 1));
+        self.next_offset = Some(offset + 1);
+    }
+
+    /// Whether a record at this offset was passed already: its partition's log is not the one that was read.
+    pub(crate) fn is_passed(&self, offset: i64) -> bool {
+        self.next_offset.is_some_and(|next| offset < next)
+    }
+
+    /// The log of the deltas is another one, whose offsets say nothing about what is counted. What was told by a process is
+    /// known by its sequence all the same.
+    pub(crate) fn begin_again(&mut self) {
+        self.next_offset = None;
+        self.unwritten.clear();
+        for (key, entry) in &mut self.entries {
+            entry.known.next_offset = 0;
+            // All of it is written at the next turn: the offsets that go with it are those of the new log.
+            if entry.unwritten_from.is_some() {
+                entry.unwritten_from = Some(0);
+                self.unwritten.push_back(Unwritten { offset: 0, counted_ms: 0, key: key.clone() });
+            }
+        }
     }
 
     /// Counts what a process tells of an integration in the record at `offset`.
@@ -297,6 +317,23 @@ mod tests {
         assert_eq!((needed(&book), due(&book, 9_000)), (Some(4), vec!["ws/a".into()]));
         book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
         assert_eq!(needed(&book), Some(5));
+    }
+
+    #[test]
+    fn another_log_of_deltas_is_counted_from_its_start_and_nothing_twice() {
+        let mut book = PartitionHealth::default();
+        book.count(700, told(7), ("ws/a", &[failures(1, 3)]), &RULES, 1_000);
+        book.pass(700);
+        assert!(book.is_passed(0) && !book.is_passed(701));
+        book.begin_again();
+        book.count(0, told(7), ("ws/a", &[failures(1, 3)]), &RULES, 1_000);
+        book.count(1, told(8), ("ws/a", &[failures(1, 2)]), &RULES, 1_000);
+        book.pass(1);
+        assert_eq!(book.known("ws/a").unwrap().counts.streak.failures().total(), 5);
+        assert_eq!(book.next_offset_with(std::iter::empty()), Some(0), "what is not written is read again");
+        let counted = book.unwritten(9_000, 10);
+        book.written(vec![], counted.iter().map(|(key, _)| &**key), std::iter::empty());
+        assert_eq!(book.next_offset_with(std::iter::empty()), Some(2));
     }
 
     #[test]

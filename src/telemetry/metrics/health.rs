@@ -1,6 +1,6 @@
 //! Metrics of `health` and of the attempt log.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge};
 
 use super::make::Make;
 
@@ -11,6 +11,7 @@ const STATES: [&str; 3] = ["active", "hasErrors", "failed"];
 pub(crate) struct HealthMetrics {
     pub(crate) guard_active: IntGauge,
     pub(crate) transitions: IntCounterVec,
+    pub(crate) unjudged_seconds: Gauge,
     pub(crate) attempt_log_dropped: IntCounter,
 }
 
@@ -19,6 +20,10 @@ impl HealthMetrics {
         let metrics = Self {
             guard_active: make.int_gauge("health_guard_active", "1 while most integrations fail for network reasons"),
             transitions: make.counters("health_transitions_total", "Changes of an integration's health", &["status"]),
+            unjudged_seconds: make.gauge(
+                "health_unjudged_seconds",
+                "How long this process has not judged integrations whose health it owns, or owns none for want of Kafka",
+            ),
             attempt_log_dropped: make
                 .counter("attempt_log_dropped_total", "Records of the attempt log that could not be written"),
         };

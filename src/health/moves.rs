@@ -1,0 +1,94 @@
+//! The membership of the group that owns the integrations' health: what its rebalances do, and whether its topics fit together.
+//! What is made of the deltas belongs to [`super::owner`].
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientContext, TopicPartitionList};
+
+use crate::kafka::client::ClientLog;
+
+/// How long the brokers may take to say how many partitions a topic has.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the topics of health can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TopicsError {
+    #[error("the topics cannot be asked for")]
+    Kafka(#[from] KafkaError),
+    #[error("the health topics must have as many partitions each ({0}); `hookstream topics apply` creates them")]
+    Partitions(String),
+}
+
+/// What a rebalance did.
+pub(super) enum Move {
+    Assigned(Vec<i32>),
+    Revoked(Vec<i32>),
+}
+
+/// Remembers what rebalances do; they happen within polls.
+pub(super) struct Moves {
+    log: ClientLog,
+    moves: Mutex<Vec<Move>>,
+}
+
+impl Moves {
+    pub(super) fn new() -> Self {
+        Self { log: ClientLog::new("health-owner"), moves: Mutex::default() }
+    }
+
+    fn push(&self, partitions: &TopicPartitionList, kind: fn(Vec<i32>) -> Move) {
+        let partitions = partitions.elements().into_iter().map(|element| element.partition());
+        self.moves.lock().push(kind(partitions.collect()));
+    }
+
+    /// What rebalances did since the last time.
+    pub(super) fn take(&self) -> Vec<Move> {
+        std::mem::take(&mut *self.moves.lock())
+    }
+}
+
+impl ClientContext for Moves {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Moves {
+    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Revoke(partitions) => self.push(partitions, Move::Revoked),
+            Rebalance::Assign(_) => {}
+            Rebalance::Error(error) => tracing::warn!(group_member = self.log.role(), %error, "a rebalance failed"),
+        }
+    }
+
+    fn post_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(partitions) = rebalance {
+            self.push(partitions, Move::Assigned);
+        }
+    }
+}
+
+/// An integration is in the same partition of all three topics.
+pub(super) fn check_partitions(consumer: &BaseConsumer<Moves>, topics: [&str; 3]) -> Result<(), TopicsError> {
+    let mut counts = Vec::new();
+    for topic in topics {
+        let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+        counts.push((topic, found.map_or(0, |found| found.partitions().len())));
+    }
+    let same = counts.iter().all(|(_, count)| *count > 0 && counts.first().is_some_and(|first| first.1 == *count));
+    if same {
+        return Ok(());
+    }
+    let counts: Vec<_> = counts.iter().map(|(topic, count)| format!("{topic} has {count}")).collect();
+    Err(TopicsError::Partitions(counts.join(", ")))
+}
