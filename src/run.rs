@@ -15,7 +15,7 @@ use crate::app::worker::Worker;
 use crate::registration::http::unusable_files;
 use crate::settings::Command;
 use crate::tools::demo::{self, StopSignals};
-use crate::tools::{dead_letters, explain, query, receiver, replay, resume, topics, trace};
+use crate::tools::{check, dead_letters, explain, query, receiver, replay, resume, topics, trace};
 
 /// Options whose values turn out to be mistakes only when they are used, a line each: files that can't be.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         }),
         Command::Trace(settings, options) => {
             until_stopped(|[stop]| async move { Ok(trace::run(&settings, &options, &stop, &mut io::stdout()).await?) })
+        }
+        Command::Check(settings, json) => {
+            until_stopped(|[stop]| async move { Ok(check::run(&settings, json, &stop, &mut io::stdout()).await?) })
         }
         Command::Receiver(options) => until_stopped(|[stop]| async move {
             let summary = receiver::run(options, stop).await?;

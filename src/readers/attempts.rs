@@ -22,6 +22,7 @@ pub(crate) struct Attempt {
     pub(crate) event_id: Option<String>,
     pub(crate) origin: Option<String>,
     pub(crate) entity_ids: Option<BTreeMap<String, Value>>,
+    #[expect(clippy::struct_field_names, reason = "the contract's name")]
     pub(crate) attempt: u32,
     pub(crate) url: Option<String>,
     pub(crate) address: Option<String>,
@@ -112,7 +113,8 @@ impl AttemptFilter {
 fn is_about(attempt: &Attempt, entity: &str) -> bool {
     attempt.entity_ids.iter().flatten().any(|(_, id)| match id {
         Value::String(id) => same_id(entity, id),
-        other => other.to_string() == entity,
+        Value::Number(id) => id.to_string().as_str() == entity,
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
     })
 }
 

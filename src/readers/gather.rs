@@ -161,6 +161,24 @@ struct Gathered {
     complete: bool,
 }
 
+/// What is looked for, where, and how far.
+struct Search<'a> {
+    settings: &'a Settings,
+    event: &'a FoundEvent,
+    /// The event's id.
+    id: &'a str,
+    workspace: &'a str,
+    bounds: Bounds,
+    watch: &'a Watch<'a>,
+}
+
+impl Search<'_> {
+    /// From a little before the event on.
+    fn span(&self) -> Span {
+        Span { from_ms: self.event.at_ms.map(|ms| ms.saturating_sub(CLOCKS_DIFFER_MAX_MS)), ..Span::default() }
+    }
+}
+
 /// Says what became of `event`, an event of `workspace`. Blocks for a bounded time.
 ///
 /// # Errors
@@ -175,7 +193,9 @@ pub(crate) fn trace(
     let Ok(envelope) = Envelope::parse(&event.value) else { return Ok(None) };
     let Ok(words) = EventWords::parse(&event.value, &envelope) else { return Ok(None) };
     let registered = registered(settings, workspace, watch.wanted)?;
-    let mut found = gather(settings, event, workspace, &words.id, &registered, bounds, watch)?;
+    let bounds = Bounds { rows: ROWS_MAX, ..bounds };
+    let search = Search { settings, event, id: &words.id, workspace, bounds, watch };
+    let mut found = gather(&search, &registered)?;
     let mut webhooks = Vec::new();
     for Registered { integration, value, written_ms } in &registered {
         let items = items_of(value).unwrap_or_default();
@@ -228,23 +248,13 @@ fn registered(settings: &Settings, workspace: &str, wanted: &dyn Fn() -> bool) -
     Ok(by_key.into_values().collect())
 }
 
-fn gather(
-    settings: &Settings,
-    event: &FoundEvent,
-    workspace: &str,
-    event_id: &str,
-    registered: &[Registered],
-    bounds: Bounds,
-    watch: &Watch<'_>,
-) -> Result<Gathered, ReadError> {
+fn gather(search: &Search<'_>, registered: &[Registered]) -> Result<Gathered, ReadError> {
+    let Search { settings, event, workspace, bounds, watch, .. } = *search;
     let mut found = Gathered { complete: true, ..Gathered::default() };
     let origin = event.origin.as_ref().map(ToString::to_string);
-    let from_ms = event.at_ms.map(|ms| ms.saturating_sub(CLOCKS_DIFFER_MAX_MS));
-    let span = Span { from_ms, ..Span::default() };
-    let bounds = Bounds { rows: ROWS_MAX, ..bounds };
-    found.attempts(settings, workspace, event_id, origin.as_deref(), registered, &span, bounds, watch)?;
-    let Some(origin) = origin else { return Ok(found) };
-    found.dead_letters(settings, workspace, &origin, span, bounds, watch)?;
+    found.attempts(search, origin.as_deref(), registered)?;
+    let (Some(origin), Some(at)) = (origin, &event.origin) else { return Ok(found) };
+    found.dead_letters(search, &origin)?;
     let meant =
         |wire: &Wire| wire.workspace.as_deref() == Some(workspace) && wire.origin.as_deref() == Some(origin.as_str());
     let (waiting, complete) = retries(settings, bounds, watch, &meant)?;
@@ -255,7 +265,6 @@ fn gather(
             found.retries.entry((integration, webhook)).or_default().push(retry);
         }
     }
-    let Some(at) = &event.origin else { return Ok(found) };
     let behind =
         |place: &Place| place.workspace == workspace && place.partition == at.partition && place.offset <= at.offset;
     for place in places(settings, watch.wanted, &behind)? {
@@ -269,27 +278,22 @@ fn gather(
 }
 
 impl Gathered {
-    #[expect(clippy::too_many_arguments, reason = "what is looked for, and how far")]
     fn attempts(
         &mut self,
-        settings: &Settings,
-        workspace: &str,
-        event_id: &str,
+        search: &Search<'_>,
         origin: Option<&str>,
         registered: &[Registered],
-        span: &Span,
-        bounds: Bounds,
-        watch: &Watch<'_>,
     ) -> Result<(), ReadError> {
+        let Search { settings, id, workspace, bounds, watch, .. } = *search;
         let Some(log) = opened(settings, &settings.topics.attempts)? else { return Ok(()) };
         let count = log.bounds().len();
         let prefix = format!("{workspace}/");
         let partitions = registered.iter().flat_map(|it| key_partitions(&prefix, it.integration.id(), count));
         let partitions: BTreeSet<i32> = partitions.collect();
-        let span = Span { partitions: Some(partitions.into_iter().collect()), ..span.clone() };
+        let span = Span { partitions: Some(partitions.into_iter().collect()), ..search.span() };
         let filter = AttemptFilter {
             workspace: Some(workspace.to_owned()),
-            event: Some(event_id.to_owned()),
+            event: Some(id.to_owned()),
             ..AttemptFilter::default()
         };
         let page = attempts(&log, &filter, span, None, bounds, watch)?;
@@ -304,15 +308,8 @@ impl Gathered {
         Ok(())
     }
 
-    fn dead_letters(
-        &mut self,
-        settings: &Settings,
-        workspace: &str,
-        origin: &str,
-        span: Span,
-        bounds: Bounds,
-        watch: &Watch<'_>,
-    ) -> Result<(), ReadError> {
+    fn dead_letters(&mut self, search: &Search<'_>, origin: &str) -> Result<(), ReadError> {
+        let Search { settings, workspace, bounds, watch, .. } = *search;
         let Some(log) = opened(settings, &settings.topics.dead_letter)? else { return Ok(()) };
         let filter = DeadLetterFilter {
             workspace: Some(workspace.to_owned()),
@@ -324,7 +321,7 @@ impl Gathered {
             let letter = filter.takes(&wire).then(|| DeadLetter::of(log.name(), glance, wire))?;
             Some((glance.timestamp_ms, letter))
         };
-        let question = Question { parts: vec![origin.to_owned()], span, next: None, row: &row };
+        let question = Question { parts: vec![origin.to_owned()], span: search.span(), next: None, row: &row };
         let page = scan(&log, &question, bounds, watch)?;
         self.complete &= page.complete;
         for (at_ms, letter) in page.rows {

@@ -11,7 +11,6 @@ use crate::domain::explain::items_of;
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::retry_schedule::format_duration;
 use crate::health::records::StateRecord;
-use crate::health::rules::Health;
 use crate::kafka::table_reader::CompactedError;
 use crate::kafka::topic_range::SpanError;
 use crate::settings::Settings;
@@ -67,15 +66,6 @@ impl HealthRow {
         let state = StateRecord::parse(value).ok()?;
         Some(Self { workspace: workspace.to_owned(), integration_id: integration.to_owned(), state })
     }
-
-    /// How bad it is: suspended before failing before well.
-    pub(crate) fn badness(&self) -> u8 {
-        match self.state.health() {
-            Health::Failed => 2,
-            Health::HasErrors => 1,
-            Health::Active => 0,
-        }
-    }
 }
 
 impl IntegrationRow {
@@ -103,11 +93,6 @@ impl IntegrationRow {
             (Err(problem), Some(before)) => Self { problem: Some(problem.to_string()), ..before },
             (Err(problem), None) => Self { problem: Some(problem.to_string()), ..row },
         })
-    }
-
-    /// How bad it is, for the order of a list: what can't be used first, then as its health.
-    pub(crate) fn badness(&self) -> u8 {
-        if self.problem.is_some() { 3 } else { self.health.as_ref().map_or(0, HealthRow::badness) }
     }
 }
 
@@ -299,7 +284,7 @@ mod tests {
         let before = IntegrationRow::of(b"ws/i", good.as_bytes(), 5, None);
         let row = IntegrationRow::of(b"ws/i", b"{", 6, before).unwrap();
         assert_eq!((row.status, row.updated_ms), (Some("active"), 5));
-        assert!(row.problem.is_some() && row.badness() == 3);
+        assert!(row.problem.is_some());
         assert!(IntegrationRow::of(b"ws/i", b"{", 6, None).unwrap().status.is_none());
         assert!(IntegrationRow::of(b"no-slash", b"{", 6, None).is_none());
     }
@@ -311,7 +296,7 @@ mod tests {
         let row = HealthRow::of(b"ws/i", value.to_string().as_bytes()).unwrap();
         let json = serde_json::to_value(&row).unwrap();
         assert_eq!((&json["status"], &json["failures"]["dns"]), (&json!("failed"), &json!(3)));
-        assert_eq!((&json["workspace"], &json["integrationId"], row.badness()), (&json!("ws"), &json!("i"), 2));
+        assert_eq!((&json["workspace"], &json["integrationId"]), (&json!("ws"), &json!("i")));
         let filter = |reason: &str| IntegrationFilter { reason: Some(reason.to_owned()), ..Default::default() };
         assert!(filter("dns").takes_health(&row) && !filter("timeout").takes_health(&row));
     }

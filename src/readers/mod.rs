@@ -13,12 +13,14 @@ pub(crate) mod token;
 pub(crate) mod trace;
 pub(crate) mod waiting;
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::domain::guid;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
 use crate::kafka::topic_range::{SpanError, check_topic};
 use crate::settings;
-
-use std::time::{Duration, Instant};
 
 /// How long the brokers may give nothing while a compacted topic is read.
 const SILENCE_MAX: Duration = Duration::from_secs(15);

@@ -5,7 +5,9 @@
 //! one reads again: no row is left out or given twice, also while records are appended and deleted.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::ReadError;
 use super::token::{self, Token};

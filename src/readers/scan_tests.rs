@@ -31,7 +31,11 @@ impl Made {
             .iter()
             .zip(&self.starts)
             .zip(0..)
-            .map(|((records, start), partition)| Range { partition, start: *start, end: records.len() as i64 })
+            .map(|((records, start), partition)| Range {
+                partition,
+                start: *start,
+                end: i64::try_from(records.len()).unwrap(),
+            })
             .collect();
     }
 
@@ -42,7 +46,7 @@ impl Made {
 }
 
 impl Log for Made {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "made"
     }
 
@@ -57,7 +61,7 @@ impl Log for Made {
             .map(|range| {
                 let records = &self.partitions[usize::try_from(range.partition).unwrap()];
                 let first = records.iter().position(|(at_ms, _)| *at_ms >= timestamp_ms).unwrap_or(records.len());
-                (range.partition, first as i64)
+                (range.partition, i64::try_from(first).unwrap())
             })
             .collect())
     }
@@ -142,7 +146,7 @@ fn a_few_rows_from_the_end_cost_one_window() {
     assert_eq!(page.rows.first().unwrap().1, "a-0-99999");
     assert_eq!((page.rows.len(), page.complete), (5, false));
     assert_eq!(page.searched_back_to_ms, Some(page.rows.last().unwrap().0));
-    assert_eq!(page.read, WINDOW_MIN as u64, "no more than the first window");
+    assert_eq!(page.read, WINDOW_MIN.cast_unsigned(), "no more than the first window");
 }
 
 #[test]
@@ -176,7 +180,7 @@ fn bytes_and_time_bound_a_page_and_the_next_one_goes_on() {
     let log = log(&[50_000]);
     let few = Bounds { bytes: 1, ..bounds(200) };
     let first = page(&log, "a-0-0", &Span::default(), None, few);
-    assert_eq!((first.rows.len(), first.complete, first.read), (0, false, WINDOW_MIN as u64));
+    assert_eq!((first.rows.len(), first.complete, first.read), (0, false, WINDOW_MIN.cast_unsigned()));
     assert_eq!(first.searched_back_to_ms, Some(50_000 - WINDOW_MIN + 1));
     let late = Bounds { time: Duration::ZERO, ..bounds(200) };
     let next = page(&log, "a-0-0", &Span::default(), first.next.map(|token| token.text()).as_deref(), late);

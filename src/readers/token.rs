@@ -103,7 +103,7 @@ mod tests {
             let text = bad.replace("{q}", &question);
             assert!(Token::parse(&text, &question).is_err(), "{text}");
         }
-        let long: String = (0..=PARTITIONS_MAX).map(|partition| format!(".{partition}-1")).collect();
-        assert!(Token::parse(&format!("1.{question}{long}"), &question).is_err());
+        let long: Vec<String> = (0..=PARTITIONS_MAX).map(|partition| format!("{partition}-1")).collect();
+        assert!(Token::parse(&format!("1.{question}.{}", long.join(".")), &question).is_err());
     }
 }

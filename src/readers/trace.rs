@@ -193,6 +193,7 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::headers::Wire;
 
     fn attempt(number: u32, outcome: &str) -> Attempt {
         Attempt {
@@ -213,7 +214,7 @@ mod tests {
             attempts,
             error: None,
             since_ms,
-            wire: Default::default(),
+            wire: Wire::default(),
         }
     }
 

@@ -218,6 +218,7 @@ fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Option<Command> {
         Subcommand::Health => Command::Health(settings, query(reader)),
         Subcommand::Attempts => Command::Attempts(settings, attempts(reader)),
         Subcommand::Trace => Command::Trace(settings, trace(reader)?),
+        Subcommand::Check => Command::Check(settings, reader.flag("json")),
         // They are answered without settings.
         Subcommand::Completions | Subcommand::Man => Command::Man,
     })

@@ -46,6 +46,8 @@ pub(crate) enum Subcommand {
     Attempts,
     /// `trace`
     Trace,
+    /// `check`
+    Check,
     /// `completions`
     Completions,
     /// `man`
@@ -54,7 +56,7 @@ pub(crate) enum Subcommand {
 
 impl Subcommand {
     /// All of them, in the order in which help lists them.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Worker,
         Self::Api,
         Self::Demo,
@@ -71,6 +73,7 @@ impl Subcommand {
         Self::Health,
         Self::Attempts,
         Self::Trace,
+        Self::Check,
         Self::Completions,
         Self::Man,
     ];
@@ -94,6 +97,7 @@ impl Subcommand {
             Self::Health => "health",
             Self::Attempts => "attempts",
             Self::Trace => "trace",
+            Self::Check => "check",
             Self::Completions => "completions",
             Self::Man => "man",
         }
@@ -132,6 +136,9 @@ impl Subcommand {
             Self::Attempts => "list the attempts that were logged, the newest first",
             Self::Trace => {
                 "say what became of one event at each webhook of its workspace, and whether all is accounted for"
+            }
+            Self::Check => {
+                "say whether a worker and an API could work here: files, certificates, brokers, topics, rights, clock"
             }
             Self::Completions => "write the completion script of a shell: bash, zsh or fish",
             Self::Man => "write the manual page, in the language of man",
@@ -195,6 +202,8 @@ pub(crate) enum Command {
     Attempts(Box<Settings>, AttemptsQuery),
     /// `trace`
     Trace(Box<Settings>, Trace),
+    /// `check`, and whether with `--json`
+    Check(Box<Settings>, bool),
     /// `completions`
     Completions(Shell),
     /// `man`

@@ -104,7 +104,7 @@ pub(super) fn find_any(name: &str) -> Option<&'static Spec> {
 }
 
 use Subcommand::{
-    Api, Attempts, Completions, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Health,
+    Api, Attempts, Check, Completions, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Health,
     Integrations, Receiver, Replay, ResumeRequest, TopicsApply, TopicsPlan, Trace, Worker,
 };
 
@@ -126,6 +126,7 @@ const EVERY: &[Subcommand] = &[
     Health,
     Attempts,
     Trace,
+    Check,
 ];
 /// The demo's own view says what the others log.
 const NOT_DEMO: &[Subcommand] = &[
@@ -144,6 +145,7 @@ const NOT_DEMO: &[Subcommand] = &[
     Health,
     Attempts,
     Trace,
+    Check,
 ];
 /// Who connects to a cluster.
 const CLUSTER: &[Subcommand] = &[
@@ -161,6 +163,7 @@ const CLUSTER: &[Subcommand] = &[
     Health,
     Attempts,
     Trace,
+    Check,
 ];
 /// Who knows the tiers of a cluster.
 const TIERS: &[Subcommand] = &[
@@ -177,13 +180,16 @@ const TIERS: &[Subcommand] = &[
     Health,
     Attempts,
     Trace,
+    Check,
 ];
 /// Who checks or creates topics.
-const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply];
+const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply, Check];
 const DELIVERING: &[Subcommand] = &[Worker, Demo];
 /// Who makes requests: the API sends test deliveries.
 const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
 const SERVING_API: &[Subcommand] = &[Api, Demo];
+/// Who uses the API's files, or looks whether they can be used.
+const API_FILES: &[Subcommand] = &[Api, Demo, Check];
 const SERVING_CONSOLE: &[Subcommand] = &[Demo];
 const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
 const NAMING: &[Subcommand] = &[Replay, ResumeRequest, Explain];
@@ -452,10 +458,10 @@ static LISTENERS: &[Spec] = &[
         "api-tokens-file",
         "FILE",
         "bearer tokens, one a line, each followed by its workspaces or *, and rights after a colon; read again on SIGHUP",
-        SERVING_API,
+        API_FILES,
     ),
-    Spec::one("api-tls-cert", "FILE", "PEM certificates; with the key, the API speaks TLS", SERVING_API),
-    Spec::one("api-tls-key", "FILE", "PEM key of the certificate", SERVING_API),
+    Spec::one("api-tls-cert", "FILE", "PEM certificates; with the key, the API speaks TLS", API_FILES),
+    Spec::one("api-tls-key", "FILE", "PEM key of the certificate", API_FILES),
 ];
 
 static OUTPUT: &[Spec] = &[
@@ -475,6 +481,7 @@ static OUTPUT: &[Spec] = &[
             Health,
             Attempts,
             Trace,
+            Check,
         ],
     ),
     Spec::flag("wide", "show whole columns, however wide the terminal is", TABLES),

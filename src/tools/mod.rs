@@ -4,6 +4,7 @@
 //! Every tool is bounded in memory and in what it waits for, writes its answer to the given output and its progress to
 //! stderr, and stops between two records when asked to. Nothing here names Kafka's client or decides what matches.
 
+pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod dead_letters;
 pub(crate) mod explain;

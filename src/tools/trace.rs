@@ -2,9 +2,9 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::explain::bounded;

@@ -263,3 +263,25 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
         assert_eq!(run(brokers, names, &words).await.out, expected, "{words:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_what_keeps_a_worker_from_working_here() {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let missing = run(brokers, &Names::of("unchecked"), &["check"]).await;
+    assert_eq!(missing.code, 1, "{}", missing.log);
+    assert!(missing.out.contains("brokers") && missing.out.contains("is missing"), "{}", missing.out);
+    let stage = Stage::on(&cluster, "checked", SCHEDULE, 3).await;
+    stage.send([event("e-1", "c-1")]);
+    let good = run(brokers, &stage.names, &["check", "--topic-partitions", "3", "--json"]).await;
+    let rows = good.rows();
+    let state_of =
+        |what: &str| rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("{what}: {rows:?}"));
+    for what in ["options", "brokers", "rights", "clock"] {
+        assert_eq!(state_of(what)["state"], "ok", "{rows:?}");
+    }
+    assert!(state_of("clock")["says"].as_str().unwrap().contains("no record is from the future"), "{rows:?}");
+    let away = run("127.0.0.1:1", &stage.names, &["check"]).await;
+    assert!(away.code == 1 && away.out.contains("no broker of `127.0.0.1:1` answers"), "{} {}", away.out, away.log);
+    assert!(away.out.ends_with("2 checked: 1 errors, 0 warnings\n"), "{}", away.out);
+}
