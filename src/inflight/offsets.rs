@@ -152,6 +152,10 @@ mod tests {
         assert_eq!((tracker.committable(), tracker.unsettled_len()), (Some(21), 0));
     }
 
+    fn one(run: Range<i64>) -> Vec<Range<i64>> {
+        vec![run]
+    }
+
     #[test]
     fn what_is_settled_beyond_the_prefix_is_told_in_runs() {
         let mut tracker = OffsetTracker::default();
@@ -159,18 +163,18 @@ mod tests {
         let [second, third] = [13, 14].map(|offset| tracker.admit(offset));
         tracker.admit(15);
         tracker.admit_settled(16);
-        assert_eq!(tracker.settled_beyond(9), [16..17]);
+        assert_eq!(tracker.settled_beyond(9), one(16..17));
         let before = tracker.changes();
         tracker.settle(second);
         tracker.settle(third);
         tracker.settle(third);
         assert_eq!(tracker.changes(), before + 2);
         assert_eq!(tracker.settled_beyond(9), [13..15, 16..17]);
-        assert_eq!(tracker.settled_beyond(1), [13..15]);
+        assert_eq!(tracker.settled_beyond(1), one(13..15));
         assert_eq!((tracker.committable(), tracker.first_unsettled()), (None, Some(10)));
         tracker.settle(first);
         assert_eq!((tracker.committable(), tracker.first_unsettled()), (Some(15), Some(15)));
-        assert_eq!(tracker.settled_beyond(9), [16..17]);
+        assert_eq!(tracker.settled_beyond(9), one(16..17));
     }
 
     #[test]
@@ -180,7 +184,7 @@ mod tests {
         let first = tracker.admit(100);
         tracker.admit_settled(101);
         tracker.admit_settled(5);
-        assert_eq!(tracker.settled_beyond(9), [101..102]);
+        assert_eq!(tracker.settled_beyond(9), one(101..102));
         tracker.settle(first);
         assert_eq!(tracker.committable(), Some(6));
     }

@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn where_the_log_was_cut_nothing_counts_as_settled_before() {
-        let assignment = resumed(10, &[12..14]);
+        let assignment = resumed(10, &[12..14, 20..21]);
         assert!(!assignment.admit_if_settled_before(3));
         assignment.admit(3);
         assert!(!assignment.admit_if_settled_before(12));

@@ -165,17 +165,16 @@ impl EventConsumer {
 
     /// Polls once. Says whether there was a record; nothing when the consumer can't go on.
     fn poll(&mut self, wait: Duration, batches: &mut [Vec<Job>]) -> Option<bool> {
-        let polled = self.reader.poll(wait);
-        match polled {
-            Ok(Polled::Nothing) => return Some(false),
+        match self.reader.poll(wait) {
+            Ok(Polled::Nothing) => Some(false),
             Ok(Polled::Broken) => {
                 self.outlet.fatal.cancel();
                 None
             }
-            Ok(Polled::PassedOver) => return Some(true),
+            Ok(Polled::PassedOver) => Some(true),
             Ok(Polled::Record(message, assignment)) => {
                 self.outlet.pipeline.event(&record_of(&message), assignment, batches);
-                return Some(true);
+                Some(true)
             }
             Err(error) => self.reader.member().poll_failed(&error, &self.outlet.fatal).then_some(false),
         }

@@ -8,7 +8,6 @@
 //! it may end (bounded), and what is settled is committed before the next owner starts.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,16 +17,16 @@ use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionListElem};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::group_offsets::{commit_now, ends_of, metadata_of};
 use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::ClientLog;
-use crate::kafka::topic_watch::ends;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
 
@@ -39,15 +38,12 @@ const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// How long a poll waits: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How long the coordinator may take to say where a new partition was left off. It is asked again at the next turn.
-const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the brokers may take to say which cluster they are. Asked for once; without it nothing is told beyond offsets.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Together the two seconds that a coordinator may need to hand out an assignment.
-const COMMIT_TRIES: u32 = 20;
-/// Between two tries.
-const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-type Partition = (Arc<str>, i32);
+/// Topic and number.
+pub(super) type Partition = (Arc<str>, i32);
 
 /// A partition that this member holds.
 #[derive(Debug)]
@@ -346,7 +342,7 @@ impl GroupMember {
         if offsets.count() == 0 {
             return;
         }
-        match self.commit_now(consumer, &offsets) {
+        match commit_now(consumer, &offsets) {
             Ok(()) => self.metrics.intake.commits_ok.inc(),
             Err(error) => {
                 self.metrics.intake.commits_failed.inc();
@@ -427,23 +423,6 @@ impl GroupMember {
         }
     }
 
-    /// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no
-    /// commits: that is over soon, without this thread.
-    fn commit_now(&self, consumer: &BaseConsumer<Self>, offsets: &TopicPartitionList) -> KafkaResult<()> {
-        let mut tries = COMMIT_TRIES;
-        loop {
-            let committed = consumer.commit(offsets, CommitMode::Sync);
-            tries -= 1;
-            match committed {
-                Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::RebalanceInProgress)) if tries > 0 => {
-                    #[expect(clippy::disallowed_methods, reason = "the member's own thread, which waits here anyway")]
-                    std::thread::sleep(COMMIT_AGAIN_AFTER);
-                }
-                committed => return committed,
-            }
-        }
-    }
-
     /// Gives up everything: the process stops.
     fn leave(&self, consumer: &BaseConsumer<Self>) {
         let leaving: Vec<Held> = std::mem::take(&mut *self.held()).into_values().collect();
@@ -469,28 +448,6 @@ impl GroupMember {
         tracing::debug!(group_member = self.log.role(), %error, "a poll failed");
         true
     }
-}
-
-/// Where the partitions of `list` end, as far as brokers tell it in time.
-fn ends_of(consumer: &BaseConsumer<GroupMember>, list: &TopicPartitionList) -> BTreeMap<Partition, i64> {
-    let mut by_topic: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
-    for element in list.elements() {
-        by_topic.entry(element.topic().into()).or_default().push(element.partition());
-    }
-    let mut all = BTreeMap::new();
-    for (topic, partitions) in by_topic {
-        match ends(consumer, &topic, &partitions, OFFSETS_TIMEOUT) {
-            Ok(ends) => all.extend(ends.into_iter().map(|(partition, end)| ((Arc::clone(&topic), partition), end))),
-            Err(error) => tracing::debug!(topic = &*topic, %error, "no answer about the ends of new partitions"),
-        }
-    }
-    all
-}
-
-/// The metadata of an offset; empty where it is not UTF-8: the client library panics on it, and what a strange tool has
-/// committed must not end the worker.
-fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
-    catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default()
 }
 
 impl ClientContext for GroupMember {

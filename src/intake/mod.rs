@@ -3,6 +3,7 @@
 //! In reading order: a member of a consumer group, the reader of its partitions, its events, its due retries, and the path of one record from there.
 
 pub(crate) mod membership;
+mod group_offsets;
 pub(crate) mod reader;
 pub(crate) mod events;
 pub(crate) mod retries;

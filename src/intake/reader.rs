@@ -3,7 +3,7 @@
 //! So a rebalance touches only the partitions that move: the others are read on while the member waits. What is read here is
 //! passed over when the last owner has settled it. Commits belong to [`super::membership`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(crate) struct PartitionReader {
     member: Arc<GroupMember>,
     metrics: Arc<Metrics>,
     /// By partition; a member may hold a partition of this number in several topics.
-    sources: HashMap<i32, Vec<Source>>,
+    sources: BTreeMap<i32, Vec<Source>>,
     /// The member's generation that `sources` follows.
     generation: u64,
 }
@@ -69,7 +69,7 @@ impl PartitionReader {
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let consumer = config.create_with_context(ClientLog::new(role))?;
-        Ok(Self { consumer, member, metrics, sources: HashMap::new(), generation: 0 })
+        Ok(Self { consumer, member, metrics, sources: BTreeMap::new(), generation: 0 })
     }
 
     /// Asks who leads the partitions of `topics`: a client that hears of a topic with its first partition looks for the leader
