@@ -212,7 +212,7 @@ impl Entry {
         }
         let text = String::from_utf8_lossy(kept);
         let masked = secrets.masked(text.trim_end_matches(char::REPLACEMENT_CHARACTER));
-        // What stands for a byte that is no text, and for a short secret, is longer than it.
+        // The replacements of a byte that is not text, and of a short secret, are longer than what they replace.
         let mut end = masked.len().min(ANSWER_BYTES_MAX);
         while !masked.is_char_boundary(end) {
             end -= 1;

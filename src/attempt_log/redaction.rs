@@ -18,7 +18,8 @@ const SCHEMES: [&str; 4] = ["bearer", "digest", "apikey", "signature"];
 const CUT_MIN: usize = 4;
 /// Letters and digits that answer and event are compared by, at a time.
 const WINDOW: usize = 12;
-/// So many letters and digits in a row out of the event repeat it: more than an id with its field's name.
+/// This many letters and digits in a row that also occur in the event count as a repetition: more than an id with its
+/// field's name.
 const RUN_MAX: usize = 48;
 
 /// The forms in which a receiver may repeat the secrets it was sent.
@@ -194,7 +195,7 @@ fn bare(text: &[u8], mut places: Option<&mut Vec<Range<usize>>>) -> Vec<u8> {
                 }
                 after
             }
-            // The letter of `\n` and its like is none of the text.
+            // The letter of an escape such as `\n` is not part of the text.
             (b'\\', [b'n' | b'r' | b't' | b'b' | b'f', after @ ..]) => after,
             (b'%', after) => match after.split_at_checked(2).map(|(digits, after)| (hex_value(digits), after)) {
                 Some((Some(byte), after)) => {

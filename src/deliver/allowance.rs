@@ -12,15 +12,15 @@ use tokio::time::Instant;
 
 /// What is left after a cut.
 const CUT: f64 = 0.75;
-/// An acknowledgement adds this part of a request, or [`GROWTH_OF_ONE`] of an allowance of one, whichever is more. Four to
-/// eight times the allowance are acknowledged before it grows by a request: one that tests the limit fails for dozens
-/// that do not.
+/// An acknowledgement adds this part of a request, or [`GROWTH_OF_ONE`] of an allowance of one, whichever is more. It takes
+/// four to eight times the allowance in acknowledgements to grow by one request, so a request that probes the limit and
+/// fails is rare.
 const GROWTH: f64 = 1.0 / 32.0;
 /// See [`GROWTH`].
 const GROWTH_OF_ONE: f64 = 1.0 / 8.0;
 
-/// An acknowledgement that nothing waits behind ends a restriction so long after the last cut: with little to send there
-/// is nothing by which it could grow.
+/// This long after the last cut, an acknowledgement with nothing waiting lifts the restriction: with little traffic it could
+/// not grow back.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// How a request ended, as far as it says how many the receiver takes.
@@ -68,8 +68,8 @@ pub(crate) struct Allowance {
 struct Reduced {
     to: f64,
     at: Instant,
-    /// Nothing has been acknowledged since. Refusals come back faster than what is being worked on: were each followed by
-    /// the next request at once, they would open the circuit of a receiver that is only busy.
+    /// Nothing has been acknowledged since the cut. A busy receiver refuses faster than it works: if each refusal started the
+    /// next request at once, refusals in a row would open the circuit.
     holds: bool,
 }
 

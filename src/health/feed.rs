@@ -90,7 +90,7 @@ impl HealthFeed {
                 heard = Instant::now();
             }
             if topic.is_caught_up() {
-                unread.take().into_iter().flatten().for_each(|key| self.said(&key, None));
+                unread.take().into_iter().flatten().for_each(|key| self.apply_health(&key, None));
                 tell(ready);
             } else if ready.is_some() && heard.elapsed() >= SILENCE_MAX {
                 tracing::error!(
@@ -108,9 +108,9 @@ impl HealthFeed {
         Ok(())
     }
 
-    fn said(&self, key: &str, standing: Option<HealthState>) {
+    fn apply_health(&self, key: &str, standing: Option<HealthState>) {
         let table = self.table.read();
-        self.standings.said(key, standing, table.get(key).map(|integration| &**integration));
+        self.standings.apply_health(key, standing, table.get(key).map(|integration| &**integration));
     }
 
     /// Takes over a record. Says whether it says anything.
@@ -121,7 +121,7 @@ impl HealthFeed {
         });
         match parsed {
             Ok((key, standing)) => {
-                self.said(key, standing);
+                self.apply_health(key, standing);
                 true
             }
             Err(error) => {

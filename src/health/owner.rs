@@ -1,10 +1,10 @@
 //! The owner of the integrations' health: sums what all workers count, and writes changes of state.
 //!
-//! Every worker is a member of a group of its own on the deltas topic; who is given a partition owns the integrations
-//! in it. What it makes of the deltas and how far it has read are written in one transaction, which Kafka refuses to a
-//! member that has lost its partitions: so each change of state is one record, and each delta counts once, even if a worker dies.
-//! Only offsets make Kafka look at the membership, so no transaction goes without. A partition that can't be read or written
-//! holds up no other. Whatever goes wrong here is said and tried again, and no delivery waits for it.
+//! Every worker is a member of a group on the deltas topic. The worker that is assigned a partition owns its integrations.
+//! It writes states and its read position in one transaction; Kafka rejects the transaction of a worker that lost the
+//! partition. So each change of state is one record and each delta counts once, even if a worker dies. Kafka checks the
+//! membership only for offsets, so every transaction has some. A partition that cannot be read or written holds up no other.
+//! What fails here is logged and tried again, and no delivery waits for it.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -499,14 +499,14 @@ fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &R
                 book.count(offset, telling.told, (key, slots), rules, now_ms);
             }
         }
-        Ok(Delta::ResumeRequest(resume)) => book.wish(&resume.key, resume.since_ms),
+        Ok(Delta::ResumeRequest(resume)) => book.request_resume(&resume.key, resume.since_ms),
         Err(error) => {
             if let Some(repeats) = bad.of("bad") {
                 tracing::warn!(offset, error, repeats, "a record of the deltas topic cannot be used");
             }
         }
     }
-    book.pass(offset);
+    book.skip(offset);
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ impl Positions {
         Ok(Self { asker: config.create_with_context(ClientLog::new("positions"))?, topic: topic.to_owned() })
     }
 
-    /// For each partition an offset that no event settled later is below: the committed one, or where the partition
-    /// begins. Blocks.
+    /// Per partition, a lower bound for the offsets of all events settled from now on: the committed offset, or where the
+    /// partition begins. Blocks.
     ///
     /// # Errors
     /// A broker does not answer.

@@ -189,10 +189,10 @@ impl DeltaPublisher {
             let value = telling.record(&self.worker).into();
             outgoing.push(Outgoing { partition, key: self.worker.clone(), value });
         }
-        outgoing.extend(self.standings.take_wishes().into_iter().map(|wish| Outgoing {
-            partition: partition_of(&wish.key, partitions),
-            value: wish.record().into(),
-            key: wish.key,
+        outgoing.extend(self.standings.take_resume_requests().into_iter().map(|request| Outgoing {
+            partition: partition_of(&request.key, partitions),
+            value: request.record().into(),
+            key: request.key,
         }));
         outgoing
     }

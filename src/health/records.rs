@@ -1,7 +1,7 @@
 //! The records of the health topics, written and read in one place.
 //!
 //! `<health topic>` holds changes of state, for everybody. Beside it two topics are this program's own, with the same
-//! number of partitions and an integration in the same partition of each: `.deltas` holds what workers count and wishes
+//! number of partitions and an integration in the same partition of each: `.deltas` holds what workers count and requests
 //! to resume, `.counts` what the owner of a partition has made of them. All are JSON; unknown fields are ignored.
 
 use std::borrow::Cow;
@@ -156,7 +156,7 @@ pub struct DeltaBatch {
     pub deltas: Vec<(String, Vec<SecondCounts>)>,
 }
 
-/// The wish that a suspended integration be active again.
+/// A request to make a suspended integration active again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ResumeRequest {
     /// Its key.
@@ -170,7 +170,7 @@ pub struct ResumeRequest {
 pub enum Delta {
     /// What a worker counted.
     DeltaBatch(DeltaBatch),
-    /// A wish.
+    /// A request to resume.
     ResumeRequest(ResumeRequest),
 }
 

@@ -1,4 +1,4 @@
-//! Publishes one wish to resume, for a tool: with the integration's key, so that it comes to the owner.
+//! Publishes one request to resume, for a tool: with the integration's key, so that it reaches the owner.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::records::{ResumeRequest, partition_of};
 use crate::kafka::client::{ClientLog, producer_config};
 use crate::settings;
 
-/// Why a wish was not published.
+/// Why a request was not published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResumeRequestError {
     /// There is nowhere to publish it.
@@ -22,7 +22,7 @@ pub(crate) enum ResumeRequestError {
         reason: String,
     },
     /// Kafka does not take it.
-    #[error("the wish to resume could not be written")]
+    #[error("the request to resume could not be written")]
     Kafka(#[from] KafkaError),
 }
 
@@ -34,13 +34,14 @@ pub(crate) enum ResumeRequestError {
 pub(crate) async fn publish(
     kafka: &settings::Kafka,
     topic: &str,
-    wish: &ResumeRequest,
+    request: &ResumeRequest,
 ) -> Result<(), ResumeRequestError> {
     let producer: FutureProducer<ClientLog> =
         producer_config(kafka, "resume").create_with_context(ClientLog::new("resume"))?;
     let partitions = partitions_of(&producer, topic)
         .map_err(|reason| ResumeRequestError::Topic { topic: topic.to_owned(), reason })?;
-    let value = wish.record();
-    let record = FutureRecord::to(topic).partition(partition_of(&wish.key, partitions)).key(&wish.key).payload(&value);
+    let value = request.record();
+    let record =
+        FutureRecord::to(topic).partition(partition_of(&request.key, partitions)).key(&request.key).payload(&value);
     producer.send(record, Duration::ZERO).await.map(|_delivery| ()).map_err(|(error, _record)| error.into())
 }

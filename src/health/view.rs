@@ -1,7 +1,7 @@
-//! What this worker knows of the health topic, and the wishes to resume that it noticed.
+//! The health of integrations as this worker knows it, and the requests to resume that follow from new records.
 //!
-//! Two feeds meet here: the health topic's tells who is suspended, the integrations topic's who was brought back. Either
-//! may come first, so each looks at what the other has said.
+//! Combines two feeds: the health topic (suspended integrations) and the integrations topic (integrations that were set
+//! active again). Their order is not fixed, so each update checks the other's last state.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,7 +32,7 @@ pub(crate) struct HealthView {
     by_key: RwLock<HashMap<Box<str>, HealthState>>,
     /// When an integration was last seen to be brought back, ms since 1970.
     brought_back: Mutex<HashMap<Box<str>, i64>>,
-    wishes: Mutex<HashSet<ResumeRequest>>,
+    resume_requests: Mutex<HashSet<ResumeRequest>>,
 }
 
 impl HealthView {
@@ -48,7 +48,7 @@ impl HealthView {
 
     /// The health topic says something new; none removes what it said. `integration` is the one of that key, if there is
     /// one.
-    pub(crate) fn said(&self, key: &str, standing: Option<HealthState>, integration: Option<&Integration>) {
+    pub(crate) fn apply_health(&self, key: &str, standing: Option<HealthState>, integration: Option<&Integration>) {
         {
             let mut by_key = self.by_key.write();
             match standing.filter(|standing| standing.health != Health::Active) {
@@ -63,7 +63,7 @@ impl HealthView {
             let brought_back = lock(&self.brought_back).get(key).copied();
             let written = integration.and_then(Integration::status_written_ms);
             if brought_back.max(written).is_some_and(|at| at > standing.since_ms) {
-                self.wish(key, standing);
+                self.request_resume(key, standing);
             }
         }
     }
@@ -89,22 +89,22 @@ impl HealthView {
             brought_back.insert(after.key().into(), at);
         }
         if let Some(standing) = standing.filter(|it| it.health == Health::Failed && (live || at > it.since_ms)) {
-            self.wish(after.key(), standing);
+            self.request_resume(after.key(), standing);
         }
     }
 
-    fn wish(&self, key: &str, standing: HealthState) {
-        let mut wishes = lock(&self.wishes);
-        if wishes.len() < WISHES_MAX {
-            wishes.insert(ResumeRequest { key: key.to_owned(), since_ms: Some(standing.since_ms) });
+    fn request_resume(&self, key: &str, standing: HealthState) {
+        let mut resume_requests = lock(&self.resume_requests);
+        if resume_requests.len() < WISHES_MAX {
+            resume_requests.insert(ResumeRequest { key: key.to_owned(), since_ms: Some(standing.since_ms) });
         } else {
-            tracing::warn!(key, "too many integrations are resumed at once: this one is not");
+            tracing::warn!(key, "resume request dropped: queue full");
         }
     }
 
-    /// The wishes that came since the last time.
-    pub(crate) fn take_wishes(&self) -> Vec<ResumeRequest> {
-        lock(&self.wishes).drain().collect()
+    /// The resume_requests that came since the last time.
+    pub(crate) fn take_resume_requests(&self) -> Vec<ResumeRequest> {
+        lock(&self.resume_requests).drain().collect()
     }
 }
 
@@ -139,22 +139,22 @@ mod tests {
         HealthState { health: Health::Failed, since_ms }
     }
 
-    /// Whether a change is a wish to end the suspension that began at 1000.
+    /// Whether a change is a request to end the suspension that began at 1000.
     #[track_caller]
     fn check(before: Option<&Integration>, after: &Integration, written_ms: i64, live: bool, expected: bool) {
-        let wish = vec![ResumeRequest { key: "ws/i".to_owned(), since_ms: Some(1_000) }];
-        let expected = if expected { wish } else { vec![] };
+        let request = vec![ResumeRequest { key: "ws/i".to_owned(), since_ms: Some(1_000) }];
+        let expected = if expected { request } else { vec![] };
         let standings = HealthView::default();
-        standings.said("ws/i", Some(failed(1_000)), before);
+        standings.apply_health("ws/i", Some(failed(1_000)), before);
         standings.apply_integration(before, after, written_ms, live);
         assert!(after.is_suspended(), "only the health topic ends it");
-        assert_eq!(standings.take_wishes(), expected, "the suspension is known first");
-        assert!(standings.take_wishes().is_empty());
+        assert_eq!(standings.take_resume_requests(), expected, "the suspension is known first");
+        assert!(standings.take_resume_requests().is_empty());
         if written_ms > 1_000 {
             let standings = HealthView::default();
             standings.apply_integration(before, after, written_ms, live);
-            standings.said("ws/i", Some(failed(1_000)), Some(after));
-            assert_eq!(standings.take_wishes(), expected, "the suspension is known later");
+            standings.apply_health("ws/i", Some(failed(1_000)), Some(after));
+            assert_eq!(standings.take_resume_requests(), expected, "the suspension is known later");
         }
     }
 
@@ -175,9 +175,9 @@ mod tests {
         check(None, &active, 2_000, false, false);
         check(Some(&paused), &active, 500, false, false);
         let standings = HealthView::default();
-        standings.said("ws/i", Some(failed(1_000)), None);
+        standings.apply_health("ws/i", Some(failed(1_000)), None);
         standings.apply_integration(Some(&paused), &active, 2_000, false);
-        assert_eq!(standings.take_wishes().len(), 1);
+        assert_eq!(standings.take_resume_requests().len(), 1);
         check(None, &integration("active", Some("1970-01-01T00:00:00.9Z")), 2_000, false, false);
         check(None, &integration("active", Some("1970-01-01T00:00:01.1Z")), 2_000, false, true);
     }
@@ -196,13 +196,13 @@ mod tests {
         let standings = HealthView::default();
         let (before, after) = (integration("paused", None), integration("active", None));
         standings.apply_integration(Some(&before), &after, 2_000, true);
-        standings.said("ws/i", Some(failed(3_000)), Some(&after));
-        assert!(standings.take_wishes().is_empty());
+        standings.apply_health("ws/i", Some(failed(3_000)), Some(&after));
+        assert!(standings.take_resume_requests().is_empty());
         assert!(after.is_suspended());
-        standings.said("ws/i", Some(HealthState { health: Health::Active, since_ms: 4_000 }), Some(&after));
+        standings.apply_health("ws/i", Some(HealthState { health: Health::Active, since_ms: 4_000 }), Some(&after));
         assert!(!after.is_suspended());
-        standings.said("ws/i", Some(failed(5_000)), Some(&after));
-        standings.said("ws/i", None, Some(&after));
+        standings.apply_health("ws/i", Some(failed(5_000)), Some(&after));
+        standings.apply_health("ws/i", None, Some(&after));
         assert!(!after.is_suspended());
         assert_eq!(standings.of("ws/i"), None);
     }

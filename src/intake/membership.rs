@@ -406,7 +406,7 @@ impl GroupMember {
         }
         let text = error.to_string();
         if let Some(repeats) = self.repeats.of(&text) {
-            tracing::warn!(group_member = self.log.role(), error = text, repeats, "a commit failed and comes again");
+            tracing::warn!(group_member = self.log.role(), error = text, repeats, "commit failed, will retry");
         }
     }
 

@@ -253,7 +253,7 @@ fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
                 partition = row.partition,
                 offset = row.offset,
                 %error,
-                "a record of the integrations topic cannot be used; the one before, if there is one, stays in force here"
+                "integration record rejected; this worker keeps the previous version, if any"
             );
             None
         }

@@ -220,7 +220,7 @@ impl TickScheduler {
         let is_valid = self.standing.is_valid(Instant::now());
         if is_valid != self.acted && !self.agenda.is_empty() {
             self.acted = is_valid;
-            tracing::info!(is_valid, "whether this worker fires its schedules");
+            tracing::info!(valid = is_valid, "lease on scheduled webhooks changed");
         }
         let now_ms = clock::now_ms();
         if self.agenda.is_set_back(now_ms) {

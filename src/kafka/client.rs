@@ -304,7 +304,7 @@ pub(crate) fn admin_config(kafka: &settings::Kafka) -> ClientConfig {
     with_properties(base_config(kafka, "admin"), kafka)
 }
 
-/// What librdkafka calls its word that an offset was not there.
+/// librdkafka's log facility for an offset that did not exist.
 const OFFSET_RESET: &str = "OFFSET";
 /// And that a property is not used.
 const PROPERTIES: &str = "CONFWARN";

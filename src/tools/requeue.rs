@@ -1,4 +1,4 @@
-//! Putting records back into the topic of what is due at once, for the tools: acknowledged, or a clear word why not.
+//! Putting records back into the topic of what is due at once, for the tools: acknowledged, or an error that says why.
 //!
 //! Unlike the sink, which never gives up, a tool's publication fails after a bounded time: the person who runs the tool decides.
 

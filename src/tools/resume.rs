@@ -1,6 +1,6 @@
 //! `resume`: ends the suspension of an integration.
 //!
-//! The wish goes where the workers' counts go, to the owner of the integration's health; then the health topic is followed
+//! The request goes where the workers' counts go, to the owner of the integration's health; then the health topic is followed
 //! until it says that the integration is active.
 
 use std::io::{self, Write};
@@ -45,11 +45,11 @@ pub(crate) enum ResumeError {
     /// It takes too long.
     #[error("the health topic could not be read to its end within {} s", READ_MAX.as_secs())]
     Late,
-    /// The wish could not be written.
+    /// The request could not be written.
     #[error(transparent)]
     ResumeRequest(#[from] ResumeRequestError),
     /// Somebody wanted it to end.
-    #[error("interrupted; a wish that was written stands")]
+    #[error("interrupted; a request that was written stands")]
     Stopped,
     /// The work was lost.
     #[error("the work ended without being asked to")]
@@ -69,7 +69,7 @@ enum Outcome {
     WouldResume,
     /// It was not suspended.
     NotSuspended,
-    /// The wish stands, and no worker has granted it yet.
+    /// The request stands, and no worker has granted it yet.
     Pending,
     /// Its own status keeps everything from it, whatever its health is.
     OwnStatusFailed,
@@ -90,7 +90,7 @@ struct Report<'a> {
 }
 
 /// Resumes the selected integration and prints what came of it. Ends with 0 when it is (or would be) not suspended, with 1 when
-/// no worker has granted the wish in time, when its own status is `failed`, or when it is unknown.
+/// no worker has granted the request in time, when its own status is `failed`, or when it is unknown.
 ///
 /// # Errors
 /// [`ResumeError`]
@@ -161,7 +161,7 @@ fn print(
         }
         Outcome::Pending => writeln!(
             out,
-            "{key}{since} is not active yet: no worker has taken the wish up within {} s; one that starts will",
+            "{key}{since} is not active yet: no worker has taken the request up within {} s; one that starts will",
             GRANT_MAX.as_secs()
         ),
         Outcome::OwnStatusFailed => writeln!(
@@ -203,9 +203,9 @@ fn resume(
     if dry_run {
         return Ok((Outcome::WouldResume, state, None));
     }
-    let wish = ResumeRequest { key: key.to_owned(), since_ms: Some(before.since_ms()) };
+    let request = ResumeRequest { key: key.to_owned(), since_ms: Some(before.since_ms()) };
     let deltas = deltas_topic(&settings.topics.health);
-    Handle::current().block_on(resume::publish(&settings.kafka, &deltas, &wish))?;
+    Handle::current().block_on(resume::publish(&settings.kafka, &deltas, &request))?;
     let deadline = Instant::now() + GRANT_MAX;
     while Instant::now() < deadline {
         follow(&mut topic, key, &mut state, stop)?;

@@ -1,8 +1,9 @@
 //! What is counted of an integration's attempts: by time for the error rate, and since the last acknowledgement.
 //!
 //! Attempts come in whole seconds, from several workers, in any order: adding is commutative, so that the result does not
-//! depend on when it arrived. Time is coarse where that saves memory: the window is kept in thirty parts, and failures
-//! told together of which only the first is known to be later than an acknowledgement elsewhere do not count after it.
+//! depend on when it arrived. Time is coarse where that saves memory. The window is kept in thirty parts. Failures reported
+//! in one batch carry only the time of the first: if another worker reported an acknowledgement after that time, the whole
+//! batch is ignored.
 
 use crate::domain::outcome::Reason;
 use crate::settings;
@@ -218,8 +219,8 @@ impl Streak {
         }
     }
 
-    /// An acknowledgement ends what began to fail before it. One that comes so late that it is among the older ones ends
-    /// all of those: in doubt for the integration.
+    /// An acknowledgement clears failures that began before it. A late one clears all older failures too: in doubt the decision
+    /// favours the integration.
     fn end(&mut self, acknowledged_ms: i64) {
         self.recent.retain(|failing| failing.first_ms >= acknowledged_ms);
         self.older = self.older.filter(|older| older.first_ms >= acknowledged_ms);

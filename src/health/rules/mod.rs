@@ -83,7 +83,7 @@ impl IntegrationHealth {
     pub fn judge(&mut self, rules: &Rules, now_ms: i64) -> Health {
         self.counts.prune(rules, second_of(now_ms));
         match self.health {
-            // Only somebody's wish ends it.
+            // Only a request to resume ends it.
             Health::Failed => Health::Failed,
             // Who has errors is first told so, even when the same attempts are enough for more.
             Health::Active if self.counts.has_errors(rules) => Health::HasErrors,

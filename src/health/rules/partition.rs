@@ -1,8 +1,7 @@
-//! What the owner of a partition of deltas keeps: every integration of it, and what of that is not yet written down.
+//! What the owner of a partition of deltas keeps: every integration of it, and what of that is not persisted yet.
 //!
-//! Counting is written down late, a change of state at once. Until then the deltas that were counted stay uncommitted, so
-//! that the next owner reads them again; each integration knows up to which offset it has counted, so that it counts none
-//! of them twice.
+//! Counts are persisted with a delay, state changes at once. Until then the counted deltas stay uncommitted, so that the
+//! next owner reads them again. Each integration knows the offset up to which it has counted, so it counts each once.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -24,7 +23,7 @@ struct Unwritten {
     key: Box<str>,
 }
 
-/// A wish to resume that is not yet granted.
+/// A request to resume that is not yet granted.
 #[derive(Clone, Debug)]
 struct PendingResume {
     key: Box<str>,
@@ -46,7 +45,7 @@ pub struct PartitionHealth {
     entries: HashMap<Box<str>, Entry, BuildHash64>,
     /// Oldest first.
     unwritten: VecDeque<Unwritten>,
-    wishes: Vec<PendingResume>,
+    resume_requests: Vec<PendingResume>,
     /// Those whose state time alone can change.
     watched: BTreeSet<Box<str>>,
     /// The offset after the last delta that came.
@@ -79,8 +78,8 @@ impl PartitionHealth {
         self.entries.get(key).map(|entry| &entry.known)
     }
 
-    /// Passes a record that says nothing.
-    pub fn pass(&mut self, offset: i64) {
+    /// Skips a record without content: only advances the offset.
+    pub fn skip(&mut self, offset: i64) {
         self.next_offset = Some(offset + 1);
     }
 
@@ -130,8 +129,8 @@ impl PartitionHealth {
     }
 
     /// Takes a request to end a suspension: the one that began at `since_ms`, or without it any.
-    pub(crate) fn wish(&mut self, key: &str, since_ms: Option<i64>) {
-        self.wishes.push(PendingResume { key: key.into(), since_ms });
+    pub(crate) fn request_resume(&mut self, key: &str, since_ms: Option<i64>) {
+        self.resume_requests.push(PendingResume { key: key.into(), since_ms });
     }
 
     /// The changes that are due. They come again until [`PartitionHealth::written`].
@@ -148,11 +147,11 @@ impl PartitionHealth {
             entry.known.is_watched()
         });
         let mut granted = BTreeSet::new();
-        for wish in &self.wishes {
-            let Some(entry) = self.entries.get(&wish.key) else { continue };
-            let meant = wish.since_ms.is_none_or(|since_ms| entry.known.since_ms == Some(since_ms));
-            if entry.known.health == Health::Failed && meant && granted.insert(&wish.key) {
-                changes.push(Change { key: wish.key.clone(), known: entry.known.resumed(now_ms) });
+        for request in &self.resume_requests {
+            let Some(entry) = self.entries.get(&request.key) else { continue };
+            let meant = request.since_ms.is_none_or(|since_ms| entry.known.since_ms == Some(since_ms));
+            if entry.known.health == Health::Failed && meant && granted.insert(&request.key) {
+                changes.push(Change { key: request.key.clone(), known: entry.known.resumed(now_ms) });
             }
         }
         changes
@@ -174,7 +173,7 @@ impl PartitionHealth {
         self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(key, _)| key.clone()).take(count).collect()
     }
 
-    /// Where the next owner has to begin when `written` is written down and all wishes are granted or refused.
+    /// Where the next owner has to begin when `written` is written down and all resume_requests are granted or refused.
     pub(crate) fn next_offset_with<'a>(&self, written: impl Iterator<Item = &'a str>) -> Option<i64> {
         let written: BTreeSet<&str> = written.collect();
         let open = self.unwritten.iter().find(|unwritten| {
@@ -207,7 +206,7 @@ impl PartitionHealth {
         for key in forgotten {
             self.entries.remove(key);
         }
-        self.wishes.clear();
+        self.resume_requests.clear();
         let entries = &self.entries;
         let is_written = |unwritten: &Unwritten| {
             entries.get(&unwritten.key).and_then(|entry| entry.unwritten_from) != Some(unwritten.offset)
@@ -251,7 +250,7 @@ mod tests {
         let mut book = PartitionHealth::default();
         book.count(0, told(1), ("ws/a", &[failures(1, 30)]), &RULES, 1_500);
         book.count(1, told(2), ("ws/b", &[failures(1, 1)]), &RULES, 1_500);
-        book.pass(1);
+        book.skip(1);
         let changes = book.changes(&RULES, 2_000);
         assert_eq!(keys(&changes), [("ws/a", Health::HasErrors)]);
         assert_eq!(keys(&book.changes(&RULES, 2_000)), [("ws/a", Health::HasErrors)], "not written yet");
@@ -269,15 +268,15 @@ mod tests {
     #[test]
     fn a_wish_is_granted_once_and_only_to_the_suspension_it_means() {
         let failed = IntegrationHealth::default().changed(Health::Failed, 5_000);
-        let check = |wishes: &[Option<i64>], expected: &[(&str, Health)]| {
+        let check = |resume_requests: &[Option<i64>], expected: &[(&str, Health)]| {
             let mut book = PartitionHealth::default();
             book.load("ws/a", failed.clone());
-            for (offset, since_ms) in (10..).zip(wishes) {
-                book.wish("ws/a", *since_ms);
-                book.pass(offset);
+            for (offset, since_ms) in (10..).zip(resume_requests) {
+                book.request_resume("ws/a", *since_ms);
+                book.skip(offset);
             }
-            book.wish("ws/unknown", None);
-            book.pass(20);
+            book.request_resume("ws/unknown", None);
+            book.skip(20);
             let changes = book.changes(&RULES, 9_000);
             assert_eq!(keys(&changes), expected);
             assert_eq!(keys(&book.changes(&RULES, 9_000)), expected, "not written yet");
@@ -298,7 +297,7 @@ mod tests {
         let mut book = PartitionHealth::default();
         for (offset, key, at) in [(0, "ws/a", 1_000), (1, "ws/b", 2_000), (2, "ws/a", 3_000), (3, "ws/c", 4_000)] {
             book.count(offset, told(u64::try_from(offset).unwrap() + 1), (key, &[failures(1, 1)]), &RULES, at);
-            book.pass(offset);
+            book.skip(offset);
         }
         let due = |book: &PartitionHealth, before| {
             book.unwritten(before, 10).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
@@ -312,7 +311,7 @@ mod tests {
         book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
         assert_eq!(needed(&book), Some(1));
         book.count(4, told(5), ("ws/a", &[failures(2, 1)]), &RULES, 5_000);
-        book.pass(4);
+        book.skip(4);
         book.written(vec![], ["ws/b", "ws/c"].into_iter(), std::iter::empty());
         assert_eq!((needed(&book), due(&book, 9_000)), (Some(4), vec!["ws/a".into()]));
         book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
@@ -323,12 +322,12 @@ mod tests {
     fn another_log_of_deltas_is_counted_from_its_start_and_nothing_twice() {
         let mut book = PartitionHealth::default();
         book.count(700, told(7), ("ws/a", &[failures(1, 3)]), &RULES, 1_000);
-        book.pass(700);
+        book.skip(700);
         assert!(book.is_passed(0) && !book.is_passed(701));
         book.begin_again();
         book.count(0, told(7), ("ws/a", &[failures(1, 3)]), &RULES, 1_000);
         book.count(1, told(8), ("ws/a", &[failures(1, 2)]), &RULES, 1_000);
-        book.pass(1);
+        book.skip(1);
         assert_eq!(book.known("ws/a").unwrap().counts.streak.failures().total(), 5);
         assert_eq!(book.next_offset_with(std::iter::empty()), Some(0), "what is not written is read again");
         let counted = book.unwritten(9_000, 10);
@@ -406,7 +405,7 @@ mod tests {
                         else { break };
                         let now = 1_400 + i64::from(step) * 50;
                         book.count(read, told(*sequence), (key, std::slice::from_ref(slot)), &RULES, now);
-                        book.pass(read);
+                        book.skip(read);
                         read += 1;
                     },
                 }

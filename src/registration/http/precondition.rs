@@ -71,7 +71,7 @@ fn tags(headers: &HeaderMap, name: HeaderName) -> Result<Tags, HeaderName> {
     listed.map(Tags::Listed).ok_or(name)
 }
 
-/// The tags of a list; nothing if any of it is none.
+/// The tags of a list; `None` if any tag is malformed.
 fn list(text: &str) -> Option<Vec<(bool, String)>> {
     let mut listed = Vec::new();
     let mut rest = text;

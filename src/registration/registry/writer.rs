@@ -206,7 +206,7 @@ impl Writer {
                 return false;
             }
             let (partition, offset) = (version.partition, version.offset);
-            tracing::warn!(topic = %self.log.topic, partition, offset, "committed, and not yet read back");
+            tracing::warn!(topic = %self.log.topic, partition, offset, "record committed but not yet visible to the reader");
         }
         true
     }

@@ -91,7 +91,6 @@ pub struct Metrics {
     pub(crate) deliver: DeliverMetrics,
     pub(crate) health: HealthMetrics,
     pub(crate) api_requests: IntCounterVec,
-    pub(crate) kafka_errors: IntCounter,
 }
 
 impl Metrics {
@@ -106,7 +105,9 @@ impl Metrics {
         make.int_gauges("build_info", "The running version", &["version"])
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
-        let _registered: IntCounter = make.add(Ok(INVARIANT_VIOLATIONS.clone()));
+        for counter in [&KAFKA_ERRORS, &INVARIANT_VIOLATIONS] {
+            let _registered: IntCounter = make.add(Ok((*counter).clone()));
+        }
         Self {
             intake: IntakeMetrics::register(&make, &tiers),
             table: TableMetrics::register(&make),
@@ -117,7 +118,6 @@ impl Metrics {
                 "Requests to the registration API",
                 &["method", "status"],
             ),
-            kafka_errors: make.add(Ok(KAFKA_ERRORS.clone())),
             registry,
         }
     }

@@ -9,7 +9,7 @@ use crate::domain::outcome::DeadReason;
 
 /// Webhooks that an account can hold.
 pub(crate) const WEBHOOKS_MAX: usize = 4;
-/// Where an event that is none belongs: into the dead-letter topic, to no webhook.
+/// Where an invalid event belongs: into the dead-letter topic, to no webhook.
 pub(crate) const INVALID: u8 = 7;
 /// Events that an account takes: it costs 20 bytes each.
 pub(crate) const EVENTS_MAX: u32 = 2_000_000;
