@@ -46,6 +46,18 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             let balances = demo::run(*settings, demo, StopSignals { finish, hurry }).await?;
             Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
+        Command::Receiver(options) => until_stopped(|[stop]| async move {
+            let summary = receiver::run(options, stop).await?;
+            tracing::info!(?summary, "stopped");
+            Ok(ExitCode::SUCCESS)
+        }),
+        tool => run_tool(tool),
+    }
+}
+
+/// Carries out what looks at a cluster, answers on standard output and ends by itself.
+fn run_tool(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::DeadLettersList(settings, options) => until_stopped(|[stop]| async move {
             Ok(dead_letters::list(&settings, &options, &stop, &mut io::stdout()).await?)
         }),
@@ -80,11 +92,6 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(settings, json) => {
             until_stopped(|[stop]| async move { Ok(check::run(&settings, json, &stop, &mut io::stdout()).await?) })
         }
-        Command::Receiver(options) => until_stopped(|[stop]| async move {
-            let summary = receiver::run(options, stop).await?;
-            tracing::info!(?summary, "stopped");
-            Ok(ExitCode::SUCCESS)
-        }),
         Command::TopicsPlan(settings, output) => until_stopped(|[stop]| async move {
             until(stop, topics::run_plan(&settings, output.json, &mut io::stdout())).await
         }),
@@ -93,6 +100,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         }),
         Command::ResumeRequest(settings, options) => {
             until_stopped(|[stop]| async move { Ok(resume::run(&settings, &options, stop, &mut io::stdout()).await?) })
+        }
+        Command::Worker(_) | Command::Api(_) | Command::Demo(..) | Command::Receiver(_) => {
+            anyhow::bail!("runs until it is stopped")
         }
         Command::Help { .. } | Command::Version | Command::Completions(_) | Command::Man => {
             anyhow::bail!("answered before anything runs")

@@ -223,17 +223,17 @@ impl TopicRange {
     /// # Errors
     /// [`SpanError`]
     pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, SpanError> {
-        Self::open_with(span_consumer_config(kafka, role), kafka, topic, role)
+        Self::open_with(&span_consumer_config(kafka, role), kafka, topic, role)
     }
 
     /// The same with a client of another configuration.
     pub(super) fn open_with(
-        config: ClientConfig,
+        config: &ClientConfig,
         kafka: &settings::Kafka,
         topic: &str,
         role: &'static str,
     ) -> Result<Self, SpanError> {
-        let consumer = consumer(&config, topic, role)?;
+        let consumer = consumer(config, topic, role)?;
         let mut bounds = Vec::new();
         for partition in partitions(&consumer, kafka, topic)? {
             let (start, end) = consumer

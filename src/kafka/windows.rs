@@ -53,7 +53,7 @@ impl Windows {
     /// # Errors
     /// [`SpanError`]
     pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, SpanError> {
-        Ok(Self { topic: TopicRange::open_with(window_consumer_config(kafka, role), kafka, topic, role)? })
+        Ok(Self { topic: TopicRange::open_with(&window_consumer_config(kafka, role), kafka, topic, role)? })
     }
 
     /// The topic's name.

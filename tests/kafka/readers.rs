@@ -285,3 +285,35 @@ async fn a_check_says_what_keeps_a_worker_from_working_here() {
     assert!(away.code == 1 && away.out.contains("no broker of `127.0.0.1:1` answers"), "{} {}", away.out, away.log);
     assert!(away.out.ends_with("2 checked: 1 errors, 0 warnings\n"), "{}", away.out);
 }
+
+/// Attempts in the log: some 40 MB in a usual run.
+const LOGGED: usize = 60_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_attempts_of_one_integration_cost_a_small_part_of_the_log() {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let stage = Stage::on(&cluster, "long-log", SCHEDULE, 12).await;
+    let attempt = |number: usize| {
+        let value = json!({ "deliveryId": format!("msg_{number:032x}"), "webHookId": "w", "eventId": format!("e-{number}"),
+            "attempt": 1, "url": "https://receiver.example/hook", "outcome": "failed", "reason": "status", "status": 503,
+            "error": "the answer has status 503, not 200", "durationMs": 12, "answer": "x".repeat(300),
+            "origin": format!("events/0/{number}"), "at": "2026-01-31T12:00:00Z" });
+        Record::new(format!("ws/i-{}", number % 500), value.to_string())
+    };
+    produce(brokers, &stage.names.attempts(), (0..LOGGED).map(attempt));
+    let began = std::time::Instant::now();
+    let words = ["attempts", "--workspace", "ws", "--integration", "i-7", "--from", "1h", "--limit", "50", "--json"];
+    let ended = run(brokers, &stage.names, &words).await;
+    let took = began.elapsed();
+    let rows = ended.rows();
+    assert_eq!(rows.len(), 50);
+    assert!(rows.iter().all(|row| row["integrationId"] == "i-7"));
+    assert_eq!(rows[0]["eventId"], format!("e-{}", LOGGED - 500 + 7), "the newest first");
+    let line = ended.log.lines().find(|line| line.contains("attempts were looked for")).expect("how far it looked");
+    let line: Value = serde_json::from_str(line).unwrap();
+    let read = line["read"].as_u64().unwrap();
+    println!("50 of {LOGGED} attempts after {took:?}, {read} records read");
+    // Those of one integration are one in 42 of its partition.
+    assert!(read < 5_000, "{read}");
+}
