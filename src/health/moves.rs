@@ -1,6 +1,7 @@
 //! The membership of the group that owns the integrations' health: what its rebalances do, and whether its topics fit together.
 //! What is made of the deltas belongs to [`super::owner`].
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -8,8 +9,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientContext, TopicPartitionList};
+use tokio::time::Instant;
 
 use crate::kafka::client::ClientLog;
+use crate::telemetry::metrics::Metrics;
 
 /// How long the brokers may take to say how many partitions a topic has.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,4 +94,16 @@ pub(super) fn check_partitions(consumer: &BaseConsumer<Moves>, topics: [&str; 3]
     }
     let counts: Vec<_> = counts.iter().map(|(topic, count)| format!("{topic} has {count}")).collect();
     Err(TopicsError::Partitions(counts.join(", ")))
+}
+
+/// Since when something is not judged that should be.
+#[derive(Default)]
+pub(super) struct Unjudged(Cell<Option<Instant>>);
+
+impl Unjudged {
+    pub(super) fn since(&self, is_unjudged: bool, metrics: &Metrics) {
+        let since = is_unjudged.then(|| self.0.get().unwrap_or_else(Instant::now));
+        self.0.set(since);
+        metrics.health.unjudged_seconds.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+    }
 }

@@ -6,7 +6,6 @@
 //! membership only for offsets, so every transaction has some. A partition that cannot be read or written holds up no other.
 //! What fails here is logged and tried again, and no delivery waits for it.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::moves::{Move, Moves, TopicsError, check_partitions};
+use super::moves::{Move, Moves, TopicsError, Unjudged, check_partitions};
 use super::positions::Positions;
 use super::records::{Delta, StateRecord, counts_record};
 use super::restore::load;
@@ -102,18 +101,6 @@ impl HealthOwner {
                 std::thread::park_timeout(POLL_WAIT);
             }
         }
-    }
-}
-
-/// Since when something is not judged that should be.
-#[derive(Default)]
-struct Unjudged(Cell<Option<Instant>>);
-
-impl Unjudged {
-    fn since(&self, is_unjudged: bool, metrics: &Metrics) {
-        let since = is_unjudged.then(|| self.0.get().unwrap_or_else(Instant::now));
-        self.0.set(since);
-        metrics.health.unjudged_seconds.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
     }
 }
 

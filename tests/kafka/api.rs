@@ -508,6 +508,27 @@ async fn a_broker_that_hangs_in_a_commit_loses_and_doubles_nothing() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_starts_while_kafka_is_frozen_says_so_and_ends_with_an_error() {
+    let mut cluster = Cluster::start(1).await;
+    let setting = Setting::new(cluster.brokers(), &[]).await;
+    cluster.freeze(0);
+    let mut api = setting.start("api", &[]);
+    let code = api.process.wait(2 * PATIENCE);
+    cluster.thaw(0);
+    let lines = api.process.lines().all();
+    let said = lines.iter().filter(|line| line.contains("no broker answers")).count();
+    assert!((1..=12).contains(&said), "once in ten seconds and thread: {lines:#?}");
+    assert_eq!(code, 1, "{lines:#?}");
+    let mut next = setting.start("api", &[]);
+    wait_until("an answer", PATIENCE, async || {
+        let status = next.get(&format!("{BASE}/one")).await.status;
+        if status == 409 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    next.process.signal(Signal::Term);
+}
+
 /// The webhook's id, if the change was acknowledged.
 fn patched(api: &Api, path: String, id: String) -> impl Future<Output = Option<String>> + Send + 'static {
     let (client, to) = (api.client.clone(), api.address);

@@ -22,6 +22,8 @@ use crate::kafka::client::ClientLog;
 const POLL: Duration = Duration::from_millis(100);
 /// How often it looks whether the topic has more partitions than before.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(30);
+/// How long the registry opens while no broker answers. Then the process ends with an error.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 /// Of the many errors of one outage, one is logged in this time.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -44,12 +46,55 @@ fn open(log: &Log) -> Result<BaseConsumer<ClientLog>, RegistryError> {
     consumer_config(&log.kafka).create_with_context(ClientLog::new(ROLE)).map_err(log.error("creating the consumer"))
 }
 
-/// The topic's partitions. Tried again while the brokers can't be reached.
-pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Result<Vec<i32>, RegistryError> {
-    loop {
+/// How long brokers have given no answer while the registry opens: bounded, and said now and then.
+pub(super) struct Silence {
+    since: Instant,
+    said: Option<Instant>,
+}
+
+impl Silence {
+    pub(super) fn begin() -> Self {
+        Self { since: Instant::now(), said: None }
+    }
+
+    /// An answer came.
+    fn heard(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Says whether `what` is to be said again now.
+    fn is_to_be_said(&mut self) -> bool {
+        let is_to_be_said = self.said.is_none_or(|said| said.elapsed() >= WARN_EVERY);
+        if is_to_be_said {
+            self.said = Some(Instant::now());
+        }
+        is_to_be_said
+    }
+
+    /// No answer came. Waits a little.
+    ///
+    /// # Errors
+    /// It has lasted too long: whoever watches the process starts it again.
+    pub(super) fn lasts(&mut self, log: &Log, doing: &'static str, error: KafkaError) -> Result<(), RegistryError> {
         if log.stop.is_cancelled() {
             return Err(RegistryError::Stopped);
         }
+        if self.since.elapsed() >= SILENCE_MAX {
+            return Err(log.error(doing)(error));
+        }
+        if self.is_to_be_said() {
+            tracing::warn!(topic = %log.topic, doing, %error, "no broker answers, trying again");
+        }
+        pause();
+        Ok(())
+    }
+}
+
+/// The topic's partitions. Tried again for a bounded time while the brokers can't be reached.
+pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Result<Vec<i32>, RegistryError> {
+    const DOING: &str = "reading its partitions";
+    let mut silence = Silence::begin();
+    loop {
         let found = consumer.fetch_metadata(Some(&log.topic), BROKER_TIMEOUT);
         match found.as_ref().map(|found| found.topics().first()) {
             Ok(Some(topic)) if topic.error().is_none() && !topic.partitions().is_empty() => {
@@ -58,13 +103,12 @@ pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Resul
             Ok(Some(topic)) if topic.error().is_some_and(|error| is_unknown(error.into())) => {
                 return Err(RegistryError::NoTopic(log.topic.clone()));
             }
-            Ok(_) => tracing::warn!(topic = %log.topic, "topic has no leader yet"),
+            Ok(_) => silence.lasts(log, DOING, KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?,
             Err(KafkaError::MetadataFetch(code)) if is_unknown(*code) => {
                 return Err(RegistryError::NoTopic(log.topic.clone()));
             }
-            Err(error) => tracing::warn!(topic = %log.topic, %error, "partitions not read, trying again"),
+            Err(error) => silence.lasts(log, DOING, error.clone())?,
         }
-        pause();
     }
 }
 
@@ -80,34 +124,36 @@ fn wait_settled(
     settled: &BaseConsumer<ClientLog>,
     all: &BaseConsumer<ClientLog>,
 ) -> Result<(), RegistryError> {
+    const DOING: &str = "reading the end of a partition";
+    let mut silence = Silence::begin();
     let mut end = None;
     loop {
+        let asked = end.map_or_else(|| high(log, partition, all), Ok);
+        let (known, stable) = match asked.and_then(|end| Ok((end, high(log, partition, settled)?))) {
+            Ok(answered) => answered,
+            Err(error) => {
+                silence.lasts(log, DOING, error)?;
+                continue;
+            }
+        };
+        if stable >= known {
+            return Ok(());
+        }
+        end = Some(known);
+        silence.heard();
         if log.stop.is_cancelled() {
             return Err(RegistryError::Stopped);
         }
-        if end.is_none() {
-            end = high(log, partition, all);
-        }
-        match (end, high(log, partition, settled)) {
-            (Some(end), Some(stable)) if stable >= end => return Ok(()),
-            (Some(end), Some(stable)) => {
-                tracing::warn!(topic = %log.topic, partition, offset = stable, end, "an open transaction holds up reading");
-            }
-            (None, _) | (_, None) => {}
+        if silence.is_to_be_said() {
+            tracing::warn!(topic = %log.topic, partition, offset = stable, end, "an open transaction holds up reading");
         }
         pause();
     }
 }
 
 /// The partition's end as that consumer's isolation level sees it.
-pub(super) fn high(log: &Log, partition: i32, consumer: &BaseConsumer<ClientLog>) -> Option<i64> {
-    match consumer.fetch_watermarks(&log.topic, partition, BROKER_TIMEOUT) {
-        Ok((_low, high)) => Some(high),
-        Err(error) => {
-            tracing::warn!(topic = %log.topic, partition, %error, "end of partition not read, trying again");
-            None
-        }
-    }
+pub(super) fn high(log: &Log, partition: i32, consumer: &BaseConsumer<ClientLog>) -> Result<i64, KafkaError> {
+    consumer.fetch_watermarks(&log.topic, partition, BROKER_TIMEOUT).map(|(_low, high)| high)
 }
 
 /// A short wait between tries on the reader's and the writer's own threads.

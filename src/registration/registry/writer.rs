@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::reader::{high, partitions, pause};
+use super::reader::{Silence, high, partitions, pause};
 use super::{
     BROKER_TIMEOUT, Decision, Job, Log, ROLE, RegistryError, Running, Version, View, WriteError, consumer_config,
     run_thread, transactional_id,
@@ -146,17 +146,13 @@ impl Writer {
             .map_err(log.error("creating the consumer"))?;
         // Tells a missing topic before an older process is fenced for nothing.
         partitions(&log, &checker)?;
+        const DOING: &str = "taking the transactional id";
+        let mut silence = Silence::begin();
         loop {
-            if log.stop.is_cancelled() {
-                return Err(RegistryError::Stopped);
-            }
             match producer.init_transactions(BROKER_TIMEOUT) {
                 Ok(()) => return Ok(Self { log, view, producer, delivered, number: 0 }),
-                Err(error) if is_retriable(&error) => {
-                    tracing::warn!(%error, "transactional id not taken yet, trying again");
-                    pause();
-                }
-                Err(error) => return Err(log.error("taking the transactional id")(error)),
+                Err(error) if is_retriable(&error) => silence.lasts(&log, DOING, error)?,
+                Err(error) => return Err(log.error(DOING)(error)),
             }
         }
     }
@@ -328,7 +324,7 @@ impl Writer {
                 return None;
             }
         };
-        while high(&self.log, version.partition, &consumer).is_none_or(|stable| stable <= version.offset) {
+        while high(&self.log, version.partition, &consumer).ok().is_none_or(|stable| stable <= version.offset) {
             if Instant::now() > deadline {
                 return None;
             }
