@@ -75,7 +75,9 @@ pub(crate) enum RegistryError {
     #[error("topic {0} does not exist; `hookstream topics apply` creates it")]
     NoTopic(String),
     /// A newer process writes now.
-    #[error("another registration API with transactional id {0} was started: this one is fenced and stops; two releases on one Kafka need a --group each")]
+    #[error(
+        "another registration API with transactional id {0} was started: this one is fenced and stops; two releases on one Kafka need a --group each"
+    )]
     Fenced(String),
     /// The producer can't be used any more.
     #[error("the producer with transactional id {id} failed for good: {error}")]
