@@ -126,7 +126,7 @@ async fn until<E: Into<anyhow::Error>>(
 const LEFT_BEHIND_MAX: Duration = Duration::from_secs(1);
 
 /// Runs `work` on a runtime of its own, with tokens that SIGTERM and SIGINT cancel, one after another. One more signal ends
-/// the process at once: somebody wants that more than a clean end.
+/// the process at once: the operator wants that more than a clean end.
 fn until_stopped<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>>>(
     work: impl FnOnce([CancellationToken; STOPS]) -> F,
 ) -> anyhow::Result<ExitCode> {

@@ -95,7 +95,7 @@ pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, conditio
     }
 }
 
-/// Why the admin listener ended although nobody asked.
+/// Why the admin listener ended without being asked to.
 fn ended_early(ended: Option<Result<(), tokio::task::JoinError>>) -> io::Error {
     match ended {
         Some(Err(error)) => io::Error::other(error),

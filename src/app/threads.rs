@@ -1,12 +1,12 @@
 //! The threads of a worker: how they are started and joined. What runs on them is in the rooms that they are named after.
 //!
-//! A worker has these, in the order in which they start. They stop in four groups, each joined before the next is told to stop.
+//! A worker has these, in the order in which they start. They stop in four groups, each joined before the next is asked to stop.
 //!
 //! | thread | room | stops with |
 //! | --- | --- | --- |
 //! | `health`, `integrations` | `health::feed`, `intake::table_feed` | 4: the feeds, after everything that reads the table |
 //! | `health-deltas`, `attempt-log` | `health::publisher`, `attempt_log::writer` | 3: after the last attempt has ended |
-//! | `health-owner` | `health::owner` | told with 1, joined with 3 |
+//! | `health-owner` | `health::owner` | asked to stop with 1, joined with 3 |
 //! | `shard-N`, one a core | `deliver::shard` | 2: when their senders are gone |
 //! | `schedules`, `events-group`, `retries-group`, `events`, `retries` | `intake` | 1: first, after the drain |
 //!

@@ -28,7 +28,7 @@ use crate::telemetry::metrics::Metrics;
 /// Attempts that wait to be written: what the fastest worker makes in a second.
 const WAITING_MAX: usize = 8_192;
 /// Bytes of the events that they are about, which an answer is compared with. Apart from what deliveries may hold: a log that
-/// falls behind makes nobody wait.
+/// falls behind delays no delivery.
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// The contract's: so much of an answer is logged.
 const ANSWER_BYTES_MAX: usize = 1024;

@@ -1,6 +1,6 @@
 //! The next tick of every scheduled webhook, and which of those that came this worker fires.
 //!
-//! The agenda holds the webhooks of all workers: who fires a tick is decided when it comes, so that a rebalance rebuilds
+//! The agenda holds the webhooks of all workers: the worker that fires a tick is decided when it comes, so that a rebalance rebuilds
 //! nothing. Between two looks each webhook stands at its first tick after the last look.
 
 use std::collections::{BTreeSet, HashMap};
@@ -139,7 +139,7 @@ impl Agenda {
         self.due.first().map(|(at, ..)| *at)
     }
 
-    /// Whether none is.
+    /// Whether no tick is planned.
     pub(crate) fn is_empty(&self) -> bool {
         self.due.is_empty()
     }

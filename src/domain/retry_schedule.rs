@@ -104,7 +104,7 @@ impl RetrySchedule {
     /// Reads `30s,1m,5m`.
     ///
     /// # Errors
-    /// [`BadSchedule`] names the first delay that is none.
+    /// [`BadSchedule`] names the first delay that is not valid.
     pub fn parse(text: &str) -> Result<Self, BadSchedule> {
         if text.trim().is_empty() {
             return Err(BadSchedule::Empty);

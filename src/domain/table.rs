@@ -59,7 +59,7 @@ const SEVERAL: u32 = 1 << 31;
 /// What is read first of a workspace: small, so that many stay in the processor's cache.
 #[derive(Default)]
 struct Workspace {
-    /// The interests of all items together: most events that nobody wants are known by it.
+    /// The interests of all items together: it rules out most events that no webhook wants.
     interest: u64,
     webhooks: Box<Webhooks>,
 }
@@ -267,7 +267,7 @@ impl Table {
         self.by_key.len()
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.by_key.is_empty()

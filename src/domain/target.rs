@@ -43,7 +43,7 @@ pub enum BadUrl {
     /// Letters outside ASCII in the host.
     #[error("host `{0}`: non-ASCII letters are not accepted; write the name in punycode (xn--…)")]
     Idn(String),
-    /// No name and no address.
+    /// The host is not a name and not an address.
     #[error("host `{0}`: expected a DNS name of letters, digits, - and _, an IPv4 address or an IPv6 address in [ ]")]
     Host(String),
     /// Not 1 to 65535.
@@ -69,7 +69,7 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Scheme, host and port, for a log: all that may be told of a URL.
+    /// Scheme, host and port, for a log: all that may be shown of a URL.
     pub(crate) fn origin(&self) -> impl fmt::Display + '_ {
         let scheme = if self.https { "https" } else { "http" };
         fmt::from_fn(move |f| write!(f, "{scheme}://{self}"))
@@ -101,7 +101,7 @@ impl Target {
     /// Takes a URL apart. A fragment is dropped: it is never sent.
     ///
     /// # Errors
-    /// [`BadUrl`] for what is no absolute http or https URL, or has user info, or a host that is no name or address.
+    /// [`BadUrl`] for a text that is not an absolute http or https URL, or has user info, or a host that is not a name or address.
     pub(crate) fn parse(url: &str) -> Result<Self, BadUrl> {
         if url.len() > URL_BYTES_MAX {
             return Err(BadUrl::TooLong(url.len()));
@@ -238,7 +238,7 @@ fn ipv4_of(text: &str) -> Option<Ipv4Addr> {
 
 fn number_of(text: &str) -> Option<u64> {
     let (digits, radix) = match (text.strip_prefix("0x"), text.strip_prefix('0')) {
-        // `0x` alone is zero to those who read this notation at all.
+        // `0x` alone is zero in programs that read this notation.
         (Some(""), _) => return Some(0),
         (Some(hex), _) => (hex, 16),
         (None, Some(octal)) if !octal.is_empty() => (octal, 8),

@@ -11,7 +11,7 @@ use super::rules::{Failures, Guard, Rules, SecondCounts};
 use super::tally::{Counted, Tally};
 use crate::domain::hash::{BuildHash64, hash_bytes};
 
-/// Seconds kept apart while nobody can be told; beyond it an integration's attempts are added to its last second.
+/// Seconds kept apart while Kafka takes no reports; beyond it an integration's attempts are added to its last second.
 const SLOTS_MAX: usize = 200_000;
 /// What one second takes up in a record, at most.
 const SLOT_BYTES_MAX: usize = 400;
@@ -27,7 +27,7 @@ pub(crate) type Chunk = (i32, Deltas);
 /// Some integrations, and what was counted of them.
 pub(crate) type Deltas = Vec<(String, Vec<SecondCounts>)>;
 
-/// What is not yet told.
+/// What is not reported yet.
 pub struct Collector {
     part_s: u32,
     held_ms: i64,
@@ -36,13 +36,13 @@ pub struct Collector {
     slots: usize,
     /// Too few acknowledgements to change what the owner concludes.
     few: u64,
-    /// How long acknowledgements that were told weigh, ms.
+    /// How long reported acknowledgements count, ms.
     window_ms: i64,
-    /// What was told of an integration's acknowledgements, by the hash of its key.
+    /// The acknowledgements reported of an integration, by the hash of its key.
     told: HashMap<u64, Acknowledged, BuildHash64>,
 }
 
-/// What was told of an integration's acknowledgements.
+/// The acknowledgements reported of an integration.
 struct Acknowledged {
     /// When last, ms since 1970.
     at_ms: i64,
@@ -67,7 +67,7 @@ impl Collector {
     }
 
     /// Takes over what the shards counted. Says whether the network guard is up: then nothing of it counts, but that an
-    /// integration acknowledged is still told.
+    /// integration acknowledged is still reported.
     pub fn collect(&mut self, tally: &Tally, now_ms: i64) -> bool {
         let mut counted = Vec::new();
         tally.drain(|one| counted.push(one));
@@ -113,7 +113,7 @@ impl Collector {
         }
     }
 
-    /// Hands over what is to be told now, in pieces of a record each; what may be held back only when it is the `last`
+    /// Hands over what is to be reported now, in pieces of a record each; what may be held back only when it is the `last`
     /// time. Where `partition_of` gives none, all is held back.
     pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> Option<i32>) -> Vec<Chunk> {
         let (held_ms, few, window_ms) = (self.held_ms, self.few, self.window_ms);

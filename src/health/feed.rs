@@ -36,7 +36,7 @@ pub(crate) struct HealthFeed {
     pub(crate) kafka: settings::Kafka,
     /// The topic.
     pub(crate) topic: String,
-    /// The integrations that are told.
+    /// The integrations whose health is set.
     pub(crate) table: Arc<RwLock<Table>>,
     /// What is known.
     pub(crate) standings: Arc<HealthView>,
@@ -45,7 +45,7 @@ pub(crate) struct HealthFeed {
 }
 
 impl HealthFeed {
-    /// Reads to the end there was, tells `ready`, and follows until `stop`. Tells `ready` also when the topic can't be read.
+    /// Reads to the end at start, signals `ready`, and follows until `stop`. Signals `ready` also when the topic cannot be read.
     /// Blocks its thread.
     pub(crate) fn run(self, ready: oneshot::Sender<()>, stop: &CancellationToken) {
         let mut ready = Some(ready);

@@ -362,7 +362,7 @@ impl<'a> Session<'a> {
         self.consumer.seek(&self.deltas_topic, partition, start, COMMITTED_TIMEOUT).map_err(failed)
     }
 
-    /// Before an integration is suspended: how far the events have been read. Where nobody says, it waits a turn.
+    /// Before an integration is suspended: how far the events have been read. Where that is not known, it waits a turn.
     fn mark_first_dropped(&self, entries: &mut BTreeMap<i32, Entry>) {
         let fails = |change: &Change| change.known.health == Health::Failed;
         if !entries.values().any(|entry| entry.changes.iter().any(fails)) {

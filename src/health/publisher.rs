@@ -1,4 +1,4 @@
-//! Tells the owners of the integrations' health what this worker has counted: once a second, by partition, in order.
+//! Publishes what this worker has counted to the owners of the integrations' health: once a second, by partition, in order.
 //!
 //! The next telling of a partition waits until the one before is acknowledged, and one that is not is told again with its
 //! sequence, so that the owner can tell a repetition from news. A partition that can't be written holds up no other. What is
@@ -28,7 +28,7 @@ use crate::kafka::client::{ClientLog, producer_config};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
-/// How often what was counted is told.
+/// How often counts are published.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long until a telling that was not acknowledged is made again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a broker may take to say them.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the brokers' time is learned where nothing is told.
+/// How often the brokers' time is learned where nothing is published.
 const CLOCK_EVERY: Duration = Duration::from_mins(1);
 /// How long the last telling may take when the process stops.
 const LAST_TELLING_MAX: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ struct Outgoing {
 /// The end of one publication.
 struct Ended {
     outgoing: Outgoing,
-    /// If not, it has to be told again.
+    /// If not, it has to be published again.
     is_told: bool,
 }
 
@@ -60,14 +60,14 @@ fn producer_of(kafka: &settings::Kafka) -> Result<FutureProducer<ClientLog>, Kaf
     producer_config(kafka, "health-deltas").create_with_context(ClientLog::new("health-deltas"))
 }
 
-/// Tells what is counted.
+/// Publishes what is counted.
 pub(crate) struct DeltaPublisher {
     kafka: settings::Kafka,
     producer: FutureProducer<ClientLog>,
     brokers: Arc<BrokerClock>,
     /// Records under way, by partition.
     under_way: HashMap<i32, usize>,
-    /// When something was last told.
+    /// When something was last published.
     told: Option<Instant>,
     /// The partition that the next empty telling goes to: one that can't be written must not keep the time from us.
     clock_turn: i32,
@@ -121,7 +121,7 @@ impl DeltaPublisher {
         })
     }
 
-    /// Tells until `stop`, then tells what is left. Blocks its thread while it asks for the topic's partitions.
+    /// Publishes until `stop`, then publishes what is left. Blocks its thread while it asks for the topic's partitions.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(TELL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -168,7 +168,7 @@ impl DeltaPublisher {
         }
     }
 
-    /// The records that tell what is to be told now, or all that is left. Nothing while the topic can't be asked for its partitions.
+    /// The records to publish now, or all that is left. Nothing while the topic can't be asked for its partitions.
     fn tell(&mut self, last: bool) -> Vec<Outgoing> {
         let Some(partitions) = self.known_partitions() else { return Vec::new() };
         let under_way = &self.under_way;

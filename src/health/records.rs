@@ -147,7 +147,7 @@ struct ResumeRecord {
     since: Option<Timestamp>,
 }
 
-/// What a worker tells in one record: what it counted of integrations of one partition.
+/// A worker's report in one record: what it counted of integrations of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaBatch {
     /// The reporting process, and the sequence number of this report in this partition.

@@ -11,7 +11,7 @@ use super::records::ResumeRequest;
 use super::rules::Health;
 use crate::domain::integration::{Integration, Status};
 
-/// Wishes that wait to be told: more integrations than are brought back within a second.
+/// Requests to resume that wait to be published: more integrations than are resumed within a second.
 const WISHES_MAX: usize = 10_000;
 /// Times remembered at which integrations were brought back: those for which the health topic may be late.
 const BROUGHT_BACK_MAX: usize = 10_000;
@@ -25,7 +25,7 @@ pub(crate) struct HealthState {
     pub(crate) since_ms: i64,
 }
 
-/// What the health topic says, and who shall be resumed.
+/// The states of the health topic, and the integrations to resume.
 #[derive(Debug, Default)]
 pub(crate) struct HealthView {
     /// Of integrations that are not active.

@@ -7,7 +7,7 @@ use super::job::Delivery;
 use crate::domain::outcome::Outcome;
 use crate::net::cause::Cause;
 
-/// The end of one attempt, as seen by those who report on it.
+/// The end of one attempt, for the attempt log and health.
 pub(crate) struct Ended<'a> {
     /// The shard that made it.
     pub(crate) shard: usize,

@@ -35,7 +35,7 @@ impl ClusterTag {
 }
 
 /// The text for `runs` beyond the commit of `base`, of at most `text_max` bytes. Runs are in offset order and begin at `base`
-/// or later. What does not fit is left out from the end. Empty where there is nothing to tell.
+/// or later. What does not fit is left out from the end. Empty where nothing is settled beyond the prefix.
 pub(crate) fn encode(cluster: ClusterTag, base: i64, runs: &[Range<i64>], text_max: usize) -> String {
     if runs.is_empty() {
         return String::new();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const MARGIN: Duration = Duration::from_secs(1);
 /// A loop that did not come round for this long may have slept through anything.
 const STANDSTILL: Duration = Duration::from_secs(1);
-/// After a silence: more than a heartbeat takes to bring the news that the member is none any more.
+/// After a silence: more than a heartbeat takes to learn that this process is not a member any more.
 const HOLD_BACK: Duration = Duration::from_secs(2);
 
 /// Of one member.

@@ -39,7 +39,7 @@ const COMMIT_EVERY: Duration = Duration::from_millis(100);
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How long the coordinator may take to say where a new partition was left off. It is asked again at the next turn.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the brokers may take to say which cluster they are. Asked for once; without it nothing is told beyond offsets.
+/// How long the brokers may take to say which cluster they are. Asked for once; without it commits hold offsets only.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Topic and number.
@@ -64,7 +64,7 @@ pub(crate) struct GroupMember {
     begun_again: Mutex<Vec<(Partition, i64)>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
-    /// Which cluster this is, once it was asked for; none: it was not told.
+    /// The cluster's id, once it was asked for; `None`: it is not known.
     cluster: OnceLock<Option<ClusterTag>>,
     /// How long the metadata of a commit may be.
     text_max: AtomicUsize,
@@ -105,7 +105,7 @@ impl Membership {
         Arc::clone(self.consumer.context())
     }
 
-    /// Serves the group until told to stop, then drains, commits and leaves. Blocks its thread.
+    /// Serves the group until asked to stop, then drains, commits and leaves. Blocks its thread.
     pub(crate) fn run(self) {
         let member = self.consumer.context();
         let mut committed = Instant::now();
@@ -163,7 +163,7 @@ impl GroupMember {
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        // A cooperative rebalance also tells members that nothing comes to them.
+        // A cooperative rebalance also calls members that get nothing.
         if partitions.count() == 0 {
             return;
         }
@@ -315,7 +315,7 @@ impl GroupMember {
         for held in &leaving {
             held.assignment.close();
         }
-        // Of a lost partition somebody else is the owner already: nothing to wait for, nothing to commit.
+        // A lost partition has another owner already: nothing to wait for, nothing to commit.
         if !lost {
             self.give_up(consumer, &leaving);
         }

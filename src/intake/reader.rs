@@ -24,7 +24,7 @@ use crate::telemetry::metrics::Metrics;
 /// which time out do not stop the partition, at 16 bytes a record.
 const WINDOW: usize = 100_000;
 
-/// How long the brokers may take to say who leads the partitions, before the first of them comes.
+/// How long the brokers may take to name the leaders of the partitions, before the first of them is assigned.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A partition that is read.

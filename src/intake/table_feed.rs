@@ -29,13 +29,13 @@ const CENSUS_EVERY: Duration = Duration::from_secs(1);
 /// How long until a topic that was made anew and can't be read yet is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// What the feed fills and tells.
+/// What the feed fills and informs.
 pub(crate) struct TableTargets {
     /// The table.
     pub(crate) table: Arc<RwLock<Table>>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
-    /// Asked and told of each integration that comes.
+    /// Informed of each integration that comes.
     pub(crate) standings: Arc<HealthView>,
 }
 
@@ -66,7 +66,7 @@ impl TableFeed {
         })
     }
 
-    /// Reads to the end there was, tells `ready`, and follows until `stop`. Blocks its thread.
+    /// Reads to the end at start, signals `ready`, and follows until `stop`. Blocks its thread.
     ///
     /// # Errors
     /// The consumer can't go on.

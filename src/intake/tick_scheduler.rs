@@ -174,7 +174,7 @@ impl TickScheduler {
         })
     }
 
-    /// Fires until told to stop, leaves, and waits for the ticks under way. Blocks its thread.
+    /// Fires until asked to stop, leaves, and waits for the ticks under way. Blocks its thread.
     pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
         while !self.outlet.stop.is_cancelled() {

@@ -47,7 +47,7 @@ impl BrokerClock {
         samples.push_back(appended_ms.saturating_sub(self.since_began_ms(now)));
     }
 
-    /// Whether a broker has told its time.
+    /// Whether the time of a broker is known.
     pub(crate) fn is_known(&self) -> bool {
         !self.samples.lock().is_empty()
     }

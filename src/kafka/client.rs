@@ -37,7 +37,7 @@ fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
         // The default of 10 s also delays message time-outs and the notice that a broker is back.
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "1000")
-        // Left to itself the binding asks the `log` crate, which nobody here uses, and everything below an error is lost: so
+        // Left to itself the binding asks the `log` crate, which is not used here, and everything below an error is lost: so
         // is the only word of an offset that was reset.
         .set_log_level(if tracing::enabled!(tracing::Level::DEBUG) {
             RDKafkaLogLevel::Info
@@ -107,7 +107,7 @@ pub(crate) fn member_config(kafka: &settings::Kafka, role: &str, group: &str) ->
     config
         // Commits say more than an offset, which the client does not do by itself. How often is the user's to say.
         .set("enable.auto.commit", "false")
-        // The shortest that brokers allow by default: so long a killed worker's partitions stand still.
+        // The shortest that brokers allow by default: a killed worker's partitions stand still for this long.
         .set("session.timeout.ms", "6000")
         // In a rebalance members hear of it with their next heartbeat, and all wait for the last of them.
         .set("heartbeat.interval.ms", "500")
@@ -180,7 +180,7 @@ pub(crate) fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> Cl
     let mut config = group_config(kafka, "health-owner", group);
     config
         .set("enable.auto.commit", "false")
-        // A dead owner's integrations wait for the next: nobody drains here.
+        // A dead owner's integrations wait for the next owner, and there is nothing to drain.
         .set("session.timeout.ms", "10000")
         .set("heartbeat.interval.ms", "2000")
         .set("queued.max.messages.kbytes", "4096")
@@ -327,7 +327,7 @@ impl ClientLog {
         self.role
     }
 
-    /// What the client said last about what ails it, for an operation that failed without a reason.
+    /// The client's last error, to explain an operation that failed without a reason.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
     }

@@ -29,11 +29,11 @@ use crate::settings;
 
 /// How long the brokers may take for one answer before a tool gives up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// So long nobody need be told that the brokers have not answered.
+/// After this long the user is told that the brokers have not answered.
 const SAY_AFTER: Duration = Duration::from_secs(2);
 /// How long a partition may give nothing, neither a record nor its end. Above it the brokers are gone.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// How long one poll waits: bounds how late it is seen that nobody wants more.
+/// How long one poll waits: bounds how late it is seen that the caller wants no more.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Records between the reading thread and the tool.
 const AHEAD_MAX: usize = 64;
@@ -96,7 +96,7 @@ pub(crate) struct SpanRecord {
     pub(crate) timestamp_ms: Option<i64>,
     /// Its key.
     pub(crate) key: Option<Bytes>,
-    /// Its value; none is a tombstone.
+    /// Its value; `None` is a tombstone.
     pub(crate) value: Option<Bytes>,
     /// Its headers, in order. One whose name is not UTF-8 is left out.
     pub(crate) headers: Vec<(String, Option<Bytes>)>,
@@ -205,7 +205,7 @@ fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic
     if partitions.is_empty() { Err(SpanError::NoTopic(topic.to_owned())) } else { Ok(partitions) }
 }
 
-/// Whether nobody has answered.
+/// Whether no broker has answered.
 fn is_away(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -421,7 +421,7 @@ impl Merge {
         }
     }
 
-    /// The oldest of all next records; none at the end, or when nobody wants more. Blocks.
+    /// The oldest of all next records; `None` at the end, or when the caller wants no more. Blocks.
     fn next(&mut self, is_unwanted: &dyn Fn() -> bool) -> Result<Option<SpanRecord>, SpanError> {
         for index in 0..self.cursors.len() {
             let asked = Instant::now();

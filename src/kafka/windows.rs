@@ -16,7 +16,7 @@ use super::topic_range::{Range, SILENCE_MAX, SpanError, TopicRange, is_transient
 use crate::kafka::headers::every_header;
 use crate::settings;
 
-/// How long one poll waits: bounds how late it is seen that nobody wants more.
+/// How long one poll waits: bounds how late it is seen that the caller wants no more.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 
 /// A record while it is looked at. Nothing of it is copied.
@@ -29,7 +29,7 @@ pub(crate) struct Glance<'a> {
     pub(crate) timestamp_ms: i64,
     /// Its key.
     pub(crate) key: Option<&'a [u8]>,
-    /// Its value; none is a tombstone.
+    /// Its value; `None` is a tombstone.
     pub(crate) value: Option<&'a [u8]>,
     /// Gives its headers, in order, without those whose name is not UTF-8.
     pub(crate) headers: &'a dyn Fn() -> Vec<(&'a str, &'a [u8])>,

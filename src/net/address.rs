@@ -291,7 +291,7 @@ mod tests {
                 "2001::1",
             ],
         );
-        // Forms that are no road to the address inside, or an operator's own.
+        // Forms that do not lead to the address inside, or that are an operator's own.
         check(&policy, false, &["::127.0.0.1", "::8.8.8.8", "64:ff9b:1::10.0.0.1", "64:ff9b:1::8.8.8.8"]);
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// The contract's: characters of a cause. A certificate may hold any number of names.
 const CHARS_MAX: usize = 300;
-/// Causes within a cause that are told. Real chains have three or four.
+/// Causes within a cause that are printed. Real chains have three or four.
 const DEPTH_MAX: usize = 8;
 
 /// Why a request failed. Cheap to clone.

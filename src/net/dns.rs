@@ -139,7 +139,7 @@ pub(crate) mod testing {
     pub(crate) enum Reply {
         /// Nothing.
         Silence,
-        /// These addresses, for so many seconds.
+        /// These addresses, for this many seconds.
         Addresses(Vec<IpAddr>, u32),
         /// No address of this family.
         Empty,

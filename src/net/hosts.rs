@@ -1,4 +1,4 @@
-//! The hosts file: names that this machine was told the addresses of. Read again when it changes.
+//! The hosts file: names whose addresses this machine has in a file. Read again when it changes.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, Read as _};

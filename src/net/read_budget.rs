@@ -34,7 +34,7 @@ impl ReadBudget {
 pub(crate) struct Rationed<S> {
     stream: S,
     ration: ReadBudget,
-    /// The other end takes nothing more: what is written goes nowhere, and reading tells whether there is an answer.
+    /// The other end reads nothing more: what is written is discarded, and reading shows whether there is an answer.
     is_deaf: bool,
 }
 
@@ -44,7 +44,7 @@ impl<S> Rationed<S> {
         Self { stream, ration, is_deaf: false }
     }
 
-    /// Takes a failure to write for the other end's refusal to read; `done` is what the writer is told then.
+    /// Treats a failed write as the other end's refusal to read; the writer then gets `done`.
     fn heard<T>(&mut self, polled: Poll<io::Result<T>>, done: T) -> Poll<io::Result<T>> {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
         match polled {

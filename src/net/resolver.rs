@@ -37,7 +37,7 @@ const STALE_TTL: Duration = Duration::from_secs(2);
 const RENEW_IN_LAST: u32 = 5;
 /// How long the second family is waited for when the first has come, as RFC 8305 recommends.
 const SECOND_FAMILY: Duration = Duration::from_millis(50);
-/// Longer than any request waits; what comes later serves nobody.
+/// Longer than any request waits: a later answer is useless.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
 /// Look-ups at once.
 const LOOKUPS_MAX: usize = 1024;
@@ -93,7 +93,7 @@ pub(crate) enum Family {
     V6,
 }
 
-/// What there is of one family: none is an answer too.
+/// The addresses of one family. No address is an answer too.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Records {
     /// In the order of the answer.
@@ -205,12 +205,12 @@ impl CachedName {
         self.stale.as_ref().filter(|(_, until)| now < *until).map(|(addresses, _)| Arc::clone(addresses))
     }
 
-    /// Whether nobody could say when it was asked for last.
+    /// Whether the last look-up got no answer.
     fn is_unanswered(&self) -> bool {
         matches!(self.settled, Some(Settled { answer: Err(ResolveError::Unanswered(_) | ResolveError::Busy), .. }))
     }
 
-    /// The look-up that tells there is under way no more.
+    /// The look-up that would tell has ended.
     fn land(&mut self, tell: &watch::Sender<Option<Answer>>) {
         if self.pending.as_ref().is_some_and(|pending| pending.same_channel(tell)) {
             self.pending = None;

@@ -20,7 +20,7 @@ const SESSIONS_MAX: usize = 1024;
 /// The client's side of TLS. Clones share the sessions.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    /// Or why there is none.
+    /// Or why it cannot be made.
     connector: Result<TlsConnector, Arc<str>>,
 }
 

@@ -292,7 +292,7 @@ fn delivery(reader: &mut Reader<'_>) -> Delivery {
     let max_in_flight = reader.value("max-in-flight", values::count(1, IN_FLIGHT_MAX));
     let per_webhook = reader.value("max-in-flight-per-webhook", values::count(1, IN_FLIGHT_MAX));
     let per_host = reader.value("max-in-flight-per-host", values::count(1, IN_FLIGHT_MAX));
-    // A bound that nobody asked for gives way to one that somebody did.
+    // A default bound gives way to a bound that was given.
     let lowered = |name, value: usize| if reader.is_given(name) { value } else { value.min(max_in_flight) };
     let max_in_flight_per_webhook = lowered("max-in-flight-per-webhook", per_webhook);
     let max_in_flight_per_host = lowered("max-in-flight-per-host", per_host);

@@ -212,7 +212,7 @@ pub(crate) enum Command {
     Help {
         /// What about.
         topic: HelpTopic,
-        /// False when the program was started without any argument: a mistake, to be told on stderr.
+        /// False when the program was started without any argument: a mistake, reported on stderr.
         asked: bool,
     },
     /// `--version`
@@ -330,7 +330,7 @@ pub(crate) struct DeadLetterFilter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeadLettersList {
     pub(crate) filter: DeadLetterFilter,
-    /// `--limit`: only the newest so many records.
+    /// `--limit`: only this many of the newest records.
     pub(crate) limit: Option<u64>,
     pub(crate) json: bool,
 }
@@ -410,7 +410,7 @@ pub(crate) struct Query {
     pub(crate) from: Option<Timestamp>,
     /// `--to`: before this time.
     pub(crate) to: Option<Timestamp>,
-    /// `--limit`: the newest so many rows.
+    /// `--limit`: at most this many of the newest rows.
     pub(crate) limit: u64,
     pub(crate) json: bool,
     /// `--wide`: whole columns, however wide the terminal is.
@@ -453,7 +453,7 @@ pub(crate) struct Trace {
     pub(crate) to: Option<Timestamp>,
     /// `--reason`: of the attempts only failures of this reason are shown.
     pub(crate) reason: Option<&'static str>,
-    /// `--limit`: the newest so many attempts of each webhook are shown.
+    /// `--limit`: at most this many of the newest attempts of each webhook.
     pub(crate) limit: u64,
     pub(crate) json: bool,
 }

@@ -10,7 +10,7 @@ use crate::domain::retry_schedule::format_duration;
 /// Beyond the drain, what a member does between two polls: it commits, for two seconds at most.
 const POLL_SPARE: Duration = Duration::from_secs(5);
 
-/// Tells every contradiction between the options that this subcommand takes.
+/// Reports every contradiction between the options that this subcommand takes.
 pub(super) fn find(reader: &mut Reader<'_>, settings: &Settings) {
     if reader.takes("request-timeout") {
         timeouts(reader, &settings.delivery);
@@ -43,7 +43,7 @@ fn timeouts(reader: &mut Reader<'_>, delivery: &Delivery) {
     }
 }
 
-/// A member that does not poll for so long loses its partitions, and a drain keeps it from polling.
+/// A member that does not poll for this long loses its partitions, and a drain keeps it from polling.
 fn polls(reader: &mut Reader<'_>, settings: &Settings) {
     const KEY: &str = "max.poll.interval.ms";
     let set = settings.kafka.properties.iter().rev().find(|(key, _)| key == KEY);

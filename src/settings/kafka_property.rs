@@ -4,7 +4,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
-/// Why librdkafka refuses a property. Values may be secrets: neither is told.
+/// Why librdkafka refuses a property. Values may be secrets, so the text holds neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadProperty {
     /// It has no property of that name.

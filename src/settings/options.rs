@@ -1,4 +1,4 @@
-//! The table of all options: names, defaults, who takes them. Parser, help and `Settings::default` are made from it.
+//! The table of all options: names, defaults, and the subcommands that take them. Parser, help and `Settings::default` are made from it.
 //!
 //! What a value means is read in `build`; nothing here looks at a value.
 
@@ -108,7 +108,7 @@ use Subcommand::{
     Integrations, Receiver, Replay, ResumeRequest, TopicsApply, TopicsPlan, Trace, Worker,
 };
 
-/// Who logs.
+/// Subcommands that log.
 const EVERY: &[Subcommand] = &[
     Worker,
     Api,
@@ -147,7 +147,7 @@ const NOT_DEMO: &[Subcommand] = &[
     Trace,
     Check,
 ];
-/// Who connects to a cluster.
+/// Subcommands that connect to a cluster.
 const CLUSTER: &[Subcommand] = &[
     Worker,
     Api,
@@ -165,7 +165,7 @@ const CLUSTER: &[Subcommand] = &[
     Trace,
     Check,
 ];
-/// Who knows the tiers of a cluster.
+/// Subcommands that need the tiers of a cluster.
 const TIERS: &[Subcommand] = &[
     Worker,
     TopicsPlan,
@@ -182,18 +182,18 @@ const TIERS: &[Subcommand] = &[
     Trace,
     Check,
 ];
-/// Who checks or creates topics.
+/// Subcommands that check or create topics.
 const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply, Check];
 const DELIVERING: &[Subcommand] = &[Worker, Demo];
-/// Who makes requests: the API sends test deliveries.
+/// Subcommands that make requests: the API sends test deliveries.
 const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
 const SERVING_API: &[Subcommand] = &[Api, Demo];
-/// Who uses the API's files, or looks whether they can be used.
+/// Subcommands that use the API's files, or check them.
 const API_FILES: &[Subcommand] = &[Api, Demo, Check];
 const SERVING_CONSOLE: &[Subcommand] = &[Demo];
 const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
 const NAMING: &[Subcommand] = &[Replay, ResumeRequest, Explain];
-/// Who answers with rows out of the readers.
+/// Subcommands that answer with rows of the readers.
 const READING: &[Subcommand] = &[Integrations, Health, Attempts];
 const TABLES: &[Subcommand] = READING;
 const SENDING: &[Subcommand] = &[DeadLettersRedrive, Replay];

@@ -114,7 +114,7 @@ impl CommandLine {
         let takes_next = match options::find_any(option).map(|spec| spec.shape) {
             Some(Shape::Flag) => false,
             Some(Shape::One | Shape::Many { .. }) => has_value,
-            // Most options take a value: one mistake is told, not two. But a subcommand is never swallowed.
+            // Most options take a value: one mistake is reported, not two. But a subcommand is never swallowed.
             None => has_value && !next.is_some_and(|next| self.may_continue_with(next)),
         };
         (Written { name: option.to_owned(), value: None }, takes_next)

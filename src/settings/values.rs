@@ -157,7 +157,7 @@ fn named(text: &str, what: &str) -> Read<String> {
     })
 }
 
-/// A topic's name, with room for a suffix of so many bytes.
+/// A topic's name, with room for a suffix of this many bytes.
 pub(super) fn topic(suffix_bytes_max: usize) -> impl Fn(&str) -> Read<String> {
     let bytes_max = TOPIC_BYTES_MAX.saturating_sub(suffix_bytes_max);
     move |text| {
@@ -288,7 +288,7 @@ pub(super) fn status(text: &str) -> Read<u16> {
     count(200, 599)(text).ok().ok_or_else(|| "expected an HTTP status from 200 to 599".to_owned())
 }
 
-/// A signing secret: what it may be is judged by who signs.
+/// A signing secret. Its form is checked by the code that signs.
 pub(super) fn secret(text: &str) -> Read<String> {
     let is_good = (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control);
     is_good.then(|| text.to_owned()).ok_or_else(|| "expected 1 to 1024 bytes such as whsec_ and base64".to_owned())

@@ -28,7 +28,7 @@ const LIMITS: Limits = Limits {
     drain: Duration::from_secs(1),
 };
 
-/// Whether the process lives and is ready: written by who knows, read by the probes.
+/// Whether the process lives and is ready: written by the parts that know, read by the probes.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     ready: AtomicBool,
@@ -74,7 +74,7 @@ impl Readiness {
         self.beat_of(of).0.store(clock::now_ms(), Ordering::Relaxed);
     }
 
-    /// A loop ended because it was told to.
+    /// A loop ended because it was asked to.
     pub(crate) fn ended(&self, of: PollLoop) {
         self.beat_of(of).0.store(0, Ordering::Relaxed);
     }

@@ -191,7 +191,7 @@ fn rights_and_clock(settings: &Settings) -> Vec<Line> {
                 newest_ms = newest_ms.max(at_ms);
                 read += 1;
             }
-            // Told with the topics.
+            // Reported with the topics.
             Err(SpanError::NoTopic(_)) => {}
             Err(error) => lines.push(Line::new("rights", State::Error, error.to_string())),
         }

@@ -209,7 +209,7 @@ struct Looked {
     complete: bool,
 }
 
-/// Reads page after page until there are as many rows as asked for, all was looked at, or nobody wants more. Blocks.
+/// Reads page after page until there are as many rows as asked for, all was looked at, or the caller wants no more. Blocks.
 fn read_pages(
     settings: &Settings,
     query: &Query,

@@ -150,7 +150,7 @@ impl Receiver {
     /// Listens.
     ///
     /// # Errors
-    /// [`ReceiverError`] for a secret that is none, and an address that can't be listened on.
+    /// [`ReceiverError`] for a secret that is not valid, and an address that cannot be listened on.
     pub(crate) async fn bind(options: Options) -> Result<Self, ReceiverError> {
         let signer = match &options.secret {
             None => None,
@@ -426,7 +426,7 @@ mod tests {
             self.client.request(request.body(body).unwrap()).await.unwrap()
         }
 
-        /// Sends one signed delivery, its timestamp so many seconds from now.
+        /// Sends one signed delivery, its timestamp this many seconds from now.
         async fn send_signed(&self, secret: &str, seconds: i64, body: &[u8], sent: &[u8]) -> StatusCode {
             let timestamp = clock::now_ms() / 1000 + seconds;
             let mut signature = String::new();

@@ -34,7 +34,7 @@ const UNDER_WAY_MAX: usize = 1_000;
 const UNDER_WAY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How much of the rate that went unused may be caught up on: timers wake no more exactly than this.
 const BURST_MAX: Duration = Duration::from_millis(20);
-/// Clocks of those who wrote the records differ: who goes on from a time goes back this far.
+/// The clocks of producers differ: a run that continues from a time goes back this far.
 const CLOCKS_DIFFER_MAX_MS: i64 = 10_000;
 /// Between two changes of the progress bar's text.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);

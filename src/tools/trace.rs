@@ -98,7 +98,7 @@ fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> R
     })
 }
 
-/// The event, or why there is none.
+/// The event, or why it is not there.
 fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Result<FoundEvent, String>, ToolError> {
     let span = Span {
         from_ms: options.from.map(Timestamp::as_millisecond),

@@ -195,7 +195,7 @@ async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) ->
 
 fn fetch_shapes(consumer: &BaseConsumer<ClientLog>, wanted: impl Fn(&str) -> bool) -> Result<Actual, String> {
     let metadata = consumer.fetch_metadata(None, REACH_TIMEOUT).map_err(|error| {
-        // The client tells why it can't connect only to those who poll it.
+        // The client reports why it cannot connect only when it is polled.
         let told = (0..20).find_map(|_| match consumer.poll(Duration::from_millis(10)) {
             Some(Err(error)) => Some(error.to_string()),
             Some(Ok(_)) | None => None,
@@ -216,7 +216,7 @@ fn fetch_shapes(consumer: &BaseConsumer<ClientLog>, wanted: impl Fn(&str) -> boo
     Ok(Actual { brokers: size(metadata.brokers().len()), topics: topics.collect() })
 }
 
-/// Fills in the properties of the topics that exist, where the cluster tells them in time.
+/// Fills in the properties of the topics that exist, where the cluster answers in time.
 async fn describe(kafka: &settings::Kafka, actual: &mut Actual) -> Result<(), TopicsError> {
     if actual.topics.is_empty() {
         return Ok(());

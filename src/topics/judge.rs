@@ -9,7 +9,7 @@ use super::{
 };
 use crate::domain::retry_schedule::format_duration;
 
-/// What differs between a topic and how it must be; none is a topic that does not exist.
+/// The differences between a topic and how it must be. `None` is a topic that does not exist.
 pub(super) fn judge(spec: &TopicSpec, actual: Option<&ActualTopic>) -> Vec<Finding> {
     let Some(actual) = actual else {
         let (severity, cost) = spec.purpose.missing();

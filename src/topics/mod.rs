@@ -16,7 +16,7 @@ use crate::settings;
 /// What a topic is for; its rules follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// The CRM's events. Its owner's to alter, so what differs is only told.
+    /// The CRM's events. Its owner alters it, so differences are only reported.
     Events,
     /// Integrations by key.
     Integrations,
@@ -125,7 +125,7 @@ pub struct Plan {
     pub(crate) notes: Vec<String>,
 }
 
-/// Retries outlive their delay by at least this: so long may all workers be down.
+/// Retries are kept this long beyond their delay: all workers may be down for this long.
 const OUTAGE: Duration = Duration::from_hours(72);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -228,7 +228,7 @@ fn properties(purpose: Purpose, events_bytes_max: u64, replicas: u16) -> Vec<(&'
         properties.push(("segment.ms", millis(if retention > 7 * DAY { DAY } else { HOUR })));
     } else {
         properties.push(("cleanup.policy", "compact".to_owned()));
-        // The open segment is never compacted, and who takes a partition over reads all of it. Counts are written all the time.
+        // The open segment is never compacted, and the next owner of a partition reads all of it. Counts are written all the time.
         let is_busy = purpose == Purpose::HealthCounts;
         properties.push(("segment.ms", millis(if is_busy { HOUR } else { DAY })));
         if is_busy {

@@ -29,7 +29,7 @@ pub(crate) enum SecretUse<'a> {
     Signing,
     /// Is sent as the header of that name.
     Header(&'a str),
-    /// Looks like one of ours and is none: a misspelling.
+    /// Looks like one of ours and is not: a misspelling.
     Unknown,
     /// Is its owner's own.
     Other,

@@ -123,7 +123,7 @@ pub enum Unusable {
         /// What is wrong with the URL.
         error: BadUrl,
     },
-    /// A period that is none.
+    /// A period that is not valid.
     #[error("webhook `{webhook}`: {error}")]
     Period {
         /// The webhook's id.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Why a schedule's period is none.
+/// Why a schedule's period is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPeriod {
     /// A schedule needs one.

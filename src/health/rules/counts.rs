@@ -8,9 +8,9 @@
 use crate::domain::outcome::Reason;
 use crate::settings;
 
-/// Parts of the window that are told apart.
+/// Parts of the window that are counted apart.
 const WINDOW_PARTS: u32 = 30;
-/// Tellings of failures since the last acknowledgement that are told apart; older ones are added up.
+/// Reports of failures since the last acknowledgement that are kept apart; older ones are added up.
 const RECENT_MAX: usize = 32;
 /// Reasons of attempts.
 const REASONS: usize = 10;
@@ -106,7 +106,7 @@ impl SecondCounts {
         self.failures.merge(&other.failures);
         self.last_acknowledged_ms = self.last_acknowledged_ms.max(other.last_acknowledged_ms);
         self.last_answer = self.last_answer.max(other.last_answer);
-        // Of failures that began before the other's acknowledgement nobody knows how many came after it.
+        // Of failures that began before the other's acknowledgement it is not known how many came after it.
         let last = self.last_acknowledged_ms;
         let mut unacknowledged = Failures::default();
         let mut first_failure_ms = None;

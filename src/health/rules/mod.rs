@@ -1,6 +1,6 @@
 //! The health of an integration: what its attempts, counted over all workers, say about it.
 //!
-//! Pure: `now` and what was counted come in, the state goes out. Who counts is in `report`, who decides in
+//! Pure: `now` and what was counted come in, the state goes out. Counting is in `health::tally`, deciding in
 //! `kafka::health_owner`.
 
 mod partition;
@@ -42,12 +42,12 @@ pub struct IntegrationHealth {
     pub counts: Counts,
     /// Below this offset of the deltas' partition all is counted.
     pub(crate) next_offset: i64,
-    /// Who told what, the latest last.
+    /// The last report of each process, the latest last.
     pub(crate) told: Vec<ReporterPosition>,
 }
 
 impl IntegrationHealth {
-    /// Counts what a process tells in the record at `offset`, unless it is counted already: read again after a restart,
+    /// Counts what a process reports in the record at `offset`, unless it is counted already: read again after a restart,
     /// or published twice. Says whether it was counted.
     pub fn apply(
         &mut self,
@@ -85,7 +85,7 @@ impl IntegrationHealth {
         match self.health {
             // Only a request to resume ends it.
             Health::Failed => Health::Failed,
-            // Who has errors is first told so, even when the same attempts are enough for more.
+            // `hasErrors` is reported first, even when the same attempts are enough for `failed`.
             Health::Active if self.counts.has_errors(rules) => Health::HasErrors,
             Health::Active | Health::HasErrors if self.counts.is_dead(rules, now_ms) => Health::Failed,
             Health::HasErrors if self.counts.has_errors(rules) => Health::HasErrors,

@@ -88,7 +88,7 @@ impl PartitionHealth {
         self.next_offset.is_some_and(|next| offset < next)
     }
 
-    /// The log of the deltas is another one, whose offsets say nothing about what is counted. What was told by a process is
+    /// The log of the deltas is another one, whose offsets say nothing about what is counted. What a process reported is
     /// known by its sequence all the same.
     pub(crate) fn begin_again(&mut self) {
         self.next_offset = None;
@@ -103,7 +103,7 @@ impl PartitionHealth {
         }
     }
 
-    /// Counts what a process tells of an integration in the record at `offset`.
+    /// Counts what a process reports of an integration in the record at `offset`.
     pub fn count(
         &mut self,
         offset: i64,

@@ -200,7 +200,7 @@ impl Metrics {
 /// A bound that a share of what was observed stays within.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Within {
-    /// At most so many seconds: the upper end of a bucket.
+    /// At most this many seconds: the upper end of a bucket.
     Seconds(f64),
     /// More than the histogram's longest bucket.
     Beyond(f64),

@@ -247,7 +247,7 @@ impl Account {
                 self.add(&mut balance, Pair { event, webhook }, row, remains);
             }
         }
-        // Drops in other workspaces explain nothing here, and can't be told apart: what is more is theirs.
+        // Drops in other workspaces explain nothing here and cannot be told apart: any surplus is theirs.
         balance.dropped = remains.dropped.min(balance.missing);
         balance.missing -= balance.dropped;
         balance

@@ -32,7 +32,7 @@ pub(crate) struct EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
-    /// Starts one broker with these topics, each with so many partitions.
+    /// Starts one broker with these topics, each with this many partitions.
     ///
     /// # Errors
     /// [`EmbeddedError`]

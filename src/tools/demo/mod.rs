@@ -100,7 +100,7 @@ pub(crate) enum DemoError {
     Output(io::Error),
 }
 
-/// The account, shared by those who see something.
+/// The account, shared by all that observe something.
 pub(crate) type Ledger = Arc<Mutex<Account>>;
 
 fn lock(ledger: &Ledger) -> MutexGuard<'_, Account> {
@@ -173,7 +173,7 @@ fn on_stage(mut settings: Settings, brokers: &str) -> Settings {
     settings
 }
 
-/// A producer of the demo's own; its metrics are nobody's.
+/// A producer of the demo's own; its metrics are not exported.
 fn producer(settings: &Settings) -> Result<Sink, ClientError> {
     let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
     Sink::new(&settings.kafka, metrics, CancellationToken::new(), CancellationToken::new())

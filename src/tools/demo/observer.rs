@@ -1,5 +1,5 @@
 //! Reading along in several topics without taking part: no group, no commits. Also what groups have committed, asked from
-//! outside. For those who check on the worker, never for the worker itself.
+//! outside. It checks the worker and never serves it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! The demo's receivers: one server an integration, each on a port of its own so that each has its own circuit. They verify
-//! signatures, answer as their integration behaves, and tell the account what they answered.
+//! signatures, answer as their integration behaves, and report their answers to the account.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,7 +1,7 @@
 //! The demo's registration API: the real one, with a token of this run for a workspace of its own, so that trying it out
 //! changes nothing that the account counts.
 //!
-//! Without `--api-tokens-file` only. Who gives a file may change everything, the demo's integrations included, and then has
+//! Without `--api-tokens-file` only. A user who gives a file may change everything, the demo's integrations included, and then has
 //! to explain the account's faults himself.
 
 use std::io;
@@ -72,7 +72,7 @@ impl Registration {
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> Result<(), ApiError> {
-        // Whether it is ready interests nobody here: the worker's own readiness is what `/readyz` says.
+        // Its readiness is not used: `/readyz` shows the worker's.
         let surroundings = surroundings(&settings, &metrics, &Arc::new(Readiness::default()));
         self.bound.run(&settings, surroundings, stop).await
     }

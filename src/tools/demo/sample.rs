@@ -12,7 +12,7 @@ use crate::domain::integration::SIGNING_SECRET;
 pub(crate) const WORKSPACE: &str = "demo";
 /// The workspace for trying out the registration API. It gets events too; what becomes of them is its owner's business.
 pub(crate) const PLAYGROUND: &str = "playground";
-/// One record in so many is no event.
+/// One record in this many is not a valid event.
 const INVALID_EVERY: u32 = 200;
 /// Companies that the events are about.
 const COMPANIES: u32 = 40;
