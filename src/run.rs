@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::api::Api;
+use crate::app::console::ConsoleProcess;
 use crate::app::worker::Worker;
 use crate::registration::http::unusable_files;
 use crate::settings::Command;
@@ -39,6 +40,16 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             until_stopped(|[stop]| async move {
                 Api::bind(*settings).await?.run(stop).await?;
+                Ok(ExitCode::SUCCESS)
+            })
+        }
+        Command::Console(settings) => {
+            let unusable = unusable_files(&settings.api);
+            if !unusable.is_empty() {
+                return Err(Mistakes(unusable).into());
+            }
+            until_stopped(|[stop]| async move {
+                ConsoleProcess::bind(*settings).await?.run(stop).await?;
                 Ok(ExitCode::SUCCESS)
             })
         }
@@ -101,7 +112,7 @@ fn run_tool(command: Command) -> anyhow::Result<ExitCode> {
         Command::ResumeRequest(settings, options) => {
             until_stopped(|[stop]| async move { Ok(resume::run(&settings, &options, stop, &mut io::stdout()).await?) })
         }
-        Command::Worker(_) | Command::Api(_) | Command::Demo(..) | Command::Receiver(_) => {
+        Command::Worker(_) | Command::Api(_) | Command::Console(_) | Command::Demo(..) | Command::Receiver(_) => {
             anyhow::bail!("runs until it is stopped")
         }
         Command::Help { .. } | Command::Version | Command::Completions(_) | Command::Man => {

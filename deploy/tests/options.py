@@ -43,7 +43,7 @@ OPTIONS = [
 
 # Options of single commands, which a long-running deployment has no use for.
 TOOLS = """workspace integration webhook reason from to event delivery entity all skip-sent dry-run json wide rate limit shell
-    listen fail-rate latency status no-echo secret for instance-id console-listen help version""".split()
+    listen fail-rate latency status no-echo secret for instance-id console-listen console-api-url help version""".split()
 
 NAMES = {option for option, *_ in OPTIONS} | set(TOOLS)
 

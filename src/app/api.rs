@@ -30,6 +30,9 @@ pub(crate) enum ServeError {
     /// The API itself.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The console's way to the API.
+    #[error("no way to the API (--console-api-url)")]
+    Forward(#[source] io::Error),
 }
 
 /// A registration API with its admin listener.
@@ -96,7 +99,7 @@ pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, conditio
 }
 
 /// Why the admin listener ended without being asked to.
-fn ended_early(ended: Option<Result<(), tokio::task::JoinError>>) -> io::Error {
+pub(super) fn ended_early(ended: Option<Result<(), tokio::task::JoinError>>) -> io::Error {
     match ended {
         Some(Err(error)) => io::Error::other(error),
         Some(Ok(())) | None => io::Error::other("it ended without being asked to"),

@@ -3,3 +3,4 @@
 pub(crate) mod worker;
 mod threads;
 pub(crate) mod api;
+pub(crate) mod console;

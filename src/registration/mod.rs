@@ -4,5 +4,6 @@ pub(crate) mod http;
 pub(crate) mod patch;
 pub(crate) mod instance;
 pub(crate) mod instance_check;
+pub(crate) mod lookup;
 pub(crate) mod registry;
 pub(crate) mod test_delivery;

@@ -204,6 +204,7 @@ fn command(reader: &mut Reader<'_>, log_format: LogFormat) -> Option<Command> {
     Some(match reader.subcommand {
         Subcommand::Worker => Command::Worker(settings),
         Subcommand::Api => Command::Api(settings),
+        Subcommand::Console => Command::Console(settings),
         Subcommand::Demo => Command::Demo(settings, demo(reader)),
         Subcommand::Receiver => Command::Receiver(receiver(reader)),
         Subcommand::TopicsPlan => Command::TopicsPlan(settings, TopicsOutput { json: reader.flag("json") }),
@@ -266,6 +267,7 @@ fn settings(reader: &mut Reader<'_>, log_format: LogFormat) -> Settings {
         api: api(reader),
         admin_listen: reader.value("admin-listen", values::address),
         console_listen: reader.value("console-listen", values::address),
+        console_api_url: reader.optional("console-api-url", values::api_url),
         attempt_log: reader.value("attempt-log", values::attempt_log),
         log_format,
     }

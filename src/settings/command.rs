@@ -18,6 +18,8 @@ pub(crate) enum Subcommand {
     Worker,
     /// `api`
     Api,
+    /// `console`
+    Console,
     /// `demo`
     Demo,
     /// `receiver`
@@ -56,9 +58,10 @@ pub(crate) enum Subcommand {
 
 impl Subcommand {
     /// All of them, in the order in which help lists them.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Worker,
         Self::Api,
+        Self::Console,
         Self::Demo,
         Self::Receiver,
         Self::TopicsPlan,
@@ -83,6 +86,7 @@ impl Subcommand {
         match self {
             Self::Worker => "worker",
             Self::Api => "api",
+            Self::Console => "console",
             Self::Demo => "demo",
             Self::Receiver => "receiver",
             Self::TopicsPlan => "topics plan",
@@ -117,6 +121,9 @@ impl Subcommand {
         match self {
             Self::Worker => "deliver events to the integrations; runs until SIGTERM or SIGINT",
             Self::Api => "serve the registration API; runs until SIGTERM or SIGINT",
+            Self::Console => {
+                "serve the operators\' page and what it reads; writes nothing; runs until SIGTERM or SIGINT"
+            }
             Self::Demo => {
                 "show the whole system on this machine: embedded broker, sample events, good and bad receivers"
             }
@@ -174,6 +181,8 @@ pub(crate) enum Command {
     Worker(Box<Settings>),
     /// `api`
     Api(Box<Settings>),
+    /// `console`
+    Console(Box<Settings>),
     /// `demo`
     Demo(Box<Settings>, Demo),
     /// `receiver`

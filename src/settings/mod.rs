@@ -188,6 +188,8 @@ pub(crate) struct Settings {
     pub(crate) admin_listen: SocketAddr,
     /// `--console-listen`: the operators' page.
     pub(crate) console_listen: SocketAddr,
+    /// `--console-api-url`: where the console sends test deliveries; scheme and authority of it count.
+    pub(crate) console_api_url: Option<http::Uri>,
     /// `--attempt-log`
     pub(crate) attempt_log: AttemptLog,
     /// `--log-format`

@@ -104,14 +104,15 @@ pub(super) fn find_any(name: &str) -> Option<&'static Spec> {
 }
 
 use Subcommand::{
-    Api, Attempts, Check, Completions, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Health,
-    Integrations, Receiver, Replay, ResumeRequest, TopicsApply, TopicsPlan, Trace, Worker,
+    Api, Attempts, Check, Completions, Console, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain,
+    Health, Integrations, Receiver, Replay, ResumeRequest, TopicsApply, TopicsPlan, Trace, Worker,
 };
 
 /// Subcommands that log.
 const EVERY: &[Subcommand] = &[
     Worker,
     Api,
+    Console,
     Demo,
     Receiver,
     TopicsPlan,
@@ -132,6 +133,7 @@ const EVERY: &[Subcommand] = &[
 const NOT_DEMO: &[Subcommand] = &[
     Worker,
     Api,
+    Console,
     Receiver,
     TopicsPlan,
     TopicsApply,
@@ -151,6 +153,7 @@ const NOT_DEMO: &[Subcommand] = &[
 const CLUSTER: &[Subcommand] = &[
     Worker,
     Api,
+    Console,
     TopicsPlan,
     TopicsApply,
     DeadLettersList,
@@ -168,6 +171,8 @@ const CLUSTER: &[Subcommand] = &[
 /// Subcommands that need the tiers of a cluster.
 const TIERS: &[Subcommand] = &[
     Worker,
+    Api,
+    Console,
     TopicsPlan,
     TopicsApply,
     DeadLettersList,
@@ -188,9 +193,11 @@ const DELIVERING: &[Subcommand] = &[Worker, Demo];
 /// Subcommands that make requests: the API sends test deliveries.
 const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
 const SERVING_API: &[Subcommand] = &[Api, Demo];
-/// Subcommands that use the API's files, or check them.
-const API_FILES: &[Subcommand] = &[Api, Demo, Check];
-const SERVING_CONSOLE: &[Subcommand] = &[Demo];
+/// Subcommands that ask for tokens, or check the files that hold them.
+const API_FILES: &[Subcommand] = &[Api, Console, Demo, Check];
+const SERVING_CONSOLE: &[Subcommand] = &[Console, Demo];
+/// Subcommands that run until they are stopped, with metrics and probes.
+const RUNNING: &[Subcommand] = &[Worker, Api, Console, Demo];
 const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
 const NAMING: &[Subcommand] = &[Replay, ResumeRequest, Explain];
 /// Subcommands that answer with rows of the readers.
@@ -435,7 +442,7 @@ static DELIVERY: &[Spec] = &[
         "drain-timeout",
         "DURATION",
         "how long a stopping process, or a partition being given up, waits for requests under way",
-        REQUESTING,
+        RUNNING,
     )
     .default("25s"),
 ];
@@ -451,16 +458,22 @@ static SUSPENSION: &[Spec] = &[
 ];
 
 static LISTENERS: &[Spec] = &[
-    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz", REQUESTING).default("0.0.0.0:9464"),
+    Spec::one("admin-listen", "ADDRESS", "/metrics, /livez and /readyz", RUNNING).default("0.0.0.0:9464"),
     Spec::one("api-listen", "ADDRESS", "the registration API", SERVING_API).default("0.0.0.0:8080"),
     Spec::one("console-listen", "ADDRESS", "the operators' page", SERVING_CONSOLE).default("0.0.0.0:8090"),
+    Spec::one(
+        "console-api-url",
+        "URL",
+        "where the console sends test deliveries, such as http://hookstream-api:8080; without it there are none",
+        &[Console],
+    ),
     Spec::one(
         "api-tokens-file",
         "FILE",
         "bearer tokens, one a line, each followed by its workspaces or *, and rights after a colon; read again on SIGHUP",
         API_FILES,
     ),
-    Spec::one("api-tls-cert", "FILE", "PEM certificates; with the key, the API speaks TLS", API_FILES),
+    Spec::one("api-tls-cert", "FILE", "PEM certificates; with the key, the API and the console speak TLS", API_FILES),
     Spec::one("api-tls-key", "FILE", "PEM key of the certificate", API_FILES),
 ];
 

@@ -130,6 +130,7 @@ fn example(spec: &options::Spec) -> &'static str {
         ("limit", _) => "7",
         ("reason", _) if spec.about.contains("failures") => "timeout",
         ("reason", _) => "exhausted",
+        ("console-api-url", _) => "http://api:8080",
         (_, Some(default)) => default,
         (_, None) if spec.shape == options::Shape::Flag => "true",
         (_, None) => "some",

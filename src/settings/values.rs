@@ -90,6 +90,17 @@ pub(super) fn address(text: &str) -> Read<SocketAddr> {
     })
 }
 
+/// Where the API is served: scheme, host and port, and nothing behind them.
+pub(super) fn api_url(text: &str) -> Read<http::Uri> {
+    let url = text.parse::<http::Uri>().ok().filter(|url| {
+        matches!(url.scheme_str(), Some("http" | "https"))
+            && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+    });
+    url.ok_or_else(|| "expected http or https, a host and a port, such as http://hookstream-api:8080".to_owned())
+}
+
 /// An address range.
 pub(super) fn network(text: &str) -> Read<IpNet> {
     let single = || text.parse::<IpAddr>().ok().map(IpNet::from);

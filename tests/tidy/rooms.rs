@@ -17,6 +17,7 @@ pub(crate) const LAYERS: &[&[&str]] = &[
     &["deliver"],
     &["intake", "readers"],
     &["registration"],
+    &["console"],
     &["app"],
     &["tools"],
     &["run"],
@@ -109,7 +110,13 @@ const RESERVED: &[Reserved] = &[
     Reserved {
         words: &["hyper_util", ":", ":"],
         what: "the HTTP library",
-        places: &["src/net/", "src/deliver/", "src/registration/http/", "src/tools/receiver.rs"],
+        places: &[
+            "src/net/",
+            "src/deliver/",
+            "src/registration/http/",
+            "src/console/forward.rs",
+            "src/tools/receiver.rs",
+        ],
     },
     Reserved {
         words: &["axum", ":", ":"],

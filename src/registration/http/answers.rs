@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -14,7 +15,7 @@ use crate::registration::registry::{Version, WriteError};
 
 /// A short answer that says what went wrong.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// One word for programs.
     #[schema(example = "notFound")]
     pub(crate) status: &'static str,
@@ -56,7 +57,7 @@ struct ErrorInfo<'a> {
 struct Nothing {}
 
 /// The answer's body as JSON.
-pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
+pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(bytes) => with_bytes(status, bytes),
         Err(error) => {
@@ -86,18 +87,18 @@ fn with_header(mut response: Response<Body>, name: HeaderName, value: HeaderValu
 }
 
 /// The tag of a version.
-pub(super) fn etag(version: Version) -> HeaderValue {
+pub(crate) fn etag(version: Version) -> HeaderValue {
     HeaderValue::try_from(format!("\"{version}\"")).expect("digits, a dash and quotes are a header's value")
 }
 
 /// The instance, its secrets masked, as raw JSON.
-pub(super) fn masked(instance: &Instance) -> Box<RawValue> {
+pub(crate) fn masked(instance: &Instance) -> Box<RawValue> {
     let text = String::from_utf8_lossy(&instance.masked().to_bytes()).into_owned();
     RawValue::from_string(text).expect("an instance is written as JSON")
 }
 
 /// 200: the change is made.
-pub(super) fn done(result: Option<&Instance>, version: Option<Version>) -> Response<Body> {
+pub(crate) fn done(result: Option<&Instance>, version: Option<Version>) -> Response<Body> {
     let result = result.map(masked);
     let success = Success { is_successful: true, response_code: "ok", result: result.as_deref() };
     let response = json(StatusCode::OK, &success);
@@ -107,20 +108,29 @@ pub(super) fn done(result: Option<&Instance>, version: Option<Version>) -> Respo
     }
 }
 
-/// 200: an instance as it is stored.
-pub(super) fn instance(instance: &Instance, version: Version) -> Response<Body> {
-    with_header(json(StatusCode::OK, &masked(instance)), ETAG, etag(version))
+/// 200: an instance as it is stored, and its health. The version is the record's: health is no part of it.
+pub(crate) fn instance(instance: &Instance, health: &Value, version: Version) -> Response<Body> {
+    let mut shown = instance.masked();
+    if let Ok(health) = serde_json::value::to_raw_value(health) {
+        shown.fields.set(HEALTH, health);
+    }
+    let text = String::from_utf8_lossy(&shown.to_bytes()).into_owned();
+    let raw = RawValue::from_string(text).expect("an instance is written as JSON");
+    with_header(json(StatusCode::OK, &raw), ETAG, etag(version))
 }
 
+/// The field of an instance in which its health is shown. It is never stored.
+pub(crate) const HEALTH: &str = "health";
+
 /// 304
-pub(super) fn not_modified(version: Version) -> Response<Body> {
+pub(crate) fn not_modified(version: Version) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     with_header(response, ETAG, etag(version))
 }
 
 /// 409: the change can't be made.
-pub(super) fn conflict(conflict: &Conflict) -> Response<Body> {
+pub(crate) fn conflict(conflict: &Conflict) -> Response<Body> {
     let error_info = ErrorInfo {
         invalid_paths: &conflict.invalid_paths,
         invalid_value_types: &conflict.invalid_value_types,
@@ -133,29 +143,29 @@ pub(super) fn conflict(conflict: &Conflict) -> Response<Body> {
 }
 
 /// 409: no such instance.
-pub(super) fn no_instance(id: &str) -> Response<Body> {
+pub(crate) fn no_instance(id: &str) -> Response<Body> {
     problem(StatusCode::CONFLICT, "notFound", format!("IntegrationInstance {id} not found"))
 }
 
 /// 409: no such webhook.
-pub(super) fn no_webhook(id: &str) -> Response<Body> {
+pub(crate) fn no_webhook(id: &str) -> Response<Body> {
     problem(StatusCode::CONFLICT, "notFound", format!("WebHook {id} not found"))
 }
 
 /// 400
-pub(super) fn bad_request(message: impl Into<String>) -> Response<Body> {
+pub(crate) fn bad_request(message: impl Into<String>) -> Response<Body> {
     problem(StatusCode::BAD_REQUEST, "badRequest", message)
 }
 
 /// 401
-pub(super) fn unauthorized() -> Response<Body> {
+pub(crate) fn unauthorized() -> Response<Body> {
     let message = "a known token is needed: Authorization: Bearer …, or X-XCOM-AccessKey: …";
     let response = problem(StatusCode::UNAUTHORIZED, "unauthorized", message);
     with_header(response, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
 
 /// 403
-pub(super) fn forbidden(workspace: &str, has: Rights, needed: Right) -> Response<Body> {
+pub(crate) fn forbidden(workspace: &str, has: Rights, needed: Right) -> Response<Body> {
     let message = if has.is_empty() {
         format!("the token is not for the workspace {workspace}")
     } else {
@@ -165,46 +175,57 @@ pub(super) fn forbidden(workspace: &str, has: Rights, needed: Right) -> Response
 }
 
 /// 404: not an instance, a route.
-pub(super) fn no_route(path: &str) -> Response<Body> {
+pub(crate) fn no_route(path: &str) -> Response<Body> {
     let path: String = path.chars().take(200).collect();
     problem(StatusCode::NOT_FOUND, "noSuchRoute", format!("{path} is no route; see /api/v1/docs"))
 }
 
+/// 404: a route, and nothing at its end.
+pub(crate) fn missing(message: impl Into<String>) -> Response<Body> {
+    problem(StatusCode::NOT_FOUND, "notFound", message)
+}
+
+/// 429
+pub(crate) fn busy(message: impl Into<String>) -> Response<Body> {
+    let response = problem(StatusCode::TOO_MANY_REQUESTS, "busy", message);
+    with_header(response, RETRY_AFTER, HeaderValue::from_static("2"))
+}
+
 /// 405
-pub(super) fn no_method(method: &str, allowed: &'static str) -> Response<Body> {
+pub(crate) fn no_method(method: &str, allowed: &'static str) -> Response<Body> {
     let message = format!("{method} is not accepted here; accepted: {allowed}");
     let response = problem(StatusCode::METHOD_NOT_ALLOWED, "methodNotAllowed", message);
     with_header(response, ALLOW, HeaderValue::from_static(allowed))
 }
 
 /// 408
-pub(super) fn too_slow() -> Response<Body> {
+pub(crate) fn too_slow() -> Response<Body> {
     problem(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not come in time")
 }
 
 /// 412
-pub(super) fn precondition_failed(message: impl Into<String>) -> Response<Body> {
+pub(crate) fn precondition_failed(message: impl Into<String>) -> Response<Body> {
     problem(StatusCode::PRECONDITION_FAILED, "preconditionFailed", message)
 }
 
 /// 413
-pub(super) fn too_large(message: impl Into<String>) -> Response<Body> {
+pub(crate) fn too_large(message: impl Into<String>) -> Response<Body> {
     problem(StatusCode::PAYLOAD_TOO_LARGE, "tooLarge", message)
 }
 
 /// 415
-pub(super) fn unsupported(accepted: &str) -> Response<Body> {
+pub(crate) fn unsupported(accepted: &str) -> Response<Body> {
     problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupportedMediaType", format!("content type {accepted} is accepted"))
 }
 
 /// 503
-pub(super) fn unavailable(message: impl Into<String>) -> Response<Body> {
+pub(crate) fn unavailable(message: impl Into<String>) -> Response<Body> {
     let response = problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
     with_header(response, RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// What a failed write is answered with.
-pub(super) fn not_written(error: &WriteError) -> Response<Body> {
+pub(crate) fn not_written(error: &WriteError) -> Response<Body> {
     match error {
         WriteError::TooLarge => too_large(error.to_string()),
         WriteError::Full | WriteError::NotWritten(_) | WriteError::Unknown | WriteError::Closed => {

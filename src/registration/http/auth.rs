@@ -16,7 +16,7 @@ use crate::inflight::job::push_hex;
 use crate::registration::instance_check::is_name;
 
 /// The other header a token may come in.
-pub(super) const ACCESS_KEY: &str = "x-xcom-accesskey";
+pub(crate) const ACCESS_KEY: &str = "x-xcom-accesskey";
 /// A tokens file of more is a mistake.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -81,6 +81,16 @@ impl Grant {
         &self.name
     }
 
+    /// The workspaces that are named, each with some right.
+    pub(crate) fn workspaces(&self) -> impl Iterator<Item = &str> {
+        self.by_workspace.keys().map(String::as_str).filter(|name| *name != EVERY)
+    }
+
+    /// Whether some right holds in every workspace.
+    pub(crate) fn covers_every(&self) -> bool {
+        self.by_workspace.contains_key(EVERY)
+    }
+
     /// What the token may do in the workspace: what is said of it, and what is said of every one.
     pub(crate) fn rights(&self, workspace: &str) -> Rights {
         let of = |name: &str| self.by_workspace.get(name).copied().unwrap_or_default();
@@ -118,12 +128,9 @@ impl Tokens {
         Ok(Self { file: file.map(Path::to_owned), set: RwLock::new(Arc::new(set)) })
     }
 
-    /// One token, not from a file, with every right in one workspace.
-    pub(crate) fn one(token: &str, workspace: &str) -> Self {
-        let digest = hash(token.as_bytes());
-        let mut grant = Grant::of(&digest);
-        grant.add(workspace, Rights::ALL);
-        Self { file: None, set: RwLock::new(Arc::new(Set(vec![(digest, Arc::new(grant))]))) }
+    /// The tokens of a text in a file's form that is in no file; none where it is not valid.
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        Some(Self { file: None, set: RwLock::new(Arc::new(parse(text).ok()?)) })
     }
 
     /// Reads the file again; a bad one leaves the tokens as they were.

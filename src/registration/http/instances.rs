@@ -73,7 +73,10 @@ pub(super) async fn get(
         return answers::not_modified(stored.version);
     }
     match Instance::parse(&stored.bytes) {
-        Ok(instance) => answers::instance(&instance, stored.version),
+        Ok(instance) => {
+            let health = api.readers.source().health(&names.workspace, &names.id);
+            answers::instance(&instance, &health, stored.version)
+        }
         Err(error) => answers::conflict(&Conflict::of(format!("the stored record is no instance: {error}"))),
     }
 }
@@ -219,6 +222,8 @@ pub(super) async fn put(
         Err(error @ BadInstance::NotAnObject(_)) => return answers::bad_request(error.to_string()),
         Err(error) => return answers::conflict(&Conflict::of(error.to_string())),
     };
+    // A reader's copy, written back: what the service shows beside the record is not stored.
+    instance.fields.remove(answers::HEALTH);
     if instance.fields.get("id").is_none() {
         instance.fields.set_text("id", &names.id);
     }

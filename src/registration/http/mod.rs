@@ -3,11 +3,12 @@
 //!
 //! No rule about instances lives here (that is `domain`), and nothing is stored here (that is the registry).
 
-mod answers;
+pub(crate) mod answers;
 mod auth;
 mod instances;
 mod openapi;
 mod precondition;
+pub(crate) mod readers;
 mod rights;
 mod server;
 
@@ -34,11 +35,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
-pub(crate) use self::auth::BadTokens;
-use self::auth::Tokens;
-use self::rights::{Right, Rights};
-use self::server::Listener;
+pub(crate) use self::auth::{ACCESS_KEY, BadTokens, Tokens};
+use self::readers::Readers;
+pub(crate) use self::rights::Right;
+use self::rights::Rights;
+pub(crate) use self::server::Listener;
 use super::instance_check::is_name;
+use super::lookup::{Directory, Followers, Lookup};
 use super::registry::{Handle, Registry, RegistryError};
 use crate::domain::guid::canonical;
 use crate::settings::{self, Settings};
@@ -56,10 +59,12 @@ const TESTS_MAX: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     /// The address can't be listened on.
-    #[error("can't listen on {address} (--api-listen)")]
+    #[error("can't listen on {address} ({option})")]
     Listen {
-        /// `--api-listen`
+        /// The address.
         address: SocketAddr,
+        /// The option that names it.
+        option: &'static str,
         /// Why.
         #[source]
         error: std::io::Error,
@@ -134,6 +139,7 @@ pub(crate) struct ApiContext {
 struct Api {
     registry: Handle,
     tokens: Arc<Tokens>,
+    readers: Arc<Readers>,
     test_delivery: TestDelivery,
     tests: Arc<Semaphore>,
     test_timeout: Duration,
@@ -171,21 +177,25 @@ impl BoundApi {
     /// [`ApiError`] names the option at fault.
     pub(crate) async fn bind(settings: &Settings) -> Result<Self, ApiError> {
         let tokens = Arc::new(Tokens::open(settings.api.tokens_file.as_deref())?);
-        Ok(Self { listener: Listener::bind(&settings.api).await?, tokens })
+        Self::bind_with(settings, tokens).await
     }
 
-    /// Listens with one token for one workspace in the place of a tokens file.
+    /// Listens with these tokens in the place of a tokens file.
     ///
     /// # Errors
     /// [`ApiError`] names the option at fault.
-    pub(crate) async fn bind_with_token(settings: &Settings, token: &str, workspace: &str) -> Result<Self, ApiError> {
-        let tokens = Arc::new(Tokens::one(token, workspace));
-        Ok(Self { listener: Listener::bind(&settings.api).await?, tokens })
+    pub(crate) async fn bind_with(settings: &Settings, tokens: Arc<Tokens>) -> Result<Self, ApiError> {
+        Ok(Self { listener: Listener::bind(&settings.api, "--api-listen").await?, tokens })
     }
 
     /// The address listened on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listener.address()
+    }
+
+    /// The tokens in force.
+    pub(crate) fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.tokens)
     }
 
     /// Serves until `shutdown`, or until the registry can't go on.
@@ -217,7 +227,12 @@ impl BoundApi {
         let (registry_handle, tokens) = (registry.handle(), Arc::clone(&self.tokens));
         let discarded = TaskTracker::new();
         let reading = discarded.clone();
-        let api = Api { registry: registry_handle, tokens, test_delivery, tests, test_timeout, requests, discarded };
+        let directory = Arc::new(Directory::new(registry_handle.shared_view()));
+        let mut followers = Followers::start(settings, &directory, false, &stop);
+        followers.ready().await;
+        let readers = Readers::new(Arc::clone(&tokens), Arc::new(Lookup::new(Arc::new(settings.clone()), directory)));
+        let api =
+            Api { registry: registry_handle, tokens, readers, test_delivery, tests, test_timeout, requests, discarded };
         let closing = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(self.listener.serve(router(Arc::new(api)), settings.delivery.drain_timeout, closing.clone()));
@@ -238,6 +253,8 @@ impl BoundApi {
         // The connections are gone, and with them the bodies that came over them.
         reading.close();
         reading.wait().await;
+        stop.cancel();
+        followers.ended().await;
         registry.close().await;
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -250,7 +267,8 @@ pub(crate) fn unusable_files(settings: &settings::Api) -> Vec<String> {
     tokens.map(ApiError::from).into_iter().chain(tls).map(|error| chain(&error)).collect()
 }
 
-async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
+/// Reads the tokens again on each SIGHUP, until `stop`.
+pub(crate) async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
         Err(error) => {
@@ -296,6 +314,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/{workspace}/integrations/instances", page)
         .route("/api/v1/{workspace}/integrations/instances/{id}", instance)
         .route("/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test", test)
+        .merge(Arc::clone(&api.readers).routes())
         .route("/api/v1/openapi.json", open(routing::get(openapi::document)))
         .route("/api/v1/docs", open(routing::get(|| async { Html(openapi::PAGE) })))
         .fallback(|request: Request| async move { answers::no_route(request.uri().path()) })

@@ -17,7 +17,7 @@ pub(crate) enum Right {
 
 impl Right {
     /// All of them.
-    const ALL: [Self; 4] = [Self::Read, Self::Body, Self::Operate, Self::Write];
+    pub(crate) const ALL: [Self; 4] = [Self::Read, Self::Body, Self::Operate, Self::Write];
 
     /// The word in a tokens file.
     pub(crate) fn word(self) -> &'static str {

@@ -50,29 +50,29 @@ const STREAMS_MAX: u32 = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The address listened on, and how.
-pub(super) struct Listener {
+pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
 }
 
 impl Listener {
-    /// Listens.
-    pub(super) async fn bind(settings: &settings::Api) -> Result<Self, ApiError> {
+    /// Listens where `option` says.
+    pub(crate) async fn bind(settings: &settings::Api, option: &'static str) -> Result<Self, ApiError> {
         let tls = settings.tls.as_ref().map(|(cert, key)| acceptor(cert, key)).transpose()?;
-        let failed = |error| ApiError::Listen { address: settings.listen, error };
+        let failed = |error| ApiError::Listen { address: settings.listen, option, error };
         let socket = TcpListener::bind(settings.listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        tracing::info!(%address, tls = tls.is_some(), "registration API listening");
+        tracing::info!(%address, option, tls = tls.is_some(), "listening");
         Ok(Self { socket, address, tls })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Answers until `stop`, then lets requests under way finish for at most `drain`.
-    pub(super) async fn serve(self, router: Router, drain: Duration, stop: CancellationToken) {
+    pub(crate) async fn serve(self, router: Router, drain: Duration, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();

@@ -50,10 +50,12 @@ fn client_with(test_delivery: TestDelivery) -> Client {
     let tokens = "acme-token acme\nall-token *\nreader acme:read\noperator acme:operate\nwriter acme:write\n";
     file.write_all(tokens.as_bytes()).unwrap();
     let requests = IntCounterVec::new(Opts::new("requests", "requests"), &["method", "status"]).unwrap();
+    let tokens = Arc::new(Tokens::open(Some(file.path())).unwrap());
     let api = Api {
         test_timeout: REQUEST_TIMEOUT,
         registry: in_memory(16).0,
-        tokens: Arc::new(Tokens::open(Some(file.path())).unwrap()),
+        readers: Readers::new(Arc::clone(&tokens), Arc::new(readers::testing::Told::default())),
+        tokens,
         test_delivery,
         tests: Arc::new(Semaphore::new(1)),
         requests: requests.clone(),

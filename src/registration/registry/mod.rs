@@ -119,6 +119,11 @@ impl Handle {
         &self.view
     }
 
+    /// The same for who keeps it longer.
+    pub(crate) fn shared_view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
+    }
+
     /// Decides on the latest record of an integration, with no other change between, and does what was decided.
     /// Answers what the decision left and the version written, if any. A caller that is gone before its turn comes has
     /// changed nothing.

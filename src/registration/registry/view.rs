@@ -112,6 +112,11 @@ impl View {
         page
     }
 
+    /// Every workspace that has a record, in order.
+    pub(crate) fn workspaces(&self) -> Vec<String> {
+        self.lock().workspaces.keys().cloned().collect()
+    }
+
     /// How many integrations there are.
     pub(crate) fn len(&self) -> usize {
         self.lock().workspaces.values().map(BTreeMap::len).sum()

@@ -28,7 +28,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::console::serve as serve_console;
 use crate::app::worker::{Worker, WorkerError};
+use crate::console::BoundConsole;
 use crate::deliver::publish::{Outgoing, PublishError, Sink};
 use crate::domain::signature::{Signer, SigningKey};
 use crate::kafka::ClientError;
@@ -41,7 +43,7 @@ use crate::tools::demo::observer::ObserverError;
 use crate::topics::names::{counts_topic, deltas_topic, now_topic};
 use account::{Account, Balance, Remains};
 use receivers::Began;
-use registration::Registration;
+use registration::{Registration, bind_console, forward};
 use sample::SAMPLES;
 use view::{Paint, Phase, Places, Snapshot};
 use watch::{Watch, tier_topics};
@@ -208,10 +210,17 @@ struct DemoRun {
     sink: Sink,
     worker: Worker,
     registration: Registration,
+    console: BoundConsole,
     phase: Arc<Mutex<Phase>>,
 }
 
 impl DemoRun {
+    /// The address of the page, for a browser.
+    fn console_url(&self) -> String {
+        let scheme = if self.settings.api.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/", view::reachable(self.console.address()))
+    }
+
     async fn set(
         settings: Settings,
         demo: Demo,
@@ -222,8 +231,9 @@ impl DemoRun {
         // This broker answers no question about topics.
         let worker = bind(&settings).await?.without_topic_check();
         let registration = Registration::bind(&settings).await?;
+        let console = bind_console(&settings).await?;
         let phase = Arc::new(Mutex::new(Phase::Starting));
-        Ok(Self { settings, demo, ledger, began, sink, worker, registration, phase })
+        Ok(Self { settings, demo, ledger, began, sink, worker, registration, console, phase })
     }
 
     /// Runs worker, watch and view around the performance, then draws the balance and writes it.
@@ -235,7 +245,7 @@ impl DemoRun {
         let camera = StatusView::of(&self);
         let metrics = self.worker.metrics();
         let readiness = Readiness { condition: self.worker.condition(), metrics: Arc::clone(&metrics) };
-        let Self { settings, demo, ledger, began, sink, worker, registration, phase } = self;
+        let Self { settings, demo, ledger, began, sink, worker, registration, console, phase } = self;
         let performance = Scenario { settings: &settings, demo, ledger: &ledger, began: &began, sink: &sink, phase };
 
         let mut watching = JoinSet::new();
@@ -245,9 +255,16 @@ impl DemoRun {
         viewing.spawn(camera.run(stop_view.clone()));
         let mut working = JoinSet::new();
         let (stop, api_stop) = (stop_worker.clone(), stop_worker.clone());
+        let (tokens, forward) = (registration.tokens(), forward(&settings, view::reachable(registration.address())));
         let serving = registration.run(settings.clone(), Arc::clone(&metrics), api_stop);
         working.spawn(async move { worker.run(stop).await.map_err(DemoError::from) });
         working.spawn(async move { serving.await.map_err(DemoError::from) });
+        let (shown, page_stop) = (Arc::new(settings.clone()), stop_worker.clone());
+        working.spawn(async move {
+            let ready = crate::telemetry::admin::Readiness::default();
+            serve_console(shown, tokens, console, forward, &ready, page_stop).await;
+            Ok(())
+        });
 
         let performed = tokio::select! {
             biased;
@@ -382,6 +399,7 @@ impl StatusView {
             places: Places {
                 metrics: stage.worker.admin_address(),
                 api: stage.registration.address(),
+                console: stage.console_url(),
                 token: stage.registration.token().map(str::to_owned),
                 broker: stage.settings.kafka.brokers.clone(),
             },

@@ -1,5 +1,5 @@
-//! The demo's registration API: the real one, with a token of this run for a workspace of its own, so that trying it out
-//! changes nothing that the account counts.
+//! The demo's registration API and its page: the real ones, with a token of this run for a workspace of its own, so that trying
+//! them out changes nothing that the account counts.
 //!
 //! Without `--api-tokens-file` only. A user who gives a file may change everything, the demo's integrations included, and then has
 //! to explain the account's faults himself.
@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::sample::PLAYGROUND;
+use super::sample::{PLAYGROUND, WORKSPACE};
 use crate::app::api::surroundings;
+use crate::console::{BoundConsole, Forward};
 use crate::inflight::job::push_hex;
-use crate::registration::http::{ApiError, BoundApi};
+use crate::registration::http::{ApiError, BoundApi, Tokens};
 use crate::settings::Settings;
 use crate::telemetry::admin::Readiness;
 use crate::telemetry::metrics::Metrics;
@@ -48,8 +49,10 @@ impl Registration {
         }
         let mut token = String::new();
         push_hex(&mut token, &rand::random::<[u8; 16]>());
-        let bound = BoundApi::bind_with_token(settings, &token, PLAYGROUND).await?;
-        Ok(Self { bound, token: Some(token) })
+        // What the account counts may be looked at and not touched.
+        let tokens = Tokens::of(&format!("{token} {PLAYGROUND} {WORKSPACE}:read,body"));
+        let tokens = tokens.expect("a word of hex digits and names of workspaces are a line of a tokens file");
+        Ok(Self { bound: BoundApi::bind_with(settings, Arc::new(tokens)).await?, token: Some(token) })
     }
 
     /// The address listened on.
@@ -60,6 +63,11 @@ impl Registration {
     /// The token of this run; none when a file holds the tokens.
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()
+    }
+
+    /// Who may see what.
+    pub(crate) fn tokens(&self) -> Arc<Tokens> {
+        self.bound.tokens()
     }
 
     /// Serves until `stop`.
@@ -75,5 +83,34 @@ impl Registration {
         // Its readiness is not used: `/readyz` shows the worker's.
         let surroundings = surroundings(&settings, &metrics, &Arc::new(Readiness::default()));
         self.bound.run(&settings, surroundings, stop).await
+    }
+}
+
+/// Listens for the operators' page where the settings say, or, where that is taken, on another port.
+///
+/// # Errors
+/// [`ApiError`] names the option at fault.
+pub(crate) async fn bind_console(settings: &Settings) -> Result<BoundConsole, ApiError> {
+    match BoundConsole::bind(settings).await {
+        Err(ApiError::Listen { error, .. }) if error.kind() == io::ErrorKind::AddrInUse => {
+            let mut elsewhere = settings.clone();
+            elsewhere.console_listen.set_port(0);
+            let bound = BoundConsole::bind(&elsewhere).await?;
+            tracing::warn!(taken = %settings.console_listen, address = %bound.address(), "the console listens elsewhere");
+            Ok(bound)
+        }
+        bound => bound,
+    }
+}
+
+/// The page's way to the demo's API; none, and no actions, where it speaks TLS under names that nobody here knows.
+pub(crate) fn forward(settings: &Settings, api: SocketAddr) -> Option<Forward> {
+    let url = settings.api.tls.is_none().then(|| format!("http://{api}").parse().ok()).flatten()?;
+    match Forward::to(&url) {
+        Ok(forward) => Some(forward),
+        Err(error) => {
+            tracing::warn!(%error, "the page has no way to the API: it offers no actions");
+            None
+        }
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Places {
     pub(crate) metrics: SocketAddr,
     /// The registration API.
     pub(crate) api: SocketAddr,
+    /// The operators' page, with its scheme.
+    pub(crate) console: String,
     /// The API's token of this run; none when a file holds the tokens.
     pub(crate) token: Option<String>,
     /// The broker.
@@ -52,18 +54,19 @@ pub(crate) struct Places {
 
 impl Places {
     /// Names and values, in the order to show them.
-    pub(crate) fn named(&self) -> [(&'static str, String); 4] {
+    pub(crate) fn named(&self) -> [(&'static str, String); 5] {
         [
             ("metrics", format!("http://{}/metrics", reachable(self.metrics))),
             ("broker", self.broker.clone()),
             ("api", format!("http://{}/api/v1/{PLAYGROUND}/integrations/instances", reachable(self.api))),
+            ("console", self.console.clone()),
             ("token", self.token.clone().unwrap_or_else(|| "one of --api-tokens-file".to_owned())),
         ]
     }
 }
 
 /// An address to connect to: listeners may be on all of them.
-fn reachable(listening: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listening: SocketAddr) -> SocketAddr {
     let loopback = match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -321,6 +324,7 @@ mod tests {
             rate: 50,
             places: Places {
                 metrics: "0.0.0.0:9464".parse().unwrap(),
+                console: "http://127.0.0.1:8090/".to_owned(),
                 api: "[::]:18080".parse().unwrap(),
                 token: Some("0123456789abcdef0123456789abcdef".to_owned()),
                 broker: "127.0.0.1:40123".to_owned(),

@@ -1,0 +1,528 @@
+//! The reader routes: how integrations are, what was attempted, what became of an event, dead letters, recent events.
+//!
+//! Served by the API and by the console alike. What is asked is read here, who may see what is decided here, and the number of
+//! scans at once is bounded here; where the rows come from is the [`Source`]'s business. No answer holds a row of another
+//! workspace, because a question names exactly one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
+use axum::routing;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::auth::Tokens;
+use super::rights::{Right, Rights};
+use super::{answers, no_method};
+use crate::domain::guid::canonical;
+use crate::registration::instance_check::is_name;
+
+/// Scans at once in a process: each has a Kafka client of its own and reads at the speed of the brokers.
+const SCANS_MAX: usize = 4;
+/// How long one more waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rows of an answer unless `limit` says otherwise.
+const ROWS: usize = 50;
+/// The most that `limit` may say.
+const ROWS_MAX: usize = 200;
+/// A token for going on names a place in each partition: far below this for any topic.
+const NEXT_BYTES_MAX: usize = 64 * 1024;
+/// Ids, reasons and search words.
+const WORD_BYTES_MAX: usize = 1024;
+/// A draft filter: a thousand items.
+const FILTER_BYTES_MAX: usize = 64 * 1024;
+/// Fields that hold what receivers answered or what events say: only for tokens with the right `body`.
+const BODY_FIELDS: [&str; 3] = ["answer", "body", "value"];
+
+/// Which rows are asked for: the conditions that every reader knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) integration: Option<String>,
+    pub(crate) webhook: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) event: Option<String>,
+    pub(crate) delivery: Option<String>,
+    pub(crate) entity: Option<String>,
+    pub(crate) from: Option<Timestamp>,
+    pub(crate) to: Option<Timestamp>,
+    pub(crate) limit: usize,
+    /// Where an answer before ended.
+    pub(crate) next: Option<String>,
+}
+
+/// What can be asked of one workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// Integrations with their states, worst first; `find` looks into ids, URLs, states and reasons.
+    Overview { find: Option<String>, limit: usize, next: Option<String> },
+    /// One instance, masked, with its health.
+    Instance { id: String },
+    /// States of integrations.
+    Health(Asked),
+    /// Attempts, newest first.
+    Attempts(Asked),
+    /// Dead letters, newest first.
+    DeadLetters(Asked),
+    /// What became of an event, named by its place or its id.
+    Trace { event: String },
+    /// One record of the events or the dead-letter topic, with its value.
+    Record { place: String },
+    /// How a draft filter judges recent events.
+    Lab { filter: String },
+}
+
+impl Question {
+    /// Whether it reads through topics, and so needs a place among the scans.
+    fn is_scan(&self) -> bool {
+        !matches!(self, Self::Overview { .. } | Self::Instance { .. } | Self::Health(_))
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    /// The question can't be understood.
+    #[error("{0}")]
+    Bad(String),
+    /// There is no such thing in this workspace.
+    #[error("{0}")]
+    Missing(String),
+    /// Kafka can't be asked now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// An answer on its way.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Value, SourceError>> + Send>>;
+
+/// Where rows come from.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// Answers a question about `workspace`; ends early when `stop` is cancelled.
+    fn ask(&self, workspace: String, question: Question, stop: CancellationToken) -> Answering;
+
+    /// The workspaces that have integrations, for tokens that cover all.
+    fn workspaces(&self) -> Vec<String>;
+
+    /// What the health topic says of an integration.
+    fn health(&self, workspace: &str, id: &str) -> Value;
+}
+
+/// What the reader routes need.
+pub(crate) struct Readers {
+    tokens: Arc<Tokens>,
+    source: Arc<dyn Source>,
+    scans: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(crate) fn new(tokens: Arc<Tokens>, source: Arc<dyn Source>) -> Arc<Self> {
+        Arc::new(Self { tokens, source, scans: Arc::new(Semaphore::new(SCANS_MAX)) })
+    }
+
+    pub(crate) fn source(&self) -> &dyn Source {
+        &*self.source
+    }
+
+    /// What the request's token may do in `workspace`, or the answer that it gets instead.
+    fn rights(&self, headers: &HeaderMap, workspace: &str) -> Result<Rights, Response<Body>> {
+        let grant = self.tokens.grant(headers).ok_or_else(answers::unauthorized)?;
+        if !is_name(workspace) {
+            return Err(answers::bad_request(
+                "the path's workspace: expected 1 to 200 characters without spaces, slashes and control characters",
+            ));
+        }
+        let rights = grant.rights(workspace);
+        if rights.allow(Right::Read) { Ok(rights) } else { Err(answers::forbidden(workspace, rights, Right::Read)) }
+    }
+
+    /// Asks, in turn with the other scans. A client that goes away stops the scan: its request's future is dropped.
+    async fn answer(&self, workspace: String, question: Question, rights: Rights) -> Response<Body> {
+        let turn = match self.turn(&question).await {
+            Ok(turn) => turn,
+            Err(refused) => return *refused,
+        };
+        let stop = CancellationToken::new();
+        let _stops_when_dropped = stop.clone().drop_guard();
+        let answered = self.source.ask(workspace, question, stop).await;
+        drop(turn);
+        match answered {
+            Ok(mut value) => {
+                if !rights.allow(Right::Body) {
+                    without_bodies(&mut value);
+                }
+                answers::json(StatusCode::OK, &value)
+            }
+            Err(SourceError::Bad(message)) => answers::bad_request(message),
+            Err(SourceError::Missing(message)) => answers::missing(message),
+            Err(SourceError::Unavailable(message)) => {
+                tracing::warn!(error = message, "a reader could not answer");
+                answers::unavailable("Kafka can't be read now; see the log")
+            }
+        }
+    }
+
+    async fn turn(&self, question: &Question) -> Result<Option<OwnedSemaphorePermit>, Box<Response<Body>>> {
+        if !question.is_scan() {
+            return Ok(None);
+        }
+        match tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.scans).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(_)) | Err(_) => Err(Box::new(answers::busy(format!(
+                "{SCANS_MAX} scans are under way and none ended within {} s",
+                TURN_TIMEOUT.as_secs()
+            )))),
+        }
+    }
+
+    /// The routes. Each carries its own admission.
+    pub(crate) fn routes<S: Clone + Send + Sync + 'static>(self: Arc<Self>) -> Router<S> {
+        let get = |route: routing::MethodRouter<Arc<Self>>| {
+            route.fallback(async |method: Method| no_method(&method, "GET, HEAD"))
+        };
+        Router::new()
+            .route("/api/v1/{workspace}/health", get(routing::get(health)))
+            .route("/api/v1/{workspace}/integrations/overview", get(routing::get(overview)))
+            .route("/api/v1/{workspace}/integrations/instances/{id}/attempts", get(routing::get(attempts)))
+            .route("/api/v1/{workspace}/attempts", get(routing::get(all_attempts)))
+            .route("/api/v1/{workspace}/events", get(routing::get(lab)))
+            .route("/api/v1/{workspace}/records/{topic}/{partition}/{offset}", get(routing::get(record)))
+            .route("/api/v1/{workspace}/events/{event}/trace", get(routing::get(trace)))
+            .route("/api/v1/{workspace}/events/{topic}/{partition}/{offset}/trace", get(routing::get(trace_at)))
+            .route("/api/v1/{workspace}/dead-letters", get(routing::get(dead_letters)))
+            .with_state(self)
+    }
+
+    /// Shows one instance; only the console serves it from here.
+    pub(crate) async fn instance(&self, headers: &HeaderMap, workspace: String, id: String) -> Response<Body> {
+        match self.rights(headers, &workspace) {
+            Ok(rights) => self.answer(workspace, Question::Instance { id }, rights).await,
+            Err(refused) => refused,
+        }
+    }
+}
+
+/// Takes what receivers answered and what events say out of an answer.
+fn without_bodies(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for field in BODY_FIELDS {
+                fields.remove(field);
+            }
+            fields.values_mut().for_each(without_bodies);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_bodies),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// The query of every route; which fields a route takes is said by [`Parameters::asked`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    integration: Option<String>,
+    webhook: Option<String>,
+    reason: Option<String>,
+    event: Option<String>,
+    delivery: Option<String>,
+    entity: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    limit: Option<String>,
+    next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Find {
+    find: Option<String>,
+    limit: Option<String>,
+    next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Draft {
+    filter: String,
+}
+
+fn limit(given: Option<&str>) -> Result<usize, String> {
+    match given.map(str::parse::<i64>) {
+        None => Ok(ROWS),
+        Some(Ok(limit)) if limit > 0 => Ok(usize::try_from(limit).map_or(ROWS_MAX, |limit| limit.min(ROWS_MAX))),
+        Some(_) => Err("limit: expected a number from 1 on".to_owned()),
+    }
+}
+
+fn word(name: &str, given: Option<String>, longest: usize) -> Result<Option<String>, String> {
+    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
+    let is_text = given.len() <= longest && !given.chars().any(char::is_control);
+    if is_text {
+        Ok(Some(given))
+    } else {
+        Err(format!("{name}: expected at most {longest} bytes without control characters"))
+    }
+}
+
+fn instant(name: &str, given: Option<String>) -> Result<Option<Timestamp>, String> {
+    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
+    let expected = |_error| format!("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z");
+    given.parse::<Timestamp>().map(Some).map_err(expected)
+}
+
+impl Parameters {
+    fn asked(self) -> Result<Asked, String> {
+        let asked = Asked {
+            limit: limit(self.limit.as_deref())?,
+            integration: word("integration", self.integration, WORD_BYTES_MAX)?,
+            webhook: word("webhook", self.webhook, WORD_BYTES_MAX)?,
+            reason: word("reason", self.reason, WORD_BYTES_MAX)?,
+            event: word("event", self.event, WORD_BYTES_MAX)?,
+            delivery: word("delivery", self.delivery, WORD_BYTES_MAX)?,
+            entity: word("entity", self.entity, WORD_BYTES_MAX)?,
+            from: instant("from", self.from)?,
+            to: instant("to", self.to)?,
+            next: word("next", self.next, NEXT_BYTES_MAX)?,
+        };
+        if asked.from.zip(asked.to).is_some_and(|(from, to)| from >= to) {
+            return Err("from: expected a time before `to`".to_owned());
+        }
+        Ok(asked)
+    }
+}
+
+type PathOf<T> = Result<Path<T>, PathRejection>;
+type QueryOf<T> = Result<Query<T>, QueryRejection>;
+
+/// Reads path, rights and query, asks, and answers.
+async fn respond<P, Q>(
+    readers: &Readers,
+    headers: &HeaderMap,
+    path: PathOf<P>,
+    query: QueryOf<Q>,
+    question: impl FnOnce(P, Q, Rights) -> Result<(String, Question), String>,
+) -> Response<Body>
+where
+    P: DeserializeOwned + Workspace,
+    Q: DeserializeOwned,
+{
+    let path = match path {
+        Ok(Path(path)) => path,
+        Err(error) => return answers::bad_request(error.body_text()),
+    };
+    let rights = match readers.rights(headers, path.workspace()) {
+        Ok(rights) => rights,
+        Err(refused) => return refused,
+    };
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(error) => return answers::bad_request(error.body_text()),
+    };
+    match question(path, query, rights) {
+        Ok((workspace, question)) => readers.answer(workspace, question, rights).await,
+        Err(message) => answers::bad_request(message),
+    }
+}
+
+/// The path begins with a workspace.
+trait Workspace {
+    fn workspace(&self) -> &str;
+}
+
+impl Workspace for String {
+    fn workspace(&self) -> &str {
+        self
+    }
+}
+
+impl Workspace for (String, String) {
+    fn workspace(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Workspace for (String, String, String, String) {
+    fn workspace(&self) -> &str {
+        &self.0
+    }
+}
+
+async fn health(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<String>,
+    query: QueryOf<Parameters>,
+) -> Response<Body> {
+    let question = |workspace, query: Parameters, _| Ok((workspace, Question::Health(query.asked()?)));
+    respond(&readers, &headers, path, query, question).await
+}
+
+async fn overview(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<String>,
+    query: QueryOf<Find>,
+) -> Response<Body> {
+    let question = |workspace, query: Find, _| {
+        let find = word("find", query.find, WORD_BYTES_MAX)?;
+        let next = word("next", query.next, NEXT_BYTES_MAX)?;
+        Ok((workspace, Question::Overview { find, limit: limit(query.limit.as_deref())?, next }))
+    };
+    respond(&readers, &headers, path, query, question).await
+}
+
+async fn attempts(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<(String, String)>,
+    query: QueryOf<Parameters>,
+) -> Response<Body> {
+    let question = |(workspace, id): (String, String), query: Parameters, _| {
+        Ok((workspace, Question::Attempts(Asked { integration: Some(canonical(&id).into_owned()), ..query.asked()? })))
+    };
+    respond(&readers, &headers, path, query, question).await
+}
+
+async fn all_attempts(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<String>,
+    query: QueryOf<Parameters>,
+) -> Response<Body> {
+    let question = |workspace, query: Parameters, _| Ok((workspace, Question::Attempts(query.asked()?)));
+    respond(&readers, &headers, path, query, question).await
+}
+
+async fn dead_letters(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<String>,
+    query: QueryOf<Parameters>,
+) -> Response<Body> {
+    let question = |workspace, query: Parameters, _| Ok((workspace, Question::DeadLetters(query.asked()?)));
+    respond(&readers, &headers, path, query, question).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParameters {}
+
+async fn trace(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<(String, String)>,
+    query: QueryOf<NoParameters>,
+) -> Response<Body> {
+    let question = |(workspace, event): (String, String), _: NoParameters, _| {
+        let event = word("event", Some(event), WORD_BYTES_MAX)?.unwrap_or_default();
+        Ok((workspace, Question::Trace { event }))
+    };
+    respond(&readers, &headers, path, query, question).await
+}
+
+async fn trace_at(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<(String, String, String, String)>,
+    query: QueryOf<NoParameters>,
+) -> Response<Body> {
+    let question = |(workspace, topic, partition, offset): (String, String, String, String), _: NoParameters, _| {
+        let event = word("event", Some(format!("{topic}/{partition}/{offset}")), WORD_BYTES_MAX)?.unwrap_or_default();
+        Ok((workspace, Question::Trace { event }))
+    };
+    respond(&readers, &headers, path, query, question).await
+}
+
+async fn record(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<(String, String, String, String)>,
+    query: QueryOf<NoParameters>,
+) -> Response<Body> {
+    let question = |(workspace, topic, partition, offset): (String, String, String, String), _: NoParameters, _| {
+        let place = word("place", Some(format!("{topic}/{partition}/{offset}")), WORD_BYTES_MAX)?.unwrap_or_default();
+        Ok((workspace, Question::Record { place }))
+    };
+    if let Ok(Path((workspace, ..))) = &path
+        && let Ok(rights) = readers.rights(&headers, workspace)
+        && !rights.allow(Right::Body)
+    {
+        return answers::forbidden(workspace, rights, Right::Body);
+    }
+    respond(&readers, &headers, path, query, question).await
+}
+
+async fn lab(
+    State(readers): State<Arc<Readers>>,
+    headers: HeaderMap,
+    path: PathOf<String>,
+    query: QueryOf<Draft>,
+) -> Response<Body> {
+    let question = |workspace, query: Draft, _| {
+        if query.filter.len() > FILTER_BYTES_MAX {
+            return Err(format!("filter: expected at most {FILTER_BYTES_MAX} bytes"));
+        }
+        Ok((workspace, Question::Lab { filter: query.filter }))
+    };
+    respond(&readers, &headers, path, query, question).await
+}
+
+/// A source in memory, for tests of routes.
+#[cfg(test)]
+pub(crate) mod testing {
+    use parking_lot::Mutex;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Remembers what it was asked and gives always the same rows.
+    #[derive(Default)]
+    pub(crate) struct Told {
+        /// What it was asked.
+        pub(crate) asked: Mutex<Vec<(String, Question)>>,
+        /// Answers wait until this is cancelled.
+        pub(crate) held: Option<CancellationToken>,
+        /// Cancelled when an answer is not wanted any more.
+        pub(crate) given_up: CancellationToken,
+    }
+
+    impl Source for Told {
+        fn ask(&self, workspace: String, question: Question, stop: CancellationToken) -> Answering {
+            self.asked.lock().push((workspace, question));
+            let (held, given_up) = (self.held.clone(), self.given_up.clone());
+            Box::pin(async move {
+                let watch = stop.clone();
+                tokio::spawn(async move {
+                    watch.cancelled().await;
+                    given_up.cancel();
+                });
+                if let Some(held) = held {
+                    held.cancelled().await;
+                }
+                let attempt = json!({"reason": "status", "answer": "hunter22"});
+                Ok(json!({"rows": [{"answer": "hunter22", "attempts": [attempt], "at": "now"}], "complete": true}))
+            })
+        }
+
+        fn workspaces(&self) -> Vec<String> {
+            vec!["acme".to_owned(), "<script>".to_owned()]
+        }
+
+        fn health(&self, _workspace: &str, _id: &str) -> Value {
+            json!({"status": "active"})
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! The reader routes over a source in memory: rights, questions, bounds.
+
+use std::io::Write as _;
+
+use axum::extract::Request;
+use http_body_util::BodyExt as _;
+use serde_json::json;
+use tower_service::Service as _;
+
+use super::testing::Told;
+use super::*;
+
+struct Client {
+    router: Router,
+    source: Arc<Told>,
+}
+
+fn client(source: Told) -> Client {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(
+        b"all acme\nreader acme:read\nbodies acme:read,body\nwriter acme:write,operate\nother acme2:read *:body\n",
+    )
+    .unwrap();
+    let tokens = Arc::new(Tokens::open(Some(file.path())).unwrap());
+    let source = Arc::new(source);
+    let routes = Readers::new(tokens, Arc::<Told>::clone(&source)).routes::<()>();
+    Client { router: routes.with_state(()), source }
+}
+
+impl Client {
+    async fn get(&self, path: &str, token: &str) -> (StatusCode, HeaderMap, Value) {
+        let request =
+            Request::get(path).header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap();
+        let (parts, body) = self.router.clone().call(request).await.unwrap().into_parts();
+        let text = body.collect().await.unwrap().to_bytes();
+        (parts.status, parts.headers, serde_json::from_slice(&text).unwrap())
+    }
+
+    fn last(&self) -> (String, Question) {
+        self.source.asked.lock().last().cloned().expect("asked")
+    }
+}
+
+const ROUTES: [&str; 8] = [
+    "health",
+    "integrations/overview",
+    "integrations/instances/i1/attempts",
+    "attempts",
+    "events?filter=%7B%7D",
+    "events/crm%2F0%2F5/trace",
+    "events/crm/0/5/trace",
+    "dead-letters",
+];
+
+#[tokio::test]
+async fn every_route_wants_a_token_with_the_right_to_read_in_that_workspace() {
+    let client = client(Told::default());
+    for route in ROUTES {
+        let path = format!("/api/v1/acme/{route}");
+        for (token, status) in [("unknown", 401), ("other", 403), ("writer", 403), ("reader", 200), ("all", 200)] {
+            let (answered, ..) = client.get(&path, token).await;
+            assert_eq!(answered, status, "{route} with {token}");
+        }
+    }
+    assert!(client.source.asked.lock().iter().all(|(workspace, _)| workspace == "acme"));
+}
+
+#[tokio::test]
+async fn answers_of_receivers_are_for_tokens_that_may_see_bodies() {
+    let client = client(Told::default());
+    for route in ROUTES {
+        let path = format!("/api/v1/acme/{route}");
+        let (.., read) = client.get(&path, "reader").await;
+        assert_eq!(read["rows"][0], json!({"attempts": [{"reason": "status"}], "at": "now"}), "{route}");
+        let (.., seen) = client.get(&path, "bodies").await;
+        assert_eq!(seen["rows"][0]["attempts"][0]["answer"], "hunter22", "{route}");
+    }
+    let record = "/api/v1/acme/records/crm.object-events/0/5";
+    assert_eq!(client.get(record, "reader").await.0, 403);
+    assert_eq!(client.get(record, "bodies").await.0, 200);
+    assert_eq!(client.last().1, Question::Record { place: "crm.object-events/0/5".to_owned() });
+}
+
+#[tokio::test]
+async fn a_question_is_what_path_and_query_say() {
+    let client = client(Told::default());
+    let query = "webhook=w&reason=tls&entity=c-1&from=2026-01-31T12:00:00Z&limit=7&next=1.2";
+    client.get(&format!("/api/v1/acme/integrations/instances/i1/attempts?{query}"), "all").await;
+    let word = |text: &str| Some(text.to_owned());
+    let expected = Asked {
+        integration: word("i1"),
+        webhook: word("w"),
+        reason: word("tls"),
+        entity: word("c-1"),
+        from: Some("2026-01-31T12:00:00Z".parse().unwrap()),
+        limit: 7,
+        next: word("1.2"),
+        ..Asked::default()
+    };
+    assert_eq!(client.last(), ("acme".to_owned(), Question::Attempts(expected)));
+    for path in ["events/crm.object-events%2F0%2F5/trace", "events/crm.object-events/0/5/trace"] {
+        client.get(&format!("/api/v1/acme/{path}"), "all").await;
+        assert_eq!(client.last().1, Question::Trace { event: "crm.object-events/0/5".to_owned() });
+    }
+    client.get("/api/v1/acme/dead-letters?limit=100000", "all").await;
+    assert_eq!(client.last().1, Question::DeadLetters(Asked { limit: ROWS_MAX, ..Asked::default() }));
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_is_told_and_nothing_is_asked() {
+    let client = client(Told::default());
+    for path in [
+        "acme/attempts?from=yesterday",
+        "acme/attempts?limit=0",
+        "acme/attempts?limit=many",
+        "acme/attempts?resaon=tls",
+        "acme/attempts?from=2026-01-31T12:00:00Z&to=2026-01-31T12:00:00Z",
+        "acme/attempts?event=a%0Ab",
+        "a%2Fb/attempts",
+        "acme/events",
+    ] {
+        let (status, _, answer) = client.get(&format!("/api/v1/{path}"), "all").await;
+        assert_eq!((status.as_u16(), &answer["status"]), (400, &json!("badRequest")), "{path}: {answer}");
+    }
+    assert_eq!(client.source.asked.lock().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn scans_are_bounded_in_number_and_the_next_is_told_when_to_come_again() {
+    let held = CancellationToken::new();
+    let client = Arc::new(client(Told { held: Some(held.clone()), ..Told::default() }));
+    let mut scans = tokio::task::JoinSet::new();
+    for _ in 0..SCANS_MAX {
+        let client = Arc::clone(&client);
+        scans.spawn(async move { client.get("/api/v1/acme/attempts", "all").await.0 });
+    }
+    while client.source.asked.lock().len() < SCANS_MAX {
+        tokio::task::yield_now().await;
+    }
+    let (status, headers, answer) = client.get("/api/v1/acme/attempts", "all").await;
+    assert_eq!(
+        (status.as_u16(), &answer["status"], &headers["retry-after"]),
+        (429, &json!("busy"), &"2".parse().unwrap())
+    );
+    held.cancel();
+    assert!(scans.join_all().await.iter().all(|status| *status == 200));
+    assert_eq!(client.get("/api/v1/acme/attempts", "all").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_stops_its_scan() {
+    let client = client(Told { held: Some(CancellationToken::new()), ..Told::default() });
+    let given_up = client.source.given_up.clone();
+    let asking = client.get("/api/v1/acme/attempts", "all");
+    let gone = tokio::time::timeout(Duration::from_millis(20), asking).await;
+    assert!(gone.is_err());
+    given_up.cancelled().await;
+}

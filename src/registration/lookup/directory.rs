@@ -1,0 +1,308 @@
+//! What memory holds of integrations: their records and what the health topic says, joined for one workspace at a time.
+//!
+//! No row holds a secret: URLs come without queries, secrets in them masked, and a search looks only at what a row shows.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::health::records::StateRecord;
+use crate::health::rules::Health;
+use crate::readers::integrations::{HealthRow, IntegrationRow};
+use crate::registration::http::readers::{Asked, SourceError};
+use crate::registration::instance::Instance;
+use crate::registration::registry::{Stored, View};
+
+/// Records looked at between two locks of the view, so that a search holds up no change.
+const BATCH: usize = 500;
+
+/// Integrations and their health.
+pub(crate) struct Directory {
+    integrations: Arc<View>,
+    /// By `<workspace>/<integration id>`.
+    health: RwLock<BTreeMap<String, StateRecord>>,
+}
+
+/// One integration in the overview.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    integration_id: &'a str,
+    /// Its own status where that keeps events from it, else what the health topic says; `unusable` where its record can't be used.
+    status: &'a str,
+    problem: Option<&'a str>,
+    web_hooks: usize,
+    /// Of its first webhook.
+    url: Option<&'a str>,
+    #[serde(flatten)]
+    health: Option<&'a StateRecord>,
+}
+
+impl Directory {
+    /// Joins `integrations`, which somebody fills, with a health topic that [`Self::said`] tells of.
+    pub(crate) fn new(integrations: Arc<View>) -> Self {
+        Self { integrations, health: RwLock::default() }
+    }
+
+    /// The integrations, for who fills them.
+    pub(super) fn integrations(&self) -> &View {
+        &self.integrations
+    }
+
+    /// The health topic says something of a key, or nothing any more.
+    pub(super) fn said(&self, key: &str, state: Option<StateRecord>) {
+        let mut health = self.health.write();
+        match state {
+            Some(state) => health.insert(key.to_owned(), state),
+            None => health.remove(key),
+        };
+    }
+
+    /// Every workspace that has an integration.
+    pub(super) fn workspaces(&self) -> Vec<String> {
+        self.integrations.workspaces()
+    }
+
+    fn state(&self, workspace: &str, id: &str) -> Option<StateRecord> {
+        self.health.read().get(&format!("{workspace}/{id}")).cloned()
+    }
+
+    /// What the health topic says of an integration; active where it says nothing.
+    pub(super) fn health_of(&self, workspace: &str, id: &str) -> Value {
+        let state = self.state(workspace, id).and_then(|state| serde_json::to_value(state).ok());
+        state.unwrap_or_else(|| json!({ "status": Health::Active.word() }))
+    }
+
+    /// One instance, secrets masked, with its health.
+    pub(super) fn instance(&self, workspace: &str, id: &str) -> Result<Value, SourceError> {
+        let missing = || SourceError::Missing(format!("IntegrationInstance {id} not found"));
+        let stored = self.integrations.get(workspace, id).ok_or_else(missing)?;
+        let broken = |error: String| SourceError::Unavailable(format!("the stored record is no instance: {error}"));
+        let instance = Instance::parse(&stored.bytes).map_err(|error| broken(error.to_string()))?;
+        let bytes = instance.masked().to_bytes();
+        let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("health".to_owned(), self.health_of(workspace, id));
+        }
+        Ok(value)
+    }
+
+    /// What the health topic says of the workspace's integrations, the newest change first.
+    pub(super) fn health(&self, workspace: &str, asked: &Asked) -> Result<Value, SourceError> {
+        let prefix = format!("{workspace}/");
+        let health = self.health.read();
+        let mut rows: Vec<(i64, &str, &StateRecord)> = health
+            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
+            .map_while(|(key, state)| Some((state.since_ms(), key.strip_prefix(&prefix)?, state)))
+            .filter(|(since_ms, id, state)| {
+                asked.integration.as_deref().is_none_or(|wanted| wanted == *id)
+                    && asked.reason.as_deref().is_none_or(|wanted| state.failed_for(wanted))
+                    && asked.from.is_none_or(|from| *since_ms >= from.as_millisecond())
+                    && asked.to.is_none_or(|to| *since_ms < to.as_millisecond())
+            })
+            .collect();
+        rows.sort_unstable_by_key(|(since_ms, id, _)| (Reverse(*since_ms), *id));
+        let after = asked.next.as_deref().map(after).transpose()?;
+        rows.retain(|(since_ms, id, _)| {
+            after.is_none_or(|after| (Reverse(*since_ms), *id) > (Reverse(after.0), after.1))
+        });
+        let has_more = rows.len() > asked.limit;
+        rows.truncate(asked.limit);
+        let next = rows.last().filter(|_| has_more).map(|(since_ms, id, _)| format!("{since_ms}/{id}"));
+        let rows: Vec<HealthRow> = rows
+            .into_iter()
+            .map(|(_, id, state)| HealthRow {
+                workspace: workspace.to_owned(),
+                integration_id: id.to_owned(),
+                state: state.clone(),
+            })
+            .collect();
+        page(&rows, next)
+    }
+
+    /// The workspace's integrations, worst first; with `find` those that show it.
+    pub(super) fn overview(
+        &self,
+        workspace: &str,
+        find: Option<&str>,
+        limit: usize,
+        next: Option<&str>,
+    ) -> Result<Value, SourceError> {
+        let find = find.map(str::to_lowercase);
+        let mut ranked: Vec<(i64, String, Stored)> = Vec::new();
+        let mut behind: Option<String> = None;
+        loop {
+            let batch = self.integrations.page(workspace, behind.as_deref(), BATCH);
+            behind = batch.items.last().map(|(id, _)| id.clone());
+            for (id, stored) in batch.items {
+                let state = self.state(workspace, &id);
+                if find.as_deref().is_none_or(|find| shows(workspace, &id, &stored, state.as_ref(), find)) {
+                    ranked.push((rank(state.as_ref()), id, stored));
+                }
+            }
+            if !batch.has_more || behind.is_none() {
+                break;
+            }
+        }
+        ranked.sort_unstable_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        let total = ranked.len();
+        let after = next.map(after).transpose()?;
+        ranked.retain(|(rank, id, _)| after.is_none_or(|after| (*rank, id.as_str()) > after));
+        let has_more = ranked.len() > limit;
+        ranked.truncate(limit);
+        let next = ranked.last().filter(|_| has_more).map(|(rank, id, _)| format!("{rank}/{id}"));
+        let rows: Vec<Value> = ranked.iter().map(|(_, id, stored)| self.row(workspace, id, stored)).collect();
+        let mut page = page(&rows, next)?;
+        if let Some(fields) = page.as_object_mut() {
+            fields.insert("total".to_owned(), total.into());
+        }
+        Ok(page)
+    }
+
+    fn row(&self, workspace: &str, id: &str, stored: &Stored) -> Value {
+        let state = self.state(workspace, id);
+        let parsed = parsed(workspace, id, stored);
+        let own = parsed.as_ref().and_then(|row| row.status).unwrap_or("unusable");
+        let status = match own {
+            "active" | "hasErrors" => state.as_ref().map_or(own, |state| state.health().word()),
+            other => other,
+        };
+        let row = Row {
+            integration_id: id,
+            status,
+            problem: parsed.as_ref().and_then(|row| row.problem.as_deref()),
+            web_hooks: parsed.as_ref().map_or(0, |row| row.web_hooks.len()),
+            url: parsed.as_ref().and_then(|row| row.web_hooks.first()).map(|hook| hook.url.as_str()),
+            health: state.as_ref(),
+        };
+        let mut value = serde_json::to_value(&row).unwrap_or_default();
+        // The record's state says `status` too: the row's own says more.
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("status".to_owned(), status.into());
+        }
+        value
+    }
+}
+
+/// The smaller, the worse.
+fn rank(state: Option<&StateRecord>) -> i64 {
+    match state.map(StateRecord::health) {
+        Some(Health::Failed) => 0,
+        Some(Health::HasErrors) => 1,
+        Some(Health::Active) | None => 2,
+    }
+}
+
+fn parsed(workspace: &str, id: &str, stored: &Stored) -> Option<IntegrationRow> {
+    IntegrationRow::of(format!("{workspace}/{id}").as_bytes(), &stored.bytes, 0, None)
+}
+
+/// Whether what a row shows holds the word. A record is read only where its bytes hold it at all.
+fn shows(workspace: &str, id: &str, stored: &Stored, state: Option<&StateRecord>, find: &str) -> bool {
+    let holds = |text: &str| text.to_lowercase().contains(find);
+    let is_in_state = || state.and_then(|state| serde_json::to_string(state).ok()).is_some_and(|text| holds(&text));
+    let is_in_row = || {
+        holds(&String::from_utf8_lossy(&stored.bytes))
+            && parsed(workspace, id, stored)
+                .and_then(|row| serde_json::to_string(&row).ok())
+                .is_some_and(|row| holds(&row))
+    };
+    holds(id) || is_in_state() || is_in_row()
+}
+
+/// Reads `<number>/<id>`: behind which row a page begins.
+fn after(next: &str) -> Result<(i64, &str), SourceError> {
+    let parts = next.split_once('/').and_then(|(number, id)| Some((number.parse().ok()?, id)));
+    parts.ok_or_else(|| SourceError::Bad("next: expected what the page before said".to_owned()))
+}
+
+/// A page out of memory: nothing was searched, so nothing was searched back to.
+fn page<R: Serialize>(rows: &[R], next: Option<String>) -> Result<Value, SourceError> {
+    let rows = serde_json::to_value(rows).map_err(|error| SourceError::Unavailable(error.to_string()))?;
+    Ok(json!({ "rows": rows, "searchedBackTo": null, "complete": next.is_none(), "next": next }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registration::registry::Version;
+
+    fn directory(records: &[(&str, Value)], states: &[(&str, Value)]) -> Directory {
+        let directory = Directory::new(Arc::default());
+        for (offset, (key, record)) in (0..).zip(records) {
+            let version = Version { partition: 0, offset };
+            directory.integrations().apply(Some(key), Some(record.to_string().into()), version);
+        }
+        for (key, state) in states {
+            directory.said(key, Some(StateRecord::parse(state.to_string().as_bytes()).unwrap()));
+        }
+        directory
+    }
+
+    fn record(url: &str) -> Value {
+        json!({"baseUrl": url, "secrets": [{"id": "webhook.header.X-Key", "value": "pl4nted"}],
+            "webHooks": [{"id": "w", "relativeUrl": "cb/pl4nted?k=hidden", "triggerType": "entityEvent", "filter": {"items": [{}]}}]})
+    }
+
+    fn failed() -> Value {
+        json!({"status": "failed", "since": "2023-11-14T22:13:30Z", "failures": {"dns": 3}})
+    }
+
+    fn ids(page: &Value) -> Vec<&str> {
+        page["rows"].as_array().unwrap().iter().map(|row| row["integrationId"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_worst_comes_first_and_pages_go_on_without_gap_or_repeat() {
+        let directory = directory(
+            &[("acme/a", record("https://a.b")), ("acme/b", record("https://a.b")), ("acme/c", record("https://a.b"))],
+            &[("acme/c", failed())],
+        );
+        let first = directory.overview("acme", None, 2, None).unwrap();
+        assert_eq!((ids(&first), &first["total"], &first["complete"]), (vec!["c", "a"], &json!(3), &json!(false)));
+        assert_eq!((&first["rows"][0]["status"], &first["rows"][0]["failures"]["dns"]), (&json!("failed"), &json!(3)));
+        let second = directory.overview("acme", None, 2, first["next"].as_str()).unwrap();
+        assert_eq!((ids(&second), &second["complete"], &second["next"]), (vec!["b"], &json!(true), &Value::Null));
+        assert!(matches!(directory.overview("acme", None, 2, Some("x")), Err(SourceError::Bad(_))));
+    }
+
+    #[test]
+    fn no_answer_holds_a_secret_and_no_search_finds_one() {
+        let directory = directory(&[("acme/a", record("https://a.b"))], &[("acme/a", failed())]);
+        for answer in [
+            directory.overview("acme", None, 10, None).unwrap(),
+            directory.instance("acme", "a").unwrap(),
+            directory.health("acme", &Asked { limit: 10, ..Asked::default() }).unwrap(),
+        ] {
+            let text = answer["rows"].to_string() + &answer["secrets"].to_string();
+            assert!(!text.contains("pl4nted"), "{text}");
+        }
+        assert_eq!(ids(&directory.overview("acme", Some("pl4nted"), 10, None).unwrap()).len(), 0);
+        assert_eq!(ids(&directory.overview("acme", Some("HTTPS://A.B"), 10, None).unwrap()), ["a"]);
+    }
+
+    #[test]
+    fn an_answer_is_of_one_workspace_whatever_others_are_called() {
+        let records = ["acme", "acme2", "acm", "acme-"].map(|ws| format!("{ws}/i-{ws}"));
+        let records: Vec<(&str, Value)> = records.iter().map(|key| (key.as_str(), record("https://a.b"))).collect();
+        let states: Vec<(&str, Value)> = records.iter().map(|(key, _)| (*key, failed())).collect();
+        let directory = directory(&records, &states);
+        assert_eq!(ids(&directory.overview("acme", None, 10, None).unwrap()), ["i-acme"]);
+        assert_eq!(ids(&directory.health("acme", &Asked { limit: 10, ..Asked::default() }).unwrap()), ["i-acme"]);
+        assert!(matches!(directory.instance("acme", "i-acme2"), Err(SourceError::Missing(_))));
+        assert_eq!(directory.workspaces(), ["acm", "acme", "acme-", "acme2"]);
+    }
+
+    #[test]
+    fn an_instance_shows_its_health_and_is_active_where_nothing_is_said() {
+        let directory =
+            directory(&[("acme/a", record("https://a.b")), ("acme/b", record("https://a.b"))], &[("acme/a", failed())]);
+        assert_eq!(directory.instance("acme", "a").unwrap()["health"]["status"], json!("failed"));
+        assert_eq!(directory.instance("acme", "b").unwrap()["health"], json!({"status": "active"}));
+    }
+}

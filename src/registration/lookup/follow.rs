@@ -1,0 +1,148 @@
+//! The threads that keep the directory like the topics: the health topic's, and, where no registry holds them, the integrations
+//! topic's. A topic that can't be read is said once and tried again; what was known stays.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Directory;
+use crate::health::records::StateRecord;
+use crate::kafka::table_reader::{Compacted, CompactedError, Row};
+use crate::registration::registry::Version;
+use crate::settings::{Kafka, Settings};
+
+/// How long a poll waits for a change: bounds how late a stop is seen.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How long until a topic that can't be read is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// The threads, owned: [`Self::ended`] waits for them.
+pub(crate) struct Followers {
+    tasks: JoinSet<()>,
+    ready: Vec<oneshot::Receiver<()>>,
+}
+
+impl Followers {
+    /// Follows the health topic until `stop`, and the integrations topic with `with_integrations`.
+    pub(crate) fn start(
+        settings: &Settings,
+        directory: &Arc<Directory>,
+        with_integrations: bool,
+        stop: &CancellationToken,
+    ) -> Self {
+        let mut followers = Self { tasks: JoinSet::new(), ready: Vec::new() };
+        followers.follow(&settings.kafka, &settings.topics.health, "health-reader", directory, stop, take_health);
+        if with_integrations {
+            let topic = &settings.topics.integrations;
+            followers.follow(&settings.kafka, topic, "integrations-reader", directory, stop, take_integration);
+        }
+        followers
+    }
+
+    fn follow(
+        &mut self,
+        kafka: &Kafka,
+        topic: &str,
+        role: &'static str,
+        directory: &Arc<Directory>,
+        stop: &CancellationToken,
+        take: fn(&Directory, &Row<'_>),
+    ) {
+        let (told, ready) = oneshot::channel();
+        self.ready.push(ready);
+        let follower = Follower { kafka: kafka.clone(), topic: topic.to_owned(), role, take };
+        let (directory, stop) = (Arc::clone(directory), stop.clone());
+        self.tasks.spawn_blocking(move || follower.run(&directory, &mut Some(told), &stop));
+    }
+
+    /// Waits until everything was read to the end that it had, or could not be read.
+    pub(crate) async fn ready(&mut self) {
+        for ready in self.ready.drain(..) {
+            if ready.await.is_err() {
+                tracing::debug!("a follower stopped before it was ready");
+            }
+        }
+    }
+
+    /// Waits for the threads to end, after their `stop`.
+    pub(crate) async fn ended(mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a follower of a topic failed");
+            }
+        }
+    }
+}
+
+struct Follower {
+    kafka: Kafka,
+    topic: String,
+    role: &'static str,
+    take: fn(&Directory, &Row<'_>),
+}
+
+impl Follower {
+    /// Blocks its thread.
+    fn run(self, directory: &Directory, ready: &mut Option<oneshot::Sender<()>>, stop: &CancellationToken) {
+        let mut is_told = false;
+        while !stop.is_cancelled() {
+            let Err(error) = self.follow(directory, ready, stop) else { break };
+            if std::mem::replace(&mut is_told, true) {
+                tracing::debug!(topic = self.topic, %error, "a topic can still not be read");
+            } else {
+                tracing::error!(topic = self.topic, %error, "a topic can not be read: readers show what was known of it");
+            }
+            tell(ready);
+            let until = Instant::now() + AGAIN_AFTER;
+            while !stop.is_cancelled() && Instant::now() < until {
+                std::thread::park_timeout(POLL_WAIT);
+            }
+        }
+    }
+
+    fn follow(
+        &self,
+        directory: &Directory,
+        ready: &mut Option<oneshot::Sender<()>>,
+        stop: &CancellationToken,
+    ) -> Result<(), CompactedError> {
+        let mut topic = Compacted::open(&self.kafka, &self.topic, self.role)?;
+        while !stop.is_cancelled() {
+            topic.read(POLL_WAIT, |row| (self.take)(directory, &row))?;
+            if ready.is_some() && topic.is_caught_up() {
+                tell(ready);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn take_health(directory: &Directory, row: &Row<'_>) {
+    let Ok(key) = std::str::from_utf8(row.key) else { return unusable(row, "its key is not UTF-8") };
+    match row.value.map(StateRecord::parse).transpose() {
+        Ok(state) => directory.said(key, state),
+        Err(error) => unusable(row, &error),
+    }
+}
+
+fn take_integration(directory: &Directory, row: &Row<'_>) {
+    let version = Version { partition: row.partition, offset: row.offset };
+    let value = row.value.map(bytes::Bytes::copy_from_slice);
+    if !directory.integrations().apply(std::str::from_utf8(row.key).ok(), value, version) {
+        unusable(row, "its key is no workspace and id");
+    }
+}
+
+fn unusable(row: &Row<'_>, error: &str) {
+    tracing::warn!(partition = row.partition, offset = row.offset, error, "a record can not be used");
+}
+
+/// Nobody waits any more when the process is stopping.
+fn tell(ready: &mut Option<oneshot::Sender<()>>) {
+    if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
+        tracing::debug!("nobody waits for a topic");
+    }
+}

@@ -1,0 +1,192 @@
+//! Answers the reader routes: integrations and their health from memory, the rest by scans of the topics.
+//!
+//! What memory holds is followed by threads of this room (`follow`); a scan runs on a thread that may block and ends when nobody
+//! waits for it any more. Nothing is written, and nothing about HTTP lives here.
+
+mod directory;
+mod follow;
+mod lab;
+mod record;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::directory::Directory;
+pub(crate) use self::follow::Followers;
+use super::http::readers::{Answering, Asked, Question, Source, SourceError};
+use crate::inflight::job::Origin;
+use crate::kafka::windows::Windows;
+use crate::readers::attempts::{AttemptFilter, attempts};
+use crate::readers::dead_letters::{DeadLetterFilter, dead_letters};
+use crate::readers::gather::{event_at, event_of_id, origin_of_delivery, trace};
+use crate::readers::scan::{Bounds, Page, Span, Watch};
+use crate::readers::{ReadError, time};
+use crate::settings::Settings;
+
+/// How delivery ids begin.
+const DELIVERY_PREFIX: &str = "msg_";
+
+/// Answers from one Kafka.
+pub(crate) struct Lookup {
+    settings: Arc<Settings>,
+    directory: Arc<Directory>,
+}
+
+impl Lookup {
+    /// Of the topics that the settings name; `directory` is what memory holds.
+    pub(crate) fn new(settings: Arc<Settings>, directory: Arc<Directory>) -> Self {
+        Self { settings, directory }
+    }
+}
+
+impl Source for Lookup {
+    fn ask(&self, workspace: String, question: Question, stop: CancellationToken) -> Answering {
+        let (settings, directory) = (Arc::clone(&self.settings), Arc::clone(&self.directory));
+        Box::pin(async move {
+            let work = tokio::task::spawn_blocking(move || answer(&settings, &directory, &workspace, question, &stop));
+            work.await.unwrap_or_else(|error| Err(SourceError::Unavailable(error.to_string())))
+        })
+    }
+
+    fn workspaces(&self) -> Vec<String> {
+        self.directory.workspaces()
+    }
+
+    fn health(&self, workspace: &str, id: &str) -> Value {
+        self.directory.health_of(workspace, id)
+    }
+}
+
+/// Blocks for a bounded time.
+fn answer(
+    settings: &Settings,
+    directory: &Directory,
+    workspace: &str,
+    question: Question,
+    stop: &CancellationToken,
+) -> Result<Value, SourceError> {
+    let is_wanted = || !stop.is_cancelled();
+    let watch = Watch { wanted: &is_wanted, progress: &|_| {} };
+    match question {
+        Question::Overview { find, limit, next } => {
+            directory.overview(workspace, find.as_deref(), limit, next.as_deref())
+        }
+        Question::Instance { id } => directory.instance(workspace, &id),
+        Question::Health(asked) => directory.health(workspace, &asked),
+        Question::Attempts(asked) => of_attempts(settings, workspace, asked, &watch),
+        Question::DeadLetters(asked) => of_dead_letters(settings, workspace, asked, &watch),
+        Question::Trace { event } => of_event(settings, workspace, &event, &watch),
+        Question::Record { place } => record::show(settings, workspace, &place, &watch),
+        Question::Lab { filter } => lab::judge(settings, workspace, &filter, &watch),
+    }
+}
+
+fn of_attempts(settings: &Settings, workspace: &str, asked: Asked, watch: &Watch<'_>) -> Result<Value, SourceError> {
+    let (span, bounds, next) = (span(&asked), bounds(&asked), asked.next);
+    let filter = AttemptFilter {
+        workspace: Some(workspace.to_owned()),
+        integration: asked.integration,
+        webhook: asked.webhook,
+        reason: asked.reason,
+        event: asked.event,
+        delivery: asked.delivery,
+        entity: asked.entity,
+    };
+    let log = Windows::open(&settings.kafka, &settings.topics.attempts, "attempts-reader").map_err(ReadError::from)?;
+    rows(attempts(&log, &filter, span, next.as_deref(), bounds, watch)?)
+}
+
+fn of_dead_letters(
+    settings: &Settings,
+    workspace: &str,
+    asked: Asked,
+    watch: &Watch<'_>,
+) -> Result<Value, SourceError> {
+    let (span, bounds, next) = (span(&asked), bounds(&asked), asked.next);
+    let filter = DeadLetterFilter {
+        workspace: Some(workspace.to_owned()),
+        integration: asked.integration,
+        webhook: asked.webhook,
+        reason: asked.reason,
+        delivery: asked.delivery,
+        origin: asked.event,
+    };
+    let topic = &settings.topics.dead_letter;
+    let log = Windows::open(&settings.kafka, topic, "dead-letters-reader").map_err(ReadError::from)?;
+    rows(dead_letters(&log, &filter, span, next.as_deref(), bounds, watch)?)
+}
+
+/// The trace of an event named by its place, its id, or a delivery of it. An event of another workspace is told like one that is
+/// not there.
+fn of_event(settings: &Settings, workspace: &str, event: &str, watch: &Watch<'_>) -> Result<Value, SourceError> {
+    let missing = || SourceError::Missing(format!("there is no event {event} of this workspace"));
+    let (found, searched_back_to_ms) = match Origin::parse(event) {
+        Some(place) => {
+            check_holds_events(settings, &place).ok_or_else(missing)?;
+            (event_at(settings, &place, watch.wanted)?, None)
+        }
+        None if event.starts_with(DELIVERY_PREFIX) => {
+            let span = Span::default();
+            let place = origin_of_delivery(settings, event, Some(workspace), &span, Bounds::PAGE, watch)?;
+            (event_at(settings, &place.ok_or_else(missing)?, watch.wanted)?, None)
+        }
+        None => {
+            let page = event_of_id(settings, event, Some(workspace), Span::default(), Bounds::PAGE, watch)?;
+            (page.rows.into_iter().next(), page.searched_back_to_ms)
+        }
+    };
+    let Some(found) = found.filter(|found| found.workspace.as_deref() == Some(workspace)) else {
+        return Err(match searched_back_to_ms.and_then(time) {
+            Some(back) => {
+                SourceError::Missing(format!("there is no event {event} of this workspace; searched back to {back}"))
+            }
+            None => missing(),
+        });
+    };
+    let traced = trace(settings, &found, workspace, Bounds::PAGE, watch)?;
+    let traced = traced.ok_or_else(|| {
+        SourceError::Missing("it is no event: it becomes a dead letter of reason invalid-event".to_owned())
+    })?;
+    serde_json::to_value(&traced).map_err(|error| SourceError::Unavailable(error.to_string()))
+}
+
+/// Whether a place is one where events of workspaces stand: no other topic is read for whoever asks.
+fn check_holds_events(settings: &Settings, place: &Origin) -> Option<()> {
+    let topics = &settings.topics;
+    let is_tier = place.topic.strip_prefix(topics.retry_prefix.as_str()).is_some_and(|rest| rest.starts_with('.'));
+    (*place.topic == *topics.events || *place.topic == *topics.dead_letter || is_tier).then_some(())
+}
+
+fn span(asked: &Asked) -> Span {
+    let ms = |time: Option<Timestamp>| time.map(Timestamp::as_millisecond);
+    Span { partitions: None, from_ms: ms(asked.from), to_ms: ms(asked.to) }
+}
+
+fn bounds(asked: &Asked) -> Bounds {
+    Bounds { rows: asked.limit, ..Bounds::PAGE }
+}
+
+/// A page as every reader gives it.
+fn rows<R: Serialize>(page: Page<R>) -> Result<Value, SourceError> {
+    let rows = serde_json::to_value(page.rows).map_err(|error| SourceError::Unavailable(error.to_string()))?;
+    Ok(json!({
+        "rows": rows,
+        "searchedBackTo": page.searched_back_to_ms.and_then(time),
+        "complete": page.complete,
+        "read": page.read,
+        "next": page.next.map(|token| token.text()),
+    }))
+}
+
+impl From<ReadError> for SourceError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Token => Self::Bad(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}
