@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use crate::run::{Mistakes, run};
 use crate::settings::{self, Command};
 use crate::telemetry::chain::chain;
-use crate::telemetry::logs;
+use crate::telemetry::{logs, panics};
 
 /// The command line can't be understood.
 const MISTAKES: u8 = 2;
@@ -69,6 +69,9 @@ fn answer(text: &str) -> ExitCode {
 
 /// A panic is a line of the log like any other, so that it is found where the others are.
 fn log_panic(info: &panic::PanicHookInfo<'_>) {
+    if panics::is_expected() {
+        return;
+    }
     let message = info.payload_as_str().unwrap_or("no message");
     let location = info.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();

@@ -102,7 +102,7 @@ impl HealthView {
         }
     }
 
-    /// The resume_requests that came since the last time.
+    /// The requests to resume that came since the last time.
     pub(crate) fn take_resume_requests(&self) -> Vec<ResumeRequest> {
         lock(&self.resume_requests).drain().collect()
     }

@@ -81,7 +81,9 @@ impl DueBuffers {
     pub(super) fn retain(&mut self, is_read: impl Fn(&Arc<Assignment>) -> bool) {
         let gone: Vec<Key> =
             self.buffers.iter().filter(|(_, it)| !is_read(&it.assignment)).map(|(key, _)| *key).collect();
-        gone.into_iter().for_each(|key| self.remove(key));
+        for key in gone {
+            self.remove(key);
+        }
     }
 
     fn remove(&mut self, key: Key) {

@@ -1,7 +1,6 @@
 //! What a group has committed and where its partitions end, as the client library gives and takes it. Decides nothing.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::membership::{GroupMember, OFFSETS_TIMEOUT, Partition};
 use crate::kafka::topic_watch::ends;
+use crate::telemetry::panics::caught;
 
 /// Together the two seconds that a coordinator may need to hand out an assignment.
 const COMMIT_TRIES: u32 = 20;
@@ -55,5 +55,5 @@ pub(crate) fn ends_of(consumer: &BaseConsumer<GroupMember>, list: &TopicPartitio
 /// The metadata of an offset; empty where it is not UTF-8: the client library panics on it, and what a strange tool has
 /// committed must not end the worker.
 pub(crate) fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
-    catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default()
+    caught(|| element.metadata().to_owned()).unwrap_or_default()
 }

@@ -20,6 +20,7 @@ use crate::domain::table::Table;
 use crate::health::view::HealthView;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
 use crate::settings;
+use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
 
 /// How long a poll waits for a change: bounds how late a stop is seen.
@@ -84,7 +85,7 @@ impl TableFeed {
             });
             let read = match read {
                 Err(CompactedError::Anew(_)) => {
-                    self.reopen(stop)?;
+                    self.reopen(stop);
                     continue;
                 }
                 read => read?,
@@ -122,20 +123,19 @@ impl TableFeed {
     }
 
     /// Reads the topic again from its start. What is known stays in force until that is done.
-    fn reopen(&mut self, stop: &CancellationToken) -> Result<(), CompactedError> {
+    fn reopen(&mut self, stop: &CancellationToken) {
         self.homes = KeyHomes::default();
         self.reread = Some(HashSet::new());
         while !stop.is_cancelled() {
             match Compacted::open(&self.kafka, &self.name, ROLE) {
                 Ok(topic) => {
                     self.topic = topic;
-                    return Ok(());
+                    return;
                 }
-                Err(error) => tracing::warn!(%error, "the integrations topic is not there again yet"),
+                Err(error) => tracing::warn!(error = chain(&error), "the integrations topic is not there again yet"),
             }
             std::thread::park_timeout(AGAIN_AFTER);
         }
-        Ok(())
     }
 
     /// Removes what a topic that was read again has no more.

@@ -1,8 +1,8 @@
 //! The headers of a record as Kafka's client has them. What their names mean is in `domain::headers`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use rdkafka::message::{BorrowedHeaders, Headers as _};
+
+use crate::telemetry::panics::caught;
 
 /// The headers of a record that have a value. See [`every_header`].
 pub(crate) fn readable_headers(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, &[u8])> {
@@ -13,7 +13,7 @@ pub(crate) fn readable_headers(headers: &BorrowedHeaders) -> impl Iterator<Item 
 /// strange producer must not end the worker.
 pub(crate) fn every_header(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
     (0..headers.count()).filter_map(move |index| {
-        let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))).ok().flatten()?;
+        let header = caught(|| headers.try_get(index)).flatten()?;
         Some((header.key, header.value))
     })
 }

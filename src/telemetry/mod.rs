@@ -3,6 +3,7 @@
 pub(crate) mod logs;
 pub(crate) mod chain;
 pub(crate) mod never;
+pub(crate) mod panics;
 pub(crate) mod metrics;
 pub(crate) mod admin;
 pub(crate) mod repeats;

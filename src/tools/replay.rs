@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::{self, Health};
 use super::resend::{self, Judged, Notes, Order};
-use super::{ToolError, blocking};
+use super::{INTERRUPTED, ToolError, blocking};
 use crate::clock;
 use crate::deliver::publish::Outgoing;
 use crate::domain::event::Envelope;
@@ -25,6 +26,9 @@ use crate::inflight::job::{Origin, delivery_id};
 use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
 use crate::settings::{Replay, Settings};
 use crate::topics::names::now_topic;
+
+/// Workers obey a change of state within 5 s; clocks differ a little.
+const OBEYED_AFTER: Duration = Duration::from_secs(6);
 
 /// Sends the events of a range that match back to delivery.
 ///
@@ -42,12 +46,30 @@ pub(crate) async fn replay(
     check_receives(&integration, options)?;
     let health = lookup::health(settings, &key).await?;
     check_not_suspended(&key, options, health.as_ref())?;
+    let waited = stop.run_until_cancelled(wait_until_obeyed(options, health.as_ref())).await;
+    if waited.is_none() {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     let begin = begin(settings, options, &key, health)?;
     let requeue = resend::requeue(settings, options.sending, "replay").await?;
     let reading = read(settings, options, begin).await?;
     let matcher = Matcher::new(settings, options, integration);
     let judge = |record: &SpanRecord| matcher.judge(record, clock::now_ms());
     resend::resend(Order { name: "replay", sending: options.sending, requeue, stop }, reading, judge, out).await
+}
+
+/// Waits until every worker knows that a suspension is over. Until then some still drop events, which are written after the
+/// end that a replay would take.
+async fn wait_until_obeyed(options: &Replay, health: Option<&Health>) {
+    let since =
+        health.and_then(|health| health.since.as_deref()).and_then(|since| since.parse::<jiff::Timestamp>().ok());
+    let Some(since) = since.filter(|_| options.to.is_none() && !options.sending.dry_run) else { return };
+    tokio::time::sleep(until_obeyed(since.as_millisecond(), clock::now_ms())).await;
+}
+
+fn until_obeyed(since_ms: i64, now_ms: i64) -> Duration {
+    let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(since_ms)).unwrap_or(0));
+    OBEYED_AFTER.saturating_sub(age)
 }
 
 /// Refuses what the workers would only drop.
@@ -337,6 +359,13 @@ mod tests {
         assert!(error.is_some_and(|text| text.contains("--from") && text.contains("webhooks.health")));
         let from = Replay { from: Some(jiff::Timestamp::UNIX_EPOCH), ..everything() };
         assert!(matches!(begin(&settings, &from, "ws/i", None), Ok(Begin::Time(0))));
+    }
+
+    #[test]
+    fn a_replay_right_after_a_resumption_waits_until_every_worker_obeys_it() {
+        assert_eq!(until_obeyed(10_000, 11_500), Duration::from_millis(4_500));
+        assert_eq!(until_obeyed(10_000, 16_000), Duration::ZERO);
+        assert_eq!(until_obeyed(10_000, 9_000), Duration::from_secs(6), "by a clock that is behind");
     }
 
     #[test]

@@ -146,9 +146,8 @@ impl Purpose {
     fn retention(self) -> Option<Duration> {
         match self {
             Self::Integrations | Self::Health | Self::HealthCounts => None,
-            Self::Events => Some(7 * DAY),
+            Self::Events | Self::Now => Some(7 * DAY),
             Self::Tier(delay) => Some((delay.duration() + OUTAGE).max(7 * DAY)),
-            Self::Now => Some(7 * DAY),
             Self::DeadLetter => Some(30 * DAY),
             Self::Attempts => Some(3 * DAY),
             Self::HealthDeltas => Some(2 * DAY),

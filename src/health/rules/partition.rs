@@ -93,7 +93,9 @@ impl PartitionHealth {
     pub(crate) fn begin_again(&mut self) {
         self.next_offset = None;
         self.unwritten.clear();
-        for (key, entry) in &mut self.entries {
+        let mut entries: Vec<_> = self.entries.iter_mut().collect();
+        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, entry) in entries {
             entry.known.next_offset = 0;
             // All of it is written at the next turn: the offsets that go with it are those of the new log.
             if entry.unwritten_from.is_some() {
@@ -173,7 +175,7 @@ impl PartitionHealth {
         self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(key, _)| key.clone()).take(count).collect()
     }
 
-    /// Where the next owner has to begin when `written` is written down and all resume_requests are granted or refused.
+    /// Where the next owner has to begin when `written` is written down and all requests to resume are granted or refused.
     pub(crate) fn next_offset_with<'a>(&self, written: impl Iterator<Item = &'a str>) -> Option<i64> {
         let written: BTreeSet<&str> = written.collect();
         let open = self.unwritten.iter().find(|unwritten| {

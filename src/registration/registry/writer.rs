@@ -101,6 +101,9 @@ enum Failure {
     Final(WriteError, Box<RegistryError>),
 }
 
+/// What the writer does first.
+const TAKING_ID: &str = "taking the transactional id";
+
 /// A record to write.
 struct Record<'a> {
     key: &'a str,
@@ -146,13 +149,12 @@ impl Writer {
             .map_err(log.error("creating the consumer"))?;
         // Tells a missing topic before an older process is fenced for nothing.
         partitions(&log, &checker)?;
-        const DOING: &str = "taking the transactional id";
         let mut silence = Silence::begin();
         loop {
             match producer.init_transactions(BROKER_TIMEOUT) {
                 Ok(()) => return Ok(Self { log, view, producer, delivered, number: 0 }),
-                Err(error) if is_retriable(&error) => silence.lasts(&log, DOING, error)?,
-                Err(error) => return Err(log.error(DOING)(error)),
+                Err(error) if is_retriable(&error) => silence.lasts(&log, TAKING_ID, error)?,
+                Err(error) => return Err(log.error(TAKING_ID)(error)),
             }
         }
     }
