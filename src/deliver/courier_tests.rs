@@ -26,7 +26,11 @@ fn courier(request_timeout: Duration) -> Courier {
 }
 
 fn request(port: u16, payload: &[u8]) -> SignedRequest {
-    let record = json!({"baseUrl": format!("http://127.0.0.1:{port}"), "webHooks": [
+    request_to(&format!("http://127.0.0.1:{port}"), payload)
+}
+
+fn request_to(base_url: &str, payload: &[u8]) -> SignedRequest {
+    let record = json!({"baseUrl": base_url, "webHooks": [
         {"id": "w", "relativeUrl": "/cb", "triggerType": "entityEvent", "filter": {"items": [{}]}}],
         "secrets": [{"id": "webhook.header.X-Key", "value": "k"}]});
     let integration = Integration::parse("ws/i", record.to_string().as_bytes()).unwrap();
@@ -316,4 +320,40 @@ async fn a_stale_connection_costs_no_attempt_and_one_resend_at_most() {
     assert_eq!(courier.metrics.deliver.stale_resends.get(), 1);
     let listener = server.await.unwrap();
     assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err(), "no third request");
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_used_only_while_its_name_leads_there() {
+    use std::collections::HashMap;
+    use std::net::IpAddr;
+
+    use crate::net::resolver::{Family, Records, Resolver};
+    use crate::net::tls::Tls;
+
+    let (old, port) = listen().await;
+    let new = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), port)).await.unwrap();
+    let here: IpAddr = old.local_addr().unwrap().ip();
+    let there: IpAddr = new.local_addr().unwrap().ip();
+    let servers = [old, new].map(|listener| answer_with(listener, &format!("HTTP/1.1 200 OK\r\n{GOOD}")));
+    let (moves, at) = tokio::sync::watch::channel(HashMap::from([(Family::V4, here)]));
+    let resolver = Resolver::with(Box::new(move |_, family| {
+        let addresses = at.borrow().get(&family).copied().into_iter().collect();
+        // The shortest time there is: a second.
+        Box::pin(std::future::ready(Ok(Records { addresses, ttl: Duration::ZERO })))
+    }));
+    let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    let connector = Connector::new(resolver, policy, Tls::trusting([]), AMPLE);
+    let courier = Courier::new(connector, AMPLE, Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap())));
+    let request = request_to(&format!("http://hook.test:{port}"), b"x");
+    let mut kept = None;
+    for (moved, led_to, opened) in [(here, here, 1), (here, here, 1), (there, there, 2)] {
+        moves.send_replace(HashMap::from([(Family::V4, moved)]));
+        let exchanged = courier.exchange(&request, kept.take(), Keep::Nothing).await;
+        assert_eq!((exchanged.outcome, exchanged.address.unwrap().ip()), (Outcome::Acknowledged, led_to));
+        assert_eq!(courier.metrics.deliver.connections_opened.get(), opened);
+        kept = exchanged.rest.read().await.link;
+        let until = kept.as_ref().unwrap().checked_until;
+        tokio::time::sleep_until(until).await;
+    }
+    servers.iter().for_each(JoinHandle::abort);
 }

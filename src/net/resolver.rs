@@ -85,7 +85,7 @@ pub(crate) enum ResolveError {
 }
 
 /// Which addresses are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Family {
     /// IPv4: A.
     V4,
