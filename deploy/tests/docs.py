@@ -19,7 +19,7 @@ SUBCOMMANDS = {
 }
 
 # What begins as a variable of the program does and is none.
-NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS", "HOOKSTREAM_TEST_BROKERS"}
+NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS", "HOOKSTREAM_TEST_BROKERS", "HOOKSTREAM_TEST_FORMER"}
 
 
 def check(report: Report) -> None:

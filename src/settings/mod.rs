@@ -13,6 +13,7 @@ mod man;
 mod mistake;
 mod options;
 mod scan;
+mod spec;
 #[cfg(test)]
 mod tests;
 mod values;

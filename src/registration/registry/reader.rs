@@ -74,7 +74,7 @@ impl Silence {
     /// No answer came. Waits a little.
     ///
     /// # Errors
-    /// It has lasted too long: whoever watches the process starts it again.
+    /// It has lasted too long: the process ends, and its supervisor starts it again.
     pub(super) fn lasts(&mut self, log: &Log, doing: &'static str, error: KafkaError) -> Result<(), RegistryError> {
         if log.stop.is_cancelled() {
             return Err(RegistryError::Stopped);
