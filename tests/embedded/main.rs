@@ -6,6 +6,7 @@
 mod support;
 
 mod circuit;
+mod connections;
 mod drain;
 mod fairness;
 mod order;
