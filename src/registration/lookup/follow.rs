@@ -93,7 +93,7 @@ impl Follower {
             if std::mem::replace(&mut is_told, true) {
                 tracing::debug!(topic = self.topic, %error, "a topic can still not be read");
             } else {
-                tracing::error!(topic = self.topic, %error, "a topic can not be read: readers show what was known of it");
+                tracing::error!(topic = self.topic, %error, "a topic cannot be read: readers show what was known of it");
             }
             tell(ready);
             let until = Instant::now() + AGAIN_AFTER;
@@ -137,7 +137,7 @@ fn take_integration(directory: &Directory, row: &Row<'_>) {
 }
 
 fn unusable(row: &Row<'_>, error: &str) {
-    tracing::warn!(partition = row.partition, offset = row.offset, error, "a record can not be used");
+    tracing::warn!(partition = row.partition, offset = row.offset, error, "a record cannot be used");
 }
 
 /// Nobody waits any more when the process is stopping.

@@ -154,7 +154,7 @@ fn of_event(settings: &Settings, workspace: &str, event: &str, watch: &Watch<'_>
     serde_json::to_value(&traced).map_err(|error| SourceError::Unavailable(error.to_string()))
 }
 
-/// Whether a place is one where events of workspaces stand: no other topic is read for whoever asks.
+/// Whether a place is one where events of workspaces stand: no other topic is read for a caller.
 fn check_holds_events(settings: &Settings, place: &Origin) -> Option<()> {
     let topics = &settings.topics;
     let is_tier = place.topic.strip_prefix(topics.retry_prefix.as_str()).is_some_and(|rest| rest.starts_with('.'));
