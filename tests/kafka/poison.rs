@@ -124,6 +124,11 @@ async fn a_header_name_that_is_not_utf_8_does_not_end_the_worker() {
     stage.tier_settled("300ms", PATIENCE).await;
     stage.knows(&worker, "hookstream_dropped_total", &[("reason", "unreadable-retry")], 1.0).await;
     worker.stop();
+    assert!(
+        !worker.lines().all().iter().any(|line| line.contains("panicked")),
+        "it is no news: {}",
+        worker.lines().tail(9)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,9 +93,10 @@ impl PartitionHealth {
     pub(crate) fn begin_again(&mut self) {
         self.next_offset = None;
         self.unwritten.clear();
-        let mut entries: Vec<_> = self.entries.iter_mut().collect();
-        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        for (key, entry) in entries {
+        let mut keys: Vec<_> = self.entries.keys().cloned().collect();
+        keys.sort_unstable();
+        for key in &keys {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
             entry.known.next_offset = 0;
             // All of it is written at the next turn: the offsets that go with it are those of the new log.
             if entry.unwritten_from.is_some() {
