@@ -1,109 +1,19 @@
-//! An `IntegrationInstance` as its owner wrote it: fields in their order and to the byte, so that what we do not know
-//! survives a change unchanged. Ids, secret masks and `updateInfo` are settled here; whether the content makes sense is
-//! `instance_check`, how a patch changes it is `patch`.
-//!
-//! No secret value ever leaves this file in a message: only ids do.
+//! An `IntegrationInstance` as its owner wrote it, taken apart into its own fields and its webhooks. Ids, secret masks and
+//! `updateInfo` are settled here; whether the content makes sense is `instance_check`, how a patch changes it is `patch`.
 
-use std::collections::HashMap;
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// What stands in an answer instead of a secret's value, and in a request for "as it is stored".
-pub(crate) const MASK: &str = "***";
+pub(crate) use super::fields::Fields;
+use super::fields::raw;
+pub(crate) use super::secrets::{BadMask, MASK};
+use super::secrets::{StoredSecrets, mask};
 
 /// The id that asks for a fresh one.
 pub(crate) const ZERO_ID: &str = "00000000-0000-0000-0000-000000000000";
-
-/// A JSON object whose members keep their order and their bytes. Of a name given twice the last value counts.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Fields(Vec<(String, Box<RawValue>)>);
-
-impl Fields {
-    /// The member's bytes.
-    pub(crate) fn get(&self, name: &str) -> Option<&RawValue> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
-    }
-
-    /// The member as a value; `None` also for bytes no value can hold (nested too deeply, a lone surrogate).
-    pub(crate) fn value(&self, name: &str) -> Option<Value> {
-        self.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok())
-    }
-
-    /// The member, if it is a string.
-    pub(crate) fn text(&self, name: &str) -> Option<String> {
-        self.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok())
-    }
-
-    /// Sets the member, in its place if it is there, else at the end.
-    pub(crate) fn set(&mut self, name: &str, value: Box<RawValue>) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name.to_owned(), value)),
-        }
-    }
-
-    /// Sets the member to a string.
-    pub(crate) fn set_text(&mut self, name: &str, text: &str) {
-        self.set(name, raw(&text));
-    }
-
-    /// Takes the member out; says whether it was there.
-    pub(crate) fn remove(&mut self, name: &str) -> bool {
-        let before = self.0.len();
-        self.0.retain(|(known, _)| known != name);
-        self.0.len() != before
-    }
-}
-
-impl Serialize for Fields {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Members)
-    }
-}
-
-struct Members;
-
-impl<'de> Visitor<'de> for Members {
-    type Value = Fields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-        // A map from name to place keeps objects with very many members linear.
-        let mut places = HashMap::new();
-        let mut fields: Vec<(String, Box<RawValue>)> = Vec::new();
-        while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
-            let place = *places.entry(name.clone()).or_insert(fields.len());
-            match fields.get_mut(place) {
-                Some((_, old)) => *old = value,
-                None => fields.push((name, value)),
-            }
-        }
-        Ok(Fields(fields))
-    }
-}
-
-/// Writes anything of ours as raw JSON.
-pub(super) fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
-    serde_json::value::to_raw_value(value).expect("strings, values and raw members always serialize")
-}
 
 /// Why bytes are no instance to work with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,33 +35,20 @@ impl From<BadMask> for BadInstance {
     }
 }
 
-/// Why a masked secret can't be filled from the stored ones. Holds ids only, never values.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadMask {
-    /// Nothing is stored under that id.
-    #[error("the value of {0:?} is \"***\", which stands for the stored value, and none is stored; give the value")]
-    NothingStored(String),
-    /// Several values are stored and not as many masks given: which are meant can't be told.
-    #[error(
-        "{id:?} has {stored} stored values and {masked} given as \"***\"; give as many masks as are stored, or the values"
-    )]
-    Ambiguous {
-        /// The secret's id.
-        id: String,
-        /// How many values are stored under it.
-        stored: usize,
-        /// How many masks were given.
-        masked: usize,
-    },
-}
-
 /// An instance taken apart: its own fields and its webhooks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Instance {
     /// Everything but the webhooks (their place among the others is kept).
     pub(crate) fields: Fields,
     /// The webhooks in their order.
     pub(crate) webhooks: Vec<Fields>,
+}
+
+/// Says nothing of what is in it: it holds secrets.
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance").field("webhooks", &self.webhooks.len()).finish_non_exhaustive()
+    }
 }
 
 impl Instance {
@@ -174,11 +71,27 @@ impl Instance {
     /// # Panics
     /// Never: every part of it came from JSON.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut fields = self.fields.clone();
-        if !self.webhooks.is_empty() || fields.get("webHooks").is_some_and(|raw| raw.get() != "null") {
-            fields.set("webHooks", raw(&self.webhooks));
+        self.written(None)
+    }
+
+    /// The record's bytes with every secret's value masked: what may leave the process.
+    pub(crate) fn masked_bytes(&self) -> Vec<u8> {
+        let secrets = self.fields.get("secrets").map(mask);
+        self.written(secrets.as_deref())
+    }
+
+    /// The same with every secret's value masked.
+    #[must_use]
+    pub(crate) fn masked(&self) -> Self {
+        let mut masked = self.clone();
+        if let Some(secrets) = masked.fields.get("secrets").map(mask) {
+            masked.fields.set("secrets", secrets);
         }
-        serde_json::to_vec(&fields).expect("raw members always serialize")
+        masked
+    }
+
+    fn written(&self, secrets: Option<&RawValue>) -> Vec<u8> {
+        serde_json::to_vec(&Written { instance: self, secrets }).expect("raw members always serialize")
     }
 
     /// Gives every webhook without an id, or with the all-zero one, a fresh id.
@@ -194,22 +107,11 @@ impl Instance {
     /// [`BadMask`] when it can't be told which stored value is meant.
     pub(crate) fn unmask_secrets(&mut self, stored: Option<&Self>) -> Result<(), BadMask> {
         let Some(secrets) = self.fields.get("secrets") else { return Ok(()) };
-        let stored = stored.and_then(|stored| stored.fields.get("secrets"));
-        if let Some(filled) = unmask(secrets, stored)? {
+        let stored = StoredSecrets::of(stored.and_then(|stored| stored.fields.get("secrets")));
+        if let Some(filled) = stored.fill(secrets)? {
             self.fields.set("secrets", filled);
         }
         Ok(())
-    }
-
-    /// The same with every secret's value masked: what may leave the process.
-    #[must_use]
-    pub(crate) fn masked(&self) -> Self {
-        let mut masked = self.clone();
-        if let Some(secrets) = masked.fields.get("secrets") {
-            let secrets = mask(secrets);
-            masked.fields.set("secrets", secrets);
-        }
-        masked
     }
 
     /// Writes `updateInfo`: who changed it last and when, who created it kept from `stored`.
@@ -229,6 +131,39 @@ impl Instance {
     }
 }
 
+/// An instance on its way out, without a copy of it.
+struct Written<'a> {
+    instance: &'a Instance,
+    /// In the place of its own.
+    secrets: Option<&'a RawValue>,
+}
+
+impl Serialize for Written<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Instance { fields, webhooks } = self.instance;
+        let mut map = serializer.serialize_map(None)?;
+        let mut has_webhooks = false;
+        for (name, value) in fields.iter() {
+            match (name, self.secrets) {
+                ("webHooks", _) => {
+                    has_webhooks = true;
+                    if webhooks.is_empty() && value.get() == "null" {
+                        map.serialize_entry(name, value)?;
+                    } else {
+                        map.serialize_entry(name, webhooks)?;
+                    }
+                }
+                ("secrets", Some(secrets)) => map.serialize_entry(name, secrets)?,
+                _ => map.serialize_entry(name, value)?,
+            }
+        }
+        if !has_webhooks && !webhooks.is_empty() {
+            map.serialize_entry("webHooks", webhooks)?;
+        }
+        map.end()
+    }
+}
+
 /// What a write leaves in `updateInfo`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp<'a> {
@@ -242,109 +177,19 @@ pub(crate) struct Stamp<'a> {
 
 /// Gives a webhook without an id, or with the all-zero one, a fresh id.
 pub(super) fn settle_id(webhook: &mut Fields, fresh_id: &mut dyn FnMut() -> String) {
-    let wanted = match webhook.value("id") {
-        None => webhook.get("id").is_none(),
-        Some(Value::Null) => true,
-        Some(Value::String(id)) => id == ZERO_ID,
-        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => false,
+    let wanted = match webhook.get("id").map(RawValue::get) {
+        None | Some("null") => true,
+        Some(_) => webhook.text("id").is_some_and(|id| id == ZERO_ID),
     };
     if wanted {
         webhook.set_text("id", &fresh_id());
     }
 }
 
-/// A list of secrets with every value masked; what is no such list is masked as a whole.
-fn mask(secrets: &RawValue) -> Box<RawValue> {
-    if secrets.get() == "null" {
-        return secrets.to_owned();
-    }
-    let Ok(mut list) = serde_json::from_str::<Vec<Value>>(secrets.get()) else { return raw(MASK) };
-    for secret in &mut list {
-        match secret {
-            Value::Object(secret) => {
-                for (name, value) in secret.iter_mut().filter(|(name, _)| *name != "id") {
-                    mask_member(name, value);
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-                *secret = Value::String(MASK.to_owned());
-            }
-        }
-    }
-    raw(&list)
-}
-
-/// Masks the member if it is the value, and whatever else is nested, where a value may hide.
-fn mask_member(name: &str, value: &mut Value) {
-    if name.eq_ignore_ascii_case("value") || value.is_object() || value.is_array() {
-        *value = Value::String(MASK.to_owned());
-    }
-}
-
-/// The list with its masks filled from the stored one; `None` when there is no mask in it.
-pub(super) fn unmask(secrets: &RawValue, stored: Option<&RawValue>) -> Result<Option<Box<RawValue>>, BadMask> {
-    let Ok(mut list) = serde_json::from_str::<Vec<Fields>>(secrets.get()) else { return Ok(None) };
-    let is_masked = |secret: &Fields| secret.text("value").is_some_and(|value| value == MASK);
-    if !list.iter().any(is_masked) {
-        return Ok(None);
-    }
-    let stored: Vec<Fields> = stored.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-    let mut ids: Vec<Option<String>> = list.iter().filter(|one| is_masked(one)).map(|one| one.text("id")).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    for id in ids {
-        let values: Vec<&RawValue> =
-            stored.iter().filter(|secret| secret.text("id") == id).filter_map(|secret| secret.get("value")).collect();
-        let masks: Vec<&mut Fields> =
-            list.iter_mut().filter(|secret| is_masked(secret) && secret.text("id") == id).collect();
-        let id = id.unwrap_or_default();
-        match (values.len(), masks.len()) {
-            (0, _) => return Err(BadMask::NothingStored(id)),
-            (stored, masked) if stored != masked => return Err(BadMask::Ambiguous { id, stored, masked }),
-            _ => masks.into_iter().zip(values).for_each(|(secret, value)| secret.set("value", value.to_owned())),
-        }
-    }
-    Ok(Some(raw(&list)))
-}
-
-/// Whether a value someone names equals the stored one, a mask standing for any secret value.
-pub(super) fn equal_with_masks(named: &Value, stored: &Value) -> bool {
-    match (named, stored) {
-        (Value::Array(named), Value::Array(stored)) => {
-            named.len() == stored.len()
-                && named.iter().zip(stored).all(|(named, stored)| match (named.as_object(), stored.as_object()) {
-                    (Some(named), Some(stored)) => {
-                        named.len() == stored.len()
-                            && named.iter().all(|(name, value)| {
-                                (name == "value" && value == MASK && stored.contains_key(name))
-                                    || stored.get(name).is_some_and(|other| equal(value, other))
-                            })
-                    }
-                    _ => equal(named, stored),
-                })
-        }
-        _ => equal(named, stored),
-    }
-}
-
-/// JSON equality: numbers by value, members in any order.
-pub(super) fn equal(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
-        (Value::Array(one), Value::Array(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| equal(one, other))
-        }
-        (Value::Object(one), Value::Object(other)) => {
-            one.len() == other.len()
-                && one.iter().all(|(name, value)| other.get(name).is_some_and(|other| equal(value, other)))
-        }
-        _ => one == other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registration::secrets::equal_with_masks;
 
     fn parse(text: &str) -> Instance {
         Instance::parse(text.as_bytes()).unwrap()
@@ -367,11 +212,6 @@ mod tests {
     }
 
     #[test]
-    fn a_name_given_twice_keeps_the_last_value() {
-        assert_eq!(text(&parse(r#"{"a":1,"b":2,"a":3}"#)), r#"{"a":3,"b":2}"#);
-    }
-
-    #[test]
     fn only_objects_are_instances() {
         for bad in ["", "[]", "1", "null", r#"{"webHooks":{}}"#, r#"{"webHooks":[1]}"#, "{} x"] {
             assert!(Instance::parse(bad.as_bytes()).is_err(), "{bad}");
@@ -390,8 +230,8 @@ mod tests {
             (r#"{"a":"b"}"#, r#""***""#),
             ("null", "null"),
         ] {
-            let masked_instance = parse(&format!(r#"{{"secrets":{secrets}}}"#)).masked();
-            assert_eq!(text(&masked_instance), format!(r#"{{"secrets":{masked}}}"#));
+            let masked_bytes = parse(&format!(r#"{{"secrets":{secrets}}}"#)).masked_bytes();
+            assert_eq!(String::from_utf8(masked_bytes).unwrap(), format!(r#"{{"secrets":{masked}}}"#));
         }
     }
 
@@ -458,11 +298,38 @@ mod tests {
     }
 
     #[test]
-    fn equality_is_by_value() {
-        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        assert!(equal(&value(r#"{"a":1,"b":[2.0]}"#), &value(r#"{"b":[2],"a":1.0}"#)));
-        assert!(!equal(&value("[1,2]"), &value("[2,1]")));
-        assert!(equal_with_masks(&value(r#"[{"id":"a","value":"***"}]"#), &value(r#"[{"value":"s","id":"a"}]"#)));
-        assert!(!equal_with_masks(&value(r#"[{"id":"a","value":"t"}]"#), &value(r#"[{"value":"s","id":"a"}]"#)));
+    fn a_mask_stands_for_a_list_of_values_or_one_of_them() {
+        let stored = r#"[{"id":"a","values":["1","2"]}]"#;
+        check_unmask(r#"[{"id":"a","values":"***"}]"#, stored, Ok(r#"[{"id":"a","values":["1","2"]}]"#));
+        check_unmask(
+            r#"[{"id":"a","values":["new","***","***"]}]"#,
+            stored,
+            Ok(r#"[{"id":"a","values":["new","1","2"]}]"#),
+        );
+        check_unmask(
+            r#"[{"id":"a","value":"***"},{"id":"a","value":"***"}]"#,
+            stored,
+            Ok(r#"[{"id":"a","value":"1"},{"id":"a","value":"2"}]"#),
+        );
+        let few = BadMask::Ambiguous { id: "a".into(), stored: 2, masked: 1 };
+        check_unmask(r#"[{"id":"a","values":["new","***"]}]"#, stored, Err(few));
+        check_unmask(r#"[{"id":"b","values":"***"}]"#, stored, Err(BadMask::NothingStored("b".into())));
+    }
+
+    #[test]
+    fn a_mask_equals_any_value_and_nothing_else_does() {
+        let list = |text: &str| serde_json::from_str::<Vec<Fields>>(text).unwrap();
+        let stored = list(r#"[{"value":"s","id":"a"},{"id":"b","values":["1"]}]"#);
+        for (named, equal) in [
+            (r#"[{"id":"a","value":"***"},{"id":"b","values":"***"}]"#, true),
+            (r#"[{"id":"a","value":"s"},{"values":["1"],"id":"b"}]"#, true),
+            (r#"[{"id":"a","value":"t"},{"id":"b","values":["1"]}]"#, false),
+            (r#"[{"id":"a","value":"***"},{"id":"c","values":["1"]}]"#, false),
+            (r#"[{"id":"a","value":"***"},{"id":"b","value":"***"}]"#, false),
+            (r#"[{"id":"a","value":"***"}]"#, false),
+            (r#"[{"id":"a","value":"***","x":1},{"id":"b","values":["1"]}]"#, false),
+        ] {
+            assert_eq!(equal_with_masks(&list(named), &stored), equal, "{named}");
+        }
     }
 }

@@ -1,25 +1,37 @@
-//! What makes an instance acceptable: every field's type, words, URLs and periods, with the place of each fault. What
-//! passes here the worker can use: its own parse has the last word.
+//! What makes an instance acceptable: every field's type, words, URLs and bounds, with the place of each fault. What passes here
+//! the worker can use: its own parse has the last word. Webhooks are checked in `webhook_check`.
 //!
 //! Messages name path, value and what is accepted; a secret's value never stands in one.
 
 use std::collections::HashMap;
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::instance::{Fields, Instance, raw};
-use crate::domain::filter::{CHANGE_WORDS, EVENT_WORDS};
+use super::fields::{Fields, raw};
+use super::instance::Instance;
+use super::webhook_check::WebhookCheck;
 use crate::domain::guid::canonical;
 use crate::domain::integration::{
-    HEADER_SECRET_PREFIX, Integration, STATUS_WORDS, Status, Unusable, is_sendable, join_url, parse_period,
+    HEADER_BYTES_MAX, HEADER_SECRETS_MAX, Integration, SECRETS_MAX, STATUS_WORDS, SecretUse, Status, Unusable,
+    WEBHOOKS_MAX, check_base_url, is_sendable,
 };
-use crate::domain::target::Target;
+use crate::domain::signature::{SigningKey, fresh_secret};
 
 /// Ids are names in keys, paths and logs: bounded.
 pub(crate) const ID_CHARS_MAX: usize = 200;
 /// How much of a value a message repeats.
 const SHOWN_CHARS_MAX: usize = 100;
+/// Faults that an answer lists: nobody reads more, and each costs memory.
+pub(crate) const FAULTS_MAX: usize = 100;
+/// Names longer than this are no slip of a known field.
+const SLIP_BYTES_MAX: usize = 32;
+/// Known fields from this length on may be missed by a letter.
+const SLIP_ONE_LETTER: usize = 5;
+/// The fields of an instance.
+const INSTANCE_FIELDS: [&str; 8] =
+    ["id", "baseUrl", "status", "features", "secrets", "settings", "webHooks", "updateInfo"];
+/// The fields of a secret.
+const SECRET_FIELDS: [&str; 4] = ["id", "value", "values", "expiresAt"];
 /// The trigger types, as records spell them.
 pub(crate) const TRIGGER_WORDS: [&str; 2] = ["entityEvent", "schedule"];
 
@@ -39,6 +51,8 @@ pub(crate) enum Place {
     Field(&'static str),
     /// A webhook by its index, and the fields that together are at fault.
     Webhook(usize, &'static [&'static str]),
+    /// The list of webhooks.
+    Webhooks,
     /// The ids of two webhooks, by their indices: either alone could stay.
     Ids(usize, usize),
     /// Nowhere in particular.
@@ -46,7 +60,6 @@ pub(crate) enum Place {
 }
 
 /// One fault of an instance.
-#[derive(Clone, Debug)]
 pub(crate) struct Fault {
     /// What is wrong.
     pub(crate) kind: FaultKind,
@@ -76,20 +89,33 @@ pub(super) fn shown(value: &RawValue) -> String {
     }
 }
 
-/// Every fault of the instance that is to be written under `key` (`<workspace>/<integration id>`).
-pub(crate) fn faults(key: &str, instance: &Instance) -> Vec<Fault> {
-    let mut checker = Checker { faults: Vec::new() };
+/// The faults of an instance.
+pub(crate) struct Found {
+    /// The first of them, at most [`FAULTS_MAX`].
+    pub(crate) listed: Vec<Fault>,
+    /// How many more there are.
+    pub(crate) more: usize,
+}
+
+/// The faults, at places that `counts` says yes to, of the instance that is to be written under `key` (`<workspace>/<integration
+/// id>`). Takes time and memory in proportion to the instance.
+pub(crate) fn faults(key: &str, instance: &Instance, counts: &dyn Fn(Place) -> bool) -> Found {
+    let mut checker = Checker { listed: Vec::new(), more: 0, counts };
     checker.own_fields(key, &instance.fields);
     let base = checker.base_url(&instance.fields);
-    for (index, webhook) in instance.webhooks.iter().enumerate() {
-        let check = WebhookCheck { checker: &mut checker, index, webhook };
-        check.all(&base);
+    let webhooks = instance.webhooks.len();
+    if webhooks > WEBHOOKS_MAX {
+        let what = format!("{webhooks} webhooks; expected at most {WEBHOOKS_MAX}");
+        checker.remark(FaultKind::Data, (Place::Webhooks, "/webHooks"), &what);
+    }
+    for (index, webhook) in instance.webhooks.iter().take(WEBHOOKS_MAX).enumerate() {
+        WebhookCheck { checker: &mut checker, index, webhook }.all(&base);
     }
     checker.duplicates(&instance.webhooks);
-    if checker.faults.is_empty() {
+    if checker.listed.is_empty() {
         checker.worker_view(key, instance);
     }
-    checker.faults
+    Found { listed: checker.listed, more: checker.more }
 }
 
 /// Whether a worker could use the instance as it stands.
@@ -98,24 +124,68 @@ pub(crate) fn is_usable(key: &str, instance: &Instance) -> bool {
 }
 
 /// What relative URLs continue.
-enum Base {
+pub(super) enum Base {
     Missing,
     Bad,
     Good(String),
 }
 
-struct Checker {
-    faults: Vec<Fault>,
+/// Gathers faults.
+pub(super) struct Checker<'a> {
+    listed: Vec<Fault>,
+    more: usize,
+    counts: &'a dyn Fn(Place) -> bool,
 }
 
-impl Checker {
-    fn fault(&mut self, kind: FaultKind, at: (Place, &str), value: Option<&RawValue>, what: &str) {
+impl Checker<'_> {
+    /// Takes a fault: its kind, its place and path, the value there or that it is missing, and what is accepted. A secret is not shown.
+    pub(super) fn fault(&mut self, kind: FaultKind, at: (Place, &str), value: Option<&RawValue>, what: &str) {
+        if at.0 == Place::Field("secrets") {
+            return self.remark(kind, at, what);
+        }
+        self.add(kind, at, value, || {
+            let found = value.map_or_else(|| "missing".to_owned(), shown);
+            format!("{}: {found}: {what}", at.1)
+        });
+    }
+
+    /// Takes a fault that no value shows: too many of something, a name given twice, a secret.
+    pub(super) fn remark(&mut self, kind: FaultKind, at: (Place, &str), what: &str) {
+        self.add(kind, at, None, || format!("{}: {what}", at.1));
+    }
+
+    fn add(&mut self, kind: FaultKind, at: (Place, &str), value: Option<&RawValue>, message: impl FnOnce() -> String) {
         let (place, path) = at;
-        let found = value.map_or_else(|| "missing".to_owned(), shown);
-        let secret = place == Place::Field("secrets");
-        let message = if secret { format!("{path}: {what}") } else { format!("{path}: {found}: {what}") };
-        let value = value.filter(|_| !secret).map(ToOwned::to_owned);
-        self.faults.push(Fault { kind, place, path: path.to_owned(), value, message });
+        if !(self.counts)(place) {
+            return;
+        }
+        if self.listed.len() == FAULTS_MAX {
+            self.more += 1;
+            return;
+        }
+        let value = value.map(ToOwned::to_owned);
+        self.listed.push(Fault { kind, place, path: path.to_owned(), value, message: message() });
+    }
+
+    /// Takes the slips among the names of an object whose known ones these are: a name given twice, and one that is nearly a known
+    /// one.
+    pub(super) fn names(&mut self, fields: &Fields, known: &[&str], at: (Place, &str)) {
+        let (place, path) = at;
+        if let Some(name) = fields.repeated() {
+            let path = format!("{path}/{}", pointer(name));
+            self.remark(FaultKind::Data, (place, &path), "given twice; expected once");
+        }
+        for (name, value) in fields.iter() {
+            if let Some(meant) = meant(name, known) {
+                let path = format!("{path}/{}", pointer(name));
+                self.fault(
+                    FaultKind::Data,
+                    (place, &path),
+                    Some(value),
+                    &format!("no such field; did you mean {meant}?"),
+                );
+            }
+        }
     }
 
     fn own_fields(&mut self, key: &str, fields: &Fields) {
@@ -129,20 +199,13 @@ impl Checker {
                 &format!("expected {id:?} or nothing"),
             );
         }
+        self.names(fields, &INSTANCE_FIELDS, (Place::Whole, ""));
         self.status(fields);
-        for (name, path, is_right, expected) in [
-            ("features", "/features", Value::is_object as fn(&Value) -> bool, "expected an object"),
-            ("settings", "/settings", Value::is_array, "expected an array"),
-        ] {
-            let wrong = |value: &Value| !value.is_null() && !is_right(value);
-            // What no value can hold (nested too deeply) is judged by its first byte.
-            let bad = match (fields.get(name), fields.value(name)) {
-                (_, Some(value)) => wrong(&value),
-                (Some(raw), None) => !raw.get().starts_with(['{', '[']),
-                (None, None) => false,
-            };
-            if bad {
-                self.fault(FaultKind::ValueType, (Place::Field(name), path), fields.get(name), expected);
+        for (name, path, first, expected) in
+            [("features", "/features", '{', "expected an object"), ("settings", "/settings", '[', "expected an array")]
+        {
+            if let Some(value) = present(fields, name).filter(|value| !value.get().starts_with(first)) {
+                self.fault(FaultKind::ValueType, (Place::Field(name), path), Some(value), expected);
             }
         }
         self.secrets(fields);
@@ -155,7 +218,7 @@ impl Checker {
             self.fault(FaultKind::ValueType, at, Some(value), "expected a string, an http or https URL");
             return Base::Bad;
         };
-        if let Err(error) = Target::parse(&url) {
+        if let Err(error) = check_base_url(&url) {
             self.fault(FaultKind::Data, at, Some(value), &error.to_string());
             return Base::Bad;
         }
@@ -175,33 +238,74 @@ impl Checker {
 
     fn secrets(&mut self, fields: &Fields) {
         let Some(value) = present(fields, "secrets") else { return };
-        let place = Place::Field("secrets");
+        let at = (Place::Field("secrets"), "/secrets");
         let Ok(secrets) = serde_json::from_str::<Vec<Fields>>(value.get()) else {
             let expected = "expected an array of objects, each with the strings id and value";
-            self.fault(FaultKind::ValueType, (place, "/secrets"), Some(value), expected);
+            self.fault(FaultKind::ValueType, at, Some(value), expected);
             return;
         };
+        let (mut count, mut headers, mut header_bytes) = (0, 0, 0);
         for (index, secret) in secrets.iter().enumerate() {
             let path = format!("/secrets/{index}");
-            if secret.text("id").is_none_or(|id| id.is_empty()) || secret.text("value").is_none() {
-                let expected = "expected an object with the strings id (not empty) and value";
-                self.fault(FaultKind::ValueType, (place, &path), Some(value), expected);
+            self.names(secret, &SECRET_FIELDS, (at.0, &path));
+            let (Some(id), Some(values)) = (secret.text("id").filter(|id| !id.is_empty()), values(secret)) else {
+                let expected =
+                    "expected an object with the strings id (not empty) and value, or a list of strings values";
+                self.fault(FaultKind::ValueType, (at.0, &path), Some(value), expected);
                 continue;
+            };
+            count += values.len();
+            if let (SecretUse::Header(name), Some(first)) = (SecretUse::of(&id), values.first()) {
+                (headers, header_bytes) = (headers + 1, header_bytes + name.len() + first.len());
             }
-            let (id, text) = (secret.text("id").unwrap_or_default(), secret.text("value").unwrap_or_default());
-            if let Some(name) = id.strip_prefix(HEADER_SECRET_PREFIX)
-                && !is_sendable(name, text.trim())
-            {
-                let expected = "expected the name and value of a header that may be added";
-                self.fault(FaultKind::Data, (place, &path), Some(value), expected);
+            self.secret(&path, &id, &values);
+            self.expiry(&path, secret);
+        }
+        for (what, found, most) in [
+            ("secrets", count, SECRETS_MAX),
+            ("secrets that are headers", headers, HEADER_SECRETS_MAX),
+            ("bytes of secrets that are headers", header_bytes, HEADER_BYTES_MAX),
+        ] {
+            if found > most {
+                self.fault(FaultKind::Data, at, None, &format!("{found} {what}; expected at most {most}"));
             }
+        }
+    }
+
+    fn secret(&mut self, path: &str, id: &str, values: &[String]) {
+        let what = match SecretUse::of(id) {
+            SecretUse::Header(name) if values.iter().any(|value| !is_sendable(name, value.trim())) => {
+                "expected the name and value of a header that may be added".to_owned()
+            }
+            SecretUse::Signing => {
+                let bad = values.iter().find_map(|value| SigningKey::parse(value, None).err());
+                let Some(error) = bad else { return };
+                format!("{error}, such as {}", fresh_secret(rand::random()))
+            }
+            SecretUse::Unknown => {
+                let id: String = id.chars().take(SHOWN_CHARS_MAX).collect();
+                format!(
+                    "id {id:?}: expected webhook.signingSecret, webhook.header.<Name>, or an id that does not begin with webhook."
+                )
+            }
+            SecretUse::Header(_) | SecretUse::Other => return,
+        };
+        self.fault(FaultKind::Data, (Place::Field("secrets"), path), None, &what);
+    }
+
+    fn expiry(&mut self, path: &str, secret: &Fields) {
+        let Some(value) = present(secret, "expiresAt") else { return };
+        let is_time = secret.text("expiresAt").is_some_and(|text| text.parse::<jiff::Timestamp>().is_ok());
+        if !is_time {
+            let path = format!("{path}/expiresAt");
+            self.fault(FaultKind::Data, (Place::Field("secrets"), &path), Some(value), "expected a time, RFC 3339");
         }
     }
 
     /// Deliveries are named by their webhook's id: two can't share one.
     fn duplicates(&mut self, webhooks: &[Fields]) {
         let mut seen: HashMap<String, usize> = HashMap::new();
-        for (index, webhook) in webhooks.iter().enumerate() {
+        for (index, webhook) in webhooks.iter().take(WEBHOOKS_MAX).enumerate() {
             let Some(id) = webhook.text("id").map(|id| canonical(&id).into_owned()) else { continue };
             if let Some(first) = seen.get(&id) {
                 let path = format!("/webHooks/{index}/id");
@@ -218,6 +322,7 @@ impl Checker {
         let Err(error) = Integration::parse(key, &instance.to_bytes()) else { return };
         let (place, path) = match &error {
             Unusable::Status(_) => (Place::Field("status"), "/status"),
+            Unusable::BaseUrl(_) => (Place::Field("baseUrl"), "/baseUrl"),
             Unusable::Key
             | Unusable::Json(_)
             | Unusable::IdMismatch
@@ -226,188 +331,60 @@ impl Checker {
             | Unusable::Trigger { .. }
             | Unusable::Url { .. }
             | Unusable::Period { .. }
-            | Unusable::BaseUrl(_)
             | Unusable::FilterField { .. }
             | Unusable::TooMany { .. }
             | Unusable::TooLarge => (Place::Whole, ""),
         };
-        let message = format!("{path}{}{error}", if path.is_empty() { "" } else { ": " });
-        self.faults.push(Fault { kind: FaultKind::Data, place, path: path.to_owned(), value: None, message });
+        self.remark(FaultKind::Data, (place, path), &error.to_string());
     }
 }
 
-/// The checks of one webhook.
-struct WebhookCheck<'a> {
-    checker: &'a mut Checker,
-    index: usize,
-    webhook: &'a Fields,
+/// The values of a secret: its `value`, or its list of `values`. None if it has neither, or one of another type.
+fn values(secret: &Fields) -> Option<Vec<String>> {
+    let one = present(secret, "value").map(|_| secret.text("value"));
+    let list = present(secret, "values").map(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
+    match (one, list) {
+        (Some(one), None) => one.map(|one| vec![one]),
+        (None, Some(list)) => list.filter(|list| !list.is_empty()),
+        (Some(one), Some(list)) => one.zip(list).map(|(one, mut list)| {
+            list.insert(0, one);
+            list
+        }),
+        (None, None) => None,
+    }
 }
 
-impl WebhookCheck<'_> {
-    fn all(mut self, base: &Base) {
-        self.id();
-        self.url(base);
-        let trigger = self.trigger();
-        self.filter(trigger);
-        self.schedule(trigger);
-        if let Some(value) = present(self.webhook, "disabled")
-            && !matches!(value.get(), "true" | "false")
-        {
-            self.fault(FaultKind::ValueType, &["disabled"], Some(value), "expected true or false");
-        }
+/// The known field that an unknown name is nearly: it differs in case or separators, or by a letter or two of a long name.
+pub(super) fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    if name.len() > SLIP_BYTES_MAX || known.contains(&name) {
+        return None;
     }
+    let plain = |name: &str| name.to_lowercase().replace(['_', '-', ' '], "");
+    let name = plain(name);
+    let is_near = |known: &&&str| {
+        let known = plain(known);
+        let letters = known.len() / SLIP_ONE_LETTER;
+        known == name || strsim::osa_distance(&known, &name) <= letters.min(2)
+    };
+    known.iter().find(is_near).copied()
+}
 
-    fn fault(&mut self, kind: FaultKind, fields: &'static [&'static str], value: Option<&RawValue>, what: &str) {
-        self.fault_at(kind, (fields, ""), value, what);
-    }
-
-    /// `at`: the fields at fault, of which the first gives the path, and what of the path lies below it.
-    fn fault_at(&mut self, kind: FaultKind, at: (&'static [&'static str], &str), value: Option<&RawValue>, what: &str) {
-        let (fields, below) = at;
-        let field = fields.first().copied().unwrap_or_default();
-        let path = format!("/webHooks/{}/{field}{below}", self.index);
-        self.checker.fault(kind, (Place::Webhook(self.index, fields), &path), value, what);
-    }
-
-    fn id(&mut self) {
-        let value = self.webhook.get("id");
-        match self.webhook.text("id") {
-            None => self.fault(FaultKind::ValueType, &["id"], value, "expected a string"),
-            Some(id) if !is_name(&id) => {
-                let what = format!("expected 1 to {ID_CHARS_MAX} characters without spaces and slashes");
-                self.fault(FaultKind::Data, &["id"], value, &what);
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn url(&mut self, base: &Base) {
-        let value = self.webhook.get("relativeUrl");
-        let Some(relative) = self.webhook.text("relativeUrl") else {
-            let expected = "expected a string, an http or https URL or one that continues baseUrl";
-            self.fault(FaultKind::ValueType, &["relativeUrl"], value, expected);
-            return;
-        };
-        let (base, is_missing) = match base {
-            Base::Good(base) => (base.as_str(), false),
-            Base::Missing => ("", true),
-            // Reported at its own place; only a URL that does without it can be judged.
-            Base::Bad if join_url("x", &relative) != relative => return,
-            Base::Bad => ("", false),
-        };
-        if let Err(error) = Target::parse(&join_url(base, &relative)) {
-            let hint = if is_missing { "; the instance has no baseUrl that it could continue" } else { "" };
-            self.fault(FaultKind::Data, &["relativeUrl"], value, &format!("{error}{hint}"));
-        }
-    }
-
-    fn trigger(&mut self) -> Option<&'static str> {
-        let value = self.webhook.get("triggerType");
-        let accepted = format!("expected one of {}", words(&TRIGGER_WORDS));
-        let Some(word) = self.webhook.text("triggerType") else {
-            self.fault(FaultKind::ValueType, &["triggerType"], value, &accepted);
-            return None;
-        };
-        let known = TRIGGER_WORDS.into_iter().find(|known| known.eq_ignore_ascii_case(&word));
-        if known.is_none() {
-            self.fault(FaultKind::Data, &["triggerType"], value, &accepted);
-        }
-        known
-    }
-
-    fn filter(&mut self, trigger: Option<&str>) {
-        let on_events = trigger == Some("entityEvent");
-        let expected = "expected an object with an array of items; {} as an item matches every event";
-        let filter = match present(self.webhook, "filter").map(|raw| serde_json::from_str::<Fields>(raw.get())) {
-            Some(Ok(filter)) => filter,
-            Some(Err(_)) => {
-                let value = self.webhook.get("filter");
-                return self.fault(FaultKind::ValueType, &["filter"], value, expected);
-            }
-            None => Fields::default(),
-        };
-        let items: Vec<Box<RawValue>> = match present(&filter, "items").map(|raw| serde_json::from_str(raw.get())) {
-            Some(Ok(items)) => items,
-            Some(Err(_)) => {
-                let value = filter.get("items");
-                return self.fault_at(FaultKind::ValueType, (&["filter"], "/items"), value, expected);
-            }
-            None => Vec::new(),
-        };
-        if items.is_empty() && on_events {
-            let what = "a webhook without filter items would match no event; expected at least one item";
-            let fields: &[&str] = &["filter", "triggerType"];
-            self.fault_at(FaultKind::Data, (fields, "/items"), filter.get("items"), what);
-        }
-        for (place, item) in items.iter().enumerate() {
-            self.filter_item(place, item);
-        }
-    }
-
-    fn filter_item(&mut self, place: usize, item: &RawValue) {
-        let below = format!("/items/{place}");
-        let Ok(fields) = serde_json::from_str::<Fields>(item.get()) else {
-            let what = "expected an object with eventType, entityType, changeType or none of them";
-            return self.fault_at(FaultKind::ValueType, (&["filter"], &below), Some(item), what);
-        };
-        let accepted: [(&str, &[&str]); 3] =
-            [("eventType", &EVENT_WORDS), ("changeType", &CHANGE_WORDS), ("entityType", &[])];
-        for (name, known) in accepted {
-            let Some(value) = present(&fields, name) else { continue };
-            let below = format!("{below}/{name}");
-            let expected = match known {
-                [] => "expected the name of an entity type".to_owned(),
-                known => format!("expected one of {}, or nothing for any", words(known)),
-            };
-            match fields.text(name) {
-                None => self.fault_at(FaultKind::ValueType, (&["filter"], &below), Some(value), &expected),
-                Some(word) if !is_one_of(&word, known) => {
-                    self.fault_at(FaultKind::Data, (&["filter"], &below), Some(value), &expected);
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    fn schedule(&mut self, trigger: Option<&str>) {
-        let expected = "expected an object, with a period [d.]hh:mm:ss of at least 00:00:10 for triggerType schedule";
-        let fields: &[&str] = &["schedule", "triggerType"];
-        let schedule = match present(self.webhook, "schedule").map(|raw| serde_json::from_str::<Fields>(raw.get())) {
-            Some(Ok(schedule)) => schedule,
-            Some(Err(_)) => {
-                let value = self.webhook.get("schedule");
-                return self.fault(FaultKind::ValueType, fields, value, expected);
-            }
-            None => Fields::default(),
-        };
-        let value = present(&schedule, "period");
-        match (value, schedule.text("period")) {
-            (Some(_), None) => self.fault_at(FaultKind::ValueType, (fields, "/period"), value, expected),
-            (Some(_), Some(period)) => {
-                if let Err(error) = parse_period(&period) {
-                    let what = format!("{error}; {expected}");
-                    self.fault_at(FaultKind::Data, (fields, "/period"), value, &what);
-                }
-            }
-            (None, _) if trigger == Some("schedule") => {
-                self.fault_at(FaultKind::Data, (fields, "/period"), None, expected);
-            }
-            (None, _) => {}
-        }
-    }
+/// A name as a segment of a JSON pointer, its beginning.
+pub(super) fn pointer(name: &str) -> String {
+    name.chars().take(SHOWN_CHARS_MAX).collect::<String>().replace('~', "~0").replace('/', "~1")
 }
 
 /// The member, unless it is missing or null, which mean the same to readers of the record.
-fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a RawValue> {
+pub(super) fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a RawValue> {
     fields.get(name).filter(|raw| raw.get() != "null")
 }
 
 /// Whether the word is known, without case; where none are listed the set is open, and only nothing is wrong.
-fn is_one_of(word: &str, known: &[&str]) -> bool {
+pub(super) fn is_one_of(word: &str, known: &[&str]) -> bool {
     known.iter().any(|known| known.eq_ignore_ascii_case(word)) || (known.is_empty() && !word.is_empty())
 }
 
-fn words(words: &[&str]) -> String {
+pub(super) fn words(words: &[&str]) -> String {
     words.join(", ")
 }
 
@@ -419,4 +396,146 @@ pub(crate) fn as_operation(fault: &Fault) -> Box<RawValue> {
         operation.set("value", value.clone());
     }
     raw(&operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::integration::ITEMS_MAX;
+
+    fn found(text: &str) -> Found {
+        faults("ws/i", &Instance::parse(text.as_bytes()).unwrap(), &|_place| true)
+    }
+
+    /// The one fault of an instance.
+    #[track_caller]
+    fn refused(text: &str, path: &str, part: &str) {
+        let found = found(text);
+        let told: Vec<&str> = found.listed.iter().map(|fault| &*fault.message).collect();
+        assert_eq!(found.listed.len(), 1, "{text}: {told:?}");
+        assert_eq!(found.listed[0].path, path, "{text}");
+        assert!(told[0].contains(part), "{part:?} in {told:?}");
+    }
+
+    #[track_caller]
+    fn accepted(text: &str) {
+        let told: Vec<_> = found(text).listed.into_iter().map(|fault| fault.message).collect();
+        assert!(told.is_empty(), "{text}: {told:?}");
+    }
+
+    fn with_webhook(fields: &str) -> String {
+        format!(r#"{{"webHooks":[{{"id":"w","relativeUrl":"http://a/","triggerType":"entityEvent",{fields}}}]}}"#)
+    }
+
+    fn with_item(item: &str) -> String {
+        with_webhook(&format!(r#""filter":{{"items":[{item}]}}"#))
+    }
+
+    #[test]
+    fn a_slip_in_the_name_of_a_known_field_is_told_and_other_fields_are_welcome() {
+        refused(r#"{"baseurl":"http://a/"}"#, "/baseurl", "did you mean baseUrl?");
+        refused(r#"{"webhooks":[]}"#, "/webhooks", "did you mean webHooks?");
+        refused(r#"{"web_hooks":[]}"#, "/web_hooks", "did you mean webHooks?");
+        refused(r#"{"setings":[]}"#, "/setings", "did you mean settings?");
+        refused(
+            &with_webhook(r#""filter":{"items":[{}]},"Disabled":true"#),
+            "/webHooks/0/Disabled",
+            "did you mean disabled?",
+        );
+        refused(
+            &with_webhook(r#""filter":{"items":[{}],"Items":[]}"#),
+            "/webHooks/0/filter/Items",
+            "did you mean items?",
+        );
+        refused(r#"{"secrets":[{"id":"a","value":"b","Value":"c"}]}"#, "/secrets/0/Value", "did you mean value?");
+        let own = r#""name":"x","uid":"y","base":"z","note":1,"statistics":{},"owner_id":1,"secretary":1"#;
+        accepted(&format!("{{{own}}}"));
+        accepted(&with_webhook(&format!(r#""filter":{{"items":[{{}}],{own}}},{own}"#)));
+    }
+
+    #[test]
+    fn a_field_given_twice_is_refused_wherever_it_stands() {
+        refused(r#"{"status":"active","status":"paused"}"#, "/status", "given twice");
+        refused(
+            &with_webhook(r#""filter":{"items":[{}]},"disabled":true,"disabled":false"#),
+            "/webHooks/0/disabled",
+            "given twice",
+        );
+        refused(
+            &with_item(r#"{"entityType":"a","entityType":"b"}"#),
+            "/webHooks/0/filter/items/0/entityType",
+            "given twice",
+        );
+    }
+
+    #[test]
+    fn an_item_that_would_match_everything_or_nothing_is_refused() {
+        for (name, meant) in [("entitytype", "entityType"), ("event_type", "eventType"), ("ChangeType", "changeType")] {
+            let path = format!("/webHooks/0/filter/items/0/{name}");
+            refused(&with_item(&format!(r#"{{"{name}":"patch"}}"#)), &path, &format!("did you mean {meant}?"));
+        }
+        refused(&with_item(r#"{"entity":"contact"}"#), "/webHooks/0/filter/items/0/entity", "no such field");
+        for word in ["link", "UNLINK"] {
+            let item = format!(r#"{{"eventType":"{word}","changeType":"patch"}}"#);
+            refused(&with_item(&item), "/webHooks/0/filter/items/0/changeType", "matches nothing");
+        }
+        accepted(&with_item(
+            r#"{"eventType":"Change","changeType":"patch"},{"eventType":"link","changeType":null},{}"#,
+        ));
+    }
+
+    #[test]
+    fn secrets_that_would_not_do_what_they_look_like_are_refused() {
+        let secret = |id: &str, value: &str| format!(r#"{{"secrets":[{{"id":"{id}","value":"{value}"}}]}}"#);
+        for bad in ["", " ", "whsec_", "whsec_short", "whsec_not base64!", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"] {
+            let text = secret("webhook.signingSecret", bad);
+            refused(&text, "/secrets/0", "24 to 64");
+            let message = found(&text).listed.remove(0).message;
+            let (_, proposed) = message.rsplit_once(' ').unwrap();
+            assert!(SigningKey::parse(proposed, None).is_ok(), "{message}");
+            assert!(bad.trim().len() < 7 || !message.contains(bad), "{message}");
+        }
+        refused(&secret("webhook.signingsecret", "x"), "/secrets/0", "webhook.signingSecret");
+        refused(&secret("webhook.header.", "x"), "/secrets/0", "webhook.header.<Name>");
+        let good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        accepted(&secret("webhook.signingSecret", good));
+        accepted(&format!(r#"{{"secrets":[{{"id":"webhook.signingSecret","values":["{good}","{good}"]}}]}}"#));
+        accepted(&secret("mine", "x"));
+        for none in
+            [r#"{"id":"a"}"#, r#"{"id":"a","values":[]}"#, r#"{"id":"a","value":7}"#, r#"{"id":"a","values":["x",1]}"#]
+        {
+            refused(&format!(r#"{{"secrets":[{none}]}}"#), "/secrets/0", "value");
+        }
+        refused(r#"{"secrets":[{"id":"a","value":"b","expiresAt":"soon"}]}"#, "/secrets/0/expiresAt", "RFC 3339");
+    }
+
+    #[test]
+    fn the_bounds_are_told_and_nothing_beyond_them_is_read() {
+        let hook = |number: usize| {
+            format!(
+                r#"{{"id":"{number}","relativeUrl":"http://a/","triggerType":"entityEvent","filter":{{"items":[{{}}]}}}}"#
+            )
+        };
+        let hooks =
+            |count: usize| format!(r#"{{"webHooks":[{}]}}"#, (0..count).map(hook).collect::<Vec<_>>().join(","));
+        accepted(&hooks(WEBHOOKS_MAX));
+        refused(&hooks(WEBHOOKS_MAX + 1), "/webHooks", "at most 1000");
+        accepted(&with_item(&vec!["{}"; ITEMS_MAX].join(",")));
+        refused(&with_item(&vec!["{}"; ITEMS_MAX + 1].join(",")), "/webHooks/0/filter/items", "at most 1000");
+        let secrets = |prefix: &str, count: usize, value: &str| {
+            let secret = |number: usize| format!(r#"{{"id":"{prefix}{number}","value":"{value}"}}"#);
+            format!(r#"{{"secrets":[{}]}}"#, (0..count).map(secret).collect::<Vec<_>>().join(","))
+        };
+        accepted(&secrets("s", SECRETS_MAX, "v"));
+        refused(&secrets("s", SECRETS_MAX + 1, "v"), "/secrets", "at most 100");
+        refused(&secrets("webhook.header.X", HEADER_SECRETS_MAX + 1, "v"), "/secrets", "at most 32");
+        refused(&secrets("webhook.header.X", 3, &"v".repeat(2_800)), "/secrets", "at most 8192");
+    }
+
+    #[test]
+    fn a_base_url_that_swallows_what_continues_it_is_refused() {
+        for base in ["https://a.example/v1#x", "https://a.example/hook?code=abc"] {
+            refused(&format!(r#"{{"baseUrl":"{base}"}}"#), "/baseUrl", "no ?");
+        }
+    }
 }

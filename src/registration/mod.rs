@@ -2,6 +2,10 @@
 
 pub(crate) mod http;
 pub(crate) mod patch;
+mod fields;
+mod json_equality;
+mod secrets;
+mod webhook_check;
 pub(crate) mod instance;
 pub(crate) mod instance_check;
 pub(crate) mod lookup;

@@ -93,7 +93,7 @@ pub(crate) fn etag(version: Version) -> HeaderValue {
 
 /// The instance, its secrets masked, as raw JSON.
 pub(crate) fn masked(instance: &Instance) -> Box<RawValue> {
-    let text = String::from_utf8_lossy(&instance.masked().to_bytes()).into_owned();
+    let text = String::from_utf8_lossy(&instance.masked_bytes()).into_owned();
     RawValue::from_string(text).expect("an instance is written as JSON")
 }
 

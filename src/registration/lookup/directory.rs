@@ -84,7 +84,7 @@ impl Directory {
         let stored = self.integrations.get(workspace, id).ok_or_else(missing)?;
         let broken = |error: String| SourceError::Unavailable(format!("the stored record is no instance: {error}"));
         let instance = Instance::parse(&stored.bytes).map_err(|error| broken(error.to_string()))?;
-        let bytes = instance.masked().to_bytes();
+        let bytes = instance.masked_bytes();
         let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
         if let Some(fields) = value.as_object_mut() {
             fields.insert("health".to_owned(), self.health_of(workspace, id));

@@ -6,8 +6,11 @@ use std::fmt::Write as _;
 use super::operation::{ACCEPTED_PATHS, Operation, OperationFault, Target, Verb, WEBHOOK_FIELDS};
 use super::operation::{bad_data, bad_path, bad_type, index};
 use crate::domain::guid::canonical;
-use crate::registration::instance::{BadMask, Fields, Instance, raw, settle_id, unmask};
-use crate::registration::instance_check::{Fault, Place, is_name};
+use crate::domain::integration::WEBHOOKS_MAX;
+use crate::registration::instance::{BadMask, Fields, Instance, settle_id};
+use crate::registration::instance_check::{Place, is_name};
+use crate::registration::json_equality::Digest;
+use crate::registration::secrets::StoredSecrets;
 
 /// A webhook in the making, and which operations wrote what of it (no field: all of it).
 struct Entry {
@@ -29,40 +32,47 @@ fn id_of(webhook: &Fields) -> Option<String> {
 }
 
 /// The instance in the making.
-pub(super) struct Draft<'a> {
-    stored: &'a Instance,
+pub(super) struct Draft {
     fields: Fields,
     webhooks: Vec<Entry>,
+    /// What masks stand for: as it was stored, whatever earlier operations did.
+    stored_secrets: StoredSecrets,
+    /// The list of secrets as it is now, taken apart when the first `test` asks for it.
+    secrets: Option<Vec<Fields>>,
     written: Vec<(usize, &'static str)>,
     pub(super) status_written: bool,
     /// The last operation that was one that writes.
     pub(super) last_written: Option<usize>,
 }
 
-impl<'a> Draft<'a> {
-    pub(super) fn new(stored: &'a Instance) -> Self {
+impl Draft {
+    pub(super) fn new(stored: Instance) -> Self {
         Self {
-            stored,
-            fields: stored.fields.clone(),
-            webhooks: stored.webhooks.iter().map(|webhook| Entry::new(webhook.clone(), None)).collect(),
+            stored_secrets: StoredSecrets::of(stored.fields.get("secrets")),
+            fields: stored.fields,
+            webhooks: stored.webhooks.into_iter().map(|webhook| Entry::new(webhook, None)).collect(),
+            secrets: None,
             written: Vec::new(),
             status_written: false,
             last_written: None,
         }
     }
 
-    pub(super) fn instance(&self) -> Instance {
-        let webhooks = self.webhooks.iter().map(|entry| entry.fields.clone()).collect();
-        Instance { fields: self.fields.clone(), webhooks }
+    /// Takes the instance out. Which operation wrote what of it stays.
+    pub(super) fn take_instance(&mut self) -> Instance {
+        let webhooks = self.webhooks.iter_mut().map(|entry| std::mem::take(&mut entry.fields)).collect();
+        Instance { fields: std::mem::take(&mut self.fields), webhooks }
     }
 
-    /// The last operation that wrote where the fault lies.
-    pub(super) fn culprit(&self, fault: &Fault) -> Option<usize> {
-        match fault.place {
+    /// The last operation that wrote where a fault lies.
+    pub(super) fn culprit(&self, place: Place) -> Option<usize> {
+        match place {
             Place::Field(field) => self.last_of(field),
             Place::Webhook(index, fields) => {
                 let entry = self.webhooks.get(index)?;
-                let wrote = |field: &Option<String>| field.as_deref().is_none_or(|field| fields.contains(&field));
+                let wrote = |field: &Option<String>| {
+                    fields.is_empty() || field.as_deref().is_none_or(|field| fields.contains(&field))
+                };
                 let own = entry.written.iter().rev().find(|(_, field)| wrote(field)).map(|(number, _)| *number);
                 let base = fields.contains(&"relativeUrl").then(|| self.last_of("baseUrl")).flatten();
                 own.max(base)
@@ -71,6 +81,7 @@ impl<'a> Draft<'a> {
                 let webhooks = [one, other].into_iter().filter_map(|index| self.webhooks.get(index));
                 webhooks.flat_map(|entry| &entry.written).filter(|(_, field)| field.is_none()).map(|it| it.0).max()
             }
+            Place::Webhooks => self.webhooks.iter().flat_map(|entry| &entry.written).map(|(number, _)| *number).max(),
             Place::Whole => self.last_written,
         }
     }
@@ -121,14 +132,17 @@ impl<'a> Draft<'a> {
                 let value = operation.value()?;
                 let webhooks: Vec<Fields> = serde_json::from_str(value.get())
                     .map_err(|_no_list| bad_type(&operation.path, Some(value), "expected an array of WebHooks"))?;
+                if webhooks.len() > WEBHOOKS_MAX {
+                    let what = format!("{} webhooks; expected at most {WEBHOOKS_MAX}", webhooks.len());
+                    return Err(bad_data(&operation.path, &what));
+                }
                 self.webhooks.clear();
                 for webhook in webhooks {
                     self.insert(number, webhook, None, fresh_id);
                 }
             }
             Verb::Test => {
-                let there: Vec<&Fields> = self.webhooks.iter().map(|entry| &entry.fields).collect();
-                operation.passes(&raw(&there))?;
+                operation.passes(Digest::of_array(self.webhooks.iter().map(|entry| entry.fields.digest())))?;
             }
         }
         Ok(())
@@ -176,7 +190,7 @@ impl<'a> Draft<'a> {
             Verb::Remove => {
                 self.webhooks.remove(place);
             }
-            Verb::Test => operation.passes(&raw(&entry.fields))?,
+            Verb::Test => operation.passes(entry.fields.digest())?,
         }
         Ok(())
     }
@@ -239,7 +253,8 @@ impl<'a> Draft<'a> {
                 entry.fields.remove(field);
             }
             Verb::Test => {
-                return there.map_or_else(|| Err(operation.failed_test()), |there| operation.passes(there));
+                let there = entry.fields.digest_of(field).ok_or_else(|| operation.failed_test())?;
+                return operation.passes(there);
             }
         }
         entry.written.push((number, Some(field.to_owned())));
@@ -249,10 +264,7 @@ impl<'a> Draft<'a> {
     /// A field of the instance itself that a path may name, such as `baseUrl`.
     fn field(&mut self, number: usize, operation: &Operation, field: &'static str) -> Result<(), OperationFault> {
         match operation.verb {
-            Verb::Test => {
-                let there = self.fields.get(field);
-                return there.map_or_else(|| Err(operation.failed_test()), |there| operation.passes(there));
-            }
+            Verb::Test => return self.test_field(operation, field),
             Verb::Remove => {
                 if !self.fields.remove(field) {
                     return Err(bad_path(&operation.path, "the instance has no such field to remove"));
@@ -260,15 +272,36 @@ impl<'a> Draft<'a> {
             }
             Verb::Add | Verb::Replace => {
                 let value = operation.value()?;
-                let filled = (field == "secrets").then(|| unmask(value, self.stored.fields.get("secrets")));
+                let filled = (field == "secrets").then(|| self.stored_secrets.fill(value));
                 let filled =
                     filled.transpose().map_err(|error: BadMask| bad_data(&operation.path, &error.to_string()))?;
                 self.fields.set(field, filled.flatten().unwrap_or_else(|| value.to_owned()));
             }
         }
+        if field == "secrets" {
+            self.secrets = None;
+        }
         self.written.push((number, field));
         self.status_written |= field == "status";
         Ok(())
+    }
+
+    fn test_field(&mut self, operation: &Operation, field: &str) -> Result<(), OperationFault> {
+        let Some(there) = self.fields.get(field) else { return Err(operation.failed_test()) };
+        if field != "secrets" {
+            let there = self.fields.digest_of(field).ok_or_else(|| operation.failed_test())?;
+            return operation.passes(there);
+        }
+        if self.secrets.is_none() {
+            self.secrets = serde_json::from_str(there.get()).ok();
+        }
+        match &self.secrets {
+            Some(secrets) => operation.passes_with_masks(secrets),
+            None => self
+                .fields
+                .digest_of(field)
+                .map_or_else(|| Err(operation.failed_test()), |there| operation.passes(there)),
+        }
     }
 }
 

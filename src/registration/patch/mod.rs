@@ -10,12 +10,14 @@ use serde_json::value::RawValue;
 
 use self::draft::Draft;
 use self::operation::Operation;
-use super::instance::{BadInstance, Fields, Instance, MASK, raw};
-use super::instance_check::{self, FaultKind};
+use super::fields::{Fields, raw};
+use super::instance::{BadInstance, Instance, MASK};
+use super::instance_check::{self, FAULTS_MAX, FaultKind};
+use super::secrets::mask_texts;
 
 /// Operations in one patch: more are a mistake or an attack.
 pub(crate) const OPERATIONS_MAX: usize = 2_000;
-/// Faults that a message tells in words; the lists hold all of them.
+/// Faults that a message tells in words; the lists hold [`FAULTS_MAX`] of them.
 const TOLD_MAX: usize = 10;
 /// Why a body is no patch at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,29 +97,30 @@ impl Patch {
         fresh_id: &mut dyn FnMut() -> String,
     ) -> Result<Patched, Conflict> {
         let stored = Instance::parse(stored).map_err(|error| unreadable(&error))?;
-        let mut draft = Draft::new(&stored);
-        let mut faults = Faults { patch: self, conflict: Conflict::default(), told: 0 };
+        let mut draft = Draft::new(stored);
+        let mut faults = Faults::default();
         for (number, sent) in self.0.iter().enumerate() {
             if let Err(fault) = Operation::parse(sent).and_then(|operation| draft.apply(number, &operation, fresh_id)) {
                 faults.add(Some(number), fault.list, &fault.message);
             }
         }
-        let instance = draft.instance();
-        if draft.last_written.is_some() && faults.told == 0 {
-            let mut found = instance_check::faults(key, &instance);
+        let instance = draft.take_instance();
+        if draft.last_written.is_some() && faults.count == 0 {
+            let mut found = instance_check::faults(key, &instance, &|_place| true);
             // What the worker can live with and this patch did not bring is not this patch's fault.
-            if !found.is_empty() && instance_check::is_usable(key, &instance) {
-                found.retain(|fault| draft.culprit(fault).is_some());
+            if !found.listed.is_empty() && instance_check::is_usable(key, &instance) {
+                found = instance_check::faults(key, &instance, &|place| draft.culprit(place).is_some());
             }
-            for fault in found {
-                faults.add(draft.culprit(&fault), List::of(fault.kind), &fault.message);
+            for fault in &found.listed {
+                faults.add(draft.culprit(fault.place), List::of(fault.kind), &fault.message);
             }
+            faults.count += found.more;
         }
-        match faults.told {
+        match faults.count {
             0 => {
                 Ok(Patched { instance, status_written: draft.status_written, is_written: draft.last_written.is_some() })
             }
-            _ => Err(faults.conflict),
+            _ => Err(faults.conflict(self)),
         }
     }
 }
@@ -135,13 +138,17 @@ pub(crate) fn replacement(
     let stored = stored.and_then(|bytes| Instance::parse(bytes).ok());
     instance.unmask_secrets(stored.as_ref()).map_err(|error| Conflict::of(format!("/secrets: {error}")))?;
     instance.settle_ids(fresh_id);
-    let mut conflict = Conflict::default();
-    let mut told = 0;
-    for fault in instance_check::faults(key, &instance) {
-        List::of(fault.kind).of_conflict(&mut conflict).push(instance_check::as_operation(&fault));
-        tell(&mut conflict.message, &mut told, &fault.message);
+    let found = instance_check::faults(key, &instance, &|_place| true);
+    if found.listed.is_empty() {
+        return Ok(instance);
     }
-    if told == 0 { Ok(instance) } else { Err(conflict) }
+    let mut conflict = Conflict::default();
+    for fault in &found.listed {
+        List::of(fault.kind).of_conflict(&mut conflict).push(instance_check::as_operation(fault));
+    }
+    let messages: Vec<&str> = found.listed.iter().map(|fault| &*fault.message).collect();
+    conflict.message = in_words(&messages, found.listed.len() + found.more);
+    Err(conflict)
 }
 
 fn unreadable(error: &BadInstance) -> Conflict {
@@ -174,66 +181,77 @@ impl List {
 }
 
 /// Gathers the faults of a patch.
-struct Faults<'a> {
-    patch: &'a Patch,
-    conflict: Conflict,
-    told: usize,
+#[derive(Default)]
+struct Faults {
+    /// The operations at fault, each once a list, and no more of them than are told.
+    listed: Vec<(usize, List)>,
+    messages: Vec<String>,
+    count: usize,
 }
 
-impl Faults<'_> {
+impl Faults {
     fn add(&mut self, number: Option<usize>, list: List, message: &str) {
-        if let Some(sent) = number.and_then(|number| self.patch.0.get(number)) {
+        self.count += 1;
+        if self.messages.len() < TOLD_MAX {
+            self.messages.push(match number {
+                Some(number) => format!("operation {number}: {message}"),
+                None => message.to_owned(),
+            });
+        }
+        if let Some(number) = number
+            && self.listed.len() < FAULTS_MAX
+            && !self.listed.contains(&(number, list))
+        {
+            self.listed.push((number, list));
+        }
+    }
+
+    /// Each operation as it was sent, written down once.
+    fn conflict(self, patch: &Patch) -> Conflict {
+        let mut conflict = Conflict { message: in_words(&self.messages, self.count), ..Conflict::default() };
+        for (number, list) in self.listed {
+            let Some(sent) = patch.0.get(number) else { continue };
             let sent = without_secrets(sent);
-            let list = list.of_conflict(&mut self.conflict);
-            if !list.iter().any(|known| known.get() == sent.get()) {
-                list.push(sent);
+            let listed = list.of_conflict(&mut conflict);
+            if !listed.iter().any(|known| known.get() == sent.get()) {
+                listed.push(sent);
             }
         }
-        match number {
-            Some(number) => {
-                tell(&mut self.conflict.message, &mut self.told, &format!("operation {number}: {message}"));
-            }
-            None => tell(&mut self.conflict.message, &mut self.told, message),
-        }
+        conflict
     }
 }
 
-fn tell(message: &mut String, told: &mut usize, fault: &str) {
-    *told += 1;
-    if *told > 1 && *told <= TOLD_MAX {
-        message.push_str("; ");
+/// The first faults in a sentence, and how many more there are.
+fn in_words(messages: &[impl AsRef<str>], count: usize) -> String {
+    let told: Vec<&str> = messages.iter().take(TOLD_MAX).map(AsRef::as_ref).collect();
+    let mut text = told.join("; ");
+    if count > told.len() {
+        text.push_str(&format!("; and {} more", count - told.len()));
     }
-    if *told <= TOLD_MAX {
-        message.push_str(fault);
-    } else if *told == TOLD_MAX + 1 {
-        message.push_str("; and more");
-    }
+    text
 }
+
+/// A secret's value is masked text by text up to this size; a larger one, or one that is nested too deeply, as a whole.
+const MASKED_BYTES_MAX: usize = 64 * 1024;
 
 /// An operation as it was sent, but for the values of secrets.
 fn without_secrets(sent: &RawValue) -> Box<RawValue> {
     let Ok(mut operation) = serde_json::from_str::<Fields>(sent.get()) else { return sent.to_owned() };
     let is_secret = operation.text("path").is_none_or(|path| path.to_ascii_lowercase().starts_with("/secrets"));
-    let value = operation.value("value").filter(|_| is_secret);
-    match value {
-        Some(mut value) => {
+    let value = operation.get("value").filter(|_| is_secret).map(RawValue::get);
+    let parsed =
+        value.map(|value| (value.len() <= MASKED_BYTES_MAX).then(|| serde_json::from_str::<Value>(value).ok()));
+    match parsed.map(Option::flatten) {
+        Some(Some(mut value)) => {
             mask_texts(&mut value);
             operation.set("value", raw(&value));
             raw(&operation)
         }
-        None => sent.to_owned(),
-    }
-}
-
-/// Masks every text but ids, whatever the shape: a secret sent to a wrong place is still one.
-fn mask_texts(value: &mut Value) {
-    match value {
-        Value::String(text) => MASK.clone_into(text),
-        Value::Array(values) => values.iter_mut().for_each(mask_texts),
-        Value::Object(members) => {
-            members.iter_mut().filter(|(name, _)| *name != "id").for_each(|(_, value)| mask_texts(value));
+        Some(None) => {
+            operation.set("value", raw(MASK));
+            raw(&operation)
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        None => sent.to_owned(),
     }
 }
 
@@ -249,7 +267,7 @@ mod tests {
 
     fn stored() -> String {
         format!(
-            r#"{{"id":"e01c765d","baseUrl":"https://a.example/v1","status":"active","x-unknown":1e400,"secrets":[{{"id":"webhook.signingSecret","value":"whsec_s3cr3t"}}],"webHooks":[{FIRST},{SECOND}]}}"#
+            r#"{{"id":"e01c765d","baseUrl":"https://a.example/v1","status":"active","x-unknown":1e400,"secrets":[{{"id":"webhook.signingSecret","value":"whsec_s3cr3ts3cr3ts3cr3ts3cr3ts3cr3ts3"}}],"webHooks":[{FIRST},{SECOND}]}}"#
         )
     }
 
@@ -327,7 +345,7 @@ mod tests {
         refuses(&[&op("add", "/webHooks/0", &hook("two"))], List::Datas, &["has this id already"]);
         refuses(&[&op("add", "/webHooks", &hook("one"))], List::Datas, &["has this id already"]);
         let twice = r#"{"id":"n","relativeUrl":"/n","triggerType":"entityEvent","filter":{"items":[{}],"items":[{}]}}"#;
-        refuses(&[&op("add", "/webHooks", twice)], List::Datas, &["not the JSON of an integration"]);
+        refuses(&[&op("add", "/webHooks", twice)], List::Datas, &["/webHooks/2/filter/items", "given twice"]);
     }
 
     #[test]
@@ -384,7 +402,10 @@ mod tests {
     #[test]
     fn a_masked_secret_keeps_its_value() {
         let value = r#"[{"id":"webhook.signingSecret","value":"***"},{"id":"n","value":"v"}]"#;
-        applies(&op("replace", "/secrets", value), &[("/secrets/0/value", Some(r#""whsec_s3cr3t""#))]);
+        applies(
+            &op("replace", "/secrets", value),
+            &[("/secrets/0/value", Some(r#""whsec_s3cr3ts3cr3ts3cr3ts3cr3ts3cr3ts3""#))],
+        );
         applies(&op("test", "/secrets", r#"[{"id":"webhook.signingSecret","value":"***"}]"#), &[]);
         refuses(&[&op("replace", "/secrets", r#"[{"id":"n","value":"***"}]"#)], List::Datas, &["/secrets", r#""n""#]);
     }
@@ -585,7 +606,7 @@ mod tests {
     #[test]
     fn a_replacement_is_checked_as_a_whole() {
         let parse = |text: &str| Instance::parse(text.as_bytes()).unwrap();
-        let good = parse(&stored().replace("whsec_s3cr3t", "***"));
+        let good = parse(&stored().replace("whsec_s3cr3ts3cr3ts3cr3ts3cr3ts3cr3ts3", "***"));
         let kept = replacement(KEY, good, Some(stored().as_bytes()), &mut String::new).unwrap();
         assert_eq!(String::from_utf8(kept.to_bytes()).unwrap(), stored());
         let bad = parse(r#"{"id":"other","status":7,"webHooks":[{"id":"w","relativeUrl":"ftp://x"}]}"#);
@@ -600,5 +621,112 @@ mod tests {
             [r#"{"path":"/status","value":7}"#, r#"{"path":"/webHooks/0/triggerType"}"#]
         );
         assert!(conflict.message.contains("e01c765d"));
+    }
+
+    /// How long a document of 1 MiB may take here. A debug build on a busy machine needs seconds for what a release build does in
+    /// tenths; what grows with the square needs minutes or hours.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+    #[track_caller]
+    fn is_quick<T>(what: &str, work: impl FnOnce() -> T) -> T {
+        let began = tokio::time::Instant::now();
+        let result = work();
+        let took = began.elapsed();
+        println!("{what}: {took:?}");
+        assert!(took < PATIENCE, "{what}: {took:?}");
+        result
+    }
+
+    fn patched(stored: &[u8], operations: &str) -> Result<Patched, Conflict> {
+        let body = format!(r#"{{"operations":[{operations}]}}"#);
+        Patch::parse(body.as_bytes()).unwrap().apply("ws/i", stored, &mut String::new)
+    }
+
+    fn listed(conflict: &Conflict) -> usize {
+        let lists = [&conflict.invalid_paths, &conflict.invalid_value_types, &conflict.invalid_datas];
+        lists.into_iter().flatten().count()
+    }
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_million_faults_are_told_as_a_hundred_and_how_many_more() {
+        let empty = vec!["{}"; MIB / 3].join(",");
+        let replaced = format!(r#"{{"op":"replace","path":"/webHooks","value":[{empty}]}}"#);
+        let conflict = is_quick("1 MiB of {} in a patch", || patched(b"{}", &replaced)).unwrap_err();
+        assert_eq!((listed(&conflict), conflict.message.contains("at most 1000")), (1, true));
+        let put = Instance::parse(format!(r#"{{"webHooks":[{empty}]}}"#).as_bytes()).unwrap();
+        let conflict =
+            is_quick("1 MiB of {} in a PUT", || replacement("ws/i", put, None, &mut String::new)).unwrap_err();
+        assert_eq!(listed(&conflict), FAULTS_MAX);
+        assert!(conflict.message.contains("; and "), "{}", conflict.message);
+        assert!(conflict.message.ends_with(" more"), "{}", conflict.message);
+    }
+
+    #[test]
+    fn two_thousand_faulty_webhooks_cost_no_more_than_they_are_long() {
+        let hook = |number: usize| {
+            let note = "x".repeat(180);
+            format!(
+                r#"{{"op":"add","path":"/webHooks","value":{{"id":"{number}","relativeUrl":"http://a/","triggerType":"cron","filter":{{"items":[{{}}]}},"note":"{note}"}}}}"#
+            )
+        };
+        let operations = (0..1_000).map(hook).collect::<Vec<_>>().join(",");
+        let conflict = is_quick("1,000 operations at fault", || patched(b"{}", &operations)).unwrap_err();
+        assert_eq!(listed(&conflict), FAULTS_MAX);
+        assert!(conflict.message.ends_with("; and 990 more"), "{}", conflict.message);
+        let list = (0..1_000).map(|number| format!(r#"{{"id":"{number}","relativeUrl":"http://a/","triggerType":"cron","filter":{{"items":[{{}}]}},"note":"{}"}}"#, "x".repeat(800)));
+        let replaced =
+            format!(r#"{{"op":"replace","path":"/webHooks","value":[{}]}}"#, list.collect::<Vec<_>>().join(","));
+        let conflict = is_quick("one operation of 1,000 faults", || patched(b"{}", &replaced)).unwrap_err();
+        assert_eq!(listed(&conflict), 1);
+    }
+
+    #[test]
+    fn two_thousand_tests_of_a_large_instance_are_quick() {
+        let many = (0..60_000).map(|number| format!(r#""x{number}":[{number}]"#)).collect::<Vec<_>>().join(",");
+        let hook = format!(
+            r#"{{"id":"w","relativeUrl":"http://a/","triggerType":"entityEvent","filter":{{"items":[{{}}]}},{many}}}"#
+        );
+        let secret = |number: usize| format!(r#"{{"id":"s{number}","value":"{number}"}}"#);
+        let secrets = (0..99).map(secret).collect::<Vec<_>>().join(",");
+        let stored = format!(r#"{{"secrets":[{secrets}],"features":{{{many}}},"webHooks":[{hook}]}}"#);
+        for (path, value) in [
+            ("/webHooks", "[{}]"),
+            ("/webHooks/w", "{}"),
+            ("/features", "{}"),
+            ("/secrets", r#"[{"id":"s1","value":"***"}]"#),
+        ] {
+            let test = format!(r#"{{"op":"test","path":"{path}","value":{value}}}"#);
+            let write = r#"{"op":"replace","path":"/webHooks/w/disabled","value":true}"#;
+            let operations = vec![format!("{test},{write}"); OPERATIONS_MAX / 2].join(",");
+            let conflict = is_quick(path, || patched(stored.as_bytes(), &operations)).unwrap_err();
+            assert_eq!(conflict.invalid_datas.len(), 1, "one text, listed once");
+            assert!(conflict.message.ends_with("; and 990 more"), "{}", conflict.message);
+        }
+    }
+
+    #[test]
+    fn twenty_thousand_masks_are_filled_quickly() {
+        let list = |value: &str| {
+            (0..20_000).map(|number| format!(r#"{{"id":"{number}","value":"{value}"}}"#)).collect::<Vec<_>>().join(",")
+        };
+        let stored = format!(r#"{{"secrets":[{}]}}"#, list("v"));
+        let masked = format!(r#"{{"op":"replace","path":"/secrets","value":[{}]}}"#, list(MASK));
+        let conflict = is_quick("20,000 masks", || patched(stored.as_bytes(), &masked)).unwrap_err();
+        assert!(conflict.message.contains("20000 secrets; expected at most 100"), "{}", conflict.message);
+        let one = r#"{"op":"replace","path":"/secrets","value":[{"id":"7","value":"***"}]}"#;
+        let operations = vec![one; OPERATIONS_MAX].join(",");
+        let patched = is_quick("2,000 lists of one mask", || patched(stored.as_bytes(), &operations)).unwrap();
+        assert_eq!(patched.instance.to_bytes(), br#"{"secrets":[{"id":"7","value":"v"}]}"#);
+    }
+
+    #[test]
+    fn numbers_of_a_test_compare_as_they_are_written_and_not_as_a_machine_rounds_them() {
+        let stored = br#"{"features":{"n":9007199254740993}}"#;
+        let test =
+            |value: &str| patched(stored, &format!(r#"{{"op":"test","path":"/features","value":{{"n":{value}}}}}"#));
+        assert!(test("9007199254740993").is_ok() && test("9007199254740993.0").is_ok());
+        assert!(test("9007199254740992").is_err());
     }
 }

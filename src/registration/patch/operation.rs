@@ -1,11 +1,12 @@
 //! One operation of a patch: its verb, where its path leads, its value. What it does to an instance is `draft`.
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::List;
-use crate::registration::instance::{Fields, equal, equal_with_masks, raw};
+use crate::registration::fields::{Fields, raw};
 use crate::registration::instance_check::shown;
+use crate::registration::json_equality::{Digest, digest};
+use crate::registration::secrets::equal_with_masks;
 
 /// The instance's own fields that a patch may change.
 const FIELDS: [&str; 5] = ["baseUrl", "status", "features", "settings", "secrets"];
@@ -104,18 +105,15 @@ impl Operation {
             .map_err(|_not_an_object| bad_type(&self.path, Some(value), "expected an object, a WebHook"))
     }
 
-    /// Whether a `test` of what is there passes.
-    pub(super) fn passes(&self, there: &RawValue) -> Result<(), OperationFault> {
-        let value = self.value()?;
-        let named = serde_json::from_str::<Value>(value.get());
-        let there = serde_json::from_str::<Value>(there.get());
-        let passes = match (named, there) {
-            (Ok(named), Ok(there)) if matches!(self.target, Target::Field("secrets")) => {
-                equal_with_masks(&named, &there)
-            }
-            (Ok(named), Ok(there)) => equal(&named, &there),
-            (Err(_), _) | (_, Err(_)) => false,
-        };
+    /// Whether a `test` of the value with that digest passes.
+    pub(super) fn passes(&self, there: Digest) -> Result<(), OperationFault> {
+        if digest(self.value()?) == there { Ok(()) } else { Err(self.failed_test()) }
+    }
+
+    /// Whether a `test` of these secrets passes.
+    pub(super) fn passes_with_masks(&self, there: &[Fields]) -> Result<(), OperationFault> {
+        let named = serde_json::from_str::<Vec<Fields>>(self.value()?.get());
+        let passes = named.is_ok_and(|named| equal_with_masks(&named, there));
         if passes { Ok(()) } else { Err(self.failed_test()) }
     }
 
