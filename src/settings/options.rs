@@ -2,6 +2,8 @@
 //!
 //! What a value means is read in `build`; nothing here looks at a value.
 
+mod users;
+
 use super::command::Subcommand;
 
 pub(super) use super::spec::{PREFIX, Shape, Spec};
@@ -29,106 +31,13 @@ pub(super) fn find_any(name: &str) -> Option<&'static Spec> {
 }
 
 use Subcommand::{
-    Api, Attempts, Check, Completions, Console, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain,
-    Health, Integrations, Receiver, Replay, ResumeRequest, TopicsApply, TopicsPlan, Trace, Worker,
+    Attempts, Check, Completions, Console, DeadLettersList, DeadLettersRedrive, DeadLettersShow, Demo, Explain, Health,
+    Integrations, Receiver, Replay, ResumeRequest, TopicsApply, TopicsPlan, Trace, Worker,
 };
-
-/// Subcommands that log.
-const EVERY: &[Subcommand] = &[
-    Worker,
-    Api,
-    Console,
-    Demo,
-    Receiver,
-    TopicsPlan,
-    TopicsApply,
-    DeadLettersList,
-    DeadLettersShow,
-    DeadLettersRedrive,
-    Replay,
-    ResumeRequest,
-    Explain,
-    Integrations,
-    Health,
-    Attempts,
-    Trace,
-    Check,
-];
-/// The demo's own view says what the others log.
-const NOT_DEMO: &[Subcommand] = &[
-    Worker,
-    Api,
-    Console,
-    Receiver,
-    TopicsPlan,
-    TopicsApply,
-    DeadLettersList,
-    DeadLettersShow,
-    DeadLettersRedrive,
-    Replay,
-    ResumeRequest,
-    Explain,
-    Integrations,
-    Health,
-    Attempts,
-    Trace,
-    Check,
-];
-/// Subcommands that connect to a cluster.
-const CLUSTER: &[Subcommand] = &[
-    Worker,
-    Api,
-    Console,
-    TopicsPlan,
-    TopicsApply,
-    DeadLettersList,
-    DeadLettersShow,
-    DeadLettersRedrive,
-    Replay,
-    ResumeRequest,
-    Explain,
-    Integrations,
-    Health,
-    Attempts,
-    Trace,
-    Check,
-];
-/// Subcommands that need the tiers of a cluster.
-const TIERS: &[Subcommand] = &[
-    Worker,
-    Api,
-    Console,
-    TopicsPlan,
-    TopicsApply,
-    DeadLettersList,
-    DeadLettersShow,
-    DeadLettersRedrive,
-    Replay,
-    ResumeRequest,
-    Explain,
-    Integrations,
-    Health,
-    Attempts,
-    Trace,
-    Check,
-];
-/// Subcommands that check or create topics.
-const SHAPES: &[Subcommand] = &[Worker, TopicsPlan, TopicsApply, Check];
-const DELIVERING: &[Subcommand] = &[Worker, Demo];
-/// Subcommands that make requests: the API sends test deliveries.
-const REQUESTING: &[Subcommand] = &[Worker, Api, Demo];
-const SERVING_API: &[Subcommand] = &[Api, Demo];
-/// Subcommands that ask for tokens, or check the files that hold them.
-const API_FILES: &[Subcommand] = &[Api, Console, Demo, Check];
-const SERVING_CONSOLE: &[Subcommand] = &[Console, Demo];
-/// Subcommands that run until they are stopped, with metrics and probes.
-const RUNNING: &[Subcommand] = &[Worker, Api, Console, Demo];
-const FILTERING: &[Subcommand] = &[DeadLettersList, DeadLettersRedrive];
-const NAMING: &[Subcommand] = &[Replay, ResumeRequest, Explain];
-/// Subcommands that answer with rows of the readers.
-const READING: &[Subcommand] = &[Integrations, Health, Attempts];
-const TABLES: &[Subcommand] = READING;
-const SENDING: &[Subcommand] = &[DeadLettersRedrive, Replay];
+use users::{
+    API_FILES, CLUSTER, DELIVERING, EVERY, FILTERING, NAMING, NOT_DEMO, READING, REQUESTING, RUNNING, SENDING,
+    SERVING_API, SERVING_CONSOLE, SHAPES, TABLES, TIERS,
+};
 
 /// All options, in the order in which help lists them.
 pub(super) static GROUPS: &[Group] = &[

@@ -4,6 +4,8 @@
 //! scans at once is bounded here; where the rows come from is the [`Source`]'s business. No answer holds a row of another
 //! workspace, because a question names exactly one.
 
+mod query;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,12 +18,14 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use axum::routing;
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::query::{
+    Draft, FILTER_BYTES_MAX, Find, NEXT_BYTES_MAX, NoParameters, Parameters, WORD_BYTES_MAX, limit, word,
+};
 use super::auth::Tokens;
 use super::rights::{Right, Rights};
 use super::{answers, no_method};
@@ -32,16 +36,6 @@ use crate::registration::instance_check::is_name;
 const SCANS_MAX: usize = 4;
 /// How long one more waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Rows of an answer unless `limit` says otherwise.
-const ROWS: usize = 50;
-/// The most that `limit` may say.
-const ROWS_MAX: usize = 200;
-/// A token for going on names a place in each partition: far below this for any topic.
-const NEXT_BYTES_MAX: usize = 64 * 1024;
-/// Ids, reasons and search words.
-const WORD_BYTES_MAX: usize = 1024;
-/// A draft filter: a thousand items.
-const FILTER_BYTES_MAX: usize = 64 * 1024;
 /// Fields that hold what receivers answered or what events say: only for tokens with the right `body`.
 const BODY_FIELDS: [&str; 3] = ["answer", "body", "value"];
 
@@ -226,81 +220,6 @@ fn without_bodies(value: &mut Value) {
     }
 }
 
-/// The query of every route; which fields a route takes is said by [`Parameters::asked`].
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Parameters {
-    integration: Option<String>,
-    webhook: Option<String>,
-    reason: Option<String>,
-    event: Option<String>,
-    delivery: Option<String>,
-    entity: Option<String>,
-    from: Option<String>,
-    to: Option<String>,
-    limit: Option<String>,
-    next: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Find {
-    find: Option<String>,
-    limit: Option<String>,
-    next: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Draft {
-    filter: String,
-}
-
-fn limit(given: Option<&str>) -> Result<usize, String> {
-    match given.map(str::parse::<i64>) {
-        None => Ok(ROWS),
-        Some(Ok(limit)) if limit > 0 => Ok(usize::try_from(limit).map_or(ROWS_MAX, |limit| limit.min(ROWS_MAX))),
-        Some(_) => Err("limit: expected a number from 1 on".to_owned()),
-    }
-}
-
-fn word(name: &str, given: Option<String>, longest: usize) -> Result<Option<String>, String> {
-    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
-    let is_text = given.len() <= longest && !given.chars().any(char::is_control);
-    if is_text {
-        Ok(Some(given))
-    } else {
-        Err(format!("{name}: expected at most {longest} bytes without control characters"))
-    }
-}
-
-fn instant(name: &str, given: Option<String>) -> Result<Option<Timestamp>, String> {
-    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
-    let expected = |_error| format!("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z");
-    given.parse::<Timestamp>().map(Some).map_err(expected)
-}
-
-impl Parameters {
-    fn asked(self) -> Result<Asked, String> {
-        let asked = Asked {
-            limit: limit(self.limit.as_deref())?,
-            integration: word("integration", self.integration, WORD_BYTES_MAX)?,
-            webhook: word("webhook", self.webhook, WORD_BYTES_MAX)?,
-            reason: word("reason", self.reason, WORD_BYTES_MAX)?,
-            event: word("event", self.event, WORD_BYTES_MAX)?,
-            delivery: word("delivery", self.delivery, WORD_BYTES_MAX)?,
-            entity: word("entity", self.entity, WORD_BYTES_MAX)?,
-            from: instant("from", self.from)?,
-            to: instant("to", self.to)?,
-            next: word("next", self.next, NEXT_BYTES_MAX)?,
-        };
-        if asked.from.zip(asked.to).is_some_and(|(from, to)| from >= to) {
-            return Err("from: expected a time before `to`".to_owned());
-        }
-        Ok(asked)
-    }
-}
-
 type PathOf<T> = Result<Path<T>, PathRejection>;
 type QueryOf<T> = Result<Query<T>, QueryRejection>;
 
@@ -412,10 +331,6 @@ async fn dead_letters(
     let question = |workspace, query: Parameters, _| Ok((workspace, Question::DeadLetters(query.asked()?)));
     respond(&readers, &headers, path, query, question).await
 }
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoParameters {}
 
 async fn trace(
     State(readers): State<Arc<Readers>>,

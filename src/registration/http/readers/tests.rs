@@ -7,6 +7,7 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 use tower_service::Service as _;
 
+use super::query::ROWS_MAX;
 use super::testing::Told;
 use super::*;
 

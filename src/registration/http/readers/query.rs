@@ -1,0 +1,96 @@
+//! The queries of the reader routes: what they may hold, and which question they mean. Nothing is asked here.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::Asked;
+
+/// Rows of an answer unless `limit` says otherwise.
+const ROWS: usize = 50;
+/// The most that `limit` may say.
+pub(super) const ROWS_MAX: usize = 200;
+/// A token for going on names a place in each partition: far below this for any topic.
+pub(super) const NEXT_BYTES_MAX: usize = 64 * 1024;
+/// Ids, reasons and search words.
+pub(super) const WORD_BYTES_MAX: usize = 1024;
+/// A draft filter: a thousand items.
+pub(super) const FILTER_BYTES_MAX: usize = 64 * 1024;
+
+/// The query of every route; which fields a route takes is said by [`Parameters::asked`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parameters {
+    integration: Option<String>,
+    webhook: Option<String>,
+    reason: Option<String>,
+    event: Option<String>,
+    delivery: Option<String>,
+    entity: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    limit: Option<String>,
+    next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Find {
+    pub(super) find: Option<String>,
+    pub(super) limit: Option<String>,
+    pub(super) next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Draft {
+    pub(super) filter: String,
+}
+
+pub(super) fn limit(given: Option<&str>) -> Result<usize, String> {
+    match given.map(str::parse::<i64>) {
+        None => Ok(ROWS),
+        Some(Ok(limit)) if limit > 0 => Ok(usize::try_from(limit).map_or(ROWS_MAX, |limit| limit.min(ROWS_MAX))),
+        Some(_) => Err("limit: expected a number from 1 on".to_owned()),
+    }
+}
+
+pub(super) fn word(name: &str, given: Option<String>, longest: usize) -> Result<Option<String>, String> {
+    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
+    let is_text = given.len() <= longest && !given.chars().any(char::is_control);
+    if is_text {
+        Ok(Some(given))
+    } else {
+        Err(format!("{name}: expected at most {longest} bytes without control characters"))
+    }
+}
+
+pub(super) fn instant(name: &str, given: Option<String>) -> Result<Option<Timestamp>, String> {
+    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
+    let expected = |_error| format!("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z");
+    given.parse::<Timestamp>().map(Some).map_err(expected)
+}
+
+impl Parameters {
+    pub(super) fn asked(self) -> Result<Asked, String> {
+        let asked = Asked {
+            limit: limit(self.limit.as_deref())?,
+            integration: word("integration", self.integration, WORD_BYTES_MAX)?,
+            webhook: word("webhook", self.webhook, WORD_BYTES_MAX)?,
+            reason: word("reason", self.reason, WORD_BYTES_MAX)?,
+            event: word("event", self.event, WORD_BYTES_MAX)?,
+            delivery: word("delivery", self.delivery, WORD_BYTES_MAX)?,
+            entity: word("entity", self.entity, WORD_BYTES_MAX)?,
+            from: instant("from", self.from)?,
+            to: instant("to", self.to)?,
+            next: word("next", self.next, NEXT_BYTES_MAX)?,
+        };
+        if asked.from.zip(asked.to).is_some_and(|(from, to)| from >= to) {
+            return Err("from: expected a time before `to`".to_owned());
+        }
+        Ok(asked)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoParameters {}
