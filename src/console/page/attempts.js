@@ -81,7 +81,7 @@ export const chart = (rows) => {
   const found = spans(rows);
   if (!found) return null;
   const { first, length, bars, names, totals } = found;
-  const count = Math.max(bars.length, 1);
+  const count = Math.max(bars.length, BARS / 2);
   const most = Math.max(1, ...bars.map((bar) => (bar ? [...bar.values()].reduce((sum, one) => sum + one, 0) : 0)));
   const width = WIDTH / count;
   const drawn = [];

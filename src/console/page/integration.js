@@ -36,7 +36,7 @@ export const integration = async (place, context) => {
       { title: "Webhook", cell: (row) => h("span", { class: "mono" }, row.id) },
       { title: "URL", wide: true, cell: (row) => h("span", { class: "mono" }, row.relativeUrl || "") },
       { title: "Delivers", cell: (row) => (row.disabled ? "nothing: it is disabled" : words.filter(row)) },
-      ...(mayAct ? [{ title: "Test", cell: (row) => h("button", { type: "button", "aria-label": `Test ${row.id}`, onclick: () => test(context, name, row.id, outcome) }, "Send a test") }] : []),
+      ...(mayAct ? [{ title: "Test", cell: (row) => h("button", { type: "button", "aria-label": `Send a test to ${row.id}`, onclick: () => test(context, name, row.id, outcome) }, "Send a test") }] : []),
     ], webhooks, "It has no webhook."),
     outcome,
     h("p", {}, h("a", { href: context.address("dead-letters", null, { integration: name }) }, "Its dead letters")),

@@ -42,9 +42,10 @@ export const state = (status) => STATES[status] || ["dim", status || "active", "
 export const severity = (status) => ["unusable", "failed", "hasErrors", "paused", "notConfigured"].indexOf(status);
 
 const item = (filter) => {
-  const type = filter.eventType ? `a ${filter.eventType}` : "anything";
-  const entity = filter.entityType ? ` of a ${filter.entityType}` : "";
-  const change = filter.changeType ? ` that is a ${filter.changeType}` : "";
+  const article = (word) => (/^[aeiou]/i.test(word) ? `an ${word}` : `a ${word}`);
+  const type = filter.eventType ? article(filter.eventType) : "anything";
+  const entity = filter.entityType ? ` of ${article(filter.entityType)}` : "";
+  const change = filter.changeType ? ` that is ${article(filter.changeType)}` : "";
   return `${type}${entity}${change}`;
 };
 

@@ -1,0 +1,208 @@
+// Walks through the operators' page in a real browser, against a real run: the demo, and a receiver of this test that answers with
+// hostile text. Takes the program, the folder of playwright-core and axe-core, the browser, and a folder for pictures.
+//
+//   node deploy/tests/console.mjs PROGRAM MODULES BROWSER PICTURES
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { createServer } from "node:http";
+import { join, resolve } from "node:path";
+import assert from "node:assert/strict";
+
+const [program, modules, browserPath, pictures] = process.argv.slice(2).map((path) => resolve(path));
+const require = createRequire(join(modules, "package.json"));
+const { chromium } = require("playwright-core");
+const axe = readFileSync(join(modules, "node_modules/axe-core/axe.min.js"), "utf8");
+
+const SECRET = "planted-secret-0123456789";
+const HOSTILE = "<img src=x onerror=alert(1)><script>window.pwned = 1</script>";
+const ID = "<b>bold<script>window.pwned=1";
+const PATIENCE_MS = 60000;
+
+const until = async (what, condition) => {
+  const end = Date.now() + PATIENCE_MS;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    assert.ok(Date.now() < end, `${what} did not come about`);
+    await new Promise((next) => { setTimeout(next, 100); });
+  }
+};
+
+const startDemo = async () => {
+  const child = spawn(program, ["demo", "--for", "10m", "--rate", "20", "--api-listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"],
+    { stdio: ["ignore", "pipe", "inherit"] });
+  let told = "";
+  child.stdout.on("data", (data) => { if (told.length < 4096) told += data; });
+  const word = (name) => (told.match(new RegExp(`^${name} (\\S+)$`, "m")) || [])[1];
+  await until("the demo's token", () => word("token"));
+  return { child, console: word("console"), api: new URL(word("api")).origin, token: word("token") };
+};
+
+const startReceiver = async () => {
+  const server = createServer((request, response) => {
+    request.resume();
+    response.writeHead(500, { "content-type": "text/html" });
+    response.end(`${HOSTILE} you sent ${request.headers["x-key"]}`);
+  });
+  await new Promise((listening) => { server.listen(0, "127.0.0.1", listening); });
+  return server;
+};
+
+const demo = await startDemo();
+const receiver = await startReceiver();
+const problems = [];
+let browser;
+try {
+  const headers = { authorization: `Bearer ${demo.token}`, "content-type": "application/json" };
+  const instance = `${demo.api}/api/v1/playground/integrations/instances/${encodeURIComponent(ID)}`;
+  const record = { id: ID, baseUrl: `http://127.0.0.1:${receiver.address().port}/%3Cscript%3E`, status: "active",
+    secrets: [{ id: "webhook.header.X-Key", value: SECRET }],
+    webHooks: [{ id: "hostile", relativeUrl: "cb", triggerType: "entityEvent", filter: { items: [{}] }, disabled: false }] };
+  await until("the API", async () => (await fetch(`${demo.api}/api/v1/docs`).catch(() => ({}))).ok);
+  const put = await fetch(instance, { method: "PUT", headers, body: JSON.stringify(record) });
+  assert.equal(put.status, 200, await put.text());
+  const rows = async (workspace, path) => (await (await fetch(`${demo.console}api/v1/${workspace}/${path}`, { headers })).json()).rows || [];
+  await until("a failed attempt of the hostile receiver", async () => (await rows("playground", "attempts?limit=1")).length);
+  await until("a dead letter of the demo", async () => (await rows("demo", "dead-letters?limit=1")).length);
+
+  browser = await chromium.launch({ executablePath: browserPath, headless: true,
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"] });
+  const origin = new URL(demo.console).origin;
+  const open = async (options) => {
+    const context = await browser.newContext(options);
+    const page = await context.newPage();
+    page.setDefaultTimeout(PATIENCE_MS);
+    page.on("request", (request) => { if (!request.url().startsWith(`${origin}/`)) problems.push(`a request left the origin: ${request.url()}`); });
+    page.on("pageerror", (error) => problems.push(`an error in a script: ${error}`));
+    page.on("dialog", (shown) => { problems.push(`a dialog of the browser: ${shown.message()}`); shown.dismiss(); });
+    await page.addInitScript(() => {
+      window.reported = [];
+      addEventListener("securitypolicyviolation", (event) => window.reported.push(`${event.violatedDirective} ${event.blockedURI}`));
+    });
+    await page.goto(demo.console);
+    return page;
+  };
+  const signIn = async (page) => {
+    await page.getByLabel("Token").fill(demo.token);
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByRole("heading", { name: "Integrations", level: 1 }).waitFor();
+  };
+  const sound = async (page, name) => {
+    await page.evaluate(axe);
+    const found = await page.evaluate(() => window.axe.run(document));
+    for (const violation of found.violations) {
+      problems.push(`${name}: ${violation.id}: ${violation.help}: ${violation.nodes.map((node) => node.html.slice(0, 120)).slice(0, 2).join(" | ")}`);
+    }
+    const { pwned, reported, text, scripts } = await page.evaluate(() => ({
+      pwned: window.pwned, reported: window.reported, text: document.documentElement.outerHTML, scripts: document.querySelectorAll("main script, main img, dialog script, dialog img").length }));
+    if (pwned) problems.push(`${name}: a script of hostile text ran`);
+    if (scripts) problems.push(`${name}: hostile text became an element`);
+    if (reported.length) problems.push(`${name}: the policy was broken: ${reported.join(", ")}`);
+    for (const secret of [SECRET, demo.token]) if (text.includes(secret)) problems.push(`${name}: a secret is on the page`);
+    console.log(`seen: ${name}`);
+  };
+  const go = async (page, path, heading) => {
+    await page.goto(`${demo.console}#/${path}`);
+    await page.getByRole("heading", { name: heading, level: 1 }).waitFor();
+  };
+  const picture = (page, name) => page.screenshot({ path: join(pictures, `console-${name}.png`) });
+
+  const page = await open({ viewport: { width: 1280, height: 800 }, colorScheme: "light" });
+  await sound(page, "sign in");
+  await page.getByLabel("Token").fill("not-a-token");
+  await page.keyboard.press("Enter");
+  await page.getByRole("alert").getByText("This token is not known.").waitFor();
+  await signIn(page);
+  const cookies = await page.context().cookies();
+  assert.ok(cookies.every((cookie) => cookie.httpOnly && cookie.secure && cookie.sameSite === "Strict"), "the cookie");
+  assert.equal(await page.evaluate(() => document.cookie + localStorage.length + sessionStorage.length), "00");
+
+  await page.getByRole("link", { name: "c81e4f6d-92ab-4c37-8d11-b5a90e63f703" }).waitFor();
+  await sound(page, "integrations");
+  await picture(page, "integrations");
+  await page.keyboard.press("/");
+  await page.keyboard.type("0a7f3b52");
+  await page.getByText("1 of the workspace's integrations match").waitFor();
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "0a7f3b52-6a0c-4d59-8a55-3f0d3c1b9e01", level: 1 }).waitFor();
+
+  await go(page, "demo/integration/c81e4f6d-92ab-4c37-8d11-b5a90e63f703", "c81e4f6d-92ab-4c37-8d11-b5a90e63f703");
+  const details = page.getByRole("button", { name: /^Details of the attempt/ }).first();
+  await details.waitFor();
+  await sound(page, "integration");
+  await picture(page, "integration");
+  await details.focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").getByText("without the header X-XCOM-Integration-Echo").first().waitFor();
+  await sound(page, "attempt");
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  assert.ok(await details.evaluate((element) => element === document.activeElement), "focus returns to what opened the dialog");
+
+  const [attempt] = await rows("demo", "attempts?limit=1");
+  await go(page, `demo/event?event=${encodeURIComponent(attempt.origin)}`, "Event");
+  await page.getByText(/\d+ matched = \d+ acknowledged \+ \d+ waiting \+ \d+ dead \+ \d+ dropped/).waitFor();
+  await page.getByRole("button", { name: "Show the event's bytes" }).click();
+  await page.getByText("changeData").waitFor();
+  await sound(page, "event");
+  await picture(page, "event");
+  await page.goBack();
+  await page.getByRole("heading", { name: "c81e4f6d-92ab-4c37-8d11-b5a90e63f703", level: 1 }).waitFor();
+
+  await go(page, "demo/dead-letters", "Dead letters");
+  await page.getByRole("button", { name: /^Details of webhooks.dead-letter/ }).first().click();
+  await page.getByRole("dialog").getByText("Every attempt of the schedule failed.").or(page.getByRole("dialog").getByText("The record is no event")).first().waitFor();
+  await sound(page, "dead letter");
+  await page.keyboard.press("Escape");
+  await picture(page, "dead-letters");
+
+  await go(page, "demo/lab", "Filter lab");
+  await page.getByRole("button", { name: "Try it" }).click();
+  await page.getByText(/^Matched \d+ of \d+ recent events/).waitFor();
+  await sound(page, "filter lab");
+  await picture(page, "lab");
+
+  await page.goto(`${demo.console}#/playground/integration/${encodeURIComponent(ID)}`);
+  await page.getByRole("heading", { name: ID, level: 1 }).waitFor();
+  await page.getByRole("button", { name: /^Details of the attempt/ }).first().click();
+  await page.getByRole("dialog").getByText(HOSTILE).waitFor();
+  await sound(page, "hostile answer");
+  await page.keyboard.press("Escape");
+  await page.getByRole("button", { name: "Send a test to hostile" }).click();
+  await page.getByText("The receiver answered with HTTP status 500").last().waitFor();
+  await sound(page, "test delivery");
+
+  await go(page, "elsewhere/integrations", "Integrations");
+  await page.getByRole("alert").getByText("The token is not for the workspace elsewhere.").waitFor();
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.getByRole("heading", { name: "Sign in", level: 1 }).waitFor();
+  assert.equal((await page.context().cookies()).length, 0, "the cookie is gone");
+
+  const dark = await open({ viewport: { width: 1280, height: 800 }, colorScheme: "dark" });
+  await signIn(dark);
+  await go(dark, "demo/integration/c81e4f6d-92ab-4c37-8d11-b5a90e63f703", "c81e4f6d-92ab-4c37-8d11-b5a90e63f703");
+  await dark.getByRole("button", { name: /^Details of the attempt/ }).first().waitFor();
+  await sound(dark, "integration in the dark");
+  await picture(dark, "dark");
+
+  const small = await open({ viewport: { width: 390, height: 780 }, colorScheme: "light" });
+  await signIn(small);
+  for (const [path, heading] of [["demo/integrations", "Integrations"], ["demo/dead-letters", "Dead letters"], ["demo/integration/c81e4f6d-92ab-4c37-8d11-b5a90e63f703", "c81e4f6d-92ab-4c37-8d11-b5a90e63f703"]]) {
+    await go(small, path, heading);
+    await small.getByRole("table").last().waitFor();
+    const wide = await small.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+    if (wide) problems.push(`${path} is wider than a small screen`);
+    await sound(small, `${path} on a small screen`);
+  }
+  await picture(small, "small");
+} finally {
+  if (browser) await browser.close();
+  receiver.close();
+  demo.child.kill("SIGKILL");
+}
+for (const problem of problems) console.error(problem);
+assert.equal(problems.length, 0, `${problems.length} problems`);
+console.log("the page holds");
