@@ -48,7 +48,7 @@ def refuses_unknown() -> None:
 
 
 def complete(services: dict) -> None:
-    wanted = {"kafka", "topics", "worker", "api", "receiver", "prometheus", "grafana"}
+    wanted = {"kafka", "topics", "worker", "api", "console", "receiver", "prometheus", "grafana"}
     need(wanted <= services.keys(), f"missing: {wanted - services.keys()}")
     need(services["worker"]["deploy"]["replicas"] == 2, "there are not two workers")
     commands = {name: service.get("command") for name, service in services.items()}

@@ -26,7 +26,7 @@ KAFKA_PROGRAMS = {
 # apache/kafka has one cluster id for everybody who gives none.
 KAFKA_DEFAULTS = {"CLUSTER_ID": "5L6g3nShT-eMCtK--X86sw"}
 OURS, KAFKA, CURL, PROMETHEUS, GRAFANA = "hookstream", "apache/kafka", "curlimages/curl", "prom/prometheus", "grafana/grafana"
-DEFAULT_PORTS = {OURS: {"HOOKSTREAM_ADMIN_LISTEN": 9464, "HOOKSTREAM_API_LISTEN": 8080}}
+DEFAULT_PORTS = {OURS: {"HOOKSTREAM_ADMIN_LISTEN": 9464, "HOOKSTREAM_API_LISTEN": 8080, "HOOKSTREAM_CONSOLE_LISTEN": 8090}}
 
 
 def seconds(duration: str) -> float:
