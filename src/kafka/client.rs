@@ -312,6 +312,7 @@ const PROPERTIES: &str = "CONFWARN";
 /// Turns a client's logs and errors into the program's, without repeating itself.
 pub(crate) struct ClientLog {
     role: &'static str,
+    is_quiet: bool,
     repeats: Repeats,
     last_error: Mutex<Option<String>>,
 }
@@ -319,7 +320,12 @@ pub(crate) struct ClientLog {
 impl ClientLog {
     /// Of the client that does `role`.
     pub(crate) fn new(role: &'static str) -> Self {
-        Self { role, repeats: Repeats::default(), last_error: Mutex::default() }
+        Self { role, is_quiet: false, repeats: Repeats::default(), last_error: Mutex::default() }
+    }
+
+    /// Of a client of which a tool tells by itself what ails it: what the client says of that is only for who looks for more.
+    pub(crate) fn of_tool(role: &'static str) -> Self {
+        Self { is_quiet: true, ..Self::new(role) }
     }
 
     /// What the client does.
@@ -343,6 +349,8 @@ impl ClientContext for ClientLog {
                     tracing::warn!(client = role, facility, repeats, detail = message, "records may have been skipped");
                 }
             }
+            // Whoever asked is told in words of ours.
+            _ if self.is_quiet => tracing::debug!(client = role, facility, detail = message, "kafka client"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 if let Some(repeats) = self.repeats.of(facility) {
                     tracing::warn!(client = role, facility, repeats, detail = message, "kafka client");
@@ -369,8 +377,15 @@ impl ClientContext for ClientLog {
             return;
         }
         KAFKA_ERRORS.inc();
-        *self.last_error.lock() = Some(reason.to_owned());
+        // That all brokers are down says less than why the last one is.
+        if !matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)) {
+            *self.last_error.lock() = Some(reason.to_owned());
+        }
         let text = error.to_string();
+        if self.is_quiet {
+            tracing::debug!(client = self.role, error = text, reason, "kafka client error");
+            return;
+        }
         if let Some(repeats) = self.repeats.of(&text) {
             tracing::warn!(client = self.role, error = text, reason, repeats, "kafka client error");
         }

@@ -30,7 +30,7 @@ pub(crate) fn committed(
 ) -> Result<Committed, SpanError> {
     let failed = |source| SpanError::Kafka { topic: format!("of group {group}"), source };
     let client: BaseConsumer<ClientLog> =
-        group_asker_config(kafka, role, group).create_with_context(ClientLog::new(role)).map_err(failed)?;
+        group_asker_config(kafka, role, group).create_with_context(ClientLog::of_tool(role)).map_err(failed)?;
     let metadata = client.fetch_metadata(None, ANSWER_TIMEOUT).map_err(failed)?;
     let mut asked = TopicPartitionList::new();
     let mut committed = Committed::new();

@@ -29,6 +29,8 @@ use crate::settings;
 
 /// How long the brokers may take for one answer before a tool gives up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to listen for what the client has to say about a connection.
+const LISTEN: Duration = Duration::from_millis(100);
 /// After this long the user is told that the brokers have not answered.
 const SAY_AFTER: Duration = Duration::from_secs(2);
 /// How long a partition may give nothing, neither a record nor its end. Above it the brokers are gone.
@@ -42,10 +44,12 @@ const AHEAD_MAX: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpanError {
     /// Nobody answers.
-    #[error("no broker of `{brokers}` answers within {} s", ANSWER_TIMEOUT.as_secs())]
+    #[error("no broker of `{brokers}` answers within {} s{}", ANSWER_TIMEOUT.as_secs(), behind_colon(cause.as_deref()))]
     NoBroker {
         /// The bootstrap servers.
         brokers: String,
+        /// What the client said last about a connection.
+        cause: Option<String>,
     },
     /// It is not there.
     #[error("topic `{0}` does not exist; `hookstream topics apply` creates it")]
@@ -170,7 +174,7 @@ pub(crate) fn check_topic(kafka: &settings::Kafka, topic: &str, role: &'static s
 
 fn consumer(config: &ClientConfig, topic: &str, role: &'static str) -> Result<BaseConsumer<ClientLog>, SpanError> {
     config
-        .create_with_context(ClientLog::new(role))
+        .create_with_context(ClientLog::of_tool(role))
         .map_err(|source| SpanError::Kafka { topic: topic.to_owned(), source })
 }
 
@@ -179,12 +183,12 @@ fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic
         if !is_away(&error) {
             return Err(error);
         }
-        tracing::warn!(brokers = kafka.brokers, "no broker answers yet, still trying");
+        tracing::warn!(brokers = kafka.brokers, cause = cause(consumer), "no broker answers yet, still trying");
         consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT.saturating_sub(SAY_AFTER))
     });
     let metadata = asked.map_err(|source| {
         if is_away(&source) {
-            SpanError::NoBroker { brokers: kafka.brokers.clone() }
+            SpanError::NoBroker { brokers: kafka.brokers.clone(), cause: cause(consumer) }
         } else {
             SpanError::Kafka { topic: topic.to_owned(), source }
         }
@@ -203,6 +207,27 @@ fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic
     let mut partitions: Vec<i32> = found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
     partitions.sort_unstable();
     if partitions.is_empty() { Err(SpanError::NoTopic(topic.to_owned())) } else { Ok(partitions) }
+}
+
+fn behind_colon(text: Option<&str>) -> String {
+    text.map(|text| format!(": {text}")).unwrap_or_default()
+}
+
+/// What the client said last about what ails it, without the names it gives its threads and states.
+fn cause(consumer: &BaseConsumer<ClientLog>) -> Option<String> {
+    // Its words come out of the queue that a poll serves; nothing is assigned yet, so no record is lost.
+    let until = Instant::now() + LISTEN;
+    while consumer.context().last_error().is_none() && Instant::now() < until {
+        if let Some(Err(error)) = consumer.poll(LISTEN) {
+            tracing::debug!(%error, "a client that is not connected");
+        }
+    }
+    consumer.context().last_error().map(|words| plain(&words).to_owned())
+}
+
+fn plain(words: &str) -> &str {
+    let words = words.split_once("/bootstrap: ").map_or(words, |(_, words)| words);
+    words.split(" (after ").next().unwrap_or(words)
 }
 
 /// Whether no broker has answered.
@@ -510,4 +535,16 @@ pub(super) fn is_transient(error: &KafkaError) -> bool {
         )
     );
     !refused && !matches!(error, KafkaError::MessageConsumptionFatal(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_quoted_without_its_inner_names() {
+        let words = "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)";
+        assert_eq!(plain(words), "Connect to ipv4#127.0.0.1:1 failed: Connection refused");
+        assert_eq!(plain("SASL authentication error"), "SASL authentication error");
+    }
 }

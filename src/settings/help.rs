@@ -47,7 +47,11 @@ fn subcommands(list: impl Iterator<Item = Subcommand>) -> String {
 
 fn of_subcommand(subcommand: Subcommand) -> String {
     let words = subcommand.words();
-    let argument = subcommand.argument().map(|name| format!(" {}", name.to_ascii_uppercase())).unwrap_or_default();
+    let argument = subcommand.argument().map(|name| {
+        let (word, spec) = (name.to_ascii_uppercase(), options::find(name, subcommand));
+        if spec.is_some_and(|spec| spec.required) { format!(" {word}") } else { format!(" [{word}]") }
+    });
+    let argument = argument.unwrap_or_default();
     let about = subcommand.about();
     let mut text = format!("hookstream {words}: {about}\n\nUsage: hookstream {words}{argument} [OPTIONS]\n");
     let mut placeholders = Vec::new();

@@ -17,7 +17,7 @@ pub(crate) fn render() -> String {
     );
     for subcommand in Subcommand::ALL {
         let argument =
-            subcommand.argument().map(|name| format!(" [{}]", name.to_ascii_uppercase())).unwrap_or_default();
+            subcommand.argument().map(|name| format!(" \\fI{}\\fR", name.to_ascii_uppercase())).unwrap_or_default();
         let words = escaped(subcommand.words());
         push(&mut text, format_args!(".TP\n.B {words}{argument}\n{}\n", escaped(subcommand.about())));
     }

@@ -275,6 +275,9 @@ struct Shown<'a> {
     timestamp: Option<String>,
     key: Option<String>,
     headers: Vec<ShownHeader<'a>>,
+    /// Of an invalid event: why it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -333,6 +336,20 @@ pub(crate) async fn show(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Why an invalid event is none; nothing for other dead letters.
+fn invalid(record: &SpanRecord) -> Option<String> {
+    let wire = record.wire();
+    if wire.reason != Some(DeadReason::InvalidEvent) {
+        return None;
+    }
+    let Some(value) = record.value.as_deref() else { return Some("the record has no value".to_owned()) };
+    match Envelope::parse(value) {
+        Err(why) => Some(why.to_string()),
+        Ok(_) if record.workspace().is_none() => Some("the record says no workspace".to_owned()),
+        Ok(_) => None,
+    }
+}
+
 fn shown_as_json(topic: &str, record: &SpanRecord) -> Result<String, ToolError> {
     let headers = record.headers.iter();
     let body = record.value.as_deref().map(Body::of);
@@ -349,6 +366,7 @@ fn shown_as_json(topic: &str, record: &SpanRecord) -> Result<String, ToolError> 
         timestamp: render::time(record.timestamp_ms),
         key: record.key.as_deref().map(text_of),
         headers: headers.map(|(name, value)| ShownHeader { name, value: value.as_deref().map(text_of) }).collect(),
+        cause: invalid(record),
         value,
         value_text,
         value_escaped,
@@ -368,6 +386,9 @@ fn shown(topic: &str, record: &SpanRecord) -> String {
     for (name, value) in &record.headers {
         let value = value.as_deref().map_or_else(|| "(no value)".to_owned(), text_of);
         lines.push(format!("  {}: {}", printable(name), printable(&value)));
+    }
+    if let Some(cause) = invalid(record) {
+        lines.push(format!("cause      {}", printable(&cause)));
     }
     match record.value.as_deref() {
         Some(value) => {
@@ -516,6 +537,25 @@ mod tests {
         check(&DeadLetterFilter { from: at(1_001), ..DeadLetterFilter::default() }, false);
         check(&DeadLetterFilter { to: at(1_001), ..DeadLetterFilter::default() }, true);
         check(&DeadLetterFilter { to: at(1_000), ..DeadLetterFilter::default() }, false);
+    }
+
+    #[test]
+    fn an_invalid_event_is_shown_with_its_cause() {
+        let record = |value: Option<&str>, reason: &str| SpanRecord {
+            partition: 0,
+            offset: 0,
+            timestamp_ms: None,
+            key: None,
+            value: value.map(|value| value.to_owned().into()),
+            headers: vec![("hookstream-reason".to_owned(), Some(reason.to_owned().into()))],
+        };
+        let cause = |value, reason| invalid(&record(value, reason)).unwrap_or_default();
+        assert!(cause(Some("{}"), "invalid-event").contains("`id`"));
+        assert_eq!(cause(None, "invalid-event"), "the record has no value");
+        let event = r#"{"id":"e","type":"change","entityIds":{"companyId":"1"}}"#;
+        assert_eq!(cause(Some(event), "invalid-event"), "the record says no workspace");
+        assert_eq!(cause(Some("{}"), "exhausted"), "");
+        assert!(shown("t", &record(Some("{}"), "invalid-event")).contains("cause      the event has no `id`"));
     }
 
     #[test]
