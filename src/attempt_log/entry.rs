@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::redaction::{Secrets, repeats, shown_url};
+use super::redaction::{Secrets, query_values, repeats, shown_url};
 use crate::domain::event::Envelope;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::Outcome;
@@ -175,7 +175,9 @@ impl Entry {
     /// The record's value, written by the worker of that host name.
     pub(crate) fn record(&self, worker: &str) -> Vec<u8> {
         let webhook = self.integration.webhook(self.webhook);
-        let secrets = Secrets::of(self.integration.secret_values());
+        let url = webhook.map(|webhook| webhook.url());
+        let in_url = query_values(url.as_deref().unwrap_or_default());
+        let secrets = Secrets::of(self.integration.secret_values().chain(in_url));
         let (outcome, reason, status) = match self.outcome {
             Outcome::Acknowledged => ("acknowledged", None, Some(200)),
             Outcome::Failed { reason, status, .. } => ("failed", Some(reason.word()), status),
@@ -186,7 +188,7 @@ impl Entry {
             web_hook_id: webhook.map(Webhook::id),
             event_id: event_id.filter(|_| !self.is_tick),
             attempt: self.attempt,
-            url: webhook.map(|webhook| secrets.masked(&shown_url(&webhook.url()))),
+            url: url.as_deref().map(|url| secrets.masked(&shown_url(url))),
             outcome,
             reason,
             error: self.cause.as_ref().map(|cause| secrets.masked(cause.text())),

@@ -156,6 +156,16 @@ pub(crate) fn shown_url(url: &str) -> String {
     }
 }
 
+/// The values in a URL's query that are long enough for a token. To mask shorter ones would leave no answer readable.
+pub(crate) fn query_values(url: &str) -> impl Iterator<Item = &str> {
+    let (_, query) = url.split_once('?').unwrap_or_default();
+    let query = query.split('#').next().unwrap_or_default();
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value))
+        .filter(|value| value.len() >= PIECE_MIN)
+}
+
 /// Whether an answer repeats an event or a large part of it, however it is escaped: only letters and digits are compared,
 /// after undoing the escapes of JSON, URLs and HTML.
 pub(crate) fn repeats(answer: &[u8], event: &[u8]) -> bool {
@@ -261,6 +271,16 @@ mod tests {
     #[track_caller]
     fn check_masked(secrets: &[&str], text: &str, expected: &str) {
         assert_eq!(Secrets::of(secrets.iter().copied()).masked(text), expected);
+    }
+
+    #[test]
+    fn every_long_value_of_a_query_may_be_a_token() {
+        let values = |url| query_values(url).collect::<Vec<_>>();
+        assert_eq!(
+            values("https://a.b/c?token=t0kens&d=&v=1&e=f=gggg&hhhhhh#i=jjjjjj"),
+            ["t0kens", "f=gggg", "hhhhhh"]
+        );
+        assert_eq!(values("https://a.b/c"), Vec::<&str>::new());
     }
 
     #[test]

@@ -122,16 +122,16 @@ impl AddressPolicy {
 
 /// The IPv4 addresses that a packet to this IPv6 address goes to or through, and the range of all such addresses.
 fn inside(address: Ipv6Addr) -> Option<(Ipv6Net, [Option<Ipv4Addr>; 2])> {
-    let [_, b, c, d, .., y, z] = address.segments();
+    let [_, second, third, fourth, .., before_last, last] = address.segments();
     let of = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
     let net = [IPV4_MAPPED, NAT64, SIX_TO_FOUR, TEREDO].into_iter().find(|net| net.contains(&address))?;
     let inside = if net == SIX_TO_FOUR {
-        [of(b, c), None]
+        [of(second, third), None]
     } else if net == TEREDO {
         // The server, and the client with its bits turned over.
-        [of(c, d), of(!y, !z)]
+        [of(third, fourth), of(!before_last, !last)]
     } else {
-        [of(y, z), None]
+        [of(before_last, last), None]
     };
     Some((net, inside))
 }

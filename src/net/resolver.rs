@@ -236,6 +236,7 @@ impl Resolver {
     }
 
     /// Knows these names and no others.
+    #[cfg(test)]
     pub(crate) fn fixed(names: HashMap<String, Vec<IpAddr>>) -> Self {
         Self::with(Box::new(move |name, family| {
             let found = names.get(&*name).map(|addresses| Records {
@@ -247,6 +248,7 @@ impl Resolver {
     }
 
     /// Asks `lookup`.
+    #[cfg(test)]
     pub(crate) fn with(lookup: Box<Lookup>) -> Self {
         Self::bounded(lookup, LOOKUPS_MAX)
     }
@@ -302,19 +304,19 @@ impl Shared {
     /// What there is for `name`; starts a look-up if there is nothing, or if what is there is to be renewed.
     fn step(shared: &Arc<Self>, name: &str) -> Step {
         let now = Instant::now();
-        let mut state = shared.lock();
-        let known = state.cache.entry(name);
+        let mut locked = shared.lock();
+        let known = locked.cache.entry(name);
         let (fresh, stale, is_silent) = (known.fresh(now), known.stale(now), known.is_unanswered());
         if let Some(answer) = fresh {
             if answer.is_ok() && known.is_to_renew(now) && known.pending.is_none() {
                 // Without room it is renewed the next time.
-                drop(Self::start(shared, &mut state, name, now));
+                drop(Self::start(shared, &mut locked, name, now));
             }
             return Step::Use(answer);
         }
         let flight = match &known.pending {
             Some(pending) => Some(pending.subscribe()),
-            None => Self::start(shared, &mut state, name, now),
+            None => Self::start(shared, &mut locked, name, now),
         };
         match (flight, stale) {
             // Nobody could say the last time: that is not waited for again.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rand::RngCore;
 
 use super::http::{TestAnswer, TestDelivery, TestRequest};
+use crate::attempt_log::redaction::{Secrets, query_values, shown_url};
 use crate::clock;
 use crate::deliver::courier::Courier;
 use crate::deliver::request::{RequestTemplate, SignedRequest};
@@ -53,8 +54,21 @@ async fn deliver(courier: &Courier, pressure: &Arc<Pressure>, request: &TestRequ
         Outcome::Failed { reason, status, .. } => (false, Some(reason.word().to_owned()), status),
     };
     let duration_ms = u64::try_from(exchanged.took.as_millis()).unwrap_or(u64::MAX);
-    let answer = String::from_utf8_lossy(&exchanged.rest.read().await.body).into_owned();
-    Ok(TestAnswer { acknowledged, reason, status, duration_ms, answer })
+    let body = exchanged.rest.read().await.body;
+    let url = delivery.webhook().map(|webhook| webhook.url()).unwrap_or_default();
+    // Masked by what was sent: the receiver may repeat any of it.
+    let secrets = Secrets::of(delivery.integration.secret_values().chain(query_values(&url)));
+    Ok(TestAnswer {
+        acknowledged,
+        reason,
+        error: exchanged.cause.map(|cause| secrets.masked(cause.shown())),
+        address: exchanged.address.map(|address| address.to_string()),
+        delivery_id: delivery.id.into(),
+        url: secrets.masked(&shown_url(&url)),
+        status,
+        duration_ms,
+        answer: secrets.masked(&String::from_utf8_lossy(&body)),
+    })
 }
 
 /// What the webhook would be sent, of an entity that does not exist.
@@ -80,4 +94,56 @@ fn random(prefix: &str) -> String {
     let mut text = prefix.to_owned();
     push_hex(&mut text, &bytes);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::domain::retry_schedule::RetrySchedule;
+    use crate::net::address::AddressPolicy;
+    use crate::net::connector::Connector;
+    use crate::telemetry::metrics::Metrics;
+
+    /// What a test delivery to `base_url` is answered with.
+    async fn tested(base_url: &str, policy: AddressPolicy) -> serde_json::Value {
+        let record = serde_json::json!({"baseUrl": base_url,
+            "secrets": [{"id": "webhook.header.X-Key", "value": 123_456_789}, {"id": "other", "value": "s3cret-text"}],
+            "webHooks": [{"id": "w", "relativeUrl": "/cb?token=t0ken-in-query", "triggerType": "entityEvent",
+                "filter": {"items": [{}]}}]});
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        let courier =
+            Courier::new(Connector::system(policy, Duration::from_secs(20)), Duration::from_secs(20), metrics);
+        let request = TestRequest { key: "ws/i".into(), record: record.to_string().into(), webhook: "w".into() };
+        serde_json::to_value(by(Arc::new(courier))(request).await.unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_answer_is_masked_by_all_that_was_sent() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        let base_url = format!("http://{at}");
+        let (answer, ()) = tokio::join!(tested(&base_url, policy), async {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            assert!(tcp.read(&mut [0; 4096]).await.unwrap() > 0);
+            let body = "Cannot POST /cb?token=t0ken-in-query with 123456789 and s3cret-text";
+            let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+        });
+        assert_eq!(answer["answer"], "Cannot POST /cb?token=*** with *** and ***");
+        assert_eq!((&answer["url"], &answer["address"]), (&format!("{base_url}/cb").into(), &at.to_string().into()));
+        assert_eq!((&answer["error"], &answer["status"]), (&"the answer has status 404, not 200".into(), &404.into()));
+        assert!(answer["deliveryId"].as_str().unwrap().starts_with("msg_"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_address_is_not_told() {
+        let answer = tested("http://localhost:1", AddressPolicy::default()).await;
+        assert_eq!((&answer["reason"], &answer["address"]), (&"refused-address".into(), &serde_json::Value::Null));
+        assert_eq!(answer["error"], "localhost: the address is refused");
+    }
 }

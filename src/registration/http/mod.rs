@@ -107,6 +107,16 @@ pub(crate) struct TestAnswer {
     /// Why not, as one word; nothing when it was.
     #[schema(example = "echo-missing")]
     pub(crate) reason: Option<String>,
+    /// The cause in words; nothing when it was acknowledged.
+    #[schema(example = "the certificate is refused: it expired at 2026-01-01T00:00:00Z", max_length = 300)]
+    pub(crate) error: Option<String>,
+    /// The address that was connected to, or that was tried last; nothing when there was none, or it was refused.
+    #[schema(example = "198.51.100.7:443")]
+    pub(crate) address: Option<String>,
+    /// The delivery's id, as the receiver got it in `webhook-id`.
+    pub(crate) delivery_id: String,
+    /// Where it was sent, without the query.
+    pub(crate) url: String,
     /// The HTTP status, if there was an answer.
     #[schema(minimum = 100, maximum = 999)]
     pub(crate) status: Option<u16>,

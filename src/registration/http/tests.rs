@@ -39,8 +39,17 @@ impl Answer {
 fn client() -> Client {
     client_with(Arc::new(|request: TestRequest| {
         Box::pin(async move {
-            let answer = format!("{} {} told hunter22", request.key, request.webhook);
-            Ok(TestAnswer { acknowledged: true, reason: None, status: Some(200), duration_ms: 5, answer })
+            Ok(TestAnswer {
+                acknowledged: false,
+                reason: Some("dns".to_owned()),
+                error: Some("a.example: no such name".to_owned()),
+                address: None,
+                delivery_id: "msg_1".to_owned(),
+                url: "https://a.example/cb".to_owned(),
+                status: None,
+                duration_ms: 5,
+                answer: format!("{} {} told", request.key, request.webhook),
+            })
         })
     }))
 }
@@ -407,14 +416,16 @@ async fn lists_come_in_pages() {
 }
 
 #[tokio::test]
-async fn a_test_delivery_says_what_the_receiver_said_without_secrets() {
+async fn a_test_delivery_says_what_the_receiver_said_and_why_it_failed() {
     let client = client();
     client.seed().await;
     let path = format!("{INSTANCE}/webhooks/w1/test");
     let said = client.ask("POST", &path, &[], "").await;
     assert_eq!(
         said.json(),
-        json!({"acknowledged": true, "reason": null, "status": 200, "durationMs": 5, "answer": "acme/i1 w1 told ***"})
+        json!({"acknowledged": false, "reason": "dns", "error": "a.example: no such name", "address": null,
+            "deliveryId": "msg_1", "url": "https://a.example/cb", "status": null, "durationMs": 5,
+            "answer": "acme/i1 w1 told"})
     );
     let missing = client.ask("POST", &format!("{INSTANCE}/webhooks/w9/test"), &[], "").await;
     assert_eq!(
