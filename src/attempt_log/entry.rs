@@ -175,7 +175,7 @@ impl Entry {
     /// The record's value, written by the worker of that host name.
     pub(crate) fn record(&self, worker: &str) -> Vec<u8> {
         let webhook = self.integration.webhook(self.webhook);
-        let url = webhook.map(|webhook| webhook.url());
+        let url = webhook.map(Webhook::url);
         let in_url = query_values(url.as_deref().unwrap_or_default());
         let secrets = Secrets::of(self.integration.secret_values().chain(in_url));
         let (outcome, reason, status) = match self.outcome {

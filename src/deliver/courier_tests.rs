@@ -6,7 +6,7 @@ use rand::SeedableRng as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
@@ -50,6 +50,18 @@ fn request_to(base_url: &str, payload: &[u8]) -> SignedRequest {
     SignedRequest::new(&template, &delivery, 1_700_000_000, &mut rand::rngs::StdRng::from_os_rng())
 }
 
+/// A receiver's end, which ends with the test.
+fn serve<T: Send + 'static>(server: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
+    let mut serving = JoinSet::new();
+    serving.spawn(server);
+    serving
+}
+
+/// What it comes to.
+async fn ended<T: 'static>(mut server: JoinSet<T>) -> T {
+    server.join_next().await.unwrap().unwrap()
+}
+
 async fn listen() -> (TcpListener, u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -69,10 +81,10 @@ async fn read_head(tcp: &mut TcpStream) -> Option<(String, String)> {
 
 /// Answers the one request of each connection with `answer`, where `{echo}` stands for its token, and holds on until the other end is
 /// closed.
-fn answer_with(listener: TcpListener, answer: &str) -> JoinHandle<()> {
+fn answer_with(listener: TcpListener, answer: &str) -> JoinSet<()> {
     let answer = answer.to_owned();
-    tokio::spawn(async move {
-        let mut open = tokio::task::JoinSet::new();
+    serve(async move {
+        let mut open = JoinSet::new();
         while let Ok((mut tcp, _)) = listener.accept().await {
             let answer = answer.clone();
             open.spawn(async move {
@@ -92,7 +104,7 @@ async fn outcome_of(answer: &str) -> (Outcome, bool) {
     let (listener, port) = listen().await;
     let server = answer_with(listener, answer);
     let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Failures).await;
-    server.abort();
+    drop(server);
     let link = match exchanged.rest {
         Rest::Read(read) => read.link.is_some(),
         Rest::Coming(_) => false,
@@ -104,7 +116,7 @@ const GOOD: &str = "X-XCOM-Integration-Echo: {echo}\r\ncontent-length: 0\r\n\r\n
 
 #[tokio::test]
 async fn status_200_and_the_echo_acknowledge_whatever_else_the_answer_holds() {
-    let many: String = (0..999).map(|n| format!("X-{n}: {n}\r\n")).collect();
+    let many: String = (0..999).map(|n| format!("X-{n}: {n}\r\n")).collect::<Vec<_>>().concat();
     for odd in [
         "PHP Warning:  Unable to load x.so in Unknown on line 0\r\n",
         "no colon at all\r\n",
@@ -174,14 +186,14 @@ async fn what_is_no_answer_or_no_single_echo_is_not_acknowledged() {
 #[tokio::test]
 async fn the_headers_on_the_wire_are_those_of_the_contract_in_their_order() {
     let (listener, port) = listen().await;
-    let seen = tokio::spawn(async move {
+    let seen = serve(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         let head = read_head(&mut tcp).await.unwrap().0;
         drop(tcp);
         head
     });
     courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Nothing).await;
-    let head = seen.await.unwrap();
+    let head = ended(seen).await;
     let names: Vec<&str> = head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0)).collect();
     assert!(head.starts_with("POST /cb HTTP/1.1\r\n"), "{head}");
     assert_eq!(
@@ -206,7 +218,7 @@ async fn the_headers_on_the_wire_are_those_of_the_contract_in_their_order() {
 async fn the_verdict_does_not_wait_for_the_body_which_is_read_beside_it_up_to_its_bounds() {
     let (listener, port) = listen().await;
     let (go, gate) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(async move {
+    let server = serve(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         read_head(&mut tcp).await.unwrap();
         tcp.write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 2000\r\n\r\n").await.unwrap();
@@ -221,13 +233,13 @@ async fn the_verdict_does_not_wait_for_the_body_which_is_read_beside_it_up_to_it
     let read = exchanged.rest.read().await;
     assert_eq!(read.body, vec![b'a'; ANSWER_BYTES_KEPT]);
     assert!(read.link.is_some(), "the connection can carry the next request");
-    drop(server.await.unwrap());
+    drop(ended(server).await);
 }
 
 #[tokio::test]
 async fn a_body_without_an_end_costs_its_connection_and_no_more_than_its_bound() {
     let (listener, port) = listen().await;
-    let server = tokio::spawn(async move {
+    let server = serve(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         read_head(&mut tcp).await.unwrap();
         tcp.write_all(b"HTTP/1.1 500 Oops\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
@@ -242,7 +254,7 @@ async fn a_body_without_an_end_costs_its_connection_and_no_more_than_its_bound()
     assert!(read.link.is_none());
     assert_eq!(read.body.len(), ANSWER_BYTES_KEPT);
     // The connection is closed, or this would never end.
-    assert!(server.await.unwrap() >= ANSWER_BYTES_MAX);
+    assert!(ended(server).await >= ANSWER_BYTES_MAX);
 }
 
 #[tokio::test]
@@ -266,7 +278,7 @@ async fn a_request_given_up_closes_its_connection_within_a_second_though_nobody_
 #[tokio::test]
 async fn an_answer_before_the_request_is_read_counts_and_its_connection_is_not_kept() {
     let (listener, port) = listen().await;
-    let server = tokio::spawn(async move {
+    let server = serve(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         let (_, echo) = read_head(&mut tcp).await.unwrap();
         tcp.write_all(format!("HTTP/1.1 200 OK\r\n{GOOD}").replace("{echo}", &echo).as_bytes()).await.unwrap();
@@ -276,21 +288,21 @@ async fn an_answer_before_the_request_is_read_counts_and_its_connection_is_not_k
     let exchanged = courier.exchange(&request(port, &vec![b'x'; 16 << 20]), None, Keep::Nothing).await;
     assert_eq!(exchanged.outcome, Outcome::Acknowledged);
     assert!(exchanged.rest.read().await.link.is_none());
-    drop(server.await.unwrap());
+    drop(ended(server).await);
 }
 
 #[tokio::test]
 async fn an_answer_is_looked_for_before_a_reset_is_called_one() {
     for _ in 0..20 {
         let (listener, port) = listen().await;
-        let server = tokio::spawn(async move {
+        let server = serve(async move {
             let (mut tcp, _) = listener.accept().await.unwrap();
             read_head(&mut tcp).await.unwrap();
             tcp.write_all(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             // Closed with unread bytes: the other end gets a reset.
         });
         let exchanged = courier(AMPLE).exchange(&request(port, &vec![b'x'; 4 << 20]), None, Keep::Nothing).await;
-        server.await.unwrap();
+        ended(server).await;
         assert_eq!(exchanged.outcome, Outcome::Failed { reason: Reason::Status, status: Some(413), retry_after: None });
     }
 }
@@ -298,7 +310,7 @@ async fn an_answer_is_looked_for_before_a_reset_is_called_one() {
 #[tokio::test]
 async fn a_stale_connection_costs_no_attempt_and_one_resend_at_most() {
     let (listener, port) = listen().await;
-    let server = tokio::spawn(async move {
+    let server = serve(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         let (_, echo) = read_head(&mut tcp).await.unwrap();
         tcp.read_u8().await.unwrap();
@@ -318,7 +330,7 @@ async fn a_stale_connection_costs_no_attempt_and_one_resend_at_most() {
     let second = courier.exchange(&request(port, b"x"), link, Keep::Nothing).await;
     assert_eq!(second.outcome, Outcome::failed(Reason::Reset));
     assert_eq!(courier.metrics.deliver.stale_resends.get(), 1);
-    let listener = server.await.unwrap();
+    let listener = ended(server).await;
     assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err(), "no third request");
 }
 
@@ -355,5 +367,5 @@ async fn a_kept_connection_is_used_only_while_its_name_leads_there() {
         let until = kept.as_ref().unwrap().checked_until;
         tokio::time::sleep_until(until).await;
     }
-    servers.iter().for_each(JoinHandle::abort);
+    drop(servers);
 }

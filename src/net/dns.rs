@@ -109,14 +109,14 @@ async fn ask(resolver: &TokioResolver, name: &str, family: Family) -> Result<Rec
 #[cfg(test)]
 pub(crate) mod testing {
     use std::net::SocketAddr;
-    use std::sync::Mutex;
 
     use hickory_resolver::config::{ConnectionConfig, ProtocolConfig};
     use hickory_resolver::proto::op::Message;
     use hickory_resolver::proto::rr::Record;
     use hickory_resolver::proto::rr::rdata::{A, AAAA};
+    use parking_lot::Mutex;
     use tokio::net::UdpSocket;
-    use tokio::task::JoinHandle;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -155,7 +155,7 @@ pub(crate) mod testing {
     pub(crate) struct NameServer {
         pub(crate) address: SocketAddr,
         questions: Arc<Mutex<Vec<(String, Family)>>>,
-        task: JoinHandle<()>,
+        _serving: JoinSet<()>,
     }
 
     impl NameServer {
@@ -164,19 +164,14 @@ pub(crate) mod testing {
             let address = socket.local_addr().unwrap();
             let says: Says = Arc::new(Mutex::new(says));
             let questions = Arc::new(Mutex::new(Vec::new()));
-            let task = tokio::spawn(answer(socket, says, Arc::clone(&questions)));
-            Self { address, questions, task }
+            let mut serving = JoinSet::new();
+            serving.spawn(answer(socket, says, Arc::clone(&questions)));
+            Self { address, questions, _serving: serving }
         }
 
         /// What was asked so far.
         pub(crate) fn questions(&self) -> Vec<(String, Family)> {
-            self.questions.lock().unwrap().clone()
-        }
-    }
-
-    impl Drop for NameServer {
-        fn drop(&mut self) {
-            self.task.abort();
+            self.questions.lock().clone()
         }
     }
 
@@ -187,8 +182,8 @@ pub(crate) mod testing {
             let query = question.queries[0].clone();
             let family = if query.query_type() == RecordType::A { Family::V4 } else { Family::V6 };
             let name = query.name().to_ascii().to_lowercase();
-            questions.lock().unwrap().push((name.clone(), family));
-            let reply = says.lock().unwrap()(&name, family);
+            questions.lock().push((name.clone(), family));
+            let reply = says.lock()(&name, family);
             let mut message = question.into_response();
             match reply {
                 Reply::Silence => continue,

@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(hosts.addresses("other"), ips("127.0.0.5"));
         assert_eq!((hosts.addresses("no"), hosts.addresses("y")), (None, None));
         std::fs::write(&path, "127.0.0.8 a.test\n").unwrap();
-        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        let later = crate::clock::now() + std::time::Duration::from_secs(5);
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
         assert_eq!((hosts.addresses("a.test"), hosts.addresses("other")), (ips("127.0.0.8"), None));
     }

@@ -13,6 +13,7 @@ const TWO: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 const SIX: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6));
 const HOUR: Duration = Duration::from_hours(1);
 
+#[expect(clippy::unnecessary_wraps, reason = "what a look-up returns")]
 fn some(addresses: &[IpAddr], ttl: Duration) -> Result<Records, LookupError> {
     Ok(Records { addresses: addresses.to_vec(), ttl })
 }

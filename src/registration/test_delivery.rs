@@ -12,7 +12,7 @@ use crate::attempt_log::redaction::{Secrets, query_values, shown_url};
 use crate::clock;
 use crate::deliver::courier::Courier;
 use crate::deliver::request::{RequestTemplate, SignedRequest};
-use crate::domain::integration::{Integration, Trigger};
+use crate::domain::integration::{Integration, Trigger, Webhook};
 use crate::domain::outcome::Outcome;
 use crate::inflight::ended::Keep;
 use crate::inflight::job::{Delivery, Event, Origin, push_hex};
@@ -55,7 +55,7 @@ async fn deliver(courier: &Courier, pressure: &Arc<Pressure>, request: &TestRequ
     };
     let duration_ms = u64::try_from(exchanged.took.as_millis()).unwrap_or(u64::MAX);
     let body = exchanged.rest.read().await.body;
-    let url = delivery.webhook().map(|webhook| webhook.url()).unwrap_or_default();
+    let url = delivery.webhook().map(Webhook::url).unwrap_or_default();
     // Masked by what was sent: the receiver may repeat any of it.
     let secrets = Secrets::of(delivery.integration.secret_values().chain(query_values(&url)));
     Ok(TestAnswer {

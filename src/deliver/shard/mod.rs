@@ -115,6 +115,7 @@ struct Host {
 }
 
 /// What a shard does outside itself.
+#[expect(clippy::large_enum_variant, reason = "nearly all of it is the largest one")]
 enum Work {
     Attempt { under_way: Box<UnderWay>, attempt: SignedRequest, kept: Option<KeptConnection> },
     Answer { reading: Box<Reading>, rest: Box<AnswerRest> },
