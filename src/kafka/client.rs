@@ -323,7 +323,7 @@ impl ClientLog {
         Self { role, is_quiet: false, repeats: Repeats::default(), last_error: Mutex::default() }
     }
 
-    /// Of a client of which a tool tells by itself what ails it: what the client says of that is only for who looks for more.
+    /// Of a client of a tool, which reports its failures itself: what the client says is logged at debug level only.
     pub(crate) fn of_tool(role: &'static str) -> Self {
         Self { is_quiet: true, ..Self::new(role) }
     }
@@ -349,7 +349,7 @@ impl ClientContext for ClientLog {
                     tracing::warn!(client = role, facility, repeats, detail = message, "records may have been skipped");
                 }
             }
-            // Whoever asked is told in words of ours.
+            // The tool itself says what is wrong, in its own words.
             _ if self.is_quiet => tracing::debug!(client = role, facility, detail = message, "kafka client"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 if let Some(repeats) = self.repeats.of(facility) {
