@@ -115,7 +115,7 @@ def no_machine(page: Path) -> None:
 
 def known_options() -> None:
     """The list that pages, chart and compose file are compared with is the program's own."""
-    table = (ROOT / "src/settings/options.rs").read_text()
+    table = (ROOT / "src/settings/options/mod.rs").read_text()
     there = set(re.findall(r'Spec::(?:one|flag)\(\s*"([a-z-]+)"', table))
     listed = NAMES - {"help", "version"}
     need(there == listed, f"only the program has {there - listed}; only deploy/tests/options.py has {listed - there}")
