@@ -89,7 +89,7 @@ fn files_that_can_not_be_used_are_mistakes() {
     let lines = mistakes(&["api", "--api-tokens-file", &none, "--api-tls-cert", &none, "--api-tls-key", &none], &[]);
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].starts_with(&format!("--api-tokens-file {none}: No such file")), "{lines:?}");
-    assert!(lines[0].contains("expected a file with a token and the workspaces"), "{lines:?}");
+    assert!(lines[0].contains("expected a file of lines, each with a token"), "{lines:?}");
     assert!(lines[1].starts_with(&format!("--api-tls-cert {none}: ")) && lines[1].contains("PEM"), "{lines:?}");
     let lines = mistakes(&["api", "--api-tokens-file", &tokens], &[]);
     assert!(lines[0].contains(&format!("--api-tokens-file {tokens}, line 1: no workspace")), "{lines:?}");
