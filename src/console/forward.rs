@@ -73,15 +73,15 @@ impl Forward {
     /// # Errors
     /// [`ForwardError`]
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ForwardError> {
-        let (parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let (asked, body) = request.into_parts();
+        let path = asked.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(path);
         let uri = uri.build().map_err(ForwardError::Request)?;
-        let mut passed = Request::builder().method(parts.method).uri(uri).body(body).map_err(ForwardError::Request)?;
-        *passed.headers_mut() = kept(&parts.headers, &REQUEST_HEADERS);
-        let answered = tokio::time::timeout(ANSWER_TIMEOUT, self.client.request(passed)).await;
-        let answered = answered.map_err(|_elapsed| ForwardError::Late)?.map_err(ForwardError::Unreachable)?;
-        let (parts, body) = answered.into_parts();
+        let mut passed = Request::builder().method(asked.method).uri(uri).body(body).map_err(ForwardError::Request)?;
+        *passed.headers_mut() = kept(&asked.headers, &REQUEST_HEADERS);
+        let exchange = tokio::time::timeout(ANSWER_TIMEOUT, self.client.request(passed)).await;
+        let (parts, body) =
+            exchange.map_err(|_elapsed| ForwardError::Late)?.map_err(ForwardError::Unreachable)?.into_parts();
         let mut response = Response::new(Body::new(body.map_err(axum::Error::new)));
         *response.status_mut() = parts.status;
         *response.headers_mut() = kept(&parts.headers, &ANSWER_HEADERS);
@@ -90,6 +90,5 @@ impl Forward {
 }
 
 fn kept(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
-    let named = |name: &HeaderName| headers.get(name).map(|value| (name.clone(), value.clone()));
-    names.iter().filter_map(named).collect()
+    names.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
 }

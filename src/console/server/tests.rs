@@ -102,7 +102,8 @@ async fn an_action_reaches_the_api_with_the_users_token_and_no_cookie() {
     });
     let stop = CancellationToken::new();
     let stopping = stop.clone();
-    let serving = tokio::spawn(async move {
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move {
         let limits = crate::net::server::Limits {
             connections_max: 4,
             when_full: crate::net::server::WhenFull::Wait,
@@ -127,6 +128,6 @@ async fn an_action_reaches_the_api_with_the_users_token_and_no_cookie() {
     assert_eq!((status, serde_json::from_str::<Value>(&text).unwrap()), (409, expected));
     assert!(headers.contains_key("content-security-policy"));
     stop.cancel();
-    serving.await.unwrap();
+    serving.join_next().await.unwrap().unwrap();
     assert_eq!(send(&router, "POST", path, &[("cookie", &cookie), PAGE], "{}").await.0, 503, "the API is gone");
 }

@@ -20,7 +20,7 @@ use super::openapi::{
     AnyBody, AnyChange, AnyRequest, Conflicting, Deleted, InstancesPage, IntegrationInstance, PatchBody, Success,
 };
 use super::precondition::Precondition;
-use super::{Api, Names, TestAnswer, TestRequest, answers};
+use super::{Api, Caller, Names, TestAnswer, TestRequest, answers};
 use crate::clock;
 use crate::domain::guid;
 use crate::registration::instance::{BadInstance, Instance, Stamp};
@@ -290,7 +290,11 @@ pub(super) async fn delete(
     ),
     responses((status = 200, body = TestAnswer, description = "What the receiver said"), (status = 409, body = Conflicting, description = "There is no such instance or webhook, or nothing can be sent to it"), AnyRequest)
 )]
-pub(super) async fn test(State(api): State<Arc<Api>>, Extension(names): Extension<Names>) -> Response<Body> {
+pub(super) async fn test(
+    State(api): State<Arc<Api>>,
+    Extension(names): Extension<Names>,
+    Extension(caller): Extension<Caller>,
+) -> Response<Body> {
     let Some(stored) = api.registry.view().get(&names.workspace, &names.id) else {
         return answers::no_instance(&names.id);
     };
@@ -302,6 +306,8 @@ pub(super) async fn test(State(api): State<Arc<Api>>, Extension(names): Extensio
     if !instance.webhooks.iter().any(|known| known.text("id").is_some_and(|known| is_it(&known))) {
         return answers::no_webhook(&webhook);
     }
+    let (who, rights) = (caller.name, caller.rights.to_string());
+    tracing::info!(who, rights, key = names.key(), webhook, "a test delivery was asked for");
     // Each holds a connection to somewhere for as long as it takes.
     let Ok(_permit) = Arc::clone(&api.tests).try_acquire_owned() else {
         return answers::unavailable("too many test deliveries are under way");

@@ -122,7 +122,7 @@ impl Directory {
                 state: state.clone(),
             })
             .collect();
-        page(&rows, next)
+        page(&rows, next.as_deref())
     }
 
     /// The workspace's integrations, worst first; with `find` those that show it.
@@ -157,7 +157,7 @@ impl Directory {
         ranked.truncate(limit);
         let next = ranked.last().filter(|_| has_more).map(|(rank, id, _)| format!("{rank}/{id}"));
         let rows: Vec<Value> = ranked.iter().map(|(_, id, stored)| self.row(workspace, id, stored)).collect();
-        let mut page = page(&rows, next)?;
+        let mut page = page(&rows, next.as_deref())?;
         if let Some(fields) = page.as_object_mut() {
             fields.insert("total".to_owned(), total.into());
         }
@@ -222,7 +222,7 @@ fn after(next: &str) -> Result<(i64, &str), SourceError> {
 }
 
 /// A page out of memory: nothing was searched, so nothing was searched back to.
-fn page<R: Serialize>(rows: &[R], next: Option<String>) -> Result<Value, SourceError> {
+fn page<R: Serialize>(rows: &[R], next: Option<&str>) -> Result<Value, SourceError> {
     let rows = serde_json::to_value(rows).map_err(|error| SourceError::Unavailable(error.to_string()))?;
     Ok(json!({ "rows": rows, "searchedBackTo": null, "complete": next.is_none(), "next": next }))
 }

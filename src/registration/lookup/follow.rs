@@ -2,10 +2,11 @@
 //! topic's. A topic that can't be read is said once and tried again; what was known stays.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Directory;
@@ -34,26 +35,18 @@ impl Followers {
         stop: &CancellationToken,
     ) -> Self {
         let mut followers = Self { tasks: JoinSet::new(), ready: Vec::new() };
-        followers.follow(&settings.kafka, &settings.topics.health, "health-reader", directory, stop, take_health);
+        let (kafka, topics) = (&settings.kafka, &settings.topics);
+        let of = |topic: &str, role, take: Take| Follower { kafka: kafka.clone(), topic: topic.to_owned(), role, take };
+        followers.follow(of(&topics.health, "health-reader", take_health), directory, stop);
         if with_integrations {
-            let topic = &settings.topics.integrations;
-            followers.follow(&settings.kafka, topic, "integrations-reader", directory, stop, take_integration);
+            followers.follow(of(&topics.integrations, "integrations-reader", take_integration), directory, stop);
         }
         followers
     }
 
-    fn follow(
-        &mut self,
-        kafka: &Kafka,
-        topic: &str,
-        role: &'static str,
-        directory: &Arc<Directory>,
-        stop: &CancellationToken,
-        take: fn(&Directory, &Row<'_>),
-    ) {
+    fn follow(&mut self, follower: Follower, directory: &Arc<Directory>, stop: &CancellationToken) {
         let (told, ready) = oneshot::channel();
         self.ready.push(ready);
-        let follower = Follower { kafka: kafka.clone(), topic: topic.to_owned(), role, take };
         let (directory, stop) = (Arc::clone(directory), stop.clone());
         self.tasks.spawn_blocking(move || follower.run(&directory, &mut Some(told), &stop));
     }
@@ -81,8 +74,11 @@ struct Follower {
     kafka: Kafka,
     topic: String,
     role: &'static str,
-    take: fn(&Directory, &Row<'_>),
+    take: Take,
 }
+
+/// Takes a record over.
+type Take = fn(&Directory, &Row<'_>);
 
 impl Follower {
     /// Blocks its thread.

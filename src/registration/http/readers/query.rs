@@ -35,7 +35,8 @@ pub(super) struct Parameters {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Find {
-    pub(super) find: Option<String>,
+    #[serde(rename = "find")]
+    pub(super) word: Option<String>,
     pub(super) limit: Option<String>,
     pub(super) next: Option<String>,
 }

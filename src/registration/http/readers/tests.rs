@@ -151,9 +151,9 @@ async fn scans_are_bounded_in_number_and_the_next_is_told_when_to_come_again() {
 #[tokio::test]
 async fn a_client_that_goes_away_stops_its_scan() {
     let client = client(Told { held: Some(CancellationToken::new()), ..Told::default() });
-    let given_up = client.source.given_up.clone();
     let asking = client.get("/api/v1/acme/attempts", "all");
     let gone = tokio::time::timeout(Duration::from_millis(20), asking).await;
     assert!(gone.is_err());
-    given_up.cancelled().await;
+    let stop = client.source.stops.lock().pop().expect("a scan began");
+    stop.cancelled().await;
 }

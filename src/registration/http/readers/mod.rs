@@ -97,6 +97,9 @@ pub(crate) enum SourceError {
     Unavailable(String),
 }
 
+/// An answer that ends a request early. Boxed: it is large and rare.
+type Refused = Box<Response<Body>>;
+
 /// An answer on its way.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Value, SourceError>> + Send>>;
 
@@ -129,15 +132,18 @@ impl Readers {
     }
 
     /// What the request's token may do in `workspace`, or the answer that it gets instead.
-    fn rights(&self, headers: &HeaderMap, workspace: &str) -> Result<Rights, Response<Body>> {
-        let grant = self.tokens.grant(headers).ok_or_else(answers::unauthorized)?;
+    fn rights(&self, headers: &HeaderMap, workspace: &str) -> Result<Rights, Refused> {
+        let grant = self.tokens.grant(headers).ok_or_else(|| Box::new(answers::unauthorized()))?;
         if !is_name(workspace) {
-            return Err(answers::bad_request(
-                "the path's workspace: expected 1 to 200 characters without spaces, slashes and control characters",
-            ));
+            let expected = "expected 1 to 200 characters without spaces, slashes and control characters";
+            return Err(Box::new(answers::bad_request(format!("the path's workspace: {expected}"))));
         }
         let rights = grant.rights(workspace);
-        if rights.allow(Right::Read) { Ok(rights) } else { Err(answers::forbidden(workspace, rights, Right::Read)) }
+        if rights.allow(Right::Read) {
+            Ok(rights)
+        } else {
+            Err(Box::new(answers::forbidden(workspace, rights, Right::Read)))
+        }
     }
 
     /// Asks, in turn with the other scans. A client that goes away stops the scan: its request's future is dropped.
@@ -166,7 +172,7 @@ impl Readers {
         }
     }
 
-    async fn turn(&self, question: &Question) -> Result<Option<OwnedSemaphorePermit>, Box<Response<Body>>> {
+    async fn turn(&self, question: &Question) -> Result<Option<OwnedSemaphorePermit>, Refused> {
         if !question.is_scan() {
             return Ok(None);
         }
@@ -201,7 +207,7 @@ impl Readers {
     pub(crate) async fn instance(&self, headers: &HeaderMap, workspace: String, id: String) -> Response<Body> {
         match self.rights(headers, &workspace) {
             Ok(rights) => self.answer(workspace, Question::Instance { id }, rights).await,
-            Err(refused) => refused,
+            Err(refused) => *refused,
         }
     }
 }
@@ -241,7 +247,7 @@ where
     };
     let rights = match readers.rights(headers, path.workspace()) {
         Ok(rights) => rights,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let query = match query {
         Ok(Query(query)) => query,
@@ -293,7 +299,7 @@ async fn overview(
     query: QueryOf<Find>,
 ) -> Response<Body> {
     let question = |workspace, query: Find, _| {
-        let find = word("find", query.find, WORD_BYTES_MAX)?;
+        let find = word("find", query.word, WORD_BYTES_MAX)?;
         let next = word("next", query.next, NEXT_BYTES_MAX)?;
         Ok((workspace, Question::Overview { find, limit: limit(query.limit.as_deref())?, next }))
     };
@@ -407,20 +413,16 @@ pub(crate) mod testing {
         pub(crate) asked: Mutex<Vec<(String, Question)>>,
         /// Answers wait until this is cancelled.
         pub(crate) held: Option<CancellationToken>,
-        /// Cancelled when an answer is not wanted any more.
-        pub(crate) given_up: CancellationToken,
+        /// Of each question, what is cancelled when its answer is not wanted any more.
+        pub(crate) stops: Mutex<Vec<CancellationToken>>,
     }
 
     impl Source for Told {
         fn ask(&self, workspace: String, question: Question, stop: CancellationToken) -> Answering {
             self.asked.lock().push((workspace, question));
-            let (held, given_up) = (self.held.clone(), self.given_up.clone());
+            self.stops.lock().push(stop);
+            let held = self.held.clone();
             Box::pin(async move {
-                let watch = stop.clone();
-                tokio::spawn(async move {
-                    watch.cancelled().await;
-                    given_up.cancel();
-                });
                 if let Some(held) = held {
                     held.cancelled().await;
                 }
