@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 pub(crate) use super::fields::Fields;
 use super::fields::raw;
 pub(crate) use super::secrets::{BadMask, MASK};
-use super::secrets::{StoredSecrets, mask};
+use super::secrets::{StoredSecrets, mask, without_expired};
 
 /// The id that asks for a fresh one.
 pub(crate) const ZERO_ID: &str = "00000000-0000-0000-0000-000000000000";
@@ -78,6 +78,13 @@ impl Instance {
     pub(crate) fn masked_bytes(&self) -> Vec<u8> {
         let secrets = self.fields.get("secrets").map(mask);
         self.written(secrets.as_deref())
+    }
+
+    /// Drops the secrets that ended before `now_ms`, ms since 1970.
+    pub(crate) fn drop_expired_secrets(&mut self, now_ms: i64) {
+        if let Some(left) = self.fields.get("secrets").and_then(|secrets| without_expired(secrets, now_ms)) {
+            self.fields.set("secrets", left);
+        }
     }
 
     /// The same with every secret's value masked.

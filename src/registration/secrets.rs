@@ -8,6 +8,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, raw};
+use crate::domain::integration::SIGNING_SECRET;
+use crate::domain::signature::SigningKey;
 
 /// What stands in an answer instead of a secret's value, and in a request for "as it is stored".
 pub(crate) const MASK: &str = "***";
@@ -171,6 +173,59 @@ fn is_mask(value: Option<&RawValue>) -> bool {
     value.is_some_and(|raw| raw.get() == "\"***\"")
 }
 
+/// The list of secrets with a new signing secret before the former ones, which end at `until` (RFC 3339) or earlier if they do so
+/// already. Former ones that can't sign are left out.
+///
+/// # Errors
+/// What is wrong with the stored list.
+pub(super) fn rotated(secrets: Option<&RawValue>, fresh: &str, until: &str) -> Result<Box<RawValue>, &'static str> {
+    let stored = secrets.map(RawValue::get).filter(|text| *text != "null").unwrap_or("[]");
+    let stored: Vec<Fields> =
+        serde_json::from_str(stored).map_err(|_no_list| "the stored secrets are no list of objects: replace them")?;
+    let mut made = Fields::default();
+    made.set_text("id", SIGNING_SECRET);
+    made.set_text("value", fresh);
+    let mut list = vec![made];
+    for mut secret in stored {
+        if secret.text("id").as_deref() == Some(SIGNING_SECRET) {
+            if !can_sign(&secret) {
+                continue;
+            }
+            let ends = expiry_ms(&secret);
+            if ends.is_none() || ends > time_ms(until) {
+                secret.set_text(EXPIRY, until);
+            }
+        }
+        list.push(secret);
+    }
+    Ok(raw(&list))
+}
+
+/// When a secret ends, RFC 3339.
+const EXPIRY: &str = "expiresAt";
+
+/// The list without secrets that ended before `now_ms`, ms since 1970; `None` if there are none of those.
+pub(super) fn without_expired(secrets: &RawValue, now_ms: i64) -> Option<Box<RawValue>> {
+    let mut list: Vec<Fields> = serde_json::from_str(secrets.get()).ok()?;
+    let before = list.len();
+    list.retain(|secret| expiry_ms(secret).is_none_or(|ends| ends > now_ms));
+    (list.len() < before).then(|| raw(&list))
+}
+
+fn expiry_ms(secret: &Fields) -> Option<i64> {
+    time_ms(&secret.text(EXPIRY)?)
+}
+
+fn time_ms(text: &str) -> Option<i64> {
+    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
+}
+
+fn can_sign(secret: &Fields) -> bool {
+    let list = secret.get("values").and_then(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
+    let values = secret.text("value").into_iter().chain(list.unwrap_or_default());
+    values.into_iter().any(|value| SigningKey::parse(&value, None).is_ok())
+}
+
 /// Whether secrets that someone names equal the stored ones, a mask standing for any value.
 pub(super) fn equal_with_masks(named: &[Fields], stored: &[Fields]) -> bool {
     named.len() == stored.len()
@@ -203,5 +258,44 @@ pub(super) fn mask_texts(value: &mut Value) {
             members.iter_mut().filter(|(name, _)| *name != "id").for_each(|(_, value)| mask_texts(value));
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    fn list(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_rotation_puts_the_new_secret_first_and_lets_the_former_ones_end() {
+        let until = "2026-01-02T00:00:00Z";
+        let new = r#"{"id":"webhook.signingSecret","value":"new"}"#;
+        let rotated =
+            |stored: Option<&str>| rotated(stored.map(list).as_deref(), "new", until).map(|list| list.get().to_owned());
+        assert_eq!(rotated(None).unwrap(), format!("[{new}]"));
+        assert_eq!(rotated(Some("null")).unwrap(), format!("[{new}]"));
+        assert!(rotated(Some("{}")).is_err());
+        let old = |expiry: &str| format!(r#"{{"id":"webhook.signingSecret","value":"{OLD}"{expiry}}}"#);
+        let ends = format!(r#","expiresAt":"{until}""#);
+        let other = r#"{"id":"mine","value":"x"}"#;
+        let bad = r#"{"id":"webhook.signingSecret","value":"whsec_"}"#;
+        let stored = format!("[{other},{},{bad}]", old(""));
+        assert_eq!(rotated(Some(&stored)).unwrap(), format!("[{new},{other},{}]", old(&ends)));
+        let earlier = format!("[{}]", old(r#","expiresAt":"2026-01-01T00:00:00Z""#));
+        assert_eq!(rotated(Some(&earlier)).unwrap(), format!("[{new},{}]", &earlier[1..earlier.len() - 1]));
+        let later = format!("[{}]", old(r#","expiresAt":"2027-01-01T00:00:00Z""#));
+        assert_eq!(rotated(Some(&later)).unwrap(), format!("[{new},{}]", old(&ends)));
+    }
+
+    #[test]
+    fn what_has_ended_is_dropped_and_what_has_not_stays() {
+        let secrets = list(r#"[{"id":"a","value":"1","expiresAt":"1970-01-01T00:00:01Z"},{"id":"a","value":"2"}]"#);
+        assert!(without_expired(&secrets, 999).is_none());
+        assert_eq!(without_expired(&secrets, 1_000).unwrap().get(), r#"[{"id":"a","value":"2"}]"#);
     }
 }

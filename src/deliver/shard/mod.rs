@@ -514,6 +514,9 @@ impl Shard {
         {
             lateness.observe(seconds_between(due.at_ms, now_ms));
         }
+        // What is sent is the newest record's: reports on it mask that record's secrets and name its URL.
+        let (integration, webhook) = &lane.prepared_from;
+        (delivery.integration, delivery.webhook) = (Arc::clone(integration), *webhook);
         let attempt = SignedRequest::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
         self.outbox.push(Work::Attempt { under_way: Box::new(under_way), attempt, kept });
     }

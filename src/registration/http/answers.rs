@@ -100,8 +100,12 @@ pub(crate) fn masked(instance: &Instance) -> Box<RawValue> {
 /// 200: the change is made.
 pub(crate) fn done(result: Option<&Instance>, version: Option<Version>) -> Response<Body> {
     let result = result.map(masked);
-    let success = Success { is_successful: true, response_code: "ok", result: result.as_deref() };
-    let response = json(StatusCode::OK, &success);
+    versioned(&Success { is_successful: true, response_code: "ok", result: result.as_deref() }, version)
+}
+
+/// 200: what a change made, and the version it is at.
+pub(crate) fn versioned<T: Serialize>(made: &T, version: Option<Version>) -> Response<Body> {
+    let response = json(StatusCode::OK, made);
     match version {
         Some(version) => with_header(response, ETAG, etag(version)),
         None => response,

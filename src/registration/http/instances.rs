@@ -41,7 +41,7 @@ const PAGE_ITEMS_MAX: usize = 1000;
 const WRITTEN_WITH: &str = "hookstream-api";
 
 /// An answer that ends a request early. Boxed: it is large and rare.
-type Refused = Box<Response<Body>>;
+pub(super) type Refused = Box<Response<Body>>;
 
 /// What a decision leaves for the answer.
 type Decided = Result<(Instance, Option<Version>), Refused>;
@@ -333,14 +333,16 @@ async fn changed(
 }
 
 /// Stamps the instance and asks for it to be written.
-fn written(mut instance: Instance, stored: Option<&Stored>, status_written: bool) -> (Decision, Decided) {
+pub(super) fn written(mut instance: Instance, stored: Option<&Stored>, status_written: bool) -> (Decision, Decided) {
     let before = stored.and_then(|stored| Instance::parse(&stored.bytes).ok());
-    let now = jiff::Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default().to_string();
+    let now_ms = clock::now_ms();
+    let now = jiff::Timestamp::from_millisecond(now_ms).unwrap_or_default().to_string();
+    instance.drop_expired_secrets(now_ms);
     instance.stamp(before.as_ref(), &Stamp { now: &now, with: WRITTEN_WITH, status_written });
     (Decision::Put(instance.to_bytes()), Ok((instance, None)))
 }
 
-fn other_version(stored: Option<Version>) -> Response<Body> {
+pub(super) fn other_version(stored: Option<Version>) -> Response<Body> {
     let found =
         stored.map_or_else(|| "there is no such instance".to_owned(), |version| format!("it is at \"{version}\""));
     answers::precondition_failed(format!("the instance is not at the version asked for: {found}"))
@@ -355,7 +357,11 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Refused> {
 }
 
 /// Checks what a request says of its body and version, and reads the body. The first content type is the one to ask for.
-async fn asked(api: &Api, request: Request, content_types: &[&str]) -> Result<(Precondition, Bytes), Refused> {
+pub(super) async fn asked(
+    api: &Api,
+    request: Request,
+    content_types: &[&str],
+) -> Result<(Precondition, Bytes), Refused> {
     let (parts, body) = request.into_parts();
     let sent = parts.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?")).unwrap_or_default();
     let media_type = sent.split(';').next().unwrap_or_default().trim();

@@ -10,6 +10,7 @@ mod openapi;
 mod precondition;
 pub(crate) mod readers;
 mod rights;
+mod rotation;
 mod server;
 
 use std::future::Future;
@@ -318,12 +319,16 @@ fn router(api: Arc<Api>) -> Router {
     let test = routing::post(instances::test)
         .route_layer(may(Right::Operate))
         .fallback(async |method: Method| no_method(&method, "POST"));
+    let rotate = routing::post(rotation::rotate)
+        .route_layer(may(Right::Write))
+        .fallback(async |method: Method| no_method(&method, "POST"));
     let open =
         |get: routing::MethodRouter<Arc<Api>>| get.fallback(async |method: Method| no_method(&method, "GET, HEAD"));
     Router::new()
         .route("/api/v1/{workspace}/integrations/instances", page)
         .route("/api/v1/{workspace}/integrations/instances/{id}", instance)
         .route("/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test", test)
+        .route("/api/v1/{workspace}/integrations/instances/{id}/secrets/rotate", rotate)
         .merge(Arc::clone(&api.readers).routes())
         .route("/api/v1/openapi.json", open(routing::get(openapi::document)))
         .route("/api/v1/docs", open(routing::get(|| async { Html(openapi::PAGE) })))

@@ -18,7 +18,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use super::answers::{self, Problem};
-use super::{TestAnswer, auth, instances};
+use super::{TestAnswer, auth, instances, rotation};
 
 /// The page; everything it needs is in it.
 pub(super) const PAGE: &str = include_str!("docs.html");
@@ -33,7 +33,7 @@ pub(super) const PAGE: &str = include_str!("docs.html");
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     servers((url = "/")),
-    paths(instances::list, instances::get, instances::patch, instances::put, instances::delete, instances::test),
+    paths(instances::list, instances::get, instances::patch, instances::put, instances::delete, rotation::rotate, instances::test),
     components(schemas(TestAnswer)),
     security(("bearer" = []), ("accessKey" = [])),
     modifiers(&Schemes, &OptionalNotNull)
@@ -113,10 +113,16 @@ enum Status {
 
 /// A secret. `webhook.signingSecret` signs deliveries, `webhook.header.<Name>` is sent as the header `<Name>`.
 #[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
 struct Secret {
     #[schema(min_length = 1, example = "webhook.signingSecret")]
     id: String,
-    value: String,
+    /// The value. Needed, unless there are `values`.
+    value: Option<String>,
+    /// Several values in a rotation, the newest first.
+    values: Option<Vec<String>>,
+    /// Until when the values are in force; for good without it. Written by a rotation.
+    expires_at: Option<String>,
 }
 
 /// Who changed an instance last, and when.

@@ -272,6 +272,49 @@ async fn an_id_that_is_a_guid_is_found_in_either_case() {
 }
 
 #[tokio::test]
+async fn a_rotation_answers_the_new_secret_once_and_keeps_the_former_for_a_time() {
+    let client = client();
+    let old = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let with_key = seed().replace("webhook.header.X", "webhook.signingSecret").replace("hunter22", old);
+    assert_eq!(client.put(INSTANCE, &with_key).await.status, 200);
+    let rotate = format!("{INSTANCE}/secrets/rotate");
+    let answer = client.ask("POST", &rotate, &[("content-type", "application/json")], r#"{"keepOldFor":"1h"}"#).await;
+    assert_eq!(
+        (answer.status, answer.json()["responseCode"].clone()),
+        (StatusCode::OK, json!("ok")),
+        "{}",
+        answer.text
+    );
+    let result = &answer.json()["result"];
+    let new = result["value"].as_str().unwrap();
+    assert_eq!(
+        (result["id"].clone(), new.starts_with("whsec_"), new == old),
+        (json!("webhook.signingSecret"), true, false)
+    );
+    let shown = client.ask("GET", INSTANCE, &[], "").await;
+    assert_eq!(shown.etag(), answer.etag());
+    assert!(!shown.text.contains(new) && !shown.text.contains(old));
+    let until = result["formerUntil"].clone();
+    let expected = json!([{"id": "webhook.signingSecret", "value": "***"}, {"id": "webhook.signingSecret", "value": "***", "expiresAt": until}]);
+    assert_eq!(shown.json()["secrets"], expected);
+    // Nothing of the former is left where it ends at once.
+    let at_once = client.ask("POST", &rotate, &[], r#"{"keepOldFor":"0s"}"#).await;
+    assert_eq!(at_once.status, 200, "{}", at_once.text);
+    let left = client.ask("GET", INSTANCE, &[], "").await.json()["secrets"].clone();
+    assert_eq!(left, json!([{"id": "webhook.signingSecret", "value": "***"}]));
+    for (path, headers, body, status) in [
+        (&*rotate, ("if-match", "\"9-9\""), "{}", 412),
+        (&rotate, ("authorization", "Bearer operator"), "{}", 403),
+        (&rotate, ("content-type", "application/json"), r#"{"keepOldFor":"1w"}"#, 400),
+        ("/api/v1/acme/integrations/instances/none/secrets/rotate", ("content-type", "application/json"), "", 409),
+    ] {
+        let refused = client.ask("POST", path, &[headers], body).await;
+        assert_eq!(refused.status, status, "{}", refused.text);
+    }
+    assert_eq!(client.ask("GET", &rotate, &[], "").await.status, 405);
+}
+
+#[tokio::test]
 async fn a_length_over_the_bound_is_refused_before_the_body_comes() {
     let client = client();
     for content_type in [PATCH, "application/json"] {
@@ -456,7 +499,7 @@ async fn the_description_and_its_page_need_no_token_and_nothing_from_outside() {
     let description = client.ask("GET", "/api/v1/openapi.json", &[("authorization", "")], "").await.json();
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
     let paths: Vec<&String> = description["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 3, "{paths:?}");
+    assert_eq!(paths.len(), 4, "{paths:?}");
     let page = client.ask("GET", "/api/v1/docs", &[("authorization", "")], "").await;
     assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
     assert!(!page.text.contains("http://") && !page.text.contains("https://"), "an outside asset");
