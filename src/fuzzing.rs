@@ -32,6 +32,9 @@ fn parts(input: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// A record of the integrations topic, then an event: parsed, matched, and the request of every match written.
+///
+/// # Panics
+/// On a defect.
 pub fn record_to_requests(input: &[u8]) {
     let (record, event) = parts(input);
     let Ok(integration) = Integration::parse("workspace/integration", record) else { return };
@@ -69,6 +72,9 @@ fn write_request(integration: &Arc<Integration>, webhook: usize) {
 }
 
 /// A stored instance, then the body of a PATCH: what comes out is an instance that is read again.
+///
+/// # Panics
+/// On a defect.
 pub fn patch(input: &[u8]) {
     let (stored, body) = parts(input);
     let Ok(patch) = Patch::parse(body) else { return };
@@ -84,6 +90,9 @@ pub fn patch(input: &[u8]) {
 }
 
 /// The headers of a record in a retry tier: names and values by turns, each ended by the separator.
+///
+/// # Panics
+/// On a defect.
 pub fn headers(input: &[u8]) {
     let mut words = input.split(|byte| *byte == SEPARATOR);
     let mut pairs = Vec::new();
@@ -99,6 +108,9 @@ pub fn headers(input: &[u8]) {
 }
 
 /// A base URL and a relative one: what is accepted names a host that the address rules can judge.
+///
+/// # Panics
+/// On a defect.
 pub fn urls(input: &[u8]) {
     let (base, relative) = parts(input);
     let (Ok(base), Ok(relative)) = (std::str::from_utf8(base), std::str::from_utf8(relative)) else { return };

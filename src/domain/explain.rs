@@ -66,6 +66,7 @@ impl fmt::Display for EventWords {
 }
 
 /// A filter item, as its record spells it.
+#[expect(clippy::struct_field_names, reason = "the fields of the record")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ItemWords {

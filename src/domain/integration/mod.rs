@@ -700,7 +700,7 @@ mod tests {
             );
         }
         for array in
-            [r#"[]"#, r#"{"secrets":[["webhook.header.A","x"]]}"#, r#"{"webHooks":[["a","http://a/","entityEvent"]]}"#]
+            ["[]", r#"{"secrets":[["webhook.header.A","x"]]}"#, r#"{"webHooks":[["a","http://a/","entityEvent"]]}"#]
         {
             assert!(matches!(Integration::parse(KEY, array.as_bytes()).unwrap_err(), Unusable::Json(_)), "{array}");
         }

@@ -199,7 +199,7 @@ impl<'a> Packer<'a> {
                     Some(SecretUse::Signing) => id = None,
                     Some(SecretUse::Header(_)) if place > 0 => id = Some(""),
                     Some(SecretUse::Header(name)) => {
-                        (headers, header_bytes) = (headers + 1, header_bytes + name.len() + value.len())
+                        (headers, header_bytes) = (headers + 1, header_bytes + name.len() + value.len());
                     }
                     Some(SecretUse::Unknown | SecretUse::Other) | None => {}
                 }

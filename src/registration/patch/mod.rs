@@ -226,7 +226,9 @@ fn in_words(messages: &[impl AsRef<str>], count: usize) -> String {
     let told: Vec<&str> = messages.iter().take(TOLD_MAX).map(AsRef::as_ref).collect();
     let mut text = told.join("; ");
     if count > told.len() {
-        text.push_str(&format!("; and {} more", count - told.len()));
+        text.push_str("; and ");
+        text.push_str(&(count - told.len()).to_string());
+        text.push_str(" more");
     }
     text
 }

@@ -60,8 +60,9 @@ impl<K: Copy + PartialEq> CountersBy<K> {
 
     /// Counts one.
     pub(super) fn inc(&self, value: K) {
-        let found = self.0.iter().find(|(known, _)| *known == value);
-        found.into_iter().for_each(|(_, counter)| counter.inc());
+        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == value) {
+            counter.inc();
+        }
     }
 
     /// The count of one value so far.
