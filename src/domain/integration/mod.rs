@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 pub(crate) use limits::{
-    HEADER_BYTES_MAX, HEADER_SECRET_PREFIX, HEADER_SECRETS_MAX, ITEM_FIELDS, ITEMS_MAX, SECRETS_MAX, SIGNING_SECRET,
-    SecretUse, WEBHOOKS_MAX,
+    HEADER_BYTES_MAX, HEADER_SECRETS_MAX, ITEM_FIELDS, ITEMS_MAX, SECRETS_MAX, SIGNING_SECRET, SecretUse, WEBHOOKS_MAX,
 };
 pub(crate) use pack::is_sendable;
 use pack::{Packed, PackedId, PackedSecret, Packer, TextRange, short};
