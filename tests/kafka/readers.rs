@@ -34,11 +34,11 @@ impl Ended {
 }
 
 async fn run(brokers: &str, names: &Names, words: &[&str]) -> Ended {
-    let named = if words[0] == "dead-letters" { 2 } else { 1 };
-    let mut arguments: Vec<String> = words[..named].iter().map(|word| (*word).to_owned()).collect();
+    let of_name = if words[0] == "dead-letters" { 2 } else { 1 };
+    let mut arguments: Vec<String> = words[..of_name].iter().map(|word| (*word).to_owned()).collect();
     arguments.extend(names.arguments(brokers));
     arguments.extend(["--retry-schedule", SCHEDULE, "--log-format", "json"].map(str::to_owned));
-    arguments.extend(words[named..].iter().map(|word| (*word).to_owned()));
+    arguments.extend(words[of_name..].iter().map(|word| (*word).to_owned()));
     let output = tokio::task::spawn_blocking(move || {
         Command::new(env!("CARGO_BIN_EXE_hookstream")).args(arguments).output().unwrap()
     });

@@ -136,7 +136,7 @@ async fn an_events_topic_made_anew_is_read_from_its_start_whatever_was_committed
     // Longer than the log before.
     stage.send((100..300).map(numbered));
     wait_until("every event of the new topic", PATIENCE, async || {
-        let arrived: BTreeSet<_> = receiver.recorded().iter().map(|request| event_id(request).to_owned()).collect();
+        let arrived: BTreeSet<_> = receiver.recorded().iter().map(|request| event_id(request).clone()).collect();
         let missing: Vec<_> = (100..300).filter(|number| !arrived.contains(&format!("e-{number}"))).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     })
