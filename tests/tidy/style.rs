@@ -43,10 +43,10 @@ pub(crate) fn lints_without_reason(source: &Source) -> Vec<String> {
     let mut violations = Vec::new();
     for (at, _) in source.tokens.iter().enumerate() {
         let rest = &source.tokens[at..];
-        let rest = match rest {
-            [Token::Mark('#'), Token::Mark('!'), Token::Mark('['), rest @ ..]
-            | [Token::Mark('#'), Token::Mark('['), rest @ ..] => rest,
-            _ => continue,
+        let ([Token::Mark('#'), Token::Mark('!'), Token::Mark('['), rest @ ..]
+        | [Token::Mark('#'), Token::Mark('['), rest @ ..]) = rest
+        else {
+            continue;
         };
         match rest {
             [Token::Word(word), Token::Mark('('), ..] if word == "allow" => {
