@@ -70,7 +70,7 @@ impl Setting {
         ];
         arguments.extend(more);
         let process = Process::start(name, env!("CARGO_BIN_EXE_hookstream"), &arguments, &[]);
-        let address = process.lines().find(PATIENCE, |line| line_address(line, "registration API listening"));
+        let address = process.lines().find(PATIENCE, |line| line_address(line, "\"listening\""));
         let address = address.unwrap_or_else(|| panic!("{name} listens nowhere:\n{}", process.lines().tail(40)));
         Api { process, address, client: Client::builder(TokioExecutor::new()).build_http() }
     }

@@ -232,8 +232,10 @@ pub(crate) fn unavailable(message: impl Into<String>) -> Response<Body> {
 pub(crate) fn not_written(error: &WriteError) -> Response<Body> {
     match error {
         WriteError::TooLarge => too_large(error.to_string()),
-        WriteError::Full | WriteError::NotWritten(_) | WriteError::Unknown | WriteError::Closed => {
-            unavailable(error.to_string())
-        }
+        WriteError::Full
+        | WriteError::Changed
+        | WriteError::NotWritten(_)
+        | WriteError::Unknown
+        | WriteError::Closed => unavailable(error.to_string()),
     }
 }

@@ -232,7 +232,7 @@ pub(super) async fn put(
         if !precondition.allows(version) {
             return (Decision::Keep, Err(Box::new(other_version(version))));
         }
-        match replacement(&key, instance, stored.map(|stored| &*stored.bytes), &mut fresh_id) {
+        match replacement(&key, instance.clone(), stored.map(|stored| &*stored.bytes), &mut fresh_id) {
             Err(conflict) => (Decision::Keep, Err(Box::new(answers::conflict(&conflict)))),
             Ok(instance) => written(instance, stored, false),
         }
@@ -323,7 +323,7 @@ pub(super) async fn test(
 async fn changed(
     api: &Api,
     names: &Names,
-    decide: impl FnOnce(Option<&Stored>) -> (Decision, Decided) + Send + 'static,
+    decide: impl FnMut(Option<&Stored>) -> (Decision, Decided) + Send + 'static,
 ) -> Response<Body> {
     match api.registry.change(&names.workspace, &names.id, decide).await {
         Ok((Ok((instance, kept)), version)) => answers::done(Some(&instance), version.or(kept)),

@@ -1,8 +1,8 @@
 //! The registry: every integration, read from and written to the compacted integrations topic by this process alone.
 //!
 //! `view` is what the topic holds, `reader` fills it on a thread of its own, `writer` makes one change after the other on
-//! another. A change is decided against the view, written in a transaction of one record, and answered when the record
-//! is committed and the view shows it, so the next decision sees it. The fixed transactional id fences an older process.
+//! another. A change is decided against the view, beside the writer; it is written in a transaction of one record if the record is still
+//! the one that it was decided on, and answered when it is committed and the view shows it. The fixed transactional id fences an older process.
 //!
 //! Who waits for whom: a request waits for the writer, the writer for the broker and for the reader, the reader for
 //! nobody. Decisions (what a patch does, what HTTP answers) are the caller's.
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use self::view::{Stored, Version, View};
@@ -43,6 +43,9 @@ pub(crate) enum WriteError {
     /// More changes wait than may.
     #[error("too many changes are waiting")]
     Full,
+    /// Others changed the same integration meanwhile, again and again; nothing was written.
+    #[error("not written: other changes of this integration come too fast")]
+    Changed,
     /// Nothing was written; trying again may help.
     #[error("not written: {0}")]
     NotWritten(String),
@@ -95,25 +98,40 @@ pub(crate) enum RegistryError {
     Stopped,
 }
 
-/// What becomes of the latest record.
-type Decide = Box<dyn FnOnce(Option<&Stored>) -> Decision + Send>;
-
 /// A change on its way to the writer.
 struct Job {
     workspace: String,
     id: String,
-    decide: Decide,
-    reply: oneshot::Sender<Result<Option<Version>, WriteError>>,
+    /// What the record has to be at for the change to be written: it was decided on that version.
+    expected: Option<Version>,
+    change: Change,
+    reply: oneshot::Sender<Result<Version, WriteError>>,
 }
+
+/// What the writer writes.
+enum Change {
+    Put(Vec<u8>),
+    Delete,
+}
+
+/// Decisions at once: each may take a second of a processor and tens of MiB.
+const DECISIONS_MAX: usize = 4;
+/// How often a change is decided anew when others of the same integration came before it.
+const TRIES_MAX: usize = 100;
 
 /// What requests hold: the view, and the way to the writer.
 #[derive(Clone)]
 pub(crate) struct Handle {
     view: Arc<View>,
     jobs: mpsc::Sender<Job>,
+    deciding: Arc<Semaphore>,
 }
 
 impl Handle {
+    fn new(view: Arc<View>, jobs: mpsc::Sender<Job>) -> Self {
+        Self { view, jobs, deciding: Arc::new(Semaphore::new(DECISIONS_MAX)) }
+    }
+
     /// What the topic holds.
     pub(crate) fn view(&self) -> &View {
         &self.view
@@ -124,9 +142,9 @@ impl Handle {
         Arc::clone(&self.view)
     }
 
-    /// Decides on the latest record of an integration, with no other change between, and does what was decided.
-    /// Answers what the decision left and the version written, if any. A caller that is gone before its turn comes has
-    /// changed nothing.
+    /// Decides on the latest record of an integration, and does what was decided if it is still the latest then; otherwise decides
+    /// again. Answers what the last decision left and the version written, if any. Decisions run beside the writer, which only compares
+    /// versions and writes: a long one keeps nobody else from changing anything.
     ///
     /// # Errors
     /// [`WriteError`] says whether anything was written.
@@ -134,26 +152,47 @@ impl Handle {
         &self,
         workspace: &str,
         id: &str,
-        decide: impl FnOnce(Option<&Stored>) -> (Decision, T) + Send + 'static,
+        mut decide: impl FnMut(Option<&Stored>) -> (Decision, T) + Send + 'static,
     ) -> Result<(T, Option<Version>), WriteError> {
-        let (left, leaves) = oneshot::channel();
-        let (reply, replied) = oneshot::channel();
-        let decide: Decide = Box::new(move |stored| {
-            let (decision, value) = decide(stored);
-            match left.send(value) {
-                Ok(()) => decision,
-                // Nobody waits for it any more.
-                Err(_) => Decision::Keep,
+        for _ in 0..TRIES_MAX {
+            let permit = Arc::clone(&self.deciding).acquire_owned().await.map_err(|_closed| WriteError::Closed)?;
+            let stored = self.view.get(workspace, id);
+            let expected = stored.as_ref().map(|stored| stored.version);
+            let deciding = tokio::task::spawn_blocking(move || {
+                let decided = decide(stored.as_ref());
+                drop(permit);
+                (decide, decided)
+            });
+            let (decide_again, (decision, left)) =
+                deciding.await.map_err(|_panicked| WriteError::NotWritten("it could not be decided".to_owned()))?;
+            decide = decide_again;
+            let change = match decision {
+                Decision::Keep => return Ok((left, None)),
+                Decision::Put(bytes) => Change::Put(bytes),
+                Decision::Delete => Change::Delete,
+            };
+            match self.write(workspace, id, expected, change).await {
+                Err(WriteError::Changed) => {}
+                written => return written.map(|version| (left, Some(version))),
             }
-        });
-        let job = Job { workspace: workspace.to_owned(), id: id.to_owned(), decide, reply };
+        }
+        Err(WriteError::Changed)
+    }
+
+    async fn write(
+        &self,
+        workspace: &str,
+        id: &str,
+        expected: Option<Version>,
+        change: Change,
+    ) -> Result<Version, WriteError> {
+        let (reply, replied) = oneshot::channel();
+        let job = Job { workspace: workspace.to_owned(), id: id.to_owned(), expected, change, reply };
         self.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WriteError::Full,
             mpsc::error::TrySendError::Closed(_) => WriteError::Closed,
         })?;
-        let version = replied.await.map_err(|_closed| WriteError::Closed)??;
-        let value = leaves.await.map_err(|_closed| WriteError::Closed)?;
-        Ok((value, version))
+        replied.await.map_err(|_closed| WriteError::Closed)?
     }
 }
 
@@ -180,7 +219,7 @@ impl Registry {
         reader.ready.await.map_err(|_closed| RegistryError::Thread("reader"))??;
         tracing::info!(integrations = view.len(), "registry is open");
         let stop = stop.drop_guard();
-        Ok(Self { handle: Handle { view, jobs }, stop, ended: vec![writer.ended, reader.ended] })
+        Ok(Self { handle: Handle::new(view, jobs), stop, ended: vec![writer.ended, reader.ended] })
     }
 
     /// What requests hold.
@@ -279,20 +318,22 @@ pub(crate) mod testing {
     pub(crate) fn in_memory(queue_max: usize) -> (Handle, std::thread::JoinHandle<()>) {
         let view = Arc::new(View::default());
         let (jobs, mut waiting) = mpsc::channel::<Job>(queue_max);
-        let handle = Handle { view: Arc::clone(&view), jobs };
+        let handle = Handle::new(Arc::clone(&view), jobs);
         let thread = std::thread::spawn(move || {
             let mut offset = 0;
             while let Some(job) = waiting.blocking_recv() {
-                let decision = (job.decide)(view.get(&job.workspace, &job.id).as_ref());
+                if view.get(&job.workspace, &job.id).map(|stored| stored.version) != job.expected {
+                    drop(job.reply.send(Err(WriteError::Changed)));
+                    continue;
+                }
                 let key = format!("{}/{}", job.workspace, job.id);
                 let version = Version { partition: 0, offset };
                 offset += 1;
-                let written = match decision {
-                    Decision::Keep => None,
-                    Decision::Put(bytes) => Some(view.apply(Some(&key), Some(bytes.into()), version)),
-                    Decision::Delete => Some(view.apply(Some(&key), None, version)),
+                match job.change {
+                    Change::Put(bytes) => view.apply(Some(&key), Some(bytes.into()), version),
+                    Change::Delete => view.apply(Some(&key), None, version),
                 };
-                drop(job.reply.send(Ok(written.map(|_| version))));
+                drop(job.reply.send(Ok(version)));
             }
         });
         (handle, thread)
@@ -315,25 +356,62 @@ mod tests {
         assert_eq!(kept.unwrap(), (true, None));
     }
 
+    fn put<T>(left: T) -> (Decision, T) {
+        (Decision::Put(b"x".to_vec()), left)
+    }
+
     #[tokio::test]
     async fn a_closed_writer_is_told() {
         let (jobs, waiting) = mpsc::channel(1);
-        let handle = Handle { view: Arc::default(), jobs };
+        let handle = Handle::new(Arc::default(), jobs);
         drop(waiting);
-        assert_eq!(handle.change("ws", "a", |_| (Decision::Keep, ())).await, Err(WriteError::Closed));
+        assert_eq!(handle.change("ws", "a", |_| put(())).await, Err(WriteError::Closed));
     }
 
     #[tokio::test]
     async fn a_full_queue_refuses_at_once() {
         let (jobs, _waiting) = mpsc::channel(1);
-        let handle = Handle { view: Arc::default(), jobs };
-        let first = handle.change("ws", "a", |_| (Decision::Keep, ()));
-        let second = handle.change("ws", "a", |_| (Decision::Keep, ()));
+        let handle = Handle::new(Arc::default(), jobs);
+        let first = handle.change("ws", "a", |_| put(()));
+        let second = handle.change("ws", "a", |_| put(()));
+        // One waits for the writer, whichever it is.
+        let refused = tokio::select! { refused = first => refused, refused = second => refused };
+        assert_eq!(refused, Err(WriteError::Full));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_many_changes_at_once_none_is_lost() {
+        let (handle, _thread) = in_memory(64);
+        let add = |number: usize| {
+            handle.change("ws", "a", move |stored| {
+                let mut bytes = stored.map(|stored| stored.bytes.to_vec()).unwrap_or_default();
+                bytes.push(u8::try_from(number).unwrap());
+                (Decision::Put(bytes), ())
+            })
+        };
+        let changed = futures_util::future::join_all((0..20).map(add)).await;
+        assert!(changed.iter().all(Result::is_ok), "{changed:?}");
+        let mut bytes = handle.view().get("ws", "a").unwrap().bytes.to_vec();
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..20).collect::<Vec<u8>>());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_decision_that_takes_long_keeps_nobody_else_from_writing() {
+        let (handle, _thread) = in_memory(64);
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let slow = handle.change("ws", "slow", move |_| {
+            finished.recv().unwrap();
+            put(())
+        });
+        let mut slow = std::pin::pin!(slow);
         tokio::select! {
             biased;
-            first = first => panic!("{first:?}"),
-            second = second => assert_eq!(second, Err(WriteError::Full)),
+            _ = &mut slow => panic!("it is not decided yet"),
+            other = handle.change("ws", "other", |_| put(())) => assert!(other.is_ok()),
         }
+        finish.send(()).unwrap();
+        assert!(slow.await.is_ok());
     }
 
     #[test]

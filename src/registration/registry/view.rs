@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub(crate) struct Stored {
     pub(crate) bytes: Bytes,
     /// Its place in the log.
     pub(crate) version: Version,
+    /// The record's key, where the GUID in it is not in small letters.
+    pub(crate) spelling: Option<Arc<str>>,
 }
 
 /// One page of a workspace.
@@ -70,12 +73,14 @@ impl View {
 
     /// Applies one record; `None` is a tombstone. Says whether the key is one of ours. A GUID in it may be in either case.
     pub(crate) fn apply(&self, key: Option<&str>, value: Option<Bytes>, version: Version) -> bool {
+        let sent = key;
         let key = key.map(canonical_key);
+        let spelling = sent.filter(|sent| key.as_deref() != Some(sent)).map(Into::into);
         let names = key.as_deref().and_then(|key| key.rsplit_once('/'));
         let names = names.filter(|(workspace, id)| !workspace.is_empty() && !id.is_empty());
         let mut state = self.lock();
         if let Some((workspace, id)) = names {
-            state.put(workspace, id, value.map(|bytes| Stored { bytes, version }));
+            state.put(workspace, id, value.map(|bytes| Stored { bytes, version, spelling }));
         }
         state.applied.insert(version.partition, version.offset);
         drop(state);
@@ -167,6 +172,17 @@ mod tests {
         put(&view, "ws/a", None, 5);
         assert!(view.get("ws", "a").is_none());
         assert_eq!(view.len(), 0);
+    }
+
+    #[test]
+    fn a_guid_is_one_key_in_either_case_and_its_spelling_is_known() {
+        let view = View::default();
+        let (small, capitals) = ("ws/a5aad3c1-777b-4ae5-8ca1-60b94c0423e5", "ws/A5AAD3C1-777B-4AE5-8CA1-60B94C0423E5");
+        put(&view, capitals, Some("1"), 0);
+        let stored = || view.get("ws", "a5aad3c1-777b-4ae5-8ca1-60b94c0423e5").unwrap();
+        assert_eq!(stored().spelling.as_deref(), Some(capitals));
+        put(&view, small, Some("2"), 1);
+        assert_eq!((stored().spelling, view.len()), (None, 1));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reader::{Silence, high, partitions, pause};
 use super::{
-    BROKER_TIMEOUT, Decision, Job, Log, ROLE, RegistryError, Running, Version, View, WriteError, consumer_config,
+    BROKER_TIMEOUT, Change, Job, Log, ROLE, RegistryError, Running, Version, View, WriteError, consumer_config,
     run_thread, transactional_id,
 };
 use crate::kafka::client::{ClientLog, fix, producer_config};
@@ -165,14 +165,21 @@ impl Writer {
                 continue;
             }
             let stored = self.view.get(&job.workspace, &job.id);
-            let key = format!("{}/{}", job.workspace, job.id);
+            if stored.as_ref().map(|stored| stored.version) != job.expected {
+                // Decided on an older record: its requester decides again.
+                drop(job.reply.send(Err(WriteError::Changed)));
+                continue;
+            }
+            // A GUID may stand in the topic in capitals: the record is replaced, and not joined by another.
+            let spelling = stored.as_ref().and_then(|stored| stored.spelling.as_deref());
+            let key = spelling.map_or_else(|| format!("{}/{}", job.workspace, job.id), str::to_owned);
             // Where partitions were added, a key's record may stand elsewhere than its hash says: there it is replaced.
             let home = stored.as_ref().map(|stored| stored.version.partition);
-            let (result, end) = match (job.decide)(stored.as_ref()) {
-                Decision::Keep => (Ok(None), None),
-                Decision::Put(bytes) => self.settled(&Record { key: &key, value: Some(&bytes), home }),
-                Decision::Delete => self.settled(&Record { key: &key, value: None, home }),
+            let value = match &job.change {
+                Change::Put(bytes) => Some(bytes.as_slice()),
+                Change::Delete => None,
             };
+            let (result, end) = self.settled(&Record { key: &key, value, home });
             // A requester that has gone meanwhile reads the outcome from the instance.
             drop(job.reply.send(result));
             if let Some(cause) = end {
@@ -184,9 +191,9 @@ impl Writer {
     }
 
     /// Writes a record, and says what its requester is told and why this process must end, if it must.
-    fn settled(&mut self, record: &Record<'_>) -> (Result<Option<Version>, WriteError>, Option<RegistryError>) {
+    fn settled(&mut self, record: &Record<'_>) -> (Result<Version, WriteError>, Option<RegistryError>) {
         match self.write(record) {
-            Ok(version) if self.wait_shown(version) => (Ok(Some(version)), None),
+            Ok(version) if self.wait_shown(version) => (Ok(version), None),
             Ok(_) => (Err(WriteError::Unknown), None),
             Err(Failure::Passing(WriteError::TooLarge)) => (Err(WriteError::TooLarge), None),
             Err(Failure::Passing(error)) => {
