@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{HEAD_BYTES_MAX, KeptConnection};
+use super::head::Head;
 use super::request::{ECHO, SignedRequest};
 use crate::clock;
 use crate::domain::outcome::{Outcome, Reason, judge, parse_retry_after};
@@ -154,7 +155,11 @@ impl Courier {
         let took = start.elapsed();
         let (response, link) = match answered {
             Ok(answered) => answered,
-            Err(Failed { reason, cause, address }) => {
+            Err(failed) if failed.acknowledges(attempt.token()) => {
+                let (outcome, address) = (Outcome::Acknowledged, failed.address);
+                return Exchange { outcome, cause: None, address, took, rest: Rest::none() };
+            }
+            Err(Failed { reason, cause, address, .. }) => {
                 return Exchange {
                     outcome: Outcome::failed(reason),
                     cause: Some(cause),
@@ -185,14 +190,14 @@ impl Courier {
         if let Some(mut link) = kept {
             // Otherwise nothing is sent over it, so that is no resend.
             if link.is_usable(Instant::now()) && self.still_leads(attempt.authority(), &mut link, deadline).await {
-                link.budget.renew(HEAD_BYTES_MAX);
+                link.budget.renew_for_head(HEAD_BYTES_MAX);
                 let sent = timeout_at(deadline, link.sender.try_send_request(attempt.request())).await;
                 match sent.map_err(|_elapsed| self.too_late(Some(link.address())))? {
                     Ok(response) => return Ok((response, link)),
                     Err(mut failed) => {
                         let unsent = failed.take_message().is_some();
                         if !unsent && !is_stale(failed.error()) {
-                            return Err(Failed::of(failed.error(), link.address()));
+                            return Err(Failed::of(failed.error(), &link));
                         }
                     }
                 }
@@ -209,7 +214,7 @@ impl Courier {
         });
         match answered.await.map_err(|_elapsed| self.too_late(Some(address)))? {
             Ok(response) => Ok((response, link)),
-            Err(error) => Err(Failed::of(&error, address)),
+            Err(error) => Err(Failed::of(&error, &link)),
         }
     }
 
@@ -225,18 +230,18 @@ impl Courier {
 
     fn too_late(&self, address: Option<SocketAddr>) -> Failed {
         let limit = format_duration(self.request_timeout);
-        Failed { reason: Reason::Timeout, cause: Cause::new(format!("no answer within {limit}")), address }
+        Failed::new(Reason::Timeout, Cause::new(format!("no answer within {limit}")), address)
     }
 
     async fn open(&self, authority: &Authority) -> Result<KeptConnection, Failed> {
-        let connection = self.connector.connect(authority).await.map_err(|error| Failed {
-            reason: error.reason(),
-            cause: error.cause().clone(),
-            address: error.address(),
-        })?;
+        let connection = self
+            .connector
+            .connect(authority)
+            .await
+            .map_err(|error| Failed::new(error.reason(), error.cause().clone(), error.address()))?;
         let address = Some(connection.remote());
         let link = KeptConnection::begin(connection, &self.drivers).await;
-        let link = link.map_err(|cause| Failed { reason: Reason::Protocol, cause, address })?;
+        let link = link.map_err(|cause| Failed::new(Reason::Protocol, cause, address))?;
         self.metrics.deliver.connections_opened.inc();
         Ok(link)
     }
@@ -250,7 +255,7 @@ fn rest_of(response: Response<Incoming>, link: KeptConnection, wanted: bool, dea
     if !is_framed && !wanted && !hyper::body::Body::is_end_stream(response.body()) {
         return Rest::none();
     }
-    link.budget.renew(BODY_BYTES_MAX);
+    link.budget.renew_for_body(BODY_BYTES_MAX);
     let mut rest = AnswerRest {
         incoming: response.into_body(),
         link,
@@ -270,11 +275,24 @@ struct Failed {
     reason: Reason,
     cause: Cause,
     address: Option<SocketAddr>,
+    /// What came of an answer that is no HTTP by the library's reading.
+    unread: Vec<u8>,
 }
 
 impl Failed {
-    fn of(error: &hyper::Error, address: SocketAddr) -> Self {
-        Self { reason: classify(error), cause: Cause::of_error(error), address: Some(address) }
+    fn new(reason: Reason, cause: Cause, address: Option<SocketAddr>) -> Self {
+        Self { reason, cause, address, unread: Vec::new() }
+    }
+
+    fn of(error: &hyper::Error, link: &KeptConnection) -> Self {
+        let unread = if error.is_parse() { link.budget.head() } else { Vec::new() };
+        Self { unread, ..Self::new(classify(error), Cause::of_error(error), Some(link.address())) }
+    }
+
+    /// Whether the answer acknowledges all the same: by its status and echo, where only what it says of its body is wrong.
+    fn acknowledges(&self, token: &[u8]) -> bool {
+        Head::parse(&self.unread, ECHO.as_str())
+            .is_some_and(|head| judge(head.status, head.echoes.into_iter(), token).is_ok())
     }
 }
 

@@ -116,7 +116,7 @@ const GOOD: &str = "X-XCOM-Integration-Echo: {echo}\r\ncontent-length: 0\r\n\r\n
 
 #[tokio::test]
 async fn status_200_and_the_echo_acknowledge_whatever_else_the_answer_holds() {
-    let many: String = (0..999).map(|n| format!("X-{n}: {n}\r\n")).collect::<Vec<_>>().concat();
+    let many: String = (0..399).map(|n| format!("X-{n}: {n}\r\n")).collect::<Vec<_>>().concat();
     for odd in [
         "PHP Warning:  Unable to load x.so in Unknown on line 0\r\n",
         "no colon at all\r\n",
@@ -128,7 +128,7 @@ async fn status_200_and_the_echo_acknowledge_whatever_else_the_answer_holds() {
         "X-Bell: a\u{7}b\r\n",
         "X-Empty:\r\nX-Latin: \u{e9}\r\n",
         "Set-Cookie: a=b; c=\"\\\"\r\n",
-        many.split_once('\n').unwrap().1.rsplit_once("X-998").unwrap().0,
+        many.split_once('\n').unwrap().1.rsplit_once("X-398").unwrap().0,
     ] {
         let acknowledged = outcome_of(&format!("HTTP/1.1 200 OK\r\n{odd}{GOOD}")).await;
         assert_eq!(acknowledged, (Outcome::Acknowledged, true), "{odd:?}");
@@ -145,6 +145,9 @@ async fn status_200_and_the_echo_acknowledge_whatever_else_the_answer_holds() {
             true,
         ),
         ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", true),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\ncontent-length: none\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\nX-XCOM-Integration-Echo: {echo}\r\ncontent-length: 2\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\ntransfer-encoding: chunked, gzip\r\n\r\n", false),
         ("HTTP/1.0 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", false),
         ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", false),
         ("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\nwithout an end", false),
@@ -175,6 +178,7 @@ async fn what_is_no_answer_or_no_single_echo_is_not_acknowledged() {
         ("HTTP/1.1 204 No Content\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", "status"),
         ("HTTP/1.1 302 Found\r\nX-XCOM-Integration-Echo: {echo}\r\nlocation: /\r\n\r\n", "status"),
         ("HTTP/1.1 200 OK\r\nX-A: a\0b\r\nX-XCOM-Integration-Echo: {echo}\r\ncontent-length: 0\r\n\r\n", "protocol"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: none\r\n\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", "protocol"),
         ("SSH-2.0-OpenSSH_9.6\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", "protocol"),
         ("HTTP/1.1 abc\r\nX-XCOM-Integration-Echo: {echo}\r\n\r\n", "protocol"),
     ] {

@@ -11,6 +11,7 @@ pub(crate) mod circuit;
 pub(crate) mod request;
 pub(crate) mod connection;
 pub(crate) mod kept_pool;
+mod head;
 pub(crate) mod courier;
 pub(crate) mod next_step;
 pub(crate) mod publish;

@@ -11,21 +11,45 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is left to read.
+/// What is left to read, and what was read of an answer's head.
 #[derive(Clone, Debug)]
-pub(crate) struct ReadBudget(Arc<AtomicUsize>);
+pub(crate) struct ReadBudget(Arc<Budget>);
+
+#[derive(Debug)]
+struct Budget {
+    left: AtomicUsize,
+    /// What was read since the last head began; nothing once bodies are read. As long as a budget at most.
+    head: Mutex<Option<Vec<u8>>>,
+}
 
 impl ReadBudget {
-    /// `bytes` to begin with.
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
+    /// Of at most `bytes` for the first head.
+    pub(crate) fn of_head(bytes: usize) -> Self {
+        Self(Arc::new(Budget { left: AtomicUsize::new(bytes), head: Mutex::new(Some(Vec::new())) }))
     }
 
-    /// From now on `bytes`.
-    pub(crate) fn renew(&self, bytes: usize) {
-        self.0.store(bytes, Ordering::Relaxed);
+    /// From now on at most `bytes`, of the next head.
+    pub(crate) fn renew_for_head(&self, bytes: usize) {
+        self.0.left.store(bytes, Ordering::Relaxed);
+        let mut head = self.0.head.lock();
+        match head.as_mut() {
+            Some(head) => head.clear(),
+            None => *head = Some(Vec::new()),
+        }
+    }
+
+    /// From now on at most `bytes`, of a body.
+    pub(crate) fn renew_for_body(&self, bytes: usize) {
+        self.0.left.store(bytes, Ordering::Relaxed);
+        *self.0.head.lock() = None;
+    }
+
+    /// What was read since the head began, with what came behind it.
+    pub(crate) fn head(&self) -> Vec<u8> {
+        self.0.head.lock().take().unwrap_or_default()
     }
 }
 
@@ -61,7 +85,7 @@ impl<S> Rationed<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Rationed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let left = self.ration.0.load(Ordering::Relaxed);
+        let left = self.ration.0.left.load(Ordering::Relaxed);
         if left == 0 {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -72,7 +96,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rationed<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let read = buffer.filled().len().saturating_sub(before);
         // Only this connection's task takes from it; a renewal in between gives a little more.
-        self.ration.0.store(left.saturating_sub(read), Ordering::Relaxed);
+        self.ration.0.left.store(left.saturating_sub(read), Ordering::Relaxed);
+        if let Some(head) = self.ration.0.head.lock().as_mut() {
+            head.extend_from_slice(buffer.filled().get(before..).unwrap_or_default());
+        }
         polled
     }
 }
@@ -123,13 +150,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_ration_ends_and_is_renewed() {
-        let ration = ReadBudget::new(4);
+        let ration = ReadBudget::of_head(4);
         let mut stream = Rationed::new(&b"abcdefgh"[..], ration.clone());
         let mut four = [0; 4];
         stream.read_exact(&mut four).await.unwrap();
         assert_eq!(stream.read(&mut four).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
-        ration.renew(4);
+        assert_eq!(ration.head(), b"abcd");
+        ration.renew_for_body(4);
         stream.read_exact(&mut four).await.unwrap();
-        assert_eq!(&four, b"efgh");
+        assert_eq!((&four, ration.head()), (b"efgh", Vec::new()));
     }
 }
