@@ -55,18 +55,10 @@ pub fn record_to_requests(input: &[u8]) {
 
 fn write_request(integration: &Arc<Integration>, webhook: usize) {
     let Ok(template) = RequestTemplate::new(integration, webhook) else { return };
-    let pressure = Pressure::new(1, usize::MAX);
+    let pressure = Pressure::new(usize::MAX);
     let origin = Origin { topic: "events".into(), partition: 0, offset: 0 };
     let event = Event::new(Bytes::from_static(b"{}"), origin, 0, None, pressure.hold(2));
-    let delivery = Delivery {
-        event: Arc::new(event),
-        integration: Arc::clone(integration),
-        webhook,
-        attempt: 1,
-        id: "delivery".into(),
-        first_attempt_ms: None,
-        due: None,
-    };
+    let delivery = Delivery::alone(Arc::new(event), Arc::clone(integration), webhook, "delivery".into());
     let request = SignedRequest::new(&Arc::new(template), &delivery, 1, &mut StdRng::seed_from_u64(0));
     drop(request.request());
 }

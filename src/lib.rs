@@ -1,7 +1,7 @@
 //! Delivers a CRM's change events from Kafka to the integrations that subscribed to them.
 //!
 //! Read the rooms in this order. `settings` reads every option. `app` starts and stops what a subcommand needs. `intake` reads
-//! a record and turns it into deliveries. `inflight` holds what is under way. `deliver` orders deliveries, makes the requests
+//! a record and turns it into deliveries. `inflight` holds what is under way, `backlog` the webhooks that are behind. `deliver` orders deliveries, makes the requests
 //! and publishes what follows a failure. `health` suspends integrations that keep failing, `attempt_log` records attempts,
 //! `registration` is the HTTP API that changes integrations, `console` the page on top of what `readers` finds, `topics` knows names and shapes of topics. `domain` holds the rules
 //! that several rooms share. `kafka`, `net` and `telemetry` are toolboxes. `tools` has one file a subcommand.
@@ -12,6 +12,7 @@ mod settings;
 mod app;
 mod intake;
 mod inflight;
+mod backlog;
 mod deliver;
 mod health;
 mod attempt_log;
@@ -33,12 +34,13 @@ pub use process::main;
 /// What tests and benches need of the inside. Nothing else may rely on it.
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::backlog::partition::PartitionBacklog;
     pub use crate::deliver::courier::Courier;
     pub use crate::deliver::next_step::NextSteps;
     pub use crate::deliver::observers::Reports;
     pub use crate::deliver::order::OrderedQueue;
     pub use crate::deliver::publish::Sink;
-    pub use crate::deliver::shard::{BATCHES_MAX, Shard, Shared};
+    pub use crate::deliver::shard::{BATCHES_MAX, Shard, Shared, permits};
     pub use crate::domain::agenda::Tick;
     pub use crate::domain::event::Envelope;
     pub use crate::domain::headers::Wire;
@@ -53,9 +55,11 @@ pub mod internals {
     };
     pub use crate::health::tally::Tally;
     pub use crate::inflight::job::{Due, Job, Origin};
+    pub use crate::inflight::lane_gauge::LaneGauges;
     pub use crate::inflight::offsets::OffsetTracker;
     pub use crate::inflight::partition::Assignment;
     pub use crate::inflight::pressure::{Pressure, Reading};
+    pub use crate::intake::keeper::turn_in_memory;
     pub use crate::intake::pipeline::{DueRetry, Pipeline, Record};
     pub use crate::net::address::AddressPolicy;
     pub use crate::net::connector::Connector;

@@ -8,19 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::threads::{StartError, Threads};
 use crate::attempt_log::entry::AttemptLog;
 use crate::attempt_log::writer::AttemptLogWriter;
+use crate::backlog::catch_up::CatchUpReader;
+use crate::backlog::places::{self, PlaceWriter};
 use crate::deliver::courier::Courier;
 use crate::deliver::kept_pool::KeptPool;
 use crate::deliver::next_step::NextSteps;
 use crate::deliver::observers::{Reports, host_name};
 use crate::deliver::publish::Sink;
-use crate::deliver::shard::{BATCHES_MAX, Shard, Shared};
+use crate::deliver::shard::{BATCHES_MAX, Shard, Shared, permits};
 use crate::domain::table::Table;
 use crate::health::feed::HealthFeed;
 use crate::health::owner::HealthOwner;
@@ -30,6 +32,7 @@ use crate::health::tally::Tally;
 use crate::health::view::HealthView;
 use crate::inflight::pressure::Pressure;
 use crate::intake::events::{EventConsumer, Handoff};
+use crate::intake::keeper::{Keeper, Tools};
 use crate::intake::lag::Lag;
 use crate::intake::membership::{GroupMember, Membership};
 use crate::intake::pipeline::Pipeline;
@@ -277,6 +280,7 @@ impl Started {
             kafka: kafka.clone(),
             health_topic: topics.health.clone(),
             events_topic: topics.events.clone(),
+            backlog_topic: topics.backlog.clone(),
             rules,
             metrics: metrics(),
         };
@@ -302,7 +306,7 @@ impl Started {
         let shards = shard_count(&self.settings);
         let in_flight_max = self.settings.delivery.max_in_flight;
         raise_limit(in_flight_max, shards * KeptPool::max_of(in_flight_max, shards));
-        let pressure = Pressure::new(shards, self.settings.delivery.max_queued_bytes);
+        let pressure = Pressure::new(self.settings.delivery.max_queued_bytes);
         let sink_stop = CancellationToken::new();
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), sink_stop.clone(), fatal.clone())?;
         let reports_stop = CancellationToken::new();
@@ -318,8 +322,9 @@ impl Started {
             Arc::clone(table),
             Arc::clone(&pressure),
             Arc::clone(&self.metrics),
+            Arc::default(),
             shards,
-            &self.settings.topics.integrations,
+            (&self.settings.delivery, &self.settings.topics.integrations),
         );
         let outlet = Handoff {
             shards: senders,
@@ -334,7 +339,7 @@ impl Started {
         let now: Arc<str> = now_topic(&self.settings.topics.retry_prefix).into();
         // In the order of the metrics' labels; former tiers have none.
         let tiers = [shared.settlements.tiers(), &[(now, Duration::ZERO)], &former_tiers].concat();
-        let lag = self.start_consumers(&mut consumers, outlet, &tiers, brokers)?;
+        let lag = self.start_consumers(&mut consumers, table, outlet, (&tiers, brokers))?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");
         self.measure(lag, &pressure, stop, fatal).await;
@@ -357,6 +362,7 @@ impl Started {
         let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
         let connector = Connector::system(policy, delivery.connect_timeout);
         let topics = &self.settings.topics;
+        let (permits, probe_permits) = permits(delivery.max_in_flight);
         Arc::new(Shared {
             settings: delivery.clone(),
             shards,
@@ -364,7 +370,8 @@ impl Started {
             sink,
             metrics: Arc::clone(&self.metrics),
             pressure: Arc::clone(pressure),
-            permits: Arc::new(Semaphore::new(delivery.max_in_flight)),
+            permits,
+            probe_permits,
             settlements: NextSteps::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
             reports,
         })
@@ -373,23 +380,34 @@ impl Started {
     fn start_consumers(
         &self,
         threads: &mut Threads,
+        table: &Arc<RwLock<Table>>,
         outlet: Handoff,
-        tiers: &[(Arc<str>, Duration)],
-        brokers: Arc<BrokerClock>,
+        (tiers, brokers): (&[(Arc<str>, Duration)], Arc<BrokerClock>),
     ) -> Result<Lag, WorkerError> {
-        let kafka = &self.settings.kafka;
+        let Settings { kafka, topics: named, .. } = &self.settings;
         let metrics = || Arc::clone(&self.metrics);
         let join = |role, group: &str, topics: &[&str]| {
             let member = GroupMember::new(role, metrics(), self.settings.delivery.drain_timeout);
             let (stop, fatal) = (outlet.stop.clone(), outlet.fatal.clone());
             Membership::join(&member_config(kafka, role, group), topics, member, stop, fatal)
         };
-        let events_group = join("events", &kafka.group, &[&self.settings.topics.events])?;
+        let events_group = join("events", &kafka.group, &[&named.events])?;
         let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
         let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
-        let events =
-            EventConsumer::new(kafka, &self.settings.topics.events, events_group.member(), outlet.clone(), metrics())?;
-        let lag = Lag::new(kafka, &self.settings.topics.events, events_group.member(), metrics())?;
+        let (loader, places) = places::loader(kafka, &named.backlog);
+        let keeper = Keeper::new(Tools {
+            loader,
+            writer: PlaceWriter::new(kafka, &named.backlog)?,
+            reader: CatchUpReader::new(kafka, &named.events)?,
+            table: Arc::clone(table),
+            metrics: metrics(),
+        });
+        let leave_max = self.settings.delivery.drain_timeout + LEAVE_MAX;
+        let (group, keeper) = (events_group.member(), (keeper, leave_max));
+        let events = EventConsumer::new(kafka, &named.events, group, outlet.clone(), keeper, metrics())?;
+        let stopped = outlet.stop.clone();
+        threads.start("places", move || places.run(&stopped))?;
+        let lag = Lag::new(kafka, &named.events, events_group.member(), metrics())?;
         let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, (metrics(), brokers))?;
         threads.start("events-group", move || events_group.run())?;
         threads.start("retries-group", move || retries_group.run())?;
@@ -447,7 +465,7 @@ impl Started {
 fn written_topics(settings: &Settings) -> impl Iterator<Item = String> {
     let topics = &settings.topics;
     let tiers = settings.delivery.schedule.tiers().iter().map(|&delay| tier_topic(&topics.retry_prefix, delay));
-    tiers.chain([topics.dead_letter.clone(), deltas_topic(&topics.health)])
+    tiers.chain([topics.dead_letter.clone(), topics.backlog.clone(), deltas_topic(&topics.health)])
 }
 
 fn shard_count(settings: &Settings) -> usize {

@@ -258,17 +258,9 @@ mod tests {
             "webHooks": [{"id": "w-1", "relativeUrl": "cb?key=1", "triggerType": "entityEvent"}]});
         let integration = Integration::parse("ws/i-1", value.to_string().as_bytes()).unwrap();
         let origin = Origin { topic: "events".into(), partition: 0, offset: 7 };
-        let held = Pressure::new(1, 1_000_000).hold(EVENT.len());
+        let held = Pressure::new(1_000_000).hold(EVENT.len());
         let event = Event::new(Bytes::from_static(EVENT.as_bytes()), origin, 5, None, held);
-        Delivery {
-            event: Arc::new(event),
-            integration: Arc::new(integration),
-            webhook: 0,
-            attempt: 3,
-            id: "msg_1".into(),
-            first_attempt_ms: None,
-            due: None,
-        }
+        Delivery { attempt: 3, ..Delivery::alone(Arc::new(event), Arc::new(integration), 0, "msg_1".into()) }
     }
 
     fn log(level: settings::AttemptLog) -> Option<(AttemptLog, Receiver<Entry>)> {

@@ -1,6 +1,6 @@
-//! The circuit of one receiver's host: after repeated failures no requests but a probe now and then.
+//! The circuit of one webhook, or of one host: after repeated failures no requests but a probe now and then.
 //!
-//! Every failed attempt counts, whatever its reason; one acknowledgement closes it.
+//! What counts as a failure, and what closes it, is for the owner to say.
 
 use std::time::Duration;
 
@@ -13,17 +13,6 @@ const FAILURES_TO_OPEN: u32 = 20;
 const PROBE_AFTER_MIN: Duration = Duration::from_secs(1);
 /// The contract's: probes begin at least every ten seconds.
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(10);
-
-/// Whether a request may be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
-    /// Yes.
-    Request,
-    /// Yes, to see whether the receiver is back; its end must be told.
-    Probe,
-    /// No.
-    Refuse,
-}
 
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -38,7 +27,7 @@ enum State {
     },
 }
 
-/// The circuit of one host.
+/// A circuit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circuit(State);
 
@@ -49,32 +38,37 @@ impl Default for Circuit {
 }
 
 impl Circuit {
-    /// Whether a request may be made now. A [`Admission::Probe`] is given out once a wait.
-    pub(crate) fn admit(&mut self, now: Instant) -> Admission {
-        match &mut self.0 {
-            State::Closed { .. } => Admission::Request,
-            State::Open { probe_at, probing, .. } => {
-                let is_due = match *probing {
-                    None => now >= *probe_at,
-                    // One that is out for longer does not hold up the next.
-                    Some(since) => now.saturating_duration_since(since) >= PROBE_AFTER_MAX,
-                };
-                if !is_due {
-                    return Admission::Refuse;
-                }
-                *probing = Some(now);
-                Admission::Probe
-            }
-        }
-    }
-
-    /// Whether it is open, without asking for a probe.
+    /// Whether it is open.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.0, State::Open { .. })
     }
 
-    /// A request was acknowledged. Says whether this closed it.
-    pub(crate) fn acknowledged(&mut self) -> bool {
+    /// Whether it is open and a probe may begin.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        match self.0 {
+            State::Closed { .. } => false,
+            State::Open { probe_at, probing: None, .. } => now >= probe_at,
+            // One that is out for longer does not hold up the next.
+            State::Open { probing: Some(since), .. } => now.saturating_duration_since(since) >= PROBE_AFTER_MAX,
+        }
+    }
+
+    /// A probe begins; its end must be told. Nothing where it is closed.
+    pub(crate) fn begin_probe(&mut self, now: Instant) {
+        if let State::Open { probing, .. } = &mut self.0 {
+            *probing = Some(now);
+        }
+    }
+
+    /// Lets the next probe begin at once.
+    pub(crate) fn make_due(&mut self, now: Instant) {
+        if let State::Open { probe_at, .. } = &mut self.0 {
+            *probe_at = now;
+        }
+    }
+
+    /// It works again. Says whether this closed it.
+    pub(crate) fn close(&mut self) -> bool {
         let was_open = self.is_open();
         self.0 = State::Closed { failures: 0 };
         was_open
@@ -118,7 +112,7 @@ mod tests {
         let mut circuit = Circuit::default();
         for _ in 1..FAILURES_TO_OPEN {
             assert!(!circuit.failed(false, Instant::now()));
-            assert_eq!(circuit.admit(Instant::now()), Admission::Request);
+            assert!(!circuit.is_open());
         }
         assert!(circuit.failed(false, Instant::now()));
         circuit
@@ -129,22 +123,23 @@ mod tests {
         let mut circuit = Circuit::default();
         for _ in 0..FAILURES_TO_OPEN * 3 {
             circuit.failed(false, Instant::now());
-            circuit.acknowledged();
+            circuit.close();
         }
-        assert_eq!(circuit.admit(Instant::now()), Admission::Request);
+        assert!(!circuit.is_open());
         assert!(open().is_open());
     }
 
     #[tokio::test(start_paused = true)]
     async fn probes_come_one_at_a_time_and_at_least_every_ten_seconds() {
         let mut circuit = open();
-        assert_eq!(circuit.admit(Instant::now()), Admission::Refuse);
+        assert!(!circuit.is_due(Instant::now()));
         for expected in [1, 2, 4, 8, 10, 10, 10] {
             tokio::time::advance(Duration::from_millis(expected * 1000 - 1)).await;
-            assert_eq!(circuit.admit(Instant::now()), Admission::Refuse);
+            assert!(!circuit.is_due(Instant::now()));
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
-            assert_eq!(circuit.admit(Instant::now()), Admission::Refuse, "one probe at a time");
+            assert!(circuit.is_due(Instant::now()));
+            circuit.begin_probe(Instant::now());
+            assert!(!circuit.is_due(Instant::now()), "one probe at a time");
             circuit.failed(true, Instant::now());
         }
     }
@@ -155,30 +150,35 @@ mod tests {
         tokio::time::advance(PROBE_AFTER_MIN).await;
         // Eight seconds each until the time-out, then longer than the longest wait.
         for (took, rest) in [(8, 0), (8, 0), (8, 0), (8, 2), (8, 2)] {
-            assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+            assert!(circuit.is_due(Instant::now()));
+            circuit.begin_probe(Instant::now());
             tokio::time::advance(Duration::from_secs(took)).await;
-            assert_eq!(circuit.admit(Instant::now()), Admission::Refuse);
+            assert!(!circuit.is_due(Instant::now()));
             circuit.failed(true, Instant::now());
             tokio::time::advance(Duration::from_secs(rest)).await;
         }
-        assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+        assert!(circuit.is_due(Instant::now()));
+        circuit.begin_probe(Instant::now());
         tokio::time::advance(PROBE_AFTER_MAX).await;
-        assert_eq!(circuit.admit(Instant::now()), Admission::Probe, "the one before is still out");
+        assert!(circuit.is_due(Instant::now()), "the one before is still out");
+        circuit.begin_probe(Instant::now());
         tokio::time::advance(Duration::from_secs(5)).await;
         circuit.failed(true, Instant::now());
         tokio::time::advance(Duration::from_secs(4)).await;
-        assert_eq!(circuit.admit(Instant::now()), Admission::Refuse);
+        assert!(!circuit.is_due(Instant::now()));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+        assert!(circuit.is_due(Instant::now()));
+        circuit.begin_probe(Instant::now());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_acknowledgement_closes_it() {
         let mut circuit = open();
         tokio::time::advance(PROBE_AFTER_MIN).await;
-        assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
-        assert!(circuit.acknowledged());
-        assert_eq!(circuit.admit(Instant::now()), Admission::Request);
+        assert!(circuit.is_due(Instant::now()));
+        circuit.begin_probe(Instant::now());
+        assert!(circuit.close());
+        assert!(!circuit.is_open());
     }
 
     #[tokio::test(start_paused = true)]
@@ -186,8 +186,10 @@ mod tests {
         let mut circuit = open();
         tokio::time::advance(PROBE_AFTER_MIN).await;
         assert!(!circuit.failed(false, Instant::now()));
-        assert_eq!(circuit.admit(Instant::now()), Admission::Probe);
+        assert!(circuit.is_due(Instant::now()));
+        circuit.begin_probe(Instant::now());
         circuit.probe_abandoned();
-        assert_eq!(circuit.admit(Instant::now()), Admission::Probe, "an abandoned probe is made again");
+        assert!(circuit.is_due(Instant::now()), "an abandoned probe is made again");
+        circuit.begin_probe(Instant::now());
     }
 }

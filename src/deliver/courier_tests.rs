@@ -35,18 +35,11 @@ fn request_to(base_url: &str, payload: &[u8]) -> SignedRequest {
         "secrets": [{"id": "webhook.header.X-Key", "value": "k"}]});
     let integration = Integration::parse("ws/i", record.to_string().as_bytes()).unwrap();
     let template = Arc::new(RequestTemplate::new(&integration, 0).unwrap());
-    let pressure = Pressure::new(1, usize::MAX);
+    let pressure = Pressure::new(usize::MAX);
     let origin = Origin { topic: "t".into(), partition: 0, offset: 0 };
     let held = pressure.hold(payload.len());
-    let delivery = Delivery {
-        event: Arc::new(Event::new(Bytes::copy_from_slice(payload), origin, 0, None, held)),
-        integration: Arc::new(integration),
-        webhook: 0,
-        attempt: 1,
-        id: "msg_1".into(),
-        first_attempt_ms: None,
-        due: None,
-    };
+    let event = Arc::new(Event::new(Bytes::copy_from_slice(payload), origin, 0, None, held));
+    let delivery = Delivery::alone(event, Arc::new(integration), 0, "msg_1".into());
     SignedRequest::new(&template, &delivery, 1_700_000_000, &mut rand::rngs::StdRng::from_os_rng())
 }
 

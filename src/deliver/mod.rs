@@ -5,7 +5,6 @@
 
 pub(crate) mod shard;
 pub(crate) mod order;
-pub(crate) mod pace;
 pub(crate) mod allowance;
 pub(crate) mod circuit;
 pub(crate) mod request;

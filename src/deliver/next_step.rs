@@ -13,7 +13,8 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::Webhook;
 use crate::domain::outcome::{DeadReason, DropReason, Reason, Verdict};
 use crate::domain::retry_schedule::RetrySchedule;
-use crate::inflight::job::{DeadLetter, Delivery, Event};
+use crate::inflight::job::{DeadLetter, Delivery, Event, Requeue};
+use crate::inflight::lane_gauge::LaneGauge;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 use crate::topics::names::tier_topic;
 
@@ -22,6 +23,8 @@ use crate::topics::names::tier_topic;
 pub(crate) enum NextStep {
     /// It waits in a tier.
     Retried(usize),
+    /// It goes back to a tier, with as many attempts as it had.
+    Requeued(usize),
     /// It is a dead letter.
     Dead(DeadReason),
 }
@@ -34,6 +37,8 @@ pub(crate) struct NextRecord {
     fate: NextStep,
     wire: Wire,
     event: Arc<Event>,
+    /// The webhook it is for, if it is for one.
+    gauge: Option<Arc<LaneGauge>>,
 }
 
 /// Why a slot ended without an acknowledgement.
@@ -86,7 +91,7 @@ impl NextSteps {
         };
         let due_ms = match fate {
             NextStep::Retried(tier) => self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay))),
-            NextStep::Dead(_) => None,
+            NextStep::Requeued(_) | NextStep::Dead(_) => None,
         };
         if delivery.event.is_tick {
             let is_too_late = |due| {
@@ -99,12 +104,13 @@ impl NextSteps {
         // A dead letter says when its last attempt fell due.
         let due_ms = due_ms.or(delivery.due.map(|due| due.at_ms));
         let wire = Wire { due_ms, ..wire_of(&delivery, failure, now_ms) };
-        Ok(self.settlement(fate, wire, delivery.event))
+        Ok(self.settlement(fate, wire, (delivery.event, Some(delivery.gauge))))
     }
 
     /// The dead letter of a record that is not delivered.
     pub(crate) fn dead_letter(&self, dead_letter: DeadLetter) -> NextRecord {
-        let mut settlement = self.settlement(NextStep::Dead(dead_letter.reason), dead_letter.wire, dead_letter.event);
+        let of = (dead_letter.event, dead_letter.gauge);
+        let mut settlement = self.settlement(NextStep::Dead(dead_letter.reason), dead_letter.wire, of);
         settlement.outgoing.payload = dead_letter.value;
         if dead_letter.key.is_some() {
             settlement.outgoing.key = dead_letter.key;
@@ -112,9 +118,41 @@ impl NextSteps {
         settlement
     }
 
-    fn settlement(&self, fate: NextStep, mut wire: Wire, event: Arc<Event>) -> NextRecord {
+    /// A retry that was due at `now_ms` and can't be requested: it waits in its tier once more. What was due at once waits in
+    /// the first tier, or it would go round without a pause; so does what comes from a tier that the schedule has no more.
+    pub(crate) fn requeue(&self, requeue: Requeue, now_ms: i64) -> NextRecord {
+        let tier = if requeue.tier < self.tiers.len() { requeue.tier } else { 0 };
+        let due_ms = self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay)));
+        self.settlement(NextStep::Requeued(tier), Wire { due_ms, ..requeue.wire }, (requeue.event, None))
+    }
+
+    /// A tick that was fired and can't be requested now: it waits in the first tier, with no attempt made.
+    ///
+    /// # Errors
+    /// It would come after the next tick.
+    pub(crate) fn postponed(&self, delivery: Delivery, now_ms: i64) -> Result<NextRecord, Delivery> {
+        let due_ms = self.tiers.first().map(|(_, delay)| now_ms.saturating_add(millis(*delay)));
+        let scheduled_ms = delivery.event.timestamp_ms;
+        let is_too_late =
+            |due| delivery.webhook().is_none_or(|webhook| agenda::is_too_late(webhook, scheduled_ms, due));
+        if due_ms.is_none_or(is_too_late) {
+            return Err(delivery);
+        }
+        let failure = Failure { reason: Reason::CircuitOpen, status: None };
+        let wire = Wire { due_ms, attempt: Some(0), first_attempt_ms: None, ..wire_of(&delivery, failure, now_ms) };
+        Ok(self.settlement(NextStep::Requeued(0), wire, (delivery.event, Some(delivery.gauge))))
+    }
+
+    fn settlement(
+        &self,
+        fate: NextStep,
+        mut wire: Wire,
+        (event, gauge): (Arc<Event>, Option<Arc<LaneGauge>>),
+    ) -> NextRecord {
         let topic = match fate {
-            NextStep::Retried(tier) => self.tiers.get(tier).map_or(&self.dead_letter_topic, |(topic, _)| topic),
+            NextStep::Retried(tier) | NextStep::Requeued(tier) => {
+                self.tiers.get(tier).map_or(&self.dead_letter_topic, |(topic, _)| topic)
+            }
             NextStep::Dead(reason) => {
                 wire.reason = Some(reason);
                 &self.dead_letter_topic
@@ -126,19 +164,23 @@ impl NextSteps {
             payload: Some(event.payload.clone()),
             headers: wire.headers(),
         };
-        NextRecord { outgoing, fate, wire, event }
+        NextRecord { outgoing, fate, wire, event, gauge }
     }
 
     /// The next try after a topic refused the record for its size: the dead-letter topic.
     ///
     /// # Errors
     /// That was the dead-letter topic already: the event, which has nowhere to go.
-    pub(crate) fn after_too_large(&self, settlement: NextRecord) -> Result<NextRecord, Arc<Event>> {
+    pub(crate) fn after_too_large(
+        &self,
+        settlement: NextRecord,
+    ) -> Result<NextRecord, (Arc<Event>, Option<Arc<LaneGauge>>)> {
         match settlement.fate {
-            NextStep::Retried(_) => {
-                Ok(self.settlement(NextStep::Dead(DeadReason::TooLarge), settlement.wire, settlement.event))
+            NextStep::Retried(_) | NextStep::Requeued(_) => {
+                let of = (settlement.event, settlement.gauge);
+                Ok(self.settlement(NextStep::Dead(DeadReason::TooLarge), settlement.wire, of))
             }
-            NextStep::Dead(_) => Err(settlement.event),
+            NextStep::Dead(_) => Err((settlement.event, settlement.gauge)),
         }
     }
 }
@@ -154,9 +196,10 @@ impl NextRecord {
                     metrics.tick(TickOutcome::Retried);
                 }
             }
+            NextStep::Requeued(_) => {}
             NextStep::Dead(reason) => metrics.dead_letter(reason),
         }
-        self.event.settle_one();
+        self.event.settle(self.gauge.as_ref());
     }
 
     /// The event it is of.

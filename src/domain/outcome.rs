@@ -27,15 +27,13 @@ pub enum Reason {
     RefusedAddress,
     /// The answer is no HTTP, or breaks a limit.
     Protocol,
-    /// No request: the circuit of the host is open.
+    /// No request: its circuit, or its host's, was open for too long.
     CircuitOpen,
-    /// No request: more waits for the receiver than it can take in a few seconds.
-    Overloaded,
 }
 
 impl Reason {
     /// All of them, in the order of their declaration.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Status,
         Self::EchoMissing,
         Self::EchoMismatch,
@@ -47,7 +45,6 @@ impl Reason {
         Self::RefusedAddress,
         Self::Protocol,
         Self::CircuitOpen,
-        Self::Overloaded,
     ];
 
     /// The word.
@@ -64,7 +61,6 @@ impl Reason {
             Self::RefusedAddress => "refused-address",
             Self::Protocol => "protocol",
             Self::CircuitOpen => "circuit-open",
-            Self::Overloaded => "overloaded",
         }
     }
 
@@ -75,7 +71,7 @@ impl Reason {
 
     /// Whether a request was made: only then does it count against the integration.
     pub(crate) fn is_attempt(self) -> bool {
-        !matches!(self, Self::CircuitOpen | Self::Overloaded)
+        self != Self::CircuitOpen
     }
 
     /// Whether the fault may be our own network's.
@@ -172,11 +168,13 @@ pub(crate) enum DropReason {
     TickMissed,
     /// Too large even for the dead-letter topic.
     TooLarge,
+    /// The log was cut before a webhook that is behind was given it.
+    Expired,
 }
 
 impl DropReason {
     /// All of them.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Suspended,
         Self::IntegrationGone,
         Self::IntegrationInactive,
@@ -186,6 +184,7 @@ impl DropReason {
         Self::TickOver,
         Self::TickMissed,
         Self::TooLarge,
+        Self::Expired,
     ];
 
     /// The word.
@@ -200,6 +199,7 @@ impl DropReason {
             Self::TickOver => "tick-over",
             Self::TickMissed => "tick-missed",
             Self::TooLarge => "too-large",
+            Self::Expired => "expired",
         }
     }
 }
@@ -213,6 +213,16 @@ pub(crate) enum Verdict {
     Retry(usize),
     /// Into the dead-letter topic.
     Dead(DeadReason),
+}
+
+impl Verdict {
+    /// A retry of a delivery whose first attempt was made `give_up_after` ago or earlier is a dead letter instead. Times are
+    /// in ms since 1970.
+    pub(crate) fn unless_given_up(self, first_attempt_ms: Option<i64>, give_up_after: Duration, now_ms: i64) -> Self {
+        let age = first_attempt_ms.map_or(0, |first| now_ms.saturating_sub(first));
+        let is_given_up = Duration::from_millis(u64::try_from(age).unwrap_or(0)) >= give_up_after;
+        if is_given_up && matches!(self, Self::Retry(_)) { Self::Dead(DeadReason::Exhausted) } else { self }
+    }
 }
 
 /// What follows from the outcome of attempt `attempt` (1 for the first).

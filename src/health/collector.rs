@@ -200,7 +200,7 @@ mod tests {
         tally.count(1, &after, &Outcome::failed(Reason::Timeout), 1_100);
         tally.count(0, &after, &Outcome::Acknowledged, 21_000);
         tally.count(0, &after, &Outcome::failed(Reason::CircuitOpen), 21_000);
-        tally.count(0, &after, &Outcome::failed(Reason::Overloaded), 21_000);
+        tally.count(0, &after, &Outcome::failed(Reason::CircuitOpen), 21_000);
         let mut collector = Collector::new(&RULES);
         assert!(!collector.collect(&tally, 21_500));
         let told = all(&mut collector);

@@ -22,6 +22,7 @@ use super::positions::Positions;
 use super::records::{Delta, StateRecord, counts_record};
 use super::restore::load;
 use super::rules::{Change, Health, PartitionHealth, Rules};
+use crate::backlog::places;
 use crate::clock;
 use crate::kafka::client::health_consumer_config;
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
@@ -65,6 +66,9 @@ enum SessionError {
     NoGroup,
 }
 
+/// How long the backlog topic may take, when an integration is suspended.
+const PLACES_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Sums and judges, on a thread of its own.
 pub(crate) struct HealthOwner {
     /// How to reach Kafka.
@@ -73,6 +77,8 @@ pub(crate) struct HealthOwner {
     pub(crate) health_topic: String,
     /// The events topic: what a suspension drops is named by its offsets.
     pub(crate) events_topic: String,
+    /// The backlog topic: what a webhook is behind with is dropped from its place on.
+    pub(crate) backlog_topic: String,
     /// When an integration fails.
     pub(crate) rules: Rules,
     /// Counts.
@@ -368,13 +374,29 @@ impl<'a> Session<'a> {
         if !entries.values().any(|entry| entry.changes.iter().any(fails)) {
             return;
         }
-        match self.positions.committed() {
-            Ok(positions) => {
+        // In this order: what is committed meanwhile has its place by then.
+        let positions = self.positions.committed().map_err(|error| chain(&error));
+        let read = positions.and_then(|positions| {
+            let deadline = Instant::now() + PLACES_TIMEOUT;
+            let is_over = || Instant::now() >= deadline;
+            let loaded = places::read(&self.owner.kafka, &self.owner.backlog_topic, is_over);
+            let table = loaded.map_err(|error| chain(&error))?.table;
+            if is_over() { Err("the backlog topic takes too long".to_owned()) } else { Ok((positions, table)) }
+        });
+        match read {
+            Ok((positions, table)) => {
                 let changes = entries.values_mut().flat_map(|entry| &mut entry.changes);
-                changes.filter(|change| fails(change)).for_each(|it| it.known.first_dropped.clone_from(&positions));
+                for change in changes.filter(|change| fails(change)) {
+                    let mut first_dropped = positions.clone();
+                    for place in table.places().filter(|place| place.integration == *change.key) {
+                        let offset = first_dropped.entry(place.partition).or_insert(place.offset);
+                        *offset = place.offset.min(*offset);
+                    }
+                    change.known.first_dropped = first_dropped;
+                }
             }
             Err(error) => {
-                tracing::warn!(error = chain(&error), "suspensions paused: committed offsets cannot be read");
+                tracing::warn!(error, "suspensions paused: committed offsets or places cannot be read");
                 for entry in entries.values_mut() {
                     entry.changes.retain(|change| !fails(change));
                 }

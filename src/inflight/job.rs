@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 
+use super::lane_gauge::{Admitted, LaneGauge};
 use super::offsets::Sequence;
-use super::partition::{Active, Assignment};
+use super::partition::{Active, Assignment, FromLane};
 use super::pressure::HeldBytes;
 use crate::domain::guid::{canonical, canonical_key};
+use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::DeadReason;
 
@@ -41,12 +43,23 @@ impl Origin {
     }
 }
 
-/// The record that a delivery settles, and the work that its assignment allows.
+/// What a delivery settles, and the work that its assignment allows.
 #[derive(Debug)]
-struct Ticket {
-    assignment: Arc<Assignment>,
-    /// None for a tick out of the agenda, which no record stands for.
-    sequence: Option<Sequence>,
+enum Ticket {
+    /// A record that was read of the assignment.
+    Record(Arc<Assignment>, Sequence),
+    /// An event that the catch-up reader gave: the places of its webhooks stand for it.
+    Place(Arc<Assignment>),
+    /// A tick out of the agenda, which no record stands for.
+    Tick(Arc<Assignment>),
+}
+
+impl Ticket {
+    fn assignment(&self) -> &Arc<Assignment> {
+        match self {
+            Self::Record(assignment, _) | Self::Place(assignment) | Self::Tick(assignment) => assignment,
+        }
+    }
 }
 
 /// One record under delivery: its bytes, shared by its deliveries, and how many of them are open.
@@ -83,10 +96,21 @@ impl Event {
             order_keys: [None; 2],
             is_tick: false,
             open: AtomicU32::new(0),
-            ticket: ticket
-                .map(|(assignment, sequence)| Ticket { assignment: Arc::clone(assignment), sequence: Some(sequence) }),
+            ticket: ticket.map(|(assignment, sequence)| Ticket::Record(Arc::clone(assignment), sequence)),
             _held: held,
         }
+    }
+
+    /// An event that the catch-up reader read for webhooks that are behind in `assignment`.
+    pub(crate) fn caught_up(
+        payload: Bytes,
+        origin: Origin,
+        timestamp_ms: i64,
+        assignment: &Arc<Assignment>,
+        held: HeldBytes,
+    ) -> Self {
+        let ticket = Some(Ticket::Place(Arc::clone(assignment)));
+        Self { ticket, ..Self::new(payload, origin, timestamp_ms, None, held) }
     }
 
     /// A scheduled tick that is fired: it may begin while `assignment` is open, and settles nothing there.
@@ -97,7 +121,7 @@ impl Event {
         assignment: &Arc<Assignment>,
         held: HeldBytes,
     ) -> Self {
-        let ticket = Some(Ticket { assignment: Arc::clone(assignment), sequence: None });
+        let ticket = Some(Ticket::Tick(Arc::clone(assignment)));
         Self { is_tick: true, ticket, ..Self::new(payload, origin, scheduled_ms, None, held) }
     }
 
@@ -111,33 +135,66 @@ impl Event {
     /// # Errors
     /// Its partition is being given up, and nothing that was begun comes after it.
     pub(crate) fn begin(&self) -> Result<Option<Active>, Revoked> {
-        let Some(Ticket { assignment, sequence }) = &self.ticket else { return Ok(None) };
-        let begun = match sequence {
-            Some(sequence) => assignment.begin(*sequence),
-            None => assignment.begin_apart(),
+        let Some(ticket) = &self.ticket else { return Ok(None) };
+        let begun = match ticket {
+            Ticket::Record(assignment, sequence) => assignment.begin(*sequence),
+            Ticket::Place(assignment) | Ticket::Tick(assignment) => assignment.begin_apart(),
         };
         begun.map(Some).ok_or(Revoked)
     }
 
-    /// Whether its partition is being given up.
-    pub(crate) fn is_revoked(&self) -> bool {
-        self.ticket.as_ref().is_some_and(|ticket| ticket.assignment.is_closing())
+    /// Begins its publication as a dead letter without an attempt.
+    ///
+    /// # Errors
+    /// As [`Event::begin`].
+    pub(crate) fn begin_publication(&self) -> Result<Option<Active>, Revoked> {
+        match &self.ticket {
+            Some(Ticket::Record(assignment, sequence)) => {
+                assignment.begin_publication(*sequence).map(Some).ok_or(Revoked)
+            }
+            Some(Ticket::Place(_) | Ticket::Tick(_)) | None => self.begin(),
+        }
+    }
+
+    /// Whether it is to be given back from the lane in which it waits.
+    pub(crate) fn is_recalled(&self) -> bool {
+        match &self.ticket {
+            Some(Ticket::Record(assignment, sequence)) => assignment.is_recalled(Some(*sequence)),
+            Some(Ticket::Place(assignment)) => assignment.is_recalled(None),
+            Some(Ticket::Tick(_)) | None => false,
+        }
     }
 
     /// Whether the next owner of its partition gets it again when it is given up here.
     pub(crate) fn is_read_again(&self) -> bool {
-        self.ticket.as_ref().is_some_and(|ticket| ticket.sequence.is_some())
+        !matches!(self.ticket, Some(Ticket::Tick(_)))
     }
 
-    /// Settles one of its deliveries.
-    pub(crate) fn settle_one(&self) {
-        let before = self.open.fetch_sub(1, Ordering::AcqRel);
-        debug_assert!(before > 0, "more deliveries settled than opened");
-        if before == 1
-            && let Some(Ticket { assignment, sequence: Some(sequence) }) = &self.ticket
-        {
-            assignment.settle(*sequence);
+    /// Settles one of its deliveries: the one to the webhook of `gauge`.
+    pub(crate) fn settle(&self, gauge: Option<&Arc<LaneGauge>>) {
+        match &self.ticket {
+            Some(Ticket::Record(assignment, sequence)) => {
+                let before = self.open.fetch_sub(1, Ordering::AcqRel);
+                debug_assert!(before > 0, "more deliveries settled than opened");
+                if before == 1 {
+                    assignment.settle(*sequence);
+                }
+            }
+            Some(Ticket::Place(assignment)) => {
+                if let Some(gauge) = gauge {
+                    assignment.tell(FromLane::Settled { gauge: Arc::clone(gauge), offset: self.origin.offset });
+                }
+            }
+            Some(Ticket::Tick(_)) | None => {}
         }
+    }
+
+    /// Gives it back to the events thread: what waited in the webhook's lane is given again later.
+    pub(crate) fn give_back(self: &Arc<Self>, gauge: &Arc<LaneGauge>) {
+        let Some(ticket) = &self.ticket else { return };
+        let pinned = matches!(ticket, Ticket::Record(..));
+        let (gauge, event) = (Arc::clone(gauge), Arc::clone(self));
+        ticket.assignment().tell(FromLane::Returned { gauge, event, pinned });
     }
 }
 
@@ -162,6 +219,12 @@ pub struct Delivery {
     pub(crate) first_attempt_ms: Option<i64>,
     /// Of a retry: when it fell due, ms since 1970, and its tier.
     pub(crate) due: Option<Due>,
+    /// Of a retry: the headers it came with, for the case that it goes back unspent.
+    pub(crate) wire: Option<Box<Wire>>,
+    /// The webhook's lane, as seen from outside.
+    pub(crate) gauge: Arc<LaneGauge>,
+    /// Its place in the lane, while it waits there.
+    pub(crate) admitted: Option<Admitted>,
 }
 
 /// When a retry fell due.
@@ -174,6 +237,13 @@ pub struct Due {
 }
 
 impl Delivery {
+    /// A first attempt that waits in no lane: of a test, and of nobody's place.
+    pub(crate) fn alone(event: Arc<Event>, integration: Arc<Integration>, webhook: usize, id: Box<str>) -> Self {
+        let gauge = LaneGauge::alone(integration.key());
+        let (first_attempt_ms, due, wire, admitted) = (None, None, None, None);
+        Self { event, integration, webhook, attempt: 1, id, first_attempt_ms, due, wire, gauge, admitted }
+    }
+
     /// The webhook. None can't be: the place was taken from the integration itself.
     pub(crate) fn webhook(&self) -> Option<Webhook<'_>> {
         self.integration.webhook(self.webhook)
@@ -181,7 +251,7 @@ impl Delivery {
 
     /// Settles it: nothing more is to be done for this event and this webhook.
     pub(crate) fn settle(self) {
-        self.event.settle_one();
+        self.event.settle(Some(&self.gauge));
     }
 }
 
@@ -192,6 +262,19 @@ pub enum Job {
     Deliver(Delivery),
     /// Put a record into the dead-letter topic.
     DeadLetter(Box<DeadLetter>),
+    /// Put a retry back into its tier, unspent.
+    Requeue(Box<Requeue>),
+}
+
+/// A retry that was due and can't be requested now.
+#[derive(Debug)]
+pub struct Requeue {
+    /// The record.
+    pub(crate) event: Arc<Event>,
+    /// Its headers, as they were.
+    pub(crate) wire: Wire,
+    /// The tier it waited in.
+    pub(crate) tier: usize,
 }
 
 /// A record on its way to the dead-letter topic without an attempt.
@@ -206,7 +289,9 @@ pub struct DeadLetter {
     /// Its value, or none for a record without one.
     pub(crate) value: Option<Bytes>,
     /// Its headers in the dead-letter topic, beyond the reason.
-    pub(crate) wire: crate::domain::headers::Wire,
+    pub(crate) wire: Wire,
+    /// The webhook it was for, if it was for one.
+    pub(crate) gauge: Option<Arc<LaneGauge>>,
 }
 
 /// The id of the delivery of an event to a webhook: the same in every process, after a crash, in a replay and when the

@@ -2,6 +2,7 @@
 
 pub(crate) mod job;
 pub(crate) mod ended;
+pub(crate) mod lane_gauge;
 pub(crate) mod partition;
 pub(crate) mod offsets;
 pub(crate) mod settled_runs;

@@ -9,11 +9,35 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::job::Event;
+use super::lane_gauge::LaneGauge;
 use super::offsets::{OffsetTracker, Sequence};
+
+/// What shards tell the events thread of webhooks that are behind.
+#[derive(Debug)]
+pub(crate) enum FromLane {
+    /// A delivery that the catch-up reader gave is settled.
+    Settled {
+        /// Of which webhook.
+        gauge: Arc<LaneGauge>,
+        /// Of which event.
+        offset: i64,
+    },
+    /// A delivery waited in a lane and comes back: it is to be given again.
+    Returned {
+        /// Of which webhook.
+        gauge: Arc<LaneGauge>,
+        /// Of which event.
+        event: Arc<Event>,
+        /// The main reader gave it: its record is unsettled.
+        pinned: bool,
+    },
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -27,6 +51,14 @@ struct State {
     first_read: Option<i64>,
     /// Runs of offsets beyond the start that the last owner had settled, and that were not come to yet.
     settled_before: VecDeque<Range<i64>>,
+    /// What lanes tell the events thread. No more than what it has handed over.
+    from_lanes: Vec<FromLane>,
+    /// Places stand for what is not given: nothing has to be begun when it is closing.
+    has_places: bool,
+    /// Kafka has every place as it is.
+    are_places_stored: bool,
+    /// It is given up: nobody listens any more.
+    is_over: bool,
 }
 
 /// What is settled of an assignment, to be committed.
@@ -43,6 +75,12 @@ pub(crate) struct Progress {
 impl State {
     /// Nothing is under way, and no record waits that comes before one that was begun.
     fn is_quiet(&self) -> bool {
+        if self.has_places {
+            return self.active == 0
+                && self.tracker.unsettled_len() == 0
+                && self.from_lanes.is_empty()
+                && self.are_places_stored;
+        }
         self.active == 0 && self.begun.is_none_or(|begun| self.tracker.settled_below() > begun)
     }
 }
@@ -54,6 +92,8 @@ pub struct Assignment {
     partition: i32,
     /// Where reading begins; none: at the start of the log.
     start: Option<i64>,
+    /// Records of a lower sequence that wait in a lane come back; all, when it is given up.
+    recalled_below: AtomicU64,
     state: Mutex<State>,
     quiet: Condvar,
 }
@@ -73,7 +113,8 @@ impl Assignment {
         settled_before: Vec<Range<i64>>,
     ) -> Arc<Self> {
         let state = State { settled_before: settled_before.into(), ..State::default() };
-        Arc::new(Self { topic, partition, start, state: Mutex::new(state), quiet: Condvar::new() })
+        let (recalled_below, state) = (AtomicU64::new(0), Mutex::new(state));
+        Arc::new(Self { topic, partition, start, recalled_below, state, quiet: Condvar::new() })
     }
 
     /// Where reading begins; none: at the start of the log.
@@ -159,6 +200,58 @@ impl Assignment {
         self.tell_if_quiet(&state);
     }
 
+    /// Tells the events thread of a delivery to a webhook that is behind.
+    pub(crate) fn tell(&self, from_lane: FromLane) {
+        let mut state = self.state();
+        if !state.is_over {
+            state.from_lanes.push(from_lane);
+        }
+    }
+
+    /// Places stand for what is not given: when it is given up, what waits comes back instead of being begun.
+    pub(crate) fn has_places(&self) {
+        self.state().has_places = true;
+    }
+
+    /// Says whether Kafka has every place as it is.
+    pub(crate) fn places_stored(&self, stored: bool) {
+        let mut state = self.state();
+        state.are_places_stored = stored;
+        self.tell_if_quiet(&state);
+    }
+
+    /// Lets records come back that wait in lanes and hold back the prefix, when `unsettled_max` records are unsettled.
+    pub(crate) fn relieve(&self, unsettled_max: usize) {
+        let state = self.state();
+        if state.has_places && !state.closing && state.tracker.unsettled_len() >= unsettled_max {
+            let below = state.tracker.settled_below() + unsettled_max as Sequence / 2;
+            self.recalled_below.store(below, Ordering::Release);
+        }
+    }
+
+    /// Whether a record comes back if it waits in a lane; without a sequence, whether all do.
+    pub(crate) fn is_recalled(&self, sequence: Option<Sequence>) -> bool {
+        let below = self.recalled_below.load(Ordering::Acquire);
+        sequence.map_or(below == Sequence::MAX, |sequence| sequence < below)
+    }
+
+    /// Whether it is given up and nobody listens any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state().is_over
+    }
+
+    /// It is given up.
+    pub(crate) fn end(&self) {
+        let mut state = self.state();
+        state.is_over = true;
+        state.from_lanes.clear();
+    }
+
+    /// What lanes told since the last time.
+    pub(crate) fn from_lanes(&self) -> Vec<FromLane> {
+        std::mem::take(&mut self.state().from_lanes)
+    }
+
     fn tell_if_quiet(&self, state: &State) {
         if state.closing && state.is_quiet() {
             self.quiet.notify_all();
@@ -185,7 +278,7 @@ impl Assignment {
     pub(crate) fn begin(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
         let mut state = self.state();
         let is_latest = state.begun.is_none_or(|begun| sequence > begun);
-        if state.closing && is_latest {
+        if state.closing && (is_latest || state.has_places) {
             return None;
         }
         if is_latest {
@@ -207,6 +300,18 @@ impl Assignment {
         Some(Active(Arc::clone(self)))
     }
 
+    /// Begins the publication of one of its records, which is over soon: also while the assignment is closing.
+    pub(crate) fn begin_publication(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
+        let mut state = self.state();
+        if state.has_places && !state.is_over {
+            state.active += 1;
+            drop(state);
+            return Some(Active(Arc::clone(self)));
+        }
+        drop(state);
+        self.begin(sequence)
+    }
+
     /// Whether it is closing: what need not be begun is left to the next owner.
     pub(crate) fn is_closing(&self) -> bool {
         self.state().closing
@@ -214,7 +319,12 @@ impl Assignment {
 
     /// Lets no later record begin any more.
     pub fn close(&self) {
-        self.state().closing = true;
+        let mut state = self.state();
+        state.closing = true;
+        if state.has_places {
+            state.are_places_stored = false;
+            self.recalled_below.store(Sequence::MAX, Ordering::Release);
+        }
     }
 
     /// Waits until nothing is under way and all up to the latest begun record is settled, at most `patience`. Says whether

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::Message as _;
+use rdkafka::Message;
 use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::Keeper;
 use super::membership::GroupMember;
 use super::pipeline::{Pipeline, Record};
 use super::reader::{PartitionReader, Polled};
+use crate::backlog::places::ReaderGone;
 use crate::domain::headers::workspace_of;
 use crate::inflight::job::Job;
 use crate::inflight::pressure::{Pressure, Reading};
@@ -75,6 +76,11 @@ pub(crate) struct EventConsumer {
     reader: PartitionReader,
     topic: String,
     outlet: Handoff,
+    keeper: Keeper,
+    /// The member's generation that `keeper` follows.
+    followed: u64,
+    /// How long a stop may take: the group member drains meanwhile.
+    leave_max: Duration,
 }
 
 impl EventConsumer {
@@ -87,10 +93,12 @@ impl EventConsumer {
         topic: &str,
         member: Arc<GroupMember>,
         outlet: Handoff,
+        (keeper, leave_max): (Keeper, Duration),
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
-        let reader = PartitionReader::new(&events_reader_config(kafka), "events", member, metrics)?;
-        Ok(Self { reader, topic: topic.to_owned(), outlet })
+        let mut reader = PartitionReader::new(&events_reader_config(kafka), "events", member, metrics)?;
+        reader.allow_nothing();
+        Ok(Self { reader, topic: topic.to_owned(), outlet, keeper, followed: 0, leave_max })
     }
 
     /// Reads and hands over until told to stop. Blocks its thread.
@@ -99,9 +107,10 @@ impl EventConsumer {
         self.reader.warm_up([&*self.topic]);
         let mut kept_up = Instant::now();
         while !self.outlet.stop.is_cancelled() {
-            if !self.wait_for_room() || !self.read_batch(&mut batches) {
+            if !self.follow() || !self.wait_for_room() || !self.read_batch(&mut batches) {
                 break;
             }
+            self.keeper.turn(&self.outlet.pipeline, &mut batches);
             self.outlet.hand_over(&mut batches);
             if kept_up.elapsed() >= KEEP_UP_EVERY {
                 self.reader.keep_windows(Reading::Go);
@@ -110,6 +119,39 @@ impl EventConsumer {
             }
         }
         self.outlet.condition.ended(PollLoop::Events);
+        self.give_up(&mut batches);
+    }
+
+    /// Listens until the group member has given up all partitions: their places are written here.
+    fn give_up(&mut self, batches: &mut [Vec<Job>]) {
+        let deadline = Instant::now() + self.leave_max;
+        while !self.keeper.is_empty() && !self.outlet.fatal.is_cancelled() && Instant::now() < deadline {
+            self.keeper.turn(&self.outlet.pipeline, batches);
+            self.outlet.hand_over(batches);
+            #[expect(clippy::disallowed_methods, reason = "the consumer's own thread, and shorter than any poll")]
+            std::thread::sleep(REST);
+        }
+    }
+
+    /// Follows what the group member holds. A new partition is read once its places are known. Says whether that goes on.
+    fn follow(&mut self) -> bool {
+        let generation = self.reader.member().generation();
+        if self.followed != generation {
+            self.followed = generation;
+            self.keeper.follow(&self.reader.member().assignments());
+        }
+        match self.keeper.loaded(self.outlet.pipeline.gauges()) {
+            Ok(ready) if ready.is_empty() => true,
+            Ok(ready) => {
+                self.reader.allow(ready);
+                true
+            }
+            Err(ReaderGone) => {
+                tracing::error!("places can not be read any more");
+                self.outlet.fatal.cancel();
+                false
+            }
+        }
     }
 
     /// Rests while enough is in memory; when that lasts, pauses the partitions and goes on polling.
@@ -139,6 +181,7 @@ impl EventConsumer {
                 self.reader.pause_all(true);
             }
             can_go_on = self.poll(Duration::from_millis(20), &mut batches).is_some();
+            self.keeper.turn(&self.outlet.pipeline, &mut batches);
             // A record that was on its way when its partition was paused.
             self.outlet.hand_over(&mut batches);
             self.reader.keep_windows(Reading::Wait);
@@ -150,7 +193,7 @@ impl EventConsumer {
 
     /// Reads up to a batch, waiting only for its first record. Says whether the consumer can go on.
     fn read_batch(&mut self, batches: &mut [Vec<Job>]) -> bool {
-        let mut wait = POLL_WAIT;
+        let mut wait = self.keeper.patience().unwrap_or(POLL_WAIT);
         for _ in 0..BATCH {
             match self.poll(wait, batches) {
                 // What is at hand is taken together, but not beyond the bound: one event may be a mebibyte.
@@ -171,9 +214,16 @@ impl EventConsumer {
                 self.outlet.fatal.cancel();
                 None
             }
-            Ok(Polled::PassedOver) => Some(true),
+            Ok(Polled::PassedOver(passed)) => {
+                let of = passed.and_then(|(assignment, offset)| Some((self.keeper.backlog(assignment)?, offset)));
+                of.into_iter().for_each(|(backlog, offset)| backlog.main_passed(offset));
+                Some(true)
+            }
             Ok(Polled::Record(message, assignment)) => {
-                self.outlet.pipeline.event(&record_of(&message), assignment, batches);
+                // One of a partition that is given up just now is the next owner's.
+                if let Some(backlog) = self.keeper.backlog(assignment) {
+                    self.outlet.pipeline.event(&record_of(&message), assignment, backlog, batches);
+                }
                 Some(true)
             }
             Err(error) => self.reader.member().poll_failed(&error, &self.outlet.fatal).then_some(false),
@@ -181,7 +231,8 @@ impl EventConsumer {
     }
 }
 
-fn record_of<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+/// A record as the pipeline takes it.
+pub(crate) fn record_of<M: Message>(message: &M) -> Record<'_> {
     let headers = message.headers().map(readable_headers).into_iter().flatten();
     let workspace = workspace_of(headers, message.key());
     Record {

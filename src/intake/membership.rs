@@ -319,6 +319,7 @@ impl GroupMember {
         if !lost {
             self.give_up(consumer, &leaving);
         }
+        leaving.iter().for_each(|held| held.assignment.end());
     }
 
     /// Waits for what is under way and commits what is settled. What stays is committed meanwhile.
@@ -432,6 +433,7 @@ impl GroupMember {
             held.assignment.close();
         }
         self.give_up(consumer, &leaving);
+        leaving.iter().for_each(|held| held.assignment.end());
     }
 
     /// Deals with an error of a poll. Says whether the consumer can go on.

@@ -2,19 +2,25 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use crate::backlog::partition::{CatchUpOffer, Look, MainOffer, Offered, PartitionBacklog};
+use crate::clock;
 use crate::domain::agenda::{self, Tick};
 use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Status};
-use crate::domain::outcome::{DeadReason, DropReason};
+use crate::domain::outcome::{DeadReason, DropReason, Reason};
 use crate::domain::table::Table;
 use crate::domain::ticks;
-use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, delivery_id, tick_id};
+use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, Requeue, delivery_id, tick_id};
+use crate::inflight::lane_gauge::{Admitted, LaneGauge, LaneGauges};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Pressure;
+use crate::settings;
 use crate::telemetry::metrics::{EventOutcome, Metrics, TickOutcome};
 use crate::telemetry::repeats::Repeats;
 
@@ -37,7 +43,12 @@ pub struct Pipeline {
     table: Arc<RwLock<Table>>,
     pressure: Arc<Pressure>,
     metrics: Arc<Metrics>,
+    gauges: Arc<LaneGauges>,
     shards: usize,
+    /// How long an event waits behind an open circuit before it is a dead letter, in ms: the whole schedule.
+    wait_max_ms: i64,
+    /// How long after its first attempt a delivery is given up, in ms.
+    give_up_after_ms: i64,
     /// Ticks of schedules have their origin there.
     integrations_topic: Arc<str>,
     repeats: Repeats,
@@ -65,30 +76,50 @@ impl Pipeline {
         table: Arc<RwLock<Table>>,
         pressure: Arc<Pressure>,
         metrics: Arc<Metrics>,
+        gauges: Arc<LaneGauges>,
         shards: usize,
-        integrations_topic: &str,
+        (delivery, integrations_topic): (&settings::Delivery, &str),
     ) -> Self {
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         Self {
             table,
             pressure,
             metrics,
+            gauges,
             shards: shards.max(1),
+            wait_max_ms: ms(delivery.schedule.whole()),
+            give_up_after_ms: ms(delivery.give_up_after),
             integrations_topic: integrations_topic.into(),
             repeats: Repeats::default(),
         }
     }
 
-    /// Takes an event record: admits it and adds its jobs to `batches`, one a shard.
-    pub fn event(&self, record: &Record<'_>, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
-        let workspace = record.workspace;
-        let problem = match (record.value, workspace) {
-            (Some(value), Some(workspace)) => match Envelope::parse(value) {
-                Ok(envelope) => return self.matching(record, workspace, &envelope, assignment, batches),
-                Err(error) => error.to_string(),
-            },
-            (None, _) => "the record has no value".to_owned(),
-            (_, None) => "the record has no workspace: neither a header nor a key".to_owned(),
-        };
+    /// The gauge of a webhook's lane.
+    pub(crate) fn gauges(&self) -> &LaneGauges {
+        &self.gauges
+    }
+
+    /// What decides about webhooks that are behind, now.
+    pub(crate) fn look(&self) -> Look<'_> {
+        Look { pressure: &self.pressure, wait_max_ms: self.wait_max_ms, now_ms: clock::now_ms() }
+    }
+
+    /// Takes an event record off the main reader: admits it and adds its jobs to `batches`, one a shard.
+    pub fn event(
+        &self,
+        record: &Record<'_>,
+        assignment: &Arc<Assignment>,
+        backlog: &mut PartitionBacklog,
+        batches: &mut [Vec<Job>],
+    ) {
+        match parsed(record) {
+            Ok((workspace, envelope)) => self.matching(record, (workspace, &envelope), assignment, backlog, batches),
+            Err(problem) => self.invalid(record, &problem, assignment, batches),
+        }
+        backlog.main_passed(record.offset);
+    }
+
+    fn invalid(&self, record: &Record<'_>, problem: &str, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
         self.metrics.intake.event(EventOutcome::Invalid);
         let event = self.admit(record, assignment);
         if let Some(repeats) = self.repeats.of("invalid") {
@@ -102,65 +133,143 @@ impl Pipeline {
             );
         }
         event.open(1);
-        let wire =
-            Wire { workspace: workspace.map(str::to_owned), origin: Some(event.origin.to_string()), ..Wire::default() };
+        let workspace = record.workspace.map(str::to_owned);
+        let wire = Wire { workspace, origin: Some(event.origin.to_string()), ..Wire::default() };
         let value = record.value.map(|_| event.payload.clone());
         let shard = usize::try_from(record.offset).unwrap_or(0) % self.shards;
         let key = record.key.map(Bytes::copy_from_slice);
-        let dead_letter = DeadLetter { event: Arc::new(event), reason: DeadReason::InvalidEvent, key, value, wire };
-        self.push(shard, Job::DeadLetter(Box::new(dead_letter)), batches);
+        let (event, reason) = (Arc::new(event), DeadReason::InvalidEvent);
+        push(shard, Job::DeadLetter(Box::new(DeadLetter { event, reason, key, value, wire, gauge: None })), batches);
     }
 
     fn admit(&self, record: &Record<'_>, assignment: &Arc<Assignment>) -> Event {
         let value = record.value.unwrap_or_default();
         let sequence = assignment.admit(record.offset);
-        let origin =
-            Origin { topic: Arc::clone(assignment.topic()), partition: assignment.partition(), offset: record.offset };
         let held = self.pressure.hold(value.len());
-        Event::new(Bytes::copy_from_slice(value), origin, record.timestamp_ms, Some((assignment, sequence)), held)
+        let ticket = Some((assignment, sequence));
+        Event::new(Bytes::copy_from_slice(value), origin_of(record, assignment), record.timestamp_ms, ticket, held)
     }
 
     fn matching(
         &self,
         record: &Record<'_>,
-        workspace: &str,
-        envelope: &Envelope<'_>,
+        (workspace, envelope): (&str, &Envelope<'_>),
         assignment: &Arc<Assignment>,
+        backlog: &mut PartitionBacklog,
         batches: &mut [Vec<Job>],
     ) {
-        let mut matched: Vec<(&Arc<Integration>, usize)> = Vec::new();
-        let mut is_matched = false;
+        let look = self.look();
+        let (mut given, mut fallen, mut matched) = (Vec::new(), Vec::new(), false);
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
-            is_matched = true;
-            match dropped(integration) {
-                Some(reason) => self.metrics.drop_delivery(reason),
-                None => matched.push((integration, webhook)),
+            matched = true;
+            let Some(hook) = integration.webhook(webhook) else { return };
+            let dropped = dropped(integration);
+            if let Some(reason) = dropped.filter(|_| backlog.is_empty()) {
+                return self.metrics.drop_delivery(reason);
+            }
+            let (webhook_id, host) = (hook.id(), hook.host_hash());
+            let gauge = self.gauges.of(integration.key(), &webhook_id);
+            if let Some(reason) = dropped {
+                // What comes after its place is dropped by the catch-up reader.
+                if !backlog.is_given_later(&gauge, record.offset) {
+                    self.metrics.drop_delivery(reason);
+                }
+                return;
+            }
+            match backlog.offer_main(&gauge, offered(record), look) {
+                MainOffer::Give(admitted) => {
+                    let integration = Arc::clone(integration);
+                    given.push(Given { integration, webhook, webhook_id, host, gauge, admitted });
+                }
+                MainOffer::Behind => {}
+                MainOffer::FallsBehind => fallen.push(gauge),
             }
         });
-        self.metrics.intake.event(if is_matched { EventOutcome::Matched } else { EventOutcome::Unmatched });
-        if matched.is_empty() {
+        drop(table);
+        self.metrics.intake.event(if matched { EventOutcome::Matched } else { EventOutcome::Unmatched });
+        if given.is_empty() && fallen.is_empty() {
             assignment.admit_settled(record.offset);
             return;
         }
         let mut event = self.admit(record, assignment);
         event.order_keys = envelope.order_keys();
-        event.open(u32::try_from(matched.len()).unwrap_or(u32::MAX));
+        event.open(u32::try_from(given.len() + fallen.len()).unwrap_or(u32::MAX));
         let event = Arc::new(event);
-        for (integration, webhook) in matched {
-            let Some(hook) = integration.webhook(webhook) else { continue };
-            let shard = hook.host_hash() as usize % self.shards;
+        for gauge in fallen {
+            backlog.pin(&gauge, Arc::clone(&event));
+        }
+        self.give(&event, &envelope.id, given, batches);
+    }
+
+    fn give(&self, event: &Arc<Event>, event_id: &str, given: Vec<Given>, batches: &mut [Vec<Job>]) {
+        for Given { integration, webhook, webhook_id, host, gauge, admitted } in given {
             let delivery = Delivery {
-                id: delivery_id(integration.key(), &hook.id(), &envelope.id),
-                event: Arc::clone(&event),
-                integration: Arc::clone(integration),
+                id: delivery_id(integration.key(), &webhook_id, event_id),
+                event: Arc::clone(event),
+                integration,
                 webhook,
                 attempt: 1,
                 first_attempt_ms: None,
                 due: None,
+                wire: None,
+                gauge,
+                admitted: Some(admitted),
             };
-            self.push(shard, Job::Deliver(delivery), batches);
+            push(host as usize % self.shards, Job::Deliver(delivery), batches);
         }
+    }
+
+    /// Takes an event record off the catch-up reader: adds jobs of those webhooks that are behind and have room. Says whether
+    /// the reader may go on; otherwise it offers this record again.
+    pub(crate) fn catch_up(
+        &self,
+        record: &Record<'_>,
+        assignment: &Arc<Assignment>,
+        backlog: &mut PartitionBacklog,
+        batches: &mut [Vec<Job>],
+    ) -> bool {
+        // What is no event is the main reader's.
+        let Ok((workspace, envelope)) = parsed(record) else {
+            backlog.catch_up_passed(record.offset);
+            return true;
+        };
+        let look = self.look();
+        let (mut given, mut expired, mut stalled) = (Vec::new(), Vec::new(), false);
+        let table = self.table.read();
+        table.matching(workspace, &envelope.facts(), |integration, webhook| {
+            let Some(hook) = integration.webhook(webhook) else { return };
+            let (webhook_id, host) = (hook.id(), hook.host_hash());
+            let gauge = self.gauges.of(integration.key(), &webhook_id);
+            match backlog.offer_catch_up(&gauge, offered(record), dropped(integration), look) {
+                CatchUpOffer::Give(admitted) => {
+                    let integration = Arc::clone(integration);
+                    given.push(Given { integration, webhook, webhook_id, host, gauge, admitted });
+                }
+                CatchUpOffer::Skip => {}
+                CatchUpOffer::Drop(reason) => self.metrics.drop_delivery(reason),
+                CatchUpOffer::Expire => expired.push((Arc::clone(integration), webhook_id, host, gauge)),
+                CatchUpOffer::Stall => stalled = true,
+            }
+        });
+        drop(table);
+        if !given.is_empty() || !expired.is_empty() {
+            let value = record.value.unwrap_or_default();
+            let (payload, held) = (Bytes::copy_from_slice(value), self.pressure.hold(value.len()));
+            let origin = origin_of(record, assignment);
+            let mut event = Event::caught_up(payload, origin, record.timestamp_ms, assignment, held);
+            event.order_keys = envelope.order_keys();
+            let event = Arc::new(event);
+            self.give(&event, &envelope.id, given, batches);
+            for (integration, webhook_id, host, gauge) in expired {
+                let letter = Box::new(waited_too_long(&event, &envelope.id, (&integration, webhook_id), gauge));
+                push(host as usize % self.shards, Job::DeadLetter(letter), batches);
+            }
+        }
+        if !stalled {
+            backlog.catch_up_passed(record.offset);
+        }
+        !stalled
     }
 
     /// Takes a retry that is due: looks at the world as it is now and adds its job to `batches`, or drops it, counted.
@@ -179,34 +288,46 @@ impl Pipeline {
         let ready = if has_payload { self.resolve_target(&retry.wire, over) } else { Err(unreadable("value")) };
         match ready {
             Ok(RetryTarget::Deliver { integration, webhook }) => {
+                if self.is_given_up(&retry.wire, retry.now_ms) {
+                    return dead_retry(event, retry.wire, DeadReason::Exhausted, batches);
+                }
                 let Some(hook) = integration.webhook(webhook) else { return };
                 let shard = hook.host_hash() as usize % self.shards;
-                let id = retry.wire.delivery_id.unwrap_or_default().into();
+                let gauge = self.gauges.of(integration.key(), &hook.id());
+                let Some(admitted) = gauge.try_admit_retry(&self.pressure) else {
+                    let requeue = Requeue { event, wire: retry.wire, tier: retry.due.tier };
+                    return push(shard, Job::Requeue(Box::new(requeue)), batches);
+                };
                 let delivery = Delivery {
                     event,
                     webhook,
                     attempt: retry.wire.attempt.unwrap_or(0).saturating_add(1),
-                    id,
+                    id: retry.wire.delivery_id.clone().unwrap_or_default().into(),
                     first_attempt_ms: retry.wire.first_attempt_ms,
                     due: Some(retry.due),
+                    wire: Some(Box::new(retry.wire)),
                     integration,
+                    gauge,
+                    admitted: Some(admitted),
                 };
-                self.push(shard, Job::Deliver(delivery), batches);
+                push(shard, Job::Deliver(delivery), batches);
             }
-            Ok(RetryTarget::Suspended) => {
-                let value = Some(event.payload.clone());
-                let dead_letter =
-                    DeadLetter { event, reason: DeadReason::Suspended, key: None, value, wire: retry.wire };
-                self.push(0, Job::DeadLetter(Box::new(dead_letter)), batches);
-            }
+            Ok(RetryTarget::Suspended) => dead_retry(event, retry.wire, DeadReason::Suspended, batches),
             Err(reason) => {
                 self.metrics.drop_delivery(reason);
                 if is_tick {
                     self.metrics.tick(TickOutcome::Dropped);
                 }
-                event.settle_one();
+                event.settle(None);
             }
         }
+    }
+
+    /// Whether a delivery was requested so long ago for the first time that it is given up.
+    fn is_given_up(&self, wire: &Wire, now_ms: i64) -> bool {
+        let is_requested = wire.attempt.is_some_and(|attempts| attempts > 0);
+        let first = wire.first_attempt_ms.filter(|_| is_requested);
+        first.is_some_and(|first| now_ms.saturating_sub(first) >= self.give_up_after_ms)
     }
 
     /// Takes a tick that this worker fires: adds its job to `batches`. It may begin while `assignment` is open.
@@ -218,8 +339,8 @@ impl Pipeline {
         let held = self.pressure.hold(payload.len());
         let id = tick_id(tick.integration.key(), &webhook_id, tick.at_ms);
         let event = Event::tick(payload, origin, tick.at_ms, assignment, held);
-        event.open(1);
         let shard = hook.host_hash() as usize % self.shards;
+        let gauge = self.gauges.of(tick.integration.key(), &webhook_id);
         let delivery = Delivery {
             event: Arc::new(event),
             integration: Arc::clone(&tick.integration),
@@ -228,9 +349,12 @@ impl Pipeline {
             id,
             first_attempt_ms: None,
             due: None,
+            wire: None,
+            admitted: gauge.try_admit_retry(&self.pressure),
+            gauge,
         };
         self.metrics.tick(TickOutcome::Fired);
-        self.push(shard, Job::Deliver(delivery), batches);
+        push(shard, Job::Deliver(delivery), batches);
     }
 
     /// `tick`: of a scheduled tick, when it was scheduled and the time now.
@@ -261,13 +385,67 @@ impl Pipeline {
         }
         Ok(RetryTarget::Deliver { integration: Arc::clone(integration), webhook: webhook.index() })
     }
+}
 
-    fn push(&self, shard: usize, job: Job, batches: &mut [Vec<Job>]) {
-        self.pressure.queue(shard, 1);
-        debug_assert!(shard < batches.len(), "each shard has a batch");
-        if let Some(batch) = batches.get_mut(shard) {
-            batch.push(job);
-        }
+/// A webhook that an event is given to.
+struct Given {
+    integration: Arc<Integration>,
+    webhook: usize,
+    webhook_id: String,
+    host: u32,
+    gauge: Arc<LaneGauge>,
+    admitted: Admitted,
+}
+
+/// The workspace and the event of a record, or what is wrong with it.
+fn parsed<'a>(record: &Record<'a>) -> Result<(&'a str, Envelope<'a>), String> {
+    let value = record.value.ok_or("the record has no value")?;
+    let workspace = record.workspace.ok_or("the record has no workspace: neither a header nor a key")?;
+    Ok((workspace, Envelope::parse(value).map_err(|error| error.to_string())?))
+}
+
+fn origin_of(record: &Record<'_>, assignment: &Assignment) -> Origin {
+    Origin { topic: Arc::clone(assignment.topic()), partition: assignment.partition(), offset: record.offset }
+}
+
+fn offered(record: &Record<'_>) -> Offered {
+    let bytes = record.value.map_or(0, <[u8]>::len);
+    Offered { offset: record.offset, timestamp_ms: record.timestamp_ms, bytes }
+}
+
+/// The dead letter of an event that waited behind an open circuit for longer than the whole schedule.
+fn waited_too_long(
+    event: &Arc<Event>,
+    event_id: &str,
+    (integration, webhook_id): (&Integration, String),
+    gauge: Arc<LaneGauge>,
+) -> DeadLetter {
+    let wire = Wire {
+        workspace: Some(integration.workspace().to_owned()),
+        integration_id: Some(integration.id().to_owned()),
+        delivery_id: Some(delivery_id(integration.key(), &webhook_id, event_id).into()),
+        webhook_id: Some(webhook_id),
+        attempt: Some(0),
+        origin: Some(event.origin.to_string()),
+        error: Some(Reason::CircuitOpen),
+        event_ms: Some(event.timestamp_ms),
+        ..Wire::default()
+    };
+    let value = Some(event.payload.clone());
+    let (event, reason) = (Arc::clone(event), DeadReason::Exhausted);
+    DeadLetter { event, reason, key: None, value, wire, gauge: Some(gauge) }
+}
+
+/// A retry that is due becomes a dead letter.
+fn dead_retry(event: Arc<Event>, wire: Wire, reason: DeadReason, batches: &mut [Vec<Job>]) {
+    let value = Some(event.payload.clone());
+    push(0, Job::DeadLetter(Box::new(DeadLetter { event, reason, key: None, value, wire, gauge: None })), batches);
+}
+
+fn push(shard: usize, job: Job, batches: &mut [Vec<Job>]) {
+    debug_assert!(shard < batches.len(), "each shard has a batch");
+    if let Some(batch) = batches.get_mut(shard) {
+        batch.push(job);
     }
 }
 
@@ -311,15 +489,22 @@ mod tests {
         table.settle();
         table.get("ws/hasErrors").unwrap().set_health(Health::Failed);
         let metrics = Arc::new(Metrics::new(&schedule));
-        let pressure = Pressure::new(1, 1_000_000);
-        let pipeline = Pipeline::new(Arc::new(RwLock::new(table)), pressure, Arc::clone(&metrics), 1, "integrations");
+        let pressure = Pressure::new(1_000_000);
+        let pipeline = Pipeline::new(
+            Arc::new(RwLock::new(table)),
+            pressure,
+            Arc::clone(&metrics),
+            Arc::default(),
+            1,
+            (&settings::Settings::default().delivery, "integrations"),
+        );
         let assignment = Assignment::new("events".into(), 0);
         let read = |offset, workspace, entity| {
             let value = format!(r#"{{"id":"e","type":"change","entityIds":{{"{entity}Id":"1"}}}}"#);
             let (key, value) = (None, Some(value.as_bytes()));
             let record = Record { offset, timestamp_ms: 0, key, value, workspace: Some(workspace) };
             let mut batches = [Vec::new()];
-            pipeline.event(&record, &assignment, &mut batches);
+            pipeline.event(&record, &assignment, &mut PartitionBacklog::default(), &mut batches);
             batches[0].len()
         };
         let dropped = |word: &str| metrics.dropped().find(|(reason, _)| reason.word() == word).unwrap().1;

@@ -38,8 +38,8 @@ struct Source {
 pub(crate) enum Polled<'a> {
     /// Nothing within the wait.
     Nothing,
-    /// A record that needs nothing: its partition went, or the last owner has settled it.
-    PassedOver,
+    /// A record that needs nothing: its partition went, or the last owner has settled it. Then its assignment and offset.
+    PassedOver(Option<(&'a Arc<Assignment>, i64)>),
     /// The client does not take over what came or leave what went: the process can't go on.
     Broken,
     /// A record and the assignment it belongs to. It is not admitted yet.
@@ -55,6 +55,8 @@ pub(crate) struct PartitionReader {
     sources: BTreeMap<i32, Vec<Source>>,
     /// The member's generation that `sources` follows.
     generation: u64,
+    /// Those that may be read; none: all.
+    allowed: Option<Vec<Arc<Assignment>>>,
 }
 
 impl PartitionReader {
@@ -69,7 +71,21 @@ impl PartitionReader {
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let consumer = config.create_with_context(ClientLog::new(role))?;
-        Ok(Self { consumer, member, metrics, sources: BTreeMap::new(), generation: 0 })
+        Ok(Self { consumer, member, metrics, sources: BTreeMap::new(), generation: 0, allowed: None })
+    }
+
+    /// Reads only what [`PartitionReader::allow`] names.
+    pub(crate) fn allow_nothing(&mut self) {
+        self.allowed = Some(Vec::new());
+    }
+
+    /// Lets partitions be read.
+    pub(crate) fn allow(&mut self, assignments: Vec<Arc<Assignment>>) {
+        let allowed = self.allowed.get_or_insert_default();
+        allowed.retain(|assignment| !assignment.is_over());
+        allowed.extend(assignments);
+        // Followed anew at the next poll.
+        self.generation = u64::MAX;
     }
 
     /// Asks who leads the partitions of `topics`: a client that hears of a topic with its first partition looks for the leader
@@ -115,18 +131,21 @@ impl PartitionReader {
         let Some(Source { assignment, .. }) = source else {
             // Its partition went while the record was on its way: the next owner reads it.
             tracing::debug!(partition = message.partition(), "a record of a partition that is gone");
-            return Ok(Polled::PassedOver);
+            return Ok(Polled::PassedOver(None));
         };
         if assignment.admit_if_settled_before(message.offset()) {
             self.metrics.intake.settled_before.inc();
-            return Ok(Polled::PassedOver);
+            return Ok(Polled::PassedOver(Some((assignment, message.offset()))));
         }
         Ok(Polled::Record(message, assignment))
     }
 
     fn follow(&mut self) -> KafkaResult<()> {
         self.generation = self.member.generation();
-        let held = self.member.assignments();
+        let mut held = self.member.assignments();
+        if let Some(allowed) = &self.allowed {
+            held.retain(|held| allowed.iter().any(|allowed| Arc::ptr_eq(allowed, held)));
+        }
         let mut gone = TopicPartitionList::new();
         for sources in self.sources.values_mut() {
             sources.retain(|Source { assignment, .. }| {
@@ -162,6 +181,8 @@ impl PartitionReader {
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();
         for Source { assignment, paused } in self.sources.values_mut().flatten() {
+            // What waits in the lanes of slow receivers comes back before it holds up the others.
+            assignment.relieve(WINDOW / 2);
             let span = assignment.unsettled_len();
             if !*paused && span >= WINDOW {
                 *paused = true;

@@ -118,7 +118,7 @@ impl RetryConsumer {
                     self.outlet.fatal.cancel();
                     return false;
                 }
-                Ok(Polled::PassedOver) => {}
+                Ok(Polled::PassedOver(_)) => {}
                 Ok(Polled::Record(message, assignment)) => {
                     take(&self.tiers, &mut self.buffers, &message, assignment);
                 }

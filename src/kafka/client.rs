@@ -145,6 +145,17 @@ pub(crate) fn events_reader_config(kafka: &settings::Kafka) -> ClientConfig {
     with_properties(config, kafka)
 }
 
+/// Of the reader for webhooks that are behind. A queue a partition, of which one that has no room is not read: a small prefetch.
+pub(crate) fn catch_up_reader_config(kafka: &settings::Kafka) -> ClientConfig {
+    let mut config = reader_config(kafka, "catch-up", &kafka.group);
+    config
+        .set("enable.partition.eof", "true")
+        .set("queued.max.messages.kbytes", "512")
+        .set("queued.min.messages", "1000")
+        .set("fetch.message.max.bytes", "262144");
+    with_properties(config, kafka)
+}
+
 /// Of the reader of retries: a small prefetch, because pausing throws it away.
 pub(crate) fn retries_reader_config(kafka: &settings::Kafka, group: &str) -> ClientConfig {
     let mut config = reader_config(kafka, "retries", group);

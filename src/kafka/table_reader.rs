@@ -128,6 +128,11 @@ impl Compacted {
         self.behind.is_empty()
     }
 
+    /// How many partitions it has.
+    pub(crate) fn partition_count(&self) -> i32 {
+        i32::try_from(self.partitions.len()).unwrap_or(i32::MAX)
+    }
+
     /// The partitions that wait for the end of a transaction.
     pub(crate) fn held_up(&self) -> impl Iterator<Item = &HeldUp> {
         self.held_up.values()

@@ -21,7 +21,7 @@ use crate::inflight::pressure::Pressure;
 /// A test delivery sent by that courier.
 pub(crate) fn by(courier: Arc<Courier>) -> TestDelivery {
     // Counts the bytes of events held, of which these are few and bounded by the API.
-    let pressure = Pressure::new(1, usize::MAX);
+    let pressure = Pressure::new(usize::MAX);
     Arc::new(move |request| {
         let (courier, pressure) = (Arc::clone(&courier), Arc::clone(&pressure));
         Box::pin(async move { deliver(&courier, &pressure, &request).await })
@@ -38,15 +38,8 @@ async fn deliver(courier: &Courier, pressure: &Arc<Pressure>, request: &TestRequ
     let origin = Origin { topic: Arc::from("test"), partition: 0, offset: 0 };
     let held = pressure.hold(payload.len());
     let now_ms = clock::now_ms();
-    let delivery = Delivery {
-        event: Arc::new(Event::new(payload, origin, now_ms, None, held)),
-        integration: Arc::new(integration),
-        webhook: index,
-        attempt: 1,
-        id: random("msg_").into(),
-        first_attempt_ms: None,
-        due: None,
-    };
+    let event = Arc::new(Event::new(payload, origin, now_ms, None, held));
+    let delivery = Delivery::alone(event, Arc::new(integration), index, random("msg_").into());
     let attempt = SignedRequest::new(&prepared, &delivery, now_ms / 1000, &mut rand::rng());
     let exchanged = courier.exchange(&attempt, None, Keep::All).await;
     let (acknowledged, reason, status) = match exchanged.outcome {

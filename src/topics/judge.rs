@@ -66,6 +66,7 @@ impl Judge<'_> {
             | Purpose::Now
             | Purpose::DeadLetter
             | Purpose::Attempts
+            | Purpose::Backlog
             | Purpose::Health
             | Purpose::HealthDeltas
             | Purpose::HealthCounts => {}
@@ -128,7 +129,15 @@ impl Judge<'_> {
         words.sort_unstable();
         let is_compacted = words.contains(&"compact");
         let (severity, cost) = match self.spec.purpose {
-            Purpose::Integrations | Purpose::Health | Purpose::HealthCounts if words == ["compact"] => return,
+            Purpose::Integrations | Purpose::Backlog | Purpose::Health | Purpose::HealthCounts
+                if words == ["compact"] =>
+            {
+                return;
+            }
+            Purpose::Backlog => (
+                Severity::Error,
+                "places older than the retention are forgotten, and what their webhooks are behind with is not delivered",
+            ),
             Purpose::Integrations => (
                 Severity::Error,
                 "registrations older than the retention vanish, and what they subscribed to with them",
@@ -162,7 +171,7 @@ impl Judge<'_> {
         let kept = Duration::from_millis(millis);
         let text = format_duration(kept);
         let (severity, least, cost) = match self.spec.purpose {
-            Purpose::Integrations | Purpose::Health | Purpose::HealthCounts => return,
+            Purpose::Integrations | Purpose::Backlog | Purpose::Health | Purpose::HealthCounts => return,
             Purpose::Events => {
                 (Severity::Warning, 3 * DAY, format!("events are lost when no worker has read them for {text}"))
             }
@@ -204,7 +213,9 @@ impl Judge<'_> {
             return;
         }
         let (severity, what) = match self.spec.purpose {
-            Purpose::Integrations | Purpose::Health | Purpose::HealthCounts | Purpose::Attempts => return,
+            Purpose::Integrations | Purpose::Backlog | Purpose::Health | Purpose::HealthCounts | Purpose::Attempts => {
+                return;
+            }
             Purpose::Tier(_) => (Severity::Error, "the oldest retries are lost, due or not,"),
             Purpose::Now => (Severity::Error, "the oldest redriven records are lost, read or not,"),
             Purpose::Events => (Severity::Warning, "the oldest events are lost, read or not,"),
@@ -235,6 +246,9 @@ impl Judge<'_> {
                 (Severity::Error, wanted, "the largest events, with a dead letter's headers, could not be recorded")
             }
             Purpose::Attempts => (Severity::Warning, small_record(), "long entries of the attempt log are dropped"),
+            Purpose::Backlog => {
+                (Severity::Error, small_record(), "places of webhooks that are behind could not be kept")
+            }
             Purpose::Health => (Severity::Error, small_record(), "changes of state could not be recorded"),
             Purpose::HealthDeltas => (Severity::Error, small_record(), "failures could not be counted"),
             Purpose::HealthCounts => (Severity::Error, small_record(), "what was counted could not be kept"),
@@ -418,6 +432,7 @@ mod tests {
                 ("retry.1h", error),
                 ("retry.now", Severity::Warning),
                 ("dead", error),
+                ("backlog", error),
                 ("attempts", Severity::Warning),
                 ("health", Severity::Warning),
                 ("health.deltas", Severity::Warning),

@@ -28,6 +28,8 @@ pub(crate) enum Purpose {
     DeadLetter,
     /// The attempt log.
     Attempts,
+    /// The places of webhooks that are behind in the events topic, by key.
+    Backlog,
     /// The state of each integration by key.
     Health,
     /// The failure counts that all workers send to the owner of a state.
@@ -139,13 +141,13 @@ const SMALL_RECORD_BYTES_MAX: u64 = 64 * 1024;
 impl Purpose {
     /// Compacted topics are tables: a key's partition must never change.
     fn is_table(self) -> bool {
-        matches!(self, Self::Integrations | Self::Health | Self::HealthCounts)
+        matches!(self, Self::Integrations | Self::Backlog | Self::Health | Self::HealthCounts)
     }
 
     /// How long records must be kept, where they are not kept by key.
     fn retention(self) -> Option<Duration> {
         match self {
-            Self::Integrations | Self::Health | Self::HealthCounts => None,
+            Self::Integrations | Self::Backlog | Self::Health | Self::HealthCounts => None,
             Self::Events | Self::Now => Some(7 * DAY),
             Self::Tier(delay) => Some((delay.duration() + OUTAGE).max(7 * DAY)),
             Self::DeadLetter => Some(30 * DAY),
@@ -156,7 +158,7 @@ impl Purpose {
 
     /// Whether records carry the broker's time, by which they fall due or expire in the order they were written.
     fn has_append_time(self) -> bool {
-        matches!(self, Self::Tier(_) | Self::Now | Self::HealthDeltas)
+        matches!(self, Self::Tier(_) | Self::Now | Self::Backlog | Self::HealthDeltas)
     }
 
     /// Whether `topics apply` may change a topic of this purpose that exists.
@@ -168,7 +170,9 @@ impl Purpose {
         match self {
             Self::Events | Self::Integrations => None,
             Self::Tier(_) | Self::Now | Self::DeadLetter => Some(events_bytes_max.saturating_add(HEADERS_BYTES_MAX)),
-            Self::Attempts | Self::Health | Self::HealthDeltas | Self::HealthCounts => Some(SMALL_RECORD_BYTES_MAX),
+            Self::Attempts | Self::Backlog | Self::Health | Self::HealthDeltas | Self::HealthCounts => {
+                Some(SMALL_RECORD_BYTES_MAX)
+            }
         }
     }
 
@@ -177,6 +181,7 @@ impl Purpose {
             Self::Events => (Severity::Error, "there is nothing to read events from"),
             Self::Integrations => (Severity::Error, "no integration is known, so nothing can be delivered"),
             Self::Tier(_) => (Severity::Error, "what fails could not be put off, and its partition would stand still"),
+            Self::Backlog => (Severity::Error, "a webhook that can not take more would have nowhere to keep its place"),
             Self::Now => (Severity::Warning, "nothing can be redriven or replayed"),
             Self::DeadLetter => {
                 (Severity::Error, "what is given up could not be recorded, and its partition would stand still")
@@ -201,6 +206,7 @@ pub(crate) fn expected(
     all.extend(tiers.map(|delay| (tier_topic(&topics.retry_prefix, *delay), Purpose::Tier(*delay))));
     all.push((now_topic(&topics.retry_prefix), Purpose::Now));
     all.push((topics.dead_letter.clone(), Purpose::DeadLetter));
+    all.push((topics.backlog.clone(), Purpose::Backlog));
     all.push((topics.attempts.clone(), Purpose::Attempts));
     all.push((topics.health.clone(), Purpose::Health));
     all.push((deltas_topic(&topics.health), Purpose::HealthDeltas));
@@ -227,13 +233,18 @@ fn properties(purpose: Purpose, events_bytes_max: u64, replicas: u16) -> Vec<(&'
         properties.push(("segment.ms", millis(if retention > 7 * DAY { DAY } else { HOUR })));
     } else {
         properties.push(("cleanup.policy", "compact".to_owned()));
-        // The open segment is never compacted, and the next owner of a partition reads all of it. Counts are written all the time.
-        let is_busy = purpose == Purpose::HealthCounts;
+        // The open segment is never compacted, and the next owner of a partition reads all of it. Counts and places are written
+        // all the time.
+        let is_busy = matches!(purpose, Purpose::HealthCounts | Purpose::Backlog);
         properties.push(("segment.ms", millis(if is_busy { HOUR } else { DAY })));
         if is_busy {
             properties.push(("segment.bytes", (64 * 1024 * 1024).to_string()));
         }
-        properties.push(("max.compaction.lag.ms", millis(if is_busy { HOUR } else { DAY })));
+        if purpose == Purpose::Backlog {
+            // For so long the late write of a former owner stands beside the owner's own.
+            properties.push(("min.compaction.lag.ms", millis(HOUR)));
+        }
+        properties.push(("max.compaction.lag.ms", millis(if purpose == Purpose::HealthCounts { HOUR } else { DAY })));
         properties.push(("min.cleanable.dirty.ratio", "0.1".to_owned()));
         properties.push(("delete.retention.ms", millis(7 * DAY)));
     }

@@ -1,4 +1,4 @@
-//! The circuit of a host that keeps failing.
+//! The circuits of webhooks and hosts that keep failing.
 
 use std::time::Duration;
 
@@ -12,46 +12,77 @@ use crate::support::receiver::{Answer, Receiver};
 use crate::support::wait::{PATIENCE, wait_until};
 
 #[tokio::test]
-async fn a_circuit_opens_lets_probes_through_and_closes_when_one_is_acknowledged() {
+async fn a_webhooks_circuit_opens_lets_probes_through_and_closes_when_one_is_acknowledged() {
     let failing = Receiver::start(|_| Answer::status(503));
-    let healthy = Receiver::start(|_| Answer::ok());
     let mut rig = Rig::start(settings());
+    // Two webhooks of one host: the host answers, so its circuit stays closed.
     rig.integrate("failing", &failing.url(""), &[webhook("failing")]);
-    rig.integrate("healthy", &healthy.url(""), &[webhook("healthy")]);
-    let open = |rig: &Rig| rig.count("hookstream_circuits", &[("state", "open")]);
+    rig.integrate("healthy", &failing.url(""), &[webhook("healthy")]);
+    failing.answer_with(|request| if request.path == "/failing" { Answer::status(503) } else { Answer::ok() });
+    let open = |rig: &Rig| rig.count("hookstream_webhook_circuits_open", &[]);
     let fed = Instant::now();
     rig.feed((0..300).map(|_| ("failing", "a"))).await;
-    rig.settled().await;
-    assert_eq!(open(&rig), 1);
-    let attempts = failing.count();
-    assert_eq!(attempts, 20, "one at a time, so that nothing was under way when it opened");
-    assert_eq!(rig.slots("circuit-open"), 280);
-    assert_eq!(rig.count("hookstream_attempts_total", &[("outcome", "failed")]), attempts);
-    assert_eq!(rig.retries().len(), 300);
-    // Another host has its own.
+    wait_until("the circuit to open", PATIENCE, async || match open(&rig) {
+        1 => Ok(()),
+        other => Err(other),
+    })
+    .await;
     rig.feed([("healthy", "a")]).await;
-    rig.settled().await;
-    assert_eq!(healthy.count(), 1);
-    // Probes come when there is something to deliver, no more often than they may.
-    while failing.count() < attempts + 2 {
-        assert!(fed.elapsed() < PATIENCE, "no probes: {}", failing.count());
-        rig.feed([("failing", "a")]).await;
-        rig.settled().await;
-    }
+    wait_until("two probes", PATIENCE, async || {
+        rig.turn().await;
+        let probes = failing.recorded().iter().filter(|request| request.path == "/failing").count() - 20;
+        if probes >= 2 { Ok(()) } else { Err(probes) }
+    })
+    .await;
     assert!(fed.elapsed() >= Duration::from_secs(3), "after one second and two more: {:?}", fed.elapsed());
-    assert_eq!(open(&rig), 1);
+    assert_eq!(rig.retries().len(), 22, "a slot is spent only by a request");
+    assert_eq!((open(&rig), rig.count("hookstream_circuits", &[("state", "open")])), (1, 0));
     failing.answer_with(|_| Answer::ok());
-    let mut events = 0;
-    while open(&rig) > 0 {
-        assert!(fed.elapsed() < PATIENCE, "it does not close");
-        rig.feed([("failing", "a")]).await;
-        rig.settled().await;
-        events += 1;
-    }
-    let before = failing.count();
-    rig.feed((0..50).map(|_| ("failing", "a"))).await;
     rig.settled().await;
-    assert_eq!(failing.count(), before + 50, "closed by one acknowledgement, after {events} were fed");
+    assert_eq!(open(&rig), 0, "closed by one acknowledgement");
+    let requests = failing.recorded();
+    assert_eq!(requests.len(), 301, "each event is requested once");
+    let ids: Vec<u64> = requests
+        .iter()
+        .filter(|request| request.path == "/failing")
+        .map(|request| request.json()["id"].as_str().unwrap().parse().unwrap())
+        .collect();
+    assert!(ids.is_sorted(), "in event order: {ids:?}");
+}
+
+#[tokio::test]
+async fn a_hosts_circuit_opens_when_it_can_not_be_reached_and_closes_with_any_answer() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut rig = Rig::start(settings());
+    let base = format!("http://127.0.0.1:{port}");
+    rig.integrate("one", &base, &[webhook("one")]);
+    rig.integrate("other", &base, &[webhook("other")]);
+    let open = |rig: &Rig| rig.count("hookstream_circuits", &[("state", "open")]);
+    rig.feed((0..100).map(|number| (["one", "other"][number % 2], "a"))).await;
+    wait_until("the host's circuit to open", PATIENCE, async || match open(&rig) {
+        1 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let back = Receiver::start_on(port, |request| match request.path.as_str() {
+        "/one" => Answer::status(410),
+        _ => Answer::ok(),
+    });
+    wait_until("the host's circuit to close", PATIENCE, async || {
+        rig.turn().await;
+        match open(&rig) {
+            0 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    wait_until("the good webhook to have what it missed", PATIENCE, async || {
+        rig.turn().await;
+        let acknowledged = rig.count("hookstream_deliveries_total", &[("outcome", "acknowledged")]);
+        let failed = rig.retries().iter().filter(|retry| retry.header("workspace") == Some("other")).count();
+        if acknowledged + failed >= 50 { Ok(()) } else { Err((acknowledged, failed, back.count())) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -62,7 +93,6 @@ async fn failures_here_and_there_open_no_circuit() {
     rig.feed((0..200).map(|_| ("w", "a"))).await;
     rig.settled().await;
     assert_eq!(receiver.count(), 200);
-    assert_eq!(rig.slots("circuit-open"), 0);
     wait_until("the refused ones in the tier", PATIENCE, async || match rig.retries().len() {
         180 => Ok(()),
         count => Err(count),
@@ -94,6 +124,6 @@ async fn what_waits_when_its_integration_is_suspended_is_not_sent() {
     rig.settled().await;
     assert_eq!((receiver.count(), healthy.count()), (1, 5));
     assert_eq!(rig.count("hookstream_dropped_total", &[("reason", "suspended")]), 10);
-    // The one under way, and the retry, which becomes a dead letter when it falls due.
-    assert_eq!((rig.retries().len(), rig.slots("circuit-open")), (2, 1));
+    assert_eq!(rig.retries().len(), 1, "the one that was under way");
+    assert_eq!(rig.count("hookstream_dead_letters_total", &[("reason", "suspended")]), 1, "the retry");
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::rig::{Rig, settings, webhook};
 use crate::support::receiver::{Answer, Misbehaviour, Receiver};
-use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::wait::PATIENCE;
 
 #[tokio::test]
 async fn a_webhook_with_a_hundred_times_the_events_does_not_starve_the_others() {
@@ -29,62 +29,29 @@ async fn a_webhook_with_a_hundred_times_the_events_does_not_starve_the_others() 
 }
 
 #[tokio::test]
-async fn a_receiver_that_hangs_is_put_off_and_a_fast_one_does_not_notice() {
+async fn a_fast_receiver_does_not_notice_one_that_hangs() {
     let hanging = Receiver::start(|_| Answer::misbehave(Misbehaviour::Hang));
     let fast = Receiver::start(|_| Answer::ok());
     let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
     rig.integrate("hanging", &hanging.url(""), &[webhook("hanging")]);
     rig.integrate("fast", &fast.url(""), &[webhook("fast")]);
-    rig.feed((0..400).map(|n| (["hanging", "fast"][n % 2], "a"))).await;
     let fed = Instant::now();
+    rig.feed((0..400).map(|n| (["hanging", "fast"][n % 2], "a"))).await;
     fast.wait_for(200, PATIENCE).await;
     assert!(fed.elapsed() < Duration::from_secs(3), "{:?}", fed.elapsed());
-    wait_until("what waits to be put off", PATIENCE, async || match rig.slots("overloaded") {
-        184 => Ok(()),
-        slots => Err(slots),
-    })
-    .await;
-    assert!(fed.elapsed() < Duration::from_secs(8), "put off before the first time-out: {:?}", fed.elapsed());
     assert_eq!(hanging.count(), settings().max_in_flight_per_webhook);
-    rig.settled().await;
-    assert_eq!(rig.retries().len(), 200);
-    assert_eq!(rig.count("hookstream_attempts_total", &[("reason", "timeout")]), 16, "slots are no attempts");
+    assert_eq!(rig.count("hookstream_retries_total", &[]), 0, "what waits spends no slot");
 }
 
 #[tokio::test]
-async fn a_burst_to_a_receiver_that_keeps_pace_puts_off_nothing() {
-    // 60 ms a request and 16 at a time: 266 a second.
-    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(60)));
+async fn a_burst_of_any_size_is_requested_at_the_receivers_pace() {
+    // 20 ms a request and 16 at a time: 800 a second.
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
     let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
     rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
-    rig.feed([("w", "a")]).await;
+    rig.feed((0..2_000).map(|_| ("w", "a"))).await;
     rig.settled().await;
-    // Its pace is known by now, from one request at a time.
-    rig.feed((0..256).map(|_| ("w", "a"))).await;
-    rig.settled().await;
-    assert_eq!((rig.slots("overloaded"), receiver.count()), (0, 257));
-}
-
-#[tokio::test]
-async fn catching_up_with_a_receiver_that_is_slow_to_connect_puts_off_nothing() {
-    // The first answer of a connection takes what a handshake over a long way does, the others 20 ms: 800 a second.
-    let seen = parking_lot::Mutex::new(std::collections::HashSet::new());
-    let receiver = Receiver::start(move |request| {
-        let first = seen.lock().insert(request.connection);
-        Answer::ok().after(Duration::from_millis(if first { 400 } else { 20 }))
-    });
-    let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
-    rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
-    rig.room().await;
-    rig.feed((0..512).map(|_| ("w", "a"))).await;
-    // By now only the first answers are known.
-    receiver.wait_for(17, PATIENCE).await;
-    for _ in 0..8 {
-        rig.room().await;
-        rig.feed((0..64).map(|_| ("w", "a"))).await;
-    }
-    rig.settled().await;
-    assert_eq!((rig.slots("overloaded"), receiver.count()), (0, 1_024));
+    assert_eq!((receiver.count(), rig.count("hookstream_retries_total", &[])), (2_000, 0));
 }
 
 #[tokio::test]

@@ -19,15 +19,15 @@ use hookstream::internals::Table;
 use hookstream::internals::Tick;
 use hookstream::internals::Wire;
 use hookstream::internals::settings::{Delivery, Ordering};
-use hookstream::internals::{BATCHES_MAX, Shard, Shared};
+use hookstream::internals::{BATCHES_MAX, PartitionBacklog, Shard, Shared, permits};
 use hookstream::internals::{Due, Job, Origin};
 use hookstream::internals::{DueRetry, Pipeline, Record};
-use hookstream::internals::{Pressure, Reading};
-use parking_lot::RwLock;
+use hookstream::internals::{Pressure, turn_in_memory};
+use parking_lot::{Mutex, RwLock};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::records::{Read, read_all};
@@ -64,12 +64,12 @@ pub(crate) fn webhook(id: &str) -> Value {
 pub(crate) struct Rig {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) assignment: Arc<Assignment>,
-    pressure: Arc<Pressure>,
     table: Arc<RwLock<Table>>,
     pipeline: Pipeline,
     jobs: Option<mpsc::Sender<Vec<Job>>>,
     thread: Option<JoinHandle<()>>,
     brokers: MockCluster<'static, DefaultProducerContext>,
+    log: Mutex<(Vec<(String, Vec<u8>)>, PartitionBacklog)>,
     next_offset: i64,
 }
 
@@ -79,16 +79,19 @@ impl Rig {
         let brokers = MockCluster::new(1).expect("a mock cluster");
         let kafka = kafka_settings(&brokers.bootstrap_servers(), "embedded");
         let metrics = Arc::new(Metrics::new(&settings.schedule));
-        let pressure = Pressure::new(1, settings.max_queued_bytes);
+        let pressure = Pressure::new(settings.max_queued_bytes);
         let (stop, fatal) = (CancellationToken::new(), CancellationToken::new());
         let policy = AddressPolicy::new(settings.allow_private_networks.clone());
         let connector = Connector::system(policy, settings.connect_timeout);
+        let (permits, probe_permits) = permits(settings.max_in_flight);
+        let delivery = settings.clone();
         let shared = Arc::new(Shared {
             courier: Courier::new(connector, settings.request_timeout, Arc::clone(&metrics)),
             sink: Sink::new(&kafka, Arc::clone(&metrics), stop, fatal).expect("a producer"),
             metrics: Arc::clone(&metrics),
             pressure: Arc::clone(&pressure),
-            permits: Arc::new(Semaphore::new(settings.max_in_flight)),
+            permits,
+            probe_permits,
             settlements: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
             reports: Reports::default(),
             settings,
@@ -100,11 +103,17 @@ impl Rig {
             runtime.block_on(Shard::new(0, shared).run(inbound));
         });
         let table = Arc::new(RwLock::new(Table::default()));
-        let pipeline =
-            Pipeline::new(Arc::clone(&table), Arc::clone(&pressure), Arc::clone(&metrics), 1, "integrations");
+        let pipeline = Pipeline::new(
+            Arc::clone(&table),
+            Arc::clone(&pressure),
+            Arc::clone(&metrics),
+            Arc::default(),
+            1,
+            (&delivery, "integrations"),
+        );
         let assignment = Assignment::new("events".into(), 0);
         let (jobs, thread) = (Some(jobs), Some(thread));
-        Self { metrics, assignment, pressure, table, pipeline, jobs, thread, brokers, next_offset: 0 }
+        Self { metrics, assignment, table, pipeline, jobs, thread, brokers, log: Mutex::default(), next_offset: 0 }
     }
 
     /// Puts an integration into the table: its workspace is its id.
@@ -130,7 +139,9 @@ impl Rig {
                 value: Some(value.as_bytes()),
                 workspace: Some(workspace),
             };
-            self.pipeline.event(&record, &self.assignment, &mut batches);
+            let mut log = self.log.lock();
+            log.0.push((workspace.to_owned(), value.as_bytes().to_vec()));
+            self.pipeline.event(&record, &self.assignment, &mut log.1, &mut batches);
             self.next_offset += 1;
         }
         self.hand_over(batches.remove(0)).await;
@@ -164,20 +175,31 @@ impl Rig {
     }
 
     async fn hand_over(&self, batch: Vec<Job>) {
-        self.jobs.as_ref().expect("it is not closed").send(batch).await.expect("the shard runs");
+        if !batch.is_empty() {
+            self.jobs.as_ref().expect("it is not closed").send(batch).await.expect("the shard runs");
+        }
     }
 
-    /// Waits until a consumer would read on.
-    pub(crate) async fn room(&self) {
-        wait_until("room", PATIENCE, async || equal(self.pressure.reading(), &Reading::Go)).await;
-    }
-
-    /// Waits until every event fed is settled.
+    /// Waits until every event fed is settled, and nobody is behind.
     pub(crate) async fn settled(&self) {
         wait_until("every event to be settled", PATIENCE, async || {
-            equal(self.assignment.committable(), &Some(self.next_offset))
+            let is_level = self.turn().await;
+            equal((self.assignment.committable(), is_level), &(Some(self.next_offset), true))
         })
         .await;
+    }
+
+    /// Gives webhooks that are behind what they have room for. Says whether none is.
+    pub(crate) async fn turn(&self) -> bool {
+        let mut batches = vec![Vec::new()];
+        let is_level = {
+            let mut log = self.log.lock();
+            let (records, backlog) = &mut *log;
+            turn_in_memory(&self.pipeline, records, (&self.assignment, backlog), &mut batches);
+            backlog.is_empty()
+        };
+        self.hand_over(batches.remove(0)).await;
+        is_level
     }
 
     /// The sum of the samples of a counter or gauge that have all of `labels`.
@@ -186,11 +208,6 @@ impl Rig {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are whole and small")]
         let count = sum as usize;
         count
-    }
-
-    /// Slots of a schedule spent without a request, for `reason`.
-    pub(crate) fn slots(&self, reason: &str) -> usize {
-        self.count("hookstream_slots_without_request_total", &[("reason", reason)])
     }
 
     /// What waits in the tier.

@@ -12,7 +12,7 @@ use crate::support::wait::{PATIENCE, wait_until};
 use crate::support::worker::{Names, Worker};
 
 const SCHEDULE: &str = "1s,2s,4s";
-/// Events a second. With this schedule each is four attempts: 800 a second if nothing held them back.
+/// Events a second.
 const RATE: usize = 200;
 const WORKERS: usize = 2;
 /// The product's: failures in a row that open a circuit, and requests under way to one webhook.
@@ -91,7 +91,7 @@ async fn a_dead_receiver_costs_a_bounded_number_of_requests_sockets_and_records(
     // Who it is stands in the log; the rest of the URL may be a secret.
     let origin = receiver.url("");
     for worker in &workers {
-        let names_it = |line: &str| (line.contains("a circuit opened") && line.contains(&origin)).then_some(());
+        let names_it = |line: &str| (line.contains("a host's circuit opened") && line.contains(&origin)).then_some(());
         assert!(worker.lines().find(PATIENCE, names_it).is_some(), "{}", worker.lines().tail(20));
         assert!(!worker.lines().all().join("\n").contains("hidden"), "{}", worker.lines().tail(20));
     }
@@ -111,9 +111,7 @@ async fn a_dead_receiver_costs_a_bounded_number_of_requests_sockets_and_records(
     // Probes after 1, 2, 4, 8 and then every 10 s.
     assert!(open.requests <= before_open + WORKERS * 5, "{open:?}");
     assert!(probes <= WORKERS * 4, "{open:?} {later:?}");
-    #[expect(clippy::cast_precision_loss, reason = "a small number")]
-    let retries_max = (RATE * 3) as f64;
-    assert!(retries <= retries_max * 1.3, "three tiers at most each take what comes: {retries}");
+    assert!(retries < 10.0, "only what is requested and fails waits in a tier: {retries} records/s");
 
     // Suspended.
     wait_until("the suspension", PATIENCE, async || {

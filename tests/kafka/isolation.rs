@@ -54,8 +54,8 @@ async fn a_hanging_a_refusing_and_a_dripping_receiver_cost_a_good_one_nothing() 
     assert_eq!(good.count(), EVENTS);
     let log = worker.lines().tail(20);
     println!("memory with 4 receivers in trouble: {} MiB", worker.memory() >> 20);
-    // What they can't take is put off, so that nothing waits in memory.
-    stage.wait_for_tier("1h", EVENTS).await;
+    let behind = worker.metric("hookstream_webhooks_behind", &[]).await;
+    assert!(behind > 3.5, "the four are behind, so that nothing waits in memory: {behind}");
     assert!(!log.contains("panicked"), "{log}");
 }
 
@@ -70,11 +70,6 @@ async fn catching_up_puts_nothing_off_for_a_receiver_that_keeps_pace() {
     let worker = stage.worker(&["--max-in-flight-per-webhook", "32"]).await;
     stage.settled(LONG).await;
     assert_eq!(receiver.count(), BACKLOG, "each once");
-    let text = worker.metrics().await;
-    assert!(
-        crate::support::worker::sum(&text, "hookstream_slots_without_request_total", &[]) < 0.5,
-        "nothing is put off"
-    );
     assert_eq!(stage.tier("1h").len(), 0);
     println!("memory after a backlog of {BACKLOG}: {} MiB", worker.memory() >> 20);
 }
@@ -87,20 +82,19 @@ async fn a_burst_to_an_idle_receiver_of_ordinary_pace_is_not_put_off() {
     // 16 at a time and 60 ms each: 266 a second, so 600 need little more than two seconds.
     let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(60)));
     stage.put([&integration("i", &receiver.url(""))]);
-    let worker = stage.worker(&[]).await;
+    let _worker = stage.worker(&[]).await;
     stage.send(events("first", 5));
     stage.settled(LONG).await;
     // It is idle now, and its pace is known.
     stage.send(events("burst", BURST));
     stage.settled(LONG).await;
     assert_eq!(receiver.count(), BURST + 5);
-    assert!(worker.metric("hookstream_slots_without_request_total", &[]).await < 0.5);
     assert_eq!(stage.tier("1h").len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_paces_the_faster_is_not_held_back_and_not_put_off() {
-    const BACKLOG: usize = 6000;
+async fn of_two_paces_each_gets_its_own() {
+    const BACKLOG: usize = 3000;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "paces", "1h", 3).await;
     let fast = Receiver::start(|_| Answer::ok());
@@ -112,10 +106,10 @@ async fn of_two_paces_the_faster_is_not_held_back_and_not_put_off() {
     // 160 a second: what it had taken by then is far from all.
     let taken = slow.count();
     println!("when the fast one had all {BACKLOG}, the slow one had taken {taken}");
+    assert!(taken < BACKLOG / 2);
+    slow.wait_for(BACKLOG, LONG).await;
     stage.settled(LONG).await;
-    let put_off = stage.tier("1h");
-    assert!(put_off.iter().all(|retry| retry.header("hookstream-integration-id") == Some("slow")));
-    assert_eq!((fast.count(), slow.count() + put_off.len()), (BACKLOG, BACKLOG), "each is accounted for");
+    assert_eq!((fast.count(), slow.count(), stage.tier("1h").len()), (BACKLOG, BACKLOG, 0), "each once");
     drop(worker);
 }
 
@@ -134,10 +128,5 @@ async fn many_webhooks_of_one_host_take_turns_and_none_is_forgotten() {
     stage.settled(LONG).await;
     assert_eq!(receiver.count(), WEBHOOKS * EVENTS);
     assert!(receiver.under_way_max() <= 4, "{}", receiver.under_way_max());
-    // Its host fails: every webhook's deliveries are settled all the same, with and without requests.
-    receiver.answer_with(|_| Answer::status(500).after(Duration::from_millis(2)));
-    stage.send(events("failing", EVENTS));
-    stage.settled(LONG).await;
-    assert_eq!(stage.tier("1h").len(), WEBHOOKS * EVENTS);
-    assert!(worker.metric("hookstream_slots_without_request_total", &[("reason", "circuit-open")]).await > 0.5);
+    drop(worker);
 }

@@ -16,6 +16,7 @@ mod support;
 
 mod api;
 mod api_contract;
+mod backlog;
 mod bad_day;
 mod crash;
 mod dead_receiver;

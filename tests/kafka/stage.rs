@@ -104,9 +104,28 @@ impl Stage {
         produce(&self.brokers, &self.names.tier(delay), records);
     }
 
-    /// Waits until every event that is in the topic now is settled, and committed.
+    /// Waits until every event that is in the topic now is settled, and committed, and no webhook is behind.
     pub(crate) async fn settled(&self, patience: Duration) {
+        self.read_through(patience).await;
+        wait_until("no webhook to be behind", patience, async || {
+            let places = self.places();
+            if places.is_empty() { Ok(()) } else { Err(places) }
+        })
+        .await;
+    }
+
+    /// Waits until every event that is in the topic now is settled or has a place before it, and committed.
+    pub(crate) async fn read_through(&self, patience: Duration) {
         self.committed(&self.names.group(), &self.names.events(), patience).await;
+    }
+
+    /// The places that the backlog topic has.
+    pub(crate) fn places(&self) -> Vec<String> {
+        let mut places = BTreeMap::new();
+        for record in read_all(&self.brokers, &self.names.backlog()) {
+            places.insert(record.key.clone(), record.value.map(|value| String::from_utf8_lossy(&value).into_owned()));
+        }
+        places.into_values().flatten().collect()
     }
 
     /// Waits until every retry that is in a tier now is settled, and committed.

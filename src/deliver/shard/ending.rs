@@ -8,9 +8,9 @@ use crate::deliver::allowance::{Change, Ending, Request};
 use crate::deliver::courier::{AnswerRead, Exchange, Rest};
 use crate::deliver::next_step::{Failure, NextRecord};
 use crate::deliver::publish::PublishError;
-use crate::domain::outcome::{DropReason, Outcome, Reason, Verdict, verdict};
+use crate::domain::outcome::{DeadReason, DropReason, Outcome, Reason, Verdict, verdict};
 use crate::inflight::ended::Ended;
-use crate::inflight::job::Delivery;
+use crate::inflight::job::{DeadLetter, Delivery};
 use crate::inflight::partition::Active;
 use crate::inflight::pressure::HeldPublication;
 use crate::telemetry::metrics::TickOutcome;
@@ -46,21 +46,19 @@ impl Shard {
                 tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
                 self.outbox.push(Work::Publish { settlement: Box::new(settlement), active, held });
             }
-            Err(event) => {
+            Err((event, gauge)) => {
                 tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
                 self.shared.metrics.drop_delivery(DropReason::TooLarge);
-                event.settle_one();
+                event.settle(gauge.as_ref());
             }
         }
     }
 
     fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchange) {
         let now = Instant::now();
-        self.finished += 1;
-        let acknowledged = exchanged.outcome == Outcome::Acknowledged;
         self.update_allowance(&under_way, &exchanged, now);
         self.free(&under_way, &exchanged, now);
-        self.update_circuit(&under_way, acknowledged, now);
+        self.update_circuits(&under_way, &exchanged.outcome, now);
         let UnderWay { delivery, active, host, .. } = under_way;
         let at_ms = clock::now_ms();
         self.shared.metrics.deliver.attempt_duration.observe(exchanged.took.as_secs_f64());
@@ -88,7 +86,9 @@ impl Shard {
             }
             Outcome::Failed { reason, status, .. } => {
                 metrics.attempt_failed(reason);
-                let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &exchanged.outcome);
+                let settings = &self.shared.settings;
+                let verdict = verdict(&settings.schedule, delivery.attempt, &exchanged.outcome);
+                let verdict = verdict.unless_given_up(delivery.first_attempt_ms, settings.give_up_after, at_ms);
                 self.settle_failure(delivery, active, verdict, Failure { reason, status }, at_ms);
             }
         }
@@ -109,12 +109,10 @@ impl Shard {
         if let Some(lane) = self.lanes.get_mut(under_way.lane) {
             lane.in_flight -= 1;
             lane.has_failed = has_failed;
-            lane.pace.ended(exchanged.took, under_way.connects, now);
             lane.queue.finish(under_way.place);
         }
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             host.in_flight -= 1;
-            host.pace.ended(exchanged.took, under_way.connects, now);
             host.used = now;
         }
         // No answer at all: what else is connected there is no better.
@@ -166,27 +164,13 @@ impl Shard {
         }
     }
 
-    fn update_circuit(&mut self, under_way: &UnderWay, acknowledged: bool, now: Instant) {
-        let Some(host) = self.hosts.get_mut(under_way.host) else { return };
-        if acknowledged {
-            if host.circuit.acknowledged() {
-                self.shared.metrics.deliver.circuits_open.dec();
-                tracing::info!(receiver = %host.authority.origin(), "a circuit closed: the receiver acknowledges again");
-            }
-        } else if host.circuit.failed(under_way.probe, now) {
-            self.shared.metrics.deliver.circuits_open.inc();
-            tracing::warn!(
-                receiver = %host.authority.origin(),
-                "a circuit opened: no requests to a receiver that keeps failing, but probes"
-            );
-        }
-    }
-
     /// A delivery waited while its integration was suspended. What was matched just now is dropped, as what comes after it;
-    /// a retry spends its slot and is a dead letter when it falls due.
+    /// a retry is a dead letter.
     pub(super) fn suspended(&mut self, delivery: Delivery) {
-        if delivery.due.is_some() {
-            return self.put_off(delivery, Reason::CircuitOpen);
+        if let Some(wire) = delivery.wire {
+            let value = Some(delivery.event.payload.clone());
+            let (event, reason) = (delivery.event, DeadReason::Suspended);
+            return self.dead_letter(DeadLetter { event, reason, key: None, value, wire: *wire, gauge: None });
         }
         // Its partition may be the next owner's, who drops it.
         let Ok(_active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };

@@ -16,7 +16,6 @@ const LATENCY_BUCKETS: [f64; 14] =
 pub(crate) struct DeliverMetrics {
     pub(super) attempts_acknowledged: IntCounter,
     pub(super) attempts_failed: CountersBy<Reason>,
-    pub(super) slots_without_request: CountersBy<Reason>,
     pub(crate) deliveries_acknowledged: IntCounter,
     pub(crate) deliveries_retried: IntCounter,
     pub(super) deliveries_dead: IntCounter,
@@ -31,6 +30,7 @@ pub(crate) struct DeliverMetrics {
     pub(crate) queued_deliveries: IntGauge,
     pub(crate) queued_event_bytes: IntGauge,
     pub(crate) circuits_open: IntGauge,
+    pub(crate) webhook_circuits_open: IntGauge,
     pub(crate) webhooks_restricted: IntGauge,
     pub(crate) connections_opened: IntCounter,
     pub(crate) stale_resends: IntCounter,
@@ -40,8 +40,6 @@ pub(crate) struct DeliverMetrics {
 impl DeliverMetrics {
     pub(super) fn register(make: &Make<'_>, tiers: &[String]) -> Self {
         let attempts = make.counters("attempts_total", "Requests made, by outcome and reason", &["outcome", "reason"]);
-        let no_request =
-            make.counters("slots_without_request_total", "Slots of a schedule spent without a request", &["reason"]);
         let deliveries =
             make.counters("deliveries_total", "Deliveries by what became of them in one slot", &["outcome"]);
         let retries = make.counters("retries_total", "Deliveries put into a retry tier", &["tier"]);
@@ -49,11 +47,10 @@ impl DeliverMetrics {
         let dropped = make.counters("dropped_total", "Deliveries dropped by a rule", &["reason"]);
         let ticks = make.counters("scheduled_ticks_total", "Ticks of scheduled webhooks", &["outcome"]);
         let circuits = make.int_gauges("circuits", "Hosts by state of their circuit", &["state"]);
-        let (requests, slots): (Vec<_>, Vec<_>) = Reason::ALL.into_iter().partition(|reason| reason.is_attempt());
+        let requests = Reason::ALL.into_iter().filter(|reason| reason.is_attempt());
         Self {
             attempts_acknowledged: attempts.with_label_values(&["acknowledged", ""]),
             attempts_failed: CountersBy::new(requests, |reason| attempts.with_label_values(&["failed", reason.word()])),
-            slots_without_request: CountersBy::new(slots, |reason| no_request.with_label_values(&[reason.word()])),
             deliveries_acknowledged: deliveries.with_label_values(&["acknowledged"]),
             deliveries_retried: deliveries.with_label_values(&["retried"]),
             deliveries_dead: deliveries.with_label_values(&["dead"]),
@@ -72,6 +69,10 @@ impl DeliverMetrics {
             queued_deliveries: make.int_gauge("queued_deliveries", "Deliveries waiting in lanes"),
             queued_event_bytes: make.int_gauge("queued_event_bytes", "Bytes of events held in memory"),
             circuits_open: circuits.with_label_values(&["open"]),
+            webhook_circuits_open: make.int_gauge(
+                "webhook_circuits_open",
+                "Webhooks of which only probes are sent, because their attempts keep failing",
+            ),
             webhooks_restricted: make.int_gauge(
                 "webhooks_restricted",
                 "Webhooks that get fewer requests at a time, as their receivers asked",

@@ -65,6 +65,12 @@ impl<K: Copy + PartialEq> CountersBy<K> {
         }
     }
 
+    /// Counts several.
+    pub(super) fn add(&self, value: K, count: u64) {
+        let found = self.0.iter().find(|(known, _)| *known == value);
+        found.into_iter().for_each(|(_, counter)| counter.inc_by(count));
+    }
+
     /// The count of one value so far.
     pub(super) fn get(&self, value: K) -> u64 {
         self.0.iter().find(|(known, _)| *known == value).map_or(0, |(_, counter)| counter.get())

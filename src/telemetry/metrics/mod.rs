@@ -3,6 +3,7 @@
 //!
 //! Here is what several rooms count; the rest is in the group of its room.
 
+mod backlog;
 mod deliver;
 mod health;
 mod intake;
@@ -15,6 +16,7 @@ use std::sync::LazyLock;
 use prometheus::core::Metric as _;
 use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, Registry, TextEncoder};
 
+use self::backlog::BacklogMetrics;
 use self::deliver::DeliverMetrics;
 use self::health::HealthMetrics;
 use self::intake::IntakeMetrics;
@@ -89,6 +91,7 @@ pub struct Metrics {
     pub(crate) intake: IntakeMetrics,
     pub(crate) table: TableMetrics,
     pub(crate) deliver: DeliverMetrics,
+    pub(crate) backlog: BacklogMetrics,
     pub(crate) health: HealthMetrics,
     pub(crate) api_requests: IntCounterVec,
 }
@@ -112,6 +115,7 @@ impl Metrics {
             intake: IntakeMetrics::register(&make, &tiers),
             table: TableMetrics::register(&make),
             deliver: DeliverMetrics::register(&make, &tiers),
+            backlog: BacklogMetrics::register(&make),
             health: HealthMetrics::register(&make),
             api_requests: make.counters(
                 "api_requests_total",
@@ -134,13 +138,9 @@ impl Metrics {
         self.deliver.attempts_acknowledged.inc();
     }
 
-    /// Counts a request that failed, or a slot spent without one.
+    /// Counts a request that failed.
     pub(crate) fn attempt_failed(&self, reason: Reason) {
-        if reason.is_attempt() {
-            self.deliver.attempts_failed.inc(reason);
-        } else {
-            self.deliver.slots_without_request.inc(reason);
-        }
+        self.deliver.attempts_failed.inc(reason);
     }
 
     /// Counts a dead letter.
@@ -156,6 +156,12 @@ impl Metrics {
     pub(crate) fn drop_delivery(&self, reason: DropReason) {
         self.deliver.dropped.inc(reason);
         self.deliver.deliveries_dropped.inc();
+    }
+
+    /// Counts events that are not in the log any more: by their offsets, since nobody knows which of them matched.
+    pub(crate) fn drop_expired(&self, count: u64) {
+        self.deliver.dropped.add(DropReason::Expired, count);
+        self.deliver.deliveries_dropped.inc_by(count);
     }
 
     /// Dead letters so far, by reason.
@@ -239,7 +245,6 @@ mod tests {
             "hookstream_events_total{outcome=\"invalid\"} 0",
             "hookstream_attempts_total{outcome=\"failed\",reason=\"refused-address\"} 0",
             "hookstream_attempts_total{outcome=\"acknowledged\",reason=\"\"} 0",
-            "hookstream_slots_without_request_total{reason=\"circuit-open\"} 0",
             "hookstream_retries_total{tier=\"1h\"} 0",
             "hookstream_retry_overdue_seconds{tier=\"30s\"} 0",
             "hookstream_dead_letters_total{reason=\"exhausted\"} 0",
@@ -277,16 +282,5 @@ mod tests {
         assert_eq!(metrics.lateness_within(0.99), Some(Within::Seconds(0.25)));
         metrics.intake.retry_lateness[1].observe(1_000.0);
         assert_eq!(metrics.lateness_within(1.0), Some(Within::Beyond(300.0)));
-    }
-
-    #[test]
-    fn a_slot_without_a_request_is_no_attempt() {
-        let metrics = Metrics::new(&RetrySchedule::parse("1s").unwrap());
-        metrics.attempt_failed(Reason::Overloaded);
-        metrics.attempt_failed(Reason::Protocol);
-        let text = String::from_utf8(metrics.text()).unwrap();
-        assert!(text.contains("hookstream_slots_without_request_total{reason=\"overloaded\"} 1"));
-        assert!(text.contains("hookstream_attempts_total{outcome=\"failed\",reason=\"protocol\"} 1"));
-        assert!(!text.contains("reason=\"overloaded\"} 1\nhookstream_attempts_total"));
     }
 }

@@ -1,0 +1,438 @@
+//! The webhooks that are behind in one partition, and the passes of the catch-up reader over it.
+//!
+//! A pass reads on from where it began and serves every webhook that is behind and whose need lies at or after its
+//! beginning. A webhook whose lane takes no more leaves the pass at that offset, so its order holds. The pass ends when
+//! nobody has room, when it has come to the main reader's position, or when it should go on elsewhere. Pure: the reader acts
+//! on what [`PartitionBacklog::plan`] says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::behind::{Behind, BehindReason, Standing, WRITE_EVERY_MS};
+use crate::domain::hash::BuildHash64;
+use crate::domain::outcome::DropReason;
+use crate::inflight::job::Event;
+use crate::inflight::lane_gauge::{Admitted, LaneGauge};
+use crate::inflight::pressure::Pressure;
+
+/// Records that a pass reads at least before it yields to a webhook whose need lies before its beginning: a seek throws away
+/// what was fetched, about as many small records.
+const QUANTUM: usize = 4_096;
+/// A pass is ended to begin anew further on when nobody needs the next so many offsets: fewer are read faster than a seek takes.
+const JUMP: i64 = 10_000;
+
+/// What decides beside the backlog itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Look<'a> {
+    /// How much the process holds.
+    pub(crate) pressure: &'a Arc<Pressure>,
+    /// How long an event waits behind an open circuit before it is a dead letter, in ms.
+    pub(crate) wait_max_ms: i64,
+    /// ms since 1970.
+    pub(crate) now_ms: i64,
+}
+
+/// A record that is offered to a webhook.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offered {
+    /// Its offset.
+    pub(crate) offset: i64,
+    /// Its timestamp, ms since 1970.
+    pub(crate) timestamp_ms: i64,
+    /// Its size.
+    pub(crate) bytes: usize,
+}
+
+/// What the main reader does with a record for one webhook.
+#[derive(Debug)]
+pub(crate) enum MainOffer {
+    /// Gives it.
+    Give(Admitted),
+    /// Nothing: the webhook is behind.
+    Behind,
+    /// Pins it: the webhook falls behind here.
+    FallsBehind,
+}
+
+/// What the catch-up reader does with a record for one webhook.
+#[derive(Debug)]
+pub(crate) enum CatchUpOffer {
+    /// Gives it.
+    Give(Admitted),
+    /// Nothing: the webhook does not want it, or leaves the pass.
+    Skip,
+    /// Drops it, counted: the integration gets nothing.
+    Drop(DropReason),
+    /// Makes it a dead letter: it has waited too long behind an open circuit.
+    Expire,
+    /// Offers this record again later: nobody who takes part has room.
+    Stall,
+}
+
+/// What the catch-up reader does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Reads on.
+    Read,
+    /// Begins at that offset.
+    Seek(i64),
+    /// Nothing for now.
+    Rest,
+}
+
+/// A place to write to the backlog topic.
+#[derive(Clone, Debug)]
+pub(crate) struct PlaceWrite {
+    /// The webhook.
+    pub(crate) gauge: Arc<LaneGauge>,
+    /// The place; none removes it.
+    pub(crate) place: Option<i64>,
+    /// Why it is behind.
+    pub(crate) reason: BehindReason,
+    /// Since when, ms since 1970.
+    pub(crate) since_ms: i64,
+}
+
+#[derive(Debug)]
+struct Pass {
+    number: u64,
+    start: i64,
+    /// The offset that is read next.
+    position: i64,
+    /// Those who take part and had room at the last look, without those who left since.
+    roomy: usize,
+    /// Records read.
+    read: usize,
+}
+
+/// The webhooks that are behind in one partition.
+#[derive(Debug, Default)]
+pub struct PartitionBacklog {
+    /// The offset that the main reader reads next.
+    position: i64,
+    behind: HashMap<u64, Behind, BuildHash64>,
+    pass: Option<Pass>,
+    passes: u64,
+}
+
+impl PartitionBacklog {
+    /// Of a partition that the main reader begins to read at `position`.
+    pub(crate) fn new(position: i64) -> Self {
+        Self { position, ..Self::default() }
+    }
+
+    /// Takes over a place that was found in Kafka.
+    pub(crate) fn restore(&mut self, gauge: &Arc<LaneGauge>, place: i64, why: (BehindReason, i64)) {
+        self.behind.insert(gauge.id(), Behind::restored(gauge, place, why));
+    }
+
+    /// Whether nobody is behind and nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.behind.is_empty()
+    }
+
+    /// The offset that the main reader reads next.
+    pub(crate) fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// How many are behind, or have something open.
+    pub(crate) fn len(&self) -> usize {
+        self.behind.len()
+    }
+
+    /// All who are behind, or have something open.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Behind> {
+        self.behind.values()
+    }
+
+    /// Whether an offset that the main reader has come to is the catch-up reader's for that webhook.
+    pub(crate) fn is_given_later(&self, gauge: &LaneGauge, offset: i64) -> bool {
+        self.behind.get(&gauge.id()).is_some_and(|behind| !behind.is_given_by_main(offset))
+    }
+
+    /// The main reader offers a record to a webhook that it matched.
+    pub(crate) fn offer_main(&mut self, gauge: &Arc<LaneGauge>, record: Offered, look: Look<'_>) -> MainOffer {
+        let behind = self.behind.get_mut(&gauge.id());
+        if behind.as_ref().is_some_and(|behind| !behind.is_given_by_main(record.offset)) {
+            return MainOffer::Behind;
+        }
+        if let Some(admitted) = gauge.try_admit_event(record.bytes, look.pressure) {
+            return MainOffer::Give(admitted);
+        }
+        let times = (record.timestamp_ms, look.now_ms);
+        match behind {
+            Some(behind) => behind.fall_again(record.offset, times),
+            None => {
+                self.behind.insert(gauge.id(), Behind::new(gauge, record.offset, times));
+            }
+        }
+        MainOffer::FallsBehind
+    }
+
+    /// Keeps a record of the main reader unsettled until the place of a webhook that fell behind there is in Kafka.
+    pub(crate) fn pin(&mut self, gauge: &LaneGauge, event: Arc<Event>) {
+        match self.behind.get_mut(&gauge.id()) {
+            Some(behind) => behind.pin(event),
+            None => event.settle(None),
+        }
+    }
+
+    /// The main reader is through with a record, or passed over it.
+    pub(crate) fn main_passed(&mut self, offset: i64) {
+        if offset + 1 < self.position {
+            // Another log under the same name: no place is of it.
+            self.behind.clear();
+            self.pass = None;
+        }
+        self.position = offset + 1;
+    }
+
+    /// What the catch-up reader does next. Looks at all who are behind: once a batch.
+    pub(crate) fn plan(&mut self, look: Look<'_>) -> Plan {
+        if let Some(pass) = &self.pass
+            && pass.position >= self.position
+        {
+            self.end_pass();
+        }
+        let Some(pass) = &mut self.pass else { return self.begin_pass(look) };
+        let (number, start, position) = (pass.number, pass.start, pass.position);
+        let mut roomy = 0;
+        // The first offset that somebody with room needs: of those the pass serves, and of the others.
+        let (mut ahead, mut behind_it) = (i64::MAX, i64::MAX);
+        for behind in self.behind.values_mut().filter(|behind| behind.is_behind) {
+            behind.look(look.now_ms);
+            let takes_part = behind.takes_part(number, start);
+            behind.is_counted = has_room(behind, look);
+            if behind.is_counted && takes_part {
+                roomy += 1;
+                ahead = ahead.min(behind.need().max(position));
+            } else if behind.is_counted {
+                behind_it = behind_it.min(behind.need());
+                behind.is_counted = false;
+            }
+        }
+        pass.roomy = roomy;
+        let yields = behind_it != i64::MAX && (roomy == 0 || pass.read >= QUANTUM);
+        let jumps = roomy > 0 && ahead.saturating_sub(position) > JUMP;
+        if yields || jumps {
+            self.end_pass();
+            return self.begin_pass(look);
+        }
+        if roomy == 0 { Plan::Rest } else { Plan::Read }
+    }
+
+    fn begin_pass(&mut self, look: Look<'_>) -> Plan {
+        let mut start = i64::MAX;
+        for behind in self.behind.values_mut().filter(|behind| behind.is_behind) {
+            behind.look(look.now_ms);
+            if has_room(behind, look) {
+                start = start.min(behind.need());
+            }
+        }
+        if start >= self.position {
+            return Plan::Rest;
+        }
+        self.passes += 1;
+        let number = self.passes;
+        let mut roomy = 0;
+        for behind in self.behind.values_mut() {
+            behind.is_counted = behind.takes_part(number, start) && has_room(behind, look);
+            roomy += usize::from(behind.is_counted);
+        }
+        self.pass = Some(Pass { number, start, position: start, roomy, read: 0 });
+        Plan::Seek(start)
+    }
+
+    fn end_pass(&mut self) {
+        let Some(pass) = self.pass.take() else { return };
+        let position = pass.position.min(self.position);
+        for behind in self.behind.values_mut() {
+            behind.pass_ended(pass.number, pass.start, position);
+            behind.level_at(self.position);
+        }
+    }
+
+    /// Whether the record at that offset is the pass's to read: not one that it has read, nor one the main reader has not.
+    pub(crate) fn is_next(&self, offset: i64) -> bool {
+        self.pass.as_ref().is_some_and(|pass| offset >= pass.position && offset < self.position)
+    }
+
+    /// Whether the pass is to be told [`PartitionBacklog::caught_up`] at that offset: the main reader has read no further.
+    pub(crate) fn is_level_at(&self, offset: i64) -> bool {
+        self.pass.is_some() && offset >= self.position
+    }
+
+    /// The catch-up reader offers a record to a webhook that it matched.
+    pub(crate) fn offer_catch_up(
+        &mut self,
+        gauge: &Arc<LaneGauge>,
+        record: Offered,
+        dropped: Option<DropReason>,
+        look: Look<'_>,
+    ) -> CatchUpOffer {
+        let (Some(behind), Some(pass)) = (self.behind.get_mut(&gauge.id()), &mut self.pass) else {
+            return CatchUpOffer::Skip;
+        };
+        if !behind.takes_part(pass.number, pass.start) || !behind.wants(record.offset) {
+            return CatchUpOffer::Skip;
+        }
+        if let Some(reason) = dropped {
+            behind.pass_over(record.offset);
+            return CatchUpOffer::Drop(reason);
+        }
+        if behind.has_waited_too_long(record.timestamp_ms, look.wait_max_ms, look.now_ms) {
+            behind.give(record.offset, record.timestamp_ms);
+            return CatchUpOffer::Expire;
+        }
+        if let Some(admitted) = gauge.try_admit_event(record.bytes, look.pressure) {
+            behind.give(record.offset, record.timestamp_ms);
+            return CatchUpOffer::Give(admitted);
+        }
+        behind.oldest_ms = record.timestamp_ms;
+        if std::mem::take(&mut behind.is_counted) {
+            pass.roomy -= 1;
+        }
+        if pass.roomy == 0 {
+            return CatchUpOffer::Stall;
+        }
+        behind.leave(pass.number, pass.start, record.offset);
+        CatchUpOffer::Skip
+    }
+
+    /// The catch-up reader is through with a record.
+    pub(crate) fn catch_up_passed(&mut self, offset: i64) {
+        if let Some(pass) = &mut self.pass {
+            pass.position = offset + 1;
+            pass.read += 1;
+        }
+    }
+
+    /// There are no records from the pass's position up to `offset`.
+    pub(crate) fn nothing_below(&mut self, offset: i64) {
+        if let Some(pass) = &mut self.pass {
+            pass.position = pass.position.max(offset.min(self.position));
+        }
+        if self.pass.as_ref().is_some_and(|pass| pass.position >= self.position) {
+            self.end_pass();
+        }
+    }
+
+    /// Whether a pass is under way.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.pass.is_some()
+    }
+
+    /// The offset that the pass reads next.
+    pub(crate) fn pass_position(&self) -> Option<i64> {
+        self.pass.as_ref().map(|pass| pass.position)
+    }
+
+    /// The pass could not go on: the next begins anew.
+    pub(crate) fn abandon_pass(&mut self) {
+        self.end_pass();
+    }
+
+    /// The catch-up reader has come to where the main reader is.
+    pub(crate) fn caught_up(&mut self) {
+        if let Some(pass) = &mut self.pass {
+            pass.position = self.position;
+        }
+        self.end_pass();
+    }
+
+    /// A delivery that the catch-up reader gave is settled.
+    pub(crate) fn settled(&mut self, gauge: &LaneGauge, offset: i64) {
+        if let Some(behind) = self.behind.get_mut(&gauge.id()) {
+            behind.settled(offset);
+            behind.settle_safe_pins();
+        }
+    }
+
+    /// A lane returned a delivery: `pinned` when the main reader gave it.
+    pub(crate) fn returned(&mut self, gauge: &Arc<LaneGauge>, event: &Arc<Event>, pinned: bool, now_ms: i64) {
+        let (offset, times) = (event.origin.offset, (event.timestamp_ms, now_ms));
+        let position = self.position;
+        let behind = self.behind.entry(gauge.id()).or_insert_with(|| Behind::new(gauge, position, times));
+        if behind.is_behind {
+            behind.leave_main(position);
+        } else {
+            behind.fall_again(position, times);
+        }
+        if let Some(pass) = &mut self.pass
+            && offset < pass.position
+        {
+            if std::mem::take(&mut behind.is_counted) {
+                pass.roomy = pass.roomy.saturating_sub(1);
+            }
+            behind.leave(pass.number, pass.start, pass.position);
+        }
+        behind.returned(offset, event.timestamp_ms);
+        if pinned {
+            behind.pin(Arc::clone(event));
+        }
+    }
+
+    /// The log begins at `low` only: says who misses what.
+    pub(crate) fn cut(&mut self, low: i64) -> Vec<(Arc<LaneGauge>, i64, i64)> {
+        let mut cut = Vec::new();
+        for behind in self.behind.values_mut().filter(|behind| behind.is_behind) {
+            let need = behind.need();
+            if need < low {
+                behind.cut(low);
+                cut.push((Arc::clone(&behind.gauge), need, low));
+            }
+        }
+        cut
+    }
+
+    /// Looks again at whether webhooks still get anything. Says who is gone.
+    pub(crate) fn judge(&mut self, standing: impl Fn(&LaneGauge) -> Standing) -> Vec<Arc<LaneGauge>> {
+        let mut gone = Vec::new();
+        for behind in self.behind.values_mut().filter(|behind| behind.is_behind) {
+            behind.standing = standing(&behind.gauge);
+            if behind.standing == Standing::Gone {
+                behind.abandon();
+                gone.push(Arc::clone(&behind.gauge));
+            }
+        }
+        gone
+    }
+
+    /// What is to be written to the backlog topic now. Forgets those of whom nothing is left.
+    pub(crate) fn writes_due(&mut self, now_ms: i64) -> Vec<PlaceWrite> {
+        self.behind.retain(|_, behind| !behind.is_over());
+        // A partition writes no more than a thousand places a second, however many webhooks are behind in it.
+        let count = i64::try_from(self.behind.len()).unwrap_or(i64::MAX);
+        let write_every_ms = count.max(WRITE_EVERY_MS);
+        let due = |behind: &mut Behind| {
+            let place = behind.write_due(now_ms, write_every_ms)?;
+            let (gauge, reason, since_ms) = (Arc::clone(&behind.gauge), behind.reason, behind.since_ms);
+            Some(PlaceWrite { gauge, place, reason, since_ms })
+        };
+        self.behind.values_mut().filter_map(due).collect()
+    }
+
+    /// A write ended.
+    pub(crate) fn written(&mut self, webhook: u64, is_acknowledged: bool) {
+        if let Some(behind) = self.behind.get_mut(&webhook) {
+            behind.written(is_acknowledged);
+        }
+    }
+
+    /// Lets all places be written that differ from what Kafka has.
+    pub(crate) fn hurry(&mut self) {
+        self.behind.values_mut().for_each(Behind::hurry);
+    }
+
+    /// Whether Kafka has every place as it is.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.behind.values().all(Behind::is_stored)
+    }
+}
+
+fn has_room(behind: &Behind, look: Look<'_>) -> bool {
+    behind.standing == Standing::Dropped
+        || behind.gauge.has_room(look.pressure)
+        || behind.has_waited_too_long(behind.oldest_ms, look.wait_max_ms, look.now_ms)
+}

@@ -1,0 +1,395 @@
+//! What waits in the lane of one webhook, seen from outside of its shard: consumer threads ask here whether the lane takes
+//! more, before they hand anything over.
+//!
+//! A gauge is shared by the consumer threads and the shard that owns the lane. It holds counts and flags only: the queue, the
+//! circuits and the requests are the shard's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::pressure::Pressure;
+
+/// First attempts that wait in one lane: enough work for a fast receiver while the next batch is read, and little enough that
+/// thousands of lanes that are full need only a few MiB.
+pub(crate) const LANE_EVENTS_MAX: usize = 256;
+/// Bytes of first attempts that wait in one lane. One delivery of any size is always taken.
+pub(crate) const LANE_BYTES_MAX: usize = 1 << 20;
+/// Retries that wait in one lane, apart from first attempts: a webhook that is behind still makes its retries.
+pub(crate) const LANE_RETRIES_MAX: usize = 64;
+/// A lane takes no more than this part of the bytes that the process has left, so that some are left for the others.
+const FREE_SHARE: usize = 8;
+
+/// Nobody may hand over a probe.
+const PROBE_NONE: u8 = 0;
+/// A retry may.
+const PROBE_RETRY: u8 = 1;
+/// A retry or a first attempt may.
+const PROBE_ANY: u8 = 2;
+
+/// The gauge of one webhook's lane.
+#[derive(Debug)]
+pub(crate) struct LaneGauge {
+    id: u64,
+    integration: Box<str>,
+    webhook: Box<str>,
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+    retries: AtomicUsize,
+    /// Its circuit, or its host's, is open.
+    blocked: AtomicBool,
+    /// Whether the shard wants a delivery to probe with, and of which kind.
+    probe: AtomicU8,
+    /// How often the shard has returned what waited.
+    returned: AtomicU64,
+    /// How much of that the events thread has taken note of.
+    noted: AtomicU64,
+    returns: Arc<Returns>,
+}
+
+/// Numbers of returns that the events thread has not taken note of: a few for each lane, since none is admitted meanwhile.
+type Returns = Mutex<Vec<(Arc<LaneGauge>, u64)>>;
+
+/// What kind of delivery asks to be admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Event(usize),
+    Retry,
+}
+
+/// A delivery's place in its lane, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    gauge: Arc<LaneGauge>,
+    kind: Kind,
+    generation: u64,
+    _queued: Queued,
+}
+
+/// One of the deliveries that wait in this process, until it is dropped.
+#[derive(Debug)]
+struct Queued(Arc<Pressure>);
+
+impl Queued {
+    fn new(pressure: &Arc<Pressure>) -> Self {
+        pressure.queue();
+        Self(Arc::clone(pressure))
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.unqueue();
+    }
+}
+
+impl LaneGauge {
+    fn new(id: u64, integration: &str, webhook: &str, returns: &Arc<Returns>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            integration: integration.into(),
+            webhook: webhook.into(),
+            events: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            retries: AtomicUsize::new(0),
+            blocked: AtomicBool::new(false),
+            probe: AtomicU8::new(PROBE_NONE),
+            returned: AtomicU64::new(0),
+            noted: AtomicU64::new(0),
+            returns: Arc::clone(returns),
+        })
+    }
+
+    /// Of a delivery that waits in no lane.
+    pub(crate) fn alone(integration: &str) -> Arc<Self> {
+        Self::new(0, integration, "", &Arc::default())
+    }
+
+    /// Names the webhook within this process.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The key of the integration.
+    pub(crate) fn integration(&self) -> &str {
+        &self.integration
+    }
+
+    /// The id of the webhook.
+    pub(crate) fn webhook(&self) -> &str {
+        &self.webhook
+    }
+
+    /// Takes a first attempt of an event of `bytes` bytes, if there is room for it. Only the events thread asks.
+    pub(crate) fn try_admit_event(self: &Arc<Self>, bytes: usize, pressure: &Arc<Pressure>) -> Option<Admitted> {
+        let noted = self.noted.load(Ordering::Acquire);
+        // What was returned comes before this one: it is given first.
+        if self.returned.load(Ordering::Acquire) != noted {
+            return None;
+        }
+        if self.is_blocked() {
+            self.take_probe(PROBE_ANY)?;
+        } else if !self.takes(bytes, 1, pressure) {
+            return None;
+        }
+        self.events.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let (gauge, kind) = (Arc::clone(self), Kind::Event(bytes));
+        Some(Admitted { gauge, kind, generation: noted, _queued: Queued::new(pressure) })
+    }
+
+    /// Takes a retry, if there is room for it.
+    pub(crate) fn try_admit_retry(self: &Arc<Self>, pressure: &Arc<Pressure>) -> Option<Admitted> {
+        if self.is_blocked() {
+            self.take_probe(PROBE_RETRY)?;
+        } else if self.retries.load(Ordering::Relaxed) >= LANE_RETRIES_MAX {
+            return None;
+        }
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        let gauge = Arc::clone(self);
+        Some(Admitted { gauge, kind: Kind::Retry, generation: 0, _queued: Queued::new(pressure) })
+    }
+
+    /// Whether the lane has room for `bytes` more when its bounds are divided by `part`.
+    fn takes(&self, bytes: usize, part: usize, pressure: &Pressure) -> bool {
+        let Some(free) = pressure.free_for_events() else { return false };
+        let (events, waiting) = (self.events.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+        events == 0
+            || (events < LANE_EVENTS_MAX / part && waiting + bytes <= LANE_BYTES_MAX.min(free / FREE_SHARE) / part)
+    }
+
+    /// Whether it is worth while to read for this webhook: its lane is at most half full, or wants a probe.
+    pub(crate) fn has_room(&self, pressure: &Pressure) -> bool {
+        if self.returned.load(Ordering::Acquire) != self.noted.load(Ordering::Acquire) {
+            return false;
+        }
+        if self.is_blocked() { self.probe.load(Ordering::Acquire) == PROBE_ANY } else { self.takes(0, 2, pressure) }
+    }
+
+    fn take_probe(&self, from: u8) -> Option<()> {
+        let taken = self
+            .probe
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |wanted| (wanted >= from).then_some(PROBE_NONE));
+        taken.ok().map(|_wanted| ())
+    }
+
+    /// Whether its circuit, or its host's, is open.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Acquire)
+    }
+
+    /// A circuit opened: nothing is taken but what the shard wants for a probe.
+    pub(crate) fn block(&self) {
+        self.probe.store(PROBE_NONE, Ordering::Release);
+        self.blocked.store(true, Ordering::Release);
+    }
+
+    /// The circuits are closed.
+    pub(crate) fn unblock(&self) {
+        self.blocked.store(false, Ordering::Release);
+        self.probe.store(PROBE_NONE, Ordering::Release);
+    }
+
+    /// The shard wants one delivery to probe with: a retry, or `any`.
+    pub(crate) fn want_probe(&self, any: bool) {
+        self.probe.store(if any { PROBE_ANY } else { PROBE_RETRY }, Ordering::Release);
+    }
+
+    /// Whether a delivery that was admitted with `admitted` comes after some that were returned since.
+    pub(crate) fn is_outdated(&self, admitted: &Admitted) -> bool {
+        matches!(admitted.kind, Kind::Event(_)) && admitted.generation < self.returned.load(Ordering::Acquire)
+    }
+
+    /// The shard is about to return what waits. Says the number of this return.
+    pub(crate) fn begin_return(&self) -> u64 {
+        self.returned.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// All of that return was told.
+    pub(crate) fn end_return(self: &Arc<Self>, number: u64) {
+        self.returns.lock().push((Arc::clone(self), number));
+    }
+
+    /// The events thread has taken note of all that was returned up to `generation`.
+    pub(crate) fn note_return(&self, generation: u64) {
+        self.noted.fetch_max(generation, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        match self.kind {
+            Kind::Event(bytes) => {
+                self.gauge.events.fetch_sub(1, Ordering::Release);
+                self.gauge.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            }
+            Kind::Retry => {
+                self.gauge.retries.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The gauges of all webhooks that somebody in this process works for.
+#[derive(Debug, Default)]
+pub struct LaneGauges {
+    known: Mutex<Known>,
+    returns: Arc<Returns>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By the integration's key and the webhook's id. Both come from outside: the standard library's seeded hash.
+    gauges: HashMap<Box<str>, HashMap<Box<str>, Arc<LaneGauge>>>,
+    next_id: u64,
+    /// How many there are, and how many there may be before those are forgotten that nobody uses.
+    count: usize,
+    sweep_at: usize,
+}
+
+/// Gauges that are not looked through for unused ones.
+const SWEEP_AT_MIN: usize = 1024;
+
+impl LaneGauges {
+    /// The gauge of a webhook, made if there is none.
+    pub(crate) fn of(&self, integration: &str, webhook: &str) -> Arc<LaneGauge> {
+        let mut known = self.known.lock();
+        if let Some(gauge) = known.gauges.get(integration).and_then(|webhooks| webhooks.get(webhook)) {
+            return Arc::clone(gauge);
+        }
+        known.sweep();
+        known.next_id += 1;
+        known.count += 1;
+        let gauge = LaneGauge::new(known.next_id, integration, webhook, &self.returns);
+        known.gauges.entry(integration.into()).or_default().insert(webhook.into(), Arc::clone(&gauge));
+        gauge
+    }
+
+    /// Takes the numbers of returns that are complete: nothing that was admitted before is still on its way to the lane, from where
+    /// it would come back later.
+    pub(crate) fn take_returns(&self) -> Vec<(Arc<LaneGauge>, u64)> {
+        let mut returns = self.returns.lock();
+        returns.extract_if(.., |(gauge, _)| gauge.events.load(Ordering::Acquire) == 0).collect()
+    }
+}
+
+impl Known {
+    fn sweep(&mut self) {
+        if self.count < self.sweep_at.max(SWEEP_AT_MIN) {
+            return;
+        }
+        self.gauges.retain(|_, webhooks| {
+            webhooks.retain(|_, gauge| Arc::strong_count(gauge) > 1);
+            !webhooks.is_empty()
+        });
+        self.count = self.gauges.values().map(HashMap::len).sum();
+        self.sweep_at = 2 * self.count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gauge() -> (Arc<LaneGauge>, Arc<Pressure>) {
+        (LaneGauges::default().of("ws/i", "w"), Pressure::new(64 << 20))
+    }
+
+    #[test]
+    fn a_lane_is_full_by_number_and_has_room_when_it_is_half_empty() {
+        let (gauge, pressure) = gauge();
+        let mut taken: Vec<_> = (0..LANE_EVENTS_MAX).map(|_| gauge.try_admit_event(10, &pressure).unwrap()).collect();
+        assert!(gauge.try_admit_event(10, &pressure).is_none());
+        taken.truncate(LANE_EVENTS_MAX / 2);
+        assert!(!gauge.has_room(&pressure));
+        taken.pop();
+        assert!(gauge.has_room(&pressure));
+        assert_eq!(pressure.queued(), LANE_EVENTS_MAX / 2 - 1);
+    }
+
+    #[test]
+    fn a_lane_is_full_by_bytes_but_takes_one_event_of_any_size() {
+        let (gauge, pressure) = gauge();
+        let first = gauge.try_admit_event(2 * LANE_BYTES_MAX, &pressure).unwrap();
+        assert!(gauge.try_admit_event(1, &pressure).is_none());
+        drop(first);
+        assert!(gauge.try_admit_event(1, &pressure).is_some());
+    }
+
+    #[test]
+    fn lanes_leave_some_of_the_process_to_each_other() {
+        let pressure = Pressure::new(1 << 20);
+        let gauges = LaneGauges::default();
+        let (greedy, modest) = (gauges.of("ws/i", "greedy"), gauges.of("ws/i", "modest"));
+        let mut held = Vec::new();
+        while let Some(admitted) = greedy.try_admit_event(1 << 10, &pressure) {
+            held.push((admitted, pressure.hold(1 << 10)));
+        }
+        assert!((64..=128).contains(&held.len()), "{} KiB of one MiB", held.len());
+        assert!(modest.try_admit_event(1 << 10, &pressure).is_some());
+    }
+
+    #[test]
+    fn retries_have_room_of_their_own() {
+        let (gauge, pressure) = gauge();
+        let _events: Vec<_> = (0..LANE_EVENTS_MAX).map(|_| gauge.try_admit_event(1, &pressure).unwrap()).collect();
+        let retries: Vec<_> = (0..LANE_RETRIES_MAX).map(|_| gauge.try_admit_retry(&pressure).unwrap()).collect();
+        assert!(gauge.try_admit_retry(&pressure).is_none());
+        drop(retries);
+        assert!(gauge.try_admit_retry(&pressure).is_some());
+    }
+
+    #[test]
+    fn a_blocked_lane_takes_one_delivery_a_probe_and_a_retry_first() {
+        let (gauge, pressure) = gauge();
+        gauge.block();
+        assert!(gauge.try_admit_event(1, &pressure).is_none() && gauge.try_admit_retry(&pressure).is_none());
+        gauge.want_probe(false);
+        assert!(!gauge.has_room(&pressure) && gauge.try_admit_event(1, &pressure).is_none());
+        assert!(gauge.try_admit_retry(&pressure).is_some());
+        assert!(gauge.try_admit_retry(&pressure).is_none());
+        gauge.want_probe(true);
+        assert!(gauge.has_room(&pressure) && gauge.try_admit_event(1, &pressure).is_some());
+        assert!(gauge.try_admit_event(1, &pressure).is_none());
+        gauge.unblock();
+        assert!(gauge.try_admit_event(1, &pressure).is_some());
+    }
+
+    #[test]
+    fn nothing_is_taken_between_a_return_and_the_note_of_it() {
+        let (gauge, pressure) = gauge();
+        let before = gauge.try_admit_event(1, &pressure).unwrap();
+        let returned = gauge.begin_return();
+        assert!(gauge.is_outdated(&before) && gauge.try_admit_event(1, &pressure).is_none());
+        drop(before);
+        gauge.note_return(returned);
+        let after = gauge.try_admit_event(1, &pressure).unwrap();
+        assert!(!gauge.is_outdated(&after));
+    }
+
+    #[test]
+    fn a_return_is_complete_when_nothing_is_on_its_way_any_more() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(64 << 20));
+        let gauge = gauges.of("ws/i", "w");
+        let on_its_way = gauge.try_admit_event(1, &pressure).unwrap();
+        let returned = gauge.begin_return();
+        gauge.end_return(returned);
+        assert!(gauges.take_returns().is_empty());
+        drop(on_its_way);
+        assert_eq!(gauges.take_returns().len(), 1);
+        assert!(gauges.take_returns().is_empty());
+    }
+
+    #[test]
+    fn webhooks_are_told_apart_and_those_that_nobody_uses_are_forgotten() {
+        let gauges = LaneGauges::default();
+        let kept = gauges.of("ws/i", "w");
+        assert_eq!(gauges.of("ws/i", "w").id(), kept.id());
+        let others: Vec<_> = (0..SWEEP_AT_MIN).map(|n| gauges.of("ws/i", &format!("{n}")).id()).collect();
+        assert!(!others.contains(&kept.id()) && gauges.of("ws/iw", "").id() != kept.id());
+        assert!(gauges.known.lock().count < 8);
+        assert_eq!(gauges.of("ws/i", "w").id(), kept.id());
+    }
+}

@@ -1,0 +1,36 @@
+//! Metrics of `backlog`: who is behind, and since when.
+
+use prometheus::{Gauge, IntCounter, IntGauge};
+
+use super::make::Make;
+use crate::backlog::behind::BehindReason;
+
+/// Fields are named like their metrics, without the prefix and the room.
+pub(crate) struct BacklogMetrics {
+    behind: Vec<(BehindReason, IntGauge)>,
+    pub(crate) age_seconds: Gauge,
+    pub(crate) records_read: IntCounter,
+}
+
+impl BacklogMetrics {
+    pub(super) fn register(make: &Make<'_>) -> Self {
+        let behind =
+            make.int_gauges("webhooks_behind", "Webhooks that are behind in a partition of this worker", &["reason"]);
+        let reasons = BehindReason::ALL.into_iter();
+        Self {
+            behind: reasons.map(|reason| (reason, behind.with_label_values(&[reason.word()]))).collect(),
+            age_seconds: make.gauge(
+                "backlog_age_seconds",
+                "Age of the oldest event that a webhook which is behind has not been given",
+            ),
+            records_read: make
+                .counter("backlog_records_read_total", "Events read a second time for webhooks that are behind"),
+        }
+    }
+
+    /// Says how many webhooks are behind for a reason.
+    pub(crate) fn webhooks_behind(&self, reason: BehindReason, count: usize) {
+        let of_reason = self.behind.iter().find(|(known, _)| *known == reason);
+        of_reason.into_iter().for_each(|(_, gauge)| gauge.set(i64::try_from(count).unwrap_or(i64::MAX)));
+    }
+}

@@ -1,0 +1,237 @@
+//! Webhooks that are behind: bursts, receivers that were away, failing neighbours, crashes. No slot is spent, no order lost.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::stage::{LONG, Ledger, Stage, event, event_number, events, integration};
+use crate::support::cluster::Cluster;
+use crate::support::receiver::{Answer, Receiver, Recorded};
+use crate::support::records::Record;
+use crate::support::wait::wait_until;
+use crate::support::worker::Worker;
+
+const ENTITIES: usize = 50;
+
+/// Events about a few entities that all come again and again.
+fn of_few_entities(prefix: &str, count: usize) -> Vec<Record> {
+    (0..count).map(|number| event(&format!("{prefix}-{number}"), &format!("c-{}", number % ENTITIES))).collect()
+}
+
+/// An integration that wants events about one kind of entity only.
+fn about(entity: &str, id: &str, base: &str) -> Value {
+    let mut value = integration(id, base);
+    value["webHooks"][0]["filter"]["items"] = serde_json::json!([{ "entityType": entity }]);
+    value
+}
+
+fn contact(number: usize) -> Record {
+    let value = serde_json::json!({ "id": format!("contact-{number}"), "type": "change",
+        "entityIds": { "contactId": format!("k-{number}") }, "changeData": { "type": "patch" } });
+    crate::stage::record(&format!("k-{number}"), value.to_string())
+}
+
+/// Whether the first requests about each entity came in event order.
+#[track_caller]
+fn assert_in_order(requests: &[Recorded]) {
+    let mut of_entity: HashMap<String, Vec<usize>> = HashMap::new();
+    let mut seen = std::collections::HashSet::new();
+    for request in requests {
+        let number = event_number(request);
+        if seen.insert(number) {
+            let entity = request.json()["entityIds"]["companyId"].as_str().unwrap().to_owned();
+            of_entity.entry(entity).or_default().push(number);
+        }
+    }
+    for (entity, numbers) in of_entity {
+        assert!(numbers.is_sorted(), "{entity}: {numbers:?}");
+    }
+}
+
+/// Waits until nobody is behind, by the worker and by the backlog topic.
+async fn level(stage: &Stage, worker: &Worker) {
+    wait_until("everybody to be level", LONG, async || {
+        let behind = worker.metric("hookstream_webhooks_behind", &[]).await;
+        let kept = stage.places().len();
+        if behind < 0.5 && kept == 0 { Ok(()) } else { Err((behind, kept)) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_is_requested_in_order_at_the_receivers_pace_and_nobody_else_notices() {
+    const BURST: usize = 1_500;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "burst-in-order", "3s,3s,3s,3s", 3).await;
+    // 16 at a time and 160 ms each: a hundred a second.
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(160)));
+    let other = Receiver::start(|_| Answer::ok());
+    stage.put([&about("company", "burst", &receiver.url("")), &about("contact", "other", &other.url(""))]);
+    let worker = stage.worker(&[]).await;
+    let began = Instant::now();
+    stage.send(of_few_entities("e", BURST));
+    let mut latencies = Vec::new();
+    for number in 0..10 {
+        stage.send([contact(number)]);
+        let sent = Instant::now();
+        other.wait_for(number + 1, LONG).await;
+        latencies.push(sent.elapsed());
+    }
+    receiver.wait_for(BURST, LONG).await;
+    let took = began.elapsed();
+    level(&stage, &worker).await;
+    stage.settled(LONG).await;
+    latencies.sort();
+    println!("{BURST} events in {took:?}; the other webhook's slowest of 10: {:?}", latencies.last());
+    assert_in_order(&receiver.recorded());
+    assert_eq!(receiver.count(), BURST, "each once");
+    assert!(receiver.recorded().iter().all(|request| request.attempt() == 1));
+    assert_eq!((stage.tier("3s").len(), stage.dead().len()), (0, 0));
+    assert!(took < Duration::from_secs(15).mul_f64(1.3), "{took:?}");
+    assert!(latencies[9] < Duration::from_secs(1), "{latencies:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_survives_a_kill_up_to_repeats() {
+    const BURST: usize = 1_000;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "burst-killed", "3s", 3).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(100)));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut worker = stage.worker(&[]).await;
+    stage.send(of_few_entities("e", BURST));
+    receiver.wait_for(BURST / 3, LONG).await;
+    worker.sigkill();
+    let worker = stage.worker(&[]).await;
+    let all = || receiver.recorded().iter().map(event_number).collect::<std::collections::BTreeSet<_>>().len();
+    wait_until("every event to be requested", LONG, async || if all() == BURST { Ok(()) } else { Err(all()) }).await;
+    level(&stage, &worker).await;
+    stage.settled(LONG).await;
+    println!("{} requests of {BURST} events", receiver.count());
+    assert_in_order(&receiver.recorded());
+    assert_eq!((stage.tier("3s").len(), stage.dead().len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_survives_a_worker_that_comes_and_one_that_goes_without_a_repeat() {
+    const BURST: usize = 1_500;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "burst-moved", "3s", 4).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(100)));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut first = stage.worker(&[]).await;
+    stage.send(of_few_entities("e", BURST));
+    receiver.wait_for(BURST / 5, LONG).await;
+    let second = stage.worker(&[]).await;
+    receiver.wait_for(BURST / 2, LONG).await;
+    first.stop();
+    let all = || receiver.recorded().iter().map(event_number).collect::<std::collections::BTreeSet<_>>().len();
+    wait_until("every event to be requested", LONG, async || if all() == BURST { Ok(()) } else { Err(all()) }).await;
+    level(&stage, &second).await;
+    stage.settled(LONG).await;
+    assert_in_order(&receiver.recorded());
+    assert_eq!(receiver.count(), BURST, "nothing is repeated");
+    assert_eq!((stage.tier("3s").len(), stage.dead().len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_does_not_notice_that_three_others_of_its_host_fail_in_three_ways() {
+    const EVENTS: usize = 600;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "one-host-three-fail", "1h", 2).await;
+    let times = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&times);
+    let receiver = Receiver::start(move |request| match request.path.as_str() {
+        "/gone/hook" => Answer::status(410),
+        "/mute/hook" => Answer::echo(crate::support::receiver::Echo::Missing),
+        "/broken/hook" => Answer::status(500),
+        _ => {
+            seen.lock().push((event_number(request), Instant::now()));
+            Answer::ok()
+        }
+    });
+    let names = ["gone", "mute", "broken", "good"];
+    let integrations = names.map(|name| integration(name, &receiver.url(&format!("/{name}"))));
+    stage.put(&integrations);
+    let worker = stage.worker(&[]).await;
+    let mut sent = Vec::new();
+    for group in 0..EVENTS / 50 {
+        let numbers = group * 50..(group + 1) * 50;
+        stage.send(numbers.map(|number| event(&format!("e-{number}"), &format!("c-{number}"))));
+        sent.extend([Instant::now(); 50]);
+    }
+    wait_until("the good one to have all", LONG, async || {
+        let count = times.lock().len();
+        if count >= EVENTS { Ok(()) } else { Err(count) }
+    })
+    .await;
+    let mut latencies: Vec<_> =
+        times.lock().iter().map(|(number, at)| at.saturating_duration_since(sent[*number])).collect();
+    latencies.sort();
+    println!("the good one's p99: {:?}", latencies[EVENTS * 99 / 100]);
+    assert!(latencies[EVENTS * 99 / 100] < Duration::from_secs(1));
+    let good = receiver.recorded().into_iter().filter(|request| request.path == "/good/hook");
+    assert!(good.map(|request| request.attempt()).all(|attempt| attempt == 1));
+    assert!(stage.tier("1h").iter().all(|retry| retry.header("hookstream-integration-id") != Some("good")));
+    let behind = worker.metric("hookstream_webhooks_behind", &[("reason", "circuit-open")]).await;
+    assert!(behind > 2.5, "the three are behind: {behind}");
+    assert!(worker.metric("hookstream_webhook_circuits_open", &[]).await > 2.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_comes_back_gets_what_it_missed_in_order_within_seconds() {
+    const MISSED: usize = 2_000;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "comes-back", "1h", 3).await;
+    let ledger = Ledger::default();
+    let receiver = Receiver::start(|_| Answer::status(503));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let worker = stage.worker(&[]).await;
+    stage.send(of_few_entities("e", MISSED));
+    wait_until("the webhook to be behind", LONG, async || {
+        let behind = worker.metric("hookstream_webhooks_behind", &[("reason", "circuit-open")]).await;
+        if behind > 0.5 { Ok(()) } else { Err(behind) }
+    })
+    .await;
+    stage.read_through(LONG).await;
+    let failed = receiver.count();
+    let noted = ledger.clone();
+    receiver.answer_with(move |request| noted.note("w-i", request, Answer::ok()));
+    let back = Instant::now();
+    wait_until("all but what failed to be acknowledged", LONG, async || {
+        let waiting = stage.tier("1h").len();
+        let all = ledger.acknowledged() + waiting;
+        if all >= MISSED { Ok(()) } else { Err((ledger.acknowledged(), waiting)) }
+    })
+    .await;
+    println!("{failed} failed; {} came after {:?}", ledger.acknowledged(), back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(20), "{:?}", back.elapsed());
+    level(&stage, &worker).await;
+    assert_in_order(&receiver.recorded());
+    assert!(failed < 60, "{failed} requests while it was away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_with_very_many_events_does_not_make_ten_others_wait() {
+    const MANY: usize = 8_000;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "fair", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
+    let others = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
+    stage.put([&about("company", "busy", &receiver.url(""))]);
+    let ten: Vec<_> =
+        (0..10).map(|number| about("contact", &format!("o{number}"), &others.url(&format!("/{number}")))).collect();
+    stage.put(&ten);
+    stage.send(events("e", MANY));
+    stage.send((0..160).map(contact));
+    let worker = stage.worker(&[]).await;
+    let began = Instant::now();
+    others.wait_for(1_600, LONG).await;
+    println!("the ten others were through after {:?}, the busy one had {}", began.elapsed(), receiver.count());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(receiver.count() < MANY);
+    drop(worker);
+}
