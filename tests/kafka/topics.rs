@@ -161,7 +161,7 @@ async fn a_cluster_that_tells_no_properties_is_a_warning_within_seconds() {
         mock.create_topic(topic, 1, 1).unwrap();
     }
     let counts = format!("{}.counts", names.health());
-    for topic in [&settings.backlog, &settings.health, &deltas, &counts] {
+    for topic in [&names.now(), &settings.backlog, &settings.health, &deltas, &counts] {
         mock.create_topic(topic, 1, 1).unwrap();
     }
     let begun = tokio::time::Instant::now();
