@@ -55,13 +55,36 @@ pub(crate) enum Standing {
     Gone,
 }
 
+/// What is written of a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Its place.
+    Place(i64),
+    /// That it has none.
+    Tombstone,
+}
+
+impl Word {
+    fn of(place: Option<i64>) -> Self {
+        place.map_or(Self::Tombstone, Self::Place)
+    }
+
+    /// The place, if it is one.
+    pub(super) fn place(self) -> Option<i64> {
+        match self {
+            Self::Place(place) => Some(place),
+            Self::Tombstone => None,
+        }
+    }
+}
+
 /// What Kafka has of a place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Stored {
     /// What was last acknowledged; none is a tombstone, or nothing at all.
     acknowledged: Option<i64>,
     /// What is on its way.
-    writing: Option<Option<i64>>,
+    writing: Option<Word>,
     /// A write failed, so Kafka may have this; a tombstone is the highest offset.
     doubtful: Option<i64>,
     /// When the last write began, ms since 1970.
@@ -74,7 +97,7 @@ pub(crate) struct Behind {
     /// The webhook.
     pub(crate) gauge: Arc<LaneGauge>,
     /// Whether the catch-up reader serves it and the main reader skips it.
-    pub(crate) is_behind: bool,
+    pub(crate) is_served: bool,
     /// Why, and since when, ms since 1970.
     pub(crate) reason: BehindReason,
     /// See `reason`.
@@ -106,7 +129,7 @@ impl Behind {
     pub(super) fn new(gauge: &Arc<LaneGauge>, next: i64, (timestamp_ms, now_ms): (i64, i64)) -> Self {
         Self {
             gauge: Arc::clone(gauge),
-            is_behind: true,
+            is_served: true,
             reason: BehindReason::of(gauge),
             since_ms: now_ms,
             oldest_ms: timestamp_ms,
@@ -133,7 +156,7 @@ impl Behind {
 
     /// It falls behind again, at `next`, before the last time was over, or at an earlier offset than was known.
     pub(super) fn fall_again(&mut self, next: i64, (timestamp_ms, now_ms): (i64, i64)) {
-        self.is_behind = true;
+        self.is_served = true;
         self.standing = Standing::Delivered;
         self.from = next;
         self.next = next;
@@ -144,7 +167,7 @@ impl Behind {
 
     /// Whether the main reader gives it that offset.
     pub(super) fn is_given_by_main(&self, offset: i64) -> bool {
-        !self.is_behind || offset < self.from
+        !self.is_served || offset < self.from
     }
 
     /// The main reader, which is at `position`, gives it nothing any more.
@@ -162,13 +185,13 @@ impl Behind {
 
     /// The first offset that is not settled, as far as commits of the main reader do not stand for it.
     pub(crate) fn place(&self) -> Option<i64> {
-        let need = self.is_behind.then(|| self.need());
+        let need = self.is_served.then(|| self.need());
         need.into_iter().chain(self.open.first().copied()).min()
     }
 
     /// Whether a pass of that number which began at `start` serves it.
     pub(super) fn takes_part(&self, pass: u64, start: i64) -> bool {
-        self.is_behind && self.left != pass && self.need() >= start
+        self.is_served && self.left != pass && self.need() >= start
     }
 
     /// Whether it is to be given that offset.
@@ -225,9 +248,9 @@ impl Behind {
 
     /// It has been given all that the main reader has read: the main reader gives it what follows.
     pub(super) fn level_at(&mut self, position: i64) -> bool {
-        let is_level = self.is_behind && self.todo.is_empty() && self.next >= position && position >= self.from;
+        let is_level = self.is_served && self.todo.is_empty() && self.next >= position && position >= self.from;
         if is_level {
-            self.is_behind = false;
+            self.is_served = false;
         }
         is_level
     }
@@ -241,7 +264,7 @@ impl Behind {
     /// It is to get nothing any more.
     pub(super) fn abandon(&mut self) {
         self.standing = Standing::Gone;
-        self.is_behind = false;
+        self.is_served = false;
         self.todo.clear();
         self.settle_pins(|_, _| true);
     }
@@ -290,7 +313,7 @@ impl Behind {
     }
 
     /// What is to be written now: a place, or none for a tombstone.
-    pub(super) fn write_due(&mut self, now_ms: i64, write_every_ms: i64) -> Option<Option<i64>> {
+    pub(super) fn write_due(&mut self, now_ms: i64, write_every_ms: i64) -> Option<Word> {
         let place = self.place();
         let age = self.stored.at_ms.map_or(i64::MAX, |at| now_ms.saturating_sub(at));
         let is_stale = place.is_some() && age >= WRITE_AGAIN_MS;
@@ -300,14 +323,14 @@ impl Behind {
         if !is_due {
             return None;
         }
-        self.stored.writing = Some(place);
+        self.stored.writing = Some(Word::of(place));
         self.stored.at_ms = Some(now_ms);
-        Some(place)
+        self.stored.writing
     }
 
     /// The write under way ended.
     pub(super) fn written(&mut self, is_acknowledged: bool) {
-        let Some(place) = self.stored.writing.take() else { return };
+        let Some(place) = self.stored.writing.take().map(Word::place) else { return };
         if is_acknowledged {
             self.stored.acknowledged = place;
             self.stored.doubtful = None;
@@ -332,7 +355,7 @@ impl Behind {
 
     /// Whether nothing is left of it.
     pub(super) fn is_over(&self) -> bool {
-        !self.is_behind && self.open.is_empty() && self.pins.is_empty() && self.is_stored()
+        !self.is_served && self.open.is_empty() && self.pins.is_empty() && self.is_stored()
     }
 
     /// How many records wait for its place to be acknowledged.
@@ -354,6 +377,6 @@ impl Stored {
         let covers = |place: i64| place <= offset;
         self.acknowledged.is_some_and(covers)
             && self.doubtful.is_none_or(covers)
-            && self.writing.is_none_or(|place| place.is_some_and(covers))
+            && self.writing.is_none_or(|word| word.place().is_some_and(covers))
     }
 }

@@ -5,11 +5,10 @@
 //! nobody has room, when it has come to the main reader's position, or when it should go on elsewhere. Pure: the reader acts
 //! on what [`PartitionBacklog::plan`] says.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::behind::{Behind, BehindReason, Standing, WRITE_EVERY_MS};
-use crate::domain::hash::BuildHash64;
 use crate::domain::outcome::DropReason;
 use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::{Admitted, LaneGauge};
@@ -110,7 +109,7 @@ struct Pass {
 pub struct PartitionBacklog {
     /// The offset that the main reader reads next.
     position: i64,
-    behind: HashMap<u64, Behind, BuildHash64>,
+    behind: BTreeMap<u64, Behind>,
     pass: Option<Pass>,
     passes: u64,
 }
@@ -200,7 +199,7 @@ impl PartitionBacklog {
         let mut roomy = 0;
         // The first offset that somebody with room needs: of those the pass serves, and of the others.
         let (mut ahead, mut behind_it) = (i64::MAX, i64::MAX);
-        for behind in self.behind.values_mut().filter(|behind| behind.is_behind) {
+        for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
             behind.look(look.now_ms);
             let takes_part = behind.takes_part(number, start);
             behind.is_counted = has_room(behind, look);
@@ -224,7 +223,7 @@ impl PartitionBacklog {
 
     fn begin_pass(&mut self, look: Look<'_>) -> Plan {
         let mut start = i64::MAX;
-        for behind in self.behind.values_mut().filter(|behind| behind.is_behind) {
+        for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
             behind.look(look.now_ms);
             if has_room(behind, look) {
                 start = start.min(behind.need());
@@ -354,7 +353,7 @@ impl PartitionBacklog {
         let (offset, times) = (event.origin.offset, (event.timestamp_ms, now_ms));
         let position = self.position;
         let behind = self.behind.entry(gauge.id()).or_insert_with(|| Behind::new(gauge, position, times));
-        if behind.is_behind {
+        if behind.is_served {
             behind.leave_main(position);
         } else {
             behind.fall_again(position, times);
@@ -376,7 +375,7 @@ impl PartitionBacklog {
     /// The log begins at `low` only: says who misses what.
     pub(crate) fn cut(&mut self, low: i64) -> Vec<(Arc<LaneGauge>, i64, i64)> {
         let mut cut = Vec::new();
-        for behind in self.behind.values_mut().filter(|behind| behind.is_behind) {
+        for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
             let need = behind.need();
             if need < low {
                 behind.cut(low);
@@ -389,7 +388,7 @@ impl PartitionBacklog {
     /// Looks again at whether webhooks still get anything. Says who is gone.
     pub(crate) fn judge(&mut self, standing: impl Fn(&LaneGauge) -> Standing) -> Vec<Arc<LaneGauge>> {
         let mut gone = Vec::new();
-        for behind in self.behind.values_mut().filter(|behind| behind.is_behind) {
+        for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
             behind.standing = standing(&behind.gauge);
             if behind.standing == Standing::Gone {
                 behind.abandon();
@@ -406,7 +405,7 @@ impl PartitionBacklog {
         let count = i64::try_from(self.behind.len()).unwrap_or(i64::MAX);
         let write_every_ms = count.max(WRITE_EVERY_MS);
         let due = |behind: &mut Behind| {
-            let place = behind.write_due(now_ms, write_every_ms)?;
+            let place = behind.write_due(now_ms, write_every_ms)?.place();
             let (gauge, reason, since_ms) = (Arc::clone(&behind.gauge), behind.reason, behind.since_ms);
             Some(PlaceWrite { gauge, place, reason, since_ms })
         };

@@ -81,7 +81,7 @@ impl NextSteps {
         verdict: Verdict,
         failure: Failure,
         now_ms: i64,
-    ) -> Result<NextRecord, (DropReason, Delivery)> {
+    ) -> Result<NextRecord, (DropReason, Box<Delivery>)> {
         let fate = match verdict {
             Verdict::Settled | Verdict::Dead(_) => NextStep::Dead(match verdict {
                 Verdict::Dead(reason) => reason,
@@ -98,7 +98,7 @@ impl NextSteps {
                 delivery.webhook().is_none_or(|webhook| agenda::is_too_late(webhook, delivery.event.timestamp_ms, due))
             };
             if due_ms.is_none_or(is_too_late) {
-                return Err((DropReason::TickOver, delivery));
+                return Err((DropReason::TickOver, Box::new(delivery)));
             }
         }
         // A dead letter says when its last attempt fell due.
@@ -130,13 +130,13 @@ impl NextSteps {
     ///
     /// # Errors
     /// It would come after the next tick.
-    pub(crate) fn postponed(&self, delivery: Delivery, now_ms: i64) -> Result<NextRecord, Delivery> {
+    pub(crate) fn postponed(&self, delivery: Delivery, now_ms: i64) -> Result<NextRecord, Box<Delivery>> {
         let due_ms = self.tiers.first().map(|(_, delay)| now_ms.saturating_add(millis(*delay)));
         let scheduled_ms = delivery.event.timestamp_ms;
         let is_too_late =
             |due| delivery.webhook().is_none_or(|webhook| agenda::is_too_late(webhook, scheduled_ms, due));
         if due_ms.is_none_or(is_too_late) {
-            return Err(delivery);
+            return Err(Box::new(delivery));
         }
         let failure = Failure { reason: Reason::CircuitOpen, status: None };
         let wire = Wire { due_ms, attempt: Some(0), first_attempt_ms: None, ..wire_of(&delivery, failure, now_ms) };

@@ -53,10 +53,9 @@ struct State {
     settled_before: VecDeque<Range<i64>>,
     /// What lanes tell the events thread. No more than what it has handed over.
     from_lanes: Vec<FromLane>,
-    /// Places stand for what is not given: nothing has to be begun when it is closing.
-    has_places: bool,
-    /// Kafka has every place as it is.
-    are_places_stored: bool,
+    /// Whether Kafka has every place as it is, where places stand for what is not given: then nothing has to be begun when
+    /// it is closing.
+    places_stored: Option<bool>,
     /// It is given up: nobody listens any more.
     is_over: bool,
 }
@@ -75,11 +74,8 @@ pub(crate) struct Progress {
 impl State {
     /// Nothing is under way, and no record waits that comes before one that was begun.
     fn is_quiet(&self) -> bool {
-        if self.has_places {
-            return self.active == 0
-                && self.tracker.unsettled_len() == 0
-                && self.from_lanes.is_empty()
-                && self.are_places_stored;
+        if let Some(is_stored) = self.places_stored {
+            return self.active == 0 && self.tracker.unsettled_len() == 0 && self.from_lanes.is_empty() && is_stored;
         }
         self.active == 0 && self.begun.is_none_or(|begun| self.tracker.settled_below() > begun)
     }
@@ -210,20 +206,20 @@ impl Assignment {
 
     /// Places stand for what is not given: when it is given up, what waits comes back instead of being begun.
     pub(crate) fn has_places(&self) {
-        self.state().has_places = true;
+        self.state().places_stored = Some(false);
     }
 
     /// Says whether Kafka has every place as it is.
     pub(crate) fn places_stored(&self, stored: bool) {
         let mut state = self.state();
-        state.are_places_stored = stored;
+        state.places_stored = Some(stored);
         self.tell_if_quiet(&state);
     }
 
     /// Lets records come back that wait in lanes and hold back the prefix, when `unsettled_max` records are unsettled.
     pub(crate) fn relieve(&self, unsettled_max: usize) {
         let state = self.state();
-        if state.has_places && !state.closing && state.tracker.unsettled_len() >= unsettled_max {
+        if state.places_stored.is_some() && !state.closing && state.tracker.unsettled_len() >= unsettled_max {
             let below = state.tracker.settled_below() + unsettled_max as Sequence / 2;
             self.recalled_below.store(below, Ordering::Release);
         }
@@ -248,7 +244,7 @@ impl Assignment {
     }
 
     /// What lanes told since the last time.
-    pub(crate) fn from_lanes(&self) -> Vec<FromLane> {
+    pub(crate) fn told_by_lanes(&self) -> Vec<FromLane> {
         std::mem::take(&mut self.state().from_lanes)
     }
 
@@ -278,7 +274,7 @@ impl Assignment {
     pub(crate) fn begin(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
         let mut state = self.state();
         let is_latest = state.begun.is_none_or(|begun| sequence > begun);
-        if state.closing && (is_latest || state.has_places) {
+        if state.closing && (is_latest || state.places_stored.is_some()) {
             return None;
         }
         if is_latest {
@@ -303,7 +299,7 @@ impl Assignment {
     /// Begins the publication of one of its records, which is over soon: also while the assignment is closing.
     pub(crate) fn begin_publication(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
         let mut state = self.state();
-        if state.has_places && !state.is_over {
+        if state.places_stored.is_some() && !state.is_over {
             state.active += 1;
             drop(state);
             return Some(Active(Arc::clone(self)));
@@ -321,8 +317,8 @@ impl Assignment {
     pub fn close(&self) {
         let mut state = self.state();
         state.closing = true;
-        if state.has_places {
-            state.are_places_stored = false;
+        if state.places_stored.is_some() {
+            state.places_stored = Some(false);
             self.recalled_below.store(Sequence::MAX, Ordering::Release);
         }
     }

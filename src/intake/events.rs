@@ -215,8 +215,11 @@ impl EventConsumer {
                 None
             }
             Ok(Polled::PassedOver(passed)) => {
-                let of = passed.and_then(|(assignment, offset)| Some((self.keeper.backlog(assignment)?, offset)));
-                of.into_iter().for_each(|(backlog, offset)| backlog.main_passed(offset));
+                if let Some((assignment, offset)) = passed
+                    && let Some(backlog) = self.keeper.backlog(assignment)
+                {
+                    backlog.main_passed(offset);
+                }
                 Some(true)
             }
             Ok(Polled::Record(message, assignment)) => {

@@ -290,7 +290,7 @@ impl Keeper {
 
     fn export(&self) {
         let now_ms = clock::now_ms();
-        let behind = || self.parts.iter().flat_map(|part| part.backlog.all()).filter(|behind| behind.is_behind);
+        let behind = || self.parts.iter().flat_map(|part| part.backlog.all()).filter(|behind| behind.is_served);
         for reason in BehindReason::ALL {
             let of_reason = behind().filter(|behind| behind.reason == reason);
             let webhooks: std::collections::HashSet<u64> = of_reason.map(|behind| behind.gauge.id()).collect();
@@ -305,7 +305,7 @@ impl Keeper {
 /// Takes what lanes told of the webhooks of a partition.
 fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
     let now_ms = clock::now_ms();
-    for from_lane in assignment.from_lanes() {
+    for from_lane in assignment.told_by_lanes() {
         match from_lane {
             FromLane::Settled { gauge, offset } => backlog.settled(&gauge, offset),
             FromLane::Returned { gauge, event, pinned } => backlog.returned(&gauge, &event, pinned, now_ms),

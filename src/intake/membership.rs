@@ -319,7 +319,9 @@ impl GroupMember {
         if !lost {
             self.give_up(consumer, &leaving);
         }
-        leaving.iter().for_each(|held| held.assignment.end());
+        for held in &leaving {
+            held.assignment.end();
+        }
     }
 
     /// Waits for what is under way and commits what is settled. What stays is committed meanwhile.
@@ -433,7 +435,9 @@ impl GroupMember {
             held.assignment.close();
         }
         self.give_up(consumer, &leaving);
-        leaving.iter().for_each(|held| held.assignment.end());
+        for held in &leaving {
+            held.assignment.end();
+        }
     }
 
     /// Deals with an error of a poll. Says whether the consumer can go on.

@@ -1,6 +1,6 @@
 //! Webhooks that are behind: bursts, receivers that were away, failing neighbours, crashes. No slot is spent, no order lost.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -37,7 +37,7 @@ fn contact(number: usize) -> Record {
 /// Whether the first requests about each entity came in event order.
 #[track_caller]
 fn assert_in_order(requests: &[Recorded]) {
-    let mut of_entity: HashMap<String, Vec<usize>> = HashMap::new();
+    let mut of_entity: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let mut seen = std::collections::HashSet::new();
     for request in requests {
         let number = event_number(request);

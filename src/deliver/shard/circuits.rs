@@ -49,9 +49,8 @@ impl Shard {
                     metrics.circuits_open.inc();
                     tracing::warn!(%receiver, "a host's circuit opened: no requests to a host that can not be reached, but probes");
                 }
-                Some(_) => {}
                 None if under_way.probe => host.circuit.probe_abandoned(),
-                None => {}
+                Some(_) | None => {}
             }
         }
         let mut lane_changed = false;
@@ -128,7 +127,9 @@ impl Shard {
                 self.postpone_tick(delivery);
             }
         }
-        number.into_iter().for_each(|number| gauge.end_return(number));
+        if let Some(number) = number {
+            gauge.end_return(number);
+        }
     }
 
     /// A tick that was fired and can't be requested now waits in the first tier, unless the next tick comes before that.

@@ -373,7 +373,9 @@ fn give_up(metrics: &Metrics, delivery: &Delivery) {
         let is_new = delivery.admitted.as_ref().is_some_and(|admitted| !gauge.is_outdated(admitted));
         let number = is_new.then(|| gauge.begin_return());
         delivery.event.give_back(gauge);
-        number.into_iter().for_each(|number| gauge.end_return(number));
+        if let Some(number) = number {
+            gauge.end_return(number);
+        }
     } else if !delivery.event.is_read_again() {
         metrics.drop_delivery(DropReason::TickMissed);
         metrics.tick(TickOutcome::Dropped);

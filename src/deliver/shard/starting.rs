@@ -36,9 +36,11 @@ impl Shard {
         while let Some(lane_index) = self.runnable.front().copied() {
             if self.is_blocked(lane_index) {
                 self.runnable.pop_front();
-                self.lanes.get_mut(lane_index).into_iter().for_each(|lane| lane.scheduled = false);
-                let host = self.lanes.get(lane_index).map(|lane| lane.host);
-                host.into_iter().for_each(|host| self.wake_next(host));
+                if let Some(lane) = self.lanes.get_mut(lane_index) {
+                    lane.scheduled = false;
+                    let host = lane.host;
+                    self.wake_next(host);
+                }
                 continue;
             }
             let permit = match self.permit.take() {

@@ -30,7 +30,8 @@ impl BacklogMetrics {
 
     /// Says how many webhooks are behind for a reason.
     pub(crate) fn webhooks_behind(&self, reason: BehindReason, count: usize) {
-        let of_reason = self.behind.iter().find(|(known, _)| *known == reason);
-        of_reason.into_iter().for_each(|(_, gauge)| gauge.set(i64::try_from(count).unwrap_or(i64::MAX)));
+        if let Some((_, gauge)) = self.behind.iter().find(|(known, _)| *known == reason) {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 }

@@ -67,8 +67,9 @@ impl<K: Copy + PartialEq> CountersBy<K> {
 
     /// Counts several.
     pub(super) fn add(&self, value: K, count: u64) {
-        let found = self.0.iter().find(|(known, _)| *known == value);
-        found.into_iter().for_each(|(_, counter)| counter.inc_by(count));
+        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == value) {
+            counter.inc_by(count);
+        }
     }
 
     /// The count of one value so far.
