@@ -38,7 +38,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             if !unusable.is_empty() {
                 return Err(Mistakes(unusable).into());
             }
-            until_stopped(|[stop]| async move {
+            until_terminated(|[stop]| async move {
                 Api::bind(*settings).await?.run(stop).await?;
                 Ok(ExitCode::SUCCESS)
             })
@@ -48,7 +48,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             if !unusable.is_empty() {
                 return Err(Mistakes(unusable).into());
             }
-            until_stopped(|[stop]| async move {
+            until_terminated(|[stop]| async move {
                 ConsoleProcess::bind(*settings).await?.run(stop).await?;
                 Ok(ExitCode::SUCCESS)
             })
@@ -136,16 +136,30 @@ async fn until<E: Into<anyhow::Error>>(
 /// How long a thread that was left waiting (for standard input, say) may hold up the end of an interrupted tool.
 const LEFT_BEHIND_MAX: Duration = Duration::from_secs(1);
 
-/// Runs `work` on a runtime of its own, with tokens that SIGTERM and SIGINT cancel, one after another. One more signal ends
-/// the process at once: the operator wants that more than a clean end.
+/// Runs `work` on a runtime of its own, with tokens that SIGTERM, SIGINT and SIGHUP (a terminal that is closed) cancel, one after
+/// another. One more signal ends the process at once: the operator wants that more than a clean end.
 fn until_stopped<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>>>(
+    work: impl FnOnce([CancellationToken; STOPS]) -> F,
+) -> anyhow::Result<ExitCode> {
+    run_until(vec![SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()], work)
+}
+
+/// The same for what reads its files again on SIGHUP.
+fn until_terminated<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>>>(
+    work: impl FnOnce([CancellationToken; STOPS]) -> F,
+) -> anyhow::Result<ExitCode> {
+    run_until(vec![SignalKind::terminate(), SignalKind::interrupt()], work)
+}
+
+fn run_until<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>>>(
+    kinds: Vec<SignalKind>,
     work: impl FnOnce([CancellationToken; STOPS]) -> F,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let ended = runtime.block_on(async {
         let stops = std::array::from_fn(|_| CancellationToken::new());
         let mut signals = JoinSet::new();
-        signals.spawn(watch_signals(stops.clone()));
+        signals.spawn(watch_signals(kinds, stops.clone()));
         let ended = work(stops).await;
         signals.shutdown().await;
         ended
@@ -154,17 +168,13 @@ fn until_stopped<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>
     ended
 }
 
-async fn watch_signals<const STOPS: usize>(stops: [CancellationToken; STOPS]) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+async fn watch_signals<const STOPS: usize>(kinds: Vec<SignalKind>, stops: [CancellationToken; STOPS]) {
+    let Ok(mut signals) = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>() else {
         tracing::error!("signals cannot be watched: only a kill ends this process");
         return;
     };
     for stop in stops.iter().map(Some).chain([None]) {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        futures_util::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
         if let Some(stop) = stop {
             tracing::info!("stopping; signal again to stop faster");
             stop.cancel();

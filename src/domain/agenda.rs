@@ -7,7 +7,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::hash::BuildHash64;
 use super::integration::{Integration, Trigger, Webhook};
 use super::outcome::DropReason;
 use super::ticks::Ticks;
@@ -99,7 +98,7 @@ pub(crate) fn partition_of(webhook: Webhook<'_>, partitions: u32) -> i32 {
 /// The next tick of every scheduled webhook.
 #[derive(Debug)]
 pub(crate) struct Agenda {
-    planned: HashMap<Arc<str>, Arc<Integration>, BuildHash64>,
+    planned: HashMap<Arc<str>, Arc<Integration>>,
     /// Time, key of the integration, place of the webhook.
     due: BTreeSet<(i64, Arc<str>, usize)>,
     looked_ms: i64,

@@ -1,6 +1,7 @@
-//! One hash for keys that only this process compares: lanes, order keys, entity types.
+//! A hash that is the same in every process and every version: entity types, order keys, phases of schedules, shards. It is frozen;
+//! golden values hold it.
 //!
-//! Not for anything an outsider could gain by colliding: two entities with one hash wait for each other, no more.
+//! Not for a map whose keys strangers choose, who can make keys collide: those maps have a seed of their process.
 
 use std::hash::Hasher as _;
 
@@ -54,7 +55,7 @@ impl std::hash::Hasher for Hash64 {
     }
 }
 
-/// Builds [`Hash64`] for maps whose keys are already hashes or come from configuration.
+/// Builds [`Hash64`] for maps whose keys are numbers of ours or come from configuration.
 pub(crate) type BuildHash64 = std::hash::BuildHasherDefault<Hash64>;
 
 #[cfg(test)]
@@ -66,6 +67,18 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for text in ["", "a", "b", "a\0", "\0a", "aaaaaaaa", "aaaaaaaaa", "aaaaaaaa\0", "baaaaaaa", "aaaaaaab"] {
             assert!(seen.insert(hash_bytes(text.as_bytes())), "{text:?} collides");
+        }
+    }
+
+    #[test]
+    fn the_hash_never_changes() {
+        for (text, hash) in [
+            ("", 0x14cb_b45e_7166_3f30),
+            ("company", 0x8dc0_f291_4bd4_35a6),
+            ("catalogitem", 0x6744_59e4_9e05_4278),
+            ("a5aad3c1-777b-4ae5-8ca1-60b94c0423e5", 0x150b_b15f_c5c1_5cee),
+        ] {
+            assert_eq!(hash_bytes(text.as_bytes()), hash, "{text}");
         }
     }
 }

@@ -196,7 +196,7 @@ impl Rescheduled {
 /// All integrations that this worker knows.
 #[derive(Default)]
 pub struct Table {
-    by_key: HashSet<ByKey, BuildHash64>,
+    by_key: HashSet<ByKey>,
     /// By the hash of the name: an event of a workspace without webhooks, or that none of them wants, reads no name.
     workspaces: HashMap<u64, Workspace, BuildHash64>,
     /// Workspaces whose groups are older than their members.

@@ -32,7 +32,7 @@ pub struct Collector {
     part_s: u32,
     held_ms: i64,
     guard: Guard<u64>,
-    pending: HashMap<String, Vec<SecondCounts>, BuildHash64>,
+    pending: HashMap<String, Vec<SecondCounts>>,
     slots: usize,
     /// Too few acknowledgements to change what the owner concludes.
     few: u64,

@@ -286,8 +286,8 @@ mod tests {
         let bad = r#"{"id":"webhook.signingSecret","value":"whsec_"}"#;
         let stored = format!("[{other},{},{bad}]", old(""));
         assert_eq!(rotated(Some(&stored)).unwrap(), format!("[{new},{other},{}]", old(&ends)));
-        let earlier = format!("[{}]", old(r#","expiresAt":"2026-01-01T00:00:00Z""#));
-        assert_eq!(rotated(Some(&earlier)).unwrap(), format!("[{new},{}]", &earlier[1..earlier.len() - 1]));
+        let earlier = old(r#","expiresAt":"2026-01-01T00:00:00Z""#);
+        assert_eq!(rotated(Some(&format!("[{earlier}]"))).unwrap(), format!("[{new},{earlier}]"));
         let later = format!("[{}]", old(r#","expiresAt":"2027-01-01T00:00:00Z""#));
         assert_eq!(rotated(Some(&later)).unwrap(), format!("[{new},{}]", old(&ends)));
     }

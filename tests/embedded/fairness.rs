@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hookstream::internals::settings::{Delivery, Ordering};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::rig::{Rig, settings, webhook};
@@ -26,6 +27,27 @@ async fn a_webhook_with_a_hundred_times_the_events_does_not_starve_the_others() 
     let last_quiet = requests.iter().rposition(|request| request.path != "/busy").unwrap();
     // Round robin gives each of the four every fourth request.
     assert!(last_quiet < 400, "the quiet ones had to wait until request {last_quiet}");
+}
+
+#[tokio::test]
+async fn webhooks_whose_ids_were_made_to_collide_get_their_own_events_with_their_own_secrets() {
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(2)));
+    let mut rig = Rig::start(settings());
+    for (workspace, id) in [("wa", "aadgq^^LaO,+'-x"), ("wb", "aaazyu|j{%-<_-x")] {
+        let mut hook = webhook("hook");
+        hook["relativeUrl"] = json!(workspace);
+        let secrets = json!([{ "id": "webhook.header.X-Own", "value": workspace }]);
+        let record = json!({ "baseUrl": receiver.url(""), "secrets": secrets, "webHooks": [hook] });
+        rig.integrate_record(&format!("{workspace}/{id}"), &record);
+    }
+    rig.feed((0..40).map(|n| (["wa", "wb"][n % 2], ["a", "b"][n % 2]))).await;
+    rig.settled().await;
+    let requests = receiver.recorded();
+    let to = |path: &str| requests.iter().filter(|request| request.path == path).count();
+    assert_eq!((to("/wa"), to("/wb")), (20, 20));
+    for request in &requests {
+        assert_eq!(request.header("x-own"), Some(request.path.trim_start_matches('/')));
+    }
 }
 
 #[tokio::test]

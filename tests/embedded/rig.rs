@@ -118,8 +118,12 @@ impl Rig {
 
     /// Puts an integration into the table: its workspace is its id.
     pub(crate) fn integrate(&self, id: &str, base_url: &str, webhooks: &[Value]) {
-        let value = json!({ "baseUrl": base_url, "webHooks": webhooks }).to_string();
-        let integration = Integration::parse(&format!("{id}/{id}"), value.as_bytes()).expect("a usable integration");
+        self.integrate_record(&format!("{id}/{id}"), &json!({ "baseUrl": base_url, "webHooks": webhooks }));
+    }
+
+    /// Takes a record of that key into the table.
+    pub(crate) fn integrate_record(&self, key: &str, record: &Value) {
+        let integration = Integration::parse(key, record.to_string().as_bytes()).expect("a usable integration");
         let mut table = self.table.write();
         table.put(Arc::new(integration));
         table.settle();

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::stage::{Stage, event, event_id, integration, record, webhook};
 use crate::support::cluster::Cluster;
+use crate::support::process::Signal;
 use crate::support::receiver::{Answer, ECHO, Receiver, Recorded};
 use crate::support::wait::PATIENCE;
 
@@ -72,6 +73,7 @@ async fn every_header_is_the_documented_one_and_the_body_is_the_events_bytes() {
         // 128 bits need at least 22 characters of base64, or 32 of hex.
         assert!(header(ECHO).len() >= 22, "{}", header(ECHO));
         let expected = [
+            "accept",
             "authorization",
             "content-length",
             "content-type",
@@ -212,4 +214,21 @@ async fn events_of_one_entity_arrive_in_order_and_side_by_side_with_others() {
         assert!(of_entity.is_sorted(), "events of entity {entity} arrived in the order {of_entity:?}");
     }
     assert_eq!(receiver.under_way_max(), entities, "entities go side by side, events of one do not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_ends_a_worker_in_order() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "hangup", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(std::time::Duration::from_secs(2)));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut worker = stage.worker(&[]).await;
+    stage.send([event("e-1", "c-1")]);
+    receiver.wait_for(1, PATIENCE).await;
+    worker.signal(Signal::Hup);
+    assert_eq!(worker.wait_exit(PATIENCE), 0, "{}", worker.lines().tail(40));
+    // What was under way was finished and committed: the next worker repeats nothing.
+    let _next = stage.worker(&[]).await;
+    stage.settled(PATIENCE).await;
+    assert_eq!(receiver.count(), 1);
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::{Health, IntegrationHealth, ReporterPosition, Rules, SecondCounts};
-use crate::domain::hash::BuildHash64;
 
 #[derive(Clone, Debug, Default)]
 struct Entry {
@@ -42,7 +41,7 @@ pub(crate) struct Change {
 /// The integrations of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct PartitionHealth {
-    entries: HashMap<Box<str>, Entry, BuildHash64>,
+    entries: HashMap<Box<str>, Entry>,
     /// Oldest first.
     unwritten: VecDeque<Unwritten>,
     resume_requests: Vec<PendingResume>,
