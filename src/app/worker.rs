@@ -15,8 +15,6 @@ use tokio_util::sync::CancellationToken;
 use super::threads::{StartError, Threads};
 use crate::attempt_log::entry::AttemptLog;
 use crate::attempt_log::writer::AttemptLogWriter;
-use crate::backlog::catch_up::CatchUpReader;
-use crate::backlog::places::{self, PlaceWriter};
 use crate::deliver::courier::Courier;
 use crate::deliver::kept_pool::KeptPool;
 use crate::deliver::next_step::NextSteps;
@@ -394,14 +392,8 @@ impl Started {
         let events_group = join("events", &kafka.group, &[&named.events])?;
         let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
         let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
-        let (loader, places) = places::loader(kafka, &named.backlog);
-        let keeper = Keeper::new(Tools {
-            loader,
-            writer: PlaceWriter::new(kafka, &named.backlog)?,
-            reader: CatchUpReader::new(kafka, &named.events)?,
-            table: Arc::clone(table),
-            metrics: metrics(),
-        });
+        let (tools, places) = Tools::open(kafka, named, Arc::clone(table), metrics())?;
+        let keeper = Keeper::new(tools);
         let leave_max = self.settings.delivery.drain_timeout + LEAVE_MAX;
         let (group, keeper) = (events_group.member(), (keeper, leave_max));
         let events = EventConsumer::new(kafka, &named.events, group, outlet.clone(), keeper, metrics())?;

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::domain::outcome::BehindReason;
 use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::LaneGauge;
 
@@ -17,31 +18,9 @@ pub(crate) const WRITE_AGAIN_MS: i64 = 10 * 60 * 1_000;
 /// that open a circuit and the requests under way beside them.
 const GIVEN_TO_RECOVER: u32 = 64;
 
-/// Why a webhook is behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum BehindReason {
-    /// Its lane was full.
-    LaneFull,
-    /// Its circuit, or its host's, was open.
-    CircuitOpen,
-}
-
-impl BehindReason {
-    /// All of them.
-    pub(crate) const ALL: [Self; 2] = [Self::LaneFull, Self::CircuitOpen];
-
-    /// The word.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::LaneFull => "lane-full",
-            Self::CircuitOpen => "circuit-open",
-        }
-    }
-
-    /// Of a gauge that took no more.
-    pub(super) fn of(gauge: &LaneGauge) -> Self {
-        if gauge.is_blocked() { Self::CircuitOpen } else { Self::LaneFull }
-    }
+/// Why a lane takes no more.
+fn reason_of(gauge: &LaneGauge) -> BehindReason {
+    if gauge.is_blocked() { BehindReason::CircuitOpen } else { BehindReason::LaneFull }
 }
 
 /// Whether the webhook still gets what it is behind with.
@@ -130,7 +109,7 @@ impl Behind {
         Self {
             gauge: Arc::clone(gauge),
             is_served: true,
-            reason: BehindReason::of(gauge),
+            reason: reason_of(gauge),
             since_ms: now_ms,
             oldest_ms: timestamp_ms,
             standing: Standing::Delivered,
@@ -162,7 +141,7 @@ impl Behind {
         self.next = next;
         self.since_ms = now_ms;
         self.oldest_ms = timestamp_ms;
-        self.reason = BehindReason::of(&self.gauge);
+        self.reason = reason_of(&self.gauge);
     }
 
     /// Whether the main reader gives it that offset.

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::behind::{Behind, BehindReason, Standing, WRITE_EVERY_MS};
-use crate::domain::outcome::DropReason;
+use super::behind::{Behind, Standing, WRITE_EVERY_MS};
+use crate::domain::outcome::{BehindReason, DropReason};
 use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::{Admitted, LaneGauge};
 use crate::inflight::pressure::Pressure;

@@ -108,7 +108,7 @@ impl PlaceReader {
                         tracing::debug!(%error, "the backlog topic can still not be read");
                     }
                     Err(error) => {
-                        tracing::error!(%error, "the backlog topic can not be read: new partitions wait for it");
+                        tracing::error!(%error, "the backlog topic cannot be read: new partitions wait for it");
                     }
                 }
                 std::thread::park_timeout(AGAIN_AFTER);

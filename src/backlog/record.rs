@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::behind::BehindReason;
+use crate::domain::outcome::BehindReason;
 
 /// The version that is written.
 const VERSION: u32 = 1;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::behind::BehindReason;
 use super::partition::{CatchUpOffer, Look, MainOffer, Offered, PartitionBacklog, Plan};
+use crate::domain::outcome::BehindReason;
 use crate::inflight::job::{Event, Origin};
 use crate::inflight::lane_gauge::{Admitted, LANE_EVENTS_MAX, LaneGauge, LaneGauges};
 use crate::inflight::partition::{Assignment, FromLane};

@@ -147,6 +147,28 @@ impl DeadReason {
     }
 }
 
+/// Why a webhook is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum BehindReason {
+    /// Its lane was full.
+    LaneFull,
+    /// Its circuit, or its host's, was open.
+    CircuitOpen,
+}
+
+impl BehindReason {
+    /// All of them.
+    pub(crate) const ALL: [Self; 2] = [Self::LaneFull, Self::CircuitOpen];
+
+    /// The word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::LaneFull => "lane-full",
+            Self::CircuitOpen => "circuit-open",
+        }
+    }
+}
+
 /// Why something was dropped without a dead letter; each is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum DropReason {

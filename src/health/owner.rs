@@ -22,7 +22,6 @@ use super::positions::Positions;
 use super::records::{Delta, StateRecord, counts_record};
 use super::restore::load;
 use super::rules::{Change, Health, PartitionHealth, Rules};
-use crate::backlog::places;
 use crate::clock;
 use crate::kafka::client::health_consumer_config;
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
@@ -65,9 +64,6 @@ enum SessionError {
     #[error("the client does not know its group")]
     NoGroup,
 }
-
-/// How long the backlog topic may take, when an integration is suspended.
-const PLACES_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Sums and judges, on a thread of its own.
 pub(crate) struct HealthOwner {
@@ -374,15 +370,7 @@ impl<'a> Session<'a> {
         if !entries.values().any(|entry| entry.changes.iter().any(fails)) {
             return;
         }
-        // In this order: what is committed meanwhile has its place by then.
-        let positions = self.positions.committed().map_err(|error| chain(&error));
-        let read = positions.and_then(|positions| {
-            let deadline = Instant::now() + PLACES_TIMEOUT;
-            let is_over = || Instant::now() >= deadline;
-            let loaded = places::read(&self.owner.kafka, &self.owner.backlog_topic, is_over);
-            let table = loaded.map_err(|error| chain(&error))?.table;
-            if is_over() { Err("the backlog topic takes too long".to_owned()) } else { Ok((positions, table)) }
-        });
+        let read = self.positions.with_places(&self.owner.kafka, &self.owner.backlog_topic);
         match read {
             Ok((positions, table)) => {
                 let changes = entries.values_mut().flat_map(|entry| &mut entry.changes);

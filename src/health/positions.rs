@@ -8,11 +8,19 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 
+use tokio::time::Instant;
+
+use crate::backlog::places;
+use crate::backlog::record::PlaceTable;
 use crate::kafka::client::{ClientLog, group_asker_config};
 use crate::settings;
+use crate::telemetry::chain::chain;
 
 /// How long a broker may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the backlog topic may take to be read.
+const PLACES_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Asks how far a group has come.
 pub(crate) struct Positions {
@@ -54,5 +62,22 @@ impl Positions {
             positions.insert(element.partition(), low);
         }
         Ok(positions)
+    }
+
+    /// The same with the places of webhooks that are behind. Blocks.
+    ///
+    /// # Errors
+    /// What keeps it from being known, in words.
+    pub(crate) fn with_places(
+        &self,
+        kafka: &settings::Kafka,
+        backlog_topic: &str,
+    ) -> Result<(BTreeMap<i32, i64>, PlaceTable), String> {
+        // In this order: what is committed meanwhile has its place by then.
+        let positions = self.committed().map_err(|error| chain(&error))?;
+        let deadline = Instant::now() + PLACES_TIMEOUT;
+        let is_over = || Instant::now() >= deadline;
+        let table = places::read(kafka, backlog_topic, is_over).map_err(|error| chain(&error))?.table;
+        if is_over() { Err("the backlog topic takes too long".to_owned()) } else { Ok((positions, table)) }
     }
 }

@@ -147,7 +147,7 @@ impl EventConsumer {
                 true
             }
             Err(ReaderGone) => {
-                tracing::error!("places can not be read any more");
+                tracing::error!("places cannot be read any more");
                 self.outlet.fatal.cancel();
                 false
             }

@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use rdkafka::Message as _;
+use rdkafka::error::KafkaError;
 use tokio::time::Instant;
 
 use super::events::record_of;
 use super::pipeline::{Pipeline, Record};
-use crate::backlog::behind::{BehindReason, Standing};
+use crate::backlog::behind::Standing;
 use crate::backlog::catch_up::{CatchUpReader, Next};
 use crate::backlog::partition::{PartitionBacklog, Plan};
-use crate::backlog::places::{Loaded, PlaceLoader, PlaceWriter, ReaderGone};
+use crate::backlog::places::{self, Loaded, PlaceLoader, PlaceReader, PlaceWriter, ReaderGone};
 use crate::clock;
+use crate::domain::outcome::BehindReason;
 use crate::domain::table::Table;
 use crate::inflight::job::Job;
 use crate::inflight::lane_gauge::{LaneGauge, LaneGauges};
 use crate::inflight::partition::{Assignment, FromLane};
+use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
 /// Records that the catch-up reader takes of one partition before the next has its turn.
@@ -65,6 +68,24 @@ pub(crate) struct Tools {
     pub(crate) table: Arc<RwLock<Table>>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Tools {
+    /// For these topics, and the reader of places that a thread is to run.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub(crate) fn open(
+        kafka: &settings::Kafka,
+        topics: &settings::Topics,
+        table: Arc<RwLock<Table>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, PlaceReader), KafkaError> {
+        let (loader, places) = places::loader(kafka, &topics.backlog);
+        let writer = PlaceWriter::new(kafka, &topics.backlog)?;
+        let reader = CatchUpReader::new(kafka, &topics.events)?;
+        Ok((Self { loader, writer, reader, table, metrics }, places))
+    }
 }
 
 /// The backlogs of all partitions of this worker.
@@ -382,7 +403,7 @@ impl Part {
         let partition = self.assignment.partition();
         let begun = reader.begin(partition, offset);
         if let Err(error) = &begun {
-            tracing::warn!(partition, offset, %error, "the events of webhooks that are behind can not be read yet");
+            tracing::warn!(partition, offset, %error, "the events of webhooks that are behind cannot be read yet");
             self.backlog.abandon_pass();
         }
         self.is_read |= begun.is_ok();

@@ -181,7 +181,7 @@ impl Purpose {
             Self::Events => (Severity::Error, "there is nothing to read events from"),
             Self::Integrations => (Severity::Error, "no integration is known, so nothing can be delivered"),
             Self::Tier(_) => (Severity::Error, "what fails could not be put off, and its partition would stand still"),
-            Self::Backlog => (Severity::Error, "a webhook that can not take more would have nowhere to keep its place"),
+            Self::Backlog => (Severity::Error, "a webhook that cannot take more would have nowhere to keep its place"),
             Self::Now => (Severity::Warning, "nothing can be redriven or replayed"),
             Self::DeadLetter => {
                 (Severity::Error, "what is given up could not be recorded, and its partition would stand still")

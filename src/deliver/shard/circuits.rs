@@ -47,7 +47,7 @@ impl Shard {
                 Some(true) if host.circuit.failed(under_way.probe, now) => {
                     host_changed = true;
                     metrics.circuits_open.inc();
-                    tracing::warn!(%receiver, "a host's circuit opened: no requests to a host that can not be reached, but probes");
+                    tracing::warn!(%receiver, "a host's circuit opened: no requests to a host that cannot be reached, but probes");
                 }
                 None if under_way.probe => host.circuit.probe_abandoned(),
                 Some(_) | None => {}

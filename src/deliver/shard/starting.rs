@@ -97,7 +97,7 @@ impl Shard {
         None
     }
 
-    /// Lets the next lane try that waits for the host: whoever had the turn has no use for it.
+    /// Lets the next lane try that waits for the host: the lane that had the turn does not need it.
     pub(super) fn wake_next(&mut self, host_index: usize) {
         if let Some(host) = self.hosts.get_mut(host_index)
             && let Some(waiting) = host.waiting.pop_front()

@@ -3,7 +3,7 @@
 use prometheus::{Gauge, IntCounter, IntGauge};
 
 use super::make::Make;
-use crate::backlog::behind::BehindReason;
+use crate::domain::outcome::BehindReason;
 
 /// Fields are named like their metrics, without the prefix and the room.
 pub(crate) struct BacklogMetrics {
