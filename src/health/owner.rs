@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::moves::{Move, Moves, TopicsError, Unjudged, check_partitions};
-use super::positions::Positions;
+use super::positions::{Positions, first_dropped};
 use super::records::{Delta, StateRecord, counts_record};
 use super::restore::load;
 use super::rules::{Change, Health, PartitionHealth, Rules};
@@ -375,19 +375,12 @@ impl<'a> Session<'a> {
             Ok((positions, table)) => {
                 let changes = entries.values_mut().flat_map(|entry| &mut entry.changes);
                 for change in changes.filter(|change| fails(change)) {
-                    let mut first_dropped = positions.clone();
-                    for place in table.places().filter(|place| place.integration == *change.key) {
-                        let offset = first_dropped.entry(place.partition).or_insert(place.offset);
-                        *offset = place.offset.min(*offset);
-                    }
-                    change.known.first_dropped = first_dropped;
+                    change.known.first_dropped = first_dropped(&positions, &table, &change.key);
                 }
             }
             Err(error) => {
                 tracing::warn!(error, "suspensions paused: committed offsets or places cannot be read");
-                for entry in entries.values_mut() {
-                    entry.changes.retain(|change| !fails(change));
-                }
+                entries.values_mut().for_each(|entry| entry.changes.retain(|change| !fails(change)));
             }
         }
     }

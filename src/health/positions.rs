@@ -81,3 +81,14 @@ impl Positions {
         if is_over() { Err("the backlog topic takes too long".to_owned()) } else { Ok((positions, table)) }
     }
 }
+
+/// For each partition the earliest offset of which something may be dropped when an integration is suspended: the group's, or
+/// the place of one of its webhooks.
+pub(crate) fn first_dropped(positions: &BTreeMap<i32, i64>, places: &PlaceTable, key: &str) -> BTreeMap<i32, i64> {
+    let mut first = positions.clone();
+    for place in places.places().filter(|place| place.integration == key) {
+        let offset = first.entry(place.partition).or_insert(place.offset);
+        *offset = place.offset.min(*offset);
+    }
+    first
+}
