@@ -151,7 +151,7 @@ impl Courier {
     pub(crate) async fn exchange(&self, attempt: &SignedRequest, kept: Option<KeptConnection>, keep: Keep) -> Exchange {
         let start = Instant::now();
         let deadline = start + self.request_timeout;
-        let answered = self.answer(attempt, kept, deadline).await;
+        let answered = self.answer(attempt, kept, start).await;
         let took = start.elapsed();
         let (response, link) = match answered {
             Ok(answered) => answered,
@@ -185,11 +185,13 @@ impl Courier {
         &self,
         attempt: &SignedRequest,
         kept: Option<KeptConnection>,
-        deadline: Instant,
+        start: Instant,
     ) -> Result<(Response<Incoming>, KeptConnection), Failed> {
+        let deadline = start + self.request_timeout;
         if let Some(mut link) = kept {
             // Otherwise nothing is sent over it, so that is no resend.
-            if link.is_usable(Instant::now()) && self.still_leads(attempt.authority(), &mut link, deadline).await {
+            let is_known = start < link.checked_until;
+            if link.is_usable(start) && (is_known || self.still_leads(attempt.authority(), &mut link, deadline).await) {
                 link.budget.renew_for_head(HEAD_BYTES_MAX);
                 let sent = timeout_at(deadline, link.sender.try_send_request(attempt.request())).await;
                 match sent.map_err(|_elapsed| self.too_late(Some(link.address())))? {
@@ -218,11 +220,8 @@ impl Courier {
         }
     }
 
-    /// Whether the receiver's name still leads where the connection does.
+    /// Asks whether the receiver's name still leads where the connection does.
     async fn still_leads(&self, authority: &Authority, link: &mut KeptConnection, deadline: Instant) -> bool {
-        if Instant::now() < link.checked_until {
-            return true;
-        }
         let leads = timeout_at(deadline, Box::pin(self.connector.leads_to(authority, link.address().ip()))).await;
         link.checked_until = leads.ok().flatten().unwrap_or(link.checked_until);
         Instant::now() < link.checked_until
@@ -250,9 +249,12 @@ impl Courier {
 /// What follows the headers of an answer: read as far as it has come already. A body that ends with its connection is only read where
 /// it is wanted: the connection carries no other request.
 fn rest_of(response: Response<Incoming>, link: KeptConnection, wanted: bool, deadline: Instant) -> Rest {
-    let headers = response.headers();
-    let is_framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
-    if !is_framed && !wanted && !hyper::body::Body::is_end_stream(response.body()) {
+    if hyper::body::Body::is_end_stream(response.body()) {
+        // Most answers end here.
+        if link.sender.is_ready() {
+            return Rest::Read(AnswerRead { body: Bytes::new(), link: Some(link) });
+        }
+    } else if !wanted && ![CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| response.headers().contains_key(name)) {
         return Rest::none();
     }
     link.budget.renew_for_body(BODY_BYTES_MAX);

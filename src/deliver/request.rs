@@ -170,3 +170,75 @@ fn push_decimal(text: &mut String, mut number: u64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::inflight::job::{Event, Origin};
+    use crate::inflight::pressure::Pressure;
+
+    /// What becomes of a record: whether it is usable, and if so the headers of a request.
+    fn request_of(record: &Value) -> Option<Result<HeaderMap, BadRequest>> {
+        let integration = Integration::parse("ws/i", record.to_string().as_bytes()).ok()?;
+        integration.webhook(0)?;
+        let template = match RequestTemplate::new(&integration, 0) {
+            Ok(template) => Arc::new(template),
+            Err(error) => return Some(Err(error)),
+        };
+        let payload = Bytes::from_static(b"{}");
+        let origin = Origin { topic: "t".into(), partition: 0, offset: 0 };
+        let held = Pressure::new(usize::MAX).hold(payload.len());
+        let event = Arc::new(Event::new(payload, origin, 0, None, held));
+        let delivery = Delivery::alone(event, Arc::new(integration), 0, "msg_1".into());
+        let signed = SignedRequest::new(&template, &delivery, 1, &mut rand::rngs::StdRng::from_os_rng());
+        Some(Ok(signed.request().into_parts().0.headers))
+    }
+
+    fn record(secrets: &[(String, Value)]) -> Value {
+        let secrets: Vec<_> = secrets
+            .iter()
+            .map(|(name, value)| json!({"id": format!("webhook.header.{name}"), "value": value}))
+            .collect();
+        json!({"baseUrl": "https://a.example", "secrets": secrets, "webHooks": [
+            {"id": "w", "relativeUrl": "/cb", "triggerType": "entityEvent", "filter": {"items": [{}]}}]})
+    }
+
+    #[test]
+    fn as_many_headers_as_are_allowed_are_sent_and_more_fail_without_a_panic() {
+        let secrets = |count: usize| (0..count).map(|n| (format!("X-{n}"), json!("v"))).collect::<Vec<_>>();
+        let headers = request_of(&record(&secrets(HEADER_SECRETS_MAX))).unwrap().unwrap();
+        // Four fixed ones, and token, id, time and attempt.
+        assert_eq!(headers.len(), HEADER_SECRETS_MAX + 8);
+        for count in [HEADER_SECRETS_MAX + 1, 6_564, 24_569] {
+            assert!(!matches!(request_of(&record(&secrets(count))), Some(Ok(_))), "{count}");
+        }
+        let long = [("X-Long".to_owned(), json!("v".repeat(HEADER_BYTES_MAX)))];
+        assert!(!matches!(request_of(&record(&long)), Some(Ok(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_secret_of_a_record_can_end_the_thread(
+            secrets in proptest::collection::vec((any::<String>(), any::<String>()), 0..40),
+            names in proptest::collection::vec("[!-~]{1,12}", 0..40),
+        ) {
+            let names = names.into_iter().map(|name| (name, json!("v")));
+            let secrets: Vec<_> = secrets.into_iter().map(|(name, value)| (name, json!(value))).chain(names).collect();
+            drop(request_of(&record(&secrets)));
+        }
+
+        #[test]
+        fn no_url_of_a_record_can_end_the_thread(base_url: String, relative_url: String, path in "[ -~]{0,40}") {
+            for url in [&base_url, &format!("https://{base_url}"), &format!("https://a.example/{path}")] {
+                let mut record = record(&[]);
+                record["baseUrl"] = json!(url);
+                record["webHooks"][0]["relativeUrl"] = json!(relative_url);
+                drop(request_of(&record));
+            }
+        }
+    }
+}
