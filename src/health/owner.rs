@@ -370,8 +370,7 @@ impl<'a> Session<'a> {
         if !entries.values().any(|entry| entry.changes.iter().any(fails)) {
             return;
         }
-        let read = self.positions.with_places(&self.owner.kafka, &self.owner.backlog_topic);
-        match read {
+        match self.positions.with_places(&self.owner.kafka, &self.owner.backlog_topic) {
             Ok((positions, table)) => {
                 let changes = entries.values_mut().flat_map(|entry| &mut entry.changes);
                 for change in changes.filter(|change| fails(change)) {
