@@ -18,6 +18,9 @@ const SAMPLES: usize = 9;
 /// An acknowledgement that took longer says too little.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
+/// The year 2000, ms since 1970: a broker that says less has no clock. The client library's embedded broker counts from zero.
+const A_CLOCK_MS: i64 = 946_684_800_000;
+
 /// The brokers' clock as this process knows it.
 #[derive(Debug)]
 pub(crate) struct BrokerClock {
@@ -34,8 +37,7 @@ impl BrokerClock {
 
     /// Learns from the acknowledgement, at this moment, of a record that was sent at `sent`.
     pub(crate) fn acknowledged(&self, sent: Instant, timestamp: Timestamp) {
-        // An embedded broker has no clock and says zero.
-        let Timestamp::LogAppendTime(appended_ms @ 1..) = timestamp else { return };
+        let Timestamp::LogAppendTime(appended_ms @ A_CLOCK_MS..) = timestamp else { return };
         let now = Instant::now();
         if now.saturating_duration_since(sent) > ROUND_TRIP_MAX {
             return;
@@ -75,6 +77,10 @@ impl BrokerClock {
 mod tests {
     use super::*;
 
+    fn appended(ms: i64) -> Timestamp {
+        Timestamp::LogAppendTime(A_CLOCK_MS + ms)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn brokers_time_is_what_acknowledgements_say_whatever_the_own_clock_shows() {
         let brokers = BrokerClock::new();
@@ -82,10 +88,10 @@ mod tests {
         assert!(brokers.ahead_ms().abs() < 1_000, "the own clock stands in");
         let sent = Instant::now();
         tokio::time::advance(Duration::from_millis(20)).await;
-        brokers.acknowledged(sent, Timestamp::LogAppendTime(5_000));
-        assert_eq!((brokers.is_known(), brokers.now_ms()), (true, 5_000), "never more than the truth");
+        brokers.acknowledged(sent, appended(5_000));
+        assert_eq!((brokers.is_known(), brokers.now_ms()), (true, A_CLOCK_MS + 5_000), "never more than the truth");
         tokio::time::advance(Duration::from_secs(7)).await;
-        assert_eq!(brokers.now_ms(), 12_000);
+        assert_eq!(brokers.now_ms(), A_CLOCK_MS + 12_000);
     }
 
     #[tokio::test(start_paused = true)]
@@ -94,9 +100,9 @@ mod tests {
         let sent = Instant::now();
         brokers.acknowledged(sent, Timestamp::CreateTime(5_000));
         brokers.acknowledged(sent, Timestamp::NotAvailable);
-        brokers.acknowledged(sent, Timestamp::LogAppendTime(0));
-        tokio::time::advance(Duration::from_secs(3)).await;
         brokers.acknowledged(sent, Timestamp::LogAppendTime(5_000));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        brokers.acknowledged(sent, appended(5_000));
         assert!(!brokers.is_known());
     }
 
@@ -104,12 +110,12 @@ mod tests {
     async fn one_broker_whose_clock_is_off_decides_nothing() {
         let brokers = BrokerClock::new();
         for time in [1_000, 1_001, 999, 600_000, 1_002] {
-            brokers.acknowledged(Instant::now(), Timestamp::LogAppendTime(time));
+            brokers.acknowledged(Instant::now(), appended(time));
         }
-        assert_eq!(brokers.now_ms(), 1_001);
+        assert_eq!(brokers.now_ms(), A_CLOCK_MS + 1_001);
         for _ in 0..SAMPLES {
-            brokers.acknowledged(Instant::now(), Timestamp::LogAppendTime(50_000));
+            brokers.acknowledged(Instant::now(), appended(50_000));
         }
-        assert_eq!(brokers.now_ms(), 50_000, "clocks that were set are followed");
+        assert_eq!(brokers.now_ms(), A_CLOCK_MS + 50_000, "clocks that were set are followed");
     }
 }
