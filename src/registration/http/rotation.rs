@@ -69,7 +69,7 @@ pub(super) struct NewSecret {
     params(
         ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
         ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#, description = "The version to change: an ETag, a list of them, or *")
+        ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
     ),
     request_body(content = RotateBody, content_type = "application/json"),
     responses((status = 200, body = Rotated, description = "The secret is made"), AnyRequest, AnyChange, AnyBody)
