@@ -74,7 +74,6 @@ async fn every_header_is_the_documented_one_and_the_body_is_the_events_bytes() {
         assert!(header(ECHO).len() >= 22, "{}", header(ECHO));
         let expected = [
             "accept",
-            "accept",
             "authorization",
             "content-length",
             "content-type",

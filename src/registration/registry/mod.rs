@@ -399,7 +399,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_decision_that_takes_long_keeps_nobody_else_from_writing() {
         let (handle, _thread) = in_memory(64);
-        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let (finish, finished) = std::sync::mpsc::sync_channel::<()>(1);
         let slow = handle.change("ws", "slow", move |_| {
             finished.recv().unwrap();
             put(())
