@@ -379,7 +379,9 @@ impl<'a> Session<'a> {
             }
             Err(error) => {
                 tracing::warn!(error, "suspensions paused: committed offsets or places cannot be read");
-                entries.values_mut().for_each(|entry| entry.changes.retain(|change| !fails(change)));
+                for entry in entries.values_mut() {
+                    entry.changes.retain(|change| !fails(change));
+                }
             }
         }
     }
