@@ -60,6 +60,9 @@ pub(crate) fn webhook(id: &str) -> Value {
     json!({ "id": id, "relativeUrl": format!("/{id}"), "triggerType": "entityEvent", "filter": { "items": [{}] } })
 }
 
+/// Records of the events topic: workspace and value of each, by offset.
+type Log = Vec<(String, Vec<u8>)>;
+
 /// A shard under test.
 pub(crate) struct Rig {
     pub(crate) metrics: Arc<Metrics>,
@@ -69,7 +72,7 @@ pub(crate) struct Rig {
     jobs: Option<mpsc::Sender<Vec<Job>>>,
     thread: Option<JoinHandle<()>>,
     brokers: MockCluster<'static, DefaultProducerContext>,
-    log: Mutex<(Vec<(String, Vec<u8>)>, PartitionBacklog)>,
+    log: Mutex<(Log, PartitionBacklog)>,
     next_offset: i64,
 }
 
