@@ -536,11 +536,16 @@ async fn the_state_is_what_the_attempt_log_says() {
                 "url",
                 "outcome",
                 "reason",
+                "error",
                 "status",
                 "durationMs",
                 "answer",
+                "address",
+                "origin",
+                "entityIds",
+                "nextAttemptAt",
                 "worker",
-                "at"
+                "at",
             ]
         );
     }
