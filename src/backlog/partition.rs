@@ -398,7 +398,7 @@ impl PartitionBacklog {
         gone
     }
 
-    /// What is to be written to the backlog topic now. Forgets those of whom nothing is left.
+    /// What is to be written to the backlog topic now. Forgets each webhook of which nothing is left.
     pub(crate) fn writes_due(&mut self, now_ms: i64) -> Vec<PlaceWrite> {
         self.behind.retain(|_, behind| !behind.is_over());
         // A partition writes no more than a thousand places a second, however many webhooks are behind in it.

@@ -70,7 +70,7 @@ impl KeptConnection {
                 ended = &mut driver => Some(ended),
                 () = dropped.cancelled() => timeout(GOODBYE_MAX, driver).await.ok(),
             };
-            // What ends a connection is told to the request it carried; between requests it is nobody's failure.
+            // The request on a connection gets its error. Between two requests the end of a connection is no failure.
             if let Some(Err(error)) = ended {
                 tracing::trace!(%error, "a connection ended");
             }

@@ -27,7 +27,7 @@ pub(crate) struct Console {
     pub(crate) tokens: Arc<Tokens>,
     /// Integrations, attempts, dead letters, events.
     pub(crate) readers: Arc<Readers>,
-    /// Where actions go; without it there are none.
+    /// The address of the API that carries out actions. Without it the page offers no actions.
     pub(crate) forward: Option<Forward>,
 }
 

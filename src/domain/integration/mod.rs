@@ -374,7 +374,7 @@ impl Integration {
         })
     }
 
-    /// The ids of secrets that look like ours and are none, so that nothing is done with them.
+    /// The ids of secrets that begin like the known ones and are unknown: they have no effect.
     pub(crate) fn unknown_secrets(&self) -> impl Iterator<Item = &str> {
         self.secrets().map(|(id, _)| id).filter(|id| SecretUse::of(id) == SecretUse::Unknown)
     }
