@@ -221,9 +221,17 @@ static DELIVERY: &[Spec] = &[
         "DURATION",
         "a delivery not acknowledged so long after its first attempt becomes a dead letter, whatever is left of its \
          schedule; not below the whole schedule, and the default is raised to a longer one",
-        DELIVERING,
+        &[Worker],
     )
     .default("24h"),
+    Spec::one(
+        "give-up-after",
+        "DURATION",
+        "a delivery not acknowledged so long after its first attempt becomes a dead letter, whatever is left of its \
+         schedule; not below the whole schedule, and the default is raised to a longer one",
+        &[Demo],
+    )
+    .default("20s"),
     Spec::one(
         "request-timeout",
         "DURATION",

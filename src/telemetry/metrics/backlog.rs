@@ -28,6 +28,11 @@ impl BacklogMetrics {
         }
     }
 
+    /// How many webhooks are behind, for any reason.
+    pub(crate) fn all_webhooks_behind(&self) -> i64 {
+        self.behind.iter().map(|(_, gauge)| gauge.get()).sum()
+    }
+
     /// Says how many webhooks are behind for a reason.
     pub(crate) fn webhooks_behind(&self, reason: BehindReason, count: usize) {
         if let Some((_, gauge)) = self.behind.iter().find(|(known, _)| *known == reason) {

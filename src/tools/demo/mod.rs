@@ -52,7 +52,7 @@ use watch::{Watch, tier_topics};
 const PARTITIONS: i32 = 4;
 /// How long the worker may take to join its groups: the broker lets members gather for 3 s.
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
-/// How long retries may run out beyond the whole schedule: requests and a busy machine take time too.
+/// How long retries may run out after all are given up: requests and a busy machine take time too.
 const RUN_OUT_EXTRA: Duration = Duration::from_secs(5);
 /// Between two looks at whether something has come about.
 const MAINTENANCE_EVERY: Duration = Duration::from_millis(20);
@@ -355,8 +355,11 @@ impl Scenario<'_> {
         let topic = &self.settings.topics.events;
         produce::produce(self.demo, topic, self.sink, self.ledger, &stops.finish).await?;
         self.set(Phase::RunningOut);
-        let schedule: Duration = self.settings.delivery.schedule.delays().iter().map(|delay| delay.duration()).sum();
-        until(schedule + RUN_OUT_EXTRA, &stops.hurry, || lock(self.ledger).open() == 0).await;
+        let delivery = &self.settings.delivery;
+        // A retry that finds the circuit open goes through its tier again, until it is given up.
+        let again = delivery.schedule.delays().iter().map(|delay| delay.duration()).max().unwrap_or_default();
+        let run_out = delivery.give_up_after + again + RUN_OUT_EXTRA;
+        until(run_out, &stops.hurry, || lock(self.ledger).open() == 0).await;
         Ok(())
     }
 }
@@ -454,7 +457,8 @@ impl StatusView {
             dead: metrics.dead_letters().collect(),
             in_flight: metrics.deliver.in_flight_requests.get(),
             queued: metrics.deliver.queued_deliveries.get(),
-            circuits_open: metrics.deliver.circuits_open.get(),
+            circuits_open: metrics.deliver.circuits_open.get() + metrics.deliver.webhook_circuits_open.get(),
+            behind: metrics.backlog.all_webhooks_behind(),
             lateness: metrics.lateness_within(P99),
             latency: metrics.latency_within(HALF),
             receivers: (0..4).map(|webhook| account.requests(webhook)).collect(),

@@ -100,8 +100,10 @@ pub(crate) struct Snapshot {
     pub(crate) in_flight: i64,
     /// Deliveries waiting for their turn.
     pub(crate) queued: i64,
-    /// Hosts whose circuit is open.
+    /// Hosts and webhooks whose circuit is open.
     pub(crate) circuits_open: i64,
+    /// Webhooks that are behind, in each partition.
+    pub(crate) behind: i64,
     /// 99 of 100 retries were attempted within this after they fell due.
     pub(crate) lateness: Option<Within>,
     /// Half of the deliveries were acknowledged within this after their event was written.
@@ -166,7 +168,7 @@ impl Snapshot {
         let tiers: Vec<String> = self.tiers.iter().map(|(name, put, _)| format!("{name}:{put}")).collect();
         let dead: Vec<String> = self.dead.iter().map(|(reason, count)| format!("{}:{count}", reason.word())).collect();
         format!(
-            "{:>4}s {} events={} acknowledged={} retried={} waiting={} dead={} in_flight={} circuits_open={} lateness_p99={}",
+            "{:>4}s {} events={} acknowledged={} retried={} waiting={} dead={} in_flight={} circuits_open={} behind={} lateness_p99={}",
             self.elapsed.as_secs(),
             self.phase.word(),
             self.events.iter().sum::<u64>(),
@@ -176,6 +178,7 @@ impl Snapshot {
             dead.join(","),
             self.in_flight,
             self.circuits_open,
+            self.behind,
             within(self.lateness),
         )
     }
@@ -285,9 +288,10 @@ impl Snapshot {
             format!("wait now     {wait}"),
             format!("{}{dead}", paint.bold("dead letters")),
             format!(
-                "in flight {}   circuits open {}   retry lateness p99 {}   delivery p50 {}",
+                "in flight {}  circuits open {}  behind {}  retry lateness p99 {}  delivery p50 {}",
                 self.in_flight,
                 self.circuits_open,
+                self.behind,
                 within(self.lateness),
                 within(self.latency),
             ),
@@ -336,6 +340,7 @@ mod tests {
             in_flight: 2,
             queued: 5,
             circuits_open: 1,
+            behind: 2,
             lateness: Some(Within::Seconds(0.025)),
             latency: Some(Within::Beyond(14_400.0)),
             receivers: vec![Requests { received: 100_000, acknowledged: 100_000, duplicates: 0 }; 4],
@@ -351,9 +356,16 @@ mod tests {
             assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
         }
         let text = frame.join("\n");
-        for part in
-            ["01:17  no more events", "acknowledged 1001", "in a tier 28", "dead 9", "circuits open 1", "<=25ms", "503"]
-        {
+        for part in [
+            "01:17  no more events",
+            "acknowledged 1001",
+            "in a tier 28",
+            "dead 9",
+            "circuits open 1",
+            "behind 2",
+            "<=25ms",
+            "503",
+        ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }
@@ -376,9 +388,15 @@ mod tests {
     #[test]
     fn a_line_names_every_number() {
         let line = reading().line();
-        for part in
-            ["77s running-out", "events=850", "acknowledged=1001", "retried=1s:120,2s:120", "exhausted:3", "<=25ms"]
-        {
+        for part in [
+            "77s running-out",
+            "events=850",
+            "acknowledged=1001",
+            "retried=1s:120,2s:120",
+            "exhausted:3",
+            "behind=2",
+            "<=25ms",
+        ] {
             assert!(line.contains(part), "{part} is missing in {line}");
         }
     }
