@@ -13,8 +13,9 @@ use crate::net::connector::Connector;
 use crate::registration::http::{ApiContext, ApiError, BoundApi};
 use crate::registration::test_delivery;
 use crate::settings::Settings;
-use crate::telemetry::admin::{Admin, Readiness};
+use crate::telemetry::admin::Admin;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
 
 /// Why the API ended.
 #[derive(Debug, thiserror::Error)]

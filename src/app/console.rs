@@ -12,8 +12,9 @@ use crate::registration::http::readers::Readers;
 use crate::registration::http::{ApiError, Tokens};
 use crate::registration::lookup::{Directory, Followers, Lookup};
 use crate::settings::Settings;
-use crate::telemetry::admin::{Admin, Readiness};
+use crate::telemetry::admin::Admin;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
 
 /// The operators' page with its admin listener.
 pub(crate) struct ConsoleProcess {

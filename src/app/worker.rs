@@ -44,9 +44,10 @@ use crate::net::address::AddressPolicy;
 use crate::net::connector::Connector;
 use crate::net::descriptors::raise_limit;
 use crate::settings::Settings;
-use crate::telemetry::admin::{Admin, Readiness};
+use crate::telemetry::admin::Admin;
 use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
 use crate::topics::cluster::{self, CheckError};
 use crate::topics::names::{deltas_topic, now_topic, retry_group, tier_topic};
 

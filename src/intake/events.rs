@@ -21,8 +21,8 @@ use crate::inflight::pressure::{Pressure, Reading};
 use crate::kafka::client::events_reader_config;
 use crate::kafka::headers::readable_headers;
 use crate::settings;
-use crate::telemetry::admin::{PollLoop, Readiness};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::{PollLoop, Readiness};
 
 /// Records between two looks at the pressure and at what to hand over.
 const BATCH: usize = 256;

@@ -28,8 +28,8 @@ use crate::kafka::broker_clock::BrokerClock;
 use crate::kafka::client::retries_reader_config;
 use crate::kafka::headers::readable_headers;
 use crate::settings;
-use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::PollLoop;
 use crate::topics::names::retry_group;
 
 /// The longest poll: bounds how late a retry, a stop or a resume is seen.

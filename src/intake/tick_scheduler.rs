@@ -26,8 +26,8 @@ use crate::inflight::job::Job;
 use crate::inflight::partition::Assignment;
 use crate::kafka::client::{ClientLog, schedule_consumer_config};
 use crate::settings;
-use crate::telemetry::admin::PollLoop;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
+use crate::telemetry::readiness::PollLoop;
 use crate::topics::names::schedule_group;
 
 /// The longest poll: bounds how late a stop, a change of a schedule or a rebalance is seen.

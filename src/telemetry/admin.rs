@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -12,12 +11,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
-use crate::clock;
+use super::readiness::Readiness;
 use crate::net::server::{Incoming, Limits, WhenFull, serve};
-
-/// A loop that has not come round for this long, and for as long as it may wait for partitions that it gives up, stands
-/// still.
-const STILL_AFTER: Duration = Duration::from_mins(1);
 
 /// Prometheus and the probes need a few connections; they share the process's with deliveries. A probe always gets through: where
 /// others keep all connections, the oldest of those is closed.
@@ -27,77 +22,6 @@ const LIMITS: Limits = Limits {
     patience: Duration::from_secs(30),
     drain: Duration::from_secs(1),
 };
-
-/// Whether the process lives and is ready: written by the parts that know, read by the probes.
-#[derive(Debug, Default)]
-pub(crate) struct Readiness {
-    ready: AtomicBool,
-    events: Heartbeat,
-    retries: Heartbeat,
-    schedules: Heartbeat,
-    drain_timeout: Duration,
-}
-
-/// When a loop last came round, ms since 1970; 0 before its first round and after its last.
-#[derive(Debug, Default)]
-pub(crate) struct Heartbeat(AtomicI64);
-
-/// The loops that must come round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PollLoop {
-    /// The events consumer.
-    Events,
-    /// The retries consumer.
-    Retries,
-    /// The schedules.
-    Schedules,
-}
-
-impl Readiness {
-    /// Of a process whose loops wait for at most `drain_timeout` when they give up partitions.
-    pub(crate) fn new(drain_timeout: Duration) -> Self {
-        Self { drain_timeout, ..Self::default() }
-    }
-
-    /// Says whether the process is ready.
-    pub(crate) fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
-    }
-
-    /// Whether it is ready.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
-    }
-
-    /// A loop came round.
-    pub(crate) fn beat(&self, of: PollLoop) {
-        self.beat_of(of).0.store(clock::now_ms(), Ordering::Relaxed);
-    }
-
-    /// A loop ended because it was asked to.
-    pub(crate) fn ended(&self, of: PollLoop) {
-        self.beat_of(of).0.store(0, Ordering::Relaxed);
-    }
-
-    /// The loop that stands still, if one does at `now_ms`.
-    fn still(&self, now_ms: i64) -> Option<&'static str> {
-        let limit = i64::try_from((STILL_AFTER + self.drain_timeout).as_millis()).unwrap_or(i64::MAX);
-        let still = |beat: &Heartbeat| {
-            let last = beat.0.load(Ordering::Relaxed);
-            last != 0 && now_ms - last > limit
-        };
-        let beats = [("events", &self.events), ("retries", &self.retries), ("schedules", &self.schedules)];
-        beats.into_iter().find(|(_, beat)| still(beat)).map(|(name, _)| name)
-    }
-
-    fn beat_of(&self, of: PollLoop) -> &Heartbeat {
-        match of {
-            PollLoop::Events => &self.events,
-            PollLoop::Retries => &self.retries,
-            PollLoop::Schedules => &self.schedules,
-        }
-    }
-}
 
 /// The admin server's listener.
 pub(crate) struct Admin {
@@ -154,7 +78,7 @@ fn answer(method: &Method, path: &str, metrics: &Metrics, condition: &Readiness)
             response.headers_mut().insert(header::CONTENT_TYPE, of_prometheus);
             response
         }
-        "/livez" => match condition.still(clock::now_ms()) {
+        "/livez" => match condition.still(Instant::now()) {
             None => text(StatusCode::OK, b"ok\n".to_vec()),
             Some(name) => text(StatusCode::SERVICE_UNAVAILABLE, format!("the {name} loop stands still\n").into_bytes()),
         },
@@ -224,21 +148,5 @@ mod tests {
         assert!(text.ends_with("ok\n"), "{text}");
         stop.cancel();
         tokio::time::timeout(LIMITS.drain * 10, serving.join_next()).await.expect("an end").unwrap().unwrap();
-    }
-
-    #[test]
-    fn a_loop_that_stands_still_is_named_and_one_that_ended_is_not() {
-        let condition = Readiness::default();
-        assert_eq!(condition.still(i64::MAX), None);
-        condition.beat(PollLoop::Retries);
-        let now_ms = clock::now_ms();
-        assert_eq!(condition.still(now_ms), None);
-        assert_eq!(condition.still(now_ms + 61_000), Some("retries"));
-        let patient = Readiness::new(Duration::from_mins(1));
-        patient.beat(PollLoop::Retries);
-        assert_eq!(patient.still(now_ms + 119_000), None, "it may be draining");
-        assert_eq!(patient.still(now_ms + 122_000), Some("retries"));
-        condition.ended(PollLoop::Retries);
-        assert_eq!(condition.still(now_ms + 61_000), None);
     }
 }

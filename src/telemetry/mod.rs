@@ -5,6 +5,7 @@ pub(crate) mod chain;
 pub(crate) mod never;
 pub(crate) mod panics;
 pub(crate) mod metrics;
+pub(crate) mod readiness;
 pub(crate) mod admin;
 pub(crate) mod repeats;
 pub(crate) mod terminal;

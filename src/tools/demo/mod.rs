@@ -262,7 +262,7 @@ impl DemoRun {
         working.spawn(async move { serving.await.map_err(DemoError::from) });
         let (shown, page_stop) = (Arc::new(settings.clone()), stop_worker.clone());
         working.spawn(async move {
-            let ready = crate::telemetry::admin::Readiness::default();
+            let ready = crate::telemetry::readiness::Readiness::default();
             serve_console(shown, tokens, console, forward, &ready, page_stop).await;
             Ok(())
         });
@@ -315,7 +315,7 @@ fn conclude(settings: &Settings, ledger: &Ledger, remains: &Remains) -> Result<b
 
 /// Whether the worker is ready to take events at once.
 struct Readiness {
-    condition: Arc<crate::telemetry::admin::Readiness>,
+    condition: Arc<crate::telemetry::readiness::Readiness>,
     metrics: Arc<Metrics>,
 }
 

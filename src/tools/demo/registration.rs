@@ -16,8 +16,8 @@ use crate::console::{BoundConsole, Forward};
 use crate::inflight::job::push_hex;
 use crate::registration::http::{ApiError, BoundApi, Tokens};
 use crate::settings::Settings;
-use crate::telemetry::admin::Readiness;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
 
 /// The API, listening.
 pub(crate) struct Registration {
