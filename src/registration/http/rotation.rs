@@ -33,7 +33,10 @@ const KEEP_MAX: Duration = Duration::from_hours(90 * 24);
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RotateBody {
     /// How long the former signing secrets sign beside the new one: `0s` to `2160h`; a day unless given.
-    #[schema(example = "24h", pattern = r"^[0-9]{1,9}(ms|s|m|h)$")]
+    #[schema(
+        example = "24h",
+        pattern = r"^([0-9]{1,9}ms|([0-9]{1,6}|[1-6][0-9]{6}|7[0-6][0-9]{5}|77[0-6][0-9]{4}|777[0-5][0-9]{3}|7776000)s|([0-9]{1,5}|1[01][0-9]{4}|12[0-8][0-9]{3}|129[0-5][0-9]{2}|129600)m|([0-9]{1,3}|1[0-9]{3}|20[0-9]{2}|21[0-5][0-9]|2160)h)$"
+    )]
     keep_old_for: Option<String>,
 }
 
@@ -71,7 +74,7 @@ pub(super) struct NewSecret {
         ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
         ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
     ),
-    request_body(content = RotateBody, content_type = "application/json"),
+    request_body(content = Option<RotateBody>, content_type = "application/json"),
     responses((status = 200, body = Rotated, description = "The secret is made"), AnyRequest, AnyChange, AnyBody)
 )]
 pub(super) async fn rotate(
@@ -135,12 +138,12 @@ fn answered(made: NewSecret, version: Option<Version>) -> Response<Body> {
     answers::versioned(&Rotated { is_successful: true, response_code: "ok", result: made }, version)
 }
 
-/// Reads how long the former secrets stay; without a body, a day.
+/// Reads how long the former secrets stay; without a body, or with `null`, a day.
 fn keep_old_for(body: &[u8]) -> Result<Duration, String> {
     let expected = format!("expected {{\"keepOldFor\":\"24h\"}}, from 0s to {}h", KEEP_MAX.as_secs() / 3_600);
     let is_object = body.trim_ascii_start().first().is_none_or(|first| *first == b'{');
     let asked = match body.trim_ascii() {
-        [] => None,
+        [] | b"null" => None,
         body => {
             let asked = serde_json::from_slice::<RotateBody>(body).ok().filter(|_| is_object);
             asked.ok_or_else(|| expected.clone())?.keep_old_for
@@ -161,6 +164,7 @@ mod tests {
         for (body, keep) in [
             ("", Some(hours(24))),
             ("{}", Some(hours(24))),
+            (" null ", Some(hours(24))),
             (r#"{"keepOldFor":null}"#, Some(hours(24))),
             (r#"{"keepOldFor":"1h"}"#, Some(hours(1))),
             (r#"{"keepOldFor":"0s"}"#, Some(Duration::ZERO)),
