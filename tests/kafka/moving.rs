@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::json;
 
 use crate::stage::{LONG, Ledger, Stage, event_number, events, integration};
 use crate::support::cluster::Cluster;
@@ -21,17 +22,21 @@ fn client(cluster: &Cluster, group: &str) -> BaseConsumer {
     config.create().unwrap()
 }
 
-/// Copies a topic record by record into the same partitions, without the first `skipped` of each.
-fn mirror(old: &Cluster, new: &Cluster, topic: &str, skipped: i64) {
-    let copy = |read: Read| Record {
+/// The record as a mirror writes it.
+fn copied(read: Read) -> Record {
+    Record {
         partition: Some(read.partition),
         key: read.key,
         value: read.value,
         headers: read.headers,
         timestamp: read.timestamp,
-    };
+    }
+}
+
+/// Copies a topic record by record into the same partitions, without the first `skipped` of each.
+fn mirror(old: &Cluster, new: &Cluster, topic: &str, skipped: i64) {
     let kept = read_all(old.brokers(), topic).into_iter().filter(|read| read.offset >= skipped);
-    produce(new.brokers(), topic, kept.map(copy).collect::<Vec<_>>());
+    produce(new.brokers(), topic, kept.map(copied).collect::<Vec<_>>());
 }
 
 /// Commits what a group has committed, `less` lower, with the same metadata: as tools do that mirror groups. Says how much
@@ -58,6 +63,24 @@ fn translate(old: &Cluster, new: &Cluster, group: &str, topic: &str, less: i64) 
         client(new, group).commit(&offsets, CommitMode::Sync).unwrap();
     }
     translated.values().map(|(_, metadata)| metadata.len()).sum()
+}
+
+/// Copies the places of webhooks that are behind, each `less` lower. Says how many there are.
+fn translate_places(old: &Cluster, new: &Cluster, topic: &str, less: i64) -> usize {
+    let mut places: BTreeMap<_, Read> = BTreeMap::new();
+    for read in read_all(old.brokers(), topic) {
+        places.insert(read.key.clone(), read);
+    }
+    let places: Vec<Record> = (places.into_values().filter(|read| read.value.is_some()))
+        .map(|read| {
+            let mut place = read.json();
+            place["offset"] = json!((place["offset"].as_i64().unwrap() - less).max(0));
+            Record { value: Some(place.to_string().into_bytes()), ..copied(read) }
+        })
+        .collect();
+    let count = places.len();
+    produce(new.brokers(), topic, places);
+    count
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,6 +112,8 @@ async fn workers_that_move_to_a_mirrored_cluster_lose_nothing_and_repeat_under_t
     mirror(&old, &new, &before.names.events(), NOT_COPIED);
     let group = before.names.group();
     let metadata = translate(&old, &new, &group, &before.names.events(), NOT_COPIED + OVERLAP);
+    let places = translate_places(&old, &new, &before.names.backlog(), NOT_COPIED + OVERLAP);
+    assert!(places > 0, "the webhook is behind when its worker is killed");
     for tier in ["2s", "4s"] {
         mirror(&old, &new, &before.names.tier(tier), 0);
         translate(&old, &new, &format!("{group}-retry"), &before.names.tier(tier), 0);
@@ -101,7 +126,7 @@ async fn workers_that_move_to_a_mirrored_cluster_lose_nothing_and_repeat_under_t
     // An event has one delivery id on both clusters: the account says otherwise.
     let balance = ledger.balance((0..EVENTS).map(|number| format!("e-{number}")), &["w-i"], &dead);
     println!(
-        "moved after {done} of {EVENTS}, {metadata} bytes of metadata: {} acknowledged, {} again, {} lost",
+        "moved after {done} of {EVENTS}, {metadata} bytes of metadata, {places} places: {} acknowledged, {} again, {} lost",
         balance.acknowledged,
         ledger.duplicates(),
         balance.lost.len()
