@@ -1,5 +1,6 @@
 //! Reads and writes the backlog topic. Which places there are, and when they are written, is `keeper`'s and `partition`'s.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::partition::PlaceWrite;
@@ -18,15 +20,21 @@ use crate::settings;
 
 /// How long a poll waits for a record: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How long a poll waits while a question waits for what was written before it.
+const TAIL_WAIT: Duration = Duration::from_millis(5);
+/// How often new records are taken while nobody asks.
+const FOLLOW_EVERY: Duration = Duration::from_millis(50);
+/// How long the end of the topic may take to come, once it is known. Then the topic is read from its start again.
+const TAIL_MAX: Duration = Duration::from_secs(5);
 /// How long until a topic that can't be read is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Requests that wait for the reading thread: one is enough for all partitions that came together.
-const REQUESTS_MAX: usize = 1;
+/// Questions that wait for the reading thread: one is enough for all partitions that came together.
+const QUESTIONS_MAX: usize = 1;
 
 /// What the backlog topic held when it was asked for.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    /// The places of this group.
+    /// The places of this group in the partitions that were asked for.
     pub(crate) table: PlaceTable,
     /// How many partitions the topic has.
     pub(crate) partitions: i32,
@@ -38,34 +46,45 @@ pub(crate) struct ReaderGone;
 
 /// Asks the reading thread, and takes its answers.
 pub(crate) struct PlaceLoader {
-    requests: SyncSender<()>,
+    questions: SyncSender<Vec<i32>>,
     answers: Receiver<Loaded>,
     is_asked: bool,
 }
 
-/// The thread that reads the backlog topic when it is asked.
+/// The thread that follows the backlog topic: a question waits only for what was written last.
 pub(crate) struct PlaceReader {
     kafka: settings::Kafka,
     topic: String,
-    requests: Receiver<()>,
+    questions: Receiver<Vec<i32>>,
     answers: SyncSender<Loaded>,
+    question: Option<Question>,
+}
+
+/// A question that is not answered yet.
+struct Question {
+    /// The partitions of the events topic whose places are asked for.
+    of: Vec<i32>,
+    /// Where the backlog topic ended after the question came, by its partitions, and when that was known.
+    ends: Option<(BTreeMap<i32, i64>, Instant)>,
 }
 
 /// The two ends.
 pub(crate) fn loader(kafka: &settings::Kafka, topic: &str) -> (PlaceLoader, PlaceReader) {
-    let (requests, asked) = sync_channel(REQUESTS_MAX);
-    let (answers, answered) = sync_channel(REQUESTS_MAX);
-    let loader = PlaceLoader { requests, answers: answered, is_asked: false };
-    (loader, PlaceReader { kafka: kafka.clone(), topic: topic.to_owned(), requests: asked, answers })
+    let (asks, questions) = sync_channel(QUESTIONS_MAX);
+    let (answers, answered) = sync_channel(QUESTIONS_MAX);
+    let loader = PlaceLoader { questions: asks, answers: answered, is_asked: false };
+    let (kafka, topic) = (kafka.clone(), topic.to_owned());
+    (loader, PlaceReader { kafka, topic, questions, answers, question: None })
 }
 
 impl PlaceLoader {
-    /// Asks for all places, as they are from now on. Says whether that was possible: one question at a time.
-    pub(crate) fn ask(&mut self) -> bool {
+    /// Asks for the places in these partitions of the events topic, as they are from now on. Says whether that was possible:
+    /// one question at a time.
+    pub(crate) fn ask(&mut self, partitions: Vec<i32>) -> bool {
         if self.is_asked {
             return false;
         }
-        self.is_asked = self.requests.try_send(()).is_ok();
+        self.is_asked = self.questions.try_send(partitions).is_ok();
         self.is_asked
     }
 
@@ -86,52 +105,85 @@ impl PlaceLoader {
 }
 
 impl PlaceReader {
-    /// Answers until `stop`, or until nobody asks any more. Blocks its thread.
-    pub(crate) fn run(self, stop: &CancellationToken) {
+    /// Follows the topic and answers until `stop`, or until nobody can ask any more. Blocks its thread.
+    pub(crate) fn run(mut self, stop: &CancellationToken) {
+        let mut is_told = false;
         while !stop.is_cancelled() {
-            match self.requests.recv_timeout(POLL_WAIT) {
-                Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            let mut is_told = false;
-            while !stop.is_cancelled() {
-                match self.read(stop) {
-                    Ok(loaded) => {
-                        // Who asked may have ended.
-                        if self.answers.try_send(loaded).is_err() {
-                            tracing::debug!("nobody waits for the backlog topic");
-                        }
-                        break;
-                    }
-                    Err(error) if std::mem::replace(&mut is_told, true) => {
-                        tracing::debug!(%error, "the backlog topic can still not be read");
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the backlog topic cannot be read: new partitions wait for it");
-                    }
+            match self.follow(stop) {
+                Ok(()) => return,
+                Err(error) if std::mem::replace(&mut is_told, true) => {
+                    tracing::debug!(%error, "the backlog topic can still not be read");
                 }
-                std::thread::park_timeout(AGAIN_AFTER);
+                Err(error) => {
+                    tracing::error!(%error, "the backlog topic cannot be read: new partitions wait for it");
+                }
             }
+            if let Some(question) = &mut self.question {
+                question.ends = None;
+            }
+            std::thread::park_timeout(AGAIN_AFTER);
         }
     }
 
-    fn read(&self, stop: &CancellationToken) -> Result<Loaded, CompactedError> {
-        read(&self.kafka, &self.topic, || stop.is_cancelled())
+    fn follow(&mut self, stop: &CancellationToken) -> Result<(), CompactedError> {
+        let mut places = Places::open(&self.kafka, &self.topic)?;
+        while !stop.is_cancelled() {
+            if !places.topic.is_caught_up() {
+                places.read(POLL_WAIT)?;
+            } else if self.question.is_some() {
+                self.answer(&mut places)?;
+            } else {
+                match self.questions.recv_timeout(FOLLOW_EVERY) {
+                    Ok(of) => self.question = Some(Question { of, ends: None }),
+                    Err(RecvTimeoutError::Timeout) => while places.read(Duration::ZERO)? > 0 && !stop.is_cancelled() {},
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with the question: reads the tail, and answers when all of it was read.
+    fn answer(&mut self, places: &mut Places) -> Result<(), CompactedError> {
+        let Some(question) = &mut self.question else { return Ok(()) };
+        let (ends, since) = match &question.ends {
+            Some(known) => known,
+            None => question.ends.insert((places.topic.ends()?, Instant::now())),
+        };
+        if !places.topic.has_read(ends) {
+            if since.elapsed() >= TAIL_MAX {
+                return Err(CompactedError::Late(self.topic.clone()));
+            }
+            places.read(TAIL_WAIT)?;
+            return Ok(());
+        }
+        let loaded = Loaded { table: places.table.of(&question.of), partitions: places.topic.partition_count() };
+        self.question = None;
+        // The thread that asked may have ended.
+        if self.answers.try_send(loaded).is_err() {
+            tracing::debug!("nobody waits for the backlog topic");
+        }
+        Ok(())
     }
 }
 
-/// Reads the places of the group to the end that the topic has now, unless `is_over` says so before. Blocks.
-///
-/// # Errors
-/// The topic can't be read.
-pub(crate) fn read(kafka: &settings::Kafka, topic: &str, is_over: impl Fn() -> bool) -> Result<Loaded, CompactedError> {
-    let mut topic = Compacted::open(kafka, topic, "backlog")?;
-    let partitions = topic.partition_count();
-    let mut table = PlaceTable::default();
-    let of_group = format!("{}/", kafka.group);
-    while !topic.is_caught_up() && !is_over() {
-        topic.read(POLL_WAIT, |row| {
+/// The places of the group, read from the topic.
+struct Places {
+    topic: Compacted,
+    table: PlaceTable,
+    of_group: String,
+}
+
+impl Places {
+    fn open(kafka: &settings::Kafka, topic: &str) -> Result<Self, CompactedError> {
+        let topic = Compacted::open(kafka, topic, "backlog")?;
+        Ok(Self { topic, table: PlaceTable::default(), of_group: format!("{}/", kafka.group) })
+    }
+
+    /// Reads up to a batch, waiting at most `wait` for its first record. Says how many records there were.
+    fn read(&mut self, wait: Duration) -> Result<usize, CompactedError> {
+        let Self { topic, table, of_group } = self;
+        topic.read(wait, |row| {
             if !row.key.starts_with(of_group.as_bytes()) {
                 return;
             }
@@ -139,9 +191,24 @@ pub(crate) fn read(kafka: &settings::Kafka, topic: &str, is_over: impl Fn() -> b
                 let (partition, offset) = (row.partition, row.offset);
                 tracing::warn!(partition, offset, %error, "a record of the backlog topic cannot be used");
             }
-        })?;
+        })
     }
-    Ok(Loaded { table, partitions })
+}
+
+/// Reads the places of the group to the end that the topic has now, unless `is_over` says so before. Blocks.
+///
+/// # Errors
+/// The topic can't be read.
+pub(crate) fn read(
+    kafka: &settings::Kafka,
+    topic: &str,
+    is_over: impl Fn() -> bool,
+) -> Result<PlaceTable, CompactedError> {
+    let mut places = Places::open(kafka, topic)?;
+    while !places.topic.is_caught_up() && !is_over() {
+        places.read(POLL_WAIT)?;
+    }
+    Ok(places.table)
 }
 
 /// Which place a write was of.

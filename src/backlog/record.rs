@@ -111,6 +111,12 @@ impl PlaceTable {
         self.places.values()
     }
 
+    /// The places in these partitions of the events topic.
+    pub(crate) fn of(&self, partitions: &[i32]) -> Self {
+        let of = self.places.iter().filter(|(_, place)| partitions.contains(&place.partition));
+        Self { places: of.map(|(key, place)| (key.clone(), place.clone())).collect(), epoch: self.epoch }
+    }
+
     /// The places there are.
     pub(crate) fn into_places(self) -> impl Iterator<Item = PlaceRecord> {
         self.places.into_values()

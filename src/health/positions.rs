@@ -77,7 +77,7 @@ impl Positions {
         let positions = self.committed().map_err(|error| chain(&error))?;
         let deadline = Instant::now() + PLACES_TIMEOUT;
         let is_over = || Instant::now() >= deadline;
-        let table = places::read(kafka, backlog_topic, is_over).map_err(|error| chain(&error))?.table;
+        let table = places::read(kafka, backlog_topic, is_over).map_err(|error| chain(&error))?;
         if is_over() { Err("the backlog topic takes too long".to_owned()) } else { Ok((positions, table)) }
     }
 }

@@ -144,7 +144,8 @@ impl Keeper {
             ready = std::mem::take(&mut self.asked);
             self.take_over(&ready, loaded, gauges);
         }
-        if !self.awaited.is_empty() && self.tools.loader.ask() {
+        let partitions = || self.awaited.iter().map(|assignment| assignment.partition()).collect();
+        if !self.awaited.is_empty() && self.tools.loader.ask(partitions()) {
             self.asked = std::mem::take(&mut self.awaited);
         }
         Ok(ready)
@@ -197,7 +198,8 @@ impl Keeper {
 
     /// How long the main reader may wait for its next record; none: as long as it likes.
     pub(crate) fn patience(&self) -> Option<Duration> {
-        self.patience
+        let awaits_places = !self.awaited.is_empty() || !self.asked.is_empty();
+        if awaits_places { Some(self.patience.map_or(REST, |patience| patience.min(REST))) } else { self.patience }
     }
 
     /// One turn: listens to lanes, lets the catch-up reader go on, writes places.

@@ -15,7 +15,7 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::client::{ClientLog, table_consumer_config};
-use super::topic_watch::{LogRange, TopicWatch};
+use super::topic_watch::{LogRange, TopicWatch, ends};
 use crate::clock;
 use crate::settings;
 
@@ -63,6 +63,9 @@ pub(crate) enum CompactedError {
     /// It is not the topic that was read.
     #[error("topic `{0}` was made anew: its table is read again from the start")]
     Anew(String),
+    /// What was in it does not come.
+    #[error("topic `{0}` was not read to its end in time: its table is read again from the start")]
+    Late(String),
 }
 
 /// A partition whose start waits for the end of a transaction.
@@ -86,6 +89,8 @@ pub(crate) struct Compacted {
     held_up: BTreeMap<i32, HeldUp>,
     /// Partitions that have not reached their end yet.
     behind: BTreeSet<i32>,
+    /// By partition, the offset up to which it was read, once it is not behind.
+    read_to: BTreeMap<i32, i64>,
     looked: Instant,
     asked: Instant,
     said: Option<Instant>,
@@ -112,6 +117,8 @@ impl Compacted {
             partitions: look.ranges.keys().copied().collect(),
             held_up: BTreeMap::new(),
             behind: look.ranges.keys().copied().collect(),
+            // Its end-of-partition event says that it was read up to there, whatever compaction has left.
+            read_to: look.ranges.iter().map(|(partition, range)| (*partition, range.high)).collect(),
             looked: now,
             asked: now,
             said: None,
@@ -133,6 +140,22 @@ impl Compacted {
         i32::try_from(self.partitions.len()).unwrap_or(i32::MAX)
     }
 
+    /// By partition, where it ends now. Blocks for a bounded time.
+    ///
+    /// # Errors
+    /// A broker does not answer.
+    pub(crate) fn ends(&self) -> Result<BTreeMap<i32, i64>, CompactedError> {
+        let partitions: Vec<i32> = self.partitions.iter().copied().collect();
+        ends(&self.consumer, &self.topic, &partitions, LOOK_TIMEOUT)
+            .map_err(|source| CompactedError::Kafka { topic: self.topic.clone(), source })
+    }
+
+    /// Whether it was read up to these offsets.
+    pub(crate) fn has_read(&self, ends: &BTreeMap<i32, i64>) -> bool {
+        let has_read = |partition, end: i64| self.read_to.get(partition).copied().unwrap_or(0) >= end;
+        self.is_caught_up() && ends.iter().all(|(partition, end)| has_read(partition, *end))
+    }
+
     /// The partitions that wait for the end of a transaction.
     pub(crate) fn held_up(&self) -> impl Iterator<Item = &HeldUp> {
         self.held_up.values()
@@ -148,13 +171,17 @@ impl Compacted {
         for count in 0..BATCH {
             match self.consumer.poll(wait) {
                 None => return Ok(count),
-                Some(Ok(message)) => row(Row {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
-                    key: message.key().unwrap_or_default(),
-                    value: message.payload(),
-                }),
+                Some(Ok(message)) => {
+                    let read_to = self.read_to.entry(message.partition()).or_default();
+                    *read_to = message.offset().saturating_add(1).max(*read_to);
+                    row(Row {
+                        partition: message.partition(),
+                        offset: message.offset(),
+                        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+                        key: message.key().unwrap_or_default(),
+                        value: message.payload(),
+                    });
+                }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.behind.remove(&partition);
                     return Ok(count + 1);
