@@ -9,18 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::client::{ClientLog, table_consumer_config};
-use super::topic_watch::{LogRange, TopicWatch, ends};
+use super::topic_watch::{LogRange, Look, TopicWatch, ends};
 use crate::clock;
 use crate::settings;
 
 /// How long the brokers may take at start for one answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks at start while partitions have no leader: a topic just created gets its leaders within a second.
+const LEADER_WAIT: Duration = Duration::from_millis(200);
 /// How long they may take later: the thread that waits has to see a stop.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is asked whether the topic changed its shape.
@@ -105,7 +107,7 @@ impl Compacted {
         let failed = |source| CompactedError::Kafka { topic: topic.to_owned(), source };
         let consumer = table_consumer_config(kafka, role).create_with_context(ClientLog::new(role)).map_err(failed)?;
         let mut watch = TopicWatch::new(kafka, topic, role).map_err(failed)?;
-        let look = watch.look(clock::now_ms(), OPEN_TIMEOUT).map_err(failed)?;
+        let look = first_look(&mut watch).map_err(failed)?;
         if look.ranges.is_empty() {
             return Err(CompactedError::NoTopic(topic.to_owned()));
         }
@@ -275,5 +277,51 @@ impl Compacted {
             list.add_partition_offset(&self.topic, *partition, Offset::Beginning).map_err(failed)?;
         }
         self.consumer.incremental_assign(&list).map_err(failed)
+    }
+}
+
+/// Looks until every partition has a leader, for [`OPEN_TIMEOUT`] at most. Blocks.
+fn first_look(watch: &mut TopicWatch) -> Result<Look, KafkaError> {
+    let deadline = Instant::now() + OPEN_TIMEOUT;
+    loop {
+        match watch.look(clock::now_ms(), OPEN_TIMEOUT) {
+            Err(error) if has_no_leader(&error) && Instant::now() < deadline => {
+                tracing::debug!(%error, "a partition has no leader yet");
+                std::thread::sleep(LEADER_WAIT);
+            }
+            ended => return ended,
+        }
+    }
+}
+
+fn has_no_leader(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    #[test]
+    fn a_topic_whose_partitions_have_no_leader_yet_is_waited_for() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("table", 2, 1).expect("a topic");
+        // More than the client's own tries.
+        let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION; 8];
+        cluster.request_errors(RDKafkaApiKey::ListOffsets, &errors);
+        let kafka = settings::Kafka {
+            brokers: cluster.bootstrap_servers(),
+            group: "hookstream".to_owned(),
+            instance_id: None,
+            properties: Vec::new(),
+        };
+        let table = Compacted::open(&kafka, "table", "test").expect("a table");
+        assert_eq!(table.partition_count(), 2);
     }
 }
