@@ -252,6 +252,11 @@ impl Table {
         self.by_key.get(&*canonical_key(key)).map(|ByKey(integration)| integration)
     }
 
+    /// Whether an integration has this workspace. Of two names with the same hash both count as known.
+    pub(crate) fn has_workspace(&self, name: &str) -> bool {
+        self.workspaces.contains_key(&hash_bytes(name.as_bytes()))
+    }
+
     /// Whether [`Table::take_rescheduled`] would name anything.
     pub(crate) fn is_rescheduled(&self) -> bool {
         self.rescheduled != Rescheduled::Only(Vec::new())

@@ -236,13 +236,15 @@ impl EventConsumer {
 
 /// A record as the pipeline takes it.
 pub(crate) fn record_of<M: Message>(message: &M) -> Record<'_> {
-    let headers = message.headers().map(readable_headers).into_iter().flatten();
-    let workspace = workspace_of(headers, message.key());
+    let headers = || message.headers().map(readable_headers).into_iter().flatten();
+    let workspace = workspace_of(headers(), message.key());
+    let is_workspace_key = workspace.is_some() && workspace_of(headers(), None).is_none();
     Record {
         offset: message.offset(),
         timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
         key: message.key(),
         value: message.payload(),
         workspace,
+        is_workspace_key,
     }
 }

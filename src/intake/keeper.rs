@@ -355,7 +355,7 @@ pub fn turn_in_memory(
         let at = usize::try_from(offset).ok().and_then(|index| log.get(index));
         let Some((workspace, value)) = at else { break };
         let (timestamp_ms, workspace) = (clock::now_ms(), Some(workspace.as_str()));
-        let record = Record { offset, timestamp_ms, key: None, value: Some(value), workspace };
+        let record = Record { offset, timestamp_ms, key: None, value: Some(value), workspace, is_workspace_key: false };
         if !pipeline.catch_up(&record, assignment, backlog, batches) {
             break;
         }

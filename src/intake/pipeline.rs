@@ -36,6 +36,8 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// The workspace by its header or key, if there is one.
     pub workspace: Option<&'a str>,
+    /// Whether the key stands in for a header `workspace` that is not there.
+    pub is_workspace_key: bool,
 }
 
 /// Turns records into jobs.
@@ -52,7 +54,11 @@ pub struct Pipeline {
     /// Ticks of schedules have their origin there.
     integrations_topic: Arc<str>,
     repeats: Repeats,
+    unknown_workspaces: Repeats,
 }
+
+/// Between two warnings that a key is taken for a workspace. Where the CRM keys by workspace, those without an integration are normal.
+const UNKNOWN_WORKSPACE_EVERY: Duration = Duration::from_secs(600);
 
 /// A retry that is due, out of its tier.
 pub struct DueRetry {
@@ -91,6 +97,7 @@ impl Pipeline {
             give_up_after_ms: ms(delivery.give_up_after),
             integrations_topic: integrations_topic.into(),
             repeats: Repeats::default(),
+            unknown_workspaces: Repeats::every(UNKNOWN_WORKSPACE_EVERY),
         }
     }
 
@@ -186,8 +193,12 @@ impl Pipeline {
                 MainOffer::FallsBehind => fallen.push(gauge),
             }
         });
+        let is_unknown = !matched && record.is_workspace_key && !table.has_workspace(workspace);
         drop(table);
         self.metrics.intake.event(if matched { EventOutcome::Matched } else { EventOutcome::Unmatched });
+        if is_unknown {
+            self.unknown_workspace(record, assignment);
+        }
         if given.is_empty() && fallen.is_empty() {
             assignment.admit_settled(record.offset);
             return;
@@ -200,6 +211,20 @@ impl Pipeline {
             backlog.pin(&gauge, Arc::clone(&event));
         }
         self.give(&event, &envelope.id, given, batches);
+    }
+
+    /// Most often the key is an entity's id, and the CRM has forgotten the header.
+    fn unknown_workspace(&self, record: &Record<'_>, assignment: &Assignment) {
+        self.metrics.intake.unknown_workspace_events.inc();
+        if let Some(repeats) = self.unknown_workspaces.of("") {
+            tracing::warn!(
+                topic = &**assignment.topic(),
+                partition = assignment.partition(),
+                offset = record.offset,
+                repeats,
+                "an event has no header `workspace`, and no integration has the workspace that its key names"
+            );
+        }
     }
 
     fn give(&self, event: &Arc<Event>, event_id: &str, given: Vec<Given>, batches: &mut [Vec<Job>]) {
@@ -477,9 +502,42 @@ mod tests {
     use crate::domain::retry_schedule::RetrySchedule;
     use crate::health::rules::Health;
 
+    fn pipeline(table: Table) -> (Pipeline, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        let pipeline = Pipeline::new(
+            Arc::new(RwLock::new(table)),
+            Pressure::new(1_000_000),
+            Arc::clone(&metrics),
+            Arc::default(),
+            1,
+            (&settings::Settings::default().delivery, "integrations"),
+        );
+        (pipeline, metrics)
+    }
+
+    #[test]
+    fn an_event_is_counted_whose_key_is_taken_for_a_workspace_that_no_integration_has() {
+        let mut table = Table::default();
+        let value = json!({"webHooks": [{"id": "w", "relativeUrl": "http://r/", "triggerType": "entityEvent",
+            "filter": {"items": [{"entityType": "company"}]}}]});
+        table.put(Arc::new(Integration::parse("ws/1", value.to_string().as_bytes()).unwrap()));
+        table.settle();
+        let (pipeline, metrics) = pipeline(table);
+        let assignment = Assignment::new("events".into(), 0);
+        let read = |workspace, is_workspace_key| {
+            let value: &[u8] = br#"{"id":"e","type":"change","entityIds":{"contactId":"1"}}"#;
+            let (offset, workspace) =
+                (i64::try_from(metrics.intake.events(EventOutcome::Unmatched)).unwrap(), Some(workspace));
+            let record = Record { offset, timestamp_ms: 0, key: None, value: Some(value), workspace, is_workspace_key };
+            pipeline.event(&record, &assignment, &mut PartitionBacklog::default(), &mut [Vec::new()]);
+            metrics.intake.unknown_workspace_events.get()
+        };
+        assert_eq!([read("ws", true), read("ws", false), read("other", false)], [0, 0, 0]);
+        assert_eq!([read("3c75d291", true), read("3c75d291", true)], [1, 2]);
+    }
+
     #[test]
     fn what_matches_an_integration_that_is_not_delivered_to_is_dropped_and_counted() {
-        let schedule = RetrySchedule::parse("1s").unwrap();
         let mut table = Table::default();
         for status in ["active", "paused", "notConfigured", "failed", "hasErrors"] {
             let value = json!({"status": status, "webHooks": [{"id": "w", "relativeUrl": "http://r/",
@@ -488,21 +546,13 @@ mod tests {
         }
         table.settle();
         table.get("ws/hasErrors").unwrap().set_health(Health::Failed);
-        let metrics = Arc::new(Metrics::new(&schedule));
-        let pressure = Pressure::new(1_000_000);
-        let pipeline = Pipeline::new(
-            Arc::new(RwLock::new(table)),
-            pressure,
-            Arc::clone(&metrics),
-            Arc::default(),
-            1,
-            (&settings::Settings::default().delivery, "integrations"),
-        );
+        let (pipeline, metrics) = pipeline(table);
         let assignment = Assignment::new("events".into(), 0);
         let read = |offset, workspace, entity| {
             let value = format!(r#"{{"id":"e","type":"change","entityIds":{{"{entity}Id":"1"}}}}"#);
             let (key, value) = (None, Some(value.as_bytes()));
-            let record = Record { offset, timestamp_ms: 0, key, value, workspace: Some(workspace) };
+            let workspace = Some(workspace);
+            let record = Record { offset, timestamp_ms: 0, key, value, workspace, is_workspace_key: false };
             let mut batches = [Vec::new()];
             pipeline.event(&record, &assignment, &mut PartitionBacklog::default(), &mut batches);
             batches[0].len()

@@ -6,22 +6,36 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// One line for each thing said in this time; repeats are counted.
+/// One line for each thing said in this time, unless another time is given; repeats are counted.
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
 /// Distinct things remembered.
 const DISTINCT_MAX: usize = 64;
 
 /// What was said lately.
-#[derive(Debug, Default)]
-pub(crate) struct Repeats(Mutex<HashMap<String, (Instant, u32)>>);
+#[derive(Debug)]
+pub(crate) struct Repeats {
+    seen: Mutex<HashMap<String, (Instant, u32)>>,
+    after: Duration,
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Self::every(REPEAT_AFTER)
+    }
+}
 
 impl Repeats {
+    /// With `after` between two lines for one thing.
+    pub(crate) fn every(after: Duration) -> Self {
+        Self { seen: Mutex::default(), after }
+    }
+
     /// How often the text was held back since it was last written; nothing if it is to be held back now.
     pub(crate) fn of(&self, text: &str) -> Option<u32> {
-        let mut seen = self.0.lock();
+        let mut seen = self.seen.lock();
         let now = Instant::now();
         if let Some((written, held_back)) = seen.get_mut(text) {
-            if now.saturating_duration_since(*written) < REPEAT_AFTER {
+            if now.saturating_duration_since(*written) < self.after {
                 *held_back += 1;
                 return None;
             }
@@ -53,6 +67,6 @@ mod tests {
         for number in 0..DISTINCT_MAX * 3 {
             assert_eq!(repeats.of(&number.to_string()), Some(0));
         }
-        assert!(repeats.0.lock().len() <= DISTINCT_MAX);
+        assert!(repeats.seen.lock().len() <= DISTINCT_MAX);
     }
 }

@@ -13,6 +13,7 @@ const LATENESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 /// Fields are named like their metrics, without the prefix.
 pub(crate) struct IntakeMetrics {
     pub(super) events: CountersBy<EventOutcome>,
+    pub(crate) unknown_workspace_events: IntCounter,
     pub(crate) retry_lateness: Vec<Histogram>,
     pub(crate) retry_overdue: Vec<Gauge>,
     pub(crate) clock_ahead_seconds: Gauge,
@@ -44,6 +45,10 @@ impl IntakeMetrics {
         let rebalances = make.counters("rebalances_total", "Partitions assigned, revoked and lost", &["kind"]);
         Self {
             events: CountersBy::new(EventOutcome::ALL, |outcome| events.with_label_values(&[outcome.word()])),
+            unknown_workspace_events: make.counter(
+                "unknown_workspace_events_total",
+                "Events whose workspace is their key, for want of a header, and no integration has that workspace",
+            ),
             retry_lateness: read().map(|tier| lateness.with_label_values(&[tier])).collect(),
             retry_overdue: read().map(|tier| overdue.with_label_values(&[tier])).collect(),
             clock_ahead_seconds: make.gauge(
