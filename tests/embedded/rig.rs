@@ -145,6 +145,7 @@ impl Rig {
                 key: None,
                 value: Some(value.as_bytes()),
                 workspace: Some(workspace),
+                is_workspace_key: false,
             };
             let mut log = self.log.lock();
             log.0.push((workspace.to_owned(), value.as_bytes().to_vec()));
