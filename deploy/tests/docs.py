@@ -15,10 +15,10 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 SUBCOMMANDS = {
     "worker", "api", "demo", "receiver", "topics plan", "topics apply", "dead-letters list", "dead-letters show",
     "dead-letters redrive", "replay", "resume", "explain", "integrations", "health",
-    "attempts", "trace", "check", "completions", "man", "help",
+    "attempts", "trace", "console", "check", "completions", "man", "help",
 }
 
-# What begins as a variable of the program does and is none.
+# What begins as a variable of the program does and is not one.
 NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS", "HOOKSTREAM_TEST_BROKERS", "HOOKSTREAM_TEST_FORMER"}
 
 
@@ -55,7 +55,7 @@ def options(page: Path) -> None:
         need(name in NAMES or name == "like-this", f"the program has no option --{name}")
     for variable in re.findall(r"HOOKSTREAM_[A-Z_]+", text):
         need(variable in VARIABLES | NO_OPTIONS, f"the program has no variable {variable}")
-    for first, second in re.findall(r"(?:^|[`\s])hookstream (worker|api|demo|receiver|topics|dead-letters|replay|resume|explain|integrations|health|attempts|trace|check|completions|man|help)\b\s?([a-z]+)?", text):
+    for first, second in re.findall(r"(?:^|[`\s])hookstream (worker|api|demo|receiver|topics|dead-letters|replay|resume|explain|integrations|health|attempts|trace|console|check|completions|man|help)\b\s?([a-z]+)?", text):
         both = f"{first} {second}" if first in ("topics", "dead-letters") else first
         need(both in SUBCOMMANDS, f"the program has no command {both}")
 
@@ -73,7 +73,7 @@ def commands(page: Path) -> int:
     spans = re.findall(r"`([^`]+)`", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.S | re.M))
     found = 0
     for line in [line for block in blocks for line in block.splitlines()] + [" ".join(span.split()) for span in spans]:
-        command = re.search(r"\bhookstream ((?:topics|dead-letters) [a-z]+|worker|api|demo|receiver|replay|resume|explain|integrations|health|attempts|trace|check)\b([^|;&#]*)", line)
+        command = re.search(r"\bhookstream ((?:topics|dead-letters) [a-z]+|worker|api|demo|receiver|replay|resume|explain|integrations|health|attempts|trace|console|check)\b([^|;&#]*)", line)
         if command:
             found += 1
             for option in re.findall(r"(?<=\s)--([a-z][a-z-]*)", command[2]):
@@ -86,7 +86,7 @@ def ours(text: str):
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         spans = re.split(r"`", line)
         for span in spans:
-            if not re.search(r"\b(kubectl|helm|docker|kafka-[a-z-]+\.sh|openssl|curl|cargo)\b", span) and not line.lstrip().startswith("--set"):
+            if not re.search(r"\b(kubectl|helm|docker|kafka-[a-z-]+\.sh|openssl|curl|cargo)\b", span) and not span.lstrip().startswith("--set"):
                 yield span
 
 

@@ -18,7 +18,23 @@ def check(report: Report) -> None:
             report.check(f"{name}: {claim}", function, ROOT / name)
     for page in [ROOT / "README.md", ROOT / "docs/runbook.md", ROOT / "docs/operations.md", ROOT / "docs/receivers.md"]:
         report.check(f"{page.name}: each command has the options that it is given", lambda page=page: need(docs.commands(page), "there are no commands"))
+    report.check("the demo delivers to a receiver of one's own", own_receiver)
     report.check("the ten minutes without Docker lead to a dead letter redriven", without_docker)
+
+
+def own_receiver() -> None:
+    """Typed as it stands there, but for the addresses, the build and the token, which the demo shows."""
+    loopback = Loopback([9464, 8080, 8090, 9000])
+    own = {port: f"{loopback.address(1)}:{port + loopback.moved}" for port in (9464, 8080, 8090, 9000)}
+    replaced = {f"127.0.0.1:{port}": here for port, here in own.items()}
+    replaced |= {"cargo run --release --": os.environ["PROGRAM"], "target/release/hookstream": os.environ["PROGRAM"]}
+    environment = {
+        "HOOKSTREAM_ADMIN_LISTEN": own[9464], "HOOKSTREAM_API_LISTEN": own[8080], "HOOKSTREAM_CONSOLE_LISTEN": own[8090],
+        "HOOKSTREAM_LISTEN": own[9000],
+    }
+    with tempfile.TemporaryDirectory(prefix="hookstream-demo-") as folder:
+        walk = Walk(folder=Path(folder), replaced=replaced, environment=environment, shown={"THE-TOKEN": r"^token +(\w+)$"})
+        walk.run(blocks("Your own receiver in the demo"))
 
 
 def without_docker() -> None:

@@ -126,8 +126,11 @@ def pattern(line: str) -> str:
 class Walk:
     """A reader with terminals."""
 
-    def __init__(self, folder: Path, replaced: dict, path: Path | None = None, environment: dict | None = None) -> None:
-        self.folder, self.replaced, self.terminals = folder, replaced, {}
+    def __init__(
+        self, folder: Path, replaced: dict, path: Path | None = None, environment: dict | None = None, shown: dict | None = None,
+    ) -> None:
+        """`shown` are words for which the reader types what a terminal shows: the first group of an expression."""
+        self.folder, self.replaced, self.terminals, self.shown = folder, replaced, {}, shown or {}
         self.environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "CARGO_TARGET_DIR") if name in os.environ}
         if path:
             self.environment["PATH"] = f"{path}:{self.environment['PATH']}"
@@ -135,6 +138,12 @@ class Walk:
         self.environment |= {"TMPDIR": str(folder)} | (environment or {})
 
     def here(self, text: str) -> str:
+        for word, expression in self.shown.items():
+            if word in text:
+                screens = "\n".join(terminal.shown for terminal in self.terminals.values())
+                there = re.search(expression, screens, re.M)
+                need(there, f"no terminal shows {word}")
+                text = text.replace(word, there[1])
         for there, here in self.replaced.items():
             text = re.sub(rf"(?<![\w.]){re.escape(there)}(?!\d)", here, text)
         return text
