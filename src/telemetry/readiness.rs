@@ -1,7 +1,9 @@
 //! Whether the process lives and is ready: written by the parts that know, read by the probes of the admin server.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// A loop that makes no round for this long, and for as long as it may wait for partitions that it gives up, stands still.
 const STILL_AFTER: Duration = Duration::from_mins(1);
