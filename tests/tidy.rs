@@ -29,7 +29,7 @@ use source::Source;
 /// Every Rust file of the repository's own.
 fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
-    for folder in ["src", "tests", "benches"] {
+    for folder in ["src", "tests", "benches", "examples"] {
         collect(Path::new(folder), &mut sources);
     }
     assert!(sources.len() > 150, "only {} files: the walk over them is broken", sources.len());

@@ -287,7 +287,17 @@ impl Failed {
     }
 
     fn of(error: &hyper::Error, link: &KeptConnection) -> Self {
-        let unread = if error.is_parse() { link.budget.head() } else { Vec::new() };
+        let is_unsent = error.is_canceled() || error.is_closed();
+        let unread = if error.is_parse() || is_unsent { link.budget.head() } else { Vec::new() };
+        if is_unsent {
+            // The library says nothing about the connection then but that it is gone.
+            let (reason, words) = if unread.is_empty() {
+                (Reason::Reset, "the receiver closed the connection before it had the request")
+            } else {
+                (Reason::Protocol, "the receiver spoke before it had the request: it speaks another protocol")
+            };
+            return Self::new(reason, Cause::new(words), Some(link.address()));
+        }
         Self { unread, ..Self::new(classify(error), Cause::of_error(error), Some(link.address())) }
     }
 

@@ -305,6 +305,72 @@ async fn an_answer_is_looked_for_before_a_reset_is_called_one() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_speaks_first_speaks_no_http() {
+    let (listener, port) = listen().await;
+    let server = serve(async move {
+        let mut open = Vec::new();
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            if tcp.write_all(b"SSH-2.0-OpenSSH_9.6\r\n").await.is_ok() {
+                open.push(tcp);
+            }
+        }
+    });
+    for _ in 0..20 {
+        let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Nothing).await;
+        assert_eq!(exchanged.outcome, Outcome::failed(Reason::Protocol), "{:?}", exchanged.cause);
+        assert_ne!(exchanged.cause.unwrap().text(), "channel closed");
+    }
+    drop(server);
+}
+
+#[tokio::test]
+async fn every_name_of_the_zoo_ends_as_expected_and_one_that_flips_into_a_private_network_is_refused() {
+    use crate::net::resolver::Resolver;
+    use crate::net::testing::asking_only;
+    use crate::net::tls::Tls;
+    use crate::net::zoo_names::{Expected, NameServer, zoo_names};
+
+    let (listener, port) = listen().await;
+    let receiver = answer_with(listener, &format!("HTTP/1.1 200 OK\r\n{GOOD}"));
+    let server = NameServer::of_the_zoo((Ipv4Addr::LOCALHOST, 0).into()).await;
+    let resolver = Resolver::with(asking_only(&[server.address]));
+    for name in zoo_names() {
+        let silent = matches!(name.expected, Expected::Failed { reason: "timeout", .. });
+        let connect_timeout = if silent { Duration::from_millis(300) } else { AMPLE };
+        let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        let connector = Connector::new(resolver.clone(), policy, Tls::trusting([]), connect_timeout);
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        let courier = Courier::new(connector, AMPLE, metrics);
+        let attempt = request_to(&format!("http://{}:{port}", name.name), b"x");
+        let mut kept = None;
+        for expected in [name.expected, name.later] {
+            let exchanged = courier.exchange(&attempt, kept.take(), Keep::Nothing).await;
+            let cause = exchanged.cause.map(|cause| cause.text().to_owned()).unwrap_or_default();
+            match expected {
+                Expected::Acknowledged => {
+                    assert_eq!(exchanged.outcome, Outcome::Acknowledged, "{}: {cause}", name.name)
+                }
+                Expected::Failed { reason, cause: part } => {
+                    let Outcome::Failed { reason: found, .. } = exchanged.outcome else { panic!("{name:?}") };
+                    assert!(
+                        found.word() == reason && cause.contains(part),
+                        "it {}: {name:?}: {found:?}: {cause}",
+                        name.does
+                    );
+                }
+            }
+            kept = exchanged.rest.read().await.link;
+            if name.later != name.expected && expected == name.expected {
+                let until = resolver.resolve(name.name).await.unwrap().until;
+                tokio::time::sleep_until(until).await;
+            }
+        }
+    }
+    assert!(server.questions().iter().all(|(name, _)| name.ends_with(".zoo.test.")));
+    drop(receiver);
+}
+
+#[tokio::test]
 async fn a_stale_connection_costs_no_attempt_and_one_resend_at_most() {
     let (listener, port) = listen().await;
     let server = serve(async move {

@@ -105,18 +105,18 @@ async fn ask(resolver: &TokioResolver, name: &str, family: Family) -> Result<Rec
     }
 }
 
-/// Name servers of a test.
+/// A name server on loopback, and the names of the receiver zoo: what the suites in `tests/` and the example have too.
+#[cfg(test)]
+#[path = "../../tests/support/zoo/names.rs"]
+#[expect(unreachable_pub, clippy::panic, clippy::indexing_slicing, reason = "the file is another crate's too")]
+pub(crate) mod zoo_names;
+
+/// What tests ask.
 #[cfg(test)]
 pub(crate) mod testing {
     use std::net::SocketAddr;
 
     use hickory_resolver::config::{ConnectionConfig, ProtocolConfig};
-    use hickory_resolver::proto::op::Message;
-    use hickory_resolver::proto::rr::Record;
-    use hickory_resolver::proto::rr::rdata::{A, AAAA};
-    use parking_lot::Mutex;
-    use tokio::net::UdpSocket;
-    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -132,75 +132,5 @@ pub(crate) mod testing {
             NameServerConfig::new(server.ip(), true, connections)
         });
         asking(servers.collect(), ResolverOpts::default(), HostsFile::new("/nonexistent/hosts"))
-    }
-
-    /// What a name server says to a question.
-    #[derive(Clone, Debug)]
-    pub(crate) enum Reply {
-        /// Nothing.
-        Silence,
-        /// These addresses, for this many seconds.
-        Addresses(Vec<IpAddr>, u32),
-        /// No address of this family.
-        Empty,
-        /// There is no such name.
-        NoSuchName,
-        /// It can't say.
-        Failure,
-    }
-
-    type Says = Arc<Mutex<dyn FnMut(&str, Family) -> Reply + Send>>;
-
-    /// A name server on loopback, over UDP.
-    pub(crate) struct NameServer {
-        pub(crate) address: SocketAddr,
-        questions: Arc<Mutex<Vec<(String, Family)>>>,
-        _serving: JoinSet<()>,
-    }
-
-    impl NameServer {
-        pub(crate) async fn start(says: impl FnMut(&str, Family) -> Reply + Send + 'static) -> Self {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-            let address = socket.local_addr().unwrap();
-            let says: Says = Arc::new(Mutex::new(says));
-            let questions = Arc::new(Mutex::new(Vec::new()));
-            let mut serving = JoinSet::new();
-            serving.spawn(answer(socket, says, Arc::clone(&questions)));
-            Self { address, questions, _serving: serving }
-        }
-
-        /// What was asked so far.
-        pub(crate) fn questions(&self) -> Vec<(String, Family)> {
-            self.questions.lock().clone()
-        }
-    }
-
-    async fn answer(socket: UdpSocket, says: Says, questions: Arc<Mutex<Vec<(String, Family)>>>) {
-        let mut buffer = [0; 4096];
-        while let Ok((bytes, from)) = socket.recv_from(&mut buffer).await {
-            let question = Message::from_vec(&buffer[..bytes]).unwrap();
-            let query = question.queries[0].clone();
-            let family = if query.query_type() == RecordType::A { Family::V4 } else { Family::V6 };
-            let name = query.name().to_ascii().to_lowercase();
-            questions.lock().push((name.clone(), family));
-            let reply = says.lock()(&name, family);
-            let mut message = question.into_response();
-            match reply {
-                Reply::Silence => continue,
-                Reply::Addresses(addresses, ttl) => {
-                    for address in addresses {
-                        let data = match address {
-                            IpAddr::V4(address) => RData::A(A(address)),
-                            IpAddr::V6(address) => RData::AAAA(AAAA(address)),
-                        };
-                        message.add_answer(Record::from_rdata(query.name().clone(), ttl, data));
-                    }
-                }
-                Reply::Empty => {}
-                Reply::NoSuchName => message.metadata.response_code = ResponseCode::NXDomain,
-                Reply::Failure => message.metadata.response_code = ResponseCode::ServFail,
-            }
-            socket.send_to(&message.to_vec().unwrap(), from).await.unwrap();
-        }
     }
 }

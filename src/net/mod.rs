@@ -12,3 +12,6 @@ pub(crate) mod stream;
 pub(crate) mod read_budget;
 pub(crate) mod server;
 pub(crate) mod descriptors;
+
+#[cfg(test)]
+pub(crate) use dns::{testing, zoo_names};

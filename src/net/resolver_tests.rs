@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::net::dns::testing::{NameServer, Reply, asking_only};
+use crate::net::testing::asking_only;
+use crate::net::zoo_names::{Family as Asked, NameServer, Reply};
 
 const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const TWO: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
@@ -262,10 +263,10 @@ async fn this_machine_needs_no_name_server() {
     }
 }
 
-fn good(name: &str, family: Family) -> Reply {
+fn good(name: &str, family: Asked) -> Reply {
     match (name.starts_with("good"), family) {
-        (true, Family::V4) => Reply::Addresses(vec![ONE], 60),
-        (true, Family::V6) => Reply::Empty,
+        (true, Asked::V4) => Reply::Addresses(vec![ONE], 60),
+        (true, Asked::V6) => Reply::Empty,
         (false, _) => Reply::Silence,
     }
 }
@@ -273,8 +274,8 @@ fn good(name: &str, family: Family) -> Reply {
 #[tokio::test]
 async fn a_name_server_that_never_answers_one_family_costs_a_moment() {
     let server = NameServer::start(|_, family| match family {
-        Family::V4 => Reply::Addresses(vec![TWO, ONE], 60),
-        Family::V6 => Reply::Silence,
+        Asked::V4 => Reply::Addresses(vec![TWO, ONE], 60),
+        Asked::V6 => Reply::Silence,
     })
     .await;
     let resolver = Resolver::with(asking_only(&[server.address]));
@@ -326,7 +327,7 @@ async fn a_name_is_asked_for_as_it_is_and_never_with_the_search_list() {
 #[tokio::test]
 async fn a_name_that_does_not_exist_fails_at_once_and_one_that_nobody_knows_of_is_unanswered() {
     let server = NameServer::start(|name, family| match (name, family) {
-        ("gone.test.", Family::V4) => Reply::NoSuchName,
+        ("gone.test.", Asked::V4) => Reply::NoSuchName,
         ("failing.test.", _) => Reply::Failure,
         ("empty.test.", _) => Reply::Empty,
         _ => Reply::Silence,
@@ -353,11 +354,11 @@ async fn a_silent_name_server_beside_one_that_answers_costs_nothing() {
 async fn a_name_that_moved_is_followed_when_its_time_is_over_and_known_while_the_name_server_is_down() {
     let mut moved = false;
     let server = NameServer::start(move |_, family| match family {
-        Family::V4 => {
+        Asked::V4 => {
             let address = if std::mem::replace(&mut moved, true) { TWO } else { ONE };
             Reply::Addresses(vec![address], 1)
         }
-        Family::V6 => Reply::Empty,
+        Asked::V6 => Reply::Empty,
     })
     .await;
     let resolver = Resolver::with(asking_only(&[server.address]));

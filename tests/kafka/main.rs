@@ -40,3 +40,4 @@ mod stage;
 mod table;
 mod topics;
 mod upgrade;
+mod zoo;

@@ -57,6 +57,11 @@ impl Stage {
         Worker::start(&self.brokers, &self.names, &self.options(extra)).await
     }
 
+    /// A worker that is ready, with these variables in its environment.
+    pub(crate) async fn worker_in(&self, environment: &[(&str, &str)], extra: &[&str]) -> Worker {
+        Worker::start_in(environment, &self.brokers, &self.names, &self.options(extra)).await
+    }
+
     /// A worker of a former release that is ready; of this one where no `program` is named.
     pub(crate) async fn former_worker(&self, program: Option<&str>) -> Worker {
         let Some(program) = program else { return self.worker(&[]).await };
@@ -147,6 +152,11 @@ impl Stage {
     /// What is in a tier.
     pub(crate) fn tier(&self, delay: &str) -> Vec<Read> {
         read_all(&self.brokers, &self.names.tier(delay))
+    }
+
+    /// What is in the attempt log.
+    pub(crate) fn attempts(&self) -> Vec<Value> {
+        read_all(&self.brokers, &self.names.attempts()).iter().map(Read::json).collect()
     }
 
     /// What is in the dead-letter topic.

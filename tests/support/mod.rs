@@ -20,3 +20,4 @@ pub mod receiver;
 pub mod records;
 pub mod wait;
 pub mod worker;
+pub mod zoo;

@@ -83,8 +83,10 @@ pub enum Echo {
 pub enum Misbehaviour {
     /// Closes the connection without a byte.
     Close,
-    /// Resets the connection.
+    /// Resets the connection without a byte.
     Reset,
+    /// Sends what it has to send, then resets the connection.
+    ResetAfter,
     /// Says nothing and keeps the connection open.
     Hang,
     /// Sends a good answer's head a byte at a time, with this pause.
@@ -120,6 +122,8 @@ pub struct Answer {
     pub misbehaviour: Option<Misbehaviour>,
     /// Whether it closes the connection after this answer.
     pub close: bool,
+    /// What it sends instead of all of the above, word for word but for `{echo}`, which is the request's token.
+    pub text: Option<Bytes>,
 }
 
 impl Answer {
@@ -138,12 +142,32 @@ impl Answer {
             delay: Duration::ZERO,
             misbehaviour: None,
             close: false,
+            text: None,
         }
+    }
+
+    /// Exactly these bytes, where `{echo}` stands for the request's token.
+    pub fn text(text: impl Into<Bytes>) -> Self {
+        Self { text: Some(text.into()), ..Self::ok() }
     }
 
     /// Status 200 and this echo.
     pub fn echo(echo: Echo) -> Self {
         Self { echo, ..Self::ok() }
+    }
+
+    /// The same answer, and then or meanwhile this.
+    #[must_use]
+    pub fn but(mut self, misbehaviour: Misbehaviour) -> Self {
+        self.misbehaviour = Some(misbehaviour);
+        self
+    }
+
+    /// The same answer, after which the connection is closed.
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
     }
 
     /// No answer but this.
@@ -175,6 +199,9 @@ impl Answer {
     /// The bytes of the head, and of the body where it has an end.
     fn bytes(&self, request: &Recorded) -> Vec<u8> {
         let token = request.header(ECHO).unwrap_or_default();
+        if let Some(text) = &self.text {
+            return replaced(text, token);
+        }
         let echoes: &[&str] = match self.echo {
             Echo::Right => &[token],
             Echo::Missing => &[],
@@ -195,6 +222,20 @@ impl Answer {
         bytes.extend_from_slice(&self.body);
         bytes
     }
+}
+
+/// `text` with the token in the place of every `{echo}`.
+fn replaced(text: &[u8], token: &str) -> Vec<u8> {
+    const PLACE: &[u8] = b"{echo}";
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.windows(PLACE.len()).position(|window| window == PLACE) {
+        bytes.extend_from_slice(&rest[..at]);
+        bytes.extend_from_slice(token.as_bytes());
+        rest = &rest[at + PLACE.len()..];
+    }
+    bytes.extend_from_slice(rest);
+    bytes
 }
 
 type Script = Arc<dyn Fn(&Recorded) -> Answer + Send + Sync>;
@@ -401,9 +442,11 @@ async fn reply(stream: &mut TcpStream, request: &Recorded, answer: &Answer) -> b
     match answer.misbehaviour {
         None => stream.write_all(&answer.bytes(request)).await.is_ok(),
         Some(Misbehaviour::Close) => false,
-        Some(Misbehaviour::Reset) => {
-            // A linger time of zero makes closing a reset.
-            socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).is_err()
+        Some(Misbehaviour::Reset) => reset(stream),
+        Some(Misbehaviour::ResetAfter) => {
+            // Whether it could be written or not, the connection ends.
+            let _written = stream.write_all(&answer.bytes(request)).await;
+            reset(stream)
         }
         Some(Misbehaviour::Hang) => until_closed(stream).await,
         Some(Misbehaviour::DripHead(pause)) => {
@@ -448,6 +491,12 @@ async fn reply(stream: &mut TcpStream, request: &Recorded, answer: &Answer) -> b
             false
         }
     }
+}
+
+/// Makes closing a reset, by a linger time of zero. The connection can't go on.
+fn reset(stream: &TcpStream) -> bool {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a linger time");
+    false
 }
 
 /// Reads and forgets until the peer closes.

@@ -188,7 +188,12 @@ impl Worker {
         let library = clock_shift();
         let shift = seconds.to_string();
         let environment = [("LD_PRELOAD", library.as_str()), ("TEST_CLOCK_SHIFT", shift.as_str())];
-        let worker = Self::listening(Self::process_in(brokers, names, extra, &environment)).await;
+        Self::start_in(&environment, brokers, names, extra).await
+    }
+
+    /// Starts one with these variables in its environment, and waits until it is ready.
+    pub async fn start_in(environment: &[(&str, &str)], brokers: &str, names: &Names, extra: &[&str]) -> Self {
+        let worker = Self::listening(Self::process_in(brokers, names, extra, environment)).await;
         worker.ready().await;
         worker
     }

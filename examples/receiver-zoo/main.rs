@@ -1,0 +1,77 @@
+//! Serves the receiver zoo: receivers that misbehave by name, for any sender of signed webhooks to be tried against.
+//!
+//! ```text
+//! cargo run --example receiver-zoo                         # a table of names, URLs and what is expected, until ctrl-c
+//! cargo run --example receiver-zoo -- --dns 127.0.0.1:5353 # the names too: a name server for the sender to ask
+//! ```
+//!
+//! What it takes: a header `X-XCOM-Integration-Echo`, which the good ones send back. Nothing that is to be expected is decided here: that
+//! stands with the receivers, in `tests/support/zoo`, which the test suites use as well.
+#![expect(clippy::print_stdout, reason = "a table for people is what this program is for")]
+
+#[expect(dead_code, reason = "the suites use more of it")]
+#[expect(
+    unreachable_pub,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    reason = "test support: what can't be set up ends the program with a clear text"
+)]
+mod support;
+
+use std::net::SocketAddr;
+
+use support::zoo::names::{NameServer, zoo_names};
+use support::zoo::{Expected, Zoo};
+
+const USAGE: &str = "usage: receiver-zoo [--dns ADDRESS]";
+
+/// Where the name server is to listen, if there is to be one.
+fn arguments() -> anyhow::Result<Option<SocketAddr>> {
+    let mut words = std::env::args().skip(1);
+    match (words.next().as_deref(), words.next(), words.next()) {
+        (None, ..) => Ok(None),
+        (Some("--dns"), Some(address), None) => {
+            let address = address.parse();
+            Ok(Some(address.map_err(|error| anyhow::anyhow!("--dns: {error}\n{USAGE}"))?))
+        }
+        _ => Err(anyhow::anyhow!(USAGE)),
+    }
+}
+
+fn row(name: &str, url: &str, expected: Expected, does: &str) {
+    let expected = match expected {
+        Expected::Acknowledged => String::from("acknowledged"),
+        Expected::Failed { reason, cause: "" } => reason.to_owned(),
+        Expected::Failed { reason, cause } => format!("{reason}: {cause}"),
+    };
+    println!("{name}\t{url}\t{expected}\t{does}");
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let dns = arguments()?;
+    let folder = tempfile::tempdir()?;
+    let zoo = Zoo::start(folder.path());
+    println!("name\turl\texpected\tit ...");
+    for animal in zoo.animals() {
+        row(animal.name, &animal.url, animal.expected, animal.does);
+    }
+    let mut name_server = None;
+    if let Some(address) = dns {
+        let server = NameServer::of_the_zoo(address).await;
+        let port = zoo.scripted().address().port();
+        for name in zoo_names() {
+            let short = name.name.split('.').next().unwrap_or(name.name);
+            row(short, &format!("http://{}:{port}/good", name.name), name.expected, name.does);
+        }
+        println!("\nThe name server listens on {}.", server.address);
+        name_server = Some(server);
+    }
+    println!("\nThe certificate to trust is {}.", Zoo::trusted(folder.path()).display());
+    println!("Requests to 127.0.0.0/8 have to be allowed. Ctrl-c ends it.");
+    tokio::signal::ctrl_c().await?;
+    drop(name_server);
+    Ok(())
+}
