@@ -220,6 +220,7 @@ pub(crate) fn mock_child(arguments: &[String]) -> ExitCode {
     for topic in [
         "webhooks.dead-letter",
         "webhooks.attempts",
+        "webhooks.backlog",
         "webhooks.health",
         "webhooks.health.deltas",
         "webhooks.health.counts",

@@ -336,11 +336,21 @@ fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
     }
 }
 
+/// A record of a log in memory.
+pub struct InMemory {
+    /// The workspace.
+    pub workspace: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// The timestamp, ms since 1970.
+    pub timestamp_ms: i64,
+}
+
 /// One turn over a partition whose records are all in memory, in the order of their offsets from zero: for tests without
 /// Kafka. Places are kept at once.
 pub fn turn_in_memory(
     pipeline: &Pipeline,
-    log: &[(String, Vec<u8>)],
+    log: &[InMemory],
     (assignment, backlog): (&Arc<Assignment>, &mut PartitionBacklog),
     batches: &mut [Vec<Job>],
 ) {
@@ -353,9 +363,16 @@ pub fn turn_in_memory(
         && let Some(offset) = backlog.pass_position()
     {
         let at = usize::try_from(offset).ok().and_then(|index| log.get(index));
-        let Some((workspace, value)) = at else { break };
-        let (timestamp_ms, workspace) = (clock::now_ms(), Some(workspace.as_str()));
-        let record = Record { offset, timestamp_ms, key: None, value: Some(value), workspace, is_workspace_key: false };
+        let Some(InMemory { workspace, value, timestamp_ms }) = at else { break };
+        let workspace = Some(workspace.as_str());
+        let record = Record {
+            offset,
+            timestamp_ms: *timestamp_ms,
+            key: None,
+            value: Some(value),
+            workspace,
+            is_workspace_key: false,
+        };
         if !pipeline.catch_up(&record, assignment, backlog, batches) {
             break;
         }

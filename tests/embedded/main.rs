@@ -12,3 +12,4 @@ mod fairness;
 mod order;
 mod rig;
 mod ticks;
+mod unspent;

@@ -22,7 +22,7 @@ use hookstream::internals::settings::{Delivery, Ordering};
 use hookstream::internals::{BATCHES_MAX, PartitionBacklog, Shard, Shared, permits};
 use hookstream::internals::{Due, Job, Origin};
 use hookstream::internals::{DueRetry, Pipeline, Record};
-use hookstream::internals::{Pressure, turn_in_memory};
+use hookstream::internals::{InMemory, Pressure, turn_in_memory};
 use parking_lot::{Mutex, RwLock};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -60,8 +60,8 @@ pub(crate) fn webhook(id: &str) -> Value {
     json!({ "id": id, "relativeUrl": format!("/{id}"), "triggerType": "entityEvent", "filter": { "items": [{}] } })
 }
 
-/// Records of the events topic: workspace and value of each, by offset.
-type Log = Vec<(String, Vec<u8>)>;
+/// Records of the events topic, by offset.
+type Log = Vec<InMemory>;
 
 /// A shard under test.
 pub(crate) struct Rig {
@@ -80,6 +80,9 @@ impl Rig {
     /// Starts a shard.
     pub(crate) fn start(settings: Delivery) -> Self {
         let brokers = MockCluster::new(1).expect("a mock cluster");
+        for topic in [TIER, "dead-letter"] {
+            brokers.create_topic(topic, 1, 1).expect("a topic");
+        }
         let kafka = kafka_settings(&brokers.bootstrap_servers(), "embedded");
         let metrics = Arc::new(Metrics::new(&settings.schedule));
         let pressure = Pressure::new(settings.max_queued_bytes);
@@ -148,7 +151,8 @@ impl Rig {
                 is_workspace_key: false,
             };
             let mut log = self.log.lock();
-            log.0.push((workspace.to_owned(), value.as_bytes().to_vec()));
+            let (workspace, timestamp_ms) = (workspace.to_owned(), record.timestamp_ms);
+            log.0.push(InMemory { workspace, value: value.as_bytes().to_vec(), timestamp_ms });
             self.pipeline.event(&record, &self.assignment, &mut log.1, &mut batches);
             self.next_offset += 1;
         }
@@ -221,6 +225,11 @@ impl Rig {
     /// What waits in the tier.
     pub(crate) fn retries(&self) -> Vec<Read> {
         read_all(&self.brokers.bootstrap_servers(), TIER)
+    }
+
+    /// The dead letters.
+    pub(crate) fn dead_letters(&self) -> Vec<Read> {
+        read_all(&self.brokers.bootstrap_servers(), "dead-letter")
     }
 
     /// Lets the shard come to its end, and waits for it.

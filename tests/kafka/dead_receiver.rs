@@ -88,10 +88,11 @@ async fn a_dead_receiver_costs_a_bounded_number_of_requests_sockets_and_records(
         if open > 1.5 { Ok(()) } else { Err(open) }
     })
     .await;
-    // Who it is stands in the log; the rest of the URL may be a secret.
+    // Who it is and what is wrong stands in the log; the rest of the URL may be a secret.
     let origin = receiver.url("");
     for worker in &workers {
-        let names_it = |line: &str| (line.contains("a host's circuit opened") && line.contains(&origin)).then_some(());
+        let of_it = |line: &str| line.contains(&origin) && line.contains("no answer within 2s");
+        let names_it = |line: &str| (line.contains("a host's circuit opened") && of_it(line)).then_some(());
         assert!(worker.lines().find(PATIENCE, names_it).is_some(), "{}", worker.lines().tail(20));
         assert!(!worker.lines().all().join("\n").contains("hidden"), "{}", worker.lines().tail(20));
     }

@@ -7,8 +7,10 @@ use tokio::time::Instant;
 
 use super::{Shard, UnderWay, Work};
 use crate::clock;
+use crate::deliver::courier::Exchange;
 use crate::domain::outcome::{DropReason, Outcome, Reason};
 use crate::inflight::job::{Delivery, Requeue};
+use crate::net::cause::Cause;
 use crate::telemetry::metrics::TickOutcome;
 
 /// What an outcome says about the host.
@@ -33,8 +35,10 @@ impl Shard {
     }
 
     /// Takes account of how a request ended.
-    pub(super) fn update_circuits(&mut self, under_way: &UnderWay, outcome: &Outcome, now: Instant) {
+    pub(super) fn update_circuits(&mut self, under_way: &UnderWay, exchanged: &Exchange, now: Instant) {
         let metrics = &self.shared.metrics.deliver;
+        let outcome = &exchanged.outcome;
+        let cause = exchanged.cause.as_ref().map_or("", Cause::text);
         let mut host_changed = false;
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             let receiver = host.authority.origin();
@@ -47,7 +51,11 @@ impl Shard {
                 Some(true) if host.circuit.failed(under_way.probe, now) => {
                     host_changed = true;
                     metrics.circuits_open.inc();
-                    tracing::warn!(%receiver, "a host's circuit opened: no requests to a host that cannot be reached, but probes");
+                    tracing::warn!(
+                        %receiver,
+                        cause,
+                        "a host's circuit opened: no requests to a host that cannot be reached, but probes"
+                    );
                 }
                 None if under_way.probe => host.circuit.probe_abandoned(),
                 Some(_) | None => {}
@@ -68,6 +76,7 @@ impl Shard {
                 tracing::warn!(
                     integration,
                     webhook,
+                    cause,
                     "a webhook's circuit opened: no requests to a receiver that keeps failing, but probes"
                 );
             }

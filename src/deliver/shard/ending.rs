@@ -58,7 +58,7 @@ impl Shard {
         let now = Instant::now();
         self.update_allowance(&under_way, &exchanged, now);
         self.free(&under_way, &exchanged, now);
-        self.update_circuits(&under_way, &exchanged.outcome, now);
+        self.update_circuits(&under_way, &exchanged, now);
         let UnderWay { delivery, active, host, .. } = under_way;
         let at_ms = clock::now_ms();
         self.shared.metrics.deliver.attempt_duration.observe(exchanged.took.as_secs_f64());
