@@ -185,8 +185,8 @@ def behaves(start) -> None:
 
 
 def by_hand() -> None:
-    """The page's last command, against the first of its receivers."""
-    script = next(code for (_, language), code in blocks().items() if language == "bash")
+    """The page's command that signs, against the first of its receivers."""
+    (script,) = (code for (_, language), code in blocks().items() if language == "bash" and "openssl dgst" in code)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Running(python(folder), folder) as receiver:
