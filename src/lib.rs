@@ -3,7 +3,7 @@
 //! Read the rooms in this order. `settings` reads every option. `app` starts and stops what a subcommand needs. `intake` reads
 //! a record and turns it into deliveries. `inflight` holds what is under way, `backlog` the webhooks that are behind. `deliver` orders deliveries, makes the requests
 //! and publishes what follows a failure. `health` suspends integrations that keep failing, `attempt_log` records attempts,
-//! `registration` is the HTTP API that changes integrations, `console` the page on top of what `readers` finds, `topics` knows names and shapes of topics. `domain` holds the rules
+//! `registration` is the HTTP API that changes integrations, `console` the page on top of what `readers` finds, `actions` is what operators do, `topics` knows names and shapes of topics. `domain` holds the rules
 //! that several rooms share. `kafka`, `net` and `telemetry` are toolboxes. `tools` has one file a subcommand.
 
 mod process;
@@ -21,6 +21,7 @@ mod console;
 mod topics;
 mod domain;
 mod readers;
+mod actions;
 mod kafka;
 mod net;
 mod telemetry;

@@ -7,51 +7,20 @@ use std::io;
 use std::process::ExitCode;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::known::Known;
 use super::render::{self, Body, or_dash, printable};
-use super::resend::{self, Judged, Notes, Order};
-use super::{INTERRUPTED, ToolError, blocking, lookup, write_line};
-use crate::clock;
-use crate::deliver::publish::Outgoing;
+use super::{INTERRUPTED, ToolError, lookup, send, write_line};
+use crate::actions::Sender;
+use crate::actions::dead_letters::{Filter, read};
+use crate::actions::selection::Selection;
 use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
-use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
-use crate::readers::same_id;
+use crate::kafka::topic_range::SpanRecord;
 use crate::settings::{DeadLetterFilter, DeadLettersList, DeadLettersShow, NamedEvent, RecordPlace, Redrive, Settings};
-use crate::topics::names::now_topic;
-
-/// Which records of the topic are meant.
-struct Filter<'a> {
-    wanted: &'a DeadLetterFilter,
-    from_ms: Option<i64>,
-    to_ms: Option<i64>,
-}
-
-impl<'a> Filter<'a> {
-    fn new(wanted: &'a DeadLetterFilter) -> Self {
-        let to_ms = wanted.to.map(Timestamp::as_millisecond);
-        Self { wanted, from_ms: wanted.from.map(Timestamp::as_millisecond), to_ms }
-    }
-
-    fn takes(&self, timestamp_ms: Option<i64>, wire: &Wire) -> bool {
-        let is_same = |wanted: &Option<String>, actual: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| actual.as_ref().is_some_and(|actual| same_id(wanted, actual)))
-        };
-        let filter = self.wanted;
-        (filter.workspace.is_none() || filter.workspace == wire.workspace)
-            && is_same(&filter.integration, &wire.integration_id)
-            && is_same(&filter.webhook, &wire.webhook_id)
-            && filter.reason.is_none_or(|wanted| wire.reason.is_some_and(|reason| reason.word() == wanted))
-            && self.from_ms.is_none_or(|from| timestamp_ms.is_some_and(|at| at >= from))
-            && self.to_ms.is_none_or(|to| timestamp_ms.is_some_and(|at| at < to))
-    }
-}
 
 /// The filter with the whole id of the integration, where only its beginning was given.
 async fn whole(settings: &Settings, filter: &DeadLetterFilter) -> Result<DeadLetterFilter, ToolError> {
@@ -59,56 +28,13 @@ async fn whole(settings: &Settings, filter: &DeadLetterFilter) -> Result<DeadLet
     Ok(DeadLetterFilter { integration: whole, ..filter.clone() })
 }
 
-/// Whether a dead letter is the one that is named: by its own place, which only it is read for, by its event's place, or by the
-/// id of its delivery or its event.
-fn is_named(settings: &Settings, named: Option<&NamedEvent>, record: &SpanRecord, wire: &Wire) -> bool {
-    match named {
-        None | Some(NamedEvent::Stdin) => true,
-        Some(NamedEvent::Place(place)) => {
-            let text = || format!("{}/{}/{}", place.topic, place.partition, place.offset);
-            place.topic == settings.topics.dead_letter || wire.origin == Some(text())
-        }
-        Some(NamedEvent::Id(id)) => {
-            let of_event = || Envelope::parse(record.value.as_deref()?).ok().map(|envelope| same_id(id, &envelope.id));
-            wire.delivery_id.as_ref() == Some(id) || of_event().unwrap_or(false)
-        }
+/// What names a record in a selection: a place or an id. Never standard input.
+fn named(event: &NamedEvent) -> Option<String> {
+    match event {
+        NamedEvent::Place(RecordPlace { topic, partition, offset }) => Some(format!("{topic}/{partition}/{offset}")),
+        NamedEvent::Id(id) => Some(id.clone()),
+        NamedEvent::Stdin => None,
     }
-}
-
-/// Begins to read the topic: only the record that is named by its place, or everything of `from` and later.
-async fn read(
-    settings: &Settings,
-    event: Option<&NamedEvent>,
-    from: Option<Timestamp>,
-    role: &'static str,
-) -> Result<RecordStream, ToolError> {
-    let (kafka, topic) = (settings.kafka.clone(), settings.topics.dead_letter.clone());
-    let from_ms = from.map(Timestamp::as_millisecond);
-    let only = match event {
-        Some(NamedEvent::Place(RecordPlace { topic: named, partition, offset })) if *named == topic => {
-            Some((*partition, *offset))
-        }
-        Some(NamedEvent::Place(RecordPlace { topic: named, .. })) if *named != settings.topics.events => {
-            return Err(ToolError::Refused(format!(
-                "--event: topic `{named}` is not the dead-letter topic, which is `{topic}`, nor that of the events"
-            )));
-        }
-        Some(NamedEvent::Place(_) | NamedEvent::Id(_) | NamedEvent::Stdin) | None => None,
-    };
-    blocking("opening the dead-letter topic", move || {
-        let span = TopicRange::open(&kafka, &topic, role)?;
-        let ranges: Vec<Range> = match (only, from_ms) {
-            (Some((partition, offset)), _) => vec![span.only(partition, offset)?],
-            (None, None) => span.bounds().to_vec(),
-            (None, Some(from_ms)) => {
-                let starts = span.offsets_at(from_ms)?;
-                let start_of = |range: &Range| starts.get(&range.partition).copied().unwrap_or(range.start);
-                span.bounds().iter().map(|range| Range { start: start_of(range), ..*range }).collect()
-            }
-        };
-        Ok(span.read(&ranges)?)
-    })
-    .await
 }
 
 /// One dead letter, as `list --json` writes it.
@@ -195,9 +121,10 @@ pub(crate) async fn list(
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
     let options = &DeadLettersList { filter: whole(settings, &options.filter).await?, ..options.clone() };
-    let mut reading = read(settings, None, options.filter.from, "dead-letters").await?;
+    let selection = Selection::from(&options.filter);
+    let (mut reading, _ranges) = read(settings, &selection, "dead-letters").await?;
     let topic = reading.topic().to_owned();
-    let filter = Filter::new(&options.filter);
+    let filter = Filter::new(settings, selection);
     let mut listing = Listing::new(options, out);
     let mut read = 0_u64;
     let is_interrupted = loop {
@@ -205,7 +132,7 @@ pub(crate) async fn list(
         let Some(record) = next? else { break false };
         read += 1;
         let wire = record.wire();
-        if filter.takes(record.timestamp_ms, &wire) && !listing.take(&Line::of(&topic, &record, wire))? {
+        if filter.takes(&record, &wire) && !listing.take(&Line::of(&topic, &record, wire))? {
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -308,14 +235,16 @@ pub(crate) async fn show(
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
-    let mut reading = read(settings, Some(&options.event), None, "dead-letters").await?;
+    let selection = Selection { event: named(&options.event), ..Selection::default() };
+    let (mut reading, _ranges) = read(settings, &selection, "dead-letters").await?;
     let topic = reading.topic().to_owned();
+    let filter = Filter::new(settings, selection);
     // Of several with that id the newest is meant.
     let mut found = None;
     loop {
         let Some(next) = stop.run_until_cancelled(reading.next()).await else { return Ok(ExitCode::from(INTERRUPTED)) };
         let Some(record) = next? else { break };
-        if is_named(settings, Some(&options.event), &record, &record.wire()) {
+        if filter.takes(&record, &record.wire()) {
             found = Some(record);
         }
     }
@@ -411,133 +340,17 @@ pub(crate) async fn redrive(
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
     let options = &Redrive { filter: whole(settings, &options.filter).await?, ..options.clone() };
-    let reading = read(settings, options.event.as_ref(), options.filter.from, "redrive").await?;
-    let requeue = resend::requeue(settings, options.sending, "redrive").await?;
-    let known = blocking("looking what was sent back before", {
-        let (settings, stop) = (settings.clone(), stop.clone());
-        move || Ok(Known::read(&settings, &stop)?)
-    });
-    let known = known.await?;
-    let now: std::sync::Arc<str> = now_topic(&settings.topics.retry_prefix).into();
-    let filter = Filter::new(&options.filter);
-    let judge = |record: &SpanRecord| {
-        let wire = record.wire();
-        if !filter.takes(record.timestamp_ms, &wire) || !is_named(settings, options.event.as_ref(), record, &wire) {
-            return Judged::Other;
-        }
-        let notes =
-            Notes { sent_before: known.was_sent(&wire, record.timestamp_ms), webhook_gone: known.is_gone(&wire) };
-        if notes.sent_before && options.skip_sent {
-            return Judged::Skipped("sent-before");
-        }
-        match first_attempt(wire, clock::now_ms()) {
-            Ok(wire) => {
-                let outgoing = Outgoing {
-                    topic: std::sync::Arc::clone(&now),
-                    key: wire.webhook_id.clone().map(Bytes::from),
-                    payload: record.value.clone(),
-                    headers: wire.headers(),
-                };
-                Judged::Send(vec![outgoing], notes)
-            }
-            Err(why) => Judged::Skipped(why),
-        }
+    let selection = Selection {
+        event: options.event.as_ref().and_then(named),
+        skip_sent: options.skip_sent,
+        ..Selection::from(&options.filter)
     };
-    resend::resend(Order { name: "redrive", sending: options.sending, requeue, stop }, reading, judge, out).await
-}
-
-/// The headers with which a dead letter becomes a first attempt that is due at once, or why it can't.
-fn first_attempt(wire: Wire, now_ms: i64) -> Result<Wire, &'static str> {
-    if wire.reason == Some(DeadReason::InvalidEvent) {
-        return Err(DeadReason::InvalidEvent.word());
-    }
-    if wire.integration_key().is_none() || wire.webhook_id.is_none() || wire.delivery_id.is_none() {
-        return Err("headers-missing");
-    }
-    Ok(Wire {
-        attempt: Some(0),
-        due_ms: Some(now_ms),
-        first_attempt_ms: None,
-        error: None,
-        status: None,
-        reason: None,
-        ..wire
-    })
+    send::send(settings, Sender::Redrive, selection, options.sending, stop, out).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::outcome::Reason;
-
-    fn wire() -> Wire {
-        Wire {
-            workspace: Some("w".to_owned()),
-            integration_id: Some("i".to_owned()),
-            webhook_id: Some("h".to_owned()),
-            delivery_id: Some("d".to_owned()),
-            attempt: Some(8),
-            first_attempt_ms: Some(4),
-            due_ms: None,
-            origin: Some("t/1/2".to_owned()),
-            error: Some(Reason::Timeout),
-            status: Some(500),
-            reason: Some(DeadReason::Exhausted),
-            event_ms: Some(6),
-        }
-    }
-
-    #[test]
-    fn a_redriven_record_keeps_what_names_the_delivery_and_nothing_of_its_attempts() {
-        let expected = Wire {
-            attempt: Some(0),
-            due_ms: Some(99),
-            first_attempt_ms: None,
-            error: None,
-            status: None,
-            reason: None,
-            ..wire()
-        };
-        assert_eq!(first_attempt(wire(), 99), Ok(expected));
-    }
-
-    #[test]
-    fn what_can_not_be_sent_is_named() {
-        let invalid = Wire { reason: Some(DeadReason::InvalidEvent), ..wire() };
-        assert_eq!(first_attempt(invalid, 0), Err("invalid-event"));
-        for missing in [
-            Wire { workspace: None, ..wire() },
-            Wire { integration_id: None, ..wire() },
-            Wire { webhook_id: None, ..wire() },
-            Wire { delivery_id: None, ..wire() },
-        ] {
-            assert_eq!(first_attempt(missing, 0), Err("headers-missing"));
-        }
-        assert!(first_attempt(Wire { reason: None, origin: None, event_ms: None, ..wire() }, 0).is_ok());
-    }
-
-    #[track_caller]
-    fn check(filter: &DeadLetterFilter, expected: bool) {
-        assert_eq!(Filter::new(filter).takes(Some(1_000), &wire()), expected, "{filter:?}");
-    }
-
-    #[test]
-    fn every_field_of_a_filter_narrows_it() {
-        let at = |ms| Some(Timestamp::from_millisecond(ms).unwrap());
-        check(&DeadLetterFilter::default(), true);
-        check(&DeadLetterFilter { workspace: Some("w".to_owned()), ..DeadLetterFilter::default() }, true);
-        check(&DeadLetterFilter { workspace: Some("x".to_owned()), ..DeadLetterFilter::default() }, false);
-        check(&DeadLetterFilter { integration: Some("i".to_owned()), ..DeadLetterFilter::default() }, true);
-        check(&DeadLetterFilter { integration: Some("x".to_owned()), ..DeadLetterFilter::default() }, false);
-        check(&DeadLetterFilter { webhook: Some("h".to_owned()), ..DeadLetterFilter::default() }, true);
-        check(&DeadLetterFilter { webhook: Some("x".to_owned()), ..DeadLetterFilter::default() }, false);
-        check(&DeadLetterFilter { reason: Some("exhausted"), ..DeadLetterFilter::default() }, true);
-        check(&DeadLetterFilter { reason: Some("suspended"), ..DeadLetterFilter::default() }, false);
-        check(&DeadLetterFilter { from: at(1_000), ..DeadLetterFilter::default() }, true);
-        check(&DeadLetterFilter { from: at(1_001), ..DeadLetterFilter::default() }, false);
-        check(&DeadLetterFilter { to: at(1_001), ..DeadLetterFilter::default() }, true);
-        check(&DeadLetterFilter { to: at(1_000), ..DeadLetterFilter::default() }, false);
-    }
 
     #[test]
     fn an_invalid_event_is_shown_with_its_cause() {

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::lookup::{self, Found, Health};
+use super::lookup::whole_name;
 use super::render::printable;
 use super::{INTERRUPTED, ToolError, blocking, write_line};
+use crate::actions::lookup::{self, Found, Health};
 use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, ItemRuling, Ruling, WebhookRuling, explain, items_of};
 use crate::domain::guid;
@@ -41,7 +42,7 @@ pub(crate) async fn run(
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
     let asked = async {
-        let key = guid::canonical_key(&lookup::whole_name(settings, &options.integration).await?.key()).into_owned();
+        let key = guid::canonical_key(&whole_name(settings, &options.integration).await?.key()).into_owned();
         let given = given(settings, &options.event).await?;
         let (found, health) = (lookup::integration(settings, &key).await?, lookup::health(settings, &key).await?);
         Ok::<_, ToolError>((key, given, found, health))
@@ -312,7 +313,7 @@ mod tests {
         })
         .to_string()
         .into_bytes();
-        Found { integration: Integration::parse("ws/i", &value).unwrap(), value }
+        Found { integration: Integration::parse("ws/i", &value).unwrap(), value, record: "t/0/0".to_owned() }
     }
 
     fn given(workspace: Option<&str>) -> Given {

@@ -8,27 +8,25 @@ pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod dead_letters;
 pub(crate) mod explain;
-mod known;
 mod lookup;
 pub(crate) mod receiver;
 mod receiver_log;
 mod render;
 pub(crate) mod query;
 pub(crate) mod replay;
-mod requeue;
-mod resend;
 pub(crate) mod resume;
+mod send;
 mod table;
 pub(crate) mod topics;
 pub(crate) mod trace;
 
 use std::io;
 
+use crate::actions::ActionError;
 use crate::domain::integration::Unusable;
 use crate::kafka::table_reader::CompactedError;
 use crate::kafka::topic_range::SpanError;
 use crate::readers::ReadError;
-use crate::tools::requeue::RequeueError;
 
 /// Why a tool did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +40,9 @@ pub(crate) enum ToolError {
     /// A question has no answer.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A record was not put back.
-    #[error("what was sent before is in the account above; running it again sends the same records again")]
-    TierProducer(#[source] RequeueError),
+    /// An action was not done.
+    #[error(transparent)]
+    Action(#[from] ActionError),
     /// Records were too large for the tier.
     #[error("{count} records are larger than topic `{topic}` takes; raise its max.message.bytes and run it again")]
     TooLarge {

@@ -66,6 +66,7 @@ impl Judge<'_> {
             | Purpose::Now
             | Purpose::DeadLetter
             | Purpose::Attempts
+            | Purpose::Audit
             | Purpose::Backlog
             | Purpose::Health
             | Purpose::HealthDeltas
@@ -161,6 +162,7 @@ impl Judge<'_> {
             Purpose::DeadLetter => (Severity::Error, "dead letters are replaced by newer ones of their webhook"),
             Purpose::HealthDeltas => (Severity::Error, "counts are replaced by newer ones before they are summed"),
             Purpose::Attempts => (Severity::Warning, "only the newest attempt of an integration is kept"),
+            Purpose::Audit => (Severity::Warning, "only the newest action in a workspace is kept"),
         };
         self.set(severity, "cleanup.policy", Some(policy), cost.to_owned());
     }
@@ -192,6 +194,7 @@ impl Judge<'_> {
                 (Severity::Warning, 30 * DAY, format!("dead letters can't be looked into or sent again after {text}"))
             }
             Purpose::Attempts => (Severity::Warning, 3 * DAY, format!("attempts can't be looked up after {text}")),
+            Purpose::Audit => (Severity::Warning, 30 * DAY, format!("what operators did is forgotten after {text}")),
             Purpose::HealthDeltas => (
                 Severity::Warning,
                 2 * DAY,
@@ -220,6 +223,7 @@ impl Judge<'_> {
             Purpose::Now => (Severity::Error, "the oldest redriven records are lost, read or not,"),
             Purpose::Events => (Severity::Warning, "the oldest events are lost, read or not,"),
             Purpose::DeadLetter => (Severity::Warning, "the oldest dead letters are lost"),
+            Purpose::Audit => (Severity::Warning, "the oldest actions are forgotten"),
             Purpose::HealthDeltas => (Severity::Warning, "the oldest counts are lost, summed or not,"),
         };
         let cost = format!("{what} once a partition has more than {bytes} bytes");
@@ -246,6 +250,7 @@ impl Judge<'_> {
                 (Severity::Error, wanted, "the largest events, with a dead letter's headers, could not be recorded")
             }
             Purpose::Attempts => (Severity::Warning, small_record(), "long entries of the attempt log are dropped"),
+            Purpose::Audit => (Severity::Warning, small_record(), "actions with many ranges leave no record"),
             Purpose::Backlog => {
                 (Severity::Error, small_record(), "places of webhooks that are behind could not be kept")
             }
@@ -434,6 +439,7 @@ mod tests {
                 ("dead", error),
                 ("backlog", error),
                 ("attempts", Severity::Warning),
+                ("audit", Severity::Warning),
                 ("health", Severity::Warning),
                 ("health.deltas", Severity::Warning),
                 ("health.counts", Severity::Warning)

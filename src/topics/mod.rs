@@ -30,6 +30,8 @@ pub(crate) enum Purpose {
     Attempts,
     /// The places of webhooks that are behind in the events topic, by key.
     Backlog,
+    /// What operators did.
+    Audit,
     /// The state of each integration by key.
     Health,
     /// The failure counts that all workers send to the owner of a state.
@@ -152,6 +154,8 @@ impl Purpose {
             Self::Tier(delay) => Some((delay.duration() + OUTAGE).max(7 * DAY)),
             Self::DeadLetter => Some(30 * DAY),
             Self::Attempts => Some(3 * DAY),
+            // Who did what is asked for a year later too; the records are few and small.
+            Self::Audit => Some(365 * DAY),
             Self::HealthDeltas => Some(2 * DAY),
         }
     }
@@ -170,7 +174,7 @@ impl Purpose {
         match self {
             Self::Events | Self::Integrations => None,
             Self::Tier(_) | Self::Now | Self::DeadLetter => Some(events_bytes_max.saturating_add(HEADERS_BYTES_MAX)),
-            Self::Attempts | Self::Backlog | Self::Health | Self::HealthDeltas | Self::HealthCounts => {
+            Self::Attempts | Self::Audit | Self::Backlog | Self::Health | Self::HealthDeltas | Self::HealthCounts => {
                 Some(SMALL_RECORD_BYTES_MAX)
             }
         }
@@ -187,6 +191,7 @@ impl Purpose {
                 (Severity::Error, "what is given up could not be recorded, and its partition would stand still")
             }
             Self::Attempts => (Severity::Warning, "the attempt log is dropped and only counted"),
+            Self::Audit => (Severity::Warning, "the API refuses to redrive, replay and resume"),
             Self::Health => (Severity::Warning, "which integrations are suspended could be neither known nor recorded"),
             Self::HealthDeltas => (Severity::Warning, "failures of all workers together could not be counted"),
             Self::HealthCounts => (Severity::Warning, "what was counted could not be kept over a restart"),
@@ -208,6 +213,7 @@ pub(crate) fn expected(
     all.push((topics.dead_letter.clone(), Purpose::DeadLetter));
     all.push((topics.backlog.clone(), Purpose::Backlog));
     all.push((topics.attempts.clone(), Purpose::Attempts));
+    all.push((topics.audit.clone(), Purpose::Audit));
     all.push((topics.health.clone(), Purpose::Health));
     all.push((deltas_topic(&topics.health), Purpose::HealthDeltas));
     all.push((counts_topic(&topics.health), Purpose::HealthCounts));

@@ -43,10 +43,16 @@ impl Setting {
         Self::of(brokers, unique("api"), topic)
     }
 
-    fn of(brokers: &str, group: String, topic: String) -> Self {
+    pub(crate) fn of(brokers: &str, group: String, topic: String) -> Self {
         let mut tokens = tempfile::NamedTempFile::new().unwrap();
         writeln!(tokens, "{TOKEN} *").unwrap();
         Self { brokers: brokers.to_owned(), group, topic, tokens }
+    }
+
+    /// With these lines of tokens beside [`TOKEN`].
+    pub(crate) fn and_tokens(mut self, lines: &str) -> Self {
+        writeln!(self.tokens, "{lines}").unwrap();
+        self
     }
 
     pub(crate) fn start(&self, name: &str, more: &[&str]) -> Api {

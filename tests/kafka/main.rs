@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod actions;
 mod api;
 mod api_contract;
 mod backlog;

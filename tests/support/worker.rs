@@ -114,6 +114,12 @@ impl Names {
         named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
     }
 
+    /// The same without some of them.
+    pub fn arguments_beside(&self, brokers: &str, given: &[&str]) -> Vec<String> {
+        let all = self.arguments(brokers);
+        all.chunks(2).filter(|pair| !given.contains(&pair[0].as_str())).flatten().cloned().collect()
+    }
+
     /// Creates all topics as `topics apply` does, for the tiers of `schedule`.
     pub async fn create(&self, brokers: &str, schedule: &str, partitions: u16) {
         self.create_as(brokers, schedule, &self.settings(partitions)).await;

@@ -49,3 +49,18 @@ export const get = async (workspace, parts, values, signal) =>
 
 export const post = async (workspace, parts, value, signal) =>
   (await ask(path(workspace, ...parts), { method: "POST", signal, ...body(value || {}) })).json();
+
+// A streamed answer: one JSON object a line. `each` gets every one.
+export const stream = async (workspace, parts, value, signal, each) => {
+  const response = await ask(path(workspace, ...parts), { method: "POST", signal, ...body(value || {}) });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value: text, done } = await reader.read();
+    if (done) break;
+    const lines = (rest + text).split("\n");
+    rest = lines.pop();
+    for (const line of lines) if (line.trim()) each(JSON.parse(line));
+  }
+  if (rest.trim()) each(JSON.parse(rest));
+};

@@ -1,7 +1,8 @@
-// Dead letters: how many by reason and integration, and the list.
+// Dead letters: how many by reason and integration, the list, and sending a counted selection back.
 import * as api from "./api.js";
 import { dialog, facts, failure, h, replace, table, time } from "./dom.js";
 import { body } from "./body.js";
+import { redrive } from "./actions.js";
 import * as words from "./words.js";
 
 const PAGE = 100;
@@ -44,9 +45,11 @@ export const deadLetters = async (place, context) => {
   };
   const labels = { integration: "Integration", webhook: "Webhook", reason: "Reason", from: "From", to: "To" };
   const asked = () => Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value.trim()]));
+  const mayAct = context.actions && context.rights.has("operate");
   const listed = h("div", {}, h("p", { class: "note" }, "Looking through the dead letters…"));
   replace(place, h("form", { class: "row", role: "search", onsubmit: (submit) => { submit.preventDefault(); context.keep(asked()); load(null); } },
-    Object.entries(fields).map(([name, field]) => h("label", {}, labels[name], field)), h("button", { type: "submit" }, "Look")), listed);
+    Object.entries(fields).map(([name, field]) => h("label", {}, labels[name], field)), h("button", { type: "submit" }, "Look"),
+    mayAct && h("button", { type: "button", onclick: () => redrive(context, asked()) }, "Redrive this selection…")), listed);
   let rows = [];
   const load = async (next) => {
     try {

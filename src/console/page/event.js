@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { facts, failure, h, replace, time } from "./dom.js";
 import { attemptsTable } from "./attempts.js";
 import { body } from "./body.js";
+import { redrive, replayOne } from "./actions.js";
 
 const TONES = { acknowledged: "good", waiting: "warn", dead: "bad", dropped: "bad" };
 
@@ -15,7 +16,8 @@ const waits = (waiting) => {
 
 const place = (dead) => `${dead.topic}/${dead.partition}/${dead.offset}`;
 
-const webhook = (row, context) => {
+const webhook = (row, context, origin) => {
+  const mayAct = context.actions && context.rights.has("operate");
   const dead = row.deadLetter;
   return h("section", { class: "card" },
     h("h3", {}, h("span", { class: `state ${row.matches ? "good" : "dim"}` }, row.matches ? "matches" : "does not match"), " ",
@@ -24,7 +26,10 @@ const webhook = (row, context) => {
     row.state && h("p", {}, h("span", { class: `state ${TONES[row.state] || "dim"}` }, row.state), ` – ${row.stateBecause}`),
     facts([["Delivery id", row.deliveryId && h("code", {}, row.deliveryId)], ["Waiting", waits(row.waiting)],
       ["Dead letter", dead && `${dead.reason}, ${place(dead)}, ${time(dead.timestamp)}`]]),
-    row.attempts && row.attempts.length > 0 && attemptsTable(`Attempts of ${row.webHookId}`, row.attempts, context, ""));
+    row.attempts && row.attempts.length > 0 && attemptsTable(`Attempts of ${row.webHookId}`, row.attempts, context, ""),
+    mayAct && row.matches && h("div", { class: "row" },
+      dead && h("button", { type: "button", "aria-label": `Redrive the dead letter of ${row.webHookId}`, onclick: () => redrive(context, { event: place(dead) }) }, "Redrive this dead letter…"),
+      origin && h("button", { type: "button", "aria-label": `Replay to ${row.webHookId}`, onclick: () => replayOne(context, row, origin) }, "Replay to this webhook…")));
 };
 
 export const event = async (place, context) => {
@@ -52,7 +57,7 @@ export const event = async (place, context) => {
     facts([["Event", h("code", {}, trace.event.id || "–")], ["About", trace.event.about], ["Place", trace.event.origin && h("code", {}, trace.event.origin)], ["Written", time(trace.event.at, true)]]),
     trace.event.origin && body(context, trace.event.origin),
     h("p", { class: "account" }, `${account.matched} matched = ${account.acknowledged} acknowledged + ${account.waiting} waiting + ${account.dead} dead + ${account.dropped} dropped`),
-    h("h2", {}, `Matched (${matched.length})`), matched.length ? matched.map((row) => webhook(row, context)) : h("p", {}, "No webhook of this workspace matches."),
-    h("h2", {}, `Not matched (${others.length})`), others.map((row) => webhook(row, context)),
+    h("h2", {}, `Matched (${matched.length})`), matched.length ? matched.map((row) => webhook(row, context, trace.event.origin)) : h("p", {}, "No webhook of this workspace matches."),
+    h("h2", {}, `Not matched (${others.length})`), others.map((row) => webhook(row, context, trace.event.origin)),
     trace.complete === false && h("p", { class: "note" }, "Not everything was looked at: the search is bounded in rows, bytes and time."));
 };

@@ -3,7 +3,7 @@ import * as api from "./api.js";
 import { ago, facts, failure, h, replace, say, table, time } from "./dom.js";
 import { attemptsTable, chart } from "./attempts.js";
 import { stateOf } from "./integrations.js";
-import { test } from "./actions.js";
+import { replayForm, resume, test } from "./actions.js";
 import * as words from "./words.js";
 
 const PAGE = 50;
@@ -39,8 +39,11 @@ export const integration = async (place, context) => {
       ...(mayAct ? [{ title: "Test", cell: (row) => h("button", { type: "button", "aria-label": `Send a test to ${row.id}`, onclick: () => test(context, name, row.id, outcome) }, "Send a test") }] : []),
     ], webhooks, "It has no webhook."),
     outcome,
-    h("p", {}, h("a", { href: context.address("dead-letters", null, { integration: name }) }, "Its dead letters")),
-    !mayAct && h("p", { class: "note" }, context.actions ? "This token may only read (right operate sends tests)." : "Test deliveries are off: the console was started without the API's URL."));
+    h("div", { class: "row" },
+      mayAct && status === "failed" && h("button", { type: "button", onclick: () => resume(context, name) }, "Resume…"),
+      mayAct && h("button", { type: "button", onclick: () => replayForm(context, name, webhooks, health) }, "Replay…"),
+      h("a", { href: context.address("dead-letters", null, { integration: name }) }, "Its dead letters")),
+    !mayAct && h("p", { class: "note" }, context.actions ? "This token may only read (right operate acts)." : "Actions are off: the console was started without the API's URL."));
   await attempts(place, context, webhooks);
 };
 

@@ -18,8 +18,8 @@ use crate::registration::http::{ApiError, Listener, Right, Tokens, answers, relo
 use crate::settings::{self, Settings};
 use crate::telemetry::chain::chain;
 
-/// A token, an empty body: nothing that comes to the console is large.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// A token, a selection with the ranges that a preview fixed: nothing that comes to the console is large.
+const BODY_BYTES_MAX: usize = 512 * 1024;
 
 /// What the console serves.
 pub(crate) struct Console {
@@ -66,7 +66,11 @@ struct Served {
 fn router(console: Console) -> Router {
     let Console { tokens, readers, forward } = console;
     let served = Arc::new(Served { tokens, readers: Arc::clone(&readers), forward });
-    let router = page::routes()
+    let actions = ["redrive/preview", "redrive", "replay/preview", "replay", "resume"];
+    let actions = actions.into_iter().fold(page::routes(), |router, action| {
+        router.route(&format!("/api/v1/{{workspace}}/actions/{action}"), routing::post(forward_on))
+    });
+    let router = actions
         .route("/session", routing::get(who).post(enter).delete(leave))
         .route("/api/v1/{workspace}/integrations/instances/{id}", routing::get(instance))
         .route("/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test", routing::post(forward_on))

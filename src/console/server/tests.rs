@@ -122,11 +122,15 @@ async fn an_action_reaches_the_api_with_the_users_token_and_no_cookie() {
     });
     let router = router_with(Some(Forward::to(&url.parse().unwrap()).unwrap()));
     let cookie = cookie(&router, "all").await;
+    let actions = ["redrive/preview", "redrive", "replay/preview", "replay", "resume"];
+    let paths = actions.map(|action| format!("/api/v1/acme/actions/{action}"));
     let path = "/api/v1/acme/integrations/instances/i/webhooks/w/test";
-    let (status, headers, text) = send(&router, "POST", path, &[("cookie", &cookie), PAGE], "{}").await;
-    let expected = json!({"path": path, "token": "Bearer all", "cookie": false});
-    assert_eq!((status, serde_json::from_str::<Value>(&text).unwrap()), (409, expected));
-    assert!(headers.contains_key("content-security-policy"));
+    for path in paths.iter().map(String::as_str).chain([path]) {
+        let (status, headers, text) = send(&router, "POST", path, &[("cookie", &cookie), PAGE], "{}").await;
+        let expected = json!({"path": path, "token": "Bearer all", "cookie": false});
+        assert_eq!((status, serde_json::from_str::<Value>(&text).unwrap()), (409, expected));
+        assert!(headers.contains_key("content-security-policy"));
+    }
     stop.cancel();
     serving.join_next().await.unwrap().unwrap();
     assert_eq!(send(&router, "POST", path, &[("cookie", &cookie), PAGE], "{}").await.0, 503, "the API is gone");

@@ -156,6 +156,11 @@ pub(crate) fn no_webhook(id: &str) -> Response<Body> {
     problem(StatusCode::CONFLICT, "notFound", format!("WebHook {id} not found"))
 }
 
+/// 409: an action that can't be done.
+pub(crate) fn refused(message: impl Into<String>) -> Response<Body> {
+    problem(StatusCode::CONFLICT, "refused", message)
+}
+
 /// 400
 pub(crate) fn bad_request(message: impl Into<String>) -> Response<Body> {
     problem(StatusCode::BAD_REQUEST, "badRequest", message)

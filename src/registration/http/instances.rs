@@ -314,7 +314,10 @@ pub(super) async fn test(
     };
     let request = TestRequest { key: names.key(), record: stored.bytes.clone(), webhook };
     match (api.test_delivery)(request).await {
-        Ok(answer) => answers::json(StatusCode::OK, &answer),
+        Ok(answer) => {
+            api.actions.tested(&who, &names, answer.acknowledged).await;
+            answers::json(StatusCode::OK, &answer)
+        }
         Err(reason) => answers::conflict(&Conflict::of(reason)),
     }
 }

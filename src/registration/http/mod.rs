@@ -3,6 +3,7 @@
 //!
 //! No rule about instances lives here (that is `domain`), and nothing is stored here (that is the registry).
 
+mod actions;
 pub(crate) mod answers;
 mod auth;
 mod instances;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
+use self::actions::Actions;
 pub(crate) use self::auth::{ACCESS_KEY, BadTokens, Tokens};
 use self::readers::Readers;
 pub(crate) use self::rights::Right;
@@ -151,6 +153,7 @@ struct Api {
     registry: Handle,
     tokens: Arc<Tokens>,
     readers: Arc<Readers>,
+    actions: Actions,
     test_delivery: TestDelivery,
     tests: Arc<Semaphore>,
     test_timeout: Duration,
@@ -242,8 +245,19 @@ impl BoundApi {
         let mut followers = Followers::start(settings, &directory, false, &stop);
         followers.ready().await;
         let readers = Readers::new(Arc::clone(&tokens), Arc::new(Lookup::new(Arc::new(settings.clone()), directory)));
-        let api =
-            Api { registry: registry_handle, tokens, readers, test_delivery, tests, test_timeout, requests, discarded };
+        let actions = Actions::new(settings);
+        let ending = actions.ending();
+        let api = Api {
+            registry: registry_handle,
+            tokens,
+            readers,
+            actions,
+            test_delivery,
+            tests,
+            test_timeout,
+            requests,
+            discarded,
+        };
         let closing = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(self.listener.serve(router(Arc::new(api)), settings.delivery.drain_timeout, closing.clone()));
@@ -255,12 +269,14 @@ impl BoundApi {
             error = registry.failed() => Some(error),
         };
         ready(false);
+        ending.begin();
         closing.cancel();
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(%error, "a task of the API failed");
             }
         }
+        ending.wait().await;
         // The connections are gone, and with them the bodies that came over them.
         reading.close();
         reading.wait().await;
@@ -322,6 +338,9 @@ fn router(api: Arc<Api>) -> Router {
     let rotate = routing::post(rotation::rotate)
         .route_layer(may(Right::Write))
         .fallback(async |method: Method| no_method(&method, "POST"));
+    let act = |post: routing::MethodRouter<Arc<Api>>| {
+        post.route_layer(may(Right::Operate)).fallback(async |method: Method| no_method(&method, "POST"))
+    };
     let open =
         |get: routing::MethodRouter<Arc<Api>>| get.fallback(async |method: Method| no_method(&method, "GET, HEAD"));
     Router::new()
@@ -329,6 +348,11 @@ fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/{workspace}/integrations/instances/{id}", instance)
         .route("/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test", test)
         .route("/api/v1/{workspace}/integrations/instances/{id}/secrets/rotate", rotate)
+        .route("/api/v1/{workspace}/actions/redrive/preview", act(routing::post(actions::preview_redrive)))
+        .route("/api/v1/{workspace}/actions/redrive", act(routing::post(actions::redrive)))
+        .route("/api/v1/{workspace}/actions/replay/preview", act(routing::post(actions::preview_replay)))
+        .route("/api/v1/{workspace}/actions/replay", act(routing::post(actions::replay)))
+        .route("/api/v1/{workspace}/actions/resume", act(routing::post(actions::resume_one)))
         .merge(Arc::clone(&api.readers).routes())
         .route("/api/v1/openapi.json", open(routing::get(openapi::document)))
         .route("/api/v1/docs", open(routing::get(|| async { Html(openapi::PAGE) })))

@@ -18,7 +18,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use super::answers::{self, Problem};
-use super::{TestAnswer, auth, instances, rotation};
+use super::{TestAnswer, actions, auth, instances, rotation};
 
 /// The page; everything it needs is in it.
 pub(super) const PAGE: &str = include_str!("docs.html");
@@ -33,7 +33,8 @@ pub(super) const PAGE: &str = include_str!("docs.html");
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     servers((url = "/")),
-    paths(instances::list, instances::get, instances::patch, instances::put, instances::delete, rotation::rotate, instances::test),
+    paths(instances::list, instances::get, instances::patch, instances::put, instances::delete, rotation::rotate, instances::test,
+        actions::preview_redrive, actions::redrive, actions::preview_replay, actions::replay, actions::resume_one),
     components(schemas(TestAnswer)),
     security(("bearer" = []), ("accessKey" = [])),
     modifiers(&Schemes, &OptionalNotNull)

@@ -199,7 +199,7 @@ static TOPICS: &[Spec] = &[
         CLUSTER,
     )
     .default("webhooks.backlog"),
-    Spec::one("audit-topic", "TOPIC", "what operators did through the API", CLUSTER).default("webhooks.audit"),
+    Spec::one("audit-topic", "TOPIC", "what operators did", CLUSTER).default("webhooks.audit"),
     Spec::one("topic-partitions", "COUNT", "partitions of the topics that `topics apply` creates", SHAPES)
         .default("12"),
     Spec::one(

@@ -159,8 +159,16 @@ fn topics(settings: &Settings) -> Vec<String> {
     let names = &settings.topics;
     let mut topics = tier_topics(settings);
     topics.extend(
-        [&names.events, &names.integrations, &names.dead_letter, &names.attempts, &names.health, &names.backlog]
-            .map(Clone::clone),
+        [
+            &names.events,
+            &names.integrations,
+            &names.dead_letter,
+            &names.attempts,
+            &names.health,
+            &names.backlog,
+            &names.audit,
+        ]
+        .map(Clone::clone),
     );
     topics.extend([deltas_topic(&names.health), counts_topic(&names.health), now_topic(&names.retry_prefix)]);
     topics

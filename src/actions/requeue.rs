@@ -1,6 +1,6 @@
-//! Putting records back into the topic of what is due at once, for the tools: acknowledged, or an error that says why.
+//! Publishing into one topic for an action: acknowledged, or an error that says why.
 //!
-//! Unlike the sink, which never gives up, a tool's publication fails after a bounded time: the person who runs the tool decides.
+//! Unlike the sink, which never gives up, an action's publication fails after a bounded time: the person who acts decides.
 
 use std::sync::Arc;
 

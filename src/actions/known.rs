@@ -18,7 +18,7 @@ use crate::topics::names::now_topic;
 const SENT_MAX: usize = 1_000_000;
 
 /// See the module.
-pub(super) struct Known {
+pub(crate) struct Known {
     /// By delivery id, when it was last sent back, ms since 1970.
     sent: HashMap<Box<str>, i64>,
     /// By integration key, its webhooks; none where the integrations topic could not be read.
@@ -31,18 +31,18 @@ impl Known {
     ///
     /// # Errors
     /// [`ReadError`]
-    pub(super) fn read(settings: &Settings, stop: &CancellationToken) -> Result<Self, ReadError> {
-        Ok(Self { sent: sent(settings, stop)?, webhooks: webhooks(settings, stop)? })
+    pub(crate) fn read(settings: &Settings, bounds: Bounds, stop: &CancellationToken) -> Result<Self, ReadError> {
+        Ok(Self { sent: sent(settings, bounds, stop)?, webhooks: webhooks(settings, stop)? })
     }
 
     /// Whether the dead letter of `wire`, written at `at_ms`, was sent back after that.
-    pub(super) fn was_sent(&self, wire: &Wire, at_ms: Option<i64>) -> bool {
+    pub(crate) fn was_sent(&self, wire: &Wire, at_ms: Option<i64>) -> bool {
         let sent = wire.delivery_id.as_deref().and_then(|id| self.sent.get(id));
         sent.is_some_and(|sent| at_ms.is_none_or(|at| *sent >= at))
     }
 
     /// Whether nothing is delivered to its webhook any more, because it is not registered.
-    pub(super) fn is_gone(&self, wire: &Wire) -> bool {
+    pub(crate) fn is_gone(&self, wire: &Wire) -> bool {
         let (Some(by_key), Some(key), Some(webhook)) = (&self.webhooks, wire.integration_key(), &wire.webhook_id)
         else {
             return false;
@@ -52,7 +52,7 @@ impl Known {
     }
 }
 
-fn sent(settings: &Settings, stop: &CancellationToken) -> Result<HashMap<Box<str>, i64>, ReadError> {
+fn sent(settings: &Settings, bounds: Bounds, stop: &CancellationToken) -> Result<HashMap<Box<str>, i64>, ReadError> {
     let mut sent: HashMap<Box<str>, i64> = HashMap::new();
     let log = match Windows::open(&settings.kafka, &now_topic(&settings.topics.retry_prefix), "redrive-known") {
         Ok(log) => log,
@@ -60,7 +60,7 @@ fn sent(settings: &Settings, stop: &CancellationToken) -> Result<HashMap<Box<str
         Err(error) => return Err(error.into()),
     };
     let watch = Watch { wanted: &|| !stop.is_cancelled(), progress: &|_| {} };
-    let is_whole = walk(&log, log.bounds(), Bounds::PATIENT, &watch, &mut |glance| {
+    let is_whole = walk(&log, log.bounds(), bounds, &watch, &mut |glance| {
         let wire = Wire::read((glance.headers)().into_iter());
         let Some(id) = wire.delivery_id else { return };
         if let Some(at_ms) = sent.get_mut(&*id) {

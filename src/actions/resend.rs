@@ -7,26 +7,24 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io;
 use std::pin::pin;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ActionError;
 use super::requeue::{RequeueError, TierProducer};
-use super::{INTERRUPTED, ToolError, blocking, render, write_line};
+use super::selection::{Fixed, Selection};
 use crate::deliver::publish::Outgoing;
-use crate::kafka::topic_range::{RecordStream, SpanRecord};
-use crate::settings::{Sending, Settings};
-use crate::topics::names::now_topic;
+use crate::kafka::topic_range::{Range, RecordStream, SpanRecord};
+use crate::readers::time;
 
 /// Publications under way: enough to fill the client's batches.
 const UNDER_WAY_MAX: usize = 1_000;
@@ -36,11 +34,8 @@ const UNDER_WAY_BYTES_MAX: usize = 32 * 1024 * 1024;
 const BURST_MAX: Duration = Duration::from_millis(20);
 /// The clocks of producers differ: a run that continues from a time goes back this far.
 const CLOCKS_DIFFER_MAX_MS: i64 = 10_000;
-/// Between two changes of the progress bar's text.
-const REDRAW_EVERY: Duration = Duration::from_millis(100);
-
 /// What is to be done with a record.
-pub(super) enum Judged {
+pub(crate) enum Judged {
     /// Nothing: it was not asked for.
     Other,
     /// It was asked for and can't be sent.
@@ -51,101 +46,101 @@ pub(super) enum Judged {
 
 /// What people should know of a record that is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Notes {
+pub(crate) struct Notes {
     /// It was sent back before.
-    pub(super) sent_before: bool,
+    pub(crate) sent_before: bool,
     /// Its webhook is not registered any more: the worker drops it.
-    pub(super) webhook_gone: bool,
+    pub(crate) webhook_gone: bool,
 }
 
-/// What is sent back, and how.
-pub(super) struct Order<'a> {
+/// Says of each record that is read what is to be done with it.
+pub(crate) type Judge = Box<dyn FnMut(&SpanRecord) -> Judged + Send>;
+
+/// A selection that is opened.
+pub(crate) struct Prepared {
+    pub(crate) reading: RecordStream,
+    pub(crate) judge: Judge,
+    /// With what is fixed.
+    pub(crate) selection: Selection,
+}
+
+/// How records are sent back.
+pub(crate) struct Order<'a> {
     /// `redrive` or `replay`.
-    pub(super) name: &'static str,
-    pub(super) sending: Sending,
-    /// Where to: none for a dry run.
-    pub(super) requeue: Option<Arc<TierProducer>>,
+    pub(crate) name: &'static str,
+    /// Records a second, at most.
+    pub(crate) rate: u32,
+    /// Where to: none for a preview, which writes nothing.
+    pub(crate) requeue: Option<Arc<TierProducer>>,
+    /// When it ends at the latest.
+    pub(crate) until: Option<Instant>,
     /// Cancelled when it is to stop.
-    pub(super) stop: &'a CancellationToken,
+    pub(crate) stop: &'a CancellationToken,
 }
 
-/// The way into the topic of what is due at once; none for a dry run, which writes nothing.
-pub(super) async fn requeue(
-    settings: &Settings,
-    sending: Sending,
-    role: &'static str,
-) -> Result<Option<Arc<TierProducer>>, ToolError> {
-    if sending.dry_run {
-        return Ok(None);
-    }
-    let (kafka, topic) = (settings.kafka.clone(), now_topic(&settings.topics.retry_prefix).into());
-    let opened = blocking("opening the topic", move || Ok(TierProducer::open(&kafka, topic, role)?));
-    Ok(Some(Arc::new(opened.await?)))
+/// What came of it.
+pub(crate) struct Resent {
+    pub(crate) account: Account,
+    /// With what was dealt with as its ranges.
+    pub(crate) selection: Selection,
+    /// Whether it was stopped before its end; the error is why it could not go on.
+    pub(crate) ended: Result<bool, ActionError>,
 }
 
-/// Sends back what `judge` says, and writes the account.
-pub(super) async fn resend(
+/// Sends back what is selected. `told` hears the account after every record and every while.
+pub(crate) async fn resend(
     order: Order<'_>,
-    mut reading: RecordStream,
-    judge: impl FnMut(&SpanRecord) -> Judged,
-    out: &mut impl io::Write,
-) -> Result<ExitCode, ToolError> {
+    prepared: Prepared,
+    told: &mut (dyn FnMut(&Account, &[Range]) + Send),
+) -> Resent {
+    let Prepared { mut reading, judge, mut selection } = prepared;
     let mut resend = Resend::new(&order, &reading);
-    let ended = resend.go(&mut reading, judge, order.stop).await;
+    let ended = resend.go(&mut reading, judge, &order, told).await;
     resend.drain().await;
-    resend.bar.finish_and_clear();
+    let Resend { mut account, failure, .. } = resend;
     let is_interrupted = matches!(ended, Ok(Ended::Interrupted));
-    resend.account.finish(&reading, is_interrupted || ended.is_err() || resend.failure.is_some());
-    let account = &resend.account;
-    let text = if order.sending.json {
-        serde_json::to_string(account).map_err(|error| ToolError::Output(error.into()))?
-    } else {
-        account.text()
+    account.finish(&reading, is_interrupted || ended.is_err() || failure.is_some());
+    let read: Vec<Range> = reading.ranges().iter().map(|range| account.read_of(*range)).collect();
+    selection.fixed = Some(Fixed { record: selection.fixed.and_then(|fixed| fixed.record), ..Fixed::of(&read) });
+    let ended = match (ended, failure) {
+        (Err(error), _) => Err(error),
+        (Ok(_), Some(failure)) => Err(ActionError::NotSent(failure)),
+        (Ok(_), None) => Ok(is_interrupted),
     };
-    write_line(out, &text)?;
-    ended?;
-    match resend.failure {
-        Some(failure) => Err(ToolError::TierProducer(failure)),
-        None if is_interrupted => Ok(ExitCode::from(INTERRUPTED)),
-        None if account.too_large > 0 => {
-            let topic = order.requeue.map(|requeue| requeue.topic().to_string()).unwrap_or_default();
-            Err(ToolError::TooLarge { count: account.too_large, topic })
-        }
-        None => Ok(ExitCode::SUCCESS),
-    }
+    Resent { account, selection, ended }
 }
 
 /// What was done. `matched` is `sent`, `tooLarge` and `notAcknowledged` together, or, in a dry run, what would be sent;
 /// `skipped` stands apart.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Account {
-    tool: &'static str,
-    topic: String,
-    dry_run: bool,
-    stopped_early: bool,
-    read: u64,
-    matched: u64,
-    sent: u64,
-    too_large: u64,
-    not_acknowledged: u64,
-    skipped: BTreeMap<&'static str, u64>,
+pub(crate) struct Account {
+    pub(crate) tool: &'static str,
+    pub(crate) topic: String,
+    pub(crate) dry_run: bool,
+    pub(crate) stopped_early: bool,
+    pub(crate) read: u64,
+    pub(crate) matched: u64,
+    pub(crate) sent: u64,
+    pub(crate) too_large: u64,
+    pub(crate) not_acknowledged: u64,
+    pub(crate) skipped: BTreeMap<&'static str, u64>,
     /// Of `matched`, those that were sent back before, as far as that is known.
-    sent_before: u64,
+    pub(crate) sent_before: u64,
     /// Of `matched`, those for webhooks that are not registered any more: the worker drops them.
-    webhooks_gone: u64,
+    pub(crate) webhooks_gone: u64,
     /// By partition, the first offset that was not dealt with: only where it stopped early.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    stopped_at: BTreeMap<i32, i64>,
+    pub(crate) stopped_at: BTreeMap<i32, i64>,
     /// `--from` to go on with: only where it stopped early.
     #[serde(skip_serializing_if = "Option::is_none")]
-    go_on_from: Option<String>,
+    pub(crate) go_on_from: Option<String>,
     #[serde(skip)]
-    next: BTreeMap<i32, i64>,
+    pub(crate) next: BTreeMap<i32, i64>,
     #[serde(skip)]
-    first_lost_ms: Option<i64>,
+    pub(crate) first_lost_ms: Option<i64>,
     #[serde(skip)]
-    last_ms: Option<i64>,
+    pub(crate) last_ms: Option<i64>,
 }
 
 impl Account {
@@ -153,6 +148,30 @@ impl Account {
         self.read += 1;
         self.next.insert(record.partition, record.offset + 1);
         self.last_ms = record.timestamp_ms.or(self.last_ms);
+    }
+
+    /// The part of a range that was dealt with: all of it, unless it stopped early.
+    fn read_of(&self, range: Range) -> Range {
+        let next = self.next.get(&range.partition).copied().unwrap_or(range.start);
+        Range { end: if self.stopped_early { next } else { range.end }, ..range }
+    }
+
+    /// What was counted, for the audit topic and for callers.
+    pub(crate) fn counts(&self) -> Value {
+        let Self { read, matched, sent, too_large, not_acknowledged, skipped, sent_before, webhooks_gone, .. } = self;
+        json!({
+            "read": read, "matched": matched, "sent": sent, "tooLarge": too_large, "notAcknowledged": not_acknowledged,
+            "skipped": skipped, "sentBefore": sent_before, "webhooksGone": webhooks_gone,
+        })
+    }
+
+    /// How many offsets of the ranges are behind it.
+    pub(crate) fn done(&self, ranges: &[Range]) -> u64 {
+        let done = ranges.iter().map(|range| {
+            let next = self.next.get(&range.partition).copied().unwrap_or(range.start);
+            u64::try_from(next.saturating_sub(range.start)).unwrap_or(0)
+        });
+        done.sum()
     }
 
     fn finish(&mut self, reading: &RecordStream, stopped_early: bool) {
@@ -167,10 +186,11 @@ impl Account {
             }
         }
         let until = self.first_lost_ms.into_iter().chain(self.last_ms).min();
-        self.go_on_from = render::time(until.map(|until| until.saturating_sub(CLOCKS_DIFFER_MAX_MS)));
+        self.go_on_from = until.and_then(|until| time(until.saturating_sub(CLOCKS_DIFFER_MAX_MS)));
     }
 
-    fn text(&self) -> String {
+    /// The account in words.
+    pub(crate) fn text(&self) -> String {
         let Self { tool, topic, read, matched, sent, .. } = self;
         let mut lines = Vec::new();
         if self.dry_run {
@@ -229,8 +249,6 @@ struct Resend {
     under_way_bytes: usize,
     pace: Pace,
     failure: Option<RequeueError>,
-    bar: ProgressBar,
-    redrawn: Instant,
 }
 
 impl Resend {
@@ -246,24 +264,23 @@ impl Resend {
             requeue: order.requeue.clone(),
             under_way: FuturesUnordered::new(),
             under_way_bytes: 0,
-            pace: Pace::new(order.sending.rate, Instant::now()),
+            pace: Pace::new(order.rate, Instant::now()),
             failure: None,
-            bar: bar(order.name, reading),
-            redrawn: Instant::now(),
         }
     }
 
     async fn go(
         &mut self,
         reading: &mut RecordStream,
-        mut judge: impl FnMut(&SpanRecord) -> Judged,
-        stop: &CancellationToken,
-    ) -> Result<Ended, ToolError> {
+        mut judge: Judge,
+        order: &Order<'_>,
+        told: &mut (dyn FnMut(&Account, &[Range]) + Send),
+    ) -> Result<Ended, ActionError> {
         loop {
-            if stop.is_cancelled() {
+            if order.is_over() {
                 return Ok(Ended::Interrupted);
             }
-            let Some(next) = stop.run_until_cancelled(self.alongside(reading.next())).await else {
+            let Some(next) = order.unless_over(self.alongside(reading.next())).await else {
                 return Ok(Ended::Interrupted);
             };
             let Some(record) = next? else { return Ok(Ended::Done) };
@@ -274,7 +291,7 @@ impl Resend {
                     self.account.sent_before += u64::from(notes.sent_before);
                     self.account.webhooks_gone += u64::from(notes.webhook_gone);
                     for outgoing in outgoing {
-                        if stop.run_until_cancelled(self.turn(&outgoing)).await.is_none() {
+                        if order.unless_over(self.turn(&outgoing)).await.is_none() {
                             return Ok(Ended::Interrupted);
                         }
                         if self.failure.is_some() {
@@ -285,7 +302,7 @@ impl Resend {
                 }
             }
             self.account.dealt_with(&record);
-            self.redraw(reading);
+            told(&self.account, reading.ranges());
         }
     }
 
@@ -351,38 +368,25 @@ impl Resend {
             }
         }
     }
-
-    fn redraw(&mut self, reading: &RecordStream) {
-        if self.bar.is_hidden() || self.redrawn.elapsed() < REDRAW_EVERY {
-            return;
-        }
-        self.redrawn = Instant::now();
-        let next = &self.account.next;
-        let done = reading.ranges().iter().map(|range| {
-            let next = next.get(&range.partition).copied().unwrap_or(range.start);
-            u64::try_from(next.saturating_sub(range.start)).unwrap_or(0)
-        });
-        self.bar.set_position(done.sum());
-        let verb = if self.account.dry_run { "would send" } else { "sent" };
-        let count = if self.account.dry_run { self.account.matched } else { self.account.sent };
-        self.bar.set_message(format!("{verb} {count}"));
-    }
 }
 
 fn size_of(outgoing: &Outgoing) -> usize {
     outgoing.payload.as_ref().map_or(0, bytes::Bytes::len)
 }
 
-/// On stderr, and only on a terminal.
-fn bar(name: &'static str, reading: &RecordStream) -> ProgressBar {
-    let total = reading.ranges().iter().map(crate::kafka::topic_range::Range::len).sum();
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} read, {msg}") {
-        bar.set_style(style);
+impl Order<'_> {
+    fn is_over(&self) -> bool {
+        self.stop.is_cancelled() || self.until.is_some_and(|until| Instant::now() >= until)
     }
-    bar.set_prefix(name);
-    bar.set_message("nothing sent yet");
-    bar
+
+    /// The result of `wanted`; none when it is to stop before. As cancel safe as `wanted`.
+    async fn unless_over<T>(&self, wanted: impl Future<Output = T>) -> Option<T> {
+        let wanted = self.stop.run_until_cancelled(wanted);
+        match self.until {
+            Some(until) => tokio::time::timeout_at(until, wanted).await.ok().flatten(),
+            None => wanted.await,
+        }
+    }
 }
 
 /// One record after another, no faster than a rate.
@@ -442,7 +446,7 @@ mod tests {
         account.skipped.insert("headers-missing", 1);
         account.stopped_early = true;
         account.stopped_at.insert(3, 77);
-        account.go_on_from = render::time(Some(0));
+        account.go_on_from = time(0);
         assert_eq!(
             account.text(),
             "redrive: read 9 records of dead, matched 5, sent 4\n\

@@ -1,0 +1,130 @@
+//! What operators do: send dead letters back, replay past events, resume an integration.
+//!
+//! A library for the command line, the API and the page alike. One [`Selection`] says what is meant; a preview counts it and fixes
+//! it; a run sends exactly that. Each action leaves one record in the audit topic. Nothing here knows HTTP or a terminal.
+
+pub(crate) mod audit;
+pub(crate) mod dead_letters;
+mod known;
+pub(crate) mod lookup;
+pub(crate) mod replay;
+pub(crate) mod requeue;
+pub(crate) mod resend;
+pub(crate) mod resume;
+pub(crate) mod selection;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use self::requeue::{RequeueError, TierProducer};
+use self::resend::Prepared;
+use self::selection::Selection;
+use crate::domain::integration::Unusable;
+use crate::health::resume::ResumeRequestError;
+use crate::kafka::table_reader::CompactedError;
+use crate::kafka::topic_range::SpanError;
+use crate::readers::ReadError;
+use crate::readers::scan::Bounds;
+use crate::settings::Settings;
+use crate::topics::names::now_topic;
+
+/// Why an action did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ActionError {
+    /// A topic can't be looked through.
+    #[error(transparent)]
+    TopicRange(#[from] SpanError),
+    /// A compacted topic can't be read.
+    #[error(transparent)]
+    Table(#[from] CompactedError),
+    /// A topic can't be searched.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A record was not put back.
+    #[error("what was sent before is in the account above; running it again sends the same records again")]
+    NotSent(#[source] RequeueError),
+    /// The record about the action was not written.
+    #[error("the record about the action was not written")]
+    Audit(#[source] RequeueError),
+    /// The request to resume was not written.
+    #[error(transparent)]
+    ResumeRequest(#[from] ResumeRequestError),
+    /// The integration's record can't be used.
+    #[error("the record of integration `{key}` cannot be used")]
+    Unusable {
+        /// `<workspace>/<integration id>`
+        key: String,
+        /// Why.
+        source: Unusable,
+    },
+    /// What was selected can't be read as a selection.
+    #[error("{0}")]
+    Bad(String),
+    /// What was asked for can't be done.
+    #[error("{0}")]
+    Refused(String),
+    /// Somebody wanted it to end.
+    #[error("interrupted")]
+    Stopped,
+    /// A part of the action ended without having said why.
+    #[error("{0} ended without being asked to; see the log")]
+    Ended(&'static str),
+}
+
+/// What sends records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// Dead letters.
+    Redrive,
+    /// Past events.
+    Replay,
+}
+
+impl Sender {
+    /// Its word, in accounts and in the audit topic.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Redrive => "redrive",
+            Self::Replay => "replay",
+        }
+    }
+
+    /// Opens what is selected, to be read and judged. A run is refused where a preview only warns. `known` bounds the look for what
+    /// was sent back before.
+    ///
+    /// # Errors
+    /// [`ActionError`]
+    pub(crate) async fn prepare(
+        self,
+        settings: &Settings,
+        selection: Selection,
+        is_preview: bool,
+        known: Bounds,
+        stop: &CancellationToken,
+    ) -> Result<Prepared, ActionError> {
+        match self {
+            Self::Redrive => dead_letters::prepare(settings, selection, known, stop).await,
+            Self::Replay => replay::prepare(settings, selection, is_preview, stop).await,
+        }
+    }
+
+    /// The way into the topic of what is due at once.
+    ///
+    /// # Errors
+    /// [`ActionError::TopicRange`]
+    pub(crate) async fn requeue(self, settings: &Settings) -> Result<Arc<TierProducer>, ActionError> {
+        let (kafka, topic) = (settings.kafka.clone(), now_topic(&settings.topics.retry_prefix).into());
+        let role = self.word();
+        let opened = blocking("opening the topic", move || Ok(TierProducer::open(&kafka, topic, role)?));
+        Ok(Arc::new(opened.await?))
+    }
+}
+
+/// Runs what blocks on a thread made for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, ActionError> + Send + 'static,
+) -> Result<T, ActionError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panicked| ActionError::Ended(what))?
+}

@@ -1,0 +1,212 @@
+//! What an action is about: one type for the command line, the API and the page. What a preview counted stands in it as ranges of
+//! offsets, so that a run reads the same records and no other. No Kafka here.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::ActionError;
+use crate::kafka::topic_range::Range;
+
+/// The longest id or place, in characters.
+const WORD_CHARS_MAX: usize = 1024;
+/// Partitions of a topic: far above any cluster's.
+const RANGES_MAX: usize = 10_000;
+
+/// Which records or which integration are meant: those that have all of what is named. It never holds a secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Selection {
+    /// Of a request this is in its path. Without one, at the command line, all of them.
+    #[serde(skip)]
+    pub(crate) workspace: Option<String>,
+    /// The integration's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    pub(crate) integration: Option<String>,
+    /// The webhook's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    pub(crate) webhook: Option<String>,
+    /// The reason of a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "exhausted")]
+    pub(crate) reason: Option<String>,
+    /// A place `topic/partition/offset`; of a dead letter also the id of its event or its delivery.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    pub(crate) event: Option<String>,
+    /// Records of this time and later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) from: Option<Timestamp>,
+    /// Records before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) to: Option<Timestamp>,
+    /// Not those that were sent back since they died.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) skip_sent: bool,
+    /// What a preview fixed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fixed: Option<Fixed>,
+}
+
+/// What a preview fixed, as it gave it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Fixed {
+    /// `partition/start/end`: the first offset, and the one behind the last.
+    #[schema(value_type = Vec<String>, max_items = 10_000, pattern = r"^[0-9]{1,9}/[0-9]{1,18}/[0-9]{1,18}$")]
+    pub(crate) ranges: Vec<Part>,
+    /// Of a replay, the place of the integration's record that events were matched with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024)]
+    pub(crate) record: Option<String>,
+}
+
+/// Offsets of one partition, written `partition/start/end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Part(Range);
+
+impl From<Part> for String {
+    fn from(Part(range): Part) -> Self {
+        format!("{}/{}/{}", range.partition, range.start, range.end)
+    }
+}
+
+impl TryFrom<String> for Part {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let parts: Vec<&str> = text.split('/').filter(|part| is_number(part)).collect();
+        let range = match *parts {
+            [partition, start, end] if text.matches('/').count() == 2 => {
+                let partition = partition.parse().ok();
+                partition.zip(start.parse().ok().zip(end.parse().ok()))
+            }
+            _ => None,
+        };
+        let (partition, (start, end)) = range.ok_or("expected partition/start/end")?;
+        Ok(Self(Range { partition, start, end }))
+    }
+}
+
+impl Fixed {
+    /// Of these ranges.
+    pub(crate) fn of(ranges: &[Range]) -> Self {
+        Self { ranges: ranges.iter().copied().map(Part).collect(), record: None }
+    }
+}
+
+impl Selection {
+    /// Checks what came from outside, and leaves out what is empty.
+    ///
+    /// # Errors
+    /// [`ActionError::Bad`] and [`ActionError::Refused`]: which field is not valid, and what is expected.
+    pub(crate) fn checked(mut self) -> Result<Self, ActionError> {
+        let fields = [
+            ("integration", &mut self.integration),
+            ("webhook", &mut self.webhook),
+            ("reason", &mut self.reason),
+            ("event", &mut self.event),
+        ];
+        for (name, field) in fields {
+            if field.as_ref().is_some_and(String::is_empty) {
+                *field = None;
+            }
+            if field
+                .as_ref()
+                .is_some_and(|text| text.chars().count() > WORD_CHARS_MAX || text.chars().any(char::is_control))
+            {
+                let expected = format!("{name}: expected at most {WORD_CHARS_MAX} characters and no control character");
+                return Err(ActionError::Bad(expected));
+            }
+        }
+        let is_bounded = |fixed: &Fixed| {
+            fixed.ranges.len() <= RANGES_MAX
+                && fixed.record.as_ref().is_none_or(|text| text.chars().count() <= WORD_CHARS_MAX)
+        };
+        if self.fixed.as_ref().is_some_and(|fixed| !is_bounded(fixed)) {
+            return Err(ActionError::Bad("fixed: expected what a preview answered with".to_owned()));
+        }
+        if self.from.zip(self.to).is_some_and(|(from, to)| from >= to) {
+            return Err(ActionError::Refused("from: expected a time before `to`".to_owned()));
+        }
+        Ok(self)
+    }
+
+    /// The ranges to read: those that are fixed, as far as the topic still has them, else those that `found` finds.
+    pub(crate) fn ranges<E>(
+        &self,
+        bounds: &[Range],
+        found: impl FnOnce() -> Result<Vec<Range>, E>,
+    ) -> Result<Vec<Range>, E> {
+        let Some(fixed) = &self.fixed else { return found() };
+        let of = |bounds: &Range| {
+            let Part(wanted) = fixed.ranges.iter().find(|part| part.0.partition == bounds.partition)?;
+            let start = wanted.start.clamp(bounds.start, bounds.end);
+            Some(Range { partition: bounds.partition, start, end: wanted.end.clamp(start, bounds.end) })
+        };
+        Ok(bounds.iter().filter_map(of).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: serde_json::Value) -> Result<Selection, String> {
+        let selection = serde_json::from_value::<Selection>(value).map_err(|error| error.to_string())?;
+        selection.checked().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_selection_is_read_back_as_it_was_written() {
+        let written = json!({"integration": "i", "reason": "suspended", "from": "2026-01-31T12:00:00Z", "skipSent": true,
+            "fixed": {"ranges": ["0/3/9", "11/0/0"], "record": "t/1/2"}});
+        let selection = read(written.clone()).unwrap();
+        assert_eq!(selection.fixed.as_ref().unwrap().ranges[0].0, Range { partition: 0, start: 3, end: 9 });
+        assert_eq!(serde_json::to_value(&selection).unwrap(), written);
+        assert_eq!(serde_json::to_value(read(json!({"webhook": ""})).unwrap()).unwrap(), json!({}));
+    }
+
+    #[test]
+    fn a_request_can_not_name_a_workspace_and_nothing_that_is_not_valid() {
+        for refused in [
+            json!({"workspace": "other"}),
+            json!({"webhok": "w"}),
+            json!({"event": "a\nb"}),
+            json!({"event": "x".repeat(1025)}),
+            json!({"from": "yesterday"}),
+            json!({"from": "2026-01-31T12:00:00Z", "to": "2026-01-31T12:00:00Z"}),
+            json!({"fixed": {"ranges": ["0/3"]}}),
+            json!({"fixed": {"ranges": ["0/3/4/"]}}),
+            json!({"fixed": {"ranges": ["-1/0/3"]}}),
+            json!({"fixed": {}}),
+        ] {
+            assert!(read(refused.clone()).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn fixed_ranges_are_read_as_far_as_the_topic_has_them_and_no_other_partition_is() {
+        let part = |partition, start, end| Range { partition, start, end };
+        let fixed = Fixed::of(&[part(0, 3, 9), part(1, 0, 4), part(3, 9, 3), part(7, 0, 1)]);
+        let selection = Selection { fixed: Some(fixed), ..Selection::default() };
+        let bounds = [
+            Range { partition: 0, start: 0, end: 20 },
+            Range { partition: 1, start: 2, end: 3 },
+            Range { partition: 2, start: 0, end: 5 },
+            Range { partition: 3, start: 0, end: 20 },
+        ];
+        let ranges = selection.ranges(&bounds, || Err("not asked")).unwrap();
+        let expected = [part(0, 3, 9), part(1, 2, 3), part(3, 9, 9)];
+        assert_eq!(ranges, expected);
+        assert_eq!(Selection::default().ranges(&bounds, || Ok::<_, ()>(Vec::new())), Ok(Vec::new()));
+    }
+}
