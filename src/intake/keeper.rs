@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use tokio::time::Instant;
 
 use super::events::record_of;
-use super::pipeline::{Pipeline, Record};
+use super::pipeline::Pipeline;
 use crate::backlog::behind::Standing;
 use crate::backlog::catch_up::{CatchUpReader, Next};
 use crate::backlog::partition::{PartitionBacklog, Plan};
@@ -326,60 +326,13 @@ impl Keeper {
 }
 
 /// Takes what lanes told of the webhooks of a partition.
-fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
+pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
     let now_ms = clock::now_ms();
     for from_lane in assignment.told_by_lanes() {
         match from_lane {
             FromLane::Settled { gauge, offset } => backlog.settled(&gauge, offset),
             FromLane::Returned { gauge, event, pinned } => backlog.returned(&gauge, &event, pinned, now_ms),
         }
-    }
-}
-
-/// A record of a log in memory.
-pub struct InMemory {
-    /// The workspace.
-    pub workspace: String,
-    /// The value.
-    pub value: Vec<u8>,
-    /// The timestamp, ms since 1970.
-    pub timestamp_ms: i64,
-}
-
-/// One turn over a partition whose records are all in memory, in the order of their offsets from zero: for tests without
-/// Kafka. Places are kept at once.
-pub fn turn_in_memory(
-    pipeline: &Pipeline,
-    log: &[InMemory],
-    (assignment, backlog): (&Arc<Assignment>, &mut PartitionBacklog),
-    batches: &mut [Vec<Job>],
-) {
-    let returns = pipeline.gauges().take_returns();
-    listen(assignment, backlog);
-    for (gauge, number) in returns {
-        gauge.note_return(number);
-    }
-    while backlog.plan(pipeline.look()) != Plan::Rest
-        && let Some(offset) = backlog.pass_position()
-    {
-        let at = usize::try_from(offset).ok().and_then(|index| log.get(index));
-        let Some(InMemory { workspace, value, timestamp_ms }) = at else { break };
-        let workspace = Some(workspace.as_str());
-        let record = Record {
-            offset,
-            timestamp_ms: *timestamp_ms,
-            key: None,
-            value: Some(value),
-            workspace,
-            is_workspace_key: false,
-        };
-        if !pipeline.catch_up(&record, assignment, backlog, batches) {
-            break;
-        }
-    }
-    backlog.hurry();
-    for write in backlog.writes_due(clock::now_ms()) {
-        backlog.written(write.gauge.id(), true);
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod membership;
 mod group_offsets;
 pub(crate) mod reader;
 pub(crate) mod keeper;
+pub(crate) mod in_memory;
 pub(crate) mod events;
 pub(crate) mod retries;
 mod due_buffers;
