@@ -40,5 +40,6 @@ mod rollout;
 mod stage;
 mod table;
 mod topics;
+mod torture;
 mod upgrade;
 mod zoo;

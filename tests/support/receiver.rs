@@ -243,6 +243,9 @@ type Script = Arc<dyn Fn(&Recorded) -> Answer + Send + Sync>;
 struct Shared {
     script: RwLock<Script>,
     recorded: Mutex<Vec<Recorded>>,
+    /// Whether requests are kept once they are answered.
+    keeps: bool,
+    requests: AtomicUsize,
     connections: AtomicUsize,
     open_connections: AtomicUsize,
     under_way: AtomicUsize,
@@ -265,6 +268,15 @@ impl Receiver {
 
     /// The same on a port of the test's choice: one that a stopped receiver had.
     pub fn start_on(port: u16, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
+        Self::serve(port, true, script)
+    }
+
+    /// One that keeps no request, for millions of them: [`Receiver::recorded`] stays empty.
+    pub fn forgetful(script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
+        Self::serve(0, false, script)
+    }
+
+    fn serve(port: u16, keeps: bool, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         socket.set_reuse_address(true).expect("reuse of an address");
         let wanted = SocketAddr::from(([127, 0, 0, 1], port));
@@ -276,6 +288,8 @@ impl Receiver {
         let shared = Arc::new(Shared {
             script: RwLock::new(Arc::new(script)),
             recorded: Mutex::default(),
+            keeps,
+            requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             open_connections: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
@@ -315,7 +329,7 @@ impl Receiver {
 
     /// How many requests have come.
     pub fn count(&self) -> usize {
-        self.shared.recorded.lock().len()
+        self.shared.requests.load(Ordering::Relaxed)
     }
 
     /// The most requests that were under way at once.
@@ -428,9 +442,11 @@ async fn read_request(
     let under_way = shared.under_way.fetch_add(1, Ordering::Relaxed) + 1;
     shared.under_way_max.fetch_max(under_way, Ordering::Relaxed);
     let mut recorded = shared.recorded.lock();
-    let (number, arrived) = (recorded.len(), Instant::now());
+    let (number, arrived) = (shared.requests.fetch_add(1, Ordering::Relaxed), Instant::now());
     let request = Recorded { number, connection, under_way, method, path, headers, body, arrived, arrived_ms };
-    recorded.push(request.clone());
+    if shared.keeps {
+        recorded.push(request.clone());
+    }
     Some(request)
 }
 

@@ -1,0 +1,132 @@
+//! The account of a torture: what receivers were asked and answered, of every event and webhook, outside of any worker.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::stage::event_number;
+use crate::support::receiver::Recorded;
+use crate::support::records::Read;
+
+/// Companies that events are about, each again and again.
+pub(super) const ENTITIES: usize = 500;
+
+/// One event and one webhook. Places are those in the order of all requests, from 1.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    /// A hash of the delivery's id.
+    id: u64,
+    requests: u32,
+    acknowledged: u32,
+    /// The first and the last request of a first attempt.
+    first: u64,
+    last: u64,
+}
+
+#[derive(Default)]
+struct Book {
+    entries: BTreeMap<&'static str, Vec<Entry>>,
+    requests: u64,
+    acknowledged: u64,
+    repeated: u64,
+    /// Requests whose delivery id is not that of an earlier request for the same event and webhook.
+    of_another_id: u64,
+}
+
+/// The account. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Account(Arc<Mutex<Book>>);
+
+/// What it comes to.
+#[derive(Debug, Default)]
+pub(super) struct Balance {
+    /// Dead letters, by webhook.
+    pub(super) dead: BTreeMap<&'static str, usize>,
+    /// Neither acknowledged nor a dead letter.
+    pub(super) lost: Vec<(&'static str, usize)>,
+}
+
+impl Account {
+    /// Of so many events for each of `webhooks`.
+    pub(super) fn of(webhooks: &[&'static str], events: usize) -> Self {
+        let entries = webhooks.iter().map(|webhook| (*webhook, vec![Entry::default(); events])).collect();
+        Self(Arc::new(Mutex::new(Book { entries, ..Book::default() })))
+    }
+
+    /// Notes a request, and whether it is acknowledged.
+    pub(super) fn note(&self, webhook: &str, request: &Recorded, is_acknowledged: bool) {
+        let number = event_number(request);
+        let mut hasher = DefaultHasher::new();
+        request.delivery_id().hash(&mut hasher);
+        let id = hasher.finish();
+        let book = &mut *self.0.lock();
+        book.requests += 1;
+        let entry = book.entries.get_mut(webhook).and_then(|entries| entries.get_mut(number)).expect("an entry");
+        book.of_another_id += u64::from(entry.requests > 0 && entry.id != id);
+        (entry.id, entry.requests) = (id, entry.requests + 1);
+        if request.attempt() == 1 {
+            entry.last = book.requests;
+            if entry.first == 0 {
+                entry.first = book.requests;
+            }
+        }
+        if is_acknowledged {
+            book.acknowledged += u64::from(entry.acknowledged == 0);
+            book.repeated += u64::from(entry.acknowledged > 0);
+            entry.acknowledged += 1;
+        }
+    }
+
+    /// Events and webhooks that were acknowledged, acknowledgements beyond the first, requests of another id.
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
+        let book = self.0.lock();
+        (book.acknowledged, book.repeated, book.of_another_id)
+    }
+
+    /// All requests so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.0.lock().requests
+    }
+
+    /// What became of every event for each of `webhooks`.
+    pub(super) fn balance(&self, webhooks: &[&'static str], dead: &[Read]) -> Balance {
+        let dead: HashSet<(String, usize)> = dead.iter().filter_map(dead_letter).collect();
+        let book = self.0.lock();
+        let mut balance = Balance::default();
+        for webhook in webhooks {
+            for (number, entry) in book.entries[webhook].iter().enumerate() {
+                let is_dead = dead.contains(&((*webhook).to_owned(), number));
+                *balance.dead.entry(webhook).or_default() += usize::from(is_dead);
+                if entry.acknowledged == 0 && !is_dead {
+                    balance.lost.push((webhook, number));
+                }
+            }
+        }
+        balance
+    }
+
+    /// Order by entity up to repeats: events whose every request came before the first of an earlier event about the same entity.
+    pub(super) fn out_of_order(&self) -> usize {
+        let book = self.0.lock();
+        let mut count = 0;
+        for entries in book.entries.values() {
+            for entity in 0..ENTITIES {
+                let mut last_of_later = u64::MAX;
+                let about: Vec<&Entry> = entries.iter().skip(entity).step_by(ENTITIES).collect();
+                for entry in about.into_iter().rev().filter(|entry| entry.first > 0) {
+                    count += usize::from(last_of_later < entry.first);
+                    last_of_later = last_of_later.min(entry.last);
+                }
+            }
+        }
+        count
+    }
+}
+
+fn dead_letter(letter: &Read) -> Option<(String, usize)> {
+    let webhook = letter.header("hookstream-webhook-id")?.to_owned();
+    let id = letter.json()["id"].as_str()?.to_owned();
+    Some((webhook, id.rsplit('-').next()?.parse().ok()?))
+}

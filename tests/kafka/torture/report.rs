@@ -1,0 +1,86 @@
+//! What a torture writes down: a page and a picture of it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// What was seen at one moment.
+#[derive(Clone, Copy)]
+pub(super) struct Sample {
+    /// Seconds since the beginning.
+    pub(super) at: f64,
+    /// Events written, and deliveries acknowledged and repeated so far.
+    pub(super) events: u64,
+    pub(super) acknowledged: u64,
+    pub(super) repeated: u64,
+}
+
+/// A fault: when, in seconds since the beginning, and what.
+pub(super) type Mark = (f64, String);
+
+const WIDTH: f64 = 1000.0;
+const HEIGHT: f64 = 220.0;
+const MARGIN: f64 = 40.0;
+
+/// A line through points of the picture.
+fn line(points: &[(f64, f64)], end: f64, top: f64, offset: f64, colour: &str) -> String {
+    let points: Vec<String> = points
+        .iter()
+        .map(|(x, y)| {
+            let x = MARGIN + x / end.max(1.0) * WIDTH;
+            let y = offset + HEIGHT - y / top.max(1.0) * HEIGHT;
+            format!("{x:.1},{y:.1}")
+        })
+        .collect();
+    format!("<polyline fill=\"none\" stroke=\"{colour}\" points=\"{}\"/>\n", points.join(" "))
+}
+
+/// Deliveries a second, and repeats so far, above each other; a stroke for each fault.
+fn picture(samples: &[Sample], marks: &[Mark], webhooks: u64) -> String {
+    let end = samples.last().map_or(1.0, |sample| sample.at);
+    let rate = |of: fn(&Sample) -> u64, times: u64| -> Vec<(f64, f64)> {
+        let step = |two: &[Sample]| {
+            let grown = of(&two[1]).saturating_sub(of(&two[0])) * times;
+            (two[1].at, grown as f64 / (two[1].at - two[0].at).max(0.1))
+        };
+        samples.windows(2).map(step).collect()
+    };
+    let (written, delivered) = (rate(|sample| sample.events, webhooks), rate(|sample| sample.acknowledged, 1));
+    let top = written.iter().chain(&delivered).map(|(_, y)| *y).fold(1.0, f64::max);
+    let repeated: Vec<_> = samples.iter().map(|sample| (sample.at, sample.repeated as f64)).collect();
+    let most = repeated.last().map_or(1.0, |(_, y)| y.max(1.0));
+    let second = 2.0 * MARGIN + HEIGHT;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" font-family=\"sans-serif\" font-size=\"11\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
+        WIDTH + 2.0 * MARGIN,
+        2.0 * HEIGHT + 3.0 * MARGIN
+    );
+    for (at, what) in marks {
+        let x = MARGIN + at / end.max(1.0) * WIDTH;
+        let bottom = second + HEIGHT;
+        let _infallible = writeln!(
+            svg,
+            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{MARGIN}\" y2=\"{bottom}\" stroke=\"#ddd\"><title>{what}</title></line>"
+        );
+    }
+    svg += &line(&written, end, top, MARGIN, "#999");
+    svg += &line(&delivered, end, top, MARGIN, "#06c");
+    svg += &line(&repeated, end, most, second, "#c00");
+    let _infallible = write!(
+        svg,
+        "<text x=\"{MARGIN}\" y=\"{}\">deliveries a second: due (grey) and acknowledged (blue), at most {top:.0}</text>\n\
+         <text x=\"{MARGIN}\" y=\"{}\">acknowledged again, in all {most:.0}, over {end:.0} s; a grey stroke is a fault</text>\n</svg>\n",
+        MARGIN - 8.0,
+        second - 8.0
+    );
+    svg
+}
+
+/// Writes `report.md` and `torture.svg` into `folder`.
+pub(super) fn write(folder: &Path, page: &str, samples: &[Sample], marks: &[Mark], webhooks: u64) {
+    std::fs::create_dir_all(folder).unwrap();
+    let faults: String = marks.iter().map(|(at, what)| format!("- {at:.1} s: {what}\n")).collect();
+    std::fs::write(folder.join("report.md"), format!("{page}\n![deliveries and repeats](torture.svg)\n\n{faults}"))
+        .unwrap();
+    std::fs::write(folder.join("torture.svg"), picture(samples, marks, webhooks)).unwrap();
+}
