@@ -306,7 +306,7 @@ static LISTENERS: &[Spec] = &[
     Spec::one(
         "console-api-url",
         "URL",
-        "where the console sends test deliveries, such as http://hookstream-api:8080; without it there are none",
+        "where the console sends actions, such as http://hookstream-api:8080; without it there are none",
         &[Console],
     ),
     Spec::one(
