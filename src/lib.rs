@@ -61,7 +61,7 @@ pub mod internals {
     pub use crate::inflight::partition::Assignment;
     pub use crate::inflight::pressure::{Pressure, Reading};
     pub use crate::intake::in_memory::{InMemory, turn_in_memory};
-    pub use crate::intake::pipeline::{DueRetry, Pipeline, Record};
+    pub use crate::intake::pipeline::{DueRetry, Pipeline, PipelineParts, Record};
     pub use crate::net::address::AddressPolicy;
     pub use crate::net::connector::Connector;
     pub use crate::telemetry::metrics::Metrics;

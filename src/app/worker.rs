@@ -24,7 +24,7 @@ use crate::deliver::shard::{BATCHES_MAX, Shard, Shared, permits};
 use crate::domain::table::Table;
 use crate::health::feed::HealthFeed;
 use crate::health::owner::HealthOwner;
-use crate::health::publisher::DeltaPublisher;
+use crate::health::publisher::{DeltaParts, DeltaPublisher};
 use crate::health::rules::Rules;
 use crate::health::tally::Tally;
 use crate::health::view::HealthView;
@@ -32,8 +32,8 @@ use crate::inflight::pressure::Pressure;
 use crate::intake::events::{EventConsumer, Handoff};
 use crate::intake::keeper::{Keeper, Tools};
 use crate::intake::lag::Lag;
-use crate::intake::membership::{GroupMember, Membership};
-use crate::intake::pipeline::Pipeline;
+use crate::intake::membership::{GroupMember, LEAVE_MAX, Membership};
+use crate::intake::pipeline::{Pipeline, PipelineParts};
 use crate::intake::retries::RetryConsumer;
 use crate::intake::table_feed::{TableFeed, TableTargets};
 use crate::intake::tick_scheduler::TickScheduler;
@@ -55,8 +55,6 @@ use crate::topics::names::{deltas_topic, now_topic, retry_group, tier_topic};
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// How long the producer may take, after the drain, to get its last records out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Beyond the drain, how long consumers may take to commit and to leave their groups.
-const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// How long shards may take once nothing is waited for any more.
 const SHARDS_MAX: Duration = Duration::from_secs(5);
 /// How long the health and attempt-log publishers may take to publish the last attempts. With all the others and the drain
@@ -157,6 +155,24 @@ impl Worker {
     }
 }
 
+/// What the feeds keep up to date and all others read.
+#[derive(Clone, Default)]
+struct Views {
+    table: Arc<RwLock<Table>>,
+    health: Arc<HealthView>,
+}
+
+/// What ends the parts of a worker, in the order in which they end.
+#[derive(Default)]
+struct Stops {
+    /// Ends the consumers and the health owner. The stop of the worker ends them too.
+    consumers: CancellationToken,
+    /// Ends what still waits for the producer.
+    sink: CancellationToken,
+    /// Ends the publishers of attempt results, after the last attempts.
+    reports: CancellationToken,
+}
+
 struct Started {
     settings: Settings,
     metrics: Arc<Metrics>,
@@ -174,18 +190,17 @@ impl Started {
             };
         }
         let fatal = CancellationToken::new();
-        let table = Arc::new(RwLock::new(Table::default()));
+        let views = Views::default();
         let feed_stop = CancellationToken::new();
         let mut feed = Threads::new(&fatal);
-        let standings = Arc::<HealthView>::default();
-        let health = self.start_health_feed(&mut feed, &table, &standings, &feed_stop)?;
-        let read = self.start_feed(&mut feed, (&table, &standings), &feed_stop, &fatal)?;
+        let health = self.start_health_feed(&mut feed, &views, &feed_stop)?;
+        let table = self.start_table_feed(&mut feed, &views, &feed_stop, &fatal)?;
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = fatal.cancelled() => {}
-            (Ok(()), Ok(())) = async { (read.await, health.await) } => {
-                self.deliver((&table, &standings), former_tiers, &stop, &fatal).await?;
+            (Ok(()), Ok(())) = async { (table.await, health.await) } => {
+                self.deliver(&views, former_tiers, &stop, &fatal).await?;
             }
         }
         self.condition.set_ready(false);
@@ -211,19 +226,19 @@ impl Started {
         Ok(checked.former_tiers)
     }
 
-    fn start_feed(
+    fn start_table_feed(
         &self,
         threads: &mut Threads,
-        (table, standings): (&Arc<RwLock<Table>>, &Arc<HealthView>),
+        views: &Views,
         stop: &CancellationToken,
         fatal: &CancellationToken,
     ) -> Result<oneshot::Receiver<()>, WorkerError> {
         let (ready, read) = oneshot::channel();
         let (kafka, topic) = (self.settings.kafka.clone(), self.settings.topics.integrations.clone());
-        let (table, standings) = (Arc::clone(table), Arc::clone(standings));
+        let Views { table, health } = views.clone();
         let (metrics, stop, fatal) = (Arc::clone(&self.metrics), stop.clone(), fatal.clone());
         threads.start("integrations", move || {
-            let targets = TableTargets { table, metrics, standings };
+            let targets = TableTargets { table, metrics, standings: health };
             let feed = TableFeed::open(&kafka, &topic, targets);
             if let Err(error) = feed.and_then(|feed| feed.run(ready, &stop)) {
                 tracing::error!(error = chain(&error), "integrations topic cannot be read");
@@ -236,16 +251,15 @@ impl Started {
     fn start_health_feed(
         &self,
         threads: &mut Threads,
-        table: &Arc<RwLock<Table>>,
-        standings: &Arc<HealthView>,
+        views: &Views,
         stop: &CancellationToken,
     ) -> Result<oneshot::Receiver<()>, WorkerError> {
         let (ready, read) = oneshot::channel();
         let feed = HealthFeed {
             kafka: self.settings.kafka.clone(),
             topic: self.settings.topics.health.clone(),
-            table: Arc::clone(table),
-            standings: Arc::clone(standings),
+            table: Arc::clone(&views.table),
+            standings: Arc::clone(&views.health),
             metrics: Arc::clone(&self.metrics),
         };
         let stop = stop.clone();
@@ -253,14 +267,13 @@ impl Started {
         Ok(read)
     }
 
-    /// Starts the threads that receive attempt results: the health counters, their owner and the attempt log. The owner ends
-    /// with `consuming`; the others end with `stop`, after the last attempts.
+    /// Starts the threads that receive attempt results: the health counters, their owner and the attempt log.
     fn start_reports(
         &self,
         threads: &mut Threads,
-        standings: &Arc<HealthView>,
+        health: &Arc<HealthView>,
         shards: usize,
-        (consuming, stop): (&CancellationToken, &CancellationToken),
+        stops: &Stops,
         brokers: Arc<BrokerClock>,
     ) -> Result<Reports, WorkerError> {
         let Settings { kafka, topics, suspension, attempt_log, .. } = &self.settings;
@@ -268,12 +281,20 @@ impl Started {
         let worker = host_name();
         let tally = Arc::new(Tally::new(shards));
         let rules = Rules::new(suspension);
-        let told = (deltas_topic(&topics.health), worker.clone(), &rules);
-        let deltas = DeltaPublisher::new(kafka, told, Arc::clone(&tally), Arc::clone(standings), (metrics(), brokers))?;
+        let deltas = DeltaPublisher::new(DeltaParts {
+            kafka,
+            topic: deltas_topic(&topics.health),
+            worker: worker.clone(),
+            rules: &rules,
+            tally: Arc::clone(&tally),
+            health: Arc::clone(health),
+            metrics: metrics(),
+            brokers,
+        })?;
         let name = "health-deltas";
         let failed = |source| StartError { name: name.to_owned(), source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
-        let stopped = stop.clone();
+        let stopped = stops.reports.clone();
         threads.start(name, move || runtime.block_on(deltas.run(stopped)))?;
         let owner = HealthOwner {
             kafka: kafka.clone(),
@@ -283,13 +304,13 @@ impl Started {
             rules,
             metrics: metrics(),
         };
-        let stopped = consuming.clone();
+        let stopped = stops.consumers.clone();
         threads.start("health-owner", move || owner.run(&stopped))?;
         let Some((log, entries)) = AttemptLog::new(*attempt_log, metrics()) else {
             return Ok(Reports::new(tally, None));
         };
         let attempts = AttemptLogWriter::new(kafka, topics.attempts.clone(), worker, metrics())?;
-        let stopped = stop.clone();
+        let stopped = stops.reports.clone();
         threads.start("attempt-log", move || attempts.run(&entries, &stopped))?;
         Ok(Reports::new(tally, Some(log)))
     }
@@ -297,7 +318,7 @@ impl Started {
     /// From a table that is read to a drained worker.
     async fn deliver(
         &self,
-        (table, standings): (&Arc<RwLock<Table>>, &Arc<HealthView>),
+        views: &Views,
         former_tiers: Vec<(Arc<str>, Duration)>,
         stop: &CancellationToken,
         fatal: &CancellationToken,
@@ -306,52 +327,49 @@ impl Started {
         let in_flight_max = self.settings.delivery.max_in_flight;
         raise_limit(in_flight_max, shards * KeptPool::max_of(in_flight_max, shards));
         let pressure = Pressure::new(self.settings.delivery.max_queued_bytes);
-        let sink_stop = CancellationToken::new();
-        let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), sink_stop.clone(), fatal.clone())?;
-        let reports_stop = CancellationToken::new();
+        let stops = Stops { consumers: stop.child_token(), ..Stops::default() };
+        let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), stops.sink.clone(), fatal.clone())?;
         let mut reporters = Threads::new(fatal);
-        let consuming = stop.child_token();
-        let stops = (&consuming, &reports_stop);
         let brokers = sink.brokers();
-        let reports = self.start_reports(&mut reporters, standings, shards, stops, Arc::clone(&brokers))?;
+        let reports = self.start_reports(&mut reporters, &views.health, shards, &stops, Arc::clone(&brokers))?;
         let shared = self.shared(sink.clone(), &pressure, reports, shards);
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
-        let pipeline = Pipeline::new(
-            Arc::clone(table),
-            Arc::clone(&pressure),
-            Arc::clone(&self.metrics),
-            Arc::default(),
+        let pipeline = Pipeline::new(PipelineParts {
+            table: Arc::clone(&views.table),
+            pressure: Arc::clone(&pressure),
+            metrics: Arc::clone(&self.metrics),
             shards,
-            (&self.settings.delivery, &self.settings.topics.integrations),
-        );
+            delivery: &self.settings.delivery,
+            integrations_topic: &self.settings.topics.integrations,
+        });
         let outlet = Handoff {
             shards: senders,
             pipeline: Arc::new(pipeline),
             pressure: Arc::clone(&pressure),
-            stop: consuming.clone(),
+            stop: stops.consumers.clone(),
             fatal: fatal.clone(),
             condition: Arc::clone(&self.condition),
         };
         let mut consumers = Threads::new(fatal);
-        self.start_schedules(&mut consumers, table, outlet.clone())?;
+        self.start_schedules(&mut consumers, &views.table, outlet.clone())?;
         let now: Arc<str> = now_topic(&self.settings.topics.retry_prefix).into();
         // In the order of the metrics' labels; former tiers have none.
         let tiers = [shared.settlements.tiers(), &[(now, Duration::ZERO)], &former_tiers].concat();
-        let lag = self.start_consumers(&mut consumers, table, outlet, (&tiers, brokers))?;
+        let lag = self.start_consumers(&mut consumers, &views.table, outlet, &tiers, brokers)?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");
         self.measure(lag, &pressure, stop, fatal).await;
         self.condition.set_ready(false);
         tracing::info!("draining");
-        consuming.cancel();
+        stops.consumers.cancel();
         consumers.join(self.settings.delivery.drain_timeout + LEAVE_MAX).await;
         // Nothing under way is waited for any more: what is left belongs to the next owner.
-        sink_stop.cancel();
+        stops.sink.cancel();
         shard_threads.join(SHARDS_MAX).await;
         flush(sink).await;
         // The last attempts are counted and logged by now.
-        reports_stop.cancel();
+        stops.reports.cancel();
         reporters.join(REPORTERS_MAX).await;
         Ok(())
     }
@@ -381,7 +399,8 @@ impl Started {
         threads: &mut Threads,
         table: &Arc<RwLock<Table>>,
         outlet: Handoff,
-        (tiers, brokers): (&[(Arc<str>, Duration)], Arc<BrokerClock>),
+        tiers: &[(Arc<str>, Duration)],
+        brokers: Arc<BrokerClock>,
     ) -> Result<Lag, WorkerError> {
         let Settings { kafka, topics: named, .. } = &self.settings;
         let metrics = || Arc::clone(&self.metrics);
@@ -395,13 +414,12 @@ impl Started {
         let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
         let (tools, places) = Tools::open(kafka, named, Arc::clone(table), metrics())?;
         let keeper = Keeper::new(tools);
-        let leave_max = self.settings.delivery.drain_timeout + LEAVE_MAX;
-        let (group, keeper) = (events_group.member(), (keeper, leave_max));
-        let events = EventConsumer::new(kafka, &named.events, group, outlet.clone(), keeper, metrics())?;
+        let events =
+            EventConsumer::new(kafka, &named.events, events_group.member(), outlet.clone(), keeper, metrics())?;
         let stopped = outlet.stop.clone();
         threads.start("places", move || places.run(&stopped))?;
         let lag = Lag::new(kafka, &named.events, events_group.member(), metrics())?;
-        let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, (metrics(), brokers))?;
+        let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, metrics(), brokers)?;
         threads.start("events-group", move || events_group.run())?;
         threads.start("retries-group", move || retries_group.run())?;
         threads.start("events", move || events.run())?;
@@ -416,8 +434,9 @@ impl Started {
         outlet: Handoff,
     ) -> Result<(), WorkerError> {
         let (topic, drain) = (&self.settings.topics.integrations, self.settings.delivery.drain_timeout);
-        let counted = (Arc::clone(&self.metrics), drain);
-        let schedules = TickScheduler::subscribe(&self.settings.kafka, topic, Arc::clone(table), outlet, counted)?;
+        let metrics = Arc::clone(&self.metrics);
+        let schedules =
+            TickScheduler::subscribe(&self.settings.kafka, topic, Arc::clone(table), outlet, metrics, drain)?;
         threads.start("schedules", move || schedules.run())?;
         Ok(())
     }

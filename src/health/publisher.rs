@@ -85,18 +85,28 @@ pub(crate) struct DeltaPublisher {
     asked: Option<Instant>,
 }
 
+/// What a publisher is made of.
+pub(crate) struct DeltaParts<'a> {
+    pub(crate) kafka: &'a settings::Kafka,
+    /// Where it publishes to.
+    pub(crate) topic: String,
+    /// The host name of this worker.
+    pub(crate) worker: String,
+    /// By which the health owner judges.
+    pub(crate) rules: &'a Rules,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) health: Arc<HealthView>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) brokers: Arc<BrokerClock>,
+}
+
 impl DeltaPublisher {
-    /// To `topic`, by the worker of that host name, for an owner who judges by these rules.
+    /// A publisher of these parts.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn new(
-        kafka: &settings::Kafka,
-        (topic, worker, rules): (String, String, &Rules),
-        tally: Arc<Tally>,
-        standings: Arc<HealthView>,
-        (metrics, brokers): (Arc<Metrics>, Arc<BrokerClock>),
-    ) -> Result<Self, KafkaError> {
+    pub(crate) fn new(parts: DeltaParts<'_>) -> Result<Self, KafkaError> {
+        let DeltaParts { kafka, topic, worker, rules, tally, health, metrics, brokers } = parts;
         let producer = producer_of(kafka)?;
         let collector = Collector::new(rules);
         let (sequences, partitions, asked) = (HashMap::new(), None, None);
@@ -110,7 +120,7 @@ impl DeltaPublisher {
             clock_turn: 0,
             topic,
             tally,
-            standings,
+            standings: health,
             metrics,
             collector,
             worker,

@@ -93,9 +93,10 @@ impl EventConsumer {
         topic: &str,
         member: Arc<GroupMember>,
         outlet: Handoff,
-        (keeper, leave_max): (Keeper, Duration),
+        keeper: Keeper,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
+        let leave_max = member.leave_max();
         let mut reader = PartitionReader::new(&events_reader_config(kafka), "events", member, metrics)?;
         reader.allow_nothing();
         Ok(Self { reader, topic: topic.to_owned(), outlet, keeper, followed: 0, leave_max })

@@ -53,6 +53,9 @@ struct Held {
     committed: u64,
 }
 
+/// Beyond the drain, how long a consumer may take to commit and to leave its group.
+pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(10);
+
 /// What the group knows and the callbacks change.
 pub(crate) struct GroupMember {
     log: ClientLog,
@@ -142,6 +145,11 @@ impl GroupMember {
             metrics,
             drain_timeout,
         }
+    }
+
+    /// How long the group's consumer may take to end what is under way, to commit and to leave.
+    pub(crate) fn leave_max(&self) -> Duration {
+        self.drain_timeout + LEAVE_MAX
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<Partition, Held>> {

@@ -1,7 +1,8 @@
 //! The path of one record up to the lanes: read, parsed, matched. Runs on a consumer's thread; never blocks, never waits.
 
-use std::sync::Arc;
+mod again;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,20 +10,20 @@ use parking_lot::RwLock;
 
 use crate::backlog::partition::{CatchUpOffer, Look, MainOffer, Offered, PartitionBacklog};
 use crate::clock;
-use crate::domain::agenda::{self, Tick};
 use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Status};
 use crate::domain::outcome::{DeadReason, DropReason, Reason};
 use crate::domain::table::Table;
-use crate::domain::ticks;
-use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, Requeue, delivery_id, tick_id};
+use crate::inflight::job::{DeadLetter, Delivery, Event, Job, Origin, delivery_id};
 use crate::inflight::lane_gauge::{Admitted, LaneGauge, LaneGauges};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Pressure;
 use crate::settings;
-use crate::telemetry::metrics::{EventOutcome, Metrics, TickOutcome};
+use crate::telemetry::metrics::{EventOutcome, Metrics};
 use crate::telemetry::repeats::Repeats;
+
+pub use again::DueRetry;
 
 /// One record as a consumer hands it over: borrowed from the client.
 pub struct Record<'a> {
@@ -57,41 +58,35 @@ pub struct Pipeline {
     unknown_workspaces: Repeats,
 }
 
+/// What a pipeline is made of.
+pub struct PipelineParts<'a> {
+    /// The integrations that events are matched with.
+    pub table: Arc<RwLock<Table>>,
+    /// The bound on bytes that wait.
+    pub pressure: Arc<Pressure>,
+    /// Where events and drops are counted.
+    pub metrics: Arc<Metrics>,
+    /// How many shards take its jobs.
+    pub shards: usize,
+    /// How long deliveries may wait.
+    pub delivery: &'a settings::Delivery,
+    /// Ticks of schedules have their origin there.
+    pub integrations_topic: &'a str,
+}
+
 /// Between two warnings that a key is taken for a workspace. Where the CRM keys by workspace, those without an integration are normal.
 const UNKNOWN_WORKSPACE_EVERY: Duration = Duration::from_secs(600);
 
-/// A retry that is due, out of its tier.
-pub struct DueRetry {
-    /// Its value; one without is not ours.
-    pub payload: Option<Bytes>,
-    /// Its headers.
-    pub wire: Wire,
-    /// When it fell due, and its tier.
-    pub due: Due,
-    /// Its place in its tier.
-    pub position: Origin,
-    /// Its sequence in the assignment.
-    pub sequence: u64,
-    /// ms since 1970.
-    pub now_ms: i64,
-}
-
 impl Pipeline {
-    /// A pipeline into `shards` shards.
-    pub fn new(
-        table: Arc<RwLock<Table>>,
-        pressure: Arc<Pressure>,
-        metrics: Arc<Metrics>,
-        gauges: Arc<LaneGauges>,
-        shards: usize,
-        (delivery, integrations_topic): (&settings::Delivery, &str),
-    ) -> Self {
+    /// A pipeline of these parts.
+    pub fn new(parts: PipelineParts<'_>) -> Self {
+        let PipelineParts { table, pressure, metrics, shards, delivery, integrations_topic } = parts;
         let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         Self {
             table,
             pressure,
             metrics,
-            gauges,
+            gauges: Arc::default(),
             shards: shards.max(1),
             wait_max_ms: ms(delivery.schedule.whole()),
             give_up_after_ms: ms(delivery.give_up_after),
@@ -296,120 +291,6 @@ impl Pipeline {
         }
         !stalled
     }
-
-    /// Takes a retry that is due: looks at the world as it is now and adds its job to `batches`, or drops it, counted.
-    pub fn retry(&self, retry: DueRetry, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
-        let has_payload = retry.payload.is_some();
-        let payload = retry.payload.unwrap_or_default();
-        let held = self.pressure.hold(payload.len());
-        let origin = retry.wire.origin.as_deref().and_then(Origin::parse).unwrap_or(retry.position);
-        let timestamp_ms = retry.wire.event_ms.or(retry.wire.first_attempt_ms).unwrap_or(retry.due.at_ms);
-        let is_tick = origin.topic == self.integrations_topic;
-        let mut event = Event::new(payload, origin, timestamp_ms, Some((assignment, retry.sequence)), held);
-        event.is_tick = is_tick;
-        event.open(1);
-        let event = Arc::new(event);
-        let over = is_tick.then_some((timestamp_ms, retry.now_ms));
-        let ready = if has_payload { self.resolve_target(&retry.wire, over) } else { Err(unreadable("value")) };
-        match ready {
-            Ok(RetryTarget::Deliver { integration, webhook }) => {
-                if self.is_given_up(&retry.wire, retry.now_ms) {
-                    return dead_retry(event, retry.wire, DeadReason::Exhausted, batches);
-                }
-                let Some(hook) = integration.webhook(webhook) else { return };
-                let shard = hook.host_hash() as usize % self.shards;
-                let gauge = self.gauges.of(integration.key(), &hook.id());
-                let Some(admitted) = gauge.try_admit_retry(&self.pressure) else {
-                    let requeue = Requeue { event, wire: retry.wire, tier: retry.due.tier };
-                    return push(shard, Job::Requeue(Box::new(requeue)), batches);
-                };
-                let delivery = Delivery {
-                    event,
-                    webhook,
-                    attempt: retry.wire.attempt.unwrap_or(0).saturating_add(1),
-                    id: retry.wire.delivery_id.clone().unwrap_or_default().into(),
-                    first_attempt_ms: retry.wire.first_attempt_ms,
-                    due: Some(retry.due),
-                    wire: Some(Box::new(retry.wire)),
-                    integration,
-                    gauge,
-                    admitted: Some(admitted),
-                };
-                push(shard, Job::Deliver(delivery), batches);
-            }
-            Ok(RetryTarget::Suspended) => dead_retry(event, retry.wire, DeadReason::Suspended, batches),
-            Err(reason) => {
-                self.metrics.drop_delivery(reason);
-                if is_tick {
-                    self.metrics.tick(TickOutcome::Dropped);
-                }
-                event.settle(None);
-            }
-        }
-    }
-
-    /// Whether a delivery was requested so long ago for the first time that it is given up.
-    fn is_given_up(&self, wire: &Wire, now_ms: i64) -> bool {
-        let is_requested = wire.attempt.is_some_and(|attempts| attempts > 0);
-        let first = wire.first_attempt_ms.filter(|_| is_requested);
-        first.is_some_and(|first| now_ms.saturating_sub(first) >= self.give_up_after_ms)
-    }
-
-    /// Takes a tick that this worker fires: adds its job to `batches`. It may begin while `assignment` is open.
-    pub fn tick(&self, tick: &Tick, partition: i32, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
-        let Some(hook) = tick.of() else { return };
-        let webhook_id = hook.id();
-        let payload = Bytes::from(ticks::body(&webhook_id, tick.at_ms));
-        let origin = Origin { topic: Arc::clone(&self.integrations_topic), partition, offset: tick.at_ms };
-        let held = self.pressure.hold(payload.len());
-        let id = tick_id(tick.integration.key(), &webhook_id, tick.at_ms);
-        let event = Event::tick(payload, origin, tick.at_ms, assignment, held);
-        let shard = hook.host_hash() as usize % self.shards;
-        let gauge = self.gauges.of(tick.integration.key(), &webhook_id);
-        let delivery = Delivery {
-            event: Arc::new(event),
-            integration: Arc::clone(&tick.integration),
-            webhook: tick.webhook,
-            attempt: 1,
-            id,
-            first_attempt_ms: None,
-            due: None,
-            wire: None,
-            admitted: gauge.try_admit_retry(&self.pressure),
-            gauge,
-        };
-        self.metrics.tick(TickOutcome::Fired);
-        push(shard, Job::Deliver(delivery), batches);
-    }
-
-    /// `tick`: of a scheduled tick, when it was scheduled and the time now.
-    fn resolve_target(&self, wire: &Wire, tick: Option<(i64, i64)>) -> Result<RetryTarget, DropReason> {
-        let key = wire.integration_key().ok_or_else(|| unreadable("workspace or integration id"))?;
-        let webhook_id = wire.webhook_id.as_deref().ok_or_else(|| unreadable("webhook id"))?;
-        if wire.attempt.is_none() {
-            return Err(unreadable("attempt"));
-        }
-        // It becomes a header of the request.
-        let is_id = |id: &String| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic());
-        if !wire.delivery_id.as_ref().is_some_and(is_id) {
-            return Err(unreadable("delivery id"));
-        }
-        let table = self.table.read();
-        let integration = table.get(&key).ok_or(DropReason::IntegrationGone)?;
-        let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;
-        if tick.is_some_and(|(scheduled_ms, now_ms)| agenda::is_too_late(webhook, scheduled_ms, now_ms)) {
-            return Err(DropReason::TickOver);
-        }
-        match dropped(integration) {
-            Some(DropReason::Suspended) => return Ok(RetryTarget::Suspended),
-            Some(reason) => return Err(reason),
-            None => {}
-        }
-        if webhook.is_disabled() {
-            return Err(DropReason::WebhookDisabled);
-        }
-        Ok(RetryTarget::Deliver { integration: Arc::clone(integration), webhook: webhook.index() })
-    }
 }
 
 /// A webhook that an event is given to.
@@ -461,12 +342,6 @@ fn waited_too_long(
     DeadLetter { event, reason, key: None, value, wire, gauge: Some(gauge) }
 }
 
-/// A retry that is due becomes a dead letter.
-fn dead_retry(event: Arc<Event>, wire: Wire, reason: DeadReason, batches: &mut [Vec<Job>]) {
-    let value = Some(event.payload.clone());
-    push(0, Job::DeadLetter(Box::new(DeadLetter { event, reason, key: None, value, wire, gauge: None })), batches);
-}
-
 fn push(shard: usize, job: Job, batches: &mut [Vec<Job>]) {
     debug_assert!(shard < batches.len(), "each shard has a batch");
     if let Some(batch) = batches.get_mut(shard) {
@@ -482,18 +357,6 @@ fn dropped(integration: &Integration) -> Option<DropReason> {
     (!integration.status().delivers()).then_some(DropReason::IntegrationInactive)
 }
 
-/// A record that nobody here wrote, for want of `missing`.
-fn unreadable(missing: &'static str) -> DropReason {
-    tracing::warn!(missing, "a record in a retry tier is no retry and is dropped");
-    DropReason::UnreadableRetry
-}
-
-/// What a retry finds when it is due.
-enum RetryTarget {
-    Deliver { integration: Arc<Integration>, webhook: usize },
-    Suspended,
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -504,14 +367,14 @@ mod tests {
 
     fn pipeline(table: Table) -> (Pipeline, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
-        let pipeline = Pipeline::new(
-            Arc::new(RwLock::new(table)),
-            Pressure::new(1_000_000),
-            Arc::clone(&metrics),
-            Arc::default(),
-            1,
-            (&settings::Settings::default().delivery, "integrations"),
-        );
+        let pipeline = Pipeline::new(PipelineParts {
+            table: Arc::new(RwLock::new(table)),
+            pressure: Pressure::new(1_000_000),
+            metrics: Arc::clone(&metrics),
+            shards: 1,
+            delivery: &settings::Settings::default().delivery,
+            integrations_topic: "integrations",
+        });
         (pipeline, metrics)
     }
 

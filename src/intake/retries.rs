@@ -71,7 +71,8 @@ impl RetryConsumer {
         tiers: &[(Arc<str>, Duration)],
         member: Arc<GroupMember>,
         outlet: Handoff,
-        (metrics, brokers): (Arc<Metrics>, Arc<BrokerClock>),
+        metrics: Arc<Metrics>,
+        brokers: Arc<BrokerClock>,
     ) -> Result<Self, KafkaError> {
         let config = retries_reader_config(kafka, &retry_group(&kafka.group));
         let reader = PartitionReader::new(&config, "retries", member, Arc::clone(&metrics))?;

@@ -152,7 +152,8 @@ impl TickScheduler {
         topic: &str,
         table: Arc<RwLock<Table>>,
         outlet: Handoff,
-        (metrics, drain_timeout): (Arc<Metrics>, Duration),
+        metrics: Arc<Metrics>,
+        drain_timeout: Duration,
     ) -> Result<Self, KafkaError> {
         let config = schedule_consumer_config(kafka, "schedules", &schedule_group(&kafka.group));
         let session_timeout = config.get("session.timeout.ms").and_then(|ms| ms.parse().ok());

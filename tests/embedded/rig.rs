@@ -21,7 +21,7 @@ use hookstream::internals::Wire;
 use hookstream::internals::settings::{Delivery, Ordering};
 use hookstream::internals::{BATCHES_MAX, PartitionBacklog, Shard, Shared, permits};
 use hookstream::internals::{Due, Job, Origin};
-use hookstream::internals::{DueRetry, Pipeline, Record};
+use hookstream::internals::{DueRetry, Pipeline, PipelineParts, Record};
 use hookstream::internals::{InMemory, Pressure, turn_in_memory};
 use parking_lot::{Mutex, RwLock};
 use rdkafka::mocking::MockCluster;
@@ -109,14 +109,14 @@ impl Rig {
             runtime.block_on(Shard::new(0, shared).run(inbound));
         });
         let table = Arc::new(RwLock::new(Table::default()));
-        let pipeline = Pipeline::new(
-            Arc::clone(&table),
-            Arc::clone(&pressure),
-            Arc::clone(&metrics),
-            Arc::default(),
-            1,
-            (&delivery, "integrations"),
-        );
+        let pipeline = Pipeline::new(PipelineParts {
+            table: Arc::clone(&table),
+            pressure: Arc::clone(&pressure),
+            metrics: Arc::clone(&metrics),
+            shards: 1,
+            delivery: &delivery,
+            integrations_topic: "integrations",
+        });
         let assignment = Assignment::new("events".into(), 0);
         let (jobs, thread) = (Some(jobs), Some(thread));
         Self { metrics, assignment, table, pipeline, jobs, thread, brokers, log: Mutex::default(), next_offset: 0 }
