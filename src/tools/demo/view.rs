@@ -288,13 +288,10 @@ impl Snapshot {
             format!("wait now     {wait}"),
             format!("{}{dead}", paint.bold("dead letters")),
             format!(
-                "in flight {}  circuits open {}  behind {}  retry lateness p99 {}  delivery p50 {}",
-                self.in_flight,
-                self.circuits_open,
-                self.behind,
-                within(self.lateness),
-                within(self.latency),
+                "in flight {}   circuits open {}   webhooks behind {}",
+                self.in_flight, self.circuits_open, self.behind,
             ),
+            format!("retry lateness p99 {}   delivery p50 {}", within(self.lateness), within(self.latency)),
         ]
     }
 }
