@@ -15,7 +15,6 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
-    clippy::too_many_lines,
     reason = "test support: what can't be set up ends the program with a clear text"
 )]
 mod support;

@@ -2,6 +2,8 @@
 //!
 //! A record names the caller, the selection and what was counted. It never holds a token, a secret or an event.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
@@ -53,7 +55,7 @@ impl Audit {
         counts: &Value,
     ) -> Result<(), ActionError> {
         let outgoing = Outgoing {
-            topic: self.0.topic().clone(),
+            topic: Arc::clone(self.0.topic()),
             key: Some(Bytes::from(selection.workspace.clone().unwrap_or_else(|| EVERY_WORKSPACE.to_owned()))),
             payload: Some(written(clock::now_ms(), who, action, selection, counts)),
             headers: Vec::new(),

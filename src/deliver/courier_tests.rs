@@ -348,12 +348,12 @@ async fn every_name_of_the_zoo_ends_as_expected_and_one_that_flips_into_a_privat
             let cause = exchanged.cause.map(|cause| cause.text().to_owned()).unwrap_or_default();
             match expected {
                 Expected::Acknowledged => {
-                    assert_eq!(exchanged.outcome, Outcome::Acknowledged, "{}: {cause}", name.name)
+                    assert_eq!(exchanged.outcome, Outcome::Acknowledged, "{}: {cause}", name.name);
                 }
-                Expected::Failed { reason, cause: part } => {
+                Expected::Failed { reason, cause: wanted } => {
                     let Outcome::Failed { reason: found, .. } = exchanged.outcome else { panic!("{name:?}") };
                     assert!(
-                        found.word() == reason && cause.contains(part),
+                        found.word() == reason && cause.contains(wanted),
                         "it {}: {name:?}: {found:?}: {cause}",
                         name.does
                     );

@@ -21,7 +21,7 @@ use super::moves::{Move, Moves, TopicsError, Unjudged, check_partitions};
 use super::positions::{Positions, first_dropped};
 use super::records::{Delta, StateRecord, counts_record};
 use super::restore::load;
-use super::rules::{Change, Health, PartitionHealth, Rules};
+use super::rules::{Change, Health, IntegrationHealth, PartitionHealth, Rules};
 use crate::clock;
 use crate::kafka::client::health_consumer_config;
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
@@ -439,9 +439,8 @@ impl<'a> Session<'a> {
     fn settle(&mut self, entries: BTreeMap<i32, Entry>) {
         for (partition, entry) in entries {
             for Change { key, known } in &entry.changes {
-                let status = known.health.word();
-                self.owner.metrics.health.transitions.with_label_values(&[status]).inc();
-                tracing::info!(integration = &**key, status, "the health of an integration changed");
+                self.owner.metrics.health.transitions.with_label_values(&[known.health.word()]).inc();
+                log_change(key, known);
             }
             let Some(book) = self.books.get_mut(&partition) else { continue };
             let Entry { changes, counted, forgotten } = entry;
@@ -450,10 +449,27 @@ impl<'a> Session<'a> {
     }
 }
 
+/// A suspension is a warning that says what it rests on: from here on events are dropped.
+fn log_change(integration: &str, known: &IntegrationHealth) {
+    let status = known.health.word();
+    if known.health != Health::Failed {
+        return tracing::info!(integration, status, "the health of an integration changed");
+    }
+    let state = StateRecord::of(known);
+    tracing::warn!(
+        integration,
+        status,
+        failures = state.failures_in_words(),
+        last_status = state.last_status(),
+        last_acknowledged_at = state.last_acknowledged_at().map(tracing::field::display),
+        "an integration is suspended: nothing is delivered to it until it is resumed"
+    );
+}
+
 /// What is to be written of one partition.
 struct Entry {
     changes: Vec<Change>,
-    counted: Vec<(Box<str>, super::rules::IntegrationHealth)>,
+    counted: Vec<(Box<str>, IntegrationHealth)>,
     forgotten: Vec<Box<str>>,
 }
 

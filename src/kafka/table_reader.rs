@@ -287,6 +287,7 @@ fn first_look(watch: &mut TopicWatch) -> Result<Look, KafkaError> {
         match watch.look(clock::now_ms(), OPEN_TIMEOUT) {
             Err(error) if has_no_leader(&error) && Instant::now() < deadline => {
                 tracing::debug!(%error, "a partition has no leader yet");
+                #[expect(clippy::disallowed_methods, reason = "the table's own thread, which waits here anyway")]
                 std::thread::sleep(LEADER_WAIT);
             }
             ended => return ended,
@@ -294,10 +295,12 @@ fn first_look(watch: &mut TopicWatch) -> Result<Look, KafkaError> {
     }
 }
 
+/// Whether the error says that a partition has no leader yet, or another one than the client knows: both pass.
 fn has_no_leader(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch};
     matches!(
         error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
+        Some(NotLeaderForPartition | LeaderNotAvailable | FencedLeaderEpoch | UnknownLeaderEpoch)
     )
 }
 
@@ -309,12 +312,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_whose_partitions_have_no_leader_yet_is_waited_for() {
+    fn a_topic_whose_partitions_have_no_leader_yet_or_another_one_is_waited_for() {
+        use RDKafkaRespErr::{
+            RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH as FENCED, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION as NO_LEADER,
+        };
+        for error in [NO_LEADER, FENCED] {
+            opens_in_spite_of(error);
+        }
+    }
+
+    fn opens_in_spite_of(error: RDKafkaRespErr) {
         let cluster = MockCluster::new(1).expect("a mock cluster");
         cluster.create_topic("table", 2, 1).expect("a topic");
         // More than the client's own tries.
-        let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION; 8];
-        cluster.request_errors(RDKafkaApiKey::ListOffsets, &errors);
+        cluster.request_errors(RDKafkaApiKey::ListOffsets, &[error; 8]);
         let kafka = settings::Kafka {
             brokers: cluster.bootstrap_servers(),
             group: "hookstream".to_owned(),

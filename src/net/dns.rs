@@ -108,7 +108,7 @@ async fn ask(resolver: &TokioResolver, name: &str, family: Family) -> Result<Rec
 /// A name server on loopback, and the names of the receiver zoo: what the suites in `tests/` and the example have too.
 #[cfg(test)]
 #[path = "../../tests/support/zoo/names.rs"]
-#[expect(unreachable_pub, clippy::panic, clippy::indexing_slicing, reason = "the file is another crate's too")]
+#[expect(unreachable_pub, reason = "the file is another crate's too")]
 pub(crate) mod zoo_names;
 
 /// What tests ask.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lookup::whole_name;
 use super::render::printable;
+use super::windows::{Behind, Written, behind, past};
 use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::actions::lookup::{self, Found, Health};
 use crate::domain::event::Envelope;
@@ -29,6 +30,8 @@ struct Given {
     value: Vec<u8>,
     /// Its workspace, where the record says it.
     workspace: Option<String>,
+    /// Where the events topic has it; none: it is from elsewhere.
+    written: Option<Written>,
 }
 
 /// Explains one event for one integration. The exit code is 0 when any webhook would be delivered to, and 1 when none.
@@ -45,14 +48,22 @@ pub(crate) async fn run(
         let key = guid::canonical_key(&whole_name(settings, &options.integration).await?.key()).into_owned();
         let given = given(settings, &options.event).await?;
         let (found, health) = (lookup::integration(settings, &key).await?, lookup::health(settings, &key).await?);
-        Ok::<_, ToolError>((key, given, found, health))
+        let behind = behind(settings, &key).await?;
+        Ok::<_, ToolError>((key, given, found, (health, behind)))
     };
     let Some(asked) = stop.run_until_cancelled(asked).await else { return Ok(ExitCode::from(INTERRUPTED)) };
-    let (key, given, found, health) = asked?;
+    let (key, given, found, (health, behind)) = asked?;
     if let Some(id) = options.webhook.as_deref().filter(|id| found.integration.webhook_by_id(id).is_none()) {
         return Err(ToolError::Refused(format!("--webhook: integration `{key}` has no webhook `{id}`")));
     }
-    let answer = answer(&given, &found, health.as_ref(), options.webhook.as_deref())?;
+    let mut answer = answer(&given, &found, health.as_ref(), options.webhook.as_deref())?;
+    for webhook in &mut answer.web_hooks {
+        webhook.behind = behind
+            .iter()
+            .filter(|it| guid::canonical(&it.web_hook_id) == guid::canonical(&webhook.id))
+            .cloned()
+            .collect();
+    }
     let text = if options.json {
         serde_json::to_string(&answer).map_err(|error| ToolError::Output(error.into()))?
     } else {
@@ -74,12 +85,12 @@ async fn given(settings: &Settings, event: &EventSource) -> Result<Given, ToolEr
                     std::fs::File::open(&path).map_err(|source| ToolError::Input { from: name.clone(), source })?;
                 bounded(file, &name)
             });
-            Ok(Given { value: value.await?, from, workspace: None })
+            Ok(Given { value: value.await?, from, workspace: None, written: None })
         }
         EventSource::Stdin => {
             let from = "standard input".to_owned();
             let value = blocking("reading the event", || bounded(io::stdin().lock(), "standard input")).await?;
-            Ok(Given { from, value, workspace: None })
+            Ok(Given { from, value, workspace: None, written: None })
         }
     }
 }
@@ -110,10 +121,12 @@ async fn record(settings: &Settings, place: &RecordPlace) -> Result<Given, ToolE
     })?;
     // Only an event's own key is its workspace: retries and dead letters have it in their headers.
     let workspace = record.workspace().map(str::to_owned);
+    let is_event = place.topic == settings.topics.events;
+    let written = is_event.then_some(Written { partition, offset, at_ms: record.timestamp_ms });
     let value = record.value.ok_or_else(|| {
         ToolError::Refused(format!("the record {from} has no value: it becomes a dead letter of reason invalid-event"))
     })?;
-    Ok(Given { from, value: value.to_vec(), workspace })
+    Ok(Given { from, value: value.to_vec(), workspace, written })
 }
 
 #[derive(Debug, Serialize)]
@@ -151,6 +164,8 @@ struct AnsweredIntegration {
     health_known: bool,
     /// What keeps every event from it.
     obstacles: Vec<String>,
+    /// What may have decided otherwise when the event was read.
+    past: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -164,6 +179,8 @@ struct AnsweredWebhook {
     decided_by: Option<usize>,
     why: String,
     items: Vec<AnsweredItem>,
+    /// Its places in the events topic, where it is behind.
+    behind: Vec<Behind>,
 }
 
 #[derive(Debug, Serialize)]
@@ -213,6 +230,7 @@ fn answer(given: &Given, found: &Found, health: Option<&Health>, webhook: Option
             health_since: health.and_then(|health| health.since.clone()),
             health_known: health.is_some(),
             obstacles: explanation.obstacles.iter().map(ToString::to_string).collect(),
+            past: given.written.map(|written| past(written, found, health)).unwrap_or_default(),
         },
         web_hooks: rulings.map(|ruling| answered(integration, &explanation, ruling)).collect(),
     })
@@ -240,6 +258,7 @@ fn answered(integration: &Integration, explanation: &Explanation, ruling: &Webho
         decided_by,
         why,
         items: ruling.items.iter().enumerate().map(|(index, item)| answered_item(index, item)).collect(),
+        behind: Vec::new(),
     }
 }
 
@@ -262,6 +281,12 @@ impl AnsweredItem {
     }
 }
 
+fn behind_in_words(behind: &Behind) -> String {
+    let Behind { partition, offset, reason, since, events_to_go, .. } = behind;
+    let (since, reason) = (since.as_deref().unwrap_or("-"), reason.as_deref().unwrap_or("-"));
+    format!("  behind since {since}, at partition {partition} offset {offset}, {events_to_go} events to go: {reason}")
+}
+
 impl Answer {
     fn text(&self) -> String {
         let Self { event, integration, web_hooks } = self;
@@ -276,6 +301,7 @@ impl Answer {
         let (workspace, id, status) = (&integration.workspace, &integration.id, integration.status);
         lines.push(format!("integration {workspace}/{id}: status {status}, {health}"));
         lines.extend(integration.obstacles.iter().map(|obstacle| format!("nothing goes to it: {obstacle}")));
+        lines.extend(integration.past.iter().map(|past| format!("what held then: {past}")));
         if web_hooks.is_empty() {
             lines.push("it has no webhooks".to_owned());
         }
@@ -287,6 +313,7 @@ impl Answer {
             };
             lines.push(format!("webhook {} ({}): {verb}: {}", webhook.id, webhook.url, webhook.why));
             lines.extend(webhook.items.iter().map(AnsweredItem::text));
+            lines.extend(webhook.behind.iter().map(behind_in_words));
         }
         if event.workspace.is_some() {
             lines.push(format!("what became of it: hookstream trace {}", event.from));
@@ -322,6 +349,7 @@ mod tests {
             from: "crm.object-events/3/7".to_owned(),
             value: value.to_vec(),
             workspace: workspace.map(str::to_owned),
+            written: None,
         }
     }
 
@@ -361,7 +389,7 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_refused_with_what_becomes_of_it() {
-        let given = Given { from: "standard input".to_owned(), value: b"{}".to_vec(), workspace: None };
+        let given = Given { from: "standard input".to_owned(), value: b"{}".to_vec(), workspace: None, written: None };
         let error = answer(&given, &found(), None, None).unwrap_err().to_string();
         assert!(error.starts_with("standard input is no event and becomes a dead letter"), "{error}");
     }

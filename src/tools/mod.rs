@@ -19,6 +19,7 @@ mod send;
 mod table;
 pub(crate) mod topics;
 pub(crate) mod trace;
+mod windows;
 
 use std::io;
 

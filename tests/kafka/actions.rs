@@ -1,6 +1,5 @@
 //! Actions over HTTP, against a real Kafka: what runs is what the preview counted, each leaves its record, another workspace is out
 //! of reach.
-#![expect(clippy::disallowed_methods, reason = "the test's own clock is the wall clock")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -251,8 +250,8 @@ async fn a_test_and_a_resumption_leave_their_records() {
     wait_until("the suspension", PATIENCE, async || {
         let id = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         produce(stage.brokers(), &stage.names.events(), [event(id)]);
-        let states = read_all(stage.brokers(), &stage.names.health());
-        let last = states.last().map(|record| record.json()["status"].clone()).unwrap_or_default();
+        let recorded = read_all(stage.brokers(), &stage.names.health());
+        let last = recorded.last().map(|record| record.json()["status"].clone()).unwrap_or_default();
         equal(last, &json!("failed"))
     })
     .await;

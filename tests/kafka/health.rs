@@ -144,6 +144,17 @@ async fn suspend_and_bring_back(claim: &str, options: &[&str]) {
         let (partition, offset) = (partition.parse().unwrap(), offset.as_i64().unwrap());
         assert!(before[&partition] <= offset && offset <= at_most[&partition], "{failed}");
     }
+    wait_until("its owner to warn, with reasons and the last status", PATIENCE, async || {
+        let lines = || workers.iter().flat_map(|worker| worker.lines().all());
+        let told: Vec<_> = lines().filter(|line| line.contains("an integration is suspended")).collect();
+        let says = |part: &str| told.iter().all(|line| line.contains(part));
+        if told.len() == 1 && says("WARN") && says(r#""failures":"status "#) && says(r#""last_status":500"#) {
+            Ok(())
+        } else {
+            Err(told)
+        }
+    })
+    .await;
     // Every worker obeys within five seconds.
     let obeyed = tokio::time::Instant::now();
     wait_until("all workers to obey", Duration::from_secs(5), async || {

@@ -466,6 +466,13 @@ async fn an_explanation_names_what_decided() {
         "{}",
         suspended.out
     );
+    let behind =
+        json!({"version": 1, "offset": 0, "reason": "circuit-open", "since": "2026-01-31T12:00:00Z"}).to_string();
+    let backlog_key = format!("{}/1/ws/i/all", names.group());
+    produce(brokers, &names.backlog(), [Record::new(&*backlog_key, behind)]);
+    let behind = run(brokers, &names, &[&explain[..], &["--event", &place]].concat()).await;
+    let told = "behind since 2026-01-31T12:00:00Z, at partition 1 offset 0, 1 events to go: circuit-open";
+    assert!(behind.out.contains(told), "{}", behind.out);
     let unknown = ["explain", "--workspace", "ws", "--integration", "nobody", "--event", &place];
     let unknown = run(brokers, &names, &unknown).await;
     assert!(unknown.code == 1 && unknown.log.contains("there is no integration `ws/nobody`"), "{}", unknown.log);

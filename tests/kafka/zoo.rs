@@ -37,7 +37,7 @@ fn difference(animal: &Animal, attempts: &[&Value]) -> Option<String> {
         }
     });
     let is_complete = attempts.len() == VISITS;
-    let wrong = wrong.map(|attempt| attempt.to_string()).or((!is_complete).then(|| attempts.len().to_string()))?;
+    let wrong = wrong.map(ToString::to_string).or((!is_complete).then(|| attempts.len().to_string()))?;
     Some(format!("{}: expected {:?}, found {wrong}", animal.name, animal.expected))
 }
 

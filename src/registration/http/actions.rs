@@ -445,6 +445,7 @@ fn selection(api: &Api, names: &Names, sender: Sender, given: Selection) -> Resu
     Ok(Selection { workspace: Some(names.workspace.clone()), integration, ..given })
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "the type of every refusal here")]
 fn refused(error: ActionError) -> Refused {
     Box::new(match error {
         ActionError::Bad(message) => answers::bad_request(message),

@@ -8,6 +8,8 @@
 //! HOOKSTREAM_TORTURE_EVENTS=200000 HOOKSTREAM_TORTURE_RATE=500 HOOKSTREAM_TORTURE_SEED=7 cargo test --release --test kafka -- torture --nocapture
 //! ```
 
+#![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
+
 mod account;
 mod report;
 
@@ -302,7 +304,7 @@ async fn whatever_happens_to_brokers_workers_and_receivers_nothing_is_lost_and_o
         move || write_events(&brokers, &topic, &size, &written)
     });
     let samples = Arc::new(Mutex::new(Vec::new()));
-    let sampler = tokio::spawn({
+    let sampling = tokio::spawn({
         let (samples, account, written, began) =
             (Arc::clone(&samples), account.clone(), Arc::clone(&written), torture.began);
         async move {
@@ -327,7 +329,7 @@ async fn whatever_happens_to_brokers_workers_and_receivers_nothing_is_lost_and_o
     writer.join().expect("writing events does not panic");
     *torture.mood.lock() = Mood::Well;
     settle(&mut torture, &size, &account).await;
-    sampler.abort();
+    sampling.abort();
     let page = judge(&torture, &size, &account);
     let samples = samples.lock();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("torture");

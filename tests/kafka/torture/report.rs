@@ -1,5 +1,7 @@
 //! What a torture writes down: a page and a picture of it.
 
+#![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -79,7 +81,8 @@ fn picture(samples: &[Sample], marks: &[Mark], webhooks: u64) -> String {
 /// Writes `report.md` and `torture.svg` into `folder`.
 pub(super) fn write(folder: &Path, page: &str, samples: &[Sample], marks: &[Mark], webhooks: u64) {
     std::fs::create_dir_all(folder).unwrap();
-    let faults: String = marks.iter().map(|(at, what)| format!("- {at:.1} s: {what}\n")).collect();
+    let faults: Vec<String> = marks.iter().map(|(at, what)| format!("- {at:.1} s: {what}\n")).collect();
+    let faults = faults.concat();
     std::fs::write(folder.join("report.md"), format!("{page}\n![deliveries and repeats](torture.svg)\n\n{faults}"))
         .unwrap();
     std::fs::write(folder.join("torture.svg"), picture(samples, marks, webhooks)).unwrap();

@@ -172,7 +172,7 @@ fn keep(serving: &mut JoinSet<()>, housed: Housed, fill: Vec<Socket>) -> Animal 
     let animal = housed.animal();
     serving.spawn(async move {
         let _held = (housed, fill);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     animal
 }

@@ -21,6 +21,7 @@ type Issuer = CertifiedIssuer<'static, KeyPair>;
 const HOST: &str = "127.0.0.1";
 
 /// Starts all of them, and writes the certificate to trust into `trusted`.
+#[expect(clippy::too_many_lines, reason = "it is one list")]
 pub(super) fn start(serving: &mut JoinSet<()>, trusted: &Path) -> Vec<Animal> {
     let root = authority("hookstream zoo root");
     std::fs::write(trusted, root.pem()).unwrap_or_else(|error| panic!("write {}: {error}", trusted.display()));
@@ -118,6 +119,7 @@ pub(super) fn start(serving: &mut JoinSet<()>, trusted: &Path) -> Vec<Animal> {
 }
 
 /// What is said of one.
+#[derive(Clone, Copy)]
 struct Shown {
     name: &'static str,
     does: &'static str,
