@@ -55,7 +55,7 @@ async fn an_empty_cluster_is_planned_then_filled_then_left_alone() {
     assert_eq!(partition_count(cluster.brokers(), &format!("{}.deltas", names.health())), Some(3));
     let (code, text) = run("plan", cluster.brokers(), &names, &partitions);
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("nothing to do: 11 topics"), "{text}");
+    assert!(text.contains("nothing to do: 12 topics"), "{text}");
     let (code, text) = run("apply", cluster.brokers(), &names, &["--topic-partitions", "3", "--json"]);
     assert_eq!(code, 0, "{text}");
     assert_eq!(json(&text)["done"], serde_json::json!([]), "a second apply changes nothing");
@@ -161,13 +161,13 @@ async fn a_cluster_that_tells_no_properties_is_a_warning_within_seconds() {
         mock.create_topic(topic, 1, 1).unwrap();
     }
     let counts = format!("{}.counts", names.health());
-    for topic in [&names.now(), &settings.backlog, &settings.health, &deltas, &counts] {
+    for topic in [&names.now(), &settings.backlog, &settings.health, &settings.audit, &deltas, &counts] {
         mock.create_topic(topic, 1, 1).unwrap();
     }
     let begun = tokio::time::Instant::now();
     let kafka = kafka_settings(&mock.bootstrap_servers(), "topics-mock");
     let checked = cluster::check_for_worker(&kafka, &settings, &schedule).await.unwrap();
-    assert_eq!(checked.warnings.len(), 10, "{:?}", checked.warnings);
+    assert_eq!(checked.warnings.len(), 11, "{:?}", checked.warnings);
     assert!(checked.warnings.iter().all(|warning| warning.subject == "properties"), "{:?}", checked.warnings);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
