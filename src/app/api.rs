@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::deliver::courier::Courier;
 use crate::net::address::AddressPolicy;
 use crate::net::connector::Connector;
-use crate::registration::http::{ApiContext, ApiError, BoundApi};
+use crate::net::descriptors::raise_limit;
+use crate::registration::http::{ApiContext, ApiError, BoundApi, CONNECTIONS_MAX};
 use crate::registration::test_delivery;
 use crate::settings::Settings;
 use crate::telemetry::admin::Admin;
@@ -64,6 +65,7 @@ impl Api {
     /// [`ServeError`]: above all that a newer process has taken over.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { settings, admin, bound, metrics, condition } = self;
+        raise_limit(CONNECTIONS_MAX);
         let surroundings = surroundings(&settings, &metrics, &condition);
         let address = admin.address();
         let admin_stop = CancellationToken::new();

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::ServeError;
 use crate::console::{BoundConsole, Console, Forward};
+use crate::net::descriptors::raise_limit;
 use crate::registration::http::readers::Readers;
-use crate::registration::http::{ApiError, Tokens};
+use crate::registration::http::{ApiError, CONNECTIONS_MAX, Tokens};
 use crate::registration::lookup::{Directory, Followers, Lookup};
 use crate::settings::Settings;
 use crate::telemetry::admin::Admin;
@@ -43,6 +44,7 @@ impl ConsoleProcess {
     /// [`ServeError`]: a listener ended, or the way to the API can't be made.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { settings, admin, bound, tokens } = self;
+        raise_limit(CONNECTIONS_MAX);
         let forward = settings.console_api_url.as_ref().map(Forward::to).transpose().map_err(ServeError::Forward)?;
         if forward.is_none() {
             tracing::info!("no --console-api-url: the page offers no actions");

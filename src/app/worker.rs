@@ -325,7 +325,7 @@ impl Started {
     ) -> Result<(), WorkerError> {
         let shards = shard_count(&self.settings);
         let in_flight_max = self.settings.delivery.max_in_flight;
-        raise_limit(in_flight_max, shards * KeptPool::max_of(in_flight_max, shards));
+        raise_limit(in_flight_max.saturating_add(shards * KeptPool::max_of(in_flight_max, shards)));
         let pressure = Pressure::new(self.settings.delivery.max_queued_bytes);
         let stops = Stops { consumers: stop.child_token(), ..Stops::default() };
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), stops.sink.clone(), fatal.clone())?;

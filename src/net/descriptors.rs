@@ -2,13 +2,12 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the process needs beside connections to receivers: Kafka's, the admin port's, files, name servers' answers.
+/// What a process needs beside the connections it counts: Kafka's, the admin port's, files, name servers' answers.
 const OTHERS: usize = 100;
 
-/// Raises this process's soft limit of open files to its hard one, and says loudly when that is too low for `in_flight` requests under way and
-/// `kept` connections.
-pub(crate) fn raise_limit(in_flight: usize, kept: usize) {
-    let needed = in_flight.saturating_add(kept).saturating_add(OTHERS);
+/// Raises this process's soft limit of open files to its hard one, and says loudly when that is too low for so many `connections`.
+pub(crate) fn raise_limit(connections: usize) {
+    let needed = connections.saturating_add(OTHERS);
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: before.maximum, maximum: before.maximum };
     let now = match setrlimit(Resource::Nofile, raised) {
@@ -22,7 +21,7 @@ pub(crate) fn raise_limit(in_flight: usize, kept: usize) {
         tracing::warn!(
             limit,
             needed,
-            "the limit of open files is too low for --max-in-flight: requests fail when it is reached"
+            "the limit of open files is too low for the connections of this process: some fail when it is reached"
         );
     }
 }
@@ -42,7 +41,7 @@ mod tests {
 
     #[test]
     fn the_soft_limit_is_raised_to_the_hard_one() {
-        raise_limit(1, 1);
+        raise_limit(2);
         let now = getrlimit(Resource::Nofile);
         assert_eq!(now.current, now.maximum);
     }

@@ -8,12 +8,14 @@ use tokio::time::Instant;
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Misbehaviour, Receiver};
 use crate::support::records::{Read, Record, produce, read_all};
-use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::wait::{PATIENCE, equal, wait_until};
 use crate::support::worker::{Names, Worker};
 
 const SCHEDULE: &str = "1s,2s,4s";
 /// Events a second.
 const RATE: usize = 200;
+/// Events of a window: what comes within five seconds.
+const WINDOW_EVENTS: f64 = 1_000.0;
 const WORKERS: usize = 2;
 /// The product's: failures in a row that open a circuit, and requests under way to one webhook.
 const FAILURES_TO_OPEN: usize = 20;
@@ -56,6 +58,24 @@ async fn sums(workers: &[Worker], receiver: &Receiver) -> Sums {
     sums
 }
 
+/// The sums once the workers have taken so many more events.
+async fn after_events(workers: &[Worker], receiver: &Receiver, events: f64) -> Sums {
+    let taken = async || {
+        let mut taken = 0.0;
+        for worker in workers {
+            taken += worker.metric("hookstream_events_total", &[]).await;
+        }
+        taken
+    };
+    let before = taken().await;
+    wait_until("more events to be read", PATIENCE, async || {
+        let more = taken().await - before;
+        if more >= events { Ok(()) } else { Err(more) }
+    })
+    .await;
+    sums(workers, receiver).await
+}
+
 fn rate(from: f64, to: f64, between: Duration) -> f64 {
     (to - from) / between.as_secs_f64()
 }
@@ -96,11 +116,9 @@ async fn a_dead_receiver_costs_a_bounded_number_of_requests_sockets_and_records(
         assert!(worker.lines().find(PATIENCE, names_it).is_some(), "{}", worker.lines().tail(20));
         assert!(!worker.lines().all().join("\n").contains("hidden"), "{}", worker.lines().tail(20));
     }
-    // From here on a delivery goes through all tiers: wait for the longest once.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    let open = sums(&workers, &receiver).await;
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    let later = sums(&workers, &receiver).await;
+    // What was under way when they opened is through, and a window holds events enough for a failing delivery to show.
+    let open = after_events(&workers, &receiver, WINDOW_EVENTS).await;
+    let later = after_events(&workers, &receiver, WINDOW_EVENTS).await;
     let between = later.at - open.at;
     let probes = later.requests - open.requests;
     let retries = rate(open.retries, later.retries, between);
@@ -120,10 +138,18 @@ async fn a_dead_receiver_costs_a_bounded_number_of_requests_sockets_and_records(
         if states.iter().any(|state| state["status"] == "failed") { Ok(()) } else { Err(states) }
     })
     .await;
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    let suspended = sums(&workers, &receiver).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let later = sums(&workers, &receiver).await;
+    // Every worker obeys once it drops, and what was under way then has ended.
+    wait_until("drops by all workers", PATIENCE, async || {
+        let mut dropping = 0;
+        for worker in &workers {
+            let dropped = worker.metric("hookstream_dropped_total", &[("reason", "suspended")]).await;
+            dropping += usize::from(dropped > 0.0);
+        }
+        equal(dropping, &WORKERS).map(drop)
+    })
+    .await;
+    let suspended = after_events(&workers, &receiver, WINDOW_EVENTS).await;
+    let later = after_events(&workers, &receiver, WINDOW_EVENTS).await;
     let between = later.at - suspended.at;
     let dropped = rate(suspended.dropped, later.dropped, between);
     println!("suspended: {} requests in all, {dropped:.0} drops/s", later.requests);

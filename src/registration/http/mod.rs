@@ -42,7 +42,7 @@ pub(crate) use self::auth::{ACCESS_KEY, BadTokens, Tokens};
 use self::readers::Readers;
 pub(crate) use self::rights::Right;
 use self::rights::Rights;
-pub(crate) use self::server::Listener;
+pub(crate) use self::server::{CONNECTIONS_MAX, Listener};
 use super::instance_check::is_name;
 use super::lookup::{Directory, Followers, Lookup};
 use super::registry::{Handle, Registry, RegistryError};

@@ -31,7 +31,7 @@ use super::ApiError;
 use crate::settings;
 
 /// Connections at once; further ones wait in the listener's queue.
-const CONNECTIONS_MAX: usize = 1024;
+pub(crate) const CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may wait for a request's headers, the pause between two requests included.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long TLS may take to be agreed on.
