@@ -270,6 +270,7 @@ impl Behind {
 
     /// Keeps `event` unsettled until Kafka has a place at or below it.
     pub(super) fn pin(&mut self, event: Arc<Event>) {
+        event.pin();
         self.pins.push((event.origin.offset, event));
         self.settle_safe_pins();
     }
@@ -285,6 +286,7 @@ impl Behind {
         self.pins.retain(|(offset, event)| {
             let is_safe = is_safe(stored, *offset);
             if is_safe {
+                event.unpin();
                 event.settle(Some(&self.gauge));
             }
             !is_safe

@@ -170,6 +170,20 @@ impl Event {
         !matches!(self.ticket, Some(Ticket::Tick(_)))
     }
 
+    /// Its record stays unsettled until the place of a webhook is in Kafka.
+    pub(crate) fn pin(&self) {
+        if let Some(Ticket::Record(assignment, _)) = &self.ticket {
+            assignment.pin();
+        }
+    }
+
+    /// The end of [`Event::pin`].
+    pub(crate) fn unpin(&self) {
+        if let Some(Ticket::Record(assignment, _)) = &self.ticket {
+            assignment.unpin();
+        }
+    }
+
     /// Settles one of its deliveries: the one to the webhook of `gauge`.
     pub(crate) fn settle(&self, gauge: Option<&Arc<LaneGauge>>) {
         match &self.ticket {

@@ -42,6 +42,8 @@ pub(crate) enum FromLane {
 #[derive(Debug, Default)]
 struct State {
     tracker: OffsetTracker,
+    /// Records that stay unsettled until Kafka has the place of a webhook that fell behind there.
+    pins: u32,
     /// Attempts and publications under way.
     active: u32,
     closing: bool,
@@ -186,7 +188,23 @@ impl Assignment {
             }
         }
         beyond.retain(|run| run.start >= offset);
+        if state.pins > 0 {
+            // Records beyond a pin are settled for a webhook whose place Kafka does not have yet: the next owner must read them again.
+            beyond.clear();
+        }
         Some(Progress { offset, beyond, changes })
+    }
+
+    /// One of its records stays unsettled until a place is in Kafka.
+    pub(crate) fn pin(&self) {
+        self.state().pins += 1;
+    }
+
+    /// The place of a pinned record is in Kafka, or nobody needs it.
+    pub(crate) fn unpin(&self) {
+        let mut state = self.state();
+        debug_assert!(state.pins > 0, "more pins released than set");
+        state.pins = state.pins.saturating_sub(1);
     }
 
     /// Settles a record.
@@ -379,6 +397,26 @@ mod tests {
         assignment.settle(second);
         assert_eq!(assignment.committable(), Some(14));
         assert!(assignment.admit_if_settled_before(25), "20 to 24 are not in the log any more");
+    }
+
+    #[test]
+    fn what_is_settled_beyond_a_pin_is_committed_only_when_the_place_is_in_kafka() {
+        let assignment = resumed(10, &[]);
+        let pinned = assignment.admit(10);
+        assignment.pin();
+        let skipped = assignment.admit(11);
+        assignment.settle(skipped);
+        let progress = assignment.progress(0, 9).unwrap();
+        assert_eq!((progress.offset, progress.beyond), (10, vec![]), "a crash now reads 11 again");
+        assignment.unpin();
+        let open = assignment.admit(12);
+        let later = assignment.admit(13);
+        assignment.settle(later);
+        let progress = assignment.progress(progress.changes, 9).unwrap();
+        assert_eq!((progress.offset, progress.beyond), (10, vec![11..12, 13..14]));
+        assignment.settle(pinned);
+        assignment.settle(open);
+        assert_eq!(assignment.progress(0, 9).unwrap().offset, 14);
     }
 
     #[test]
