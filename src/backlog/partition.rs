@@ -109,6 +109,8 @@ struct Pass {
 pub struct PartitionBacklog {
     /// The offset that the main reader reads next.
     position: i64,
+    /// Nobody is level below it: the main reader passes over what the last owner had settled, also for webhooks that were behind.
+    level_from: i64,
     behind: BTreeMap<u64, Behind>,
     pass: Option<Pass>,
     passes: u64,
@@ -118,6 +120,12 @@ impl PartitionBacklog {
     /// Of a partition that the main reader begins to read at `position`.
     pub(crate) fn new(position: i64) -> Self {
         Self { position, ..Self::default() }
+    }
+
+    /// Of a partition that the main reader begins to read at `position`, where the last owner had settled some of what comes
+    /// before `level_from`.
+    pub(crate) fn resumed(position: i64, level_from: i64) -> Self {
+        Self { level_from, ..Self::new(position) }
     }
 
     /// Takes over a place that was found in Kafka.
@@ -248,7 +256,9 @@ impl PartitionBacklog {
         let position = pass.position.min(self.position);
         for behind in self.behind.values_mut() {
             behind.pass_ended(pass.number, pass.start, position);
-            behind.level_at(self.position);
+            if self.position >= self.level_from {
+                behind.level_at(self.position);
+            }
         }
     }
 
@@ -434,4 +444,27 @@ fn has_room(behind: &Behind, look: Look<'_>) -> bool {
     behind.standing == Standing::Dropped
         || behind.gauge.has_room(look.pressure)
         || behind.has_waited_too_long(behind.oldest_ms, look.wait_max_ms, look.now_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inflight::lane_gauge::LaneGauges;
+
+    #[test]
+    fn a_restored_webhook_is_level_only_beyond_what_the_last_owner_had_settled() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let gauge = gauges.of("ws/i", "w");
+        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let mut backlog = PartitionBacklog::resumed(10, 20);
+        backlog.restore(&gauge, 10, (BehindReason::LaneFull, 0));
+        backlog.main_passed(10);
+        assert_eq!(backlog.plan(look), Plan::Seek(10));
+        backlog.caught_up();
+        assert!(backlog.is_given_later(&gauge, 12), "the main reader passes over 12, which only the place stands for");
+        backlog.main_passed(19);
+        assert_eq!(backlog.plan(look), Plan::Seek(11));
+        backlog.caught_up();
+        assert!(!backlog.is_given_later(&gauge, 20));
+    }
 }

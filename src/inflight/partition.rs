@@ -120,6 +120,11 @@ impl Assignment {
         self.start
     }
 
+    /// The end of what the last owner had settled beyond where reading begins; 0: nothing.
+    pub(crate) fn settled_before_end(&self) -> i64 {
+        self.state().settled_before.back().map_or(0, |run| run.end)
+    }
+
     /// The topic.
     pub(crate) fn topic(&self) -> &Arc<str> {
         &self.topic

@@ -160,7 +160,7 @@ impl Keeper {
             self.parts.push(Part {
                 number: self.next_number,
                 assignment: Arc::clone(assignment),
-                backlog: PartitionBacklog::new(assignment.start().unwrap_or(0)),
+                backlog: PartitionBacklog::resumed(assignment.start().unwrap_or(0), assignment.settled_before_end()),
                 epoch,
                 is_read: false,
                 plan: Plan::Rest,
