@@ -211,27 +211,16 @@ static TOPICS: &[Spec] = &[
     .default("3"),
 ];
 
+const GIVE_UP_AFTER: &str = "a delivery not acknowledged so long after its first attempt becomes a dead letter, whatever is left of its \
+                             schedule; not below the whole schedule, and the default is raised to a longer one";
+
 static DELIVERY: &[Spec] = &[
     Spec::one("retry-schedule", "DURATION,…", "delay before each retry; each distinct delay is a topic", TIERS)
         .default("30s,1m,5m,15m,1h,1h,1h"),
     Spec::one("retry-schedule", "DURATION,…", "delay before each retry; each distinct delay is a topic", &[Demo])
         .default("1s,2s,5s,10s"),
-    Spec::one(
-        "give-up-after",
-        "DURATION",
-        "a delivery not acknowledged so long after its first attempt becomes a dead letter, whatever is left of its \
-         schedule; not below the whole schedule, and the default is raised to a longer one",
-        &[Worker],
-    )
-    .default("24h"),
-    Spec::one(
-        "give-up-after",
-        "DURATION",
-        "a delivery not acknowledged so long after its first attempt becomes a dead letter, whatever is left of its \
-         schedule; not below the whole schedule, and the default is raised to a longer one",
-        &[Demo],
-    )
-    .default("20s"),
+    Spec::one("give-up-after", "DURATION", GIVE_UP_AFTER, &[Worker]).default("24h"),
+    Spec::one("give-up-after", "DURATION", GIVE_UP_AFTER, &[Demo]).default("20s"),
     Spec::one(
         "request-timeout",
         "DURATION",
@@ -306,7 +295,7 @@ static LISTENERS: &[Spec] = &[
     Spec::one(
         "console-api-url",
         "URL",
-        "where the console sends actions, such as http://hookstream-api:8080; without it there are none",
+        "the API that the console sends actions to, such as http://hookstream-api:8080; without it the page has no actions",
         &[Console],
     ),
     Spec::one(

@@ -143,7 +143,7 @@ fn wrong_echoes() -> Vec<Scripted> {
     ]
 }
 
-/// Answers that are none, or never end before their head does.
+/// Answers that are not HTTP, or whose head never ends.
 fn no_answers() -> Vec<Scripted> {
     vec![
         one("silent", "reads the request and says nothing", LATE, Answer::misbehave(Misbehaviour::Hang)),

@@ -165,7 +165,7 @@ impl NameServer {
         Self { address, questions, _serving: serving }
     }
 
-    /// The zoo's. A name that is none of its own does not exist.
+    /// The name server of the zoo. It answers every other name with "no such name".
     pub async fn of_the_zoo(address: SocketAddr) -> Self {
         let mut asked = std::collections::HashMap::<_, usize>::new();
         Self::start_on(address, move |name, family| {
