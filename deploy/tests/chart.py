@@ -276,6 +276,7 @@ def check(report: Report) -> None:
     report.check("the rules are valid as the operator gets them", rules)
     report.check("without an API no rule misses it", rules_without_api)
     report.check("the dashboard arrives whole", dashboard)
+    report.check("no file of the chart is a link, which Helm would name at every command", no_links)
     report.check("metrics are found under the job names that the rules know", job_names)
 
 
@@ -593,6 +594,14 @@ def dashboard() -> None:
     found = objects(render({"monitoring.dashboard.enabled": True}))
     data = found["ConfigMap", "rel-hookstream-dashboard"]["data"]["hookstream.json"]
     need(json.loads(data) == json.loads((ROOT / "deploy/monitoring/dashboard.json").read_text()), "it is another dashboard")
+
+
+def no_links() -> None:
+    links = [str(path.relative_to(CHART)) for path in CHART.rglob("*") if path.is_symlink()]
+    need(not links, f"{links}")
+    for change in ({}, {"monitoring.rules.enabled": True, "monitoring.dashboard.enabled": True}):
+        told = template(values_of(change)).stderr
+        need("symbolic link" not in told, told)
 
 
 def job_names() -> None:
