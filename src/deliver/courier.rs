@@ -63,7 +63,7 @@ pub(crate) enum Rest {
 }
 
 impl Rest {
-    fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self::Read(AnswerRead { body: Bytes::new(), link: None })
     }
 

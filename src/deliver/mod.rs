@@ -12,6 +12,8 @@ pub(crate) mod connection;
 pub(crate) mod kept_pool;
 mod head;
 pub(crate) mod courier;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod piped;
 pub(crate) mod next_step;
 pub(crate) mod publish;
 pub(crate) mod observers;

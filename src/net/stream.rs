@@ -16,6 +16,8 @@ enum Stream {
     Plain(TcpStream),
     // Boxed: its buffers and keys are a kilobyte, which every plain connection would carry too.
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(any(test, fuzzing))]
+    Pipe(tokio::io::DuplexStream),
 }
 
 /// A connection to exactly the address that was checked.
@@ -35,6 +37,12 @@ impl Connection {
         Self { stream: Stream::Tls(Box::new(tls)), remote, checked_until }
     }
 
+    /// A pipe in memory, whose other end plays the receiver.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn pipe(pipe: tokio::io::DuplexStream, remote: SocketAddr, checked_until: Instant) -> Self {
+        Self { stream: Stream::Pipe(pipe), remote, checked_until }
+    }
+
     /// Where it leads.
     pub(crate) fn remote(&self) -> SocketAddr {
         self.remote
@@ -51,6 +59,8 @@ impl AsyncRead for Connection {
         match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pipe(pipe) => Pin::new(pipe).poll_read(cx, buffer),
         }
     }
 }
@@ -60,6 +70,8 @@ impl AsyncWrite for Connection {
         match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Stream::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pipe(pipe) => Pin::new(pipe).poll_write(cx, bytes),
         }
     }
 
@@ -71,6 +83,8 @@ impl AsyncWrite for Connection {
         match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pipe(pipe) => Pin::new(pipe).poll_write_vectored(cx, slices),
         }
     }
 
@@ -78,6 +92,8 @@ impl AsyncWrite for Connection {
         match &self.stream {
             Stream::Plain(tcp) => tcp.is_write_vectored(),
             Stream::Tls(tls) => tls.is_write_vectored(),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pipe(pipe) => pipe.is_write_vectored(),
         }
     }
 
@@ -85,6 +101,8 @@ impl AsyncWrite for Connection {
         match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pipe(pipe) => Pin::new(pipe).poll_flush(cx),
         }
     }
 
@@ -92,6 +110,8 @@ impl AsyncWrite for Connection {
         match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pipe(pipe) => Pin::new(pipe).poll_shutdown(cx),
         }
     }
 }
