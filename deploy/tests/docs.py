@@ -115,7 +115,7 @@ def no_machine(page: Path) -> None:
 
 def known_options() -> None:
     """The list that pages, chart and compose file are compared with is the program's own."""
-    table = (ROOT / "src/settings/options/mod.rs").read_text()
-    there = set(re.findall(r'Spec::(?:one|flag)\(\s*"([a-z-]+)"', table))
+    rows = "".join((ROOT / f"src/settings/options/{name}.rs").read_text() for name in ("shared", "tools"))
+    there = set(re.findall(r'\w\(\s*"([a-z][a-z-]*)",', rows))
     listed = NAMES - {"help", "version"}
     need(there == listed, f"only the program has {there - listed}; only deploy/tests/options.py has {listed - there}")

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::command::{Shell, Subcommand};
-use super::options::{self, Shape, Spec};
+use super::options::{self, Row, Shape};
 
 /// The script of a shell, with a line feed at its end.
 pub(crate) fn render(shell: Shell) -> String {
@@ -12,10 +12,6 @@ pub(crate) fn render(shell: Shell) -> String {
         Shell::Zsh => zsh(),
         Shell::Fish => fish(),
     }
-}
-
-fn specs(subcommand: Subcommand) -> impl Iterator<Item = &'static Spec> {
-    options::all().filter(move |spec| spec.used_by.contains(&subcommand))
 }
 
 /// The first words, each once, and what the one-word subcommand or the family does.
@@ -72,7 +68,8 @@ fn bash() -> String {
     line(&mut text, format_args!("        words+=(\"${{COMP_WORDS[i]}}\")"));
     line(&mut text, format_args!("    done"));
     line(&mut text, format_args!("    [[ ${{words[0]:-}} == help ]] && words=(\"${{words[@]:1}}\")"));
-    let files: Vec<String> = options::all().filter(|spec| spec.placeholder == "FILE").map(Spec::flag_name).collect();
+    let files = options::distinct().into_iter().filter(|(row, _)| row.placeholder == "FILE");
+    let files: Vec<String> = files.map(|(row, _)| row.flag_name()).collect();
     line(&mut text, format_args!("    case \"$previous\" in"));
     line(&mut text, format_args!("        {}) COMPREPLY=($(compgen -f -- \"$current\")); return ;;", files.join("|")));
     line(&mut text, format_args!("    esac"));
@@ -83,7 +80,7 @@ fn bash() -> String {
         line(&mut text, format_args!("        {family}) offered=\"{}\" ;;", joined(&second_words(family))));
     }
     for subcommand in Subcommand::ALL {
-        let mut flags: Vec<String> = specs(subcommand).map(Spec::flag_name).collect();
+        let mut flags: Vec<String> = options::of(subcommand).map(Row::flag_name).collect();
         flags.push("--help".to_owned());
         let shells = if subcommand == Subcommand::Completions { "bash zsh fish " } else { "" };
         let words = subcommand.words();
@@ -131,14 +128,14 @@ fn zsh() -> String {
         let words = subcommand.words();
         let pattern =
             if subcommand.second_word().is_some() { format!("\"{words}\"") } else { format!("\"{words} \"*") };
-        let arguments: Vec<String> = specs(subcommand)
-            .map(|spec| {
-                let (flag, about) = (spec.flag_name(), zsh_text(spec.about));
-                let action = if spec.placeholder == "FILE" { "_files" } else { " " };
-                let repeat = if matches!(spec.shape, Shape::Many { .. }) { "*" } else { "" };
-                match spec.shape {
+        let arguments: Vec<String> = options::of(subcommand)
+            .map(|row| {
+                let (flag, about) = (row.flag_name(), zsh_text(row.about));
+                let action = if row.placeholder == "FILE" { "_files" } else { " " };
+                let repeat = if matches!(row.shape, Shape::Many { .. }) { "*" } else { "" };
+                match row.shape {
                     Shape::Flag => format!("'{flag}[{about}]'"),
-                    _ => format!("'{repeat}{flag}=[{about}]:{}:{action}'", zsh_text(spec.placeholder)),
+                    _ => format!("'{repeat}{flag}=[{about}]:{}:{action}'", zsh_text(row.placeholder)),
                 }
             })
             .collect();
@@ -185,13 +182,13 @@ fn fish() -> String {
         let seen: Vec<String> =
             subcommand.words().split(' ').map(|word| format!("__fish_seen_subcommand_from {word}")).collect();
         let seen = seen.join("; and ");
-        for spec in specs(subcommand) {
-            let value = match (spec.shape, spec.placeholder) {
+        for row in options::of(subcommand) {
+            let value = match (row.shape, row.placeholder) {
                 (Shape::Flag, _) => "",
                 (_, "FILE") => " -r -F",
                 _ => " -x",
             };
-            let (name, about) = (spec.name, quoted(spec.about));
+            let (name, about) = (row.name, quoted(row.about));
             line(&mut text, format_args!("complete -c hookstream -n '{seen}' -l {name}{value} -d '{about}'"));
         }
     }
@@ -213,8 +210,8 @@ mod tests {
                     subcommand.words()
                 );
             }
-            for spec in options::all() {
-                assert!(text.contains(spec.name), "{shell:?} --{}", spec.name);
+            for row in options::all() {
+                assert!(text.contains(row.name), "{shell:?} --{}", row.name);
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::build::Reader;
 use super::mistake::Mistake;
+use super::reader::Reader;
 use super::{Delivery, Settings};
 use crate::domain::retry_schedule::format_duration;
 

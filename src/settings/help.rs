@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::command::{HelpTopic, Subcommand};
-use super::options::{self, Shape, Spec};
+use super::options::{self, Row, Shape};
 
 /// Columns of a line.
 const WIDTH: usize = 110;
@@ -48,30 +48,25 @@ fn subcommands(list: impl Iterator<Item = Subcommand>) -> String {
 fn of_subcommand(subcommand: Subcommand) -> String {
     let words = subcommand.words();
     let argument = subcommand.argument().map(|name| {
-        let (word, spec) = (name.to_ascii_uppercase(), options::find(name, subcommand));
-        if spec.is_some_and(|spec| spec.required) { format!(" {word}") } else { format!(" [{word}]") }
+        let (word, row) = (name.to_ascii_uppercase(), options::find(name, subcommand));
+        if row.is_some_and(|row| row.required) { format!(" {word}") } else { format!(" [{word}]") }
     });
     let argument = argument.unwrap_or_default();
     let about = subcommand.about();
     let mut text = format!("hookstream {words}: {about}\n\nUsage: hookstream {words}{argument} [OPTIONS]\n");
-    let mut placeholders = Vec::new();
-    for group in options::GROUPS {
-        let specs: Vec<_> = group.specs.iter().filter(|spec| spec.used_by.contains(&subcommand)).collect();
-        if specs.is_empty() {
-            continue;
-        }
-        placeholders.extend(specs.iter().map(|spec| spec.placeholder));
-        let left = specs.iter().map(|spec| left(spec).chars().count()).max().unwrap_or_default() + 4;
-        text.push('\n');
-        text.push_str(group.title);
-        text.push_str(":\n");
-        for spec in specs {
-            option(&mut text, spec, left);
+    let rows: Vec<&Row> = options::of(subcommand).collect();
+    for rows in rows.chunk_by(|one, next| one.heading == next.heading) {
+        let column = rows.iter().map(|row| left(row).chars().count()).max().unwrap_or_default() + 4;
+        for (index, row) in rows.iter().enumerate() {
+            if index == 0 {
+                line(&mut text, format_args!("\n{}:", row.heading.title()));
+            }
+            option(&mut text, row, column);
         }
     }
     text.push('\n');
     for (kind, meaning) in KINDS {
-        if placeholders.iter().any(|placeholder| placeholder.starts_with(kind)) {
+        if options::of(subcommand).any(|row| row.placeholder.starts_with(kind)) {
             line(&mut text, format_args!("{kind}: {meaning}"));
         }
     }
@@ -94,23 +89,23 @@ const KINDS: [(&str, &str); 8] = [
     ("SHARE", "a number from 0 to 1: 0.3"),
 ];
 
-fn left(spec: &Spec) -> String {
-    if spec.placeholder.is_empty() { spec.flag_name() } else { format!("{} {}", spec.flag_name(), spec.placeholder) }
+fn left(row: &Row) -> String {
+    if row.placeholder.is_empty() { row.flag_name() } else { format!("{} {}", row.flag_name(), row.placeholder) }
 }
 
-fn option(text: &mut String, spec: &Spec, column: usize) {
-    let mut begin = format!("  {}", left(spec));
-    let default = match (spec.default, spec.required, spec.shape) {
+fn option(text: &mut String, row: &Row, column: usize) {
+    let mut begin = format!("  {}", left(row));
+    let default = match (row.default, row.required, row.shape) {
         (Some(default), ..) => format!("default {default}"),
         (None, true, _) => "required".to_owned(),
         (None, false, Shape::Flag) => "default false".to_owned(),
         (None, false, Shape::One | Shape::Many { .. }) => "default none".to_owned(),
     };
-    for part in wrapped(spec.about, WIDTH.saturating_sub(column)) {
+    for part in wrapped(row.about, WIDTH.saturating_sub(column)) {
         line(text, format_args!("{begin:<column$}{part}"));
         begin.clear();
     }
-    line(text, format_args!("{:<column$}[{default}; {}]", "", spec.variable()));
+    line(text, format_args!("{:<column$}[{default}; {}]", "", row.variable()));
 }
 
 fn line(text: &mut String, line: fmt::Arguments<'_>) {

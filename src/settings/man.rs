@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::command::Subcommand;
-use super::options::{self, Shape, Spec};
+use super::options::{self, Row, Shape};
 
 /// The page in the language of `man`, with a line feed at its end.
 pub(crate) fn render() -> String {
@@ -22,11 +22,12 @@ pub(crate) fn render() -> String {
         push(&mut text, format_args!(".TP\n.B {words}{argument}\n{}\n", escaped(subcommand.about())));
     }
     text.push_str(".SH OPTIONS\nEach option is also an environment variable of the same name; the option wins.\n");
-    for group in options::GROUPS {
-        push(&mut text, format_args!(".SS {}\n", escaped(group.title)));
-        for spec in group.specs {
-            option(&mut text, spec);
+    let mut heading = None;
+    for (row, users) in options::distinct() {
+        if heading.replace(row.heading) != Some(row.heading) {
+            push(&mut text, format_args!(".SS {}\n", escaped(row.heading.title())));
         }
+        option(&mut text, row, &users);
     }
     text.push_str(
         ".SH EXIT STATUS\n.TP\n.B 0\nsuccess\n.TP\n.B 1\nthe work failed, or the answer is no\n.TP\n.B 2\nthe command line \
@@ -35,17 +36,15 @@ pub(crate) fn render() -> String {
     text
 }
 
-fn option(text: &mut String, spec: &Spec) {
-    let flag = escaped(&spec.flag_name());
-    let value =
-        if spec.shape == Shape::Flag { String::new() } else { format!(" \\fI{}\\fR", escaped(spec.placeholder)) };
-    push(text, format_args!(".TP\n\\fB{flag}\\fR{value}\n{}\n", escaped(spec.about)));
-    let default = spec.default.map(|default| format!("Default: {}. ", escaped(default))).unwrap_or_default();
-    let users: Vec<&str> = spec.used_by.iter().map(|user| user.words()).collect();
-    let users = if spec.used_by.len() == Subcommand::ALL.len() { "all".to_owned() } else { users.join(", ") };
+fn option(text: &mut String, row: &Row, users: &[Subcommand]) {
+    let flag = escaped(&row.flag_name());
+    let value = if row.shape == Shape::Flag { String::new() } else { format!(" \\fI{}\\fR", escaped(row.placeholder)) };
+    push(text, format_args!(".TP\n\\fB{flag}\\fR{value}\n{}\n", escaped(row.about)));
+    let default = row.default.map(|default| format!("Default: {}. ", escaped(default))).unwrap_or_default();
+    let users = users.iter().map(|user| user.words()).collect::<Vec<_>>().join(", ");
     push(
         text,
-        format_args!(".br\n{default}Environment: {}. Taken by: {}.\n", escaped(&spec.variable()), escaped(&users)),
+        format_args!(".br\n{default}Environment: {}. Taken by: {}.\n", escaped(&row.variable()), escaped(&users)),
     );
 }
 
@@ -73,8 +72,8 @@ mod tests {
         for subcommand in Subcommand::ALL {
             assert!(page.contains(&escaped(subcommand.about())), "{}", subcommand.words());
         }
-        for spec in options::all() {
-            assert!(page.contains(&escaped(&spec.flag_name())) && page.contains(&escaped(spec.about)), "{}", spec.name);
+        for row in options::all() {
+            assert!(page.contains(&escaped(&row.flag_name())) && page.contains(&escaped(row.about)), "{}", row.name);
         }
         let known = [".TH ", ".SH ", ".SS ", ".TP", ".B ", ".I ", ".br"];
         for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {

@@ -12,8 +12,8 @@ mod log_filter;
 mod man;
 mod mistake;
 mod options;
+mod reader;
 mod scan;
-mod spec;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -201,7 +201,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     /// What a worker without any option works with.
     fn default() -> Self {
-        build::defaults()
+        options::defaults()
     }
 }
 

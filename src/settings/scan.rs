@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use super::command::{HelpTopic, Subcommand};
 use super::mistake::{Mistake, closest, shown};
-use super::options::{self, PREFIX, Shape, Spec};
+use super::options::{self, PREFIX, Row, Shape};
 
 /// Where a value stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +24,10 @@ pub(super) struct Given {
 
 impl Given {
     /// How a mistake names the option.
-    pub(super) fn subject(&self, spec: &Spec) -> String {
+    pub(super) fn subject(&self, row: &Row) -> String {
         match self.origin {
-            Origin::Argument => spec.flag_name(),
-            Origin::Environment => format!("{} ({})", spec.variable(), spec.flag_name()),
+            Origin::Argument => row.flag_name(),
+            Origin::Environment => format!("{} ({})", row.variable(), row.flag_name()),
         }
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn command_line(args: impl Iterator<Item = OsString>, mistakes: &mut 
             "-" => line.words.push(Word { text, secret }),
             _ if text.starts_with('-') => {
                 let (written, takes_next) = line.written(&text, rest.peek().map(String::as_str));
-                secret |= options::find_any(&written.name).is_none_or(|spec| spec.secret);
+                secret |= options::find_any(&written.name).is_none_or(|row| row.secret);
                 line.options.push(if takes_next { Written { value: rest.next(), ..written } } else { written });
             }
             _ => line.words.push(Word { text, secret }),
@@ -111,7 +111,7 @@ impl CommandLine {
             return (Written { name: name.to_owned(), value: Some(value.to_owned()) }, false);
         }
         let has_value = next.is_some_and(|next| !next.starts_with("--"));
-        let takes_next = match options::find_any(option).map(|spec| spec.shape) {
+        let takes_next = match options::find_any(option).map(|row| row.shape) {
             Some(Shape::Flag) => false,
             Some(Shape::One | Shape::Many { .. }) => has_value,
             // Most options take a value: one mistake is reported, not two. But a subcommand is never swallowed.
@@ -174,7 +174,7 @@ impl CommandLine {
     pub(super) fn into_given(self, asked: Asked, mistakes: &mut Vec<Mistake>) -> GivenOptions {
         let mut given = GivenOptions::new();
         for Written { name, value } in self.argument(asked).into_iter().chain(self.options) {
-            if let Err(mistake) = placed(&name, asked).and_then(|spec| give(&mut given, spec, value)) {
+            if let Err(mistake) = placed(&name, asked).and_then(|row| give(&mut given, row, value)) {
                 mistakes.push(mistake);
             }
         }
@@ -188,21 +188,21 @@ fn used_words(subcommand: Subcommand) -> usize {
 }
 
 /// The row of an option as the subcommand takes it.
-fn placed(name: &str, asked: Asked) -> Result<&'static Spec, Mistake> {
+fn placed(name: &str, asked: Asked) -> Result<&'static Row, Mistake> {
     let subcommand = match asked {
         Asked::Run(subcommand) => Some(subcommand),
         Asked::Help(_) | Asked::Nothing | Asked::Version | Asked::Unknown => None,
     };
     let flag = if name.starts_with('-') { name.to_owned() } else { format!("--{name}") };
     match (options::find_any(name), subcommand) {
-        (Some(spec), None) => Ok(spec),
+        (Some(row), None) => Ok(row),
         (Some(_), Some(subcommand)) => options::find(name, subcommand).ok_or_else(|| {
             let text = format!("no option of `{}`; accepted by {}", subcommand.words(), users(name));
             Mistake::new(&flag, &text)
         }),
         (None, _) => {
-            let known = options::all().filter(|spec| subcommand.is_none_or(|user| spec.used_by.contains(&user)));
-            let suggestion = closest(name.trim_start_matches('-'), known.map(|spec| spec.name));
+            let known: Vec<_> = subcommand.map_or_else(|| options::all().collect(), |user| options::of(user).collect());
+            let suggestion = closest(name.trim_start_matches('-'), known.iter().map(|row| row.name));
             let hint = suggestion.map(|name| format!("did you mean `--{name}`? ")).unwrap_or_default();
             let help = subcommand.map(|subcommand| format!(" {}", subcommand.words())).unwrap_or_default();
             Err(Mistake::new(
@@ -214,28 +214,25 @@ fn placed(name: &str, asked: Asked) -> Result<&'static Spec, Mistake> {
 }
 
 fn users(name: &str) -> String {
-    let rows = options::all().filter(|spec| spec.name == name);
-    let mut users: Vec<Subcommand> = rows.flat_map(|spec| spec.used_by).copied().collect();
-    users.sort_unstable();
-    users.iter().map(|user| format!("`{}`", user.words())).collect::<Vec<_>>().join(", ")
+    options::users(name).map(|user| format!("`{}`", user.words())).collect::<Vec<_>>().join(", ")
 }
 
-fn give(given: &mut GivenOptions, spec: &'static Spec, value: Option<String>) -> Result<(), Mistake> {
-    let text = match (value, spec.shape) {
+fn give(given: &mut GivenOptions, row: &'static Row, value: Option<String>) -> Result<(), Mistake> {
+    let text = match (value, row.shape) {
         (Some(text), _) => text,
         (None, Shape::Flag) => "true".to_owned(),
         (None, Shape::One | Shape::Many { .. }) => {
-            let default = spec.default.map(|default| format!(", by default {default}")).unwrap_or_default();
-            let text = format!("needs a value, {}: {}{default}", spec.placeholder, spec.about);
-            return Err(Mistake::new(&spec.flag_name(), &text));
+            let default = row.default.map(|default| format!(", by default {default}")).unwrap_or_default();
+            let text = format!("needs a value, {}: {}{default}", row.placeholder, row.about);
+            return Err(Mistake::new(&row.flag_name(), &text));
         }
     };
-    let entry = given.entry(spec.name).or_insert_with(|| Given { texts: Vec::new(), origin: Origin::Argument });
-    match spec.shape {
+    let entry = given.entry(row.name).or_insert_with(|| Given { texts: Vec::new(), origin: Origin::Argument });
+    match row.shape {
         Shape::Many { argument, .. } => entry.texts.extend(separated(&text, argument)),
         Shape::One | Shape::Flag if entry.texts.is_empty() => entry.texts.push(text),
         Shape::One | Shape::Flag => {
-            return Err(Mistake::new(&spec.flag_name(), "given more than once; expected one value"));
+            return Err(Mistake::new(&row.flag_name(), "given more than once; expected one value"));
         }
     }
     Ok(())
@@ -258,18 +255,18 @@ pub(super) fn environment(
             continue;
         }
         // A variable may be meant for another subcommand: one environment often serves several.
-        let Some(spec) = options::find(&name, subcommand).filter(|spec| !given.contains_key(spec.name)) else {
+        let Some(row) = options::find(&name, subcommand).filter(|row| !given.contains_key(row.name)) else {
             continue;
         };
         let Ok(text) = value.into_string() else {
-            mistakes.push(Mistake::secret(&spec.variable(), "expected UTF-8 text"));
+            mistakes.push(Mistake::secret(&row.variable(), "expected UTF-8 text"));
             continue;
         };
-        let texts = match spec.shape {
+        let texts = match row.shape {
             Shape::Many { environment, .. } => separated(&text, environment).collect(),
             Shape::One | Shape::Flag => vec![text],
         };
-        given.insert(spec.name, Given { texts, origin: Origin::Environment });
+        given.insert(row.name, Given { texts, origin: Origin::Environment });
     }
     warnings.sort_unstable();
     warnings
@@ -287,7 +284,7 @@ fn upper(name: &str) -> String {
 }
 
 fn unknown_variable(variable: &str, name: &str) -> String {
-    let hint = closest(name, options::all().map(|spec| spec.name))
+    let hint = closest(name, options::all().map(|row| row.name))
         .map(|name| format!("; did you mean {PREFIX}{}?", upper(name)))
         .unwrap_or_default();
     format!("the environment variable {} is no option{hint}", shown(variable).replace('`', ""))

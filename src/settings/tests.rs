@@ -110,15 +110,15 @@ fn defaults_are_those_of_the_documentation() {
 fn required(subcommand: Subcommand, but: &str) -> Vec<String> {
     [("workspace", "w"), ("integration", "i"), ("event", "webhooks.dead-letter/0/1"), ("shell", "bash")]
         .into_iter()
-        .filter(|(name, _)| *name != but && options::find(name, subcommand).is_some_and(|spec| spec.required))
+        .filter(|(name, _)| *name != but && options::find(name, subcommand).is_some_and(|row| row.required))
         .map(|(name, value)| format!("--{name}={value}"))
         .chain((subcommand == Subcommand::DeadLettersRedrive && but != "all").then(|| "--all".to_owned()))
         .collect()
 }
 
 /// A good value of an option.
-fn example(spec: &options::Spec) -> &'static str {
-    match (spec.name, spec.default) {
+fn example(row: &options::Row) -> &'static str {
+    match (row.name, row.default) {
         ("kafka-property", _) => "security.protocol=ssl",
         ("allow-private-networks", _) => "10.0.0.0/8",
         ("event", _) => "webhooks.dead-letter/0/1",
@@ -128,29 +128,42 @@ fn example(spec: &options::Spec) -> &'static str {
         ("shell", _) => "zsh",
         ("status", _) => "500",
         ("limit", _) => "7",
-        ("reason", _) if spec.about.contains("failures") => "timeout",
+        ("reason", _) if row.about.contains("failures") => "timeout",
         ("reason", _) => "exhausted",
         ("console-api-url", _) => "http://api:8080",
         (_, Some(default)) => default,
-        (_, None) if spec.shape == options::Shape::Flag => "true",
+        (_, None) if row.shape == options::Shape::Flag => "true",
         (_, None) => "some",
     }
 }
 
-/// Reads every option's default, whichever subcommand takes it: reading panics where the table and the readers differ.
+/// The table is what is asked for when nothing is given: an option that depends on another's value would not be in it.
 #[test]
-fn every_subcommand_reads_all_of_its_options() {
+fn a_subcommand_asks_for_the_same_options_whatever_is_given() {
     for subcommand in Subcommand::ALL {
-        understood(&format!("{} {}", subcommand.words(), required(subcommand, "").join(" ")));
+        let given: Vec<_> = options::of(subcommand)
+            .map(|row| OsString::from(format!("{}={}", row.flag_name(), example(row))))
+            .chain(subcommand.words().split(' ').map(OsString::from))
+            .collect();
+        let mut mistakes = Vec::new();
+        let line = scan::command_line(given.into_iter(), &mut mistakes);
+        let given = line.into_given(scan::Asked::Run(subcommand), &mut mistakes);
+        let mut reader = reader::Reader::new(subcommand, &given);
+        let (command, _) = options::read(&mut reader);
+        assert!(command.is_some() && mistakes.is_empty(), "{subcommand:?}: {mistakes:?} {:?}", reader.mistakes);
+        let mut asked: Vec<_> = reader.rows.iter().filter(|row| row.is_for(subcommand)).collect();
+        asked.sort_by_key(|row| row.heading);
+        assert_eq!(asked, options::of(subcommand).collect::<Vec<_>>(), "{subcommand:?}");
     }
 }
 
 #[test]
 fn every_option_is_accepted_both_ways_and_from_the_environment() {
-    for (spec, subcommand) in options::all().flat_map(|spec| spec.used_by.iter().map(move |user| (spec, *user))) {
+    for (row, subcommand) in Subcommand::ALL.into_iter().flat_map(|user| options::of(user).map(move |row| (row, user)))
+    {
         let mut rest: Vec<String> = subcommand.words().split(' ').map(str::to_owned).collect();
-        rest.extend(required(subcommand, spec.name));
-        match spec.name {
+        rest.extend(required(subcommand, row.name));
+        match row.name {
             "api-tls-cert" => rest.push("--api-tls-key=some".to_owned()),
             "api-tls-key" => rest.push("--api-tls-cert=some".to_owned()),
             _ => {}
@@ -161,15 +174,15 @@ fn every_option_is_accepted_both_ways_and_from_the_environment() {
                 environment.into_iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
             parse(args, environment).unwrap()
         };
-        let (flag, value) = (spec.flag_name(), example(spec));
+        let (flag, value) = (row.flag_name(), example(row));
         let joined = given(&[&format!("{flag}={value}")], None);
         let apart =
-            if spec.shape == options::Shape::Flag { given(&[&flag], None) } else { given(&[&flag, value], None) };
+            if row.shape == options::Shape::Flag { given(&[&flag], None) } else { given(&[&flag, value], None) };
         assert_eq!(joined, apart, "{flag}");
-        assert_eq!(joined, given(&[], Some((spec.variable(), value))), "{flag}");
+        assert_eq!(joined, given(&[], Some((row.variable(), value))), "{flag}");
         let bare = parse(rest.iter().map(OsString::from), std::iter::empty());
         let changes = bare.as_ref() != Ok(&joined);
-        assert_eq!(changes, spec.default != Some(value), "{flag} for {subcommand:?}");
+        assert_eq!(changes, row.default != Some(value), "{flag} for {subcommand:?}");
     }
 }
 
@@ -400,8 +413,8 @@ fn all_mistakes_are_told_at_once_with_option_value_and_what_is_accepted() {
             "unexpected argument (value not shown): expected only options, see `hookstream worker --help`",
             "--gruop: unknown option; did you mean `--group`? `hookstream worker --help` lists what is accepted",
             "--request-timeout `10x`: expected a whole number and a unit (ms, s, m, h) such as 250ms, 30s, 5m or 1h",
-            "--max-in-flight `0`: expected a whole number from 1 to 100000",
             "--ordering `fifo`: expected entity, webhook or none",
+            "--max-in-flight `0`: expected a whole number from 1 to 100000",
             "HOOKSTREAM_ADMIN_LISTEN (--admin-listen) `9464`: expected an IP address and a port from 0 to 65535 such as \
              0.0.0.0:8080 or [::]:8080; port 0 takes a free one",
         ]
@@ -694,14 +707,14 @@ fn help_and_version_win_over_mistakes() {
 fn help_lists_every_option_of_a_subcommand_with_default_and_variable() {
     for subcommand in Subcommand::ALL {
         let text = help(HelpTopic::Subcommand(subcommand));
-        for spec in options::all() {
-            let listed = text.lines().any(|line| line.trim_start().split(' ').next() == Some(&spec.flag_name()));
-            let taken = options::find(spec.name, subcommand).is_some();
-            assert_eq!(listed, taken, "{} {}", subcommand.words(), spec.name);
-            if spec.used_by.contains(&subcommand) {
-                let default = spec.default.map(|default| format!("[default {default}; {}]", spec.variable()));
-                assert!(default.is_none_or(|default| text.contains(&default)), "{} {}", subcommand.words(), spec.name);
-                assert!(text.contains(&spec.variable()));
+        for row in options::all() {
+            let listed = text.lines().any(|line| line.trim_start().split(' ').next() == Some(&row.flag_name()));
+            let taken = options::find(row.name, subcommand);
+            assert_eq!(listed, taken.is_some(), "{} {}", subcommand.words(), row.name);
+            if let Some(row) = taken {
+                let default = row.default.map(|default| format!("[default {default}; {}]", row.variable()));
+                assert!(default.is_none_or(|default| text.contains(&default)), "{} {}", subcommand.words(), row.name);
+                assert!(text.contains(&row.variable()));
             }
         }
         assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
@@ -790,8 +803,8 @@ proptest! {
         let mut environment = Vec::new();
         for (name, text) in written(&settings) {
             if from_environment {
-                let spec = options::find(name, Subcommand::Worker).unwrap();
-                environment.push((OsString::from(spec.variable()), OsString::from(text)));
+                let row = options::find(name, Subcommand::Worker).unwrap();
+                environment.push((OsString::from(row.variable()), OsString::from(text)));
             } else {
                 args.push(OsString::from(format!("--{name}={text}")));
             }
