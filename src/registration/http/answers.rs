@@ -30,6 +30,8 @@ struct Success<'a> {
     is_successful: bool,
     response_code: &'static str,
     result: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [String],
 }
 
 /// A change that can't be made.
@@ -97,10 +99,10 @@ pub(crate) fn masked(instance: &Instance) -> Box<RawValue> {
     RawValue::from_string(text).expect("an instance is written as JSON")
 }
 
-/// 200: the change is made.
-pub(crate) fn done(result: Option<&Instance>, version: Option<Version>) -> Response<Body> {
+/// 200: the change is made. `warnings`: what the caller may not have meant.
+pub(crate) fn done(result: Option<&Instance>, warnings: &[String], version: Option<Version>) -> Response<Body> {
     let result = result.map(masked);
-    versioned(&Success { is_successful: true, response_code: "ok", result: result.as_deref() }, version)
+    versioned(&Success { is_successful: true, response_code: "ok", result: result.as_deref(), warnings }, version)
 }
 
 /// 200: what a change made, and the version it is at.

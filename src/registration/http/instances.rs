@@ -20,6 +20,7 @@ use super::openapi::{
     AnyBody, AnyChange, AnyRequest, Conflicting, Deleted, InstancesPage, IntegrationInstance, PatchBody, Success,
 };
 use super::precondition::Precondition;
+use super::warnings::warnings;
 use super::{Api, Caller, Names, TestAnswer, TestRequest, answers};
 use crate::clock;
 use crate::domain::guid;
@@ -271,7 +272,7 @@ pub(super) async fn delete(
         Some(_) => (Decision::Delete, Ok(())),
     };
     match api.registry.change(&names.workspace, &names.id, decide).await {
-        Ok((Ok(()), _)) => answers::done(None, None),
+        Ok((Ok(()), _)) => answers::done(None, &[], None),
         Ok((Err(refused), _)) => *refused,
         Err(error) => answers::not_written(&error),
     }
@@ -329,7 +330,9 @@ async fn changed(
     decide: impl FnMut(Option<&Stored>) -> (Decision, Decided) + Send + 'static,
 ) -> Response<Body> {
     match api.registry.change(&names.workspace, &names.id, decide).await {
-        Ok((Ok((instance, kept)), version)) => answers::done(Some(&instance), version.or(kept)),
+        Ok((Ok((instance, kept)), version)) => {
+            answers::done(Some(&instance), &warnings(&instance, &api.addresses), version.or(kept))
+        }
         Ok((Err(refused), _)) => *refused,
         Err(error) => answers::not_written(&error),
     }

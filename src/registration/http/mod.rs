@@ -13,6 +13,7 @@ pub(crate) mod readers;
 mod rights;
 mod rotation;
 mod server;
+mod warnings;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ use super::instance_check::is_name;
 use super::lookup::{Directory, Followers, Lookup};
 use super::registry::{Handle, Registry, RegistryError};
 use crate::domain::guid::canonical;
+use crate::net::address::AddressPolicy;
 use crate::settings::{self, Settings};
 use crate::telemetry::chain::chain;
 
@@ -154,6 +156,8 @@ struct Api {
     tokens: Arc<Tokens>,
     readers: Arc<Readers>,
     actions: Actions,
+    /// The addresses that this process may send to; the workers have options of their own, which are the same where they are well kept.
+    addresses: AddressPolicy,
     test_delivery: TestDelivery,
     tests: Arc<Semaphore>,
     test_timeout: Duration,
@@ -252,6 +256,7 @@ impl BoundApi {
             tokens,
             readers,
             actions,
+            addresses: AddressPolicy::new(settings.delivery.allow_private_networks.clone()),
             test_delivery,
             tests,
             test_timeout,

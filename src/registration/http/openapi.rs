@@ -243,6 +243,8 @@ pub(super) struct Success {
     #[schema(example = "ok")]
     response_code: String,
     result: IntegrationInstance,
+    /// What the change does and the caller may not have meant, such as an address that workers refuse. Left out when there is nothing to say.
+    warnings: Option<Vec<String>>,
 }
 
 /// The instance is gone.

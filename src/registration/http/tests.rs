@@ -66,6 +66,7 @@ fn client_with(test_delivery: TestDelivery) -> Client {
         readers: Readers::new(Arc::clone(&tokens), Arc::new(readers::testing::Told::default())),
         tokens,
         actions: Actions::new(&Settings::default()),
+        addresses: AddressPolicy::default(),
         test_delivery,
         tests: Arc::new(Semaphore::new(1)),
         requests: requests.clone(),
@@ -117,6 +118,18 @@ fn seed() -> String {
         "mine": {"z": 1}
     })
     .to_string()
+}
+
+#[tokio::test]
+async fn a_change_that_names_a_private_address_is_made_with_a_warning() {
+    let client = client();
+    assert_eq!(client.seed().await.json()["warnings"], Value::Null);
+    let answer = client.patch(r#"[{"op":"replace","path":"/baseUrl","value":"http://10.1.2.3/v1"}]"#, &[]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let warnings = answer.json()["warnings"].clone();
+    assert!(warnings[0].as_str().is_some_and(|text| text.starts_with("/baseUrl: 10.1.2.3")), "{warnings}");
+    let read = client.ask("GET", INSTANCE, &[], "").await.json();
+    assert_eq!((&read["baseUrl"], &read["warnings"]), (&json!("http://10.1.2.3/v1"), &Value::Null));
 }
 
 #[tokio::test]

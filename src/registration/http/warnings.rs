@@ -1,0 +1,83 @@
+//! What an answer says of a change that is made, and that the caller may not have meant. What can't be made is refused by
+//! `instance_check`.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use crate::domain::integration::join_url;
+use crate::domain::target::Target;
+use crate::net::address::AddressPolicy;
+use crate::registration::instance::Instance;
+
+/// Warnings in one answer: each further one says the same of another host.
+const WARNINGS_MAX: usize = 10;
+
+/// A sentence for each host that no request may go to by this policy, with the first place that names it. A name is not looked
+/// up: its addresses may differ where the workers are.
+pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<String> {
+    let base = instance.fields.text("baseUrl").unwrap_or_default();
+    let webhooks = instance.webhooks.iter().enumerate().filter_map(|(index, webhook)| {
+        let url = join_url(&base, &webhook.text("relativeUrl")?);
+        Some((format!("/webHooks/{index}/relativeUrl"), url))
+    });
+    let mut hosts = BTreeSet::new();
+    let mut warnings = Vec::new();
+    for (path, url) in [("/baseUrl".to_owned(), base.clone())].into_iter().chain(webhooks) {
+        let Ok(target) = Target::parse(&url) else { continue };
+        let authority = target.authority();
+        let Some(why) = literal(&authority.host).and_then(|address| policy.refusal(address)) else { continue };
+        if !hosts.insert(Arc::clone(&authority)) {
+            continue;
+        }
+        if warnings.len() == WARNINGS_MAX {
+            break;
+        }
+        let host = &authority.host;
+        warnings.push(format!(
+            "{path}: {host} is refused ({why}): each attempt fails with refused-address, \
+             unless --allow-private-networks of the workers names it"
+        ));
+    }
+    warnings
+}
+
+/// The address that a host is, without asking anybody.
+fn literal(host: &str) -> Option<IpAddr> {
+    let is_this_machine = host == "localhost" || host.ends_with(".localhost");
+    if is_this_machine { Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(instance: &str, allowed: &[&str]) -> Vec<String> {
+        let allowed = allowed.iter().map(|range| range.parse().unwrap()).collect();
+        warnings(&Instance::parse(instance.as_bytes()).unwrap(), &AddressPolicy::new(allowed))
+    }
+
+    #[test]
+    fn each_refused_host_is_warned_of_once_and_named_ranges_are_not() {
+        let instance = r#"{"baseUrl":"http://10.0.0.5:81/crm","webHooks":[
+            {"id":"a","relativeUrl":"/a"},{"id":"b","relativeUrl":"https://[::1]/b"},{"id":"c","relativeUrl":"http://localhost/c"},
+            {"id":"d","relativeUrl":"https://8.8.8.8/d"},{"id":"e","relativeUrl":"https://a.example/e"},{"id":"f"}]}"#;
+        let places = |warnings: Vec<String>| -> Vec<String> {
+            warnings.iter().map(|text| text.split(" is refused").next().unwrap().to_owned()).collect()
+        };
+        let all = ["/baseUrl: 10.0.0.5", "/webHooks/1/relativeUrl: ::1", "/webHooks/2/relativeUrl: localhost"];
+        assert_eq!(places(of(instance, &[])), all);
+        assert_eq!(places(of(instance, &["10.0.0.0/8"])), all[1..]);
+        assert_eq!(places(of(instance, &["10.0.0.0/8", "127.0.0.0/8", "::1/128"])), [""; 0]);
+        let text = of(instance, &[]).swap_remove(0);
+        assert!(text.contains("(private)") && text.contains("--allow-private-networks"), "{text}");
+    }
+
+    #[test]
+    fn warnings_have_a_bound() {
+        let webhooks: Vec<_> =
+            (0..50).map(|n| format!(r#"{{"id":"w{n}","relativeUrl":"http://10.0.0.{n}/"}}"#)).collect();
+        let instance = format!(r#"{{"webHooks":[{}]}}"#, webhooks.join(","));
+        assert_eq!(of(&instance, &[]).len(), WARNINGS_MAX);
+    }
+}
