@@ -42,6 +42,15 @@ SET = {
     "api.tlsSecret.name": "api-tls",
     "api.service.annotations": {"a": "b"},
     "api.service.port": 8000,
+    "console.tokensSecret.name": "console-tokens",
+    "console.tokensSecret.key": "readers",
+    "console.tlsSecret.name": "console-tls",
+    "console.apiUrl": "https://hooks.example:8443",
+    "console.kafka.properties": {"sasl.username": "hookstream-console"},
+    "console.kafka.secretProperties": {"sasl.password": {"name": "kafka-console", "key": "password"}},
+    "console.kafka.clientSecret.name": "kafka-console-client",
+    "console.service.annotations": {"a": "b"},
+    "console.service.port": 8000,
     "serviceAccount.name": "hooks",
     "serviceAccount.annotations": {"a": "b"},
     "autoscaling.keda.prometheusAddress": "http://prometheus:9090",
@@ -50,13 +59,14 @@ SET = {
     "autoscaling.hpa.metrics": [{"type": "External", "external": {"metric": {"name": "lag"}, "target": {"type": "AverageValue", "averageValue": "1000"}}}],
     "networkPolicy.metricsFrom": PEER,
     "networkPolicy.apiFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+    "networkPolicy.consoleFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
     "networkPolicy.receiverPorts": [443, 8443],
     "networkPolicy.kafkaTo": [{"podSelector": {"matchLabels": {"app": "kafka"}}}],
     "monitoring.serviceMonitor.labels": {"release": "prometheus"},
     "monitoring.rules.labels": {"release": "prometheus"},
     "monitoring.rules.runbookBaseUrl": "https://git.example/hookstream/main",
 }
-for role in ("worker", "api"):
+for role in ("worker", "api", "console"):
     SET |= {
         f"{role}.podAnnotations": {"a": "b"},
         f"{role}.podLabels": {"team": "crm"},
@@ -79,9 +89,12 @@ WITH = {
     "monitoring.rules.runbookBaseUrl": {"monitoring.rules.enabled": True},
     "delivery.drainTimeout": {"worker.terminationGracePeriodSeconds": 90, "api.terminationGracePeriodSeconds": 90},
     "serviceAccount.create": {"serviceAccount.name": "there-already"},
+    "networkPolicy.consoleFrom": {"console.enabled": True},
 }
-for role in ("worker", "api"):
+for role in ("worker", "api", "console"):
     WITH[f"{role}.extraVolumeMounts"] = {f"{role}.extraVolumes": SET[f"{role}.extraVolumes"]}
+for path in [path for path in SET if path.startswith("console.")]:
+    WITH[path] = WITH.get(path, {}) | {"console.enabled": True}
 
 # Words that are one of a list, and the others of it.
 WORDS = {
@@ -91,6 +104,7 @@ WORDS = {
     "logs.format": ["human"],
     "worker.spread.whenUnsatisfiable": ["DoNotSchedule"],
     "api.service.type": ["NodePort", "LoadBalancer"],
+    "console.service.type": ["NodePort", "LoadBalancer"],
     "worker.podDisruptionBudget.maxUnavailable": ["25%"],
 }
 
@@ -151,6 +165,14 @@ REFUSED = [
     ({"api.tokensSecret.name": ""}, "api.tokensSecret.name is empty"),
     ({"api.port": 9464}, "api.port and admin.port are both 9464"),
     ({"api.replicas": 2}, "replicas"),
+    ({"console.enabled": True, "console.port": 9464}, "console.port and admin.port are both 9464"),
+    ({"console.enabled": True, "api.enabled": False, "api.tokensSecret.name": ""}, "console.tokensSecret.name and api.tokensSecret.name are both empty"),
+    ({"console.enabled": True, "console.apiUrl": "hookstream-api:8080"}, 'console.apiUrl is "hookstream-api:8080": write the API\'s URL'),
+    ({"console.enabled": True, "console.kafka.properties": {"sasl.password": "hunter2"}}, "console.kafka.properties holds sasl.password in plain sight"),
+    ({"console.enabled": True, "console.kafka.properties": {"group.id": "x"}}, "the property group.id has a value of its own"),
+    ({"console.enabled": True, "console.kafka.properties": {"a.b": "x"}, "console.kafka.secretProperties": {"a.b": {"name": "s", "key": "k"}}}, "a.b stands in console.kafka.properties and in console.kafka.secretProperties"),
+    ({"console.enabled": True, "console.kafka.clientSecret.name": "My_Cert"}, 'console.kafka.clientSecret.name is "My_Cert": a name in Kubernetes has small letters'),
+    ({"console.extraEnv": [{"name": "HOOKSTREAM_GROUP", "value": "x"}]}, "console.extraEnv sets HOOKSTREAM_GROUP"),
     ({"admin.port": 70000}, "port"),
     ({"autoscaling.keda.enabled": True}, 'autoscaling.keda.prometheusAddress is "": KEDA asks Prometheus what is late'),
     ({"autoscaling.keda.enabled": True, "autoscaling.keda.prometheusAddress": "http://p:9090", "autoscaling.hpa.enabled": True}, "two autoscalers would pull at one deployment"),
@@ -276,6 +298,11 @@ def check(report: Report) -> None:
     report.check("the rules are valid as the operator gets them", rules)
     report.check("without an API no rule misses it", rules_without_api)
     report.check("the dashboard arrives whole", dashboard)
+    report.check("without the switch there is no console", no_console)
+    report.check("the console shares the API's tokens unless it has its own", console_tokens)
+    report.check("the console connects with rights of its own, which nothing else gets", console_kafka)
+    report.check("the console reaches DNS, Kafka and the API, and no receiver", console_network)
+    report.check("the console's actions go to the release's API, or where apiUrl says", console_api)
     report.check("no file of the chart is a link, which Helm would name at every command", no_links)
     report.check("metrics are found under the job names that the rules know", job_names)
 
@@ -365,7 +392,7 @@ def safe(text: str) -> None:
             wanted = selector(item["spec"]).items()
             need(sum(wanted <= label.items() for label in labels) == 1, f"{kind} {name} selects not exactly one kind of pod")
     account = {name for kind, name in found if kind == "ServiceAccount"}
-    for role in ("worker", "api"):
+    for role in ("worker", "api", "console"):
         if role in pods(found) and account:
             need(pods(found)[role]["serviceAccountName"] in account, f"{role} runs under another account")
 
@@ -375,8 +402,8 @@ def environment(found: dict, role: str) -> dict:
 
 
 def sets_option(option: str, path: str, value: object, text: str, roles: list) -> None:
-    found = objects(render({path: value}))
-    for role in ("worker", "api", "topics"):
+    found = objects(render({"console.enabled": True, path: value}))
+    for role in ("worker", "api", "topics", "console"):
         got = environment(found, role).get(variable(option))
         if role in roles:
             need(got == text, f"{role} has {variable(option)}={got!r} and not {text!r}")
@@ -596,6 +623,77 @@ def dashboard() -> None:
     need(json.loads(data) == json.loads((ROOT / "deploy/monitoring/dashboard.json").read_text()), "it is another dashboard")
 
 
+CONSOLE = "rel-hookstream-console"
+
+
+def no_console() -> None:
+    names = {name for _, name in objects(render({}))}
+    need(not any("console" in name for name in names), f"{names}")
+    found = objects(render({"console.enabled": True, "console.replicas": 2}))
+    need(found["Deployment", CONSOLE]["spec"]["replicas"] == 2, "it has another number of replicas")
+    need(pods(found)["console"]["containers"][0]["args"] == ["console"], "it runs something else")
+    for change, port in (({}, 80), ({"console.tlsSecret.name": "tls"}, 443), ({"console.service.port": 8000}, 8000)):
+        [service] = objects(render({"console.enabled": True} | change))["Service", CONSOLE]["spec"]["ports"]
+        need((service["port"], service["targetPort"]) == (port, "console"), f"{change}: {service}")
+
+
+def console_tokens() -> None:
+    for change, secret, key in (
+        ({}, "tokens", "tokens"),
+        ({"api.tokensSecret.key": "t"}, "tokens", "t"),
+        ({"console.tokensSecret.name": "readers", "console.tokensSecret.key": "r"}, "readers", "r"),
+        ({"api.enabled": False, "api.tokensSecret.name": "", "console.tokensSecret.name": "readers"}, "readers", "tokens"),
+    ):
+        found = objects(render({"console.enabled": True} | change))
+        [volume] = [item for item in pods(found)["console"]["volumes"] if item["name"] == "tokens"]
+        need(volume["secret"]["secretName"] == secret, f"{change}: {volume}")
+        got = environment(found, "console")["HOOKSTREAM_API_TOKENS_FILE"]
+        need(got == f"/etc/hookstream/tokens/{key}", f"{change}: {got}")
+
+
+def console_kafka() -> None:
+    shared = {"kafka.properties": SET["kafka.properties"], "kafka.secretProperties": SET["kafka.secretProperties"], "kafka.tls.clientSecret.name": "kafka-client"}
+    own = {path: SET[path] for path in SET if path.startswith("console.kafka.")}
+    for change, user, secret, client in ((shared, "hook$$(stream)", "kafka-user", "kafka-client"), (shared | own, "hookstream-console", "kafka-console", "kafka-console-client")):
+        found = objects(render({"console.enabled": True} | change))
+        env = environment(found, "console")
+        need(f"sasl.username={user}" in env["HOOKSTREAM_KAFKA_PROPERTY"].split("\n"), f"{env}")
+        need("security.protocol=SASL_SSL" in env["HOOKSTREAM_KAFKA_PROPERTY"].split("\n"), f"{env}")
+        need(env["KAFKA_SECRET_0"]["secretKeyRef"]["name"] == secret, f"{env}")
+        [volume] = [item for item in pods(found)["console"]["volumes"] if item["name"] == "kafka-client"]
+        need(volume["secret"]["secretName"] == client, f"{volume}")
+        for role in ("worker", "api", "topics"):
+            need("sasl.username=hook$$(stream)" in environment(found, role)["HOOKSTREAM_KAFKA_PROPERTY"].split("\n"), f"{role} got the console's rights")
+
+
+def console_network() -> None:
+    def policy(change):
+        return objects(render({"console.enabled": True} | change))["NetworkPolicy", CONSOLE]["spec"]
+    spec = policy({})
+    need([rule["ports"][0]["port"] for rule in spec["ingress"]] == ["admin", "console"], f"{spec['ingress']}")
+    need(not any("ipBlock" in peer for rule in spec["egress"] for peer in rule.get("to") or []), "receivers can be reached")
+    to_api = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "hookstream", "app.kubernetes.io/instance": "rel", "app.kubernetes.io/component": "api"}}}
+    need(spec["egress"][2] == {"ports": [{"protocol": "TCP", "port": "api"}], "to": [to_api]}, f"{spec['egress']}")
+    # A named port stands for the port of the pods that are reached.
+    need(spec["egress"][0]["ports"][0]["port"] == 53 and spec["egress"][1]["ports"][0]["port"] == 9092, f"{spec['egress']}")
+    need(len(policy({"api.enabled": False})["egress"]) == 2, "without an API there is a way to it")
+    away = policy({"console.apiUrl": "https://hooks.example:8443"})["egress"][2]
+    need(away == {"ports": [{"protocol": "TCP", "port": 8443}]}, f"{away}")
+    need(policy({"console.apiUrl": "https://hooks.example"})["egress"][2] == {"ports": [{"protocol": "TCP", "port": 443}]}, "https has port 443")
+    need(policy({"networkPolicy.consoleFrom": PEER})["ingress"][1]["from"] == PEER, "the page's peers were not put in")
+
+
+def console_api() -> None:
+    for change, url in (
+        ({}, "http://rel-hookstream-api.crm.svc:80"),
+        ({"api.tlsSecret.name": "tls"}, "https://rel-hookstream-api.crm.svc:443"),
+        ({"console.apiUrl": "https://hooks.example"}, "https://hooks.example"),
+        ({"api.enabled": False}, None),
+    ):
+        got = environment(objects(render({"console.enabled": True} | change)), "console").get("HOOKSTREAM_CONSOLE_API_URL")
+        need(got == url, f"{change}: {got}")
+
+
 def no_links() -> None:
     links = [str(path.relative_to(CHART)) for path in CHART.rglob("*") if path.is_symlink()]
     need(not links, f"{links}")
@@ -609,3 +707,6 @@ def job_names() -> None:
     monitor = found["ServiceMonitor", "rel-hookstream"]["spec"]
     jobs = {item["metadata"]["labels"].get(monitor["jobLabel"]) for (kind, _), item in found.items() if kind == "Service"} - {None}
     need(jobs == {"hookstream-worker", "hookstream-api"}, f"{jobs}")
+    with_console = objects(render({"console.enabled": True}))
+    labels = [item["metadata"]["labels"].get(monitor["jobLabel"]) for (kind, _), item in with_console.items() if kind == "Service"]
+    need("hookstream-console" in labels, f"{labels}")

@@ -19,15 +19,17 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- end -}}
 {{- end -}}
 {{- $secret := list "sasl.password" "ssl.key.password" "ssl.keystore.password" "ssl.key.pem" "ssl_key" "sasl.oauthbearer.client.secret" "sasl.oauthbearer.assertion.private.key.passphrase" "sasl.oauthbearer.assertion.private.key.pem" "https.ca.pem" -}}
-{{- range $key, $value := $v.kafka.properties -}}
+{{- range $place, $kafka := dict "kafka" $v.kafka "console.kafka" $v.console.kafka -}}
+{{- range $key, $value := $kafka.properties -}}
 {{- if has $key $secret -}}
-{{- $m = append $m (printf "kafka.properties holds %s in plain sight: put it into a secret and name that under kafka.secretProperties" $key) -}}
+{{- $m = append $m (printf "%s.properties holds %s in plain sight: put it into a secret and name that under %s.secretProperties" $place $key $place) -}}
 {{- end -}}
 {{- if regexMatch "[\\r\\n]" (toString $value) -}}
-{{- $m = append $m (printf "kafka.properties.%s spans several lines: a property is one line" $key) -}}
+{{- $m = append $m (printf "%s.properties.%s spans several lines: a property is one line" $place $key) -}}
 {{- end -}}
-{{- if hasKey $v.kafka.secretProperties $key -}}
-{{- $m = append $m (printf "%s stands in kafka.properties and in kafka.secretProperties: name it once" $key) -}}
+{{- if hasKey $kafka.secretProperties $key -}}
+{{- $m = append $m (printf "%s stands in %s.properties and in %s.secretProperties: name it once" $key $place $place) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- /* What the program refuses, since delivery depends on it. */ -}}
@@ -40,7 +42,7 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- $_ := set $refused "enable.partition.eof" "the program uses it to see that the integrations are read to their end" -}}
 {{- $_ := set $refused "transactional.id" "it is given where one is needed, from the group's name" -}}
 {{- $_ := set $refused "delivery.report.only.error" "every record written is waited for" -}}
-{{- range $key, $value := merge (dict) $v.kafka.properties $v.kafka.secretProperties -}}
+{{- range $key, $value := merge (dict) $v.kafka.properties $v.kafka.secretProperties $v.console.kafka.properties $v.console.kafka.secretProperties -}}
 {{- if not (regexMatch "^[a-z0-9._]+$" $key) -}}
 {{- $m = append $m (printf "%q is no name of a librdkafka property: such a name has small letters, digits, dots and underscores" $key) -}}
 {{- end -}}
@@ -182,6 +184,19 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- $m = append $m (printf "api.port and admin.port are both %d: they need different ones" (int $v.api.port)) -}}
 {{- end -}}
 
+{{- /* The console */ -}}
+{{- if $v.console.enabled -}}
+{{- if not (or $v.console.tokensSecret.name $v.api.tokensSecret.name) -}}
+{{- $m = append $m "console.tokensSecret.name and api.tokensSecret.name are both empty: name a secret with a tokens file (without it no user could sign in), or set console.enabled=false" -}}
+{{- end -}}
+{{- if eq (int $v.console.port) (int $v.admin.port) -}}
+{{- $m = append $m (printf "console.port and admin.port are both %d: they need different ones" (int $v.console.port)) -}}
+{{- end -}}
+{{- if and $v.console.apiUrl (not (regexMatch "^https?://[^/\\s?#@]+$" $v.console.apiUrl)) -}}
+{{- $m = append $m (printf "console.apiUrl is %q: write the API's URL without a path, e.g. https://hooks.example" $v.console.apiUrl) -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Scaling and rollout */ -}}
 {{- if and $v.autoscaling.keda.enabled $v.autoscaling.hpa.enabled -}}
 {{- $m = append $m "autoscaling.keda.enabled and autoscaling.hpa.enabled are both true: two autoscalers would pull at one deployment" -}}
@@ -205,16 +220,19 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- if and $v.image.tag (not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$" $v.image.tag)) -}}
 {{- $m = append $m (printf "image.tag is %q: a tag has at most 128 letters, digits, dots, dashes and underscores" $v.image.tag) -}}
 {{- end -}}
-{{- $names := dict "kafka.tls.caSecret.name" $v.kafka.tls.caSecret.name "kafka.tls.clientSecret.name" $v.kafka.tls.clientSecret.name "api.tokensSecret.name" $v.api.tokensSecret.name "api.tlsSecret.name" $v.api.tlsSecret.name "serviceAccount.name" $v.serviceAccount.name "autoscaling.keda.authenticationRef" $v.autoscaling.keda.authenticationRef -}}
+{{- $names := dict "kafka.tls.caSecret.name" $v.kafka.tls.caSecret.name "kafka.tls.clientSecret.name" $v.kafka.tls.clientSecret.name "api.tokensSecret.name" $v.api.tokensSecret.name "api.tlsSecret.name" $v.api.tlsSecret.name "console.tokensSecret.name" $v.console.tokensSecret.name "console.tlsSecret.name" $v.console.tlsSecret.name "console.kafka.clientSecret.name" $v.console.kafka.clientSecret.name "serviceAccount.name" $v.serviceAccount.name "autoscaling.keda.authenticationRef" $v.autoscaling.keda.authenticationRef -}}
 {{- range $key, $secret := $v.kafka.secretProperties -}}
 {{- $_ := set $names (printf "kafka.secretProperties.%s.name" $key) $secret.name -}}
+{{- end -}}
+{{- range $key, $secret := $v.console.kafka.secretProperties -}}
+{{- $_ := set $names (printf "console.kafka.secretProperties.%s.name" $key) $secret.name -}}
 {{- end -}}
 {{- range $name, $value := $names -}}
 {{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$" $value)) -}}
 {{- $m = append $m (printf "%s is %q: a name in Kubernetes has small letters, digits, dashes and dots" $name $value) -}}
 {{- end -}}
 {{- end -}}
-{{- range $role := list "worker" "api" -}}
+{{- range $role := list "worker" "api" "console" -}}
 {{- range $env := (get $v $role).extraEnv -}}
 {{- if hasPrefix "HOOKSTREAM_" $env.name -}}
 {{- $m = append $m (printf "%s.extraEnv sets %s: options of the program have values of their own" $role $env.name) -}}
