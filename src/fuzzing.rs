@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 
 use crate::attempt_log::redaction::Secrets;
 use crate::backlog::record::PlaceTable;
-use crate::deliver::courier::Courier;
+use crate::deliver::http_courier::HttpCourier;
 use crate::deliver::piped::{self, Script};
 use crate::deliver::request::{RequestTemplate, SignedRequest};
 use crate::domain::event::Envelope;
@@ -103,7 +103,7 @@ const ECHO: &[u8] = b"{echo}";
 pub fn answers(input: &[u8]) {
     /// One courier a thread: making it takes longer than an exchange.
     struct Sender {
-        courier: Courier,
+        courier: HttpCourier,
         integration: Arc<Integration>,
     }
     thread_local! {

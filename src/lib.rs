@@ -36,12 +36,12 @@ pub use process::main;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::backlog::partition::PartitionBacklog;
-    pub use crate::deliver::courier::Courier;
+    pub use crate::deliver::http_courier::HttpCourier;
     pub use crate::deliver::next_step::NextSteps;
     pub use crate::deliver::observers::Reports;
     pub use crate::deliver::order::OrderedQueue;
     pub use crate::deliver::publish::Sink;
-    pub use crate::deliver::shard::{BATCHES_MAX, Shard, Shared, permits};
+    pub use crate::deliver::shard::{BATCHES_MAX, Shared, permits, run_shard};
     pub use crate::domain::agenda::Tick;
     pub use crate::domain::event::Envelope;
     pub use crate::domain::headers::Wire;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::deliver::courier::Courier;
+use crate::deliver::http_courier::HttpCourier;
 use crate::net::address::AddressPolicy;
 use crate::net::connector::Connector;
 use crate::net::descriptors::raise_limit;
@@ -92,7 +92,7 @@ impl Api {
 pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Readiness>) -> ApiContext {
     let policy = AddressPolicy::new(settings.delivery.allow_private_networks.clone());
     let connector = Connector::system(policy, settings.delivery.connect_timeout);
-    let courier = Courier::new(connector, settings.delivery.request_timeout, Arc::clone(metrics));
+    let courier = HttpCourier::new(connector, settings.delivery.request_timeout, Arc::clone(metrics));
     let condition = Arc::clone(condition);
     ApiContext {
         test_delivery: test_delivery::by(Arc::new(courier)),

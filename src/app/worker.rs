@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::threads::{StartError, Threads};
 use crate::attempt_log::entry::AttemptLog;
 use crate::attempt_log::writer::AttemptLogWriter;
-use crate::deliver::courier::Courier;
-use crate::deliver::kept_pool::KeptPool;
+use crate::deliver::http_courier::HttpCourier;
+use crate::deliver::kept_pool::kept_max;
 use crate::deliver::next_step::NextSteps;
 use crate::deliver::observers::{Reports, host_name};
 use crate::deliver::publish::Sink;
-use crate::deliver::shard::{BATCHES_MAX, Shard, Shared, permits};
+use crate::deliver::shard::{BATCHES_MAX, Shared, permits, run_shard};
 use crate::domain::table::Table;
 use crate::health::feed::HealthFeed;
 use crate::health::owner::HealthOwner;
@@ -325,7 +325,7 @@ impl Started {
     ) -> Result<(), WorkerError> {
         let shards = shard_count(&self.settings);
         let in_flight_max = self.settings.delivery.max_in_flight;
-        raise_limit(in_flight_max.saturating_add(shards * KeptPool::max_of(in_flight_max, shards)));
+        raise_limit(in_flight_max.saturating_add(shards * kept_max(in_flight_max, shards)));
         let pressure = Pressure::new(self.settings.delivery.max_queued_bytes);
         let stops = Stops { consumers: stop.child_token(), ..Stops::default() };
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), stops.sink.clone(), fatal.clone())?;
@@ -374,7 +374,13 @@ impl Started {
         Ok(())
     }
 
-    fn shared(&self, sink: Sink, pressure: &Arc<Pressure>, reports: Reports, shards: usize) -> Arc<Shared> {
+    fn shared(
+        &self,
+        sink: Sink,
+        pressure: &Arc<Pressure>,
+        reports: Reports,
+        shards: usize,
+    ) -> Arc<Shared<HttpCourier, Sink>> {
         let delivery = &self.settings.delivery;
         let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
         let connector = Connector::system(policy, delivery.connect_timeout);
@@ -383,7 +389,7 @@ impl Started {
         Arc::new(Shared {
             settings: delivery.clone(),
             shards,
-            courier: Courier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
+            courier: HttpCourier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
             sink,
             metrics: Arc::clone(&self.metrics),
             pressure: Arc::clone(pressure),
@@ -489,7 +495,7 @@ fn shard_count(settings: &Settings) -> usize {
 fn start_shards(
     threads: &mut Threads,
     count: usize,
-    shared: &Arc<Shared>,
+    shared: &Arc<Shared<HttpCourier, Sink>>,
 ) -> Result<Vec<mpsc::Sender<Vec<crate::inflight::job::Job>>>, WorkerError> {
     let mut senders = Vec::with_capacity(count);
     for index in 0..count {
@@ -502,7 +508,7 @@ fn start_shards(
             .max_blocking_threads(32)
             .build()
             .map_err(|source| StartError { name: name.clone(), source })?;
-        threads.start(&name, move || runtime.block_on(Shard::new(index, shared).run(inbound)))?;
+        threads.start(&name, move || runtime.block_on(run_shard(index, shared, inbound)))?;
     }
     Ok(senders)
 }

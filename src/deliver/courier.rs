@@ -1,47 +1,45 @@
-//! One request to one receiver: sent over a kept or a new connection, and judged, under one deadline.
-//!
-//! The verdict falls at the headers of the answer. What is left of it then is an [`AnswerRest`], which nothing waits for but the
-//! connection and the attempt log. Connections are handed in and out by value, so that those who keep them need no lock. A kept
-//! connection may have been closed by the receiver at the very moment the request left: then it is sent once more on a new
-//! connection, which is no attempt of its own.
+//! What a shard asks of the one that makes its requests, and what it gets back. How a request is made is `http_courier`'s; with another
+//! courier the shard's rules are tested without receivers.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt as _;
-use http::header::{CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING};
-use http::{HeaderValue, Response};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
-use tokio_util::task::TaskTracker;
+use bytes::Bytes;
 
-use super::connection::{HEAD_BYTES_MAX, KeptConnection};
-use super::head::Head;
-use super::request::{ECHO, SignedRequest};
-use crate::clock;
-use crate::domain::outcome::{Outcome, Reason, judge, parse_retry_after};
-use crate::domain::retry_schedule::format_duration;
-use crate::domain::target::Authority;
+use super::kept_pool::Keepable;
+use super::request::SignedRequest;
+use crate::domain::outcome::Outcome;
 use crate::inflight::ended::Keep;
 use crate::net::cause::Cause;
-use crate::net::connector::Connector;
-use crate::net::failure::{classify, is_stale};
-use crate::telemetry::metrics::Metrics;
 
-/// The contract's: more of an answer's body is not read.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// The contract's: what the attempt log keeps of it.
-const ANSWER_BYTES_KEPT: usize = 1024;
-/// The contract's: the body of an answer may take this long after its headers, within the request's deadline.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
-/// The most that is read of an answer's body: what is wanted of it, into however small chunks it is cut.
-const BODY_BYTES_MAX: usize = 4 * ANSWER_BYTES_MAX;
+/// Makes requests.
+pub(crate) trait Courier {
+    /// A connection that carries one request after another. It goes in and out by value, so its keeper needs no lock.
+    type Connection: Keepable;
+    /// The body of an answer that has not come yet.
+    type Body: AnswerBody<Connection = Self::Connection>;
+
+    /// Sends `request`, over `kept` if that still works, and judges the answer. `keep` says of which answers the beginning of the
+    /// body is wanted.
+    ///
+    /// Not cancel safe: dropping it closes the connection, and the receiver may have had the request.
+    async fn attempt(&self, request: &SignedRequest, kept: Option<Self::Connection>, keep: Keep) -> Exchange<Self>;
+}
+
+/// The body of an answer, on its way. Bounded in bytes and time; dropping it closes the connection.
+pub(crate) trait AnswerBody {
+    /// The connection that it comes over.
+    type Connection;
+
+    /// Reads to the end, or up to a bound.
+    async fn read(self) -> AnswerRead<Self::Connection>;
+
+    /// What came so far; the connection is closed.
+    fn cut_off(self) -> AnswerRead<Self::Connection>;
+}
 
 /// How a request ended.
-pub(crate) struct Exchange {
+pub(crate) struct Exchange<C: Courier + ?Sized> {
     /// Acknowledged, or why not.
     pub(crate) outcome: Outcome,
     /// Why it failed, in words. None of an acknowledgement.
@@ -51,289 +49,36 @@ pub(crate) struct Exchange {
     /// From its start to the answer's headers, or to the failure.
     pub(crate) took: Duration,
     /// What has not come yet of the answer, or what had come already.
-    pub(crate) rest: Rest,
+    pub(crate) rest: Rest<C>,
 }
 
 /// What an answer holds beyond its headers.
-pub(crate) enum Rest {
+pub(crate) enum Rest<C: Courier + ?Sized> {
     /// All of it has come, or nothing more is wanted.
-    Read(AnswerRead),
+    Read(AnswerRead<C::Connection>),
     /// It still comes.
-    Coming(Box<AnswerRest>),
+    Coming(Box<C::Body>),
 }
 
-impl Rest {
-    pub(super) fn none() -> Self {
-        Self::Read(AnswerRead { body: Bytes::new(), link: None })
+impl<C: Courier> Rest<C> {
+    /// There is no answer, or its connection carries nothing more that is wanted.
+    pub(crate) fn none() -> Self {
+        Self::Read(AnswerRead { body: Bytes::new(), connection: None })
     }
 
     /// Waits for what still comes, within its bounds.
-    pub(crate) async fn read(self) -> AnswerRead {
+    pub(crate) async fn read(self) -> AnswerRead<C::Connection> {
         match self {
             Self::Read(read) => read,
-            Self::Coming(rest) => rest.read().await,
+            Self::Coming(body) => body.read().await,
         }
     }
 }
 
 /// An answer whose body is at its end, or is not read further.
-pub(crate) struct AnswerRead {
+pub(crate) struct AnswerRead<Connection> {
     /// The beginning of the body, where it was wanted.
     pub(crate) body: Bytes,
     /// The connection, if it may be used again.
-    pub(crate) link: Option<KeptConnection>,
+    pub(crate) connection: Option<Connection>,
 }
-
-/// The body of an answer, on its way. Bounded in bytes and time; dropping it closes the connection.
-pub(crate) struct AnswerRest {
-    incoming: Incoming,
-    link: KeptConnection,
-    deadline: Instant,
-    kept: BytesMut,
-    kept_max: usize,
-    bytes: usize,
-}
-
-impl AnswerRest {
-    /// Reads to the end, or up to a bound.
-    pub(crate) async fn read(mut self) -> AnswerRead {
-        let reusable = matches!(timeout_at(self.deadline, self.come()).await, Ok(true));
-        self.into_read(reusable)
-    }
-
-    /// What came so far; the connection is closed.
-    pub(crate) fn cut_off(self) -> AnswerRead {
-        self.into_read(false)
-    }
-
-    fn into_read(self, reusable: bool) -> AnswerRead {
-        AnswerRead { body: self.kept.freeze(), link: reusable.then_some(self.link) }
-    }
-
-    /// Reads a body to its end and waits until the connection can carry the next request. Says whether it can.
-    ///
-    /// Cancel safe: what was read so far stays.
-    async fn come(&mut self) -> bool {
-        while let Some(frame) = self.incoming.frame().await {
-            let Ok(frame) = frame else { return false };
-            let Some(data) = frame.data_ref() else { continue };
-            let room = self.kept_max.saturating_sub(self.kept.len());
-            self.kept.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
-            self.bytes += data.len();
-            if self.bytes > ANSWER_BYTES_MAX {
-                return false;
-            }
-        }
-        // A receiver may answer before it has read the request.
-        self.link.sender.ready().await.is_ok()
-    }
-}
-
-/// Makes requests.
-pub struct Courier {
-    connector: Connector,
-    request_timeout: Duration,
-    metrics: Arc<Metrics>,
-    /// Owns the tasks that drive connections; each ends soon after its [`KeptConnection`] is dropped.
-    drivers: TaskTracker,
-}
-
-impl Courier {
-    /// A courier whose every request ends within `request_timeout`.
-    pub fn new(connector: Connector, request_timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { connector, request_timeout, metrics, drivers: TaskTracker::new() }
-    }
-
-    /// Sends `attempt`, over `kept` if that still works, and judges the answer. `keep` says of which answers the beginning of the
-    /// body is wanted.
-    ///
-    /// Not cancel safe: dropping it closes the connection, and the receiver may have had the request.
-    pub(crate) async fn exchange(&self, attempt: &SignedRequest, kept: Option<KeptConnection>, keep: Keep) -> Exchange {
-        let start = Instant::now();
-        let deadline = start + self.request_timeout;
-        let answered = self.answer(attempt, kept, start).await;
-        let took = start.elapsed();
-        let (response, link) = match answered {
-            Ok(answered) => answered,
-            Err(failed) if failed.acknowledges(attempt.token()) => {
-                let (outcome, address) = (Outcome::Acknowledged, failed.address);
-                return Exchange { outcome, cause: None, address, took, rest: Rest::none() };
-            }
-            Err(Failed { reason, cause, address, .. }) => {
-                return Exchange {
-                    outcome: Outcome::failed(reason),
-                    cause: Some(cause),
-                    address,
-                    took,
-                    rest: Rest::none(),
-                };
-            }
-        };
-        let address = Some(link.address());
-        let outcome = judge_response(&response, attempt.token());
-        let cause = cause_of(&outcome);
-        let wanted = match keep {
-            Keep::Nothing => false,
-            Keep::Failures => outcome != Outcome::Acknowledged,
-            Keep::All => true,
-        };
-        let rest = rest_of(response, link, wanted, deadline);
-        Exchange { outcome, cause, address, took, rest }
-    }
-
-    async fn answer(
-        &self,
-        attempt: &SignedRequest,
-        kept: Option<KeptConnection>,
-        start: Instant,
-    ) -> Result<(Response<Incoming>, KeptConnection), Failed> {
-        let deadline = start + self.request_timeout;
-        if let Some(mut link) = kept {
-            // Otherwise nothing is sent over it, so that is no resend.
-            let is_known = start < link.checked_until;
-            if link.is_usable(start) && (is_known || self.still_leads(attempt.authority(), &mut link, deadline).await) {
-                link.budget.renew_for_head(HEAD_BYTES_MAX);
-                let sent = timeout_at(deadline, link.sender.try_send_request(attempt.request())).await;
-                match sent.map_err(|_elapsed| self.too_late(Some(link.address())))? {
-                    Ok(response) => return Ok((response, link)),
-                    Err(mut failed) => {
-                        let unsent = failed.take_message().is_some();
-                        if !unsent && !is_stale(failed.error()) {
-                            return Err(Failed::of(failed.error(), &link));
-                        }
-                    }
-                }
-                self.metrics.deliver.stale_resends.inc();
-            }
-        }
-        // Boxed: connections are opened rarely, and their futures are large.
-        let opened = timeout_at(deadline, Box::pin(self.open(attempt.authority()))).await;
-        let mut link = opened.map_err(|_elapsed| self.too_late(None))??;
-        let address = link.address();
-        let answered = timeout_at(deadline, async {
-            link.sender.ready().await?;
-            link.sender.send_request(attempt.request()).await
-        });
-        match answered.await.map_err(|_elapsed| self.too_late(Some(address)))? {
-            Ok(response) => Ok((response, link)),
-            Err(error) => Err(Failed::of(&error, &link)),
-        }
-    }
-
-    /// Asks whether the receiver's name still leads where the connection does.
-    async fn still_leads(&self, authority: &Authority, link: &mut KeptConnection, deadline: Instant) -> bool {
-        let leads = timeout_at(deadline, Box::pin(self.connector.leads_to(authority, link.address().ip()))).await;
-        link.checked_until = leads.ok().flatten().unwrap_or(link.checked_until);
-        Instant::now() < link.checked_until
-    }
-
-    fn too_late(&self, address: Option<SocketAddr>) -> Failed {
-        let limit = format_duration(self.request_timeout);
-        Failed::new(Reason::Timeout, Cause::new(format!("no answer within {limit}")), address)
-    }
-
-    async fn open(&self, authority: &Authority) -> Result<KeptConnection, Failed> {
-        let connection = self
-            .connector
-            .connect(authority)
-            .await
-            .map_err(|error| Failed::new(error.reason(), error.cause().clone(), error.address()))?;
-        let address = Some(connection.remote());
-        let link = KeptConnection::begin(connection, &self.drivers).await;
-        let link = link.map_err(|cause| Failed::new(Reason::Protocol, cause, address))?;
-        self.metrics.deliver.connections_opened.inc();
-        Ok(link)
-    }
-}
-
-/// What follows the headers of an answer: read as far as it has come already. A body that ends with its connection is only read where
-/// it is wanted: the connection carries no other request.
-fn rest_of(response: Response<Incoming>, link: KeptConnection, wanted: bool, deadline: Instant) -> Rest {
-    if hyper::body::Body::is_end_stream(response.body()) {
-        // Most answers end here.
-        if link.sender.is_ready() {
-            return Rest::Read(AnswerRead { body: Bytes::new(), link: Some(link) });
-        }
-    } else if !wanted && ![CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| response.headers().contains_key(name)) {
-        return Rest::none();
-    }
-    link.budget.renew_for_body(BODY_BYTES_MAX);
-    let mut rest = AnswerRest {
-        incoming: response.into_body(),
-        link,
-        deadline: deadline.min(Instant::now() + ANSWER_TIME_MAX),
-        kept: BytesMut::new(),
-        kept_max: if wanted { ANSWER_BYTES_KEPT } else { 0 },
-        bytes: 0,
-    };
-    match rest.come().now_or_never() {
-        Some(reusable) => Rest::Read(rest.into_read(reusable)),
-        None => Rest::Coming(Box::new(rest)),
-    }
-}
-
-/// Why there is no answer.
-struct Failed {
-    reason: Reason,
-    cause: Cause,
-    address: Option<SocketAddr>,
-    /// What came of an answer that is no HTTP by the library's reading.
-    unread: Vec<u8>,
-}
-
-impl Failed {
-    fn new(reason: Reason, cause: Cause, address: Option<SocketAddr>) -> Self {
-        Self { reason, cause, address, unread: Vec::new() }
-    }
-
-    fn of(error: &hyper::Error, link: &KeptConnection) -> Self {
-        let is_unsent = error.is_canceled() || error.is_closed();
-        let unread = if error.is_parse() || is_unsent { link.budget.head() } else { Vec::new() };
-        if is_unsent {
-            // The library says nothing about the connection then but that it is gone.
-            let (reason, words) = if unread.is_empty() {
-                (Reason::Reset, "the receiver closed the connection before it had the request")
-            } else {
-                (Reason::Protocol, "the receiver spoke before it had the request: it speaks another protocol")
-            };
-            return Self::new(reason, Cause::new(words), Some(link.address()));
-        }
-        Self { unread, ..Self::new(classify(error), Cause::of_error(error), Some(link.address())) }
-    }
-
-    /// Whether the answer acknowledges all the same: by its status and echo, where only what it says of its body is wrong.
-    fn acknowledges(&self, token: &[u8]) -> bool {
-        Head::parse(&self.unread, ECHO.as_str())
-            .is_some_and(|head| judge(head.status, head.echoes.into_iter(), token).is_ok())
-    }
-}
-
-/// What an answer says about its failure, in words.
-fn cause_of(outcome: &Outcome) -> Option<Cause> {
-    let Outcome::Failed { reason, status, .. } = outcome else { return None };
-    Some(match (reason, status) {
-        (Reason::Status, Some(status)) => Cause::new(format!("the answer has status {status}, not 200")),
-        (Reason::EchoMissing, _) => Cause::new("the answer has no header X-XCOM-Integration-Echo"),
-        (Reason::EchoMismatch, _) => {
-            Cause::new("the answer's X-XCOM-Integration-Echo is not the request's, or is there more than once")
-        }
-        _ => Cause::new(reason.word()),
-    })
-}
-
-fn judge_response(response: &Response<Incoming>, token: &[u8]) -> Outcome {
-    let status = response.status().as_u16();
-    let echoes = response.headers().get_all(ECHO).iter().map(HeaderValue::as_bytes);
-    match judge(status, echoes, token) {
-        Ok(()) => Outcome::Acknowledged,
-        Err(reason) => {
-            let wish = response.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
-            let retry_after = parse_retry_after(status, wish, clock::now());
-            Outcome::Failed { reason, status: Some(status), retry_after }
-        }
-    }
-}
-
-#[cfg(test)]
-#[path = "courier_tests.rs"]
-mod tests;

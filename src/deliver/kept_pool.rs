@@ -35,17 +35,15 @@ impl Keepable for KeptConnection {
 }
 
 /// Connections that wait, by the index of their host.
-pub(crate) struct KeptPool<C = KeptConnection> {
+pub(crate) struct KeptPool<C> {
     of_host: Vec<Vec<C>>,
     kept: usize,
     kept_max: usize,
 }
 
-impl KeptPool {
-    /// How many connections each of `shards` may keep where `in_flight_max` requests may be under way in all: together as many.
-    pub(crate) fn max_of(in_flight_max: usize, shards: usize) -> usize {
-        in_flight_max.div_ceil(shards.max(1)).max(KEPT_MIN)
-    }
+/// How many connections each of `shards` may keep where `in_flight_max` requests may be under way in all: together as many.
+pub(crate) fn kept_max(in_flight_max: usize, shards: usize) -> usize {
+    in_flight_max.div_ceil(shards.max(1)).max(KEPT_MIN)
 }
 
 impl<C: Keepable> KeptPool<C> {
@@ -190,8 +188,8 @@ mod tests {
 
     #[test]
     fn all_shards_together_keep_as_many_as_may_be_under_way() {
-        assert_eq!(KeptPool::max_of(1024, 2), 512);
-        assert_eq!(KeptPool::max_of(1024, 0), 1024);
-        assert_eq!(KeptPool::max_of(32, 8), KEPT_MIN);
+        assert_eq!(kept_max(1024, 2), 512);
+        assert_eq!(kept_max(1024, 0), 1024);
+        assert_eq!(kept_max(32, 8), KEPT_MIN);
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod connection;
 pub(crate) mod kept_pool;
 mod head;
 pub(crate) mod courier;
+pub(crate) mod http_courier;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod piped;
 pub(crate) mod next_step;

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::connection::KeptConnection;
-use super::courier::{Courier, Exchange};
+use super::courier::{Courier as _, Exchange, Rest};
+use super::http_courier::HttpCourier;
 use super::request::SignedRequest;
 use crate::domain::retry_schedule::RetrySchedule;
 use crate::inflight::ended::Keep;
@@ -40,15 +41,19 @@ pub(crate) struct Script<'a> {
 }
 
 /// A courier that can open no connection.
-pub(crate) fn courier() -> Option<Courier> {
+pub(crate) fn courier() -> Option<HttpCourier> {
     let connector =
         Connector::new(Resolver::fixed([].into()), AddressPolicy::default(), Tls::trusting([]), REQUEST_TIMEOUT);
     let schedule = RetrySchedule::parse("1s").ok()?;
-    Some(Courier::new(connector, REQUEST_TIMEOUT, Arc::new(Metrics::new(&schedule))))
+    Some(HttpCourier::new(connector, REQUEST_TIMEOUT, Arc::new(Metrics::new(&schedule))))
 }
 
 /// Sends `request` to a receiver that follows `script`; and the beginning of its answer's body.
-pub(crate) async fn exchange(courier: &Courier, request: &SignedRequest, script: Script<'_>) -> (Exchange, Vec<u8>) {
+pub(crate) async fn exchange(
+    courier: &HttpCourier,
+    request: &SignedRequest,
+    script: Script<'_>,
+) -> (Exchange<HttpCourier>, Vec<u8>) {
     let (here, there) = duplex(PIPE_BYTES);
     let until = Instant::now() + Duration::from_secs(60);
     let drivers = TaskTracker::new();
@@ -59,8 +64,8 @@ pub(crate) async fn exchange(courier: &Courier, request: &SignedRequest, script:
             // A connection that ended already is seen as such by the courier.
             drop(kept.sender.ready().await);
         }
-        let mut exchange = courier.exchange(request, kept, Keep::All).await;
-        let rest = std::mem::replace(&mut exchange.rest, super::courier::Rest::none());
+        let mut exchange = courier.attempt(request, kept, Keep::All).await;
+        let rest = std::mem::replace(&mut exchange.rest, Rest::none());
         (exchange, rest.read().await.body.to_vec())
     };
     tokio::pin!(sender);

@@ -48,7 +48,18 @@ pub(crate) enum PublishError {
     Stopped,
 }
 
-/// Publishes records. Cheap to clone.
+/// Publishes records, each until Kafka's in-sync replicas have it.
+pub(crate) trait Publish {
+    /// Publishes a record, trying again until it is acknowledged.
+    ///
+    /// Not cancel safe: a dropped publication may still happen.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError>;
+}
+
+/// Publishes records to Kafka. Cheap to clone.
 #[derive(Clone)]
 pub struct Sink {
     producer: FutureProducer<ClientLog>,
@@ -64,42 +75,8 @@ pub struct Sink {
     fatal: CancellationToken,
 }
 
-impl Sink {
-    /// Makes the producer. `stop` ends all waiting; the sink cancels `fatal` when the producer is beyond repair.
-    ///
-    /// # Errors
-    /// A property that librdkafka refuses.
-    pub fn new(
-        kafka: &settings::Kafka,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-        fatal: CancellationToken,
-    ) -> Result<Self, KafkaError> {
-        let producer = producer_config(kafka, "sink").create_with_context(ClientLog::new("sink"))?;
-        Ok(Self {
-            producer,
-            lone: Arc::default(),
-            repeats: Arc::default(),
-            kafka: Arc::new(kafka.clone()),
-            brokers: Arc::new(BrokerClock::new()),
-            metrics,
-            stop,
-            fatal,
-        })
-    }
-
-    /// The brokers' clock, as acknowledgements tell it.
-    pub(crate) fn brokers(&self) -> Arc<BrokerClock> {
-        Arc::clone(&self.brokers)
-    }
-
-    /// Publishes a record, trying again until it is acknowledged.
-    ///
-    /// Not cancel safe: a dropped publication may still happen.
-    ///
-    /// # Errors
-    /// [`PublishError`]
-    pub(crate) async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
+impl Publish for Sink {
+    async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
         let mut backoff = BACKOFF_MIN;
         let mut producer = &self.producer;
         loop {
@@ -141,6 +118,36 @@ impl Sink {
                 () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(BACKOFF_MAX),
             }
         }
+    }
+}
+
+impl Sink {
+    /// Makes the producer. `stop` ends all waiting; the sink cancels `fatal` when the producer is beyond repair.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub fn new(
+        kafka: &settings::Kafka,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+        fatal: CancellationToken,
+    ) -> Result<Self, KafkaError> {
+        let producer = producer_config(kafka, "sink").create_with_context(ClientLog::new("sink"))?;
+        Ok(Self {
+            producer,
+            lone: Arc::default(),
+            repeats: Arc::default(),
+            kafka: Arc::new(kafka.clone()),
+            brokers: Arc::new(BrokerClock::new()),
+            metrics,
+            stop,
+            fatal,
+        })
+    }
+
+    /// The brokers' clock, as acknowledgements tell it.
+    pub(crate) fn brokers(&self) -> Arc<BrokerClock> {
+        Arc::clone(&self.brokers)
     }
 
     /// The producer that sends each record alone. None when it can't be made, which is logged; its configuration was good

@@ -10,7 +10,8 @@ use rand::RngCore;
 use super::http::{TestAnswer, TestDelivery, TestRequest};
 use crate::attempt_log::redaction::{Secrets, query_values, shown_url};
 use crate::clock;
-use crate::deliver::courier::Courier;
+use crate::deliver::courier::Courier as _;
+use crate::deliver::http_courier::HttpCourier;
 use crate::deliver::request::{RequestTemplate, SignedRequest};
 use crate::domain::integration::{Integration, Trigger, Webhook};
 use crate::domain::outcome::Outcome;
@@ -19,7 +20,7 @@ use crate::inflight::job::{Delivery, Event, Origin, push_hex};
 use crate::inflight::pressure::Pressure;
 
 /// A test delivery sent by that courier.
-pub(crate) fn by(courier: Arc<Courier>) -> TestDelivery {
+pub(crate) fn by(courier: Arc<HttpCourier>) -> TestDelivery {
     // Counts the bytes of events held, of which these are few and bounded by the API.
     let pressure = Pressure::new(usize::MAX);
     Arc::new(move |request| {
@@ -29,7 +30,7 @@ pub(crate) fn by(courier: Arc<Courier>) -> TestDelivery {
     })
 }
 
-async fn deliver(courier: &Courier, pressure: &Arc<Pressure>, request: &TestRequest) -> Result<TestAnswer, String> {
+async fn deliver(courier: &HttpCourier, pressure: &Arc<Pressure>, request: &TestRequest) -> Result<TestAnswer, String> {
     let integration = Integration::parse(&request.key, &request.record).map_err(|error| error.to_string())?;
     let webhook = integration.webhook_by_id(&request.webhook).ok_or("no such webhook")?;
     let (index, trigger) = (webhook.index(), webhook.trigger());
@@ -41,7 +42,7 @@ async fn deliver(courier: &Courier, pressure: &Arc<Pressure>, request: &TestRequ
     let event = Arc::new(Event::new(payload, origin, now_ms, None, held));
     let delivery = Delivery::alone(event, Arc::new(integration), index, random("msg_").into());
     let attempt = SignedRequest::new(&prepared, &delivery, now_ms / 1000, &mut rand::rng());
-    let exchanged = courier.exchange(&attempt, None, Keep::All).await;
+    let exchanged = courier.attempt(&attempt, None, Keep::All).await;
     let (acknowledged, reason, status) = match exchanged.outcome {
         Outcome::Acknowledged => (true, None, Some(200)),
         Outcome::Failed { reason, status, .. } => (false, Some(reason.word().to_owned()), status),
@@ -109,7 +110,7 @@ mod tests {
                 "filter": {"items": [{}]}}]});
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
         let courier =
-            Courier::new(Connector::system(policy, Duration::from_secs(20)), Duration::from_secs(20), metrics);
+            HttpCourier::new(Connector::system(policy, Duration::from_secs(20)), Duration::from_secs(20), metrics);
         let request = TestRequest { key: "ws/i".into(), record: record.to_string().into(), webhook: "w".into() };
         serde_json::to_value(by(Arc::new(courier))(request).await.unwrap()).unwrap()
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hookstream::internals::AddressPolicy;
 use hookstream::internals::Assignment;
 use hookstream::internals::Connector;
-use hookstream::internals::Courier;
+use hookstream::internals::HttpCourier;
 use hookstream::internals::Integration;
 use hookstream::internals::Metrics;
 use hookstream::internals::NextSteps;
@@ -19,7 +19,7 @@ use hookstream::internals::Table;
 use hookstream::internals::Tick;
 use hookstream::internals::Wire;
 use hookstream::internals::settings::{Delivery, Ordering};
-use hookstream::internals::{BATCHES_MAX, PartitionBacklog, Shard, Shared, permits};
+use hookstream::internals::{BATCHES_MAX, PartitionBacklog, Shared, permits, run_shard};
 use hookstream::internals::{Due, Job, Origin};
 use hookstream::internals::{DueRetry, Pipeline, PipelineParts, Record};
 use hookstream::internals::{InMemory, Pressure, turn_in_memory};
@@ -92,7 +92,7 @@ impl Rig {
         let (permits, probe_permits) = permits(settings.max_in_flight);
         let delivery = settings.clone();
         let shared = Arc::new(Shared {
-            courier: Courier::new(connector, settings.request_timeout, Arc::clone(&metrics)),
+            courier: HttpCourier::new(connector, settings.request_timeout, Arc::clone(&metrics)),
             sink: Sink::new(&kafka, Arc::clone(&metrics), stop, fatal).expect("a producer"),
             metrics: Arc::clone(&metrics),
             pressure: Arc::clone(&pressure),
@@ -106,7 +106,7 @@ impl Rig {
         let (jobs, inbound) = mpsc::channel(BATCHES_MAX);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(Shard::new(0, shared).run(inbound));
+            runtime.block_on(run_shard(0, shared, inbound));
         });
         let table = Arc::new(RwLock::new(Table::default()));
         let pipeline = Pipeline::new(PipelineParts {

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{Shard, UnderWay, Work};
 use crate::clock;
-use crate::deliver::courier::Exchange;
+use crate::deliver::courier::{Courier, Exchange};
+use crate::deliver::publish::Publish;
 use crate::domain::outcome::{DropReason, Outcome, Reason};
 use crate::inflight::job::{Delivery, Requeue};
 use crate::net::cause::Cause;
@@ -26,7 +27,7 @@ fn is_of_the_network(outcome: &Outcome) -> Option<bool> {
     }
 }
 
-impl Shard {
+impl<C: Courier, P: Publish> Shard<C, P> {
     /// Whether the lane's circuit, or its host's, is open.
     pub(super) fn is_blocked(&self, lane_index: usize) -> bool {
         self.lanes.get(lane_index).is_some_and(|lane| {
@@ -35,7 +36,7 @@ impl Shard {
     }
 
     /// Takes account of how a request ended.
-    pub(super) fn update_circuits(&mut self, under_way: &UnderWay, exchanged: &Exchange, now: Instant) {
+    pub(super) fn update_circuits(&mut self, under_way: &UnderWay, exchanged: &Exchange<C>, now: Instant) {
         let metrics = &self.shared.metrics.deliver;
         let outcome = &exchanged.outcome;
         let cause = exchanged.cause.as_ref().map_or("", Cause::text);

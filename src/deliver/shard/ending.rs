@@ -5,9 +5,9 @@ use tokio::time::Instant;
 use super::{Done, Reading, Shard, UnderWay, Work, give_up, seconds_between};
 use crate::clock;
 use crate::deliver::allowance::{Change, Ending, Request};
-use crate::deliver::courier::{AnswerRead, Exchange, Rest};
+use crate::deliver::courier::{AnswerBody as _, AnswerRead, Courier, Exchange, Rest};
 use crate::deliver::next_step::{Failure, NextRecord};
-use crate::deliver::publish::PublishError;
+use crate::deliver::publish::{Publish, PublishError};
 use crate::domain::outcome::{DeadReason, DropReason, Outcome, Reason, Verdict, verdict};
 use crate::inflight::ended::Ended;
 use crate::inflight::job::{DeadLetter, Delivery};
@@ -22,8 +22,8 @@ const SERVICE_UNAVAILABLE: u16 = 503;
 /// Answers of a shard that still come in after their verdict, each for 2 s at most: with a descriptor and some KB each.
 const READINGS_MAX: usize = 128;
 
-impl Shard {
-    pub(super) fn finish(&mut self, done: Done) {
+impl<C: Courier, P: Publish> Shard<C, P> {
+    pub(super) fn finish(&mut self, done: Done<C>) {
         match done {
             Done::Attempt { under_way, exchanged } => self.attempt_ended(*under_way, exchanged),
             Done::Answer { reading, read } => {
@@ -54,7 +54,7 @@ impl Shard {
         }
     }
 
-    fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchange) {
+    fn attempt_ended(&mut self, under_way: UnderWay, exchanged: Exchange<C>) {
         let now = Instant::now();
         self.update_allowance(&under_way, &exchanged, now);
         self.free(&under_way, &exchanged, now);
@@ -103,7 +103,7 @@ impl Shard {
     }
 
     /// Gives back what a request held: its place in the order, its share of lane and host.
-    fn free(&mut self, under_way: &UnderWay, exchanged: &Exchange, now: Instant) {
+    fn free(&mut self, under_way: &UnderWay, exchanged: &Exchange<C>, now: Instant) {
         let has_failed = exchanged.outcome != Outcome::Acknowledged;
         self.shared.metrics.deliver.in_flight_requests.dec();
         if let Some(lane) = self.lanes.get_mut(under_way.lane) {
@@ -126,30 +126,30 @@ impl Shard {
 
     /// Takes what has come of an answer, and reads the rest beside the next deliveries. Where too many answers come slowly, the
     /// connection is closed instead.
-    fn await_answer(&mut self, reading: Reading, rest: Rest, now: Instant) {
+    fn await_answer(&mut self, reading: Reading, rest: Rest<C>, now: Instant) {
         match rest {
             Rest::Read(read) => self.answer_read(reading, read, now),
-            Rest::Coming(rest) if self.readings < READINGS_MAX => {
+            Rest::Coming(body) if self.readings < READINGS_MAX => {
                 self.readings += 1;
-                self.outbox.push(Work::Answer { reading: Box::new(reading), rest });
+                self.outbox.push(Work::Answer { reading: Box::new(reading), body });
             }
-            Rest::Coming(rest) => self.answer_read(reading, rest.cut_off(), now),
+            Rest::Coming(body) => self.answer_read(reading, body.cut_off(), now),
         }
     }
 
-    fn answer_read(&mut self, reading: Reading, read: AnswerRead, now: Instant) {
+    fn answer_read(&mut self, reading: Reading, read: AnswerRead<C::Connection>, now: Instant) {
         if let Some(entry) = reading.entry {
             self.shared.reports.answer_read(entry, read.body);
         }
-        if let Some(link) = read.link
+        if let Some(connection) = read.connection
             && self.hosts.contains(reading.host)
         {
-            self.kept.put(reading.host, link, now);
+            self.kept.put(reading.host, connection, now);
         }
     }
 
     /// Learns from the answer how many requests the receiver takes at a time for this webhook.
-    fn update_allowance(&mut self, under_way: &UnderWay, exchanged: &Exchange, now: Instant) {
+    fn update_allowance(&mut self, under_way: &UnderWay, exchanged: &Exchange<C>, now: Instant) {
         let Some(lane) = self.lanes.get_mut(under_way.lane) else { return };
         let ending = match exchanged.outcome {
             Outcome::Acknowledged => Ending::Acknowledged,

@@ -6,13 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Shard;
+use crate::deliver::courier::Courier;
+use crate::deliver::publish::Publish;
 
 /// How often a shard looks after its lanes.
 pub(super) const MAINTENANCE_EVERY: Duration = Duration::from_millis(100);
 /// A lane or host without work is forgotten after this; a circuit's state with it.
 const FORGET_AFTER: Duration = Duration::from_mins(2);
 
-impl Shard {
+impl<C: Courier, P: Publish> Shard<C, P> {
     /// Looks after what no event does.
     pub(super) fn look(&mut self) {
         let now = Instant::now();

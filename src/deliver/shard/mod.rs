@@ -23,13 +23,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use self::maintenance::MAINTENANCE_EVERY;
 use super::allowance::Allowance;
 use super::circuit::Circuit;
-use super::connection::KeptConnection;
-use super::courier::{AnswerRead, AnswerRest, Courier, Exchange};
-use super::kept_pool::KeptPool;
+use super::courier::{AnswerBody as _, AnswerRead, Courier, Exchange};
+use super::http_courier::HttpCourier;
+use super::kept_pool::{KeptPool, kept_max};
 use super::next_step::{NextRecord, NextSteps};
 use super::observers::Reports;
 use super::order::{OrderedQueue, Place};
-use super::publish::{PublishError, Sink};
+use super::publish::{Publish, PublishError, Sink};
 use super::request::{RequestTemplate, SignedRequest};
 use crate::attempt_log::entry::Entry;
 use crate::clock;
@@ -47,16 +47,16 @@ use crate::telemetry::metrics::{Metrics, TickOutcome};
 /// Batches that wait for the shard: with 256 jobs each, what a consumer reads in a few ms.
 pub const BATCHES_MAX: usize = 16;
 
-/// What all shards share.
-pub struct Shared {
+/// What all shards share: `C` makes their requests, `P` publishes what follows from them.
+pub struct Shared<C, P> {
     /// How deliveries are made.
     pub settings: settings::Delivery,
     /// How many shards there are.
     pub shards: usize,
     /// Makes requests.
-    pub courier: Courier,
+    pub courier: C,
     /// Publishes retries and dead letters.
-    pub sink: Sink,
+    pub sink: P,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// How much the process holds.
@@ -113,9 +113,9 @@ struct Host {
 
 /// What a shard does outside itself.
 #[expect(clippy::large_enum_variant, reason = "nearly all of it is the largest one")]
-enum Work {
-    Attempt { under_way: Box<UnderWay>, attempt: SignedRequest, kept: Option<KeptConnection> },
-    Answer { reading: Box<Reading>, rest: Box<AnswerRest> },
+enum Work<C: Courier> {
+    Attempt { under_way: Box<UnderWay>, request: SignedRequest, kept: Option<C::Connection> },
+    Answer { reading: Box<Reading>, body: Box<C::Body> },
     Publish { settlement: Box<NextRecord>, active: Option<Active>, held: HeldPublication },
 }
 
@@ -138,14 +138,14 @@ struct Reading {
 }
 
 /// How that ended.
-enum Done {
+enum Done<C: Courier> {
     Attempt {
         under_way: Box<UnderWay>,
-        exchanged: Exchange,
+        exchanged: Exchange<C>,
     },
     Answer {
         reading: Box<Reading>,
-        read: AnswerRead,
+        read: AnswerRead<C::Connection>,
     },
     Publish {
         settlement: Box<NextRecord>,
@@ -155,13 +155,13 @@ enum Done {
     },
 }
 
-async fn perform(shared: Arc<Shared>, work: Work) -> Done {
+async fn perform<C: Courier, P: Publish>(shared: Arc<Shared<C, P>>, work: Work<C>) -> Done<C> {
     match work {
-        Work::Attempt { under_way, attempt, kept } => {
-            let exchanged = shared.courier.exchange(&attempt, kept, shared.reports.keep()).await;
+        Work::Attempt { under_way, request, kept } => {
+            let exchanged = shared.courier.attempt(&request, kept, shared.reports.keep()).await;
             Done::Attempt { under_way, exchanged }
         }
-        Work::Answer { reading, rest } => Done::Answer { reading, read: rest.read().await },
+        Work::Answer { reading, body } => Done::Answer { reading, read: body.read().await },
         Work::Publish { settlement, active, held } => {
             // Boxed: it is rare, and would make the future of every request as large as its own.
             let published = Box::pin(shared.sink.publish(&settlement.outgoing)).await;
@@ -170,16 +170,21 @@ async fn perform(shared: Arc<Shared>, work: Work) -> Done {
     }
 }
 
+/// Runs the shard at `index` of all, until all consumers have dropped their ends of `inbound` and nothing is under way.
+pub async fn run_shard(index: usize, shared: Arc<Shared<HttpCourier, Sink>>, inbound: mpsc::Receiver<Vec<Job>>) {
+    Shard::new(index, shared).run(inbound).await;
+}
+
 /// Lanes and hosts of some receivers.
-pub struct Shard {
+struct Shard<C: Courier, P> {
     index: usize,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<C, P>>,
     lanes: Slab<Lane>,
     /// By the ids of their gauges.
     lane_of: HashMap<u64, usize, BuildHash64>,
     hosts: Slab<Host>,
     host_of: HashMap<Arc<Authority>, usize>,
-    kept: KeptPool,
+    kept: KeptPool<C::Connection>,
     /// Answers that still come in.
     readings: usize,
     runnable: VecDeque<usize>,
@@ -188,14 +193,13 @@ pub struct Shard {
     /// A permit in hand, waited for when runnable lanes had none.
     permit: Option<OwnedSemaphorePermit>,
     /// What was decided and is not begun.
-    outbox: Vec<Work>,
+    outbox: Vec<Work<C>>,
     rng: StdRng,
 }
 
-impl Shard {
-    /// The shard at `index` of all.
-    pub fn new(index: usize, shared: Arc<Shared>) -> Self {
-        let kept_max = KeptPool::max_of(shared.settings.max_in_flight, shared.shards);
+impl<C: Courier, P: Publish> Shard<C, P> {
+    fn new(index: usize, shared: Arc<Shared<C, P>>) -> Self {
+        let kept_max = kept_max(shared.settings.max_in_flight, shared.shards);
         Self {
             index,
             shared,
@@ -213,8 +217,7 @@ impl Shard {
         }
     }
 
-    /// Works until all consumers have dropped their ends of `inbound` and nothing is under way.
-    pub async fn run(mut self, mut inbound: mpsc::Receiver<Vec<Job>>) {
+    async fn run(mut self, mut inbound: mpsc::Receiver<Vec<Job>>) {
         let mut work = FuturesUnordered::new();
         let mut looks = tokio::time::interval(MAINTENANCE_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -385,3 +388,8 @@ fn give_up(metrics: &Metrics, delivery: &Delivery) {
 fn seconds_between(from_ms: i64, to_ms: i64) -> f64 {
     Duration::from_millis(u64::try_from(to_ms.saturating_sub(from_ms)).unwrap_or(0)).as_secs_f64()
 }
+
+#[cfg(test)]
+mod lab;
+#[cfg(test)]
+mod tests;

@@ -5,14 +5,16 @@ use tokio::time::Instant;
 
 use super::{Shard, UnderWay, Work, give_up, seconds_between};
 use crate::clock;
+use crate::deliver::courier::Courier;
 use crate::deliver::order::Place;
+use crate::deliver::publish::Publish;
 use crate::deliver::request::SignedRequest;
 use crate::inflight::job::Delivery;
 use crate::inflight::partition::Active;
 
 use std::sync::Arc;
 
-impl Shard {
+impl<C: Courier, P: Publish> Shard<C, P> {
     pub(super) fn schedule(&mut self, lane_index: usize) {
         let Some(lane) = self.lanes.get_mut(lane_index) else { return };
         if !lane.scheduled && lane.queue.has_ready() && lane.in_flight < lane.allowance.requests() {
@@ -148,7 +150,7 @@ impl Shard {
         // What is sent is the newest record's: reports on it mask that record's secrets and name its URL.
         let (integration, webhook) = &lane.prepared_from;
         (delivery.integration, delivery.webhook) = (Arc::clone(integration), *webhook);
-        let attempt = SignedRequest::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
-        self.outbox.push(Work::Attempt { under_way: Box::new(under_way), attempt, kept });
+        let request = SignedRequest::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
+        self.outbox.push(Work::Attempt { under_way: Box::new(under_way), request, kept });
     }
 }

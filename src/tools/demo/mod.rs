@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::console::serve as serve_console;
 use crate::app::worker::{Worker, WorkerError};
 use crate::console::BoundConsole;
-use crate::deliver::publish::{Outgoing, PublishError, Sink};
+use crate::deliver::publish::{Outgoing, Publish as _, PublishError, Sink};
 use crate::domain::signature::{Signer, SigningKey};
 use crate::kafka::ClientError;
 use crate::registration::http::ApiError;

@@ -10,7 +10,7 @@ use super::account::EVENTS_MAX;
 use super::sample;
 use super::{Ledger, lock};
 use crate::clock;
-use crate::deliver::publish::{Outgoing, PublishError, Sink};
+use crate::deliver::publish::{Outgoing, Publish as _, PublishError, Sink};
 use crate::domain::headers;
 use crate::settings::Demo;
 

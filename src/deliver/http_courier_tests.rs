@@ -20,9 +20,9 @@ use crate::net::address::AddressPolicy;
 /// Long enough for a busy machine; no test waits for it to pass.
 const AMPLE: Duration = Duration::from_secs(20);
 
-fn courier(request_timeout: Duration) -> Courier {
+fn courier(request_timeout: Duration) -> HttpCourier {
     let connector = Connector::system(AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]), AMPLE);
-    Courier::new(connector, request_timeout, Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap())))
+    HttpCourier::new(connector, request_timeout, Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap())))
 }
 
 fn request(port: u16, payload: &[u8]) -> SignedRequest {
@@ -96,10 +96,10 @@ fn answer_with(listener: TcpListener, answer: &str) -> JoinSet<()> {
 async fn outcome_of(answer: &str) -> (Outcome, bool) {
     let (listener, port) = listen().await;
     let server = answer_with(listener, answer);
-    let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Failures).await;
+    let exchanged = courier(AMPLE).attempt(&request(port, b"x"), None, Keep::Failures).await;
     drop(server);
     let link = match exchanged.rest {
-        Rest::Read(read) => read.link.is_some(),
+        Rest::Read(read) => read.connection.is_some(),
         Rest::Coming(_) => false,
     };
     (exchanged.outcome, link)
@@ -189,7 +189,7 @@ async fn the_headers_on_the_wire_are_those_of_the_contract_in_their_order() {
         drop(tcp);
         head
     });
-    courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Nothing).await;
+    courier(AMPLE).attempt(&request(port, b"x"), None, Keep::Nothing).await;
     let head = ended(seen).await;
     let names: Vec<&str> = head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0)).collect();
     assert!(head.starts_with("POST /cb HTTP/1.1\r\n"), "{head}");
@@ -223,13 +223,13 @@ async fn the_verdict_does_not_wait_for_the_body_which_is_read_beside_it_up_to_it
         tcp.write_all(&[b'a'; 2000]).await.unwrap();
         tcp
     });
-    let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Failures).await;
+    let exchanged = courier(AMPLE).attempt(&request(port, b"x"), None, Keep::Failures).await;
     assert_eq!(exchanged.outcome, Outcome::Failed { reason: Reason::Status, status: Some(500), retry_after: None });
     assert!(matches!(exchanged.rest, Rest::Coming(_)));
     go.send(()).unwrap();
     let read = exchanged.rest.read().await;
     assert_eq!(read.body, vec![b'a'; ANSWER_BYTES_KEPT]);
-    assert!(read.link.is_some(), "the connection can carry the next request");
+    assert!(read.connection.is_some(), "the connection can carry the next request");
     drop(ended(server).await);
 }
 
@@ -246,9 +246,9 @@ async fn a_body_without_an_end_costs_its_connection_and_no_more_than_its_bound()
         }
         written
     });
-    let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Failures).await;
+    let exchanged = courier(AMPLE).attempt(&request(port, b"x"), None, Keep::Failures).await;
     let read = exchanged.rest.read().await;
-    assert!(read.link.is_none());
+    assert!(read.connection.is_none());
     assert_eq!(read.body.len(), ANSWER_BYTES_KEPT);
     // The connection is closed, or this would never end.
     assert!(ended(server).await >= ANSWER_BYTES_MAX);
@@ -260,7 +260,7 @@ async fn a_request_given_up_closes_its_connection_within_a_second_though_nobody_
     let limit = Duration::from_millis(300);
     let payload = vec![b'x'; 16 << 20];
     let courier = courier(limit);
-    let exchange = courier.exchange(&request(port, &payload), None, Keep::Nothing).await;
+    let exchange = courier.attempt(&request(port, &payload), None, Keep::Nothing).await;
     let Outcome::Failed { reason, .. } = exchange.outcome else { panic!("acknowledged") };
     assert_eq!((reason, exchange.cause.unwrap().text()), (Reason::Timeout, "no answer within 300ms"));
     let (_unread, peer) = listener.accept().await.unwrap();
@@ -282,9 +282,9 @@ async fn an_answer_before_the_request_is_read_counts_and_its_connection_is_not_k
         tcp
     });
     let courier = courier(Duration::from_secs(1));
-    let exchanged = courier.exchange(&request(port, &vec![b'x'; 16 << 20]), None, Keep::Nothing).await;
+    let exchanged = courier.attempt(&request(port, &vec![b'x'; 16 << 20]), None, Keep::Nothing).await;
     assert_eq!(exchanged.outcome, Outcome::Acknowledged);
-    assert!(exchanged.rest.read().await.link.is_none());
+    assert!(exchanged.rest.read().await.connection.is_none());
     drop(ended(server).await);
 }
 
@@ -298,7 +298,7 @@ async fn an_answer_is_looked_for_before_a_reset_is_called_one() {
             tcp.write_all(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             // Closed with unread bytes: the other end gets a reset.
         });
-        let exchanged = courier(AMPLE).exchange(&request(port, &vec![b'x'; 4 << 20]), None, Keep::Nothing).await;
+        let exchanged = courier(AMPLE).attempt(&request(port, &vec![b'x'; 4 << 20]), None, Keep::Nothing).await;
         ended(server).await;
         assert_eq!(exchanged.outcome, Outcome::Failed { reason: Reason::Status, status: Some(413), retry_after: None });
     }
@@ -316,7 +316,7 @@ async fn a_receiver_that_speaks_first_speaks_no_http() {
         }
     });
     for _ in 0..20 {
-        let exchanged = courier(AMPLE).exchange(&request(port, b"x"), None, Keep::Nothing).await;
+        let exchanged = courier(AMPLE).attempt(&request(port, b"x"), None, Keep::Nothing).await;
         assert_eq!(exchanged.outcome, Outcome::failed(Reason::Protocol), "{:?}", exchanged.cause);
         assert_ne!(exchanged.cause.unwrap().text(), "channel closed");
     }
@@ -340,11 +340,11 @@ async fn every_name_of_the_zoo_ends_as_expected_and_one_that_flips_into_a_privat
         let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
         let connector = Connector::new(resolver.clone(), policy, Tls::trusting([]), connect_timeout);
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
-        let courier = Courier::new(connector, AMPLE, metrics);
+        let courier = HttpCourier::new(connector, AMPLE, metrics);
         let attempt = request_to(&format!("http://{}:{port}", name.name), b"x");
         let mut kept = None;
         for expected in [name.expected, name.later] {
-            let exchanged = courier.exchange(&attempt, kept.take(), Keep::Nothing).await;
+            let exchanged = courier.attempt(&attempt, kept.take(), Keep::Nothing).await;
             let cause = exchanged.cause.map(|cause| cause.text().to_owned()).unwrap_or_default();
             match expected {
                 Expected::Acknowledged => {
@@ -359,7 +359,7 @@ async fn every_name_of_the_zoo_ends_as_expected_and_one_that_flips_into_a_privat
                     );
                 }
             }
-            kept = exchanged.rest.read().await.link;
+            kept = exchanged.rest.read().await.connection;
             if name.later != name.expected && expected == name.expected {
                 let until = resolver.resolve(name.name).await.unwrap().until;
                 tokio::time::sleep_until(until).await;
@@ -387,10 +387,10 @@ async fn a_stale_connection_costs_no_attempt_and_one_resend_at_most() {
         listener
     });
     let courier = courier(AMPLE);
-    let first = courier.exchange(&request(port, b"x"), None, Keep::Nothing).await;
-    let link = first.rest.read().await.link;
+    let first = courier.attempt(&request(port, b"x"), None, Keep::Nothing).await;
+    let link = first.rest.read().await.connection;
     assert!(link.is_some());
-    let second = courier.exchange(&request(port, b"x"), link, Keep::Nothing).await;
+    let second = courier.attempt(&request(port, b"x"), link, Keep::Nothing).await;
     assert_eq!(second.outcome, Outcome::failed(Reason::Reset));
     assert_eq!(courier.metrics.deliver.stale_resends.get(), 1);
     let listener = ended(server).await;
@@ -418,15 +418,15 @@ async fn a_kept_connection_is_used_only_while_its_name_leads_there() {
     }));
     let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let connector = Connector::new(resolver, policy, Tls::trusting([]), AMPLE);
-    let courier = Courier::new(connector, AMPLE, Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap())));
+    let courier = HttpCourier::new(connector, AMPLE, Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap())));
     let request = request_to(&format!("http://hook.test:{port}"), b"x");
     let mut kept = None;
     for (moved, led_to, opened) in [(here, here, 1), (here, here, 1), (there, there, 2)] {
         moves.send_replace(HashMap::from([(Family::V4, moved)]));
-        let exchanged = courier.exchange(&request, kept.take(), Keep::Nothing).await;
+        let exchanged = courier.attempt(&request, kept.take(), Keep::Nothing).await;
         assert_eq!((exchanged.outcome, exchanged.address.unwrap().ip()), (Outcome::Acknowledged, led_to));
         assert_eq!(courier.metrics.deliver.connections_opened.get(), opened);
-        kept = exchanged.rest.read().await.link;
+        kept = exchanged.rest.read().await.connection;
         let until = kept.as_ref().unwrap().checked_until;
         tokio::time::sleep_until(until).await;
     }

@@ -1,0 +1,445 @@
+//! A shard whose courier and publisher do what a test says, on tokio's paused clock: a minute of retries takes no time, and each
+//! test sees the same order of events. No rule of a shard is here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{BATCHES_MAX, Shard, Shared, permits};
+use crate::deliver::courier::{AnswerBody, AnswerRead, Courier, Exchange, Rest};
+use crate::deliver::kept_pool::Keepable;
+use crate::deliver::next_step::NextSteps;
+use crate::deliver::observers::Reports;
+use crate::deliver::publish::{Outgoing, Publish, PublishError};
+use crate::deliver::request::SignedRequest;
+use crate::domain::headers::Wire;
+use crate::domain::integration::{Integration, Webhook};
+use crate::domain::outcome::{Outcome, Reason};
+use crate::domain::retry_schedule::RetrySchedule;
+use crate::inflight::ended::Keep;
+use crate::inflight::job::{Delivery, Due, Event, Job, Origin};
+use crate::inflight::lane_gauge::{LaneGauge, LaneGauges};
+use crate::inflight::partition::{Assignment, FromLane};
+use crate::inflight::pressure::Pressure;
+use crate::settings;
+use crate::telemetry::metrics::Metrics;
+
+/// The key of the integration of all webhooks.
+const INTEGRATION: &str = "ws/i";
+/// What a test waits for comes within this time of the paused clock, or never.
+const NEVER: Duration = Duration::from_hours(1);
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// As a worker's, with three retries: after 1 s, 5 s and 1 m.
+pub(super) fn settings() -> settings::Delivery {
+    let schedule = RetrySchedule::parse("1s,5s,1m").unwrap();
+    settings::Delivery { schedule, threads: 1, ..settings::Settings::default().delivery }
+}
+
+/// A request as the courier got it.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    /// When, in ms since the test began.
+    pub(super) at_ms: u128,
+    /// The webhook's id.
+    pub(super) webhook: String,
+    /// The event's offset.
+    pub(super) offset: i64,
+    /// Its number by the header.
+    pub(super) attempt: u32,
+    /// How many were under way to all receivers, itself included.
+    pub(super) under_way: usize,
+    /// Whether it goes over a connection that carried another before.
+    pub(super) is_kept: bool,
+}
+
+/// What a receiver makes of a request.
+pub(super) struct Answer {
+    outcome: Outcome,
+    after: Duration,
+    body_takes: Duration,
+}
+
+impl Answer {
+    fn of(outcome: Outcome) -> Self {
+        Self { outcome, after: Duration::ZERO, body_takes: Duration::ZERO }
+    }
+
+    pub(super) fn acknowledged() -> Self {
+        Self::of(Outcome::Acknowledged)
+    }
+
+    pub(super) fn status(status: u16) -> Self {
+        Self::of(Outcome::Failed { reason: Reason::Status, status: Some(status), retry_after: None })
+    }
+
+    pub(super) fn retry_after(wait: Duration) -> Self {
+        Self::of(Outcome::Failed { reason: Reason::Status, status: Some(503), retry_after: Some(wait) })
+    }
+
+    pub(super) fn failed(reason: Reason) -> Self {
+        Self::of(Outcome::failed(reason))
+    }
+
+    /// The verdict falls after this time.
+    pub(super) fn after(self, after: Duration) -> Self {
+        Self { after, ..self }
+    }
+
+    /// The body comes this long after the verdict.
+    pub(super) fn body_takes(self, body_takes: Duration) -> Self {
+        Self { body_takes, ..self }
+    }
+}
+
+type Script = Box<dyn FnMut(&Seen) -> Answer + Send>;
+
+/// All receivers, and the courier to them.
+pub(super) struct Receivers {
+    began: Instant,
+    script: Mutex<Script>,
+    seen: Mutex<Vec<Seen>>,
+    under_way: AtomicUsize,
+    cut_off: Arc<AtomicUsize>,
+}
+
+impl Receivers {
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().clone()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.seen.lock().len()
+    }
+
+    /// Of each request the event's offset and when it was made, in ms since the test began.
+    pub(super) fn times(&self) -> Vec<(i64, u128)> {
+        self.seen.lock().iter().map(|seen| (seen.offset, seen.at_ms)).collect()
+    }
+
+    /// How many bodies were not read to their end.
+    pub(super) fn cut_off(&self) -> usize {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
+    /// From now on they do this.
+    pub(super) fn answer_with(&self, script: impl FnMut(&Seen) -> Answer + Send + 'static) {
+        *self.script.lock() = Box::new(script);
+    }
+}
+
+impl Courier for Arc<Receivers> {
+    type Connection = LabConnection;
+    type Body = LabBody;
+
+    async fn attempt(&self, request: &SignedRequest, kept: Option<LabConnection>, _keep: Keep) -> Exchange<Self> {
+        let (parts, body) = request.request().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let started = Instant::now();
+        let seen = Seen {
+            at_ms: started.duration_since(self.began).as_millis(),
+            webhook: parts.uri.path().trim_start_matches('/').to_owned(),
+            offset: std::str::from_utf8(&body).unwrap().parse().unwrap(),
+            attempt: parts.headers["x-xcom-delivery-attempt"].to_str().unwrap().parse().unwrap(),
+            under_way: self.under_way.fetch_add(1, Ordering::Relaxed) + 1,
+            is_kept: kept.is_some(),
+        };
+        let answer = (self.script.lock())(&seen);
+        self.seen.lock().push(seen);
+        sleep(answer.after).await;
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        let connection = LabConnection { idle_since: Instant::now() };
+        let rest = if matches!(answer.outcome, Outcome::Failed { status: None, .. }) {
+            Rest::none()
+        } else if answer.body_takes.is_zero() {
+            Rest::Read(AnswerRead { body: Bytes::new(), connection: Some(connection) })
+        } else {
+            let (takes, cut_off) = (answer.body_takes, Arc::clone(&self.cut_off));
+            Rest::Coming(Box::new(LabBody { takes, connection, cut_off }))
+        };
+        Exchange { outcome: answer.outcome, cause: None, address: None, took: started.elapsed(), rest }
+    }
+}
+
+/// A connection that never breaks.
+pub(super) struct LabConnection {
+    idle_since: Instant,
+}
+
+impl Keepable for LabConnection {
+    fn is_usable(&self, _now: Instant) -> bool {
+        true
+    }
+
+    fn idle_since(&self) -> Instant {
+        self.idle_since
+    }
+
+    fn rest(&mut self, now: Instant) {
+        self.idle_since = now;
+    }
+}
+
+/// A body on its way.
+pub(super) struct LabBody {
+    takes: Duration,
+    connection: LabConnection,
+    cut_off: Arc<AtomicUsize>,
+}
+
+impl AnswerBody for LabBody {
+    type Connection = LabConnection;
+
+    async fn read(self) -> AnswerRead<LabConnection> {
+        sleep(self.takes).await;
+        AnswerRead { body: Bytes::new(), connection: Some(self.connection) }
+    }
+
+    fn cut_off(self) -> AnswerRead<LabConnection> {
+        self.cut_off.fetch_add(1, Ordering::Relaxed);
+        AnswerRead { body: Bytes::new(), connection: None }
+    }
+}
+
+/// Kafka, and the publisher to it.
+pub(super) struct Topics {
+    records: Mutex<Vec<Outgoing>>,
+    is_up: watch::Sender<bool>,
+    /// Topics that take no record of any size.
+    too_small: Mutex<Vec<&'static str>>,
+}
+
+impl Topics {
+    /// The in-sync replicas acknowledge, or do not.
+    pub(super) fn set_up(&self, is_up: bool) {
+        self.is_up.send_replace(is_up);
+    }
+
+    pub(super) fn refuse_as_too_large(&self, topic: &'static str) {
+        self.too_small.lock().push(topic);
+    }
+
+    /// Of each record its topic and the attempts made by its header.
+    pub(super) fn written(&self) -> Vec<(String, String)> {
+        self.records
+            .lock()
+            .iter()
+            .map(|record| (record.topic.to_string(), header(record, "hookstream-attempt")))
+            .collect()
+    }
+
+    /// The reason words of the dead letters.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        self.records.lock().iter().map(|record| header(record, "hookstream-reason")).collect()
+    }
+}
+
+fn header(record: &Outgoing, name: &str) -> String {
+    record.headers.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()).unwrap_or_default()
+}
+
+impl Publish for Arc<Topics> {
+    async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
+        if self.too_small.lock().contains(&&*outgoing.topic) {
+            return Err(PublishError::TooLarge);
+        }
+        self.is_up.subscribe().wait_for(|is_up| *is_up).await.unwrap();
+        self.records.lock().push(outgoing.clone());
+        Ok(())
+    }
+}
+
+/// A shard, and a partition of which it gets events.
+pub(super) struct Lab {
+    pub(super) receivers: Arc<Receivers>,
+    pub(super) topics: Arc<Topics>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) assignment: Arc<Assignment>,
+    shared: Arc<Shared<Arc<Receivers>, Arc<Topics>>>,
+    permits: [usize; 2],
+    integration: Arc<Integration>,
+    gauges: LaneGauges,
+    jobs: Option<mpsc::Sender<Vec<Job>>>,
+    running: JoinSet<()>,
+    next_offset: i64,
+}
+
+impl Lab {
+    /// Starts a shard for the webhooks at `urls`; a webhook's id is the path of its URL.
+    pub(super) fn start(
+        settings: settings::Delivery,
+        urls: &[&str],
+        script: impl FnMut(&Seen) -> Answer + Send + 'static,
+    ) -> Self {
+        let hook = |url: &&str| {
+            let id = url.rsplit('/').next();
+            json!({"id": id, "relativeUrl": url, "triggerType": "entityEvent", "filter": {"items": [{}]}})
+        };
+        let record = json!({"webHooks": urls.iter().map(hook).collect::<Vec<_>>()}).to_string();
+        let receivers = Arc::new(Receivers {
+            began: Instant::now(),
+            script: Mutex::new(Box::new(script)),
+            seen: Mutex::default(),
+            under_way: AtomicUsize::new(0),
+            cut_off: Arc::default(),
+        });
+        let topics = Arc::new(Topics {
+            records: Mutex::default(),
+            is_up: watch::Sender::new(true),
+            too_small: Mutex::default(),
+        });
+        let metrics = Arc::new(Metrics::new(&settings.schedule));
+        let (requests, probes) = permits(settings.max_in_flight);
+        let shared = Arc::new(Shared {
+            courier: Arc::clone(&receivers),
+            sink: Arc::clone(&topics),
+            metrics: Arc::clone(&metrics),
+            pressure: Pressure::new(settings.max_queued_bytes),
+            permits: requests,
+            probe_permits: probes,
+            settlements: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
+            reports: Reports::default(),
+            settings,
+            shards: 1,
+        });
+        let (jobs, inbound) = mpsc::channel(BATCHES_MAX);
+        let mut running = JoinSet::new();
+        running.spawn(Shard::new(0, Arc::clone(&shared)).run(inbound));
+        let assignment = Assignment::new("events".into(), 0);
+        assignment.has_places();
+        Self {
+            receivers,
+            topics,
+            metrics,
+            assignment,
+            permits: [&shared.permits, &shared.probe_permits].map(|permits| permits.available_permits()),
+            shared,
+            integration: Arc::new(Integration::parse(INTEGRATION, record.as_bytes()).unwrap()),
+            gauges: LaneGauges::default(),
+            jobs: Some(jobs),
+            running,
+            next_offset: 0,
+        }
+    }
+
+    pub(super) fn pressure(&self) -> Arc<Pressure> {
+        Arc::clone(&self.shared.pressure)
+    }
+
+    /// Time since the test began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.receivers.began.elapsed()
+    }
+
+    pub(super) fn gauge(&self, webhook: &str) -> Arc<LaneGauge> {
+        self.gauges.of(INTEGRATION, webhook)
+    }
+
+    /// Hands an event about `entity` to a webhook, as the events thread does. Says whether its lane took it.
+    pub(super) async fn feed(&mut self, webhook: &str, entity: u64) -> bool {
+        let (gauge, payload) = (self.gauge(webhook), Bytes::from(self.next_offset.to_string()));
+        let admitted = gauge.try_admit_event(payload.len(), &self.shared.pressure);
+        if admitted.is_none() {
+            return false;
+        }
+        let mut event = self.event(payload);
+        event.order_keys = [Some(entity), None];
+        let delivery = Delivery { gauge, admitted, ..self.delivery(webhook, event) };
+        self.hand_over(Job::Deliver(delivery)).await;
+        true
+    }
+
+    /// Hands a retry out of `tier` to a webhook, of which `attempts` were made. Says whether its lane took it; otherwise it goes
+    /// back to its tier, as the retries thread lets it.
+    pub(super) async fn retry(&mut self, webhook: &str, attempts: u32, tier: usize) {
+        let gauge = self.gauge(webhook);
+        let event = self.event(Bytes::from(self.next_offset.to_string()));
+        let admitted = gauge.try_admit_retry(&self.shared.pressure).expect("the lane has room for a retry");
+        let wire = Wire { attempt: Some(attempts), webhook_id: Some(webhook.to_owned()), ..Wire::default() };
+        let delivery = Delivery {
+            gauge,
+            admitted: Some(admitted),
+            attempt: attempts + 1,
+            due: Some(Due { at_ms: 0, tier }),
+            wire: Some(Box::new(wire)),
+            ..self.delivery(webhook, event)
+        };
+        self.hand_over(Job::Deliver(delivery)).await;
+    }
+
+    fn event(&mut self, payload: Bytes) -> Event {
+        let sequence = self.assignment.admit(self.next_offset);
+        let origin = Origin { topic: "events".into(), partition: 0, offset: self.next_offset };
+        let held = self.shared.pressure.hold(payload.len());
+        self.next_offset += 1;
+        let event = Event::new(payload, origin, 0, Some((&self.assignment, sequence)), held);
+        event.open(1);
+        event
+    }
+
+    fn delivery(&self, webhook: &str, event: Event) -> Delivery {
+        let index = self.integration.webhook_by_id(webhook).map(|hook: Webhook<'_>| hook.index()).unwrap();
+        let id = format!("d-{}", event.origin.offset).into();
+        Delivery::alone(Arc::new(event), Arc::clone(&self.integration), index, id)
+    }
+
+    async fn hand_over(&self, job: Job) {
+        self.jobs.as_ref().unwrap().send(vec![job]).await.unwrap();
+    }
+
+    /// What lanes have given back since the last time, by its offset; the lanes then take events again, as when the events thread
+    /// has taken note.
+    pub(super) fn returned(&self) -> Vec<i64> {
+        for (gauge, number) in self.gauges.take_returns() {
+            gauge.note_return(number);
+        }
+        let offset = |told| match told {
+            FromLane::Returned { event, .. } => Some(event.origin.offset),
+            FromLane::Settled { .. } => None,
+        };
+        self.assignment.told_by_lanes().into_iter().filter_map(offset).collect()
+    }
+
+    /// Lets the clock go on to `ms` after the test began.
+    pub(super) async fn at(&self, ms: u64) {
+        sleep_until(self.receivers.began + Duration::from_millis(ms)).await;
+    }
+
+    /// Lets the clock go on until `is_so`.
+    pub(super) async fn until(&mut self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+        let began = Instant::now();
+        while !is_so(self) {
+            assert!(began.elapsed() < NEVER, "{what}: does not come");
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Lets the clock go on until all that was handed over is settled.
+    pub(super) async fn settled(&mut self) {
+        self.until("all is settled", |lab| lab.assignment.committable() == Some(lab.next_offset)).await;
+    }
+
+    /// Drops the consumers' end and waits for the shard's. Nothing is held then.
+    pub(super) async fn end(&mut self) {
+        self.jobs = None;
+        self.running.join_next().await.unwrap().expect("the shard does not panic");
+        assert_eq!(self.metrics.deliver.in_flight_requests.get(), 0);
+        assert_eq!(
+            [&self.shared.permits, &self.shared.probe_permits].map(|permits| permits.available_permits()),
+            self.permits,
+            "every permit is back"
+        );
+        self.returned();
+        assert_eq!(self.shared.pressure.queued(), 0);
+        assert!(!self.shared.pressure.is_over_bytes());
+    }
+}

@@ -1,0 +1,342 @@
+//! What a shard promises, a test a claim, on tokio's paused clock: no receiver, no Kafka.
+
+use std::time::Duration;
+
+use super::lab::{Answer, Lab, Seen, settings};
+use crate::domain::outcome::Reason;
+use crate::settings::{Delivery, Ordering};
+
+const ONE: &[&str] = &["http://r.example/hook"];
+/// The failures in a row that open a circuit: more than one delivery's schedule.
+const FAILURES_TO_OPEN: u64 = 20;
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn unordered() -> Delivery {
+    Delivery { ordering: Ordering::None, ..settings() }
+}
+
+/// A lab whose one webhook failed until its circuit opened.
+async fn with_open_circuit(urls: &[&str], answer: fn() -> Answer) -> Lab {
+    let mut lab = Lab::start(unordered(), urls, move |_| answer());
+    for entity in 0..FAILURES_TO_OPEN {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.until("the lane is blocked", |lab| lab.gauge("hook").is_blocked()).await;
+    lab
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_waits_for_the_one_before_it_about_its_entity_and_for_no_other() {
+    let mut lab = Lab::start(settings(), ONE, |seen| match seen.offset {
+        0 => Answer::acknowledged().after(secs(5)),
+        _ => Answer::acknowledged().after(secs(1)),
+    });
+    for entity in [1, 1, 2, 1, 2] {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.settled().await;
+    assert_eq!(lab.receivers.times(), [(0, 0), (2, 0), (4, 1_000), (1, 5_000), (3, 6_000)]);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_is_put_off_holds_back_none_of_its_entity() {
+    let mut lab = Lab::start(settings(), ONE, |seen| match seen.offset {
+        0 => Answer::failed(Reason::Timeout).after(secs(10)),
+        _ => Answer::acknowledged(),
+    });
+    lab.topics.set_up(false);
+    assert!(lab.feed("hook", 1).await && lab.feed("hook", 1).await);
+    lab.until("the second is requested", |lab| lab.receivers.count() == 2).await;
+    assert_eq!(lab.receivers.times(), [(0, 0), (1, 10_000)], "though Kafka does not have the first one's retry yet");
+    lab.topics.set_up(true);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_is_settled_only_when_kafka_has_what_follows() {
+    let mut lab = Lab::start(unordered(), ONE, |_| Answer::status(500));
+    lab.topics.set_up(false);
+    assert!(lab.feed("hook", 1).await);
+    lab.at(60_000).await;
+    assert_eq!((lab.receivers.count(), lab.assignment.committable()), (1, None));
+    lab.topics.set_up(true);
+    lab.settled().await;
+    assert_eq!(lab.topics.written(), [("retry.1s".to_owned(), "1".to_owned())]);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_a_failure_is_the_tier_of_its_attempt_or_a_dead_letter() {
+    for (attempts, answer, topic) in [
+        (1, Answer::status(500), "retry.5s"),
+        (2, Answer::failed(Reason::Dns), "retry.1m"),
+        (3, Answer::status(404), "dead-letter"),
+        (1, Answer::retry_after(secs(6)), "retry.1m"),
+        (2, Answer::retry_after(secs(6000)), "retry.1m"),
+        (3, Answer::retry_after(secs(1)), "dead-letter"),
+    ] {
+        let mut answer = Some(answer);
+        let mut lab = Lab::start(settings(), ONE, move |_| answer.take().expect("one request"));
+        lab.retry("hook", attempts, 0).await;
+        lab.settled().await;
+        assert_eq!(lab.receivers.seen()[0].attempt, attempts + 1);
+        assert_eq!(lab.topics.written(), [(topic.to_owned(), (attempts + 1).to_string())]);
+        lab.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_too_large_for_its_tier_is_a_dead_letter_and_one_too_large_for_that_is_dropped_and_counted() {
+    let mut lab = Lab::start(settings(), ONE, |_| Answer::status(500));
+    lab.topics.refuse_as_too_large("retry.1s");
+    assert!(lab.feed("hook", 1).await);
+    lab.settled().await;
+    assert_eq!(lab.topics.reasons(), ["too-large"]);
+    lab.topics.refuse_as_too_large("dead-letter");
+    assert!(lab.feed("hook", 1).await);
+    lab.settled().await;
+    let dropped = lab.metrics.dropped().find(|(reason, _)| reason.word() == "too-large").unwrap().1;
+    assert_eq!((lab.topics.written().len(), dropped), (1, 1));
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_opens_after_twenty_failures_in_a_row_and_lets_a_probe_through_after_1_2_4_8_and_10_seconds() {
+    let mut lab = with_open_circuit(ONE, || Answer::status(500)).await;
+    assert_eq!(lab.metrics.deliver.webhook_circuits_open.get(), 1);
+    assert!(!lab.feed("hook", 1).await, "nothing is taken but what a probe needs");
+    while lab.receivers.count() < 27 {
+        lab.returned();
+        lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(&lab.pressure())).await;
+        let before = lab.receivers.count();
+        assert!(lab.feed("hook", 1).await && !lab.feed("hook", 2).await, "one probe at a time");
+        lab.until("it is requested", |lab| lab.receivers.count() > before).await;
+    }
+    let times: Vec<u128> = lab.receivers.seen().iter().map(|seen| seen.at_ms).skip(19).collect();
+    let waits = times.windows(2).map(|pair| pair[1] - pair[0]);
+    for (wait, expected) in waits.zip([1_000, 2_000, 4_000, 8_000, 10_000, 10_000, 10_000]) {
+        // A shard looks ten times a second.
+        assert!((expected..expected + 200).contains(&wait), "{times:?}");
+    }
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_with_acknowledgements_between_them_open_no_circuit() {
+    let script = |seen: &Seen| if seen.offset % 20 == 19 { Answer::acknowledged() } else { Answer::status(500) };
+    let mut lab = Lab::start(Delivery { ordering: Ordering::Webhook, ..settings() }, ONE, script);
+    for entity in 0..200 {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.settled().await;
+    assert_eq!((lab.receivers.count(), lab.returned().len()), (200, 0));
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_circuit_goes_back_where_it_came_from_unspent() {
+    let mut lab = Lab::start(Delivery { max_in_flight_per_webhook: 1, ..unordered() }, ONE, |_| {
+        Answer::failed(Reason::Connect).after(Duration::from_millis(1))
+    });
+    for entity in 0..FAILURES_TO_OPEN {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.retry("hook", 2, 1).await;
+    assert!(lab.feed("hook", 1).await);
+    lab.until("the circuit opens", |lab| lab.gauge("hook").is_blocked()).await;
+    lab.until("the retry is in its tier", |lab| lab.topics.written().len() == 21).await;
+    assert!(lab.topics.written().contains(&("retry.5s".to_owned(), "2".to_owned())));
+    assert_eq!((lab.receivers.count(), lab.returned()), (20, vec![21]));
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acknowledged_probe_closes_the_circuit_and_a_refused_one_does_not() {
+    let mut lab = with_open_circuit(ONE, || Answer::status(500)).await;
+    for (answer, is_blocked) in [(Answer::status(500), true), (Answer::acknowledged(), false)] {
+        let mut answer = Some(answer);
+        lab.receivers.answer_with(move |_| answer.take().unwrap_or_else(Answer::acknowledged));
+        lab.returned();
+        lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(&lab.pressure())).await;
+        assert!(lab.feed("hook", 1).await);
+        lab.settled().await;
+        assert_eq!(lab.gauge("hook").is_blocked(), is_blocked);
+    }
+    for entity in 0..100 {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.settled().await;
+    assert_eq!((lab.receivers.count(), lab.metrics.deliver.webhook_circuits_open.get()), (122, 0));
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_answer_closes_a_hosts_circuit_for_all_its_webhooks() {
+    let urls = ["http://r.example/hook", "http://r.example/other", "http://elsewhere.example/third"];
+    let mut lab = with_open_circuit(&urls, || Answer::failed(Reason::Connect)).await;
+    assert_eq!(lab.metrics.deliver.circuits_open.get(), 1);
+    lab.receivers.answer_with(|seen| match &*seen.webhook {
+        "other" => Answer::status(410),
+        _ => Answer::acknowledged(),
+    });
+    // It was not known that its host does not answer: the first one is kept, to probe with.
+    assert!(lab.feed("other", 1).await);
+    assert!(lab.feed("third", 1).await);
+    lab.until("the host's circuit closes", |lab| lab.metrics.deliver.circuits_open.get() == 0).await;
+    let last: Vec<_> = lab.receivers.seen().into_iter().skip(20).map(|seen| (seen.webhook, seen.at_ms)).collect();
+    assert!(last[0].0 == "third" && last[0].1 < 100, "{last:?}");
+    assert!(last[1].0 == "other" && (1_000..1_200).contains(&last[1].1), "{last:?}");
+    assert!(!lab.gauge("other").is_blocked() && lab.gauge("hook").is_blocked(), "the webhook's own is open too");
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn receivers_that_hang_take_no_permit_of_a_probe() {
+    let urls = ["http://r.example/hook", "http://hangs.example/hangs"];
+    let limits = Delivery { max_in_flight: 16, ..unordered() };
+    let mut lab = Lab::start(limits, &urls, |_| Answer::status(500));
+    for entity in 0..FAILURES_TO_OPEN {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.until("the lane is blocked", |lab| lab.gauge("hook").is_blocked()).await;
+    lab.receivers.answer_with(|seen| match &*seen.webhook {
+        "hangs" => Answer::failed(Reason::Timeout).after(secs(600)),
+        _ => Answer::acknowledged(),
+    });
+    for entity in 0..40 {
+        assert!(lab.feed("hangs", entity).await);
+    }
+    lab.until("all other permits are taken", |lab| lab.receivers.count() == 34).await;
+    lab.returned();
+    lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(&lab.pressure())).await;
+    assert!(lab.feed("hook", 1).await);
+    lab.until("the circuit closes", |lab| !lab.gauge("hook").is_blocked()).await;
+    lab.at(5_000).await;
+    assert_eq!(lab.receivers.count(), 35);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_takes_four_at_a_time_soon_gets_no_more() {
+    let mut lab = Lab::start(unordered(), ONE, |seen| match seen.under_way {
+        0..=4 => Answer::acknowledged().after(Duration::from_millis(50)),
+        _ => Answer::status(503),
+    });
+    let mut restricted = 0;
+    for round in 0..10 {
+        for entity in 0..100 {
+            assert!(lab.feed("hook", entity).await, "round {round}");
+        }
+        lab.settled().await;
+        restricted = restricted.max(lab.metrics.deliver.webhooks_restricted.get());
+    }
+    let refused = lab.topics.written().len();
+    assert!((1..=60).contains(&refused), "{refused} of 1,000 were refused");
+    assert_eq!((restricted, lab.metrics.deliver.webhook_circuits_open.get()), (1, 0));
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_gets_as_many_requests_at_a_time_as_it_may_and_a_host_as_many_as_it_may() {
+    let urls = ["http://r.example/hook", "http://r.example/other"];
+    let limits = Delivery { max_in_flight_per_webhook: 3, max_in_flight_per_host: 5, ..unordered() };
+    let mut lab = Lab::start(limits, &urls, |_| Answer::acknowledged().after(secs(1)));
+    for entity in 0..9 {
+        assert!(lab.feed("hook", entity).await && lab.feed("other", entity).await);
+    }
+    lab.settled().await;
+    let under_way_max = lab.receivers.seen().iter().map(|seen| seen.under_way).max();
+    assert_eq!(under_way_max, Some(5));
+    let at_once = |webhook: &str| {
+        let seen = lab.receivers.seen();
+        (0..10).map(|second| seen.iter().filter(|it| it.webhook == webhook && it.at_ms / 1_000 == second).count()).max()
+    };
+    assert_eq!((at_once("hook"), at_once("other")), (Some(3), Some(3)));
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_that_keeps_its_host_busy_lets_the_next_one_in_first() {
+    let urls = ["http://r.example/busy", "http://r.example/quiet"];
+    let limits = Delivery { max_in_flight_per_host: 2, ..unordered() };
+    let mut lab = Lab::start(limits, &urls, |_| Answer::acknowledged().after(secs(1)));
+    for entity in 0..40 {
+        assert!(lab.feed("busy", entity).await);
+    }
+    assert!(lab.feed("quiet", 1).await);
+    lab.settled().await;
+    let quiet = lab.receivers.seen().into_iter().find(|seen| seen.webhook == "quiet").unwrap();
+    assert_eq!(quiet.at_ms, 1_000, "with the first place that is free");
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_delivery_does_not_wait_for_the_body_and_the_one_after_it_has_the_connection_again() {
+    let limits = Delivery { max_in_flight_per_webhook: 1, ..unordered() };
+    let mut lab = Lab::start(limits, ONE, |_| Answer::acknowledged().after(secs(1)).body_takes(secs(1)));
+    for entity in 0..3 {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.settled().await;
+    assert_eq!(lab.receivers.times(), [(0, 0), (1, 1_000), (2, 2_000)]);
+    let kept: Vec<bool> = lab.receivers.seen().iter().map(|seen| seen.is_kept).collect();
+    assert_eq!(kept, [false, false, true]);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_come_slowly_are_bounded_in_number_and_the_rest_is_cut_off() {
+    let mut lab = Lab::start(unordered(), ONE, |_| Answer::acknowledged().body_takes(secs(2)));
+    for entity in 0..200 {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.settled().await;
+    assert_eq!((lab.receivers.count(), lab.receivers.cut_off()), (200, 72), "128 are read");
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_request_after_a_failure_opens_a_new_connection() {
+    let limits = Delivery { ordering: Ordering::Webhook, ..settings() };
+    let mut lab = Lab::start(limits, ONE, |seen| match seen.offset {
+        2 => Answer::status(500),
+        5 => Answer::failed(Reason::Reset),
+        _ => Answer::acknowledged(),
+    });
+    for entity in 0..8 {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.settled().await;
+    let kept: Vec<bool> = lab.receivers.seen().iter().map(|seen| seen.is_kept).collect();
+    assert_eq!(kept, [false, true, true, false, true, true, false, true]);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_partition_that_is_given_up_what_waits_comes_back_and_what_is_under_way_ends() {
+    let limits = Delivery { max_in_flight_per_webhook: 1, ..unordered() };
+    let mut lab = Lab::start(limits, ONE, |_| Answer::acknowledged().after(secs(5)));
+    for entity in 0..4 {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.until("the first is under way", |lab| lab.receivers.count() == 1).await;
+    lab.assignment.close();
+    lab.at(1_000).await;
+    assert_eq!((lab.returned(), lab.assignment.committable()), (vec![1, 2, 3], None));
+    lab.until("the first is settled", |lab| lab.assignment.committable() == Some(1)).await;
+    assert_eq!(lab.receivers.times(), [(0, 0)]);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_without_consumers_ends_with_its_last_request_and_its_publication() {
+    let mut lab = Lab::start(unordered(), ONE, |_| Answer::failed(Reason::Timeout).after(secs(10)));
+    assert!(lab.feed("hook", 1).await);
+    lab.end().await;
+    assert_eq!(lab.topics.written(), [("retry.1s".to_owned(), "1".to_owned())]);
+    assert_eq!(lab.elapsed(), secs(10));
+}
