@@ -3,6 +3,9 @@
 //! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win; those
 //! that would break delivery are refused with the other options.
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -320,18 +323,41 @@ const OFFSET_RESET: &str = "OFFSET";
 /// And that a property is not used.
 const PROPERTIES: &str = "CONFWARN";
 
+/// And that a connection failed: each client says it of each broker.
+const CONNECTION_FAILED: &str = "FAIL";
+/// And that requests on such a connection came to nothing.
+const REQUESTS_TIMED_OUT: &str = "REQTMOUT";
+
+/// What all clients of a process would say at once while brokers are away: one of them says it, once a minute.
+static OUTAGE: LazyLock<Repeats> = LazyLock::new(|| Repeats::every(Duration::from_mins(1)));
+
 /// Turns a client's logs and errors into the program's, without repeating itself.
 pub(crate) struct ClientLog {
     role: &'static str,
     is_quiet: bool,
     repeats: Repeats,
     last_error: Mutex<Option<String>>,
+    /// Why the last connection failed.
+    last_failure: Mutex<Option<String>>,
+}
+
+/// The client library's words about a connection, without the names of its threads and states.
+fn plain(words: &str) -> &str {
+    let words = words.rsplit_once("]: ").map_or(words, |(_, words)| words);
+    let words = words.split_once("/bootstrap: ").map_or(words, |(_, words)| words);
+    words.split(" (after ").next().unwrap_or(words)
 }
 
 impl ClientLog {
     /// Of the client that does `role`.
     pub(crate) fn new(role: &'static str) -> Self {
-        Self { role, is_quiet: false, repeats: Repeats::default(), last_error: Mutex::default() }
+        Self {
+            role,
+            is_quiet: false,
+            repeats: Repeats::default(),
+            last_error: Mutex::default(),
+            last_failure: Mutex::default(),
+        }
     }
 
     /// Of a client of a tool, which reports its failures itself: what the client says is logged at debug level only.
@@ -344,15 +370,19 @@ impl ClientLog {
         self.role
     }
 
-    /// The client's last error, to explain an operation that failed without a reason.
+    /// The client's last error, or why its last connection failed: explains an operation that failed without a reason.
     pub(crate) fn last_error(&self) -> Option<String> {
-        self.last_error.lock().clone()
+        let error = self.last_error.lock().as_deref().map(|words| plain(words).to_owned());
+        error.or_else(|| self.last_failure.lock().clone())
     }
 }
 
 impl ClientContext for ClientLog {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let role = self.role;
+        if facility == CONNECTION_FAILED {
+            *self.last_failure.lock() = Some(plain(message).to_owned());
+        }
         match level {
             // Where a client goes on when what it wanted to read is there no more: records were lost.
             _ if facility == OFFSET_RESET => {
@@ -370,6 +400,14 @@ impl ClientContext for ClientLog {
             // Properties that one kind of client takes and another does not.
             RDKafkaLogLevel::Warning if facility == PROPERTIES => {
                 tracing::debug!(client = role, facility, detail = message, "kafka client");
+            }
+            _ if facility == REQUESTS_TIMED_OUT => {
+                tracing::debug!(client = role, facility, detail = message, "kafka client");
+            }
+            _ if facility == CONNECTION_FAILED => {
+                if let Some(repeats) = OUTAGE.of(facility) {
+                    tracing::info!(client = role, facility, repeats, detail = message, "kafka client");
+                }
             }
             RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
                 if let Some(repeats) = self.repeats.of(facility) {
@@ -397,6 +435,13 @@ impl ClientContext for ClientLog {
             tracing::debug!(client = self.role, error = text, reason, "kafka client error");
             return;
         }
+        if matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)) {
+            if let Some(repeats) = OUTAGE.of(&text) {
+                let cause = self.last_failure.lock().clone();
+                tracing::warn!(client = self.role, cause, repeats, "no broker answers, still trying");
+            }
+            return;
+        }
         if let Some(repeats) = self.repeats.of(&text) {
             tracing::warn!(client = self.role, error = text, reason, repeats, "kafka client error");
         }
@@ -415,6 +460,23 @@ mod tests {
             group: "hookstream".to_owned(),
             instance_id: None,
             properties: properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        }
+    }
+
+    #[test]
+    fn the_cause_of_an_outage_is_said_without_the_client_librarys_inner_names() {
+        for (said, plainly) in [
+            (
+                "[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)",
+                "Connect to ipv4#127.0.0.1:1 failed: Connection refused",
+            ),
+            (
+                "[thrd:127.0.0.1:1/1]: 127.0.0.1:1/1: Disconnected (after 9ms in state UP)",
+                "127.0.0.1:1/1: Disconnected",
+            ),
+            ("SASL authentication error", "SASL authentication error"),
+        ] {
+            assert_eq!(plain(said), plainly);
         }
     }
 

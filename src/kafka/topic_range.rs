@@ -32,7 +32,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to listen for what the client has to say about a connection.
 const LISTEN: Duration = Duration::from_millis(100);
 /// After this long the user is told that the brokers have not answered.
-const SAY_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const SAY_AFTER: Duration = Duration::from_secs(2);
 /// How long a partition may give nothing, neither a record nor its end. Above it the brokers are gone.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long one poll waits: bounds how late it is seen that the caller wants no more.
@@ -222,12 +222,7 @@ fn cause(consumer: &BaseConsumer<ClientLog>) -> Option<String> {
             tracing::debug!(%error, "a client that is not connected");
         }
     }
-    consumer.context().last_error().map(|words| plain(&words).to_owned())
-}
-
-fn plain(words: &str) -> &str {
-    let words = words.split_once("/bootstrap: ").map_or(words, |(_, words)| words);
-    words.split(" (after ").next().unwrap_or(words)
+    consumer.context().last_error()
 }
 
 /// Whether no broker has answered.
@@ -535,16 +530,4 @@ pub(super) fn is_transient(error: &KafkaError) -> bool {
         )
     );
     !refused && !matches!(error, KafkaError::MessageConsumptionFatal(_))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_is_quoted_without_its_inner_names() {
-        let words = "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)";
-        assert_eq!(plain(words), "Connect to ipv4#127.0.0.1:1 failed: Connection refused");
-        assert_eq!(plain("SASL authentication error"), "SASL authentication error");
-    }
 }

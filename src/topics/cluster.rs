@@ -17,6 +17,7 @@ use super::names::tier_delay;
 use super::{Actual, ActualTopic, Finding, Fix, Plan, Severity, TopicSpec};
 use crate::domain::retry_schedule::RetrySchedule;
 use crate::kafka::client::{ClientLog, admin_config, table_consumer_config};
+use crate::kafka::topic_range::SAY_AFTER;
 use crate::settings;
 
 /// A cluster that has not answered by then is as good as unreachable.
@@ -182,8 +183,8 @@ async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) ->
     let brokers = kafka.brokers.clone();
     let metadata = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer<ClientLog> =
-            config.create_with_context(ClientLog::new("topics")).map_err(TopicsError::Configuration)?;
-        fetch_shapes(&consumer, wanted).map_err(|reason| TopicsError::Unreachable { brokers, reason })
+            config.create_with_context(ClientLog::of_tool("topics")).map_err(TopicsError::Configuration)?;
+        fetch_shapes(&consumer, &brokers, wanted).map_err(|reason| TopicsError::Unreachable { brokers, reason })
     });
     let mut actual = match metadata.await {
         Ok(actual) => actual?,
@@ -193,8 +194,17 @@ async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) ->
     Ok(actual)
 }
 
-fn fetch_shapes(consumer: &BaseConsumer<ClientLog>, wanted: impl Fn(&str) -> bool) -> Result<Actual, String> {
-    let metadata = consumer.fetch_metadata(None, REACH_TIMEOUT).map_err(|error| {
+fn fetch_shapes(
+    consumer: &BaseConsumer<ClientLog>,
+    brokers: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Actual, String> {
+    let asked = consumer.fetch_metadata(None, SAY_AFTER).or_else(|_error| {
+        let cause = consumer.context().last_error();
+        tracing::warn!(brokers, cause, "no broker answers yet, still trying");
+        consumer.fetch_metadata(None, REACH_TIMEOUT.saturating_sub(SAY_AFTER))
+    });
+    let metadata = asked.map_err(|error| {
         // The client reports why it cannot connect only when it is polled.
         let told = (0..20).find_map(|_| match consumer.poll(Duration::from_millis(10)) {
             Some(Err(error)) => Some(error.to_string()),

@@ -514,6 +514,37 @@ async fn a_broker_that_hangs_in_a_commit_loses_and_doubles_nothing() {
     .await;
 }
 
+/// Well above the seconds that a request waits for Kafka, well below the half minute that any request may take.
+const SECONDS: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_kafka_does_not_answer_is_refused_in_seconds_and_the_api_goes_on() {
+    let mut cluster = Cluster::start(1).await;
+    let setting = Setting::new(cluster.brokers(), &[]).await;
+    let api = setting.start("api", &[]);
+    let path = format!("{BASE}/one");
+    assert_eq!(api.put(&path, &json!({"baseUrl": "https://a.example"})).await.status, 200);
+    cluster.freeze(0);
+    let since = Instant::now();
+    let (w1, w2) = (add("w1"), add("w2"));
+    let (first, second) = tokio::join!(api.patch(&path, &w1), api.patch(&path, &w2));
+    assert!(since.elapsed() < SECONDS, "{:?}", since.elapsed());
+    let mut told = [first, second].map(|answer| {
+        assert_eq!(answer.status, 503, "{answer:?}");
+        answer.json["message"].as_str().unwrap().to_owned()
+    });
+    told.sort();
+    assert!(told[0].starts_with("Kafka does not answer in time: it is not known"), "{told:?}");
+    assert_eq!(told[1], "not written: Kafka does not answer");
+    cluster.thaw(0);
+    wait_until("a change that is written", PATIENCE, async || {
+        let status = api.patch(&path, &add("w3")).await.status;
+        if status == 200 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    assert!(setting.stored()["acme/one"]["webHooks"].to_string().contains("w3"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_that_starts_while_kafka_is_frozen_says_so_and_ends_with_an_error() {
     let mut cluster = Cluster::start(1).await;

@@ -243,6 +243,7 @@ pub(crate) fn not_written(error: &WriteError) -> Response<Body> {
         | WriteError::Changed
         | WriteError::NotWritten(_)
         | WriteError::Unknown
+        | WriteError::Unanswered
         | WriteError::Closed => unavailable(error.to_string()),
     }
 }

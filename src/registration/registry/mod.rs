@@ -12,6 +12,7 @@ mod view;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -25,6 +26,9 @@ use crate::settings::Kafka;
 
 /// Changes that wait for the writer: a second or two of work. When it is full, more are refused at once.
 pub(crate) const QUEUE_MAX: usize = 2048;
+
+/// How long a requester waits for Kafka before it is told that Kafka does not answer. A commit takes milliseconds.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a decision asks the writer for.
 #[derive(Debug)]
@@ -48,7 +52,10 @@ pub(crate) enum WriteError {
     Changed,
     /// Nothing was written; trying again may help.
     #[error("not written: {0}")]
-    NotWritten(String),
+    NotWritten(&'static str),
+    /// Kafka has not answered in time. The writer goes on, so the change may still be written.
+    #[error("Kafka does not answer in time: it is not known whether the change was written, read it again")]
+    Unanswered,
     /// The topic takes no record of this size; nothing was written.
     #[error("the record is larger than the integrations topic takes")]
     TooLarge,
@@ -106,7 +113,19 @@ struct Job {
     expected: Option<Version>,
     change: Change,
     reply: oneshot::Sender<Result<Version, WriteError>>,
+    /// Set by the first of the two: the writer when it begins, the requester when it gives up.
+    taken: Arc<AtomicBool>,
 }
+
+impl Job {
+    /// Whether the writer may begin: the requester has not given up. From then on the requester can't say that nothing was written.
+    fn begin(&self) -> bool {
+        !self.taken.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// What a requester is told where Kafka gave no answer to a change that was then not written.
+const SILENT: &str = "Kafka does not answer";
 
 /// What the writer writes.
 enum Change {
@@ -164,7 +183,7 @@ impl Handle {
                 (decide, decided)
             });
             let (decide_again, (decision, left)) =
-                deciding.await.map_err(|_panicked| WriteError::NotWritten("it could not be decided".to_owned()))?;
+                deciding.await.map_err(|_panicked| WriteError::NotWritten("it could not be decided"))?;
             decide = decide_again;
             let change = match decision {
                 Decision::Keep => return Ok((left, None)),
@@ -187,12 +206,18 @@ impl Handle {
         change: Change,
     ) -> Result<Version, WriteError> {
         let (reply, replied) = oneshot::channel();
-        let job = Job { workspace: workspace.to_owned(), id: id.to_owned(), expected, change, reply };
+        let taken = Arc::new(AtomicBool::new(false));
+        let (workspace, id) = (workspace.to_owned(), id.to_owned());
+        let job = Job { workspace, id, expected, change, reply, taken: Arc::clone(&taken) };
         self.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WriteError::Full,
             mpsc::error::TrySendError::Closed(_) => WriteError::Closed,
         })?;
-        replied.await.map_err(|_closed| WriteError::Closed)?
+        match tokio::time::timeout(WRITE_PATIENCE, replied).await {
+            Ok(replied) => replied.map_err(|_closed| WriteError::Closed)?,
+            Err(_elapsed) if taken.swap(true, Ordering::AcqRel) => Err(WriteError::Unanswered),
+            Err(_elapsed) => Err(WriteError::NotWritten(SILENT)),
+        }
     }
 }
 
@@ -322,6 +347,9 @@ pub(crate) mod testing {
         let thread = std::thread::spawn(move || {
             let mut offset = 0;
             while let Some(job) = waiting.blocking_recv() {
+                if !job.begin() {
+                    continue;
+                }
                 if view.get(&job.workspace, &job.id).map(|stored| stored.version) != job.expected {
                     drop(job.reply.send(Err(WriteError::Changed)));
                     continue;
@@ -377,6 +405,25 @@ mod tests {
         // One waits for the writer, whichever it is.
         let refused = tokio::select! { refused = first => refused, refused = second => refused };
         assert_eq!(refused, Err(WriteError::Full));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_requester_is_told_in_seconds_whether_what_kafka_does_not_answer_may_still_be_written() {
+        let (jobs, mut waiting) = mpsc::channel(2);
+        let handle = Handle::new(Arc::default(), jobs);
+        let since = tokio::time::Instant::now();
+        let begun = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.change("ws", "a", |_| put(())).await }
+        });
+        let job = waiting.recv().await.unwrap();
+        assert!(job.begin());
+        let queued = handle.change("ws", "b", |_| put(())).await;
+        assert_eq!(queued, Err(WriteError::NotWritten(SILENT)));
+        assert!(!waiting.recv().await.unwrap().begin(), "the requester was told that it is not written");
+        assert_eq!(begun.await.unwrap(), Err(WriteError::Unanswered));
+        assert!(since.elapsed() < 2 * WRITE_PATIENCE, "{:?}", since.elapsed());
+        drop(job);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reader::{Silence, high, partitions, pause};
 use super::{
-    BROKER_TIMEOUT, Change, Job, Log, ROLE, RegistryError, Running, Version, View, WriteError, consumer_config,
+    BROKER_TIMEOUT, Change, Job, Log, ROLE, RegistryError, Running, SILENT, Version, View, WriteError, consumer_config,
     run_thread, transactional_id,
 };
 use crate::kafka::client::{ClientLog, fix, producer_config};
@@ -30,7 +30,8 @@ use crate::kafka::client::{ClientLog, fix, producer_config};
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the client tries to deliver the record of one.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long commit and abort are tried again before the log is asked: past the broker's own patience.
+/// How long commit and abort are tried again in a process that stops: past the broker's own patience. Another goes on until Kafka
+/// answers; its requesters are told meanwhile that it does not.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(45);
 /// How long the log may take to show whether a record is in it.
 const RESOLVE_PATIENCE: Duration = Duration::from_mins(1);
@@ -95,8 +96,8 @@ impl ProducerContext for Deliveries {
 
 /// How a change ended.
 enum Failure {
-    /// The next one can be tried.
-    Passing(WriteError),
+    /// The next one can be tried. With what the client library said, for the log.
+    Passing(WriteError, String),
     /// This process writes no more.
     Final(WriteError, Box<RegistryError>),
 }
@@ -161,7 +162,7 @@ impl Writer {
 
     fn run(mut self, runtime: &Runtime, mut jobs: mpsc::Receiver<Job>) -> Result<(), RegistryError> {
         while let Some(job) = next(runtime, &mut jobs, &self.log.stop) {
-            if job.reply.is_closed() {
+            if job.reply.is_closed() || !job.begin() {
                 continue;
             }
             let stored = self.view.get(&job.workspace, &job.id);
@@ -195,10 +196,10 @@ impl Writer {
         match self.write(record) {
             Ok(version) if self.wait_shown(version) => (Ok(version), None),
             Ok(_) => (Err(WriteError::Unknown), None),
-            Err(Failure::Passing(WriteError::TooLarge)) => (Err(WriteError::TooLarge), None),
-            Err(Failure::Passing(error)) => {
-                tracing::warn!(%error, topic = %self.log.topic, "change not written");
-                (Err(error), None)
+            Err(Failure::Passing(WriteError::TooLarge, _)) => (Err(WriteError::TooLarge), None),
+            Err(Failure::Passing(told, error)) => {
+                tracing::warn!(error, topic = %self.log.topic, "change not written");
+                (Err(told), None)
             }
             Err(Failure::Final(error, cause)) => (Err(error), Some(*cause)),
         }
@@ -259,10 +260,10 @@ impl Writer {
     fn give_up(&self, code: RDKafkaErrorCode) -> Failure {
         let error = match code {
             RDKafkaErrorCode::MessageSizeTooLarge => WriteError::TooLarge,
-            code => WriteError::NotWritten(code.to_string()),
+            code => WriteError::NotWritten(in_words(code)),
         };
         match self.abort() {
-            Ok(()) => Failure::Passing(error),
+            Ok(()) => Failure::Passing(error, code.to_string()),
             // Without a commit the transaction can only end aborted, so nothing was written either way.
             Err(cause) => Failure::Final(error, Box::new(cause)),
         }
@@ -273,10 +274,15 @@ impl Writer {
         loop {
             match self.producer.abort_transaction(BROKER_TIMEOUT) {
                 Ok(()) => return Ok(()),
-                Err(error) if is_retriable(&error) && since.elapsed() < COMMIT_PATIENCE => pause(),
+                Err(error) if is_retriable(&error) && self.has_patience(since) => pause(),
                 Err(error) => return Err(self.ended_by(&error)),
             }
         }
+    }
+
+    /// Whether what was begun at `since` is tried once more.
+    fn has_patience(&self, since: Instant) -> bool {
+        !self.log.stop.is_cancelled() || since.elapsed() < COMMIT_PATIENCE
     }
 
     fn commit(&self, version: Version) -> Result<Version, Failure> {
@@ -291,14 +297,14 @@ impl Writer {
                 Ok(()) => return Ok(version),
                 Err(error) => error,
             };
-            if is_retriable(&error) && since.elapsed() < COMMIT_PATIENCE {
+            if is_retriable(&error) && self.has_patience(since) {
                 tracing::warn!(%error, "commit not answered, asking again");
                 pause();
                 continue;
             }
             // An abort that succeeds is proof that the commit did not happen.
             if requires_abort(&error) && self.abort().is_ok() {
-                return Err(Failure::Passing(WriteError::NotWritten(error.to_string())));
+                return Err(Failure::Passing(WriteError::NotWritten(in_words(code_of(&error))), error.to_string()));
             }
             return self.resolve(version, &error);
         }
@@ -314,7 +320,7 @@ impl Writer {
                 // Its requester is told so; the next change meets the same producer and ends the process.
                 Ok(version)
             }
-            Some(false) => Err(Failure::Final(WriteError::NotWritten(cause.to_string()), cause)),
+            Some(false) => Err(Failure::Final(WriteError::NotWritten(in_words(code_of(error))), cause)),
             None => {
                 tracing::error!(partition, offset, "it is not known whether the record was written");
                 Err(Failure::Final(WriteError::Unknown, cause))
@@ -361,7 +367,7 @@ impl Writer {
     /// A call that the producer refused: for good, or for this once.
     fn unusable(&self, error: &KafkaError, told: WriteError) -> Failure {
         if is_retriable(error) {
-            return Failure::Passing(WriteError::NotWritten(error.to_string()));
+            return Failure::Passing(WriteError::NotWritten(in_words(code_of(error))), error.to_string());
         }
         Failure::Final(told, Box::new(self.ended_by(error)))
     }
@@ -387,6 +393,27 @@ fn next(runtime: &Runtime, jobs: &mut mpsc::Receiver<Job>, stop: &CancellationTo
             job = jobs.recv() => job,
         }
     })
+}
+
+/// What a requester is told of a code of the client library.
+fn in_words(code: RDKafkaErrorCode) -> &'static str {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::MessageTimedOut
+        | Code::RequestTimedOut
+        | Code::OperationTimedOut
+        | Code::PurgeQueue
+        | Code::PurgeInflight
+        | Code::AllBrokersDown
+        | Code::BrokerTransportFailure => SILENT,
+        Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
+            "too few replicas of the integrations topic are in sync"
+        }
+        Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed => "Kafka does not let the API write the integrations topic",
+        _ => "Kafka did not take the record",
+    }
 }
 
 fn is_fencing(code: RDKafkaErrorCode) -> bool {
