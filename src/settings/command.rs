@@ -342,6 +342,8 @@ pub(crate) struct DeadLettersList {
     /// `--limit`: only this many of the newest records.
     pub(crate) limit: Option<u64>,
     pub(crate) json: bool,
+    /// `--wide`: whole columns on a terminal too.
+    pub(crate) wide: bool,
 }
 
 /// `dead-letters show`

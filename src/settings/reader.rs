@@ -82,6 +82,11 @@ impl<'a> Reader<'a> {
         self.rows.iter().find(|row| row.name == name).expect("an option is asked about only after it was read")
     }
 
+    /// The text that was given for an option, before it is read.
+    pub(super) fn peek(&self, name: &str) -> Option<&str> {
+        self.given.get(name)?.texts.first().map(String::as_str)
+    }
+
     pub(super) fn is_given(&self, name: &str) -> bool {
         self.given.contains_key(self.row(name).name)
     }

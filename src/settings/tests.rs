@@ -285,6 +285,21 @@ fn the_receiver_misbehaves_as_told() {
 }
 
 #[test]
+fn an_integration_is_named_as_lists_show_it() {
+    let named = |line: &str| match understood(line) {
+        Command::ResumeRequest(_, resume) => resume.integration.key(),
+        Command::Integrations(_, query) => {
+            format!("{}/{}", query.workspace.unwrap_or_default(), query.integration.unwrap_or_default())
+        }
+        other => panic!("{line}: {other:?}"),
+    };
+    for line in ["resume --integration w/i", "resume --workspace w --integration w/i", "integrations --integration w/i"]
+    {
+        assert_eq!(named(line), "w/i", "{line}");
+    }
+}
+
+#[test]
 fn tools_take_what_they_need() {
     let with_settings = Box::<Settings>::default;
     let record = |topic: &str| RecordPlace { topic: topic.to_owned(), partition: 2, offset: 9 };
@@ -303,7 +318,7 @@ fn tools_take_what_they_need() {
         Redrive { filter, event: Some(NamedEvent::Place(record("webhooks.dead-letter"))), skip_sent: false, sending };
     assert_eq!(understood(line), Command::DeadLettersRedrive(with_settings(), redrive));
     for (line, limit) in [("dead-letters list", None), ("dead-letters list --limit 4", Some(4))] {
-        let list = DeadLettersList { filter: DeadLetterFilter::default(), limit, json: false };
+        let list = DeadLettersList { filter: DeadLetterFilter::default(), limit, json: false, wide: false };
         assert_eq!(understood(line), Command::DeadLettersList(with_settings(), list));
     }
     let show = DeadLettersShow { event: NamedEvent::Place(record("d")), json: false };
@@ -482,6 +497,8 @@ fn bad_values_of_tools_and_receiver_say_what_is_accepted() {
         ("api --api-tokens-file=", &["--api-tokens-file", "a file's path"]),
         ("demo --for 0s", &["`0s`", "from 1s"]),
         ("demo --rate 0", &["from 1 to 1000000"]),
+        ("resume --integration w/i --workspace v", &["--integration `w/i`", "--workspace `v`", "one workspace"]),
+        ("explain --integration w/ --event -", &["`w/`", "an id"]),
         ("dead-letters list --reason broken", &["`broken`", "exhausted, invalid-event, suspended, too-large"]),
         ("dead-letters list --from tomorrow", &["`tomorrow`", "yesterday", "1h"]),
         ("dead-letters list --from 2026-01-31T12:00:00", &["2026-01-31T12:00:00Z"]),

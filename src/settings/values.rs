@@ -159,6 +159,14 @@ pub(super) fn id(text: &str) -> Read<String> {
     named(text, "an id")
 }
 
+/// An integration as people have it: its id, or `<workspace>/<id>` as lists show it.
+pub(super) fn integration(text: &str) -> Read<(Option<String>, String)> {
+    match text.rsplit_once('/') {
+        Some((of, id_text)) => Ok((Some(workspace(of)?), id(id_text)?)),
+        None => Ok((None, id(text)?)),
+    }
+}
+
 fn named(text: &str, what: &str) -> Read<String> {
     let is_good = (1..=NAME_CHARS_MAX).contains(&text.chars().count())
         && text.trim() == text

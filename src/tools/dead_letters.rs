@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::render::{self, Body, or_dash, printable};
+use super::table::{Column, Fixed, line_width};
 use super::{INTERRUPTED, ToolError, lookup, send, write_line};
 use crate::actions::Sender;
 use crate::actions::dead_letters::{Filter, read};
@@ -77,8 +78,8 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Columns for people. The place comes first: it is what `show` and `redrive` take.
-    fn text(&self) -> String {
+    /// A row for people. The place comes first: it is what `show` and `redrive` take.
+    fn text(&self, table: &Fixed) -> String {
         let error = match (self.error, self.status) {
             (Some(error), Some(status)) => format!("{error} {status}"),
             (error, _) => error.unwrap_or("-").to_owned(),
@@ -88,26 +89,35 @@ impl<'a> Line<'a> {
             (Some(workspace), None) => format!("{workspace}/-"),
             (None, _) => "-".to_owned(),
         };
-        format!(
-            "{:<32} {:<24} {:<13} {:<15} {:>3} {:<52} {:<36} {:<36} {:>8}",
-            format!("{}/{}/{}", self.topic, self.partition, self.offset),
+        table.row(&[
+            &format!("{}/{}/{}", self.topic, self.partition, self.offset),
             self.timestamp.as_deref().unwrap_or("-"),
             self.reason.unwrap_or("-"),
-            error,
-            self.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
-            printable(&integration),
-            or_dash(self.web_hook_id.as_deref()),
-            or_dash(self.delivery_id.as_deref()),
-            self.value_bytes,
-        )
+            &error,
+            &self.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
+            &integration,
+            &or_dash(self.web_hook_id.as_deref()),
+            &or_dash(self.delivery_id.as_deref()),
+            &self.value_bytes.to_string(),
+        ])
     }
+}
 
-    fn heading() -> String {
-        format!(
-            "{:<32} {:<24} {:<13} {:<15} {:>3} {:<52} {:<36} {:<36} {:>8}",
-            "RECORD", "TIME", "REASON", "ERROR", "TRY", "INTEGRATION", "WEBHOOK", "DELIVERY", "BYTES"
-        )
-    }
+/// What `list` shows of a dead letter. On a terminal the place is never cut.
+const COLUMNS: [Column; 9] = [
+    column("RECORD", 32, 26, 0),
+    column("TIME", 24, 24, 1),
+    column("REASON", 13, 13, 0),
+    column("ERROR", 15, 15, 0),
+    column("TRY", 3, 3, 2),
+    column("INTEGRATION", 52, 18, 0),
+    column("WEBHOOK", 36, 36, 4),
+    column("DELIVERY", 36, 36, 3),
+    column("BYTES", 8, 8, 5),
+];
+
+const fn column(title: &'static str, width: usize, least: usize, rank: u8) -> Column {
+    Column { title, width, least, rank }
 }
 
 /// `dead-letters list`: the records that the filter takes, newest last; with a limit only the newest.
@@ -136,13 +146,17 @@ pub(crate) async fn list(
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let Listing { matched, .. } = listing;
+    let Listing { matched, json, .. } = listing;
     listing.finish()?;
     if is_interrupted {
         tracing::warn!(topic, read, matched, "interrupted: there may be more");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    tracing::info!(topic, read, matched, "all dead letters were looked at");
+    if json {
+        tracing::info!(topic, read, matched, "all dead letters were looked at");
+    } else if matched == 0 {
+        write_line(out, &format!("Nothing matches; {} read", render::were(read)))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -150,6 +164,7 @@ pub(crate) async fn list(
 struct Listing<'a, W> {
     out: &'a mut W,
     json: bool,
+    table: Fixed,
     limit: Option<usize>,
     kept: VecDeque<String>,
     matched: u64,
@@ -158,15 +173,16 @@ struct Listing<'a, W> {
 impl<'a, W: io::Write> Listing<'a, W> {
     fn new(options: &DeadLettersList, out: &'a mut W) -> Self {
         let limit = options.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        Self { out, json: options.json, limit, kept: VecDeque::new(), matched: 0 }
+        let table = Fixed::new(&COLUMNS, line_width(options.wide));
+        Self { out, json: options.json, table, limit, kept: VecDeque::new(), matched: 0 }
     }
 
     /// Takes one line. Says whether anybody still reads.
     fn take(&mut self, line: &Line<'_>) -> Result<bool, ToolError> {
-        let text = if self.json { json(line)? } else { line.text() };
+        let text = if self.json { json(line)? } else { line.text(&self.table) };
         let is_first = self.matched == 0;
         self.matched += 1;
-        if is_first && !self.json && !write_line(self.out, &Line::heading())? {
+        if is_first && !self.json && !write_line(self.out, &self.table.heading())? {
             return Ok(false);
         }
         let Some(limit) = self.limit else { return write_line(self.out, &text) };

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{INTERRUPTED, ToolError, blocking, lookup, table, write_line};
+use super::{INTERRUPTED, ToolError, blocking, lookup, render, table, write_line};
 use crate::kafka::windows::Windows;
 use crate::readers::attempts::{Attempt, AttemptFilter, attempts};
 use crate::readers::integrations::{HealthRow, IntegrationFilter, IntegrationRow, Listed, since};
@@ -143,7 +143,7 @@ fn write_rows<R: Serialize>(
         return Ok(ExitCode::SUCCESS);
     }
     if listed.rows.is_empty() {
-        write_line(out, &format!("Nothing matches; {} read", were(listed.read)))?;
+        write_line(out, &format!("Nothing matches; {} read", render::were(listed.read)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = shown.iter().map(cells).collect();
@@ -156,10 +156,6 @@ fn write_rows<R: Serialize>(
         write_line(out, &format!("{} more match: --limit shows more", listed.rows.len() - shown.len()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn were(count: u64) -> String {
-    if count == 1 { "1 was".to_owned() } else { format!("{count} were") }
 }
 
 fn json(value: &impl Serialize) -> Result<String, ToolError> {
@@ -320,7 +316,7 @@ impl<W: io::Write> Listing<'_, W> {
         let is_limited = self.shown as u64 >= self.query.limit;
         let mut lines = Vec::new();
         if self.shown == 0 {
-            lines.push(format!("Nothing matches; {} read{back}", were(looked.read)));
+            lines.push(format!("Nothing matches; {} read{back}", render::were(looked.read)));
             lines.push("(Acknowledged attempts are in the log only with --attempt-log all.)".to_owned());
         }
         match (&back_to, looked.complete) {

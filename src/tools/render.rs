@@ -25,6 +25,11 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped.collect())
 }
 
+/// A count of records with its verb.
+pub(super) fn were(count: u64) -> String {
+    if count == 1 { "1 was".to_owned() } else { format!("{count} were") }
+}
+
 /// A text, or a dash where there is none.
 pub(super) fn or_dash(text: Option<&str>) -> Cow<'_, str> {
     text.map_or(Cow::Borrowed("-"), printable)

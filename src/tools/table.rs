@@ -15,7 +15,8 @@ pub(super) fn line_width(wide: bool) -> Option<usize> {
     if wide || !io::stdout().is_terminal() {
         return None;
     }
-    console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))
+    // A terminal that does not know its size says 0.
+    console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)).filter(|columns| *columns > 0)
 }
 
 /// The lines of a table: its heading and its rows. What would be wider than `line_width` is cut in its widest columns.
@@ -52,6 +53,66 @@ fn line(cells: &[Cow<'_, str>], widths: &[usize]) -> String {
     cells.join(GAP).trim_end().to_owned()
 }
 
+/// A column of a table whose rows are written as they come: its width is known beforehand.
+pub(super) struct Column {
+    pub(super) title: &'static str,
+    /// How wide it is where there is room.
+    pub(super) width: usize,
+    /// What it may be narrowed to.
+    pub(super) least: usize,
+    /// Where the line is short, the column of the highest rank is left out first, and one of rank 0 never.
+    pub(super) rank: u8,
+}
+
+/// A table of such columns.
+pub(super) struct Fixed {
+    /// The titles with their widths; no width where the column is left out.
+    columns: Vec<(&'static str, Option<usize>)>,
+    is_cut: bool,
+}
+
+impl Fixed {
+    /// Lays the columns out in lines of that width. Without one every column is there, and nothing is cut.
+    pub(super) fn new(columns: &[Column], line_width: Option<usize>) -> Self {
+        let Some(line_width) = line_width else {
+            let columns = columns.iter().map(|column| (column.title, Some(column.width))).collect();
+            return Self { columns, is_cut: false };
+        };
+        let room = |rank: u8| {
+            let shown = columns.iter().filter(|column| column.rank <= rank);
+            let (count, wide) = shown.fold((0, 0), |(count, wide), column| (count + 1, wide + column.least));
+            line_width.checked_sub(wide + GAP.len() * usize::saturating_sub(count, 1))
+        };
+        let highest = columns.iter().map(|column| column.rank).max().unwrap_or_default();
+        let (rank, mut room) = (0..=highest).rev().find_map(|rank| Some((rank, room(rank)?))).unwrap_or_default();
+        let columns = columns.iter().map(|column| {
+            let more = room.min(column.width - column.least);
+            let is_shown = column.rank <= rank;
+            if is_shown {
+                room -= more;
+            }
+            (column.title, is_shown.then_some(column.least + more))
+        });
+        Self { columns: columns.collect(), is_cut: true }
+    }
+
+    /// The titles.
+    pub(super) fn heading(&self) -> String {
+        let titles: Vec<&str> = self.columns.iter().map(|(title, _)| *title).collect();
+        self.row(&titles)
+    }
+
+    /// A row of these cells, one for each column, left out or not.
+    pub(super) fn row(&self, cells: &[&str]) -> String {
+        let cells = self.columns.iter().zip(cells).filter_map(|((_, width), cell)| {
+            let (width, cell) = ((*width)?, printable(cell));
+            let cell = if self.is_cut { cut(&cell, width) } else { Cow::Borrowed(&*cell) };
+            Some(format!("{cell:<width$}"))
+        });
+        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
+    }
+}
+
 /// The text in at most `width` characters; an ellipsis says that there was more.
 fn cut(text: &str, width: usize) -> Cow<'_, str> {
     if text.chars().count() <= width {
@@ -76,6 +137,27 @@ mod tests {
         assert!(lines.iter().all(|line| line.chars().count() <= 40), "{lines:?}");
         assert!(lines[1].contains('…') && lines[1].ends_with('1'), "{lines:?}");
         assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["b", "short", "2"]);
+    }
+
+    #[test]
+    fn a_line_that_is_short_keeps_the_columns_that_matter() {
+        let column = |title, width, least, rank| Column { title, width, least, rank };
+        let columns =
+            [column("PLACE", 10, 10, 0), column("TIME", 8, 8, 2), column("WHOSE", 20, 8, 0), column("ID", 6, 6, 3)];
+        let cells = ["topic/0/12", "12:00:01", "demo/0123456789", "abcdef"];
+        for (line_width, expected) in [
+            (None, "topic/0/12  12:00:01  demo/0123456789       abcdef"),
+            (Some(50), "topic/0/12  12:00:01  demo/0123456789       abcdef"),
+            (Some(38), "topic/0/12  12:00:01  demo/01…  abcdef"),
+            (Some(32), "topic/0/12  12:00:01  demo/0123…"),
+            (Some(24), "topic/0/12  demo/012345…"),
+            (Some(5), "topic/0/12  demo/01…"),
+        ] {
+            assert_eq!(Fixed::new(&columns, line_width).row(&cells), expected, "{line_width:?}");
+        }
+        assert_eq!(Fixed::new(&columns, Some(24)).heading(), "PLACE       WHOSE");
+        let long = ["a-long-topic/0/12", "", "", ""];
+        assert_eq!(Fixed::new(&columns, None).row(&long), long[0], "what goes to a file is whole");
     }
 
     #[test]

@@ -92,11 +92,24 @@ fn time_range(reader: &mut Reader<'_>, from: &'static str, to: &'static str) -> 
     (from, to)
 }
 
+/// Reads `--workspace` and `--integration` of these rows. Lists show an integration as `<workspace>/<id>`: given so, it names both.
+fn workspace_and_integration(reader: &mut Reader<'_>, rows: [Row; 2]) -> (Option<String>, Option<String>) {
+    let [mut of, integration] = rows;
+    let is_named = reader.peek(integration.name).is_some_and(|text| text.contains('/'));
+    of.required &= !is_named;
+    let given = reader.optional(of, values::workspace);
+    let Some((named, id)) = reader.optional(integration, values::integration) else { return (given, None) };
+    if given.is_some() && named.is_some() && given != named {
+        reader.contradiction("integration", "workspace", "expected one workspace");
+    }
+    (given.or(named), Some(id))
+}
+
 /// None if a part is missing or wrong, which is a mistake already.
 fn integration_name(reader: &mut Reader<'_>) -> Option<IntegrationName> {
-    let workspace = reader.optional(workspace("the integration's workspace").required(), values::workspace);
-    let about = "the integration; the beginning of its id, if only one begins so";
-    let integration = reader.optional(integration(about).required(), values::id);
+    let about = "the integration: its id, the beginning of it if only one begins so, or workspace/id";
+    let rows = [workspace("the integration's workspace").required(), integration(about).required()];
+    let (workspace, integration) = workspace_and_integration(reader, rows);
     Some(IntegrationName { workspace: workspace?, integration: integration? })
 }
 
@@ -136,8 +149,9 @@ fn receiver(reader: &mut Reader<'_>) -> Receiver {
 fn dead_letter_filter(reader: &mut Reader<'_>) -> DeadLetterFilter {
     let reason =
         LOOK.one("reason", "WORD", "only records of this reason: exhausted, invalid-event, suspended or too-large");
-    let workspace = reader.optional(workspace("only records of this workspace"), values::workspace);
-    let integration = reader.optional(integration("only records of this integration"), values::id);
+    let about = "only records of this integration: its id, the beginning of it, or workspace/id";
+    let rows = [workspace("only records of this workspace"), integration(about)];
+    let (workspace, integration) = workspace_and_integration(reader, rows);
     let webhook = webhook(reader, "only records of this webhook");
     let reason = reader.optional(reason, values::reason);
     let (from, to) = time_range(reader, "only records of this time and later", "only records before this time");
@@ -150,7 +164,12 @@ fn dead_letters_list(reader: &mut Reader<'_>) -> DeadLettersList {
         filter: dead_letter_filter(reader),
         limit: reader.optional(limit, values::count(1, LISTED_MAX)),
         json: json(reader),
+        wide: wide(reader),
     }
+}
+
+fn wide(reader: &mut Reader<'_>) -> bool {
+    reader.flag(Heading::Output.flag("wide", "show whole columns, however wide the terminal is"))
 }
 
 fn dead_letters_show(reader: &mut Reader<'_>) -> Option<DeadLettersShow> {
@@ -209,13 +228,13 @@ fn explain(reader: &mut Reader<'_>) -> Option<Explain> {
 }
 
 fn query(reader: &mut Reader<'_>) -> Query {
-    let about = "only what is of this integration; the beginning of its id, if only one begins so";
+    let about = "only what is of this integration: its id, the beginning of it if only one begins so, or workspace/id";
     let about_webhook = match reader.subcommand {
         Subcommand::Health => "only integrations with this webhook",
         _ => "only what is of this webhook",
     };
-    let workspace = reader.optional(workspace("only what is of this workspace"), values::workspace);
-    let integration = reader.optional(integration(about), values::id);
+    let rows = [workspace("only what is of this workspace"), integration(about)];
+    let (workspace, integration) = workspace_and_integration(reader, rows);
     let webhook = webhook(reader, about_webhook);
     let reason = failures(
         reader,
@@ -226,7 +245,7 @@ fn query(reader: &mut Reader<'_>) -> Query {
         time_range(reader, "only what was written at this time and later", "only what was written before this time");
     let limit = newest(reader, "the newest so many");
     let json = json(reader);
-    let wide = reader.flag(Heading::Output.flag("wide", "show whole columns, however wide the terminal is"));
+    let wide = wide(reader);
     Query { workspace, integration, webhook, reason, from, to, limit, json, wide }
 }
 
@@ -247,8 +266,8 @@ fn trace(reader: &mut Reader<'_>) -> Option<Trace> {
                  --event";
     let event = reader.optional(event(about).required(), values::named_event);
     let about = "the event's workspace, where its record does not say it";
-    let workspace = reader.optional(workspace(about), values::workspace);
-    let integration = reader.optional(integration("only webhooks of this integration"), values::id);
+    let rows = [workspace(about), integration("only webhooks of this integration: its id, or workspace/id")];
+    let (workspace, integration) = workspace_and_integration(reader, rows);
     let webhook = webhook(reader, "only this webhook");
     let reason = failures(reader, "of the attempts only failures of this reason");
     let (from, to) =
