@@ -39,6 +39,7 @@ OPTIONS = [
     ("suspend-after-failures", "health.suspendAfterFailures", 1000000, "1000000", "worker"),
     ("topic-partitions", "topics.apply.partitions", 24, "24", "worker topics"),
     ("topic-replication-factor", "topics.apply.replicationFactor", 2, "2", "worker topics"),
+    ("require-replicas", "topics.apply.allowFewerReplicas", True, "false", "topics"),
     ("log-format", "logs.format", "human", "human", "worker api topics console"),
     ("log-level", "logs.level", "debug", "debug", "worker api topics console"),
     ("drain-timeout", "delivery.drainTimeout", "40s", "40s", "worker api"),

@@ -87,6 +87,8 @@ pub struct Topics {
     pub partitions: u16,
     /// `--topic-replication-factor`: the same.
     pub replication_factor: u16,
+    /// `--require-replicas`: `topics apply` creates nothing with fewer replicas than that.
+    pub replicas_required: bool,
 }
 
 /// `--ordering`: which first attempts wait for each other.

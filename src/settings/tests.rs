@@ -213,7 +213,8 @@ fn options_reach_their_fields() {
             backlog: "b".to_owned(),
             audit: "u".to_owned(),
             partitions: 5,
-            replication_factor: 2
+            replication_factor: 2,
+            replicas_required: false
         }
     );
     assert_eq!(

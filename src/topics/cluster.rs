@@ -47,6 +47,12 @@ pub enum TopicsError {
         /// What the client said last.
         reason: String,
     },
+    /// All replicas are required, and brokers for them are missing.
+    #[error(
+        "nothing was created: the cluster has fewer brokers than --topic-replication-factor ({0}); give it that many brokers, \
+         lower the factor, or do without --require-replicas"
+    )]
+    FewBrokers(u16),
 }
 
 /// Why a worker must not start.
@@ -140,7 +146,8 @@ pub async fn check_for_worker(
 /// Running it again does nothing more.
 ///
 /// # Errors
-/// When the cluster can't be reached. What could not be changed is in [`Applied::failed`].
+/// When the cluster can't be reached, or has too few brokers for replicas that are required. What could not be changed is in
+/// [`Applied::failed`].
 pub async fn apply(
     kafka: &settings::Kafka,
     topics: &settings::Topics,
@@ -149,6 +156,9 @@ pub async fn apply(
     let names = names(topics, schedule);
     let admin = admin_client(kafka)?;
     let plan = plan(kafka, topics, schedule).await?;
+    if super::lacks_required_replicas(topics, &plan) {
+        return Err(TopicsError::FewBrokers(topics.replication_factor));
+    }
     let mut applied = Applied::default();
     create(&admin, &plan, &mut applied).await;
     alter(&admin, &plan, &mut applied).await;

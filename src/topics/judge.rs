@@ -353,7 +353,7 @@ mod tests {
     use super::*;
     use crate::domain::retry_schedule::RetrySchedule;
     use crate::settings;
-    use crate::topics::{Actual, expected, plan};
+    use crate::topics::{Actual, expected, lacks_required_replicas, plan};
 
     fn topics() -> settings::Topics {
         settings::Topics {
@@ -367,6 +367,7 @@ mod tests {
             audit: "audit".to_owned(),
             partitions: 12,
             replication_factor: 3,
+            replicas_required: false,
         }
     }
 
@@ -454,6 +455,25 @@ mod tests {
         assert!(plan.specs.iter().all(|spec| spec.replicas == 1), "{:?}", plan.specs);
         assert_eq!(plan.notes.len(), 1);
         assert!(plan.notes[0].contains("1 of the 3 brokers"), "{}", plan.notes[0]);
+    }
+
+    #[test]
+    fn required_replicas_that_a_cluster_has_no_brokers_for_stop_the_creation_of_topics_alone() {
+        let required = settings::Topics { replicas_required: true, ..topics() };
+        let empty = |brokers| Actual { brokers, topics: BTreeMap::new() };
+        for (wanted, actual, lacks) in [
+            (&required, empty(2), true),
+            (&required, empty(3), false),
+            (&required, Actual { brokers: 2, ..right(3) }, false),
+            (&topics(), empty(1), false),
+        ] {
+            assert_eq!(
+                lacks_required_replicas(wanted, &plan(wanted, &schedule(), &actual)),
+                lacks,
+                "{}",
+                actual.brokers
+            );
+        }
     }
 
     #[test]

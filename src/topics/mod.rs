@@ -287,6 +287,13 @@ pub(crate) fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: 
     Plan { specs, findings, notes }
 }
 
+/// Whether `topics apply` would create a topic with fewer replicas than wanted although all of them are required. Topics that exist
+/// already are no reason: a broker that is down for an hour must not fail an upgrade.
+fn lacks_required_replicas(topics: &settings::Topics, plan: &Plan) -> bool {
+    let creates = plan.findings.iter().any(|finding| finding.fix == Fix::Create);
+    topics.replicas_required && creates && plan.specs.iter().any(|spec| spec.replicas < topics.replication_factor)
+}
+
 /// The largest event that the events topic takes; Kafka's default when that is not known.
 pub(crate) fn events_bytes_max(topics: &settings::Topics, actual: &Actual) -> u64 {
     let events = actual.topics.get(&topics.events).and_then(|topic| topic.properties.as_ref().ok());

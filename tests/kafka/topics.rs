@@ -47,6 +47,10 @@ async fn an_empty_cluster_is_planned_then_filled_then_left_alone() {
     }
     assert!(text.contains("its partition would stand still"), "{text}");
     assert_eq!(partition_count(cluster.brokers(), &names.events()), None, "planning creates nothing");
+    let (code, text) = run("apply", cluster.brokers(), &names, &["--require-replicas"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("fewer brokers than --topic-replication-factor (3)"), "{text}");
+    assert_eq!(partition_count(cluster.brokers(), &names.events()), None, "what is refused creates nothing");
     let (code, text) = run("apply", cluster.brokers(), &names, &partitions);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains(&format!("created {}", names.tier("1h"))), "{text}");

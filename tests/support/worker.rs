@@ -94,6 +94,7 @@ impl Names {
             audit: self.audit(),
             partitions,
             replication_factor: 1,
+            replicas_required: false,
         }
     }
 

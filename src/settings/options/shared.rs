@@ -193,6 +193,13 @@ fn topics(reader: &mut Reader<'_>) -> Topics {
             .default("3"),
             values::count(1, 100),
         ),
+        replicas_required: reader.flag(
+            at.flag(
+                "require-replicas",
+                "create nothing and fail where the cluster has too few brokers for --topic-replication-factor",
+            )
+            .only(&[TopicsApply]),
+        ),
     }
 }
 
