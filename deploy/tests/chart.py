@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+import admission
 from options import OPTIONS, variable
 from report import ROOT, Report, must, need, run
 
@@ -72,7 +73,7 @@ for role in ("worker", "api", "console"):
         f"{role}.podLabels": {"team": "crm"},
         f"{role}.nodeSelector": {"disk": "none"},
         f"{role}.tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}],
-        f"{role}.affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}},
+        f"{role}.affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "other"}}}}]}},
         f"{role}.priorityClassName": "high",
         f"{role}.extraEnv": [{"name": "SSL_CERT_FILE", "value": "/ca/ca.crt"}],
         f"{role}.extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
@@ -263,15 +264,18 @@ def check(report: Report) -> None:
     for page in ("deploy/helm/hookstream/README.md", "docs/operations.md"):
         report.check(f"the commands of {page} render", commands_render, ROOT / page)
     changes = report.check("every switch has a value to be checked with", switches) or {}
+    renderings = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, change in changes.items():
             text = report.check(f"renders: {name}", render, change)
             if text is not None:
+                renderings[name] = text
                 report.check(f"is safe to run: {name}", safe, text)
                 (Path(folder) / f"{len(list(Path(folder).iterdir())):03}.yaml").write_text(f"# {name}\n{text}")
         for version in KUBERNETES:
             report.check(f"Kubernetes {version} knows every field of {len(changes)} renderings", kubeconform, version, folder)
     report.check("kubeconform refuses an unknown field", kubeconform_is_strict)
+    admission.check(report, renderings)
     for option, path, value, text, roles in OPTIONS:
         report.check(f"--{option} can be set by {path}", sets_option, option, path, value, text, roles.split())
     for change, sentence in REFUSED:
