@@ -33,7 +33,7 @@ async fn secure_cluster(folder: &std::path::Path) -> crate::support::cluster::Ow
     ];
     let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     Cluster::start_with(ClusterOptions {
-        secure_listener: Some("SASL_SSL".to_owned()),
+        second_listener: Some("SASL_SSL".to_owned()),
         format_arguments: vec![
             "--add-scram".to_owned(),
             format!("SCRAM-SHA-512=[name=hookstream,password={PASSWORD}]"),
@@ -67,14 +67,14 @@ async fn events_are_delivered_from_a_cluster_that_asks_for_tls_and_a_password() 
         options.extend(["--retry-schedule", "1s"]);
         options
     };
-    let mut worker = Worker::start(cluster.secure_brokers(), &names, &secured(&password)).await;
+    let mut worker = Worker::start(cluster.second_brokers(), &names, &secured(&password)).await;
     receiver.wait_for(1, PATIENCE).await;
     worker.stop();
     let log = worker.lines().all().join("\n");
     assert!(!log.contains(PASSWORD), "the password is in the log");
 
     let wrong = secured("sasl.password=another");
-    let mut refused = Worker::process(cluster.secure_brokers(), &names, &wrong);
+    let mut refused = Worker::process(cluster.second_brokers(), &names, &wrong);
     assert_eq!(refused.wait(PATIENCE), 1);
     let log = refused.lines().tail(20);
     assert!(log.contains("Authentication failed"), "{log}");

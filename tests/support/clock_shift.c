@@ -1,12 +1,26 @@
-/* Shifts the wall clock of one process by TEST_CLOCK_SHIFT seconds; its monotonic clock stays. Loaded by LD_PRELOAD. */
+/* Shifts the wall clock of one process by TEST_CLOCK_SHIFT seconds, or by those that the eight bytes of the file
+ * TEST_CLOCK_SHIFT_FILE hold at the moment; its monotonic clock stays. Loaded by LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 #include <threads.h>
 #include <time.h>
+#include <unistd.h>
 
 static long shift(void) {
+    static volatile long *shared;
+    const char *path = shared ? NULL : getenv("TEST_CLOCK_SHIFT_FILE");
+    if (path) {
+        int file = open(path, O_RDONLY | O_CLOEXEC);
+        void *mapped = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *shared, PROT_READ, MAP_SHARED, file, 0);
+        if (file >= 0) close(file);
+        if (mapped == MAP_FAILED) abort();
+        shared = mapped;
+    }
+    if (shared) return *shared;
     const char *text = getenv("TEST_CLOCK_SHIFT");
     return text ? atol(text) : 0;
 }

@@ -38,8 +38,10 @@ pub struct ClusterOptions {
     pub nodes: usize,
     /// Broker properties besides, or instead of, the ones this module sets.
     pub properties: Vec<(String, String)>,
-    /// The security protocol of a second listener, such as `SASL_SSL`; its address is [`Cluster::secure_brokers`].
-    pub secure_listener: Option<String>,
+    /// The security protocol of a second listener, such as `SASL_SSL`; its address is [`Cluster::second_brokers`].
+    pub second_listener: Option<String>,
+    /// Ports at which the second listener of each broker is advertised, instead of its own: those of a proxy.
+    pub advertised_ports: Vec<u16>,
     /// Further arguments of `StorageTool format`, such as `--add-scram` and its value.
     pub format_arguments: Vec<String>,
     /// Further arguments of each broker's JVM.
@@ -52,7 +54,8 @@ impl ClusterOptions {
         Self {
             nodes,
             properties: Vec::new(),
-            secure_listener: None,
+            second_listener: None,
+            advertised_ports: Vec::new(),
             format_arguments: Vec::new(),
             jvm_arguments: Vec::new(),
         }
@@ -62,7 +65,7 @@ impl ClusterOptions {
 /// A running cluster.
 pub struct Cluster {
     brokers: String,
-    secure_brokers: Option<String>,
+    second_brokers: Option<String>,
     nodes: Vec<Node>,
     // Dropped after the nodes: first the processes end, then the folder goes, then the janitor finds nothing to do.
     _own: Option<(TempDir, Janitor)>,
@@ -149,9 +152,9 @@ impl Cluster {
         &self.brokers
     }
 
-    /// The bootstrap servers of [`ClusterOptions::secure_listener`].
-    pub fn secure_brokers(&self) -> &str {
-        self.secure_brokers.as_deref().expect("the cluster was started with a secure listener")
+    /// The bootstrap servers of [`ClusterOptions::second_listener`].
+    pub fn second_brokers(&self) -> &str {
+        self.second_brokers.as_deref().expect("the cluster was started with a second listener")
     }
 
     /// Asks node `index` to stop and waits until it has.
@@ -196,7 +199,7 @@ impl Cluster {
     }
 
     fn given(brokers: String) -> Result<Self, String> {
-        let cluster = Self { brokers, secure_brokers: None, nodes: Vec::new(), _own: None };
+        let cluster = Self { brokers, second_brokers: None, nodes: Vec::new(), _own: None };
         let known = cluster.known_brokers(START_TIME_MAX);
         if known.is_empty() {
             return Err(format!("no broker of HOOKSTREAM_TEST_BROKERS ({}) answers", cluster.brokers));
@@ -224,7 +227,7 @@ impl Cluster {
         let nodes = (0..options.nodes).map(|index| Node::new(index, options, &ports, folder.path(), class_path));
         let mut cluster = Self {
             brokers: addresses(&ports.plain),
-            secure_brokers: options.secure_listener.is_some().then(|| addresses(&ports.secure)),
+            second_brokers: options.second_listener.is_some().then(|| addresses(&ports.second)),
             nodes: nodes.collect::<Result<_, _>>()?,
             _own: Some((folder, janitor)),
         };
@@ -279,7 +282,7 @@ impl Cluster {
 /// node's port must still be free when it comes back.
 struct Ports {
     plain: Vec<u16>,
-    secure: Vec<u16>,
+    second: Vec<u16>,
     controller: Vec<u16>,
 }
 
@@ -293,8 +296,8 @@ impl Ports {
             }
             if free.len() == 3 * nodes {
                 let controller = free.split_off(2 * nodes);
-                let secure = free.split_off(nodes);
-                return Ok(Self { plain: free, secure, controller });
+                let second = free.split_off(nodes);
+                return Ok(Self { plain: free, second, controller });
             }
         }
         Err(String::from("no free loopback ports between 15000 and 32000"))
@@ -393,10 +396,14 @@ fn server_properties(index: usize, options: &ClusterOptions, ports: &Ports, fold
     let nodes = options.nodes;
     let voters: Vec<_> = (0..nodes).map(|node| format!("{}@127.0.0.1:{}", node + 1, ports.controller[node])).collect();
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{}", ports.plain[index]);
+    let mut advertised = listeners.clone();
     let mut protocols = String::from("PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT");
-    if let Some(protocol) = &options.secure_listener {
-        listeners = format!("{listeners},SECURE://127.0.0.1:{}", ports.secure[index]);
-        protocols = format!("{protocols},SECURE:{protocol}");
+    if let Some(protocol) = &options.second_listener {
+        let port = ports.second[index];
+        listeners = format!("{listeners},SECOND://127.0.0.1:{port}");
+        let port = options.advertised_ports.get(index).unwrap_or(&port);
+        advertised = format!("{advertised},SECOND://127.0.0.1:{port}");
+        protocols = format!("{protocols},SECOND:{protocol}");
     }
     let copies = nodes.min(3).to_string();
     let in_sync = if nodes >= 3 { "2" } else { "1" };
@@ -406,7 +413,7 @@ fn server_properties(index: usize, options: &ClusterOptions, ports: &Ports, fold
         ("controller.quorum.voters", voters.join(",")),
         ("controller.listener.names", String::from("CONTROLLER")),
         ("listeners", format!("{listeners},CONTROLLER://127.0.0.1:{}", ports.controller[index])),
-        ("advertised.listeners", listeners),
+        ("advertised.listeners", advertised),
         ("listener.security.protocol.map", protocols),
         ("inter.broker.listener.name", String::from("PLAINTEXT")),
         ("log.dirs", folder.join("data").to_string_lossy().into_owned()),

@@ -14,6 +14,7 @@
 
 pub mod cluster;
 pub mod kafka_jars;
+pub mod links;
 pub mod monitor;
 pub mod process;
 pub mod receiver;

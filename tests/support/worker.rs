@@ -146,6 +146,36 @@ pub fn kafka_settings(brokers: &str, group: &str) -> settings::Kafka {
     settings::Kafka { brokers: brokers.to_owned(), group: group.to_owned(), instance_id: None, properties: Vec::new() }
 }
 
+/// A wall clock of a worker's own, to be set while it runs. Its monotonic clock is right.
+pub struct Clock {
+    library: String,
+    file: tempfile::NamedTempFile,
+}
+
+impl Clock {
+    /// A clock that is right.
+    pub fn new() -> Self {
+        let clock = Self { library: clock_shift(), file: tempfile::NamedTempFile::new().expect("a temporary file") };
+        clock.set_ahead(0);
+        clock
+    }
+
+    /// Sets it so many seconds ahead of the machine's; behind, where they are negative.
+    pub fn set_ahead(&self, seconds: i64) {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(self.file.path())
+            .and_then(|mut file| std::io::Write::write_all(&mut file, &seconds.to_ne_bytes()))
+            .expect("a file of ours");
+    }
+
+    /// What a worker has to find in its environment.
+    pub fn environment(&self) -> [(&str, &str); 2] {
+        let path = self.file.path().to_str().expect("a path in UTF-8");
+        [("LD_PRELOAD", &self.library), ("TEST_CLOCK_SHIFT_FILE", path)]
+    }
+}
+
 /// Builds the library that shifts a process's wall clock. The C compiler is the one that links this test.
 fn clock_shift() -> String {
     let library = format!("{}/clock_shift.so", env!("CARGO_TARGET_TMPDIR"));
@@ -200,9 +230,14 @@ impl Worker {
 
     /// Starts one with these variables in its environment, and waits until it is ready.
     pub async fn start_in(environment: &[(&str, &str)], brokers: &str, names: &Names, extra: &[&str]) -> Self {
-        let worker = Self::listening(Self::process_in(brokers, names, extra, environment)).await;
+        let worker = Self::spawn_in(environment, brokers, names, extra).await;
         worker.ready().await;
         worker
+    }
+
+    /// Starts one with these variables in its environment, without waiting for more than its admin listener.
+    pub async fn spawn_in(environment: &[(&str, &str)], brokers: &str, names: &Names, extra: &[&str]) -> Self {
+        Self::listening(Self::process_in(brokers, names, extra, environment)).await
     }
 
     async fn listening(process: Process) -> Self {

@@ -1,6 +1,7 @@
 //! Everything at once, in an order that a seed decides: three brokers that die and freeze, four workers that are killed, stopped,
-//! frozen past their session and scaled, receivers that come and go, bursts, integrations that move, pause and resume. An account
-//! outside of the workers says what was lost, repeated and out of order.
+//! frozen past their session and scaled, a network between them that is cut, silent and slow, clocks that jump, receivers that come and
+//! go, bursts, integrations that move, are paused, suspended and resumed. An account outside of the workers says what was lost, repeated
+//! and out of order.
 //!
 //! The suite runs a short form. The long form is the same with figures of one's own; it writes a page and a picture to `target/tmp/torture`:
 //!
@@ -11,10 +12,10 @@
 #![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
 
 mod account;
+mod faults;
 mod report;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,34 +23,19 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use serde_json::{Value, json};
 
 use self::account::{Account, ENTITIES};
+use self::faults::{FAULTS, Fault, Mood, Victims, WORKERS, folder, integration};
 use self::report::{Mark, Sample};
-use crate::stage::{Stage, event, webhook};
-use crate::support::cluster::{Cluster, OwnCluster};
-use crate::support::process::Signal;
+use crate::stage::{Stage, event};
+use crate::support::cluster::{Cluster, ClusterOptions};
+use crate::support::links::Links;
 use crate::support::receiver::{Answer, Misbehaviour, Receiver};
 use crate::support::records::produce;
 use crate::support::wait::wait_until;
-use crate::support::worker::Worker;
 
 const SCHEDULE: &str = "1s,2s,4s,8s";
 const PARTITIONS: u16 = 8;
-const WORKERS: usize = 4;
-/// A member that is silent is missed after three seconds.
-const OPTIONS: [&str; 8] = [
-    "--kafka-property",
-    "session.timeout.ms=3000",
-    "--kafka-property",
-    "heartbeat.interval.ms=500",
-    "--request-timeout",
-    "3s",
-    "--drain-timeout",
-    "5s",
-];
-/// Longer than a session.
-const FREEZE: Duration = Duration::from_secs(5);
 /// Every webhook; each is the only one of an integration of that name.
 const WEBHOOKS: [&str; 6] = ["one", "two", "slow", "fickle", "moving", "pausing"];
 /// Those of which every event is to be accounted for. What matches a paused integration is dropped, which only the workers count.
@@ -74,156 +60,27 @@ impl Size {
     }
 }
 
-/// How the fickle receiver is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    Well,
-    Refusing,
-    Resetting,
-    Hanging,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    KillWorker,
-    StopWorker,
-    FreezeWorker,
-    AddWorker,
-    KillBroker,
-    StopBroker,
-    FreezeBroker,
-    ChangeMood,
-    Move,
-    PauseAndResume,
-}
-
-const FAULTS: [Fault; 10] = [
-    Fault::KillWorker,
-    Fault::StopWorker,
-    Fault::FreezeWorker,
-    Fault::AddWorker,
-    Fault::KillBroker,
-    Fault::StopBroker,
-    Fault::FreezeBroker,
-    Fault::ChangeMood,
-    Fault::Move,
-    Fault::PauseAndResume,
-];
-
-/// The whole stage.
+/// The whole trial.
 struct Torture {
-    cluster: OwnCluster,
-    stage: Stage,
-    workers: Vec<Worker>,
-    /// Ended workers, until they are known to have ended well.
-    stopped: Vec<Worker>,
-    base: String,
-    mood: Arc<Mutex<Mood>>,
-    moved: usize,
+    victims: Victims,
     rng: StdRng,
     began: Instant,
     marks: Vec<Mark>,
     counts: BTreeMap<String, usize>,
-}
-
-fn integration(name: &str, base: &str, path: &str, status: &str) -> Value {
-    json!({ "id": name, "baseUrl": base, "status": status, "webHooks": [webhook(name, path)] })
+    /// Faults after which work that was under way may be done again.
+    abrupt: usize,
 }
 
 impl Torture {
-    fn mark(&mut self, fault: Fault) {
+    async fn fault(&mut self, fault: Fault) {
         let what = format!("{fault:?}");
         *self.counts.entry(what.clone()).or_default() += 1;
+        self.abrupt += usize::from(fault.is_abrupt());
+        // Shown where the trial fails.
+        println!("{:.1} s: {what}", self.began.elapsed().as_secs_f64());
         self.marks.push((self.began.elapsed().as_secs_f64(), what));
-    }
-
-    async fn start_worker(&mut self) {
-        let worker = self.stage.spawn(&OPTIONS).await;
-        self.workers.push(worker);
-    }
-
-    fn some_worker(&mut self) -> Worker {
-        let at = self.rng.random_range(0..self.workers.len());
-        self.workers.remove(at)
-    }
-
-    async fn fault(&mut self, fault: Fault) {
-        self.mark(fault);
-        match fault {
-            Fault::KillWorker => {
-                let mut worker = self.some_worker();
-                tokio::task::block_in_place(|| worker.sigkill());
-                self.start_worker().await;
-            }
-            Fault::StopWorker => {
-                let mut worker = self.some_worker();
-                worker.sigterm();
-                self.stopped.push(worker);
-                if self.workers.len() < WORKERS {
-                    self.start_worker().await;
-                }
-            }
-            Fault::FreezeWorker => {
-                let mut worker = self.some_worker();
-                worker.signal(Signal::Stop);
-                tokio::time::sleep(FREEZE).await;
-                worker.signal(Signal::Continue);
-                self.workers.push(worker);
-            }
-            Fault::AddWorker if self.workers.len() <= WORKERS => self.start_worker().await,
-            Fault::AddWorker => {}
-            Fault::KillBroker | Fault::StopBroker | Fault::FreezeBroker => self.broker_fault(fault).await,
-            Fault::ChangeMood => {
-                let moods = [Mood::Well, Mood::Refusing, Mood::Resetting, Mood::Hanging];
-                *self.mood.lock() = moods[self.rng.random_range(0..moods.len())];
-            }
-            Fault::Move => {
-                self.moved += 1;
-                let path = format!("/moving/{}", self.moved);
-                tokio::task::block_in_place(|| self.stage.put([&integration("moving", &self.base, &path, "active")]));
-            }
-            Fault::PauseAndResume => {
-                for status in ["paused", "active"] {
-                    let record = integration("pausing", &self.base, "/pausing", status);
-                    tokio::task::block_in_place(|| self.stage.put([&record]));
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
-            }
-        }
-    }
-
-    async fn broker_fault(&mut self, fault: Fault) {
-        let broker = self.rng.random_range(0..3);
-        match fault {
-            Fault::FreezeBroker => {
-                self.cluster.freeze(broker);
-                tokio::time::sleep(FREEZE).await;
-                self.cluster.thaw(broker);
-            }
-            Fault::KillBroker => tokio::task::block_in_place(|| {
-                self.cluster.kill(broker);
-                self.cluster.restart(broker);
-            }),
-            _ => tokio::task::block_in_place(|| {
-                self.cluster.stop(broker);
-                self.cluster.restart(broker);
-            }),
-        }
-    }
-
-    /// Fails if a worker ended that was not asked to, or one that was asked to did not end well.
-    fn look_after_workers(&mut self) {
-        for worker in &mut self.workers {
-            assert!(worker.is_running(), "a worker ended by itself:\n{}", worker.lines().tail(40));
-        }
-        self.stopped.retain_mut(|worker| {
-            let is_running = worker.is_running();
-            if !is_running {
-                let code = worker.wait_exit(Duration::ZERO);
-                assert_eq!(code, 0, "a worker was asked to stop:\n{}", worker.lines().tail(40));
-            }
-            is_running
-        });
+        self.victims.suffer(fault, &mut self.rng).await;
+        self.victims.look_after_workers();
     }
 }
 
@@ -262,27 +119,27 @@ fn receivers(account: &Account, mood: &Arc<Mutex<Mood>>) -> Receiver {
 }
 
 async fn set_up(size: &Size, account: &Account) -> (Torture, Receiver) {
-    let cluster = Cluster::start(3).await;
+    let links = Links::new(3);
+    // Workers reach the brokers through the links, everything else does so without them.
+    let cluster = Cluster::start_with(ClusterOptions {
+        second_listener: Some("PLAINTEXT".to_owned()),
+        advertised_ports: links.ports().to_vec(),
+        ..ClusterOptions::nodes(3)
+    });
+    let cluster = cluster.await;
+    links.lead_to(cluster.second_brokers());
     let stage = Stage::replicated(&cluster, "torture", SCHEDULE, PARTITIONS, 3).await;
     let mood = Arc::new(Mutex::new(Mood::Well));
     let receiver = receivers(account, &mood);
     let base = receiver.url("");
-    let integrations = WEBHOOKS.map(|name| integration(name, &base, &format!("/{name}"), "active"));
-    stage.put(&integrations);
-    let torture = Torture {
-        cluster,
-        stage,
-        workers: Vec::new(),
-        stopped: Vec::new(),
-        base,
-        mood,
-        moved: 0,
-        rng: StdRng::seed_from_u64(size.seed),
-        began: Instant::now(),
-        marks: Vec::new(),
-        counts: BTreeMap::new(),
-    };
-    (torture, receiver)
+    stage.put(&WEBHOOKS.map(|name| integration(name, &base, &format!("/{name}"), "active")));
+    let mut victims = Victims::new(cluster, links, stage, base, mood);
+    for _ in 0..WORKERS {
+        victims.start_worker().await;
+    }
+    victims.ready().await;
+    let (rng, began) = (StdRng::seed_from_u64(size.seed), Instant::now());
+    (Torture { victims, rng, began, marks: Vec::new(), counts: BTreeMap::new(), abrupt: 0 }, receiver)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,16 +147,9 @@ async fn whatever_happens_to_brokers_workers_and_receivers_nothing_is_lost_and_o
     let size = Size::asked_for();
     let account = Account::of(&WEBHOOKS, size.events);
     let (mut torture, _receiver) = set_up(&size, &account).await;
-    for _ in 0..WORKERS {
-        torture.start_worker().await;
-    }
-    for worker in &torture.workers {
-        worker.ready().await;
-    }
-    torture.began = Instant::now();
     let written = Arc::new(AtomicU64::new(0));
     let writer = std::thread::spawn({
-        let (brokers, topic) = (torture.cluster.brokers().to_owned(), torture.stage.names.events());
+        let (brokers, topic) = (torture.victims.cluster.brokers().to_owned(), torture.victims.stage.names.events());
         let (size, written) = (Size { ..size }, Arc::clone(&written));
         move || write_events(&brokers, &topic, &size, &written)
     });
@@ -322,18 +172,16 @@ async fn whatever_happens_to_brokers_workers_and_receivers_nothing_is_lost_and_o
         let at = torture.rng.random_range(0..to_come.len().max(FAULTS.len()));
         let fault = if to_come.is_empty() { FAULTS[at] } else { to_come.remove(at % to_come.len()) };
         torture.fault(fault).await;
-        torture.look_after_workers();
         let rest = torture.rng.random_range(500..2_500);
         tokio::time::sleep(Duration::from_millis(rest)).await;
     }
     writer.join().expect("writing events does not panic");
-    *torture.mood.lock() = Mood::Well;
+    *torture.victims.mood.lock() = Mood::Well;
     settle(&mut torture, &size, &account).await;
     sampling.abort();
     let page = judge(&torture, &size, &account);
     let samples = samples.lock();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("torture");
-    report::write(&folder, &page, &samples, &torture.marks, WEBHOOKS.len() as u64);
+    report::write(&folder(), &page, &samples, &torture.marks, WEBHOOKS.len() as u64);
     println!("{page}");
 }
 
@@ -342,23 +190,20 @@ async fn settle(torture: &mut Torture, size: &Size, account: &Account) {
     // As long again as writing took, for a machine that was slower than the rate.
     let patience = Duration::from_mins(2) + Duration::from_secs_f64(size.events as f64 / size.rate as f64);
     wait_until("every event to be accounted for", patience, async || {
-        let balance = account.balance(&COUNTED, &torture.stage.dead());
+        let balance = account.balance(&COUNTED, &torture.victims.stage.dead());
         if balance.lost.is_empty() { Ok(()) } else { Err((balance.lost.len(), balance.lost.into_iter().next())) }
     })
     .await;
-    torture.stage.settled(patience).await;
-    for mut worker in torture.workers.drain(..).chain(torture.stopped.drain(..)) {
-        tokio::task::block_in_place(|| worker.stop());
-    }
+    torture.victims.stage.settled(patience).await;
+    tokio::task::block_in_place(|| torture.victims.stop());
 }
 
 /// What was counted, in words; fails if it is not as promised.
 fn judge(torture: &Torture, size: &Size, account: &Account) -> String {
-    let balance = account.balance(&COUNTED, &torture.stage.dead());
+    let balance = account.balance(&COUNTED, &torture.victims.stage.dead());
     let (acknowledged, repeated, of_another_id) = account.counts();
     let out_of_order = account.out_of_order();
-    let abrupt = ["KillWorker", "FreezeWorker", "KillBroker", "StopBroker", "FreezeBroker"];
-    let abrupt: usize = abrupt.iter().filter_map(|name| torture.counts.get(*name)).sum();
+    let abrupt = torture.abrupt;
     let page = format!(
         "# Torture\n\nSeed {}, {} events at {} a second to {} webhooks; {:.0} s; faults: {:?}.\n\n\
          {} requests, {acknowledged} deliveries acknowledged, {} of {} accounted for, dead letters {:?}, {} lost, \
