@@ -248,7 +248,7 @@ impl Resolver {
     }
 
     /// Asks `lookup`.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn with(lookup: Box<Lookup>) -> Self {
         Self::bounded(lookup, LOOKUPS_MAX)
     }
