@@ -197,7 +197,7 @@ pub(crate) fn help() -> String {
 /// One line for each mistake.
 pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, Vec<String>> {
     let (mut load, mut mistakes) = (defaults(), Vec::new());
-    let mut arguments = arguments;
+    let mut arguments = arguments.peekable();
     while let Some(argument) = arguments.next() {
         if argument == "--help" || argument == "-h" {
             return Ok(Asked::Help);
@@ -208,6 +208,8 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, Ve
         };
         let Some(row) = ROWS.iter().find(|row| name.strip_prefix("--") == Some(row.name)) else {
             mistakes.push(format!("{name}: unknown option; --help lists all"));
+            // Its value.
+            arguments.next_if(|next| value.is_none() && !next.starts_with("--"));
             continue;
         };
         let Some(value) = value.or_else(|| arguments.next()) else {
@@ -294,8 +296,6 @@ mod tests {
             mistakes,
             [
                 "--webhoks: unknown option; --help lists all",
-                // Its value.
-                "3: unknown option; --help lists all",
                 "--event-bytes `-1`: expected a number above 0, up to 1e12",
                 "--answer `5`: expected a duration such as 250ms, 30s, 5m or 1h",
                 "--dead-percent `100`: expected a number from 0, below 100",

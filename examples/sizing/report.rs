@@ -89,6 +89,9 @@ pub(crate) fn page(load: &Load, plan: &Plan) -> String {
 
 /// With two digits that count below ten, whole above.
 fn number(value: f64) -> String {
+    if value > 0.0 && value < 0.001 {
+        return String::from("<0.001");
+    }
     let digits = if value == 0.0 || value >= 10.0 {
         0
     } else if value >= 0.1 {
@@ -122,7 +125,7 @@ mod tests {
 
     #[test]
     fn figures_are_written_with_units_that_people_read() {
-        assert_eq!([0.0, 0.02, 0.5, 9.99, 12.3].map(number), ["0", "0.0200", "0.50", "9.99", "12"]);
+        assert_eq!([0.0, 1e-6, 0.02, 0.5, 9.99, 12.3].map(number), ["0", "<0.001", "0.0200", "0.50", "9.99", "12"]);
         assert_eq!([12.0, 2_500.0, 3e6, 7.26e9, 1.5e13].map(bytes), ["12 B", "2.5 kB", "3.0 MB", "7.3 GB", "15.0 TB"]);
         assert_eq!([0.25, 7.0, 120.0, 5_400.0].map(seconds), ["250 ms", "7.0 s", "2.0 min", "1.5 h"]);
     }
