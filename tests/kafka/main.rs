@@ -29,6 +29,7 @@ mod health;
 mod schedules;
 mod security;
 mod shapes;
+mod sizing;
 mod tools;
 mod isolation;
 mod moving;

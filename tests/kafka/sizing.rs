@@ -1,0 +1,122 @@
+//! What the model of `examples/sizing` says of a load, and what a worker makes of that load: at two sizes.
+
+#![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
+
+use std::time::{Duration, Instant};
+
+use crate::stage::{LONG, Stage, event, event_number, webhook};
+use crate::support::cluster::Cluster;
+use crate::support::receiver::{Answer, Receiver};
+use crate::support::records::ends;
+use crate::support::worker::Worker;
+
+#[expect(dead_code, reason = "the program's page shows more of it")]
+#[path = "../../examples/sizing/constants.rs"]
+mod constants;
+#[path = "../../examples/sizing/model.rs"]
+mod model;
+
+use self::model::{Load, plan};
+
+/// The first two delays fall due within a run, later ones hardly ever have a record.
+const SCHEDULE: &str = "1s,2s,4s";
+/// One attempt in so many fails.
+const FAILING: usize = 10;
+/// Long beside what a busy machine adds to it.
+const ANSWER: Duration = Duration::from_millis(250);
+const SECONDS: usize = 10;
+
+/// What a worker took, or is to take, in a second.
+#[derive(Debug)]
+struct Taken {
+    in_flight: f64,
+    first_tier: f64,
+    second_tier: f64,
+}
+
+fn predicted(rate: usize) -> Taken {
+    let plan = plan(&Load {
+        events_per_second: rate as f64,
+        event_bytes: 100.0,
+        webhooks: 2.0,
+        webhooks_per_host: 2.0,
+        matches_per_event: 2.0,
+        dead: 0.0,
+        slow: 0.0,
+        failing: 1.0 / FAILING as f64,
+        answer: ANSWER.as_secs_f64(),
+        slow_answer: ANSWER.as_secs_f64(),
+        request_timeout: 10.0,
+        retention: 3_600.0,
+        replicas: 1.0,
+        worker_cores: 2.0,
+        utilisation: 0.6,
+        max_in_flight: 1_024.0,
+    });
+    Taken {
+        in_flight: plan.in_flight,
+        first_tier: plan.tiers[0].records_per_second,
+        second_tier: plan.tiers[1].records_per_second,
+    }
+}
+
+/// Seconds of all attempts together.
+async fn attempt_seconds(worker: &Worker) -> f64 {
+    worker.metric("hookstream_attempt_duration_seconds_sum", &[]).await
+}
+
+async fn measured(cluster: &Cluster, rate: usize) -> Taken {
+    let stage = Stage::on(cluster, "sizing", SCHEDULE, 4).await;
+    let receiver = Receiver::forgetful(|request| {
+        // The last digit decides about the first attempt, the one before it about the second.
+        let digit = event_number(request) / FAILING.pow(request.attempt() - 1) % FAILING;
+        let answer = if digit == 0 { Answer::status(500) } else { Answer::ok() };
+        answer.after(ANSWER)
+    });
+    let integration = serde_json::json!({ "id": "i", "baseUrl": receiver.url(""), "webHooks":
+        [webhook("one", "/one"), webhook("two", "/two")] });
+    stage.put([&integration]);
+    // Room for the rate: the limit of a webhook must not be what is measured.
+    let worker = stage.worker(&["--max-in-flight-per-webhook", "256"]).await;
+    let (began, cpu) = (Instant::now(), worker.cpu_time());
+    for second in 0..SECONDS {
+        let numbers = second * rate..(second + 1) * rate;
+        tokio::task::block_in_place(|| stage.send(numbers.map(|n| event(&format!("e-{n}"), &format!("c-{n}")))));
+        tokio::time::sleep((began + Duration::from_secs(second as u64 + 1)).saturating_duration_since(Instant::now()))
+            .await;
+    }
+    stage.settled(LONG).await;
+    for delay in ["1s", "2s", "4s"] {
+        stage.tier_settled(delay, LONG).await;
+    }
+    let records = |delay| ends(cluster.brokers(), &stage.names.tier(delay)).values().sum::<i64>() as f64;
+    let per_second = |count: f64| count / SECONDS as f64;
+    let attempts = worker.metric("hookstream_attempts_total", &[]).await;
+    println!(
+        "{rate} events/s: {attempts} attempts, {:.0} µs of processor each (this build), {:.0} MB",
+        (worker.cpu_time() - cpu).as_secs_f64() * 1e6 / attempts,
+        worker.memory() as f64 / 1e6
+    );
+    Taken {
+        in_flight: per_second(attempt_seconds(&worker).await),
+        first_tier: per_second(records("1s")),
+        second_tier: per_second(records("2s")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_takes_what_the_model_of_sizing_says_at_two_sizes() {
+    let cluster = Cluster::shared().await;
+    for rate in [50, 200] {
+        let (said, taken) = (predicted(rate), measured(&cluster, rate).await);
+        println!("{rate} events/s: predicted {said:?}, measured {taken:?}");
+        for (said, taken, what) in [
+            (said.in_flight, taken.in_flight, "requests under way"),
+            (said.first_tier, taken.first_tier, "records of the first tier"),
+            (said.second_tier, taken.second_tier, "records of the second tier"),
+        ] {
+            // Answers come later than asked for on a busy machine, never earlier.
+            assert!((0.9 * said..1.5 * said).contains(&taken), "{what} at {rate} events/s: {said} and {taken}");
+        }
+    }
+}
