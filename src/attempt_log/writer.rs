@@ -12,6 +12,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
@@ -23,6 +24,8 @@ use crate::telemetry::metrics::Metrics;
 const WAIT: Duration = Duration::from_millis(200);
 /// How long the last records may take when the process stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a producer may be replaced: what was wrong is the brokers', and may last.
+const REPLACE_EVERY: Duration = Duration::from_secs(5);
 /// Records in the producer, and their kilobytes: what the fastest worker logs in a few seconds.
 const QUEUE_RECORDS_MAX: &str = "50000";
 const QUEUE_KILOBYTES_MAX: &str = "32768";
@@ -55,10 +58,23 @@ impl ProducerContext for Deliveries {
 
 /// Writes the attempt log.
 pub(crate) struct AttemptLogWriter {
+    kafka: settings::Kafka,
     producer: ThreadedProducer<Deliveries>,
+    /// When the producer was last replaced.
+    replaced: Option<Instant>,
     topic: String,
     worker: String,
     metrics: Arc<Metrics>,
+}
+
+fn producer_of(kafka: &settings::Kafka, metrics: &Arc<Metrics>) -> Result<ThreadedProducer<Deliveries>, KafkaError> {
+    let context = Deliveries { log: ClientLog::new("attempts"), metrics: Arc::clone(metrics) };
+    let mut config = producer_config(kafka, "attempts");
+    fix(&mut config, "queue.buffering.max.messages", QUEUE_RECORDS_MAX);
+    fix(&mut config, "queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX);
+    // Nobody waits for these records, and larger batches cost less.
+    fix(&mut config, "linger.ms", "50");
+    config.create_with_context(context)
 }
 
 impl AttemptLogWriter {
@@ -72,20 +88,18 @@ impl AttemptLogWriter {
         worker: String,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
-        let context = Deliveries { log: ClientLog::new("attempts"), metrics: Arc::clone(&metrics) };
-        let mut config = producer_config(kafka, "attempts");
-        fix(&mut config, "queue.buffering.max.messages", QUEUE_RECORDS_MAX);
-        fix(&mut config, "queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX);
-        // Nobody waits for these records, and larger batches cost less.
-        fix(&mut config, "linger.ms", "50");
-        Ok(Self { producer: config.create_with_context(context)?, topic, worker, metrics })
+        let producer = producer_of(kafka, &metrics)?;
+        Ok(Self { kafka: kafka.clone(), producer, replaced: None, topic, worker, metrics })
     }
 
     /// Writes until `stop`, and then what has been handed over by then. Blocks its thread.
-    pub(crate) fn run(self, entries: &Receiver<Entry>, stop: &CancellationToken) {
+    pub(crate) fn run(mut self, entries: &Receiver<Entry>, stop: &CancellationToken) {
         loop {
             match entries.recv_timeout(WAIT) {
-                Ok(entry) => self.write(&entry),
+                Ok(entry) => {
+                    let record = entry.record(&self.worker);
+                    self.write(entry.key(), &record);
+                }
                 Err(RecvTimeoutError::Timeout) if !stop.is_cancelled() => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
@@ -95,11 +109,67 @@ impl AttemptLogWriter {
         }
     }
 
-    fn write(&self, entry: &Entry) {
-        let record = entry.record(&self.worker);
-        let sent = self.producer.send(BaseRecord::to(&self.topic).key(entry.key()).payload(&record));
-        if sent.is_err() {
+    fn write(&mut self, key: &str, record: &[u8]) {
+        if let Err((error, _)) = self.producer.send(BaseRecord::to(&self.topic).key(key).payload(record)) {
             self.metrics.health.attempt_log_dropped.inc();
+            tracing::debug!(topic = self.topic, %error, "an attempt was not logged");
+            self.replace_if_fatal();
         }
+    }
+
+    /// A producer that has failed for good takes nothing any more: another takes its place, at most once in
+    /// [`REPLACE_EVERY`].
+    fn replace_if_fatal(&mut self) {
+        let Some((code, text)) = self.producer.client().fatal_error() else { return };
+        if self.replaced.is_some_and(|replaced| replaced.elapsed() < REPLACE_EVERY) {
+            return;
+        }
+        self.replaced = Some(Instant::now());
+        tracing::error!(
+            topic = self.topic,
+            ?code,
+            text,
+            "the producer of the attempt log cannot go on and is replaced"
+        );
+        match producer_of(&self.kafka, &self.metrics) {
+            Ok(producer) => self.producer = producer,
+            Err(error) => tracing::error!(%error, "no producer of the attempt log"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::domain::retry_schedule::RetrySchedule;
+
+    #[test]
+    fn a_producer_that_has_failed_for_good_is_replaced_and_attempts_are_logged_again() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("attempts", 1, 1).expect("a topic");
+        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused]);
+        let kafka = settings::Kafka {
+            brokers: cluster.bootstrap_servers(),
+            group: "hookstream".to_owned(),
+            instance_id: None,
+            properties: Vec::new(),
+        };
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        let mut writer = AttemptLogWriter::new(&kafka, "attempts".to_owned(), "w".to_owned(), metrics).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // Until the broker has refused the producer, attempts wait in it.
+        while writer.replaced.is_none() {
+            assert!(Instant::now() < deadline, "the producer does not fail");
+            writer.write("ws/i", b"{}");
+            drop(writer.producer.flush(Duration::from_millis(10)));
+        }
+        let dropped = writer.metrics.health.attempt_log_dropped.get();
+        writer.write("ws/i", b"{}");
+        writer.producer.flush(Duration::from_secs(30)).expect("the new producer writes");
+        assert_eq!(writer.metrics.health.attempt_log_dropped.get(), dropped);
     }
 }

@@ -295,3 +295,65 @@ pub(super) fn partitions_of(producer: &FutureProducer<ClientLog>, topic: &str) -
         _ => Err("the topic does not exist; `hookstream topics apply` creates it".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::domain::retry_schedule::RetrySchedule;
+    use crate::kafka::client::table_consumer_config;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_producer_that_has_failed_for_good_is_replaced_and_what_was_counted_is_told() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("deltas", 1, 1).expect("a topic");
+        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused]);
+        let kafka = settings::Kafka {
+            brokers: cluster.bootstrap_servers(),
+            group: "hookstream".to_owned(),
+            instance_id: None,
+            properties: Vec::new(),
+        };
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        let publisher = DeltaPublisher::new(DeltaParts {
+            kafka: &kafka,
+            topic: "deltas".to_owned(),
+            worker: "w".to_owned(),
+            rules: &Rules {
+                errors_window_s: 60,
+                errors_min_attempts: 20,
+                suspend_after_ms: 10_000,
+                suspend_after_failures: 5,
+            },
+            tally: Arc::new(Tally::new(1)),
+            health: Arc::default(),
+            metrics: Arc::clone(&metrics),
+            brokers: Arc::new(BrokerClock::new()),
+        })
+        .unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(publisher.run(stop.clone()));
+        // The first telling goes out at once, to learn the brokers' time.
+        let told = tokio::task::spawn_blocking(move || {
+            let reader: BaseConsumer = table_consumer_config(&kafka, "test").create().unwrap();
+            let mut list = rdkafka::TopicPartitionList::new();
+            list.add_partition_offset("deltas", 0, rdkafka::Offset::Beginning).unwrap();
+            reader.assign(&list).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while Instant::now() < deadline {
+                if let Some(Ok(_)) = reader.poll(Duration::from_millis(100)) {
+                    return true;
+                }
+            }
+            false
+        });
+        assert!(told.await.unwrap(), "nothing was told");
+        assert!(metrics.deliver.publish_errors.with_label_values(&["deltas"]).get() > 0, "the first producer failed");
+        stop.cancel();
+        running.await.unwrap();
+    }
+}
