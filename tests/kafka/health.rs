@@ -98,20 +98,15 @@ const FAST: [&str; 10] = [
     "10",
 ];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way() {
-    suspend_and_bring_back("health-suspend", &FAST).await;
+/// These options, under a group protocol.
+fn with<'a>(options: &[&'a str], protocol: &'a str) -> Vec<&'a str> {
+    [options, &["--kafka-property", protocol]].concat()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_fails_is_suspended_once_under_the_consumer_protocol_too() {
-    let options = [&FAST[..], &["--kafka-property", "group.protocol=consumer"]].concat();
-    suspend_and_bring_back("health-consumer", &options).await;
-}
-
-async fn suspend_and_bring_back(claim: &str, options: &[&str]) {
+async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way(protocol: &str) {
+    let options = &with(&FAST, protocol);
     let cluster = Cluster::shared().await;
-    let (brokers, names) = (cluster.brokers(), Names::of(claim));
+    let (brokers, names) = (cluster.brokers(), Names::of("health-suspend"));
     names.create(brokers, SCHEDULE, 6).await;
     let receiver = Receiver::start(|_| Answer::status(500));
     let healthy = Receiver::start(|_| Answer::ok());
@@ -255,8 +250,7 @@ async fn suspend_and_bring_back(claim: &str, options: &[&str]) {
     assert!(failed[1]["lastAcknowledgedAt"].is_string(), "{}", failed[1]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to() {
+async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-flaky"));
     names.create(brokers, SCHEDULE, 3).await;
@@ -272,7 +266,7 @@ async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to() {
         })
         .collect();
     register(brokers, &names, &integration("flaky", &receivers.iter().collect::<Vec<_>>()));
-    let mut options = FAST;
+    let mut options = with(&FAST, protocol);
     // More than fail in a row.
     options[5] = "60";
     let workers = [Worker::start(brokers, &names, &options).await, Worker::start(brokers, &names, &options).await];
@@ -299,8 +293,7 @@ async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to() {
     assert!(gauges.abs() < 0.1, "nothing of it was dropped");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_network_failure_of_ours_suspends_nobody() {
+async fn a_network_failure_of_ours_suspends_nobody(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-network"));
     names.create(brokers, SCHEDULE, 3).await;
@@ -312,7 +305,7 @@ async fn a_network_failure_of_ours_suspends_nobody() {
             "triggerType": "entityEvent", "filter": { "items": [{ "entityType": id }] } });
         register(brokers, &names, &json!({ "id": id, "status": "active", "webHooks": [webhook] }));
     }
-    let worker = Worker::start(brokers, &names, &FAST).await;
+    let worker = Worker::start(brokers, &names, &with(&FAST, protocol)).await;
     let began = tokio::time::Instant::now();
     let sent = AtomicUsize::new(0);
     // Far more and far longer than suspends one.
@@ -376,14 +369,13 @@ fn owner_of(workers: &[Option<Worker>], partition: i32) -> Option<usize> {
     workers.iter().position(|worker| worker.as_ref().is_some_and(owns))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_is_killed_loses_and_doubles_nothing() {
+async fn an_owner_that_is_killed_loses_and_doubles_nothing(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-killed"));
     names.create(brokers, SCHEDULE, 3).await;
     let receiver = Receiver::start(|request| if request.number % 3 == 0 { Answer::ok() } else { Answer::status(500) });
     register(brokers, &names, &integration("watched", &[&receiver]));
-    let options = ["--retry-schedule", SCHEDULE, "--errors-window", "1h"];
+    let options = with(&["--retry-schedule", SCHEDULE, "--errors-window", "1h"], protocol);
     let mut workers = Vec::new();
     for _ in 0..3 {
         workers.push(Some(Worker::start(brokers, &names, &options).await));
@@ -435,8 +427,7 @@ fn logged(brokers: &str, names: &Names, id: &str) -> Vec<(i64, Result<(), Reason
     attempts
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_state_is_what_the_attempt_log_says() {
+async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-log"));
     names.create(brokers, SCHEDULE, 3).await;
@@ -452,6 +443,7 @@ async fn the_state_is_what_the_attempt_log_says() {
     integration["webHooks"][0]["relativeUrl"] = json!(receiver.url("/logged?key=s3cret-in-query"));
     register(brokers, &names, &integration);
     let options = ["--retry-schedule", SCHEDULE, "--attempt-log", "all", "--errors-window", "1h"];
+    let options = with(&options, protocol);
     let mut workers = [Worker::start(brokers, &names, &options).await, Worker::start(brokers, &names, &options).await];
     let sent = AtomicUsize::new(0);
     for _ in 0..8 {
@@ -573,8 +565,7 @@ async fn the_state_is_what_the_attempt_log_says() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn states_and_counts_agree_again_when_their_topics_were_made_anew_apart() {
+async fn states_and_counts_agree_again_when_their_topics_were_made_anew_apart(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-anew"));
     names.create(brokers, SCHEDULE, 1).await;
@@ -582,7 +573,8 @@ async fn states_and_counts_agree_again_when_their_topics_were_made_anew_apart() 
     register(brokers, &names, &integration("dead", &[&receiver]));
     let sent = AtomicUsize::new(0);
     // Fewer than it takes to open a circuit.
-    let options: Vec<&str> = FAST.iter().map(|word| if *word == "30" { "15" } else { word }).collect();
+    let options: Vec<&str> =
+        with(&FAST, protocol).into_iter().map(|word| if word == "30" { "15" } else { word }).collect();
     let failed = async || {
         wait_until("the suspension", PATIENCE, async || {
             send(brokers, &names, "dead", &sent, 20);
@@ -611,4 +603,40 @@ async fn states_and_counts_agree_again_when_their_topics_were_made_anew_apart() 
     .await;
     assert!(worker.metric("hookstream_health_unjudged_seconds", &[]).await.abs() < 1e-9);
     worker.stop();
+}
+
+/// Each of these claims holds under either group protocol.
+macro_rules! under {
+    ($protocol:literal, $($claim:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $claim() {
+                super::$claim(concat!("group.protocol=", $protocol)).await;
+            }
+        )+
+    };
+}
+
+mod classic {
+    under!(
+        "classic",
+        who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way,
+        who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to,
+        a_network_failure_of_ours_suspends_nobody,
+        an_owner_that_is_killed_loses_and_doubles_nothing,
+        the_state_is_what_the_attempt_log_says,
+        states_and_counts_agree_again_when_their_topics_were_made_anew_apart,
+    );
+}
+
+mod consumer {
+    under!(
+        "consumer",
+        who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way,
+        who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to,
+        a_network_failure_of_ours_suspends_nobody,
+        an_owner_that_is_killed_loses_and_doubles_nothing,
+        the_state_is_what_the_attempt_log_says,
+        states_and_counts_agree_again_when_their_topics_were_made_anew_apart,
+    );
 }
