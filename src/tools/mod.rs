@@ -9,6 +9,7 @@ pub(crate) mod demo;
 pub(crate) mod dead_letters;
 pub(crate) mod explain;
 mod lookup;
+mod moved_keys;
 pub(crate) mod receiver;
 mod receiver_log;
 mod render;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::moved_keys;
 use crate::settings::Settings;
 use crate::topics::cluster::{self, Applied, TopicsError};
 use crate::topics::{Finding, Fix, Plan, Severity};
@@ -29,7 +30,12 @@ pub(crate) async fn run_plan(
     json: bool,
     out: &mut impl Write,
 ) -> Result<ExitCode, TopicsToolError> {
-    let plan = cluster::plan(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
+    let mut plan = cluster::plan(&settings.kafka, &settings.topics, &settings.delivery.schedule).await?;
+    let integrations = &settings.topics.integrations;
+    // To ask for a topic by its name may create it.
+    if !plan.findings.iter().any(|finding| finding.topic == *integrations && finding.fix == Fix::Create) {
+        plan.notes.extend(moved_keys::note(settings).await);
+    }
     if json {
         print_json(out, &PlanJson { findings: &plan.findings, notes: &plan.notes })?;
     } else {

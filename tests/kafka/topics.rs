@@ -15,7 +15,7 @@ use hookstream::internals::cluster::{self, CheckError};
 const SCHEDULE: &str = "30s,1h";
 
 /// How the built program ended, and what it printed on standard output.
-fn run(subcommand: &str, brokers: &str, names: &Names, extra: &[&str]) -> (i32, String) {
+pub(crate) fn run(subcommand: &str, brokers: &str, names: &Names, extra: &[&str]) -> (i32, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hookstream"));
     command.args(["topics", subcommand, "--retry-schedule", SCHEDULE]).args(names.arguments(brokers)).args(extra);
     let output = command.output().expect("the built program runs");
