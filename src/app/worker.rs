@@ -424,7 +424,9 @@ impl Started {
             EventConsumer::new(kafka, &named.events, events_group.member(), outlet.clone(), keeper, metrics())?;
         let stopped = outlet.stop.clone();
         threads.start("places", move || places.run(&stopped))?;
-        let lag = Lag::new(kafka, &named.events, events_group.member(), metrics())?;
+        let tier_topics = tiers.iter().map(|(topic, _)| &**topic);
+        let watched = (tier_topics, retries_group.member());
+        let lag = Lag::new(kafka, &named.events, events_group.member(), watched, metrics())?;
         let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, metrics(), brokers)?;
         threads.start("events-group", move || events_group.run())?;
         threads.start("retries-group", move || retries_group.run())?;

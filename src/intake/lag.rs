@@ -3,32 +3,33 @@
 //!
 //! A partition's end is asked for whatever transactions are open. Markers of transactions take up offsets and are no
 //! records, so where nothing seems to be read, a look from outside says whether records wait. A log that is not the one
-//! that was read is begun again. Nothing is delivered here.
+//! that was read is begun again, in the retry topics too. Nothing is delivered here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::Message as _;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 use tokio::time::Instant;
 
+use super::log_changes;
 use super::membership::GroupMember;
+use super::outside::{self, Found};
+use super::tier_watch::TierWatch;
+use super::unheld::Unheld;
 use crate::clock;
 use crate::inflight::partition::Assignment;
-use crate::kafka::client::{ClientLog, table_consumer_config};
-use crate::kafka::topic_watch::{LogChange, LogRange, TopicWatch, ends};
+use crate::kafka::client::{ClientLog, group_asker_config};
+use crate::kafka::topic_watch::{LogRange, Look, TopicWatch, ends};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
 
-/// How long brokers may take for one of the five questions of a round: a stop waits for no more than all of them.
+/// How long brokers may take for one of the questions of a round. The first without an answer ends the round.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the look from outside may take.
-const PROBE_MAX: Duration = Duration::from_secs(2);
 /// A partition that gives nothing for so long although records wait stands still.
 const STILL_AFTER: Duration = Duration::from_mins(1);
 
@@ -61,6 +62,18 @@ enum Waits {
     Markers,
     /// Nothing of it was read, and a look from outside found records.
     Records,
+    /// Nothing of it was read, and a look from outside found something that can't be read.
+    Unreadable,
+}
+
+impl From<Found> for Waits {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Markers => Self::Markers,
+            Found::Records => Self::Records,
+            Found::Unreadable => Self::Unreadable,
+        }
+    }
 }
 
 impl Seen {
@@ -77,34 +90,40 @@ pub(crate) struct Lag {
     member: Arc<GroupMember>,
     metrics: Arc<Metrics>,
     seen: BTreeMap<i32, Seen>,
+    unheld: Unheld,
+    tiers: TierWatch,
     repeats: Repeats,
 }
 
 impl Lag {
-    /// Of the partitions of `topic` that `member` holds.
+    /// Of the partitions of `topic` that `member` holds. `tiers` are the retry topics, which `retries` holds partitions of.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn new(
+    pub(crate) fn new<'a>(
         kafka: &settings::Kafka,
         topic: &str,
         member: Arc<GroupMember>,
+        (tiers, retries): (impl IntoIterator<Item = &'a str>, Arc<GroupMember>),
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
-        let asker = table_consumer_config(kafka, "lag").create_with_context(ClientLog::new("lag"))?;
+        let asker = group_asker_config(kafka, "lag", &kafka.group).create_with_context(ClientLog::new("lag"))?;
         let watch = TopicWatch::new(kafka, topic, "lag")?;
-        let (seen, repeats) = (BTreeMap::new(), Repeats::default());
-        Ok(Self { asker, watch, topic: topic.to_owned(), member, metrics, seen, repeats })
+        let tiers = TierWatch::new(&watch, tiers, retries, Arc::clone(&metrics));
+        let (seen, unheld, repeats) = (BTreeMap::new(), Unheld::default(), Repeats::default());
+        Ok(Self { asker, watch, topic: topic.to_owned(), member, metrics, seen, unheld, tiers, repeats })
     }
 
-    /// Asks about all partitions held and sets the gauges; those of partitions that went disappear. Where brokers do not
+    /// Asks about all partitions and sets the gauges; those of partitions that went disappear. Where brokers do not
     /// answer, gauges stay as they were. Blocks.
     pub(crate) fn measure(&mut self) {
         let assignments: Vec<_> = self.member.assignments();
         self.forget_others(&assignments);
-        let partitions: Vec<i32> = assignments.iter().map(|assignment| assignment.partition()).collect();
         let look = self.watch.look(clock::now_ms(), ASK_TIMEOUT);
-        let asked = look.and_then(|look| Ok((ends(&self.asker, &self.topic, &partitions, ASK_TIMEOUT)?, look)));
+        let asked = look.and_then(|look| {
+            let partitions: Vec<i32> = look.ranges.keys().copied().collect();
+            Ok((ends(&self.asker, &self.topic, &partitions, ASK_TIMEOUT)?, look))
+        });
         let (stable, look) = match asked {
             Ok(answered) => answered,
             Err(error) => {
@@ -112,11 +131,8 @@ impl Lag {
                 return;
             }
         };
-        for (partition, change) in &look.changes {
-            if let Some(range) = look.ranges.get(partition) {
-                self.begin_again(*partition, *change, *range);
-            }
-        }
+        self.seen.retain(|partition, _| !look.changes.contains_key(partition));
+        log_changes::follow(&self.topic, &look, &self.member, &self.metrics);
         let now = Instant::now();
         for assignment in &assignments {
             let partition = assignment.partition();
@@ -125,8 +141,35 @@ impl Lag {
             let seen = see(assignment, *range, *stable, before, now);
             self.seen.insert(partition, seen);
         }
-        self.probe();
+        self.follow_others(&look, now);
+        self.probe(now);
         self.export(now);
+        self.tiers.look(ASK_TIMEOUT);
+    }
+
+    /// Asks what the group has committed in the partitions that this process does not hold.
+    fn follow_others(&mut self, look: &Look, now: Instant) {
+        let others: Vec<_> = look.ranges.iter().filter(|(partition, _)| !self.seen.contains_key(partition)).collect();
+        let mut list = TopicPartitionList::new();
+        for (partition, _) in &others {
+            list.add_partition(&self.topic, **partition);
+        }
+        if others.is_empty() {
+            return self.unheld.follow(&BTreeMap::new(), now);
+        }
+        let committed = match self.asker.committed_offsets(list, ASK_TIMEOUT) {
+            Ok(committed) => committed,
+            Err(error) => {
+                tracing::debug!(topic = self.topic, %error, "no answer about what the group has committed");
+                return;
+            }
+        };
+        let offset = |partition: i32| match committed.find_partition(&self.topic, partition)?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        let others = others.into_iter().map(|(partition, range)| (*partition, (offset(*partition), *range)));
+        self.unheld.follow(&others.collect(), now);
     }
 
     fn forget_others(&mut self, assignments: &[Arc<Assignment>]) {
@@ -143,61 +186,17 @@ impl Lag {
         });
     }
 
-    /// The log is not the one that was read: the partition begins where nothing of the new one is left out.
-    fn begin_again(&mut self, partition: i32, change: LogChange, range: LogRange) {
-        let (kind, end_before, start) = match change {
-            LogChange::Anew { end_before, .. } => ("anew", end_before, range.low),
-            LogChange::Truncated { end_before, .. } => ("truncated", end_before, range.high),
-        };
-        tracing::error!(
-            topic = self.topic,
-            partition,
-            kind,
-            end_before,
-            end = range.high,
-            start,
-            "a partition's log is not the one that was read; it is read from another offset"
-        );
-        self.metrics.intake.logs_changed.with_label_values(&[kind]).inc();
-        self.seen.remove(&partition);
-        self.member.begin_again(&self.topic, partition, start);
-    }
-
-    /// Looks from outside whether records wait where nothing is under way and nothing was read.
-    fn probe(&mut self) {
+    /// Looks from outside whether records wait where nothing is under way and nothing was read, and where others take nothing.
+    fn probe(&mut self, now: Instant) {
         let is_asked = |seen: &Seen| seen.waits == Waits::Unknown && seen.next < seen.stable;
         let asked = self.seen.iter().filter(|(_, seen)| is_asked(seen));
-        let mut asked: BTreeMap<i32, i64> = asked.map(|(partition, seen)| (*partition, seen.next)).collect();
-        if asked.is_empty() {
-            return;
+        let held: BTreeMap<i32, i64> = asked.map(|(partition, seen)| (*partition, seen.next)).collect();
+        let places = held.iter().map(|(partition, next)| (*partition, *next)).chain(self.unheld.places(now));
+        let found = outside::look(&self.asker, &self.topic, places.collect());
+        for (partition, seen) in self.seen.iter_mut().filter(|(partition, _)| held.contains_key(partition)) {
+            seen.waits = found.get(partition).map_or(seen.waits, |found| (*found).into());
         }
-        let mut list = TopicPartitionList::new();
-        let listed = asked.iter().try_for_each(|(partition, next)| {
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next))
-        });
-        if let Err(error) = listed.and_then(|()| self.asker.assign(&list)) {
-            tracing::debug!(topic = self.topic, %error, "no look whether records wait");
-            return;
-        }
-        let deadline = Instant::now() + PROBE_MAX;
-        while !asked.is_empty() && Instant::now() < deadline {
-            let (partition, waits) = match self.asker.poll(deadline.saturating_duration_since(Instant::now())) {
-                Some(Ok(message)) => (message.partition(), Waits::Records),
-                Some(Err(KafkaError::PartitionEOF(partition))) => (partition, Waits::Markers),
-                Some(Err(error)) => {
-                    tracing::debug!(topic = self.topic, %error, "a poll failed");
-                    continue;
-                }
-                None => break,
-            };
-            let is_asked = asked.remove(&partition).is_some();
-            if let Some(seen) = self.seen.get_mut(&partition).filter(|_| is_asked) {
-                seen.waits = waits;
-            }
-        }
-        if let Err(error) = self.asker.unassign() {
-            tracing::debug!(topic = self.topic, %error, "the look whether records wait did not end");
-        }
+        self.unheld.found(&found);
     }
 
     fn export(&self, now: Instant) {
@@ -220,6 +219,18 @@ impl Lag {
                         "an open transaction holds up the reading of events"
                     );
                 }
+            } else if seen.waits == Waits::Unreadable {
+                still += 1;
+                if let Some(repeats) = self.repeats.of(&format!("unreadable {partition}")) {
+                    tracing::error!(
+                        topic = self.topic,
+                        partition,
+                        offset = seen.next,
+                        end,
+                        repeats,
+                        "a partition stands still: what comes next in it cannot be read"
+                    );
+                }
             } else if seen.waits == Waits::Records && waits >= STILL_AFTER && !is_paused {
                 still += 1;
                 if let Some(repeats) = self.repeats.of(&format!("still {partition}")) {
@@ -237,15 +248,33 @@ impl Lag {
             }
         }
         self.metrics.intake.still_partitions.set(still);
+        self.export_unheld(now);
         self.metrics.intake.open_transactions.follow(&self.topic, &held_up);
+    }
+
+    fn export_unheld(&self, now: Instant) {
+        let mut lag = 0;
+        for (partition, offset, waiting) in self.unheld.waiting(now) {
+            lag += waiting;
+            if let Some(repeats) = self.repeats.of(&format!("unheld {partition}")) {
+                let topic = &self.topic;
+                tracing::error!(
+                    topic,
+                    partition,
+                    offset,
+                    waiting,
+                    repeats,
+                    "no worker takes the records of a partition"
+                );
+            }
+        }
+        self.metrics.intake.unheld_lag.set(lag);
     }
 }
 
 /// What is known of a partition now.
 fn see(assignment: &Assignment, range: LogRange, stable: i64, before: Option<Seen>, now: Instant) -> Seen {
-    // Before anything is settled all that there is counts from where the group had left off.
-    let next = assignment.committable().or_else(|| assignment.start()).or_else(|| assignment.first_read());
-    let next = next.unwrap_or(range.low).max(range.low);
+    let next = log_changes::next_of(assignment, range);
     let was_open = before.is_some_and(|before| before.stable == stable && before.range.high > stable);
     let before = before.filter(|before| before.next == next);
     let only_markers = before.is_some_and(|before| before.range.high == range.high && before.waits == Waits::Markers);

@@ -15,3 +15,7 @@ pub(crate) mod table_feed;
 pub(crate) mod tick_scheduler;
 pub(crate) mod lease;
 pub(crate) mod lag;
+mod log_changes;
+mod outside;
+mod tier_watch;
+mod unheld;

@@ -31,6 +31,11 @@ const ALIASES: [(&str, &str); 10] = [
     ("sasl.mechanism", "sasl.mechanisms"),
 ];
 
+/// How large a batch may get when it is decompressed. Where a batch does not tell, the client guesses twice its size, then
+/// three times the guess before, and a guess above this bound makes the record unreadable: with the default of 100 MB one of
+/// 40 MB was. This is above the sixth guess for a batch of a mebibyte, which is as much as topics take by default.
+const DECOMPRESSED_BYTES_MAX: &str = "536870912";
+
 fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
@@ -133,6 +138,7 @@ fn reader_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConf
         .set("enable.auto.offset.store", "false")
         // Never the default, which skips in silence.
         .set("auto.offset.reset", "earliest")
+        .set("receive.message.max.bytes", DECOMPRESSED_BYTES_MAX)
         // Bounds what seek, resume and the first fetch wait for.
         .set("fetch.wait.max.ms", "100")
         .set("fetch.error.backoff.ms", "100")
@@ -239,6 +245,7 @@ pub(crate) fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> Clie
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
+        .set("receive.message.max.bytes", DECOMPRESSED_BYTES_MAX)
         // Read once and as fast as the network, then hardly ever: what is fetched ahead stays in the process's memory for
         // good, and more of it makes the reading no faster.
         .set("queued.max.messages.kbytes", "4096")
@@ -306,10 +313,14 @@ pub(crate) fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConf
     with_properties(config, kafka)
 }
 
-/// Of the producer that sends each record alone.
+/// Of the producer for records that were too large: each goes alone, and as small as it gets.
 pub(crate) fn single_record_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     fix(&mut config, "batch.num.messages", "1");
+    // The producer of events may have compressed better than lz4 does, and topics bound compressed bytes.
+    fix(&mut config, "compression.type", "zstd");
+    // Above the level that producers use by default. Such records are rare, so the time does not matter.
+    fix(&mut config, "compression.level", "12");
     config
 }
 
@@ -502,6 +513,15 @@ mod tests {
             assert_eq!((config.get(one), config.get(other)), (None, Some("2")));
             fix(&mut config, one, "3");
             assert_eq!((config.get(one), config.get(other)), (Some("3"), None));
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_too_large_goes_alone_and_in_zstd_whatever_the_user_sets() {
+        for name in ["compression.type", "compression.codec"] {
+            let config = single_record_producer_config(&kafka(&[(name, "none")]), "sink-alone");
+            let set = ["compression.type", "compression.codec", "batch.num.messages"].map(|key| config.get(key));
+            assert_eq!(set, [Some("zstd"), None, Some("1")]);
         }
     }
 

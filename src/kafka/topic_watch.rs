@@ -5,6 +5,7 @@
 //! begins, where it ends, and the first offset that is not older than a given time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
@@ -69,9 +70,9 @@ struct Mark {
     shorter: u32,
 }
 
-/// Looks at one topic, by a client of its own.
+/// Looks at one topic.
 pub(crate) struct TopicWatch {
-    client: BaseConsumer<ClientLog>,
+    client: Arc<BaseConsumer<ClientLog>>,
     topic: String,
     marks: BTreeMap<i32, Mark>,
 }
@@ -82,8 +83,18 @@ impl TopicWatch {
     /// # Errors
     /// A property that librdkafka refuses.
     pub(crate) fn new(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, KafkaError> {
-        let client = uncommitted_config(kafka, role).create_with_context(ClientLog::new(role))?;
+        let client = Arc::new(uncommitted_config(kafka, role).create_with_context(ClientLog::new(role))?);
         Ok(Self { client, topic: topic.to_owned(), marks: BTreeMap::new() })
+    }
+
+    /// Of another topic, by the client of this one.
+    pub(crate) fn sharing(&self, topic: &str) -> Self {
+        Self { client: Arc::clone(&self.client), topic: topic.to_owned(), marks: BTreeMap::new() }
+    }
+
+    /// The topic.
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// Asks the brokers at `now_ms`; each of four questions may take `patience`. Blocks.

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 
-use crate::raw_produce::produce_raw;
+use crate::raw_produce::{produce_blanks, produce_raw};
 use crate::stage::{Stage, WORKSPACE, event, event_id, events, integration, record};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::records::{Read, Record, admin};
-use crate::support::wait::PATIENCE;
+use crate::support::records::{Read, Record, admin, produce_compressed};
+use crate::support::wait::{PATIENCE, wait_until};
 
 fn poison() -> Vec<(Record, bool)> {
     let values: [&[u8]; 18] = [
@@ -225,4 +225,73 @@ async fn only_what_is_too_large_for_its_tier_is_a_dead_letter_of_that_reason() {
     #[expect(clippy::cast_precision_loss, reason = "it is small")]
     let counted = dead.len() as f64;
     stage.knows(&worker, "hookstream_dead_letters_total", &[("reason", "too-large")], counted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_compressed_better_than_retries_are_is_retried_and_dies_whole() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "well-compressed", "200ms", 1).await;
+    let receiver = Receiver::start(|_| Answer::status(500));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let worker = stage.worker(&[]).await;
+    // Digits in any order: lz4 makes two megabytes of two, zstd less than one.
+    let digits: String = (0..2_000_000).map(|_| char::from(rand::random_range(b'0'..=b'9'))).collect();
+    let large =
+        record("c", format!(r#"{{"id":"large","type":"change","entityIds":{{"companyId":"c"}},"x":"{digits}"}}"#));
+    produce_compressed(cluster.brokers(), &stage.names.events(), "zstd", [large.clone()]);
+    let requests = receiver.wait_for(2, PATIENCE).await;
+    assert_eq!(requests.iter().map(crate::support::receiver::Recorded::attempt).collect::<Vec<_>>(), [1, 2]);
+    stage.knows(&worker, "hookstream_dead_letters_total", &[("reason", "exhausted")], 1.0).await;
+    let dead = stage.dead();
+    assert!(dead.len() == 1 && dead[0].value == large.value, "its bytes are untouched");
+    stage.settled(PATIENCE).await;
+    stage.tier_settled("200ms", PATIENCE).await;
+}
+
+/// The parts of an event around its blanks.
+const AROUND: (&[u8], &[u8]) = (br#"{"id":"inflated","type":"change","entityIds":{"companyId":"c"},"x":""#, br#""}"#);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_inflates_beyond_what_the_client_guesses_is_delivered() {
+    const BLANKS: usize = 40_000_000;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "inflated", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let _worker = stage.worker(&[]).await;
+    // The client guesses twice the size and then thrice the guess before: 38 MB, and then more than its default bound.
+    produce_blanks(cluster.brokers(), &stage.names.events(), WORKSPACE, (AROUND.0, BLANKS, AROUND.1), 2_900);
+    stage.send([event("after", "c")]);
+    let requests = receiver.wait_for(2, PATIENCE).await;
+    assert_eq!(requests[0].body.len(), AROUND.0.len() + BLANKS + AROUND.1.len());
+    stage.settled(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_whose_next_record_cannot_be_read_is_named_and_the_others_go_on() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "unreadable", "1h", 2).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let worker = stage.worker(&[]).await;
+    let in_partition = |id: &str, partition| event(id, "c").in_partition(partition);
+    stage.send([in_partition("before", 0)]);
+    receiver.wait_for(1, PATIENCE).await;
+    // More than the client ever takes.
+    produce_blanks(cluster.brokers(), &stage.names.events(), WORKSPACE, (AROUND.0, 600_000_000, AROUND.1), 19_000);
+    stage.send([in_partition("behind", 0), in_partition("beside", 1)]);
+    let topic = stage.names.events();
+    wait_until("a line with topic, partition and offset", PATIENCE, async || {
+        let names_it = |line: &String| {
+            line.contains("what comes next in it cannot be read")
+                && line.contains(&topic)
+                && line.contains("\"partition\":0")
+                && line.contains("\"offset\":1")
+        };
+        if worker.lines().all().iter().any(names_it) { Ok(()) } else { Err(worker.lines().tail(5)) }
+    })
+    .await;
+    stage.knows(&worker, "hookstream_still_partitions", &[], 1.0).await;
+    let arrived = receiver.wait_for(2, PATIENCE).await;
+    assert_eq!(arrived.iter().map(event_id).collect::<Vec<_>>(), ["before", "beside"]);
 }

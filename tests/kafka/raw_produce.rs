@@ -1,15 +1,59 @@
 //! A record as a strange producer would write it: over Kafka's own protocol, byte by byte, because the client library
-//! takes no header name that is not UTF-8.
+//! takes no header name that is not UTF-8, and compresses in its own way.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 /// Writes one record with one header into a partition that the broker at `broker` leads.
 pub(crate) fn produce_raw(broker: &str, topic: &str, partition: i32, key: &[u8], value: &[u8], header: (&[u8], &[u8])) {
-    let batch = batch(&record(key, value, header));
+    let [before, after] = record(key, [value, &[]], 0, header);
+    produce_batch(broker, topic, partition, &batch(0, &[before, after].concat()));
+}
+
+/// Writes one record whose value has `blanks` spaces between `head` and `tail`, in zstd of about `size` bytes that do not say
+/// how much they inflate to, as producers in Java leave it.
+pub(crate) fn produce_blanks(
+    broker: &str,
+    topic: &str,
+    workspace: &str,
+    (head, blanks, tail): (&[u8], usize, &[u8]),
+    size: usize,
+) {
+    let [before, after] = record(b"key", [head, tail], blanks, (b"workspace", workspace.as_bytes()));
+    let frames = blanks.div_ceil(ZSTD_BLOCK_MAX);
+    // What is not spared by repetition stands as it is.
+    let plain = size.saturating_sub(before.len() + after.len() + 4 * frames).min(blanks);
+    let mut zstd = vec![0x28, 0xb5, 0x2f, 0xfd];
+    // No size, no checksum, no dictionary; a window of 128 KiB.
+    zstd.extend([0, 7 << 3]);
+    zstd_block(&mut zstd, 0, before.len(), &before);
+    zstd_block(&mut zstd, 0, plain, &vec![b' '; plain]);
+    let mut left = blanks - plain;
+    while left > 0 {
+        let run = left.min(ZSTD_BLOCK_MAX);
+        zstd_block(&mut zstd, 1, run, b" ");
+        left -= run;
+    }
+    zstd_block(&mut zstd, 0, after.len(), &after);
+    // An empty last block.
+    zstd.extend([1, 0, 0]);
+    produce_batch(broker, topic, 0, &batch(4, &zstd));
+}
+
+/// The longest block of zstd.
+const ZSTD_BLOCK_MAX: usize = 128 * 1024;
+
+/// A block that stands as it is (kind 0) or repeats one byte (kind 1).
+fn zstd_block(zstd: &mut Vec<u8>, kind: u32, length: usize, content: &[u8]) {
+    let header = kind << 1 | u32::try_from(length).unwrap() << 3;
+    zstd.extend(&header.to_le_bytes()[..3]);
+    zstd.extend(content);
+}
+
+fn produce_batch(broker: &str, topic: &str, partition: i32, batch: &[u8]) {
     let mut request = Vec::new();
     request.extend(0_i16.to_be_bytes()); // Produce
-    request.extend(3_i16.to_be_bytes()); // its version
+    request.extend(7_i16.to_be_bytes()); // its version, the first that takes zstd
     request.extend(1_i32.to_be_bytes()); // correlation
     request.extend((-1_i16).to_be_bytes()); // no client id
     request.extend((-1_i16).to_be_bytes()); // no transaction
@@ -49,22 +93,27 @@ fn bytes_of(bytes: &mut Vec<u8>, content: &[u8]) {
     bytes.extend(content);
 }
 
-fn record(key: &[u8], value: &[u8], (name, header): (&[u8], &[u8])) -> Vec<u8> {
+/// What stands before and after a gap of so many bytes in the value, which has these two parts.
+fn record(key: &[u8], [head, tail]: [&[u8]; 2], gap: usize, (name, header): (&[u8], &[u8])) -> [Vec<u8>; 2] {
     // Attributes, then the differences of timestamp and offset to the batch's.
-    let mut record = vec![0, 0, 0];
-    bytes_of(&mut record, key);
-    bytes_of(&mut record, value);
-    varint(&mut record, 1);
-    bytes_of(&mut record, name);
-    bytes_of(&mut record, header);
+    let mut before = vec![0, 0, 0];
+    bytes_of(&mut before, key);
+    varint(&mut before, head.len() + gap + tail.len());
+    before.extend(head);
+    let mut after = tail.to_vec();
+    varint(&mut after, 1);
+    bytes_of(&mut after, name);
+    bytes_of(&mut after, header);
     let mut whole = Vec::new();
-    bytes_of(&mut whole, &record);
-    whole
+    varint(&mut whole, before.len() + gap + after.len());
+    whole.extend(before);
+    [whole, after]
 }
 
-fn batch(record: &[u8]) -> Vec<u8> {
+/// A batch of one record, `codec` being its number in Kafka.
+fn batch(codec: i16, record: &[u8]) -> Vec<u8> {
     let mut checked = Vec::new();
-    checked.extend(0_i16.to_be_bytes()); // attributes: not compressed
+    checked.extend(codec.to_be_bytes()); // attributes
     checked.extend(0_i32.to_be_bytes()); // last offset's difference
     checked.extend(1_700_000_000_000_i64.to_be_bytes());
     checked.extend(1_700_000_000_000_i64.to_be_bytes());

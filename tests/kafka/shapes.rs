@@ -1,14 +1,21 @@
 //! Topics that change their shape, and transactions that stay open, under running processes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
+use tokio::time::Instant;
 
-use crate::stage::{Stage, event, event_id, integration, key_of};
+use crate::stage::{Stage, WORKSPACE, event, event_id, integration, key_of};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::{Record, Transaction, add_partitions, commit, make_anew};
 use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::worker::Worker;
 
 fn put_in(stage: &Stage, partition: i32, integration: &Value) {
     stage.put_records([Record::new(key_of(integration), integration.to_string()).in_partition(partition)]);
@@ -78,6 +85,9 @@ async fn partitions_added_to_the_table_are_read_and_the_newer_record_of_a_key_co
     assert_eq!(paths(&receiver, "running"), expected);
     let said = "partitions were added to a table";
     assert_eq!(running.lines().all().iter().filter(|line| line.contains(said)).count(), 1, "said once");
+    let plan = crate::topics::run("plan", cluster.brokers(), &stage.names, &["--topic-partitions", "2"]).1;
+    let note = "was widened to 6 partitions: 2 of the 4 keys read have records in two partitions";
+    assert!(plan.contains(note), "{plan}");
     running.stop();
     let _next = stage.worker(&[]).await;
     stage.send([event("restarted", "c")]);
@@ -184,7 +194,7 @@ async fn the_lag_counts_what_waits_behind_a_transaction_and_no_marker() {
     let topic = stage.names.events();
     let value = String::from_utf8(event("e", "c").value.unwrap()).unwrap();
     let transaction = Transaction::begin(cluster.brokers());
-    transaction.write(&topic, 0, crate::stage::WORKSPACE, &value);
+    transaction.write(&topic, 0, WORKSPACE, &value);
     stage.send((0..WAITING).map(numbered));
     let labels = [("topic", topic.as_str()), ("partition", "0")];
     let waiting = f64::from(u32::try_from(WAITING + 1).unwrap());
@@ -201,10 +211,131 @@ async fn the_lag_counts_what_waits_behind_a_transaction_and_no_marker() {
     receiver.wait_for(WAITING + 1, PATIENCE).await;
     // The marker is the last record of the log after this one, and stays behind what is settled.
     let last = Transaction::begin(cluster.brokers());
-    last.write(&topic, 0, crate::stage::WORKSPACE, &value);
+    last.write(&topic, 0, WORKSPACE, &value);
     last.commit();
     receiver.wait_for(WAITING + 2, PATIENCE).await;
     stage.knows(&worker, "hookstream_consumer_lag", &labels, 0.0).await;
     assert!(worker.metrics().await.contains("hookstream_consumer_lag{"), "no lag is not no gauge");
     assert!(worker.metric("hookstream_open_transaction_seconds", &labels).await.abs() < 1e-9);
+}
+
+/// A retry that is due as soon as its tier says, of the webhook of the integration `i`.
+fn retry(number: usize) -> Record {
+    Record::new("w-i", event(&format!("r-{number}"), "c").value.unwrap())
+        .header("workspace", WORKSPACE)
+        .header("hookstream-integration-id", "i")
+        .header("hookstream-webhook-id", "w-i")
+        .header("hookstream-delivery-id", format!("msg_{number}"))
+        .header("hookstream-attempt", "1")
+}
+
+/// Waits until a round of the watch has begun and ended since now: the lag rises behind a transaction and falls after it.
+async fn watched(stage: &Stage, cluster: &Cluster, worker: &Worker) {
+    let topic = stage.names.events();
+    let labels = [("topic", topic.as_str()), ("partition", "0")];
+    let transaction = Transaction::begin(cluster.brokers());
+    transaction.write(&topic, 0, WORKSPACE, &String::from_utf8(event("watched", "c").value.unwrap()).unwrap());
+    stage.knows(worker, "hookstream_consumer_lag", &labels, 1.0).await;
+    transaction.commit();
+    stage.knows(worker, "hookstream_consumer_lag", &labels, 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_made_anew_is_read_from_its_start_whatever_was_committed() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "tier-anew", "300ms", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let worker = stage.worker(&[]).await;
+    stage.send_to_tier("300ms", (0..50).map(retry));
+    receiver.wait_for(50, PATIENCE).await;
+    stage.tier_settled("300ms", PATIENCE).await;
+    watched(&stage, &cluster, &worker).await;
+    let properties = [("message.timestamp.type", "LogAppendTime")];
+    make_anew(cluster.brokers(), &stage.names.tier("300ms"), 1, &properties).await;
+    // Longer than the log before: the client alone goes on behind its first records.
+    stage.send_to_tier("300ms", (100..300).map(retry));
+    wait_until("every retry of the new topic", PATIENCE, async || {
+        let arrived: BTreeSet<_> = receiver.recorded().iter().map(event_id).collect();
+        let missing: Vec<_> = (100..300).filter(|number| !arrived.contains(&format!("r-{number}"))).collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing) }
+    })
+    .await;
+    stage.tier_settled("300ms", PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_added_to_the_events_topic_are_read_within_half_a_minute() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "wider-events", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let _workers = [stage.worker(&[]).await, stage.worker(&[]).await];
+    stage.send([numbered(0)]);
+    receiver.wait_for(1, PATIENCE).await;
+    let added = Instant::now();
+    add_partitions(cluster.brokers(), &stage.names.events(), 3).await;
+    stage.send((1..3).map(|partition| event(&format!("in-{partition}"), "c").in_partition(partition)));
+    receiver.wait_for(3, PATIENCE).await;
+    // What the client library leaves itself by default is five minutes.
+    assert!(added.elapsed() < Duration::from_secs(40), "{:?}", added.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_no_worker_takes_are_counted_until_one_does() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "unheld", "1h", 2).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    stage.put([&integration("i", &receiver.url(""))]);
+    let worker = stage.worker(&[]).await;
+    let idle = IdleMember::join(cluster.brokers(), &stage);
+    wait_until("the idle member to hold a partition", PATIENCE, async || {
+        let held = idle.consumer.assignment().unwrap().count();
+        if held == 1 { Ok(()) } else { Err(held) }
+    })
+    .await;
+    stage.send((0..2).map(|partition| event(&format!("in-{partition}"), "c").in_partition(partition)));
+    receiver.wait_for(1, PATIENCE).await;
+    stage.knows_in(&worker, ("hookstream_unheld_lag", &[]), 1.0, PATIENCE * 2).await;
+    assert!(worker.lines().all().iter().any(|line| line.contains("no worker takes the records of a partition")));
+    drop(idle);
+    receiver.wait_for(2, PATIENCE).await;
+    stage.knows(&worker, "hookstream_unheld_lag", &[], 0.0).await;
+}
+
+/// A member of the workers' group that holds its share of the partitions and does nothing.
+struct IdleMember {
+    consumer: Arc<BaseConsumer>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl IdleMember {
+    fn join(brokers: &str, stage: &Stage) -> Self {
+        let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", stage.names.group())
+            .set("enable.auto.commit", "false")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("heartbeat.interval.ms", "500")
+            .create()
+            .unwrap();
+        consumer.subscribe(&[&stage.names.events()]).unwrap();
+        let (consumer, ended) = (Arc::new(consumer), Arc::new(AtomicBool::new(false)));
+        let (polled, end) = (Arc::clone(&consumer), Arc::clone(&ended));
+        let thread = std::thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                drop(polled.poll(Duration::from_millis(100)));
+            }
+            polled.unsubscribe();
+        });
+        Self { consumer, ended, thread: Some(thread) }
+    }
+}
+
+impl Drop for IdleMember {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
 }

@@ -97,7 +97,18 @@ impl Stage {
 
     /// Waits until a worker knows what was written: `name` and `labels` have `value` in its metrics.
     pub(crate) async fn knows(&self, worker: &Worker, name: &str, labels: &[(&str, &str)], value: f64) {
-        wait_until(&format!("{name} {labels:?} = {value}"), PATIENCE, async || {
+        self.knows_in(worker, (name, labels), value, PATIENCE).await;
+    }
+
+    /// The same, for so long.
+    pub(crate) async fn knows_in(
+        &self,
+        worker: &Worker,
+        (name, labels): (&str, &[(&str, &str)]),
+        value: f64,
+        patience: Duration,
+    ) {
+        wait_until(&format!("{name} {labels:?} = {value}"), patience, async || {
             let found = worker.metric(name, labels).await;
             if (found - value).abs() < 1e-9 { Ok(()) } else { Err(found) }
         })

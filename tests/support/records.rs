@@ -107,11 +107,17 @@ impl Record {
 
 /// Writes records and waits until all in-sync replicas have them.
 pub fn produce(brokers: &str, topic: &str, records: impl IntoIterator<Item = Record>) {
+    produce_compressed(brokers, topic, "none", records);
+}
+
+/// The same, compressed by this codec.
+pub fn produce_compressed(brokers: &str, topic: &str, codec: &str, records: impl IntoIterator<Item = Record>) {
     let producer: ThreadedProducer<Failures> = config(brokers)
         .set("enable.idempotence", "true")
         .set("linger.ms", "5")
         .set("message.timeout.ms", "60000")
         .set("message.max.bytes", "10000000")
+        .set("compression.type", codec)
         .set("partitioner", "murmur2_random")
         .create_with_context(Failures::default())
         .expect("the configuration is valid");

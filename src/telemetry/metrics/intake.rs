@@ -21,6 +21,7 @@ pub(crate) struct IntakeMetrics {
     pub(crate) settled_before: IntCounter,
     pub(crate) open_transactions: OpenTransactions,
     pub(crate) still_partitions: IntGauge,
+    pub(crate) unheld_lag: IntGauge,
     pub(crate) logs_changed: IntCounterVec,
     pub(crate) commits_ok: IntCounter,
     pub(crate) commits_failed: IntCounter,
@@ -73,10 +74,14 @@ impl IntakeMetrics {
                 "still_partitions",
                 "Partitions of the events topic that give this process nothing although records wait in them",
             ),
+            unheld_lag: make.int_gauge(
+                "unheld_lag",
+                "Events in partitions that this process does not hold and from which no worker has taken anything for a minute",
+            ),
             logs_changed: {
                 let changed = make.counters(
                     "logs_changed_total",
-                    "Partitions of the events topic whose log was found to be another, or shorter",
+                    "Partitions of events and retry topics whose log was found to be another, or shorter",
                     &["kind"],
                 );
                 for kind in ["anew", "truncated"] {

@@ -1,0 +1,67 @@
+//! What follows where the log of a partition is not the one that was read: it is read from where nothing of it is left out.
+
+use super::membership::GroupMember;
+use crate::inflight::partition::Assignment;
+use crate::kafka::topic_watch::{LogChange, LogRange, Look};
+use crate::telemetry::metrics::Metrics;
+
+/// Has `member` read the partitions of `topic` again whose log changed.
+pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &Metrics) {
+    for (partition, change) in &look.changes {
+        let Some(range) = look.ranges.get(partition) else { continue };
+        let held = member.assignments();
+        let is_it = |held: &Assignment| (&**held.topic(), held.partition()) == (topic, *partition);
+        let next = held.iter().find(|held| is_it(held)).map(|held| next_of(held, *range));
+        let start = start_of(*change, *range, next);
+        let (kind, end_before) = match *change {
+            LogChange::Anew { end_before, .. } => ("anew", end_before),
+            LogChange::Truncated { end_before, .. } => ("truncated", end_before),
+        };
+        tracing::error!(
+            topic,
+            partition,
+            kind,
+            end_before,
+            end = range.high,
+            start,
+            "a partition's log is not the one that was read; it is read from another offset"
+        );
+        metrics.intake.logs_changed.with_label_values(&[kind]).inc();
+        member.begin_again(topic, *partition, start);
+    }
+}
+
+/// The next offset of a partition to be settled. Before anything is settled, all that there is counts from where the group had
+/// left off.
+pub(super) fn next_of(assignment: &Assignment, range: LogRange) -> i64 {
+    let next = assignment.committable().or_else(|| assignment.start()).or_else(|| assignment.first_read());
+    next.unwrap_or(range.low).max(range.low)
+}
+
+/// Where a partition begins again whose next offset to be settled is `next`.
+fn start_of(change: LogChange, range: LogRange, next: Option<i64>) -> i64 {
+    match change {
+        LogChange::Anew { .. } => range.low,
+        // What lies between is the same as before.
+        LogChange::Truncated { .. } => next.map_or(range.high, |next| next.min(range.high)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_lost_its_last_records_is_read_on_where_it_was_settled_or_at_its_end() {
+        let range = LogRange { low: 10, high: 90 };
+        let truncated = LogChange::Truncated { end_before: 100, end: 90 };
+        let start = |next| start_of(truncated, range, next);
+        assert_eq!([start(Some(40)), start(Some(95)), start(None)], [40, 90, 90]);
+    }
+
+    #[test]
+    fn another_log_is_read_from_its_start() {
+        let range = LogRange { low: 10, high: 90 };
+        assert_eq!(start_of(LogChange::Anew { end_before: 100, end: 90 }, range, Some(40)), 10);
+    }
+}
