@@ -107,7 +107,7 @@ pub(crate) fn address(number: usize, port: u16) -> String {
     SocketAddrV4::new(ip(number), port).to_string()
 }
 
-fn ip(number: usize) -> Ipv4Addr {
+pub(crate) fn ip(number: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x7f01_0000 + u32::try_from(number).expect("an address"))
 }
 
