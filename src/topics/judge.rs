@@ -102,7 +102,8 @@ impl Judge<'_> {
                 Severity::Warning,
                 "message.timestamp.type",
                 text("message.timestamp.type"),
-                "records expire by the clock of the worker that wrote them: one that is behind loses them early"
+                "records carry the clock of the process that wrote them: one that is behind loses them early, and what one that is \
+                 an hour ahead writes is refused"
                     .to_owned(),
             );
         }
@@ -559,9 +560,10 @@ mod tests {
 
     #[test]
     fn clocks_segments_and_replicas_are_warned_of() {
-        check("retry.30s", "message.timestamp.type", "CreateTime", Severity::Warning, "the clock of the worker");
-        check("health.deltas", "message.timestamp.type", "CreateTime", Severity::Warning, "the clock of the worker");
-        check_fine("dead", "message.timestamp.type", "CreateTime");
+        for topic in ["retry.30s", "dead", "integrations", "backlog", "attempts", "audit", "health", "health.deltas"] {
+            check(topic, "message.timestamp.type", "CreateTime", Severity::Warning, "an hour ahead writes is refused");
+        }
+        check_fine("events", "message.timestamp.type", "CreateTime");
         check("retry.30s", "segment.ms", &(200 * HOUR_MS).to_string(), Severity::Warning, "200h longer");
         check("health", "segment.ms", &(200 * HOUR_MS).to_string(), Severity::Warning, "every worker that starts");
         check_fine("events", "segment.ms", &(200 * HOUR_MS).to_string());

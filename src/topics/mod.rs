@@ -160,9 +160,10 @@ impl Purpose {
         }
     }
 
-    /// Whether records carry the broker's time, by which they fall due or expire in the order they were written.
+    /// Whether records carry the broker's time: in every topic that we write. By it they fall due or expire in the order they were
+    /// written, and brokers refuse the time of a process whose clock is an hour ahead.
     fn has_append_time(self) -> bool {
-        matches!(self, Self::Tier(_) | Self::Now | Self::Backlog | Self::HealthDeltas)
+        self.is_ours()
     }
 
     /// Whether `topics apply` may change a topic of this purpose that exists.

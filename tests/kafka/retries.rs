@@ -328,3 +328,22 @@ async fn retries_in_a_tier_that_the_schedule_has_no_more_still_come() {
     stage.knows(&worker, "hookstream_deliveries_total", &[("outcome", "acknowledged")], 6.0).await;
     assert!(stage.tier("1h").is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_clock_is_two_hours_ahead_writes_its_retries_and_dead_letters() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "clock-ahead", "300ms", 1).await;
+    let receiver = Receiver::start(|_| Answer::status(500));
+    stage.put([&integration("i", &receiver.url(""))]);
+    // Brokers refuse times that are more than an hour ahead, where topics keep the producer's time.
+    let worker = Worker::ahead(7_200, cluster.brokers(), &stage.names, &["--retry-schedule", "300ms"]).await;
+    stage.send([event("e", "c")]);
+    stage.knows(&worker, "hookstream_dead_letters_total", &[("reason", "exhausted")], 1.0).await;
+    assert_eq!((receiver.count(), stage.dead().len()), (2, 1));
+    wait_until("both attempts in the log", PATIENCE, async || {
+        let logged = stage.attempts().len();
+        if logged == 2 { Ok(()) } else { Err(logged) }
+    })
+    .await;
+    stage.settled(PATIENCE).await;
+}
