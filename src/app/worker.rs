@@ -42,8 +42,8 @@ use crate::kafka::client::member_config;
 use crate::kafka::table_reader::CompactedError;
 use crate::net::address::AddressPolicy;
 use crate::net::connector::Connector;
-use crate::net::descriptors::raise_limit;
-use crate::settings::Settings;
+use crate::net::descriptors::{raise_limit, requests_max};
+use crate::settings::{Delivery, Settings};
 use crate::telemetry::admin::Admin;
 use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
@@ -385,9 +385,10 @@ impl Started {
         let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
         let connector = Connector::system(policy, delivery.connect_timeout);
         let topics = &self.settings.topics;
-        let (permits, probe_permits) = permits(delivery.max_in_flight);
+        let max_in_flight = requests_max(delivery.max_in_flight);
+        let (permits, probe_permits) = permits(max_in_flight);
         Arc::new(Shared {
-            settings: delivery.clone(),
+            settings: Delivery { max_in_flight, ..delivery.clone() },
             shards,
             courier: HttpCourier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
             sink,

@@ -26,6 +26,20 @@ pub(crate) fn raise_limit(connections: usize) {
     }
 }
 
+/// How many of `wanted` requests may be under way at once: with a third of the open files, so that a second third may be kept
+/// connections, and Kafka, probes and names always find room.
+pub(crate) fn requests_max(wanted: usize) -> usize {
+    let fitting = share_of(limit());
+    if fitting < wanted {
+        tracing::warn!(wanted, fitting, "fewer requests are made at once, because the limit of open files is too low");
+    }
+    wanted.min(fitting)
+}
+
+fn share_of(limit: usize) -> usize {
+    (limit / 3).max(1)
+}
+
 /// How many this process may have open at present.
 pub(crate) fn limit() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
@@ -44,6 +58,12 @@ mod tests {
         raise_limit(2);
         let now = getrlimit(Resource::Nofile);
         assert_eq!(now.current, now.maximum);
+    }
+
+    #[test]
+    fn requests_take_a_third_of_the_open_files_at_most() {
+        assert_eq!([share_of(1024), share_of(2), share_of(usize::MAX) / usize::MAX], [341, 1, 0]);
+        assert_eq!(requests_max(1), 1);
     }
 
     #[test]

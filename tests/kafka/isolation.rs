@@ -1,10 +1,20 @@
 //! One receiver's trouble is nobody else's: hanging, refusing and dripping ones beside a good one, and catching up.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::stage::{LONG, Stage, events, integration};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::stage::{LONG, Stage, event, events, integration, record};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Misbehaviour, Receiver};
+use crate::support::wait::PATIENCE;
+use crate::support::worker::Worker;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_a_refusing_and_a_dripping_receiver_cost_a_good_one_nothing() {
@@ -132,4 +142,105 @@ async fn many_webhooks_of_one_host_take_turns_and_none_is_forgotten() {
     assert_eq!(receiver.count(), WEBHOOKS * EVENTS);
     assert!(receiver.under_way_max() <= 4, "{}", receiver.under_way_max());
     drop(worker);
+}
+
+/// Receivers on all addresses of loopback and one port, which are as many hosts. They echo and keep their connections.
+struct Hosts {
+    port: u16,
+    open: Arc<AtomicUsize>,
+    open_max: Arc<AtomicUsize>,
+    _serving: JoinSet<()>,
+}
+
+impl Hosts {
+    async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (open, open_max) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counted, highest) = (Arc::clone(&open), Arc::clone(&open_max));
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((tcp, from)) = listener.accept().await {
+                if !from.ip().is_loopback() {
+                    continue;
+                }
+                highest.fetch_max(counted.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                let counted = Arc::clone(&counted);
+                connections.spawn(async move {
+                    echo(tcp).await;
+                    counted.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+        });
+        Self { port, open, open_max, _serving: serving }
+    }
+
+    fn url(&self, number: usize) -> String {
+        let address = Ipv4Addr::from(0x7f01_0000 + u32::try_from(number).unwrap());
+        format!("http://{address}:{}", self.port)
+    }
+}
+
+/// Acknowledges every request of a connection until the other end closes it.
+async fn echo(mut tcp: TcpStream) {
+    let mut seen = Vec::new();
+    loop {
+        let Some(head) = seen.windows(4).position(|window| window == b"\r\n\r\n") else {
+            match tcp.read_buf(&mut seen).await {
+                Ok(bytes) if bytes > 0 => continue,
+                _ => return,
+            }
+        };
+        let text = String::from_utf8_lossy(&seen[..head]).into_owned();
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned();
+        let whole = head + 4 + value("content-length: ").parse::<usize>().unwrap();
+        while seen.len() < whole {
+            if !tcp.read_buf(&mut seen).await.is_ok_and(|bytes| bytes > 0) {
+                return;
+            }
+        }
+        seen.drain(..whole);
+        let token = value("x-xcom-integration-echo: ");
+        let answer = format!("HTTP/1.1 200 OK\r\nX-XCOM-Integration-Echo: {token}\r\ncontent-length: 0\r\n\r\n");
+        if tcp.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twelve_hundred_hosts_leave_files_for_another_customer_and_for_probes() {
+    const HOSTS: usize = 1_200;
+    const FILES: usize = 1_024;
+    const OTHERS: usize = 20;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "hosts", "1h", 3).await;
+    let (hosts, other) = (Hosts::start().await, Receiver::start(|_| Answer::ok()));
+    let of_type = |id: &str, url: &str, entity: &str| {
+        let mut value = integration(id, url);
+        value["webHooks"][0]["filter"] = json!({ "items": [{ "entityType": entity }] });
+        value
+    };
+    let mut integrations: Vec<_> =
+        (0..HOSTS).map(|number| of_type(&format!("i{number}"), &hosts.url(number), "company")).collect();
+    integrations.push(of_type("other", &other.url(""), "contact"));
+    stage.put(&integrations);
+    let options = ["--retry-schedule", "1h"];
+    let worker = Worker::with_files(FILES, cluster.brokers(), &stage.names, &options).await;
+    stage.send([event("one", "c"), event("two", "c")]);
+    for number in 0..OTHERS {
+        let value =
+            json!({ "id": format!("o-{number}"), "type": "change", "entityIds": { "contactId": number.to_string() } });
+        stage.send([record("k", value.to_string())]);
+        assert_eq!(worker.get("/livez").await.unwrap().0, 200);
+    }
+    assert!(other.wait_for(OTHERS, PATIENCE).await.iter().all(|request| request.attempt() == 1));
+    stage.settled(LONG).await;
+    let acknowledged = worker.metric("hookstream_attempts_total", &[("outcome", "acknowledged")]).await;
+    let (open, open_max) = (hosts.open.load(Ordering::Relaxed), hosts.open_max.load(Ordering::Relaxed));
+    println!("{HOSTS} hosts, {FILES} files: {acknowledged} acknowledged, {open_max} connections at most, {open} kept");
+    assert!((acknowledged - f64::from(u32::try_from(2 * HOSTS + OTHERS).unwrap())).abs() < 1e-9, "{acknowledged}");
+    assert!(open_max < FILES && open <= FILES / 3 + 64, "{open_max} and {open}");
+    assert_eq!((other.count(), stage.tier("1h").len(), stage.dead().len()), (OTHERS, 0, 0));
 }

@@ -220,6 +220,16 @@ impl Worker {
         Self::listening(Process::start("a former worker", program, &arguments, &[])).await
     }
 
+    /// Starts one that may have so many files and connections open, and waits until it is ready.
+    pub async fn with_files(files: usize, brokers: &str, names: &Names, extra: &[&str]) -> Self {
+        let limited = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        let mut arguments = vec!["-c".to_owned(), limited, env!("CARGO_BIN_EXE_hookstream").to_owned()];
+        arguments.extend(Self::arguments(brokers, names, extra));
+        let worker = Self::listening(Process::start("a worker", "sh", &arguments, &[])).await;
+        worker.ready().await;
+        worker
+    }
+
     /// Starts one whose wall clock is `seconds` ahead, and waits until it is ready. Its monotonic clock is right.
     pub async fn ahead(seconds: i64, brokers: &str, names: &Names, extra: &[&str]) -> Self {
         let library = clock_shift();
