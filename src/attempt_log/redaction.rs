@@ -37,6 +37,8 @@ impl Secrets {
         let mut forms = Vec::new();
         for value in values.map(str::trim).filter(|value| !value.is_empty()) {
             forms.push(value.to_owned());
+            // A URL's query has it encoded, and a receiver may repeat what it means.
+            forms.extend(percent_decoded(value));
             let bare = value.strip_prefix("whsec_").unwrap_or(value);
             let pieces = bare.split([' ', ',', ';', '=', '"']).filter(|piece| piece.len() >= PIECE_MIN);
             let is_scheme = |piece: &&str| SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(piece));
@@ -124,6 +126,19 @@ fn decoded_basic(value: &str) -> Option<String> {
     }
     let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
     String::from_utf8(decoded).ok().filter(|pair| !pair.is_empty())
+}
+
+/// What a text means where it is percent-encoded; nothing where it is not.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|digits| *byte == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
+        let value = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        decoded.push(value.unwrap_or(*byte));
+        rest = if value.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    String::from_utf8(decoded).ok().filter(|decoded| decoded != text && decoded.len() >= PIECE_MIN)
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -398,5 +413,14 @@ mod tests {
                 prop_assert!(!masked.contains(secret), "{masked}");
             }
         }
+    }
+
+    #[test]
+    fn a_token_that_a_query_has_encoded_is_masked_when_it_comes_back_decoded() {
+        let secrets = Secrets::of(query_values("https://crm.example/?key=a%2Fb%3D%3Dc1"));
+        assert_eq!(secrets.masked("no such key: a/b==c1"), "no such key: ***");
+        assert_eq!(secrets.masked("GET /?key=a%2Fb%3D%3Dc1"), "GET /?key=***");
+        let broken = Secrets::of(query_values("https://crm.example/?key=100%25%zz%4"));
+        assert_eq!(broken.masked("100%%zz%4 and 100%25%zz%4"), "*** and ***");
     }
 }
