@@ -18,6 +18,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod busy;
+mod crowd;
 mod hang;
 mod lateness;
 mod memory;
@@ -31,7 +32,7 @@ use common::figures::{Figure, report};
 use common::options::Options;
 use support::cluster::{Cluster, ClusterOptions};
 
-const OPTIONS: [(&str, usize, &str); 14] = [
+const OPTIONS: [(&str, usize, &str); 17] = [
     ("rounds", 5, "rounds of each figure with a hanging receiver"),
     ("throughput", 1, "0: not the throughput with one that hangs"),
     ("latency", 1, "0: not the latency with one that hangs"),
@@ -39,6 +40,9 @@ const OPTIONS: [(&str, usize, &str); 14] = [
     ("lateness", 1, "0: not how late retries are"),
     ("idle", 1, "0: not the memory of idle connections"),
     ("waiting", 1, "0: not the memory with events in the tiers"),
+    ("crowd", 0, "bad receivers beside 100 good ones; 0: not that figure"),
+    ("crowd-rate", 400, "events a second for the good ones in it"),
+    ("names", 0, "1: also names that are dead or silent, where this machine asks the name server 127.0.0.2"),
     ("events", 120_000, "events of a throughput round"),
     ("answer-ms", 80, "what a good receiver takes to answer in it; 0: whatever the machine can do"),
     ("rate", 2_000, "events a second of a latency round"),
@@ -81,6 +85,9 @@ async fn run(options: &Options) -> Vec<Figure> {
     }
     if options.get("busy") == 1 {
         figures.extend(busy::measure(brokers, options).await);
+    }
+    if options.get("crowd") > 0 {
+        figures.extend(crowd::measure(brokers, options).await);
     }
     if options.get("lateness") == 1 {
         figures.extend(lateness::measure(brokers, options).await);
