@@ -167,3 +167,23 @@ fn bash_completes_subcommands_their_members_and_their_options() {
     assert_eq!(offered(&["hookstream", "completions", ""])[..3], ["bash", "zsh", "fish"]);
     assert!(offered(&["hookstream", "worker", "--entity"]).is_empty(), "an option of another subcommand");
 }
+
+/// The sample events that `deploy/compose/events.sh` writes, without a Kafka.
+fn sample_events(count: &str) -> Vec<serde_json::Value> {
+    let output = Command::new("sh")
+        .args(["-c", "producer() { cat; }; PRODUCER=producer; . deploy/compose/events.sh"])
+        .envs([("COUNT", count), ("PAUSE", "0"), ("BROKERS", "b:1"), ("TOPIC", "t")])
+        .output()
+        .expect("sh runs");
+    let text = String::from_utf8(output.stdout).expect("events are UTF-8");
+    text.lines().map(|line| serde_json::from_str(line.split_once('|').expect("a key").1).expect("JSON")).collect()
+}
+
+#[test]
+fn of_two_sample_events_the_later_has_the_larger_offset() {
+    let events: Vec<_> = ["12", "3"].into_iter().flat_map(sample_events).collect();
+    let offsets: Vec<&str> = events.iter().map(|event| event["offset"].as_str().expect("text")).collect();
+    assert_eq!(offsets.len(), 15);
+    assert!(offsets.iter().all(|offset| offset.len() == 36), "{offsets:?}");
+    assert!(offsets.is_sorted_by(|one, next| one < next), "{offsets:?}");
+}

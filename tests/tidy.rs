@@ -133,6 +133,12 @@ fn the_walk_of_one_event_names_files_and_functions_that_exist() {
 }
 
 #[test]
+fn the_table_of_places_names_what_exists() {
+    let page = fs::read_to_string("CONTRIBUTING.md").unwrap();
+    assert_eq!(documents::wrong_places(&page), [""; 0]);
+}
+
+#[test]
 fn the_table_of_rooms_has_every_room() {
     let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
     for room in rooms::LAYERS.iter().copied().flatten() {

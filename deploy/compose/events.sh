@@ -5,6 +5,16 @@ set -eu
 
 producer=${PRODUCER:-/opt/kafka/bin/kafka-console-producer.sh}
 
+# Microseconds since 1970. A `date` without %N knows the seconds.
+start=$(date +%s%N | tr -cd 0-9 | cut -c 1-16)
+[ "${#start}" -eq 16 ] || start="${start}000000"
+
+# The place of change number $1 in the CRM's log: larger with every event, also when this is started again.
+place() {
+    at=$((start + $1))
+    printf '00000000-20ac-176a-%04x-%012x' $((at >> 48)) $((at & 0xffffffffffff))
+}
+
 uuid() { cat /proc/sys/kernel/random/uuid; }
 
 events() {
@@ -21,7 +31,7 @@ events() {
             *) change='{"type":"patch","old":{"name":"Acme"},"new":{"name":"Acme Ltd"}}' ;;
         esac
         printf 'workspace:demo\t%s|{"id":"%s","offset":"%s","type":"change","createInfo":{"createdAt":"%s","createdByUserId":"%s","createdWith":"WebApp"},"entityIds":{%s},"changeData":%s}\n' \
-            "$entity" "$(uuid)" "$(uuid)" "$(date -u +%Y-%m-%dT%H:%M:%S+00:00)" "$(uuid)" "$entities" "$change"
+            "$entity" "$(uuid)" "$(place "$number")" "$(date -u +%Y-%m-%dT%H:%M:%S+00:00)" "$(uuid)" "$entities" "$change"
         sleep "${PAUSE:-1}"
     done
 }

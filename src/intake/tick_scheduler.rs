@@ -28,6 +28,7 @@ use crate::kafka::client::{ClientLog, schedule_consumer_config};
 use crate::settings;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 use crate::telemetry::readiness::PollLoop;
+use crate::telemetry::repeats::Repeats;
 use crate::topics::names::schedule_group;
 
 /// The longest poll: bounds how late a stop, a change of a schedule or a rebalance is seen.
@@ -36,6 +37,8 @@ const POLL_MAX: Duration = Duration::from_millis(100);
 const POLL_MIN: Duration = Duration::from_millis(5);
 /// Jobs handed over at a time.
 const BATCH: usize = 256;
+/// Between two warnings that Kafka does not say how many partitions there are.
+const WARN_EVERY: Duration = Duration::from_mins(1);
 /// How long the brokers may take to say how many partitions there are. No tick is fired meanwhile.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// librdkafka's name for its connection to the group's coordinator.
@@ -131,6 +134,8 @@ pub(crate) struct TickScheduler {
     table: Arc<RwLock<Table>>,
     metrics: Arc<Metrics>,
     agenda: Agenda,
+    /// Of what is said while Kafka does not answer.
+    repeats: Repeats,
     standing: Lease,
     /// Partitions of the topic, as of `generation`; none: not known.
     partitions: Option<u32>,
@@ -166,6 +171,7 @@ impl TickScheduler {
             table,
             metrics,
             agenda: Agenda::new(clock::now_ms()),
+            repeats: Repeats::every(WARN_EVERY),
             standing: Lease::new(Duration::from_millis(session_timeout.unwrap_or(6_000))),
             partitions: None,
             generation: 0,
@@ -279,7 +285,10 @@ impl TickScheduler {
         self.partitions = match self.consumer.fetch_metadata(Some(&self.topic), METADATA_TIMEOUT) {
             Ok(metadata) => partition_count(&metadata, &self.topic),
             Err(error) => {
-                tracing::warn!(topic = self.topic, %error, "the partitions are not known; no schedule is fired");
+                if let Some(repeats) = self.repeats.of("partitions") {
+                    let topic = &self.topic;
+                    tracing::warn!(topic, %error, repeats, "the partitions are not known; no schedule is fired");
+                }
                 None
             }
         };

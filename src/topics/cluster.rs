@@ -215,12 +215,11 @@ fn fetch_shapes(
         consumer.fetch_metadata(None, REACH_TIMEOUT.saturating_sub(SAY_AFTER))
     });
     let metadata = asked.map_err(|error| {
+        tracing::debug!(%error, "no broker answered");
         // The client reports why it cannot connect only when it is polled.
-        let told = (0..20).find_map(|_| match consumer.poll(Duration::from_millis(10)) {
-            Some(Err(error)) => Some(error.to_string()),
-            Some(Ok(_)) | None => None,
-        });
-        consumer.context().last_error().or(told).unwrap_or_else(|| error.to_string())
+        let told = (0..20).filter_map(|_| consumer.poll(Duration::from_millis(10))).filter_map(Result::err);
+        told.for_each(|error| tracing::debug!(%error, "a client that is not connected"));
+        consumer.context().last_error().unwrap_or_else(|| "nothing came back".to_owned())
     })?;
     let size = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
     let known = metadata.topics().iter().filter(|topic| wanted(topic.name()) && !topic.partitions().is_empty());

@@ -38,6 +38,43 @@ pub(crate) fn missing(step: &Step, sources: &[Source]) -> Option<String> {
     (!source.has(&["fn", name])).then(|| format!("{} has no function {name}", step.file))
 }
 
+const PLACES: &str = "## Where do I add …";
+/// What paths of the table may leave out.
+const ROOTS: [&str; 2] = ["", "src/"];
+/// The endings that make a word without a slash a path.
+const ENDINGS: [&str; 6] = [".rs", ".md", ".yml", ".json", ".js", ".py"];
+
+/// What the table of places says and is not so: a path that is not there, an item that the file named before it does not define.
+pub(crate) fn wrong_places(page: &str) -> Vec<String> {
+    let section = page.split_once(PLACES).map_or("", |(_, after)| after.split("\n## ").next().unwrap_or_default());
+    let mut wrong = Vec::new();
+    let mut found = 0;
+    for row in section.lines().filter(|line| line.starts_with("| ")) {
+        let mut file = None;
+        for quoted in row.split('`').skip(1).step_by(2) {
+            // A command is its program and what it is told.
+            let path = quoted.split(' ').next().unwrap_or_default();
+            if path.contains('/') || ENDINGS.iter().any(|ending| path.ends_with(ending)) {
+                file = ROOTS.iter().map(|root| format!("{root}{path}")).find(|path| Path::new(path).exists());
+                found += 1;
+                if file.is_none() {
+                    wrong.push(format!("{path} does not exist"));
+                }
+            } else if let Some(file) = &file {
+                let text = fs::read_to_string(file).unwrap_or_default();
+                let defined = ["enum", "struct", "fn", "const", "type"];
+                if !defined.iter().any(|word| text.contains(&format!("{word} {path}"))) {
+                    wrong.push(format!("{file} defines no {path}"));
+                }
+            }
+        }
+    }
+    if found == 0 {
+        wrong.push("the table is not found".to_owned());
+    }
+    wrong
+}
+
 /// The pages that people read.
 pub(crate) fn pages() -> Vec<String> {
     let mut pages = vec!["deploy/monitoring/rules.yml".to_owned(), "deploy/helm/hookstream/values.yaml".to_owned()];

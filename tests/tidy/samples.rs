@@ -1,6 +1,6 @@
 //! The rules themselves under test: a small sample breaks each of them, and its good twin breaks none.
 
-use crate::documents::{Step, missing, walk};
+use crate::documents::{Step, missing, walk, wrong_places};
 use crate::source::Source;
 use crate::{rooms, style};
 
@@ -106,4 +106,17 @@ fn a_walk_over_code_that_is_gone_is_found() {
     let missing: Vec<_> = steps.iter().filter_map(|step| missing(step, &sources)).collect();
     assert_eq!(missing, ["src/a.rs has no function run", "src/b.rs does not exist"]);
     assert!(walk("# A").is_empty());
+}
+
+#[test]
+fn a_place_that_is_not_there_is_found() {
+    let page = |row: &str| format!("## Where do I add …\n\n| what | in |\n| --- | --- |\n{row}\n\n## Words\n");
+    for (row, wrong) in [
+        ("| a room | `src/lib.rs`, `tests/tidy/rooms.rs` (`LAYERS`), `deploy/test chart docs` |", None),
+        ("| a reason | `domain/no_such.rs` |", Some("domain/no_such.rs does not exist")),
+        ("| a reason | `domain/outcome.rs` (`Raison`) |", Some("src/domain/outcome.rs defines no Raison")),
+        ("| a reason | the contract |", Some("the table is not found")),
+    ] {
+        assert_eq!(wrong_places(&page(row)), Vec::from_iter(wrong), "{row}");
+    }
 }

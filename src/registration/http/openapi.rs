@@ -37,7 +37,7 @@ pub(super) const PAGE: &str = include_str!("docs.html");
         actions::preview_redrive, actions::redrive, actions::preview_replay, actions::replay, actions::resume_one),
     components(schemas(TestAnswer)),
     security(("bearer" = []), ("accessKey" = [])),
-    modifiers(&Schemes, &OptionalNotNull)
+    modifiers(&Schemes, &OptionalNotNull, &Examples)
 )]
 struct Document;
 
@@ -50,6 +50,46 @@ impl Modify for Schemes {
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
         let key = ApiKeyValue::new(auth::ACCESS_KEY);
         components.add_security_scheme("accessKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
+    }
+}
+
+/// A body for each operation that takes one, by the operation's id.
+pub(super) const EXAMPLES: [(&str, &str); 8] = [
+    (
+        "putInstance",
+        r#"{"baseUrl":"https://my-integration.example/crm/v1","webHooks":[{"id":"a5aad3c1-777b-4ae5-8ca1-60b94c0423e5",
+        "relativeUrl":"/callbacks","triggerType":"entityEvent",
+        "filter":{"items":[{"eventType":"change","entityType":"company","changeType":"patch"},{"entityType":"contact"}]}}]}"#,
+    ),
+    ("patchInstance", r#"{"operations":[{"op":"replace","path":"/status","value":"active"}]}"#),
+    ("rotateSigningSecret", r#"{"keepOldFor":"24h"}"#),
+    ("previewRedrive", r#"{"reason":"exhausted","from":"2026-01-31T12:00:00Z"}"#),
+    ("redrive", r#"{"selection":{"reason":"exhausted","fixed":{"ranges":["0/0/5","2/0/3"]}},"rate":100}"#),
+    ("previewReplay", r#"{"integration":"e01c765d-7c9b-491a-b5ea-d0e67eb017d9","from":"2026-01-31T12:00:00Z"}"#),
+    (
+        "replay",
+        r#"{"selection":{"integration":"e01c765d-7c9b-491a-b5ea-d0e67eb017d9","from":"2026-01-31T12:00:00Z",
+        "fixed":{"ranges":["0/100/180"],"record":"2/17"}},"rate":100}"#,
+    ),
+    ("resume", r#"{"integration":"e01c765d-7c9b-491a-b5ea-d0e67eb017d9"}"#),
+];
+
+struct Examples;
+
+impl Modify for Examples {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for path in document.paths.paths.values_mut() {
+            for operation in [&mut path.put, &mut path.post, &mut path.patch].into_iter().flatten() {
+                let id = operation.operation_id.as_deref();
+                let example = EXAMPLES
+                    .iter()
+                    .find(|(of, _)| Some(*of) == id)
+                    .and_then(|(_, text)| serde_json::from_str(text).ok());
+                for content in operation.request_body.iter_mut().flat_map(|body| body.content.values_mut()) {
+                    content.example.clone_from(&example);
+                }
+            }
+        }
     }
 }
 

@@ -519,6 +519,58 @@ async fn the_description_and_its_page_need_no_token_and_nothing_from_outside() {
     assert!(!page.text.contains("http://") && !page.text.contains("https://"), "an outside asset");
 }
 
+/// The operations of the description: path, method and what is said of it.
+fn operations(description: &Value) -> Vec<(String, String, Value)> {
+    let mut found = Vec::new();
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for (method, what) in methods.as_object().unwrap() {
+            found.push((path.clone(), method.to_uppercase(), what.clone()));
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn every_operation_that_takes_a_body_has_an_example_and_those_of_instances_are_accepted() {
+    let client = client();
+    let description = client.ask("GET", "/api/v1/openapi.json", &[], "").await.json();
+    let mut tried = Vec::new();
+    for (path, method, what) in operations(&description) {
+        let Some(content) = what["requestBody"]["content"].as_object() else { continue };
+        let id = what["operationId"].as_str().unwrap();
+        for (media, body) in content {
+            assert!(body["example"].is_object(), "{id} has no example");
+            tried.push(id.to_owned());
+            if path.contains("/actions/") {
+                continue;
+            }
+            client.put(INSTANCE, &seed()).await;
+            let path = path.replace("{workspace}", "acme").replace("{id}", "i1");
+            let answer = client.ask(&method, &path, &[("content-type", media)], &body["example"].to_string()).await;
+            assert_eq!(answer.status, 200, "{id}: {}", answer.text);
+        }
+    }
+    tried.sort();
+    let mut listed = openapi::EXAMPLES.map(|(id, _)| id);
+    listed.sort_unstable();
+    assert_eq!(tried, listed, "an example of an operation that is gone");
+}
+
+#[tokio::test]
+async fn the_page_tells_how_to_authenticate_and_shows_errors_as_they_are_answered() {
+    let client = client();
+    client.seed().await;
+    let page = client.ask("GET", "/api/v1/docs", &[], "").await.text;
+    let refused = client.patch(r#"[{"op":"replace","path":"/status","value":"activ"}]"#, &[]).await.json();
+    let message = refused["errorInfo"]["message"].as_str().unwrap();
+    for part in ["Authorization: Bearer", "X-XCOM-AccessKey", "color-scheme: light dark", ":focus-visible", message] {
+        assert!(page.contains(part), "the page lacks {part}");
+    }
+    for field in refused["errorInfo"].as_object().unwrap().keys() {
+        assert!(page.contains(field.as_str()), "the page's example of a refusal lacks {field}");
+    }
+}
+
 #[tokio::test]
 async fn requests_are_counted_by_method_and_class() {
     let client = client();
