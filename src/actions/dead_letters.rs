@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::known::Known;
+use super::refusal::Refusal;
 use super::resend::{Judged, Notes, Prepared};
 use super::selection::{Fixed, Selection};
 use super::{ActionError, blocking};
@@ -91,10 +92,7 @@ pub(crate) async fn read(
     let only = match selection.event.as_deref().and_then(Origin::parse) {
         Some(place) if *place.topic == *topic => Some((place.partition, place.offset)),
         Some(place) if *place.topic != *settings.topics.events => {
-            let named = place.topic;
-            return Err(ActionError::Refused(format!(
-                "--event: topic `{named}` is not the dead-letter topic, which is `{topic}`, nor that of the events"
-            )));
+            return Err(Refusal::ForeignTopic { topic: place.topic.to_string(), dead_letters: topic }.into());
         }
         Some(_) | None => None,
     };
@@ -130,7 +128,7 @@ pub(super) async fn prepare(
     if let Some(reason) = &selection.reason
         && !DEAD_LETTER_REASONS.contains(&reason.as_str())
     {
-        return Err(ActionError::Refused(format!("reason: expected one of: {}", DEAD_LETTER_REASONS.join(", "))));
+        return Err(Refusal::Reason.into());
     }
     let (reading, ranges) = read(settings, &selection, "redrive").await?;
     let looking = blocking("looking what was sent back before", {

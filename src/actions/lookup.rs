@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::refusal::Refusal;
 use super::{ActionError, blocking};
 use crate::domain::guid::canonical_key;
 use crate::domain::integration::Integration;
@@ -52,10 +53,10 @@ pub(crate) async fn integration(settings: &Settings, key: &str) -> Result<Found,
             Ok(found)
         }
         (None, Some(source)) => Err(ActionError::Unusable { key: key.to_owned(), source }),
-        (None, None) => Err(ActionError::Refused(format!(
-            "there is no integration `{key}` in topic `{}`: check --workspace and --integration",
-            settings.topics.integrations
-        ))),
+        (None, None) => {
+            let topic = settings.topics.integrations.clone();
+            Err(Refusal::NoIntegration { key: key.to_owned(), topic }.into())
+        }
     }
 }
 

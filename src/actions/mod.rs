@@ -7,6 +7,7 @@ pub(crate) mod audit;
 pub(crate) mod dead_letters;
 mod known;
 pub(crate) mod lookup;
+pub(crate) mod refusal;
 pub(crate) mod replay;
 pub(crate) mod requeue;
 pub(crate) mod resend;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use self::refusal::{BadSelection, Refusal};
 use self::requeue::{RequeueError, TierProducer};
 use self::resend::Prepared;
 use self::selection::Selection;
@@ -58,18 +60,18 @@ pub(crate) enum ActionError {
         /// Why.
         source: Unusable,
     },
-    /// What was selected can't be read as a selection.
-    #[error("{0}")]
-    Bad(String),
+    /// The selection is not valid.
+    #[error(transparent)]
+    Bad(#[from] BadSelection),
     /// What was asked for can't be done.
-    #[error("{0}")]
-    Refused(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// Somebody wanted it to end.
     #[error("interrupted")]
     Stopped,
-    /// A part of the action ended without having said why.
-    #[error("{0} ended without being asked to; see the log")]
-    Ended(&'static str),
+    /// A part of the action ended early.
+    #[error(transparent)]
+    Ended(#[from] Ended),
 }
 
 /// What sends records.
@@ -121,10 +123,15 @@ impl Sender {
     }
 }
 
-/// Runs what blocks on a thread made for it.
-pub(crate) async fn blocking<T: Send + 'static>(
+/// A part that panicked; the panic itself is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} ended early; see the log")]
+pub(crate) struct Ended(pub(crate) &'static str);
+
+/// Runs work that blocks on a thread of its own. `what` names it in [`Ended`].
+async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T, ActionError> + Send + 'static,
 ) -> Result<T, ActionError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_panicked| ActionError::Ended(what))?
+    tokio::task::spawn_blocking(work).await.map_err(|_panicked| Ended(what))?
 }

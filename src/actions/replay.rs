@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::{self, Health};
+use super::refusal::Refusal;
 use super::resend::{Judged, Notes, Prepared};
 use super::selection::{Fixed, Selection};
 use super::{ActionError, blocking};
@@ -42,7 +43,7 @@ pub(super) async fn prepare(
     stop: &CancellationToken,
 ) -> Result<Prepared, ActionError> {
     let (Some(workspace), Some(id)) = (&selection.workspace, &selection.integration) else {
-        return Err(ActionError::Refused("integration: a replay is for one".to_owned()));
+        return Err(Refusal::NoIntegrationNamed.into());
     };
     let key = guid::canonical_key(&format!("{workspace}/{id}")).into_owned();
     let found = lookup::integration(settings, &key).await?;
@@ -65,9 +66,7 @@ pub(super) async fn prepare(
 /// Refuses a run whose integration is not the one that a preview looked at.
 fn check_same(selection: &Selection, record: &str) -> Result<(), ActionError> {
     match selection.fixed.as_ref().and_then(|fixed| fixed.record.as_deref()) {
-        Some(fixed) if fixed != record => {
-            Err(ActionError::Refused("the integration was changed since the preview: preview again".to_owned()))
-        }
+        Some(fixed) if fixed != record => Err(Refusal::Changed.into()),
         Some(_) | None => Ok(()),
     }
 }
@@ -91,20 +90,17 @@ fn until_obeyed(since_ms: i64, now_ms: i64) -> Duration {
 fn check_receives(integration: &Integration, options: &Selection) -> Result<(), ActionError> {
     let key = integration.key();
     if !integration.status().delivers() {
-        return Err(ActionError::Refused(format!(
-            "integration `{key}` is {}: nothing is delivered to it; set its status to active first",
-            integration.status().word()
-        )));
+        return Err(Refusal::Inactive { key: key.to_owned(), status: integration.status().word() }.into());
     }
     let Some(id) = &options.webhook else { return Ok(()) };
     let Some(webhook) = integration.webhook_by_id(id) else {
-        return Err(ActionError::Refused(format!("--webhook: integration `{key}` has no webhook `{id}`")));
+        return Err(Refusal::NoWebhook { key: key.to_owned(), webhook: id.clone() }.into());
     };
     if webhook.is_disabled() {
-        return Err(ActionError::Refused(format!("--webhook: webhook `{id}` is disabled: nothing is delivered to it")));
+        return Err(Refusal::Disabled { webhook: id.clone() }.into());
     }
     if webhook.trigger() != Trigger::EntityEvent {
-        return Err(ActionError::Refused(format!("--webhook: webhook `{id}` is scheduled: events do not fire it")));
+        return Err(Refusal::Scheduled { webhook: id.clone() }.into());
     }
     Ok(())
 }
@@ -116,17 +112,14 @@ fn check_not_suspended(key: &str, is_preview: bool, health: Option<&Health>) -> 
         tracing::warn!(key, since, "the integration is suspended: resume it before the replay itself");
         return Ok(());
     }
-    Err(ActionError::Refused(format!(
-        "integration `{key}` is suspended since {since}: what is replayed now would become dead letters; run `hookstream \
-         resume` for it first"
-    )))
+    Err(Refusal::Suspended { key: key.to_owned(), since: since.to_owned() }.into())
 }
 
 /// Where an event stands, if that is in the events topic.
 fn event_place(settings: &Settings, event: &str) -> Result<Origin, ActionError> {
     let topic = &settings.topics.events;
     let place = Origin::parse(event).filter(|place| *place.topic == **topic);
-    place.ok_or_else(|| ActionError::Refused(format!("event: expected its place, such as {topic}/3/1042")))
+    place.ok_or_else(|| Refusal::NoPlace { events: topic.clone() }.into())
 }
 
 /// Where a replay begins.
@@ -151,10 +144,7 @@ fn begin(settings: &Settings, options: &Selection, key: &str, health: Option<Hea
     }
     let health = health.unwrap_or_default();
     if health.first_dropped.is_empty() {
-        return Err(ActionError::Refused(format!(
-            "no suspension of `{key}` is recorded in topic `{}`: say with --from where to begin",
-            settings.topics.health
-        )));
+        return Err(Refusal::NoSuspension { key: key.to_owned(), health: settings.topics.health.clone() }.into());
     }
     if !health.is_suspended() && options.to.is_none() {
         let since = health.since.as_deref().unwrap_or("-");

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ActionError;
+use super::refusal::{BadSelection, Refusal};
 use crate::kafka::topic_range::Range;
 
 /// The longest id or place, in characters.
-const WORD_CHARS_MAX: usize = 1024;
+pub(super) const WORD_CHARS_MAX: usize = 1024;
 /// Partitions of a topic: far above any cluster's.
 const RANGES_MAX: usize = 10_000;
 
@@ -121,8 +122,7 @@ impl Selection {
                 .as_ref()
                 .is_some_and(|text| text.chars().count() > WORD_CHARS_MAX || text.chars().any(char::is_control))
             {
-                let expected = format!("{name}: expected at most {WORD_CHARS_MAX} characters and no control character");
-                return Err(ActionError::Bad(expected));
+                return Err(BadSelection::Word { field: name }.into());
             }
         }
         let is_bounded = |fixed: &Fixed| {
@@ -130,10 +130,10 @@ impl Selection {
                 && fixed.record.as_ref().is_none_or(|text| text.chars().count() <= WORD_CHARS_MAX)
         };
         if self.fixed.as_ref().is_some_and(|fixed| !is_bounded(fixed)) {
-            return Err(ActionError::Bad("fixed: expected what a preview answered with".to_owned()));
+            return Err(BadSelection::Fixed.into());
         }
         if self.from.zip(self.to).is_some_and(|(from, to)| from >= to) {
-            return Err(ActionError::Refused("from: expected a time before `to`".to_owned()));
+            return Err(Refusal::Times.into());
         }
         Ok(self)
     }
@@ -160,9 +160,9 @@ mod tests {
 
     use super::*;
 
-    fn read(value: serde_json::Value) -> Result<Selection, String> {
-        let selection = serde_json::from_value::<Selection>(value).map_err(|error| error.to_string())?;
-        selection.checked().map_err(|error| error.to_string())
+    /// None where it is refused.
+    fn read(value: serde_json::Value) -> Option<Selection> {
+        serde_json::from_value::<Selection>(value).ok()?.checked().ok()
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
             json!({"fixed": {"ranges": ["-1/0/3"]}}),
             json!({"fixed": {}}),
         ] {
-            assert!(read(refused.clone()).is_err(), "{refused}");
+            assert_eq!(read(refused.clone()), None, "{refused}");
         }
     }
 

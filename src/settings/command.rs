@@ -282,6 +282,13 @@ pub(crate) struct RecordPlace {
     pub(crate) offset: i64,
 }
 
+impl fmt::Display for RecordPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, partition, offset } = self;
+        write!(f, "{topic}/{partition}/{offset}")
+    }
+}
+
 /// `--event`: where an event comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EventSource {

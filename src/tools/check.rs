@@ -22,6 +22,7 @@ use crate::kafka::windows::Windows;
 use crate::readers::time;
 use crate::registration::http::unusable_files;
 use crate::settings::{Kafka, Settings};
+use crate::telemetry::chain::chain;
 use crate::topics::Severity;
 use crate::topics::cluster::{self, sentence};
 use crate::topics::names::{now_topic, retry_group, tier_topic};
@@ -151,7 +152,7 @@ fn certificate(option: &str, file: &Path, now_ms: i64) -> Line {
     let (what, shown) = ("certificates", file.display());
     let ends_ms = match ends_ms(file) {
         Ok(ends_ms) => ends_ms,
-        Err(why) => return Line::new(what, State::Error, format!("{option} {shown}: {why}")),
+        Err(why) => return Line::new(what, State::Error, format!("{option} {shown}: {}", chain(&why))),
     };
     let at = Timestamp::from_millisecond(ends_ms).map(|at| format!("{at:.0}")).unwrap_or_default();
     if ends_ms <= now_ms {
@@ -163,16 +164,28 @@ fn certificate(option: &str, file: &Path, now_ms: i64) -> Line {
     }
 }
 
-fn ends_ms(file: &Path) -> Result<i64, String> {
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
+/// Why a file has no certificate that ends.
+#[derive(Debug, thiserror::Error)]
+enum BadCertificate {
+    #[error("expected a PEM file that can be read")]
+    Pem(#[from] rustls_pki_types::pem::Error),
+    #[error("a certificate in it cannot be read")]
+    X509(#[from] x509_parser::nom::Err<x509_parser::error::X509Error>),
+    #[error("no certificate is in it")]
+    None,
+}
+
+/// When the first of a file's certificates ends, ms since 1970.
+fn ends_ms(file: &Path) -> Result<i64, BadCertificate> {
+    let certificates = CertificateDer::pem_file_iter(file)?;
     let mut ends: Option<i64> = None;
     for certificate in certificates {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|error| error.to_string())?;
+        let certificate = certificate?;
+        let (_, parsed) = X509Certificate::from_der(&certificate)?;
         let end_ms = parsed.validity().not_after.timestamp().saturating_mul(1_000);
         ends = Some(ends.map_or(end_ms, |earlier| earlier.min(end_ms)));
     }
-    ends.ok_or_else(|| "no certificate is in it".to_owned())
+    ends.ok_or(BadCertificate::None)
 }
 
 /// Reads the newest record of each topic and the offsets of the groups. Blocks.

@@ -265,16 +265,15 @@ pub(crate) async fn show(
         }
     }
     let record = found.ok_or_else(|| {
-        ToolError::Refused(match &options.event {
-            NamedEvent::Id(id) => format!("no dead letter of topic `{topic}` is of {id}"),
+        let topic = topic.clone();
+        match &options.event {
+            NamedEvent::Id(id) => ToolError::NoDeadLetter { topic, of: id.clone() },
             NamedEvent::Place(place) if place.topic != topic => {
-                let RecordPlace { topic: events, partition, offset } = place;
-                format!("no dead letter of topic `{topic}` is of the event {events}/{partition}/{offset}")
+                ToolError::NoDeadLetter { topic, of: format!("the event {place}") }
             }
-            NamedEvent::Place(_) | NamedEvent::Stdin => {
-                "the record is gone: compacted away, aborted, or older than the topic keeps".to_owned()
-            }
-        })
+            NamedEvent::Place(place) => ToolError::Gone { record: place.to_string() },
+            NamedEvent::Stdin => ToolError::NoDeadLetter { topic, of: "standard input".to_owned() },
+        }
     })?;
     let text = if options.json { shown_as_json(&topic, &record)? } else { shown(&topic, &record) };
     write_line(out, &text)?;

@@ -10,7 +10,9 @@ use super::lookup::whole_name;
 use super::render::printable;
 use super::windows::{Behind, Written, behind, past};
 use super::{INTERRUPTED, ToolError, blocking, write_line};
+use crate::actions::ActionError;
 use crate::actions::lookup::{self, Found, Health};
+use crate::actions::refusal::Refusal;
 use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, ItemRuling, Ruling, WebhookRuling, explain, items_of};
 use crate::domain::guid;
@@ -19,7 +21,7 @@ use crate::kafka::topic_range::TopicRange;
 use crate::settings::{EventSource, Explain, RecordPlace, Settings};
 
 /// Largest event that is read from a file: what Kafka's clients send at most.
-const EVENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const EVENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The event goes to no webhook.
 const NOT_DELIVERED: u8 = 1;
 
@@ -54,7 +56,7 @@ pub(crate) async fn run(
     let Some(asked) = stop.run_until_cancelled(asked).await else { return Ok(ExitCode::from(INTERRUPTED)) };
     let (key, given, found, (health, behind)) = asked?;
     if let Some(id) = options.webhook.as_deref().filter(|id| found.integration.webhook_by_id(id).is_none()) {
-        return Err(ToolError::Refused(format!("--webhook: integration `{key}` has no webhook `{id}`")));
+        return Err(Refusal::NoWebhook { key, webhook: id.to_owned() }.into());
     }
     let mut answer = answer(&given, &found, health.as_ref(), options.webhook.as_deref())?;
     for webhook in &mut answer.web_hooks {
@@ -101,14 +103,14 @@ pub(super) fn bounded(from: impl io::Read, name: &str) -> Result<Vec<u8>, ToolEr
         .read_to_end(&mut value)
         .map_err(|source| ToolError::Input { from: name.to_owned(), source })?;
     if value.len() as u64 > EVENT_BYTES_MAX {
-        return Err(ToolError::Refused(format!("the event in {name} is larger than {EVENT_BYTES_MAX} bytes")));
+        return Err(ToolError::EventTooLarge { from: name.to_owned() });
     }
     Ok(value)
 }
 
 async fn record(settings: &Settings, place: &RecordPlace) -> Result<Given, ToolError> {
+    let from = place.to_string();
     let RecordPlace { topic, partition, offset } = place.clone();
-    let from = format!("{topic}/{partition}/{offset}");
     let kafka = settings.kafka.clone();
     let mut reading = blocking("reading the event", move || {
         let span = TopicRange::open(&kafka, &topic, "explain")?;
@@ -116,16 +118,12 @@ async fn record(settings: &Settings, place: &RecordPlace) -> Result<Given, ToolE
         Ok(span.read(&[range])?)
     })
     .await?;
-    let record = reading.next().await?.ok_or_else(|| {
-        ToolError::Refused(format!("the record {from} is gone: compacted away, aborted, or older than its topic keeps"))
-    })?;
+    let record = reading.next().await?.ok_or_else(|| ToolError::Gone { record: from.clone() })?;
     // Only an event's own key is its workspace: retries and dead letters have it in their headers.
     let workspace = record.workspace().map(str::to_owned);
     let is_event = place.topic == settings.topics.events;
     let written = is_event.then_some(Written { partition, offset, at_ms: record.timestamp_ms });
-    let value = record.value.ok_or_else(|| {
-        ToolError::Refused(format!("the record {from} has no value: it becomes a dead letter of reason invalid-event"))
-    })?;
+    let value = record.value.ok_or_else(|| ToolError::NoValue { record: from.clone() })?;
     Ok(Given { from, value: value.to_vec(), workspace, written })
 }
 
@@ -197,10 +195,7 @@ struct AnsweredItem {
 }
 
 fn answer(given: &Given, found: &Found, health: Option<&Health>, webhook: Option<&str>) -> Result<Answer, ToolError> {
-    let no_event = |error| {
-        let from = &given.from;
-        ToolError::Refused(format!("{from} is no event and becomes a dead letter of reason invalid-event: {error}"))
-    };
+    let no_event = |source| ToolError::NoEvent { from: given.from.clone(), source };
     let envelope = Envelope::parse(&given.value).map_err(no_event)?;
     let words = EventWords::parse(&given.value, &envelope).map_err(no_event)?;
     let integration = &found.integration;
@@ -208,7 +203,7 @@ fn answer(given: &Given, found: &Found, health: Option<&Health>, webhook: Option
         integration.set_health(crate::health::rules::Health::Failed);
     }
     let items =
-        items_of(&found.value).map_err(|source| ToolError::Unusable { key: integration.key().to_owned(), source })?;
+        items_of(&found.value).map_err(|source| ActionError::Unusable { key: integration.key().to_owned(), source })?;
     let explanation = explain(integration, &items, &words, &envelope.facts(), given.workspace.as_deref());
     let only = webhook.and_then(|id| integration.webhook_by_id(id)).map(crate::domain::integration::Webhook::index);
     let rulings = explanation.webhooks.iter().filter(|ruling| only.is_none_or(|only| only == ruling.index));

@@ -51,12 +51,9 @@ pub(super) async fn whole_id(
     }
     if found.len() > 1 {
         let named: Vec<&str> = found.iter().take(NAMED_MAX).map(String::as_str).collect();
-        return Err(ToolError::Refused(format!(
-            "--integration: {} integrations begin with `{given}`: {}{}",
-            found.len(),
-            named.join(", "),
-            if found.len() > NAMED_MAX { ", …" } else { "" }
-        )));
+        let more = if found.len() > NAMED_MAX { ", …" } else { "" };
+        let named = format!("{}{more}", named.join(", "));
+        return Err(ToolError::Ambiguous { given: given.to_owned(), count: found.len(), named });
     }
     Ok(found.into_iter().next())
 }

@@ -24,71 +24,59 @@ mod windows;
 
 use std::io;
 
-use crate::actions::ActionError;
-use crate::domain::integration::Unusable;
-use crate::kafka::table_reader::CompactedError;
-use crate::kafka::topic_range::SpanError;
-use crate::readers::ReadError;
+use self::explain::EVENT_BYTES_MAX;
+use crate::actions::{ActionError, Ended};
+use crate::domain::event::InvalidEvent;
 
 /// Why a tool did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ToolError {
-    /// A topic can't be looked through.
+    /// What tools share with the API: a topic that can't be read, a selection that is refused.
     #[error(transparent)]
-    TopicRange(#[from] SpanError),
-    /// A compacted topic can't be read.
-    #[error(transparent)]
-    Table(#[from] CompactedError),
-    /// A question has no answer.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// An action was not done.
-    #[error(transparent)]
-    Action(#[from] ActionError),
+    Action(ActionError),
     /// Records were too large for the tier.
     #[error("{count} records are larger than topic `{topic}` takes; raise its max.message.bytes and run it again")]
-    TooLarge {
-        /// How many.
-        count: u64,
-        /// The tier's topic.
-        topic: String,
-    },
+    TooLarge { count: u64, topic: String },
     /// The answer can't be written.
-    #[error("standard output: {0}")]
-    Output(io::Error),
-    /// The event can't be read.
+    #[error("standard output can't be written")]
+    Output(#[source] io::Error),
+    /// `from` is a path, or standard input.
     #[error("the event cannot be read from {from}")]
-    Input {
-        /// A path, or standard input.
-        from: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The integration's record can't be used.
-    #[error("the record of integration `{key}` cannot be used")]
-    Unusable {
-        /// `<workspace>/<integration id>`
-        key: String,
-        /// Why.
-        source: Unusable,
-    },
-    /// What was asked for can't be done.
-    #[error("{0}")]
-    Refused(String),
-    /// A part of the tool ended without having said why.
-    #[error("{0} ended without being asked to; see the log")]
-    Ended(&'static str),
+    Input { from: String, source: io::Error },
+    #[error("the event in {from} is larger than {EVENT_BYTES_MAX} bytes")]
+    EventTooLarge { from: String },
+    #[error("{from} is no event and becomes a dead letter of reason invalid-event")]
+    NoEvent { from: String, source: InvalidEvent },
+    #[error("the event does not say its workspace: --workspace is needed")]
+    NoWorkspace,
+    /// The place of a record that its topic has no more.
+    #[error("the record {record} is gone: compacted away, aborted, or older than its topic keeps")]
+    Gone { record: String },
+    #[error("the record {record} has no value: it becomes a dead letter of reason invalid-event")]
+    NoValue { record: String },
+    /// `of` is the id or the place that was given.
+    #[error("no dead letter of topic `{topic}` is of {of}")]
+    NoDeadLetter { topic: String, of: String },
+    /// More integrations than one begin with what was given.
+    #[error("--integration: {count} integrations begin with `{given}`: {named}")]
+    Ambiguous { given: String, count: usize, named: String },
+}
+
+impl<E: Into<ActionError>> From<E> for ToolError {
+    fn from(error: E) -> Self {
+        Self::Action(error.into())
+    }
 }
 
 /// Ended by a signal: the code that shells give to SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Runs what blocks on a thread made for it.
+/// Runs work that blocks on a thread of its own. `what` names it in [`Ended`].
 async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T, ToolError> + Send + 'static,
 ) -> Result<T, ToolError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_panicked| ToolError::Ended(what))?
+    tokio::task::spawn_blocking(work).await.map_err(|_panicked| Ended(what))?
 }
 
 /// Writes a line. Says whether anybody still reads: a closed pipe is how `head` says that it has seen enough.

@@ -193,7 +193,7 @@ pub(crate) async fn list_attempts(
             return Ok(ExitCode::SUCCESS);
         }
     }
-    let looked = reading.await.map_err(|_panicked| ToolError::Ended("reading the attempts"))??;
+    let looked = reading.await.map_err(|_panicked| crate::actions::Ended("reading the attempts"))??;
     listing.finish(&looked)?;
     Ok(if stop.is_cancelled() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }

@@ -11,7 +11,7 @@ use super::explain::bounded;
 use super::query::{result, show, spinner};
 use super::render::printable;
 use super::{INTERRUPTED, ToolError, blocking, write_line};
-use crate::domain::event::Envelope;
+use crate::domain::event::{Envelope, InvalidEvent};
 use crate::inflight::job::Origin;
 use crate::readers::gather::{FoundEvent, event_at, event_of_id, origin_of_delivery, trace};
 use crate::readers::scan::{Bounds, Span, Watch};
@@ -27,9 +27,31 @@ const DELIVERY_PREFIX: &str = "msg_";
 /// What came of looking for the event.
 enum Answer {
     Traced(Box<Trace>),
-    /// Why there is nothing to trace.
-    NotFound(String),
+    NotFound(NotFound),
     Stopped,
+}
+
+/// Why there is nothing to trace.
+#[derive(Debug, thiserror::Error)]
+enum NotFound {
+    #[error("the event is of another workspace than `{wanted}`")]
+    OtherWorkspace { wanted: String },
+    #[error("it is no event: it becomes a dead letter of reason invalid-event")]
+    NoEvent,
+    #[error("standard input holds no event: {0}")]
+    NoEventGiven(InvalidEvent),
+    #[error("there is no record {place}: it is gone, or was never there")]
+    NoRecord { place: Origin },
+    #[error("Nothing is known of delivery {id}: no failed attempt of it is logged, and it is no dead letter")]
+    UnknownDelivery { id: String },
+    #[error("the event of delivery {delivery}, {place}, is gone")]
+    EventGone { delivery: String, place: Origin },
+    #[error(
+        "No event of topic `{topic}` has id {id}; {read} {} read{}",
+        if *.read == 1 { "was" } else { "were" },
+        .back_to.as_ref().map(|time| format!(", back to {time}")).unwrap_or_default()
+    )]
+    UnknownEvent { topic: String, id: String, read: u64, back_to: Option<String> },
 }
 
 /// Traces one event. The exit code is 0 when it was found, and 1 when not.
@@ -52,9 +74,9 @@ pub(crate) async fn run(
         Answer::Traced(trace) => trace,
         Answer::NotFound(why) => {
             if options.json {
-                tracing::warn!(why, "there is nothing to trace");
+                tracing::warn!(why = %why, "there is nothing to trace");
             } else {
-                write_line(out, &why)?;
+                write_line(out, &why.to_string())?;
             }
             return Ok(ExitCode::from(NOT_FOUND));
         }
@@ -80,12 +102,10 @@ fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> R
     };
     let workspace = match (&event.workspace, &options.workspace) {
         (Some(actual), Some(wanted)) if actual != wanted => {
-            return Ok(Answer::NotFound(format!("the event is of another workspace than `{wanted}`")));
+            return Ok(Answer::NotFound(NotFound::OtherWorkspace { wanted: wanted.clone() }));
         }
         (Some(workspace), _) | (None, Some(workspace)) => workspace.clone(),
-        (None, None) => {
-            return Err(ToolError::Refused("the event does not say its workspace: --workspace is needed".to_owned()));
-        }
+        (None, None) => return Err(ToolError::NoWorkspace),
     };
     let traced = trace(settings, &event, &workspace, Bounds::PATIENT, &watch)?;
     bar.finish_and_clear();
@@ -94,12 +114,12 @@ fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> R
     }
     Ok(match traced {
         Some(trace) => Answer::Traced(Box::new(shown(trace, options))),
-        None => Answer::NotFound("it is no event: it becomes a dead letter of reason invalid-event".to_owned()),
+        None => Answer::NotFound(NotFound::NoEvent),
     })
 }
 
 /// The event, or why it is not there.
-fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Result<FoundEvent, String>, ToolError> {
+fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Result<FoundEvent, NotFound>, ToolError> {
     let span = Span {
         from_ms: options.from.map(Timestamp::as_millisecond),
         to_ms: options.to.map(Timestamp::as_millisecond),
@@ -111,31 +131,31 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
             let origin =
                 Origin { topic: place.topic.as_str().into(), partition: place.partition, offset: place.offset };
             let found = event_at(settings, &origin, watch.wanted)?;
-            Ok(found.ok_or_else(|| format!("there is no record {origin}: it is gone, or was never there")))
+            Ok(found.ok_or(NotFound::NoRecord { place: origin }))
         }
         NamedEvent::Id(id) if id.starts_with(DELIVERY_PREFIX) => {
             let origin = origin_of_delivery(settings, id, workspace, &span, Bounds::PATIENT, watch)?;
             let Some(origin) = origin else {
-                return Ok(Err(format!(
-                    "Nothing is known of delivery {id}: no failed attempt of it is logged, and it is no dead letter"
-                )));
+                return Ok(Err(NotFound::UnknownDelivery { id: id.clone() }));
             };
             let found = event_at(settings, &origin, watch.wanted)?;
-            Ok(found.ok_or_else(|| format!("the event of delivery {id}, {origin}, is gone")))
+            Ok(found.ok_or_else(|| NotFound::EventGone { delivery: id.clone(), place: origin }))
         }
         NamedEvent::Id(id) => {
             let page = event_of_id(settings, id, workspace, span, Bounds::PATIENT, watch)?;
-            let back = page.searched_back_to_ms.and_then(time).map(|time| format!(", back to {time}"));
-            let read = if page.read == 1 { "1 was".to_owned() } else { format!("{} were", page.read) };
-            let topic = &settings.topics.events;
-            let why = format!("No event of topic `{topic}` has id {id}; {read} read{}", back.unwrap_or_default());
-            Ok(page.rows.into_iter().next().ok_or(why))
+            let unknown = || NotFound::UnknownEvent {
+                topic: settings.topics.events.clone(),
+                id: id.clone(),
+                read: page.read,
+                back_to: page.searched_back_to_ms.and_then(time),
+            };
+            Ok(page.rows.into_iter().next().ok_or_else(unknown))
         }
         NamedEvent::Stdin => {
             let value = bounded(io::stdin().lock(), "standard input")?;
             let id = match Envelope::parse(&value) {
                 Ok(envelope) => envelope.id.into_owned(),
-                Err(error) => return Ok(Err(format!("standard input holds no event: {error}"))),
+                Err(error) => return Ok(Err(NotFound::NoEventGiven(error))),
             };
             let page = event_of_id(settings, &id, workspace, span, Bounds::PATIENT, watch)?;
             // One that is in no topic is traced by its id alone.

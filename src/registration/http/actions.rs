@@ -289,7 +289,7 @@ async fn run(
     request: Request,
 ) -> Result<Response<Body>, Refused> {
     let RunBody { selection: given, rate } = body(api, request).await?;
-    let rate = rate_of(rate).map_err(|message| Box::new(answers::bad_request(message)))?;
+    let rate = rate_of(rate).map_err(|bad| Box::new(answers::bad_request(bad.to_string())))?;
     let selection = selection(api, names, sender, given)?;
     if selection.fixed.is_none() {
         return Err(Box::new(answers::refused("selection.fixed is missing: a run takes what a preview answered")));
@@ -321,11 +321,15 @@ async fn run(
     Ok(response)
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rate: expected a whole number from 1 to {RATE_MAX}")]
+struct BadRate;
+
 /// Records a second. JSON does not tell `100.0` from `100`.
-fn rate_of(given: Option<f64>) -> Result<u32, String> {
+fn rate_of(given: Option<f64>) -> Result<u32, BadRate> {
     let Some(given) = given else { return Ok(RATE) };
     let rate = (1..=RATE_MAX).find(|rate| f64::from(*rate).total_cmp(&given).is_eq());
-    rate.ok_or_else(|| format!("rate: expected a whole number from 1 to {RATE_MAX}"))
+    rate.ok_or(BadRate)
 }
 
 /// Sends, and tells how far it is. A caller that goes away stops it.
@@ -448,8 +452,8 @@ fn selection(api: &Api, names: &Names, sender: Sender, given: Selection) -> Resu
 #[expect(clippy::unnecessary_box_returns, reason = "the type of every refusal here")]
 fn refused(error: ActionError) -> Refused {
     Box::new(match error {
-        ActionError::Bad(message) => answers::bad_request(message),
-        ActionError::Refused(message) => answers::refused(message),
+        ActionError::Bad(bad) => answers::bad_request(bad.to_string()),
+        ActionError::Refused(why) => answers::refused(why.to_string()),
         ActionError::Unusable { .. } => answers::refused(chain(&error)),
         ActionError::TopicRange(SpanError::NoRecord { .. }) => answers::refused(error.to_string()),
         ActionError::TopicRange(SpanError::NoTopic(_)) => answers::unavailable(error.to_string()),
