@@ -1,13 +1,12 @@
 //! One signed test delivery on demand, made like any other: the same headers, address rules, deadline and judgement. It
 //! stands for no record of Kafka: nothing follows from how it ends.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::RngCore;
 
-use super::http::{TestAnswer, TestDelivery, TestRequest};
+use super::http::{TestAnswer, TestDelivery, TestRequest, Testing, Untestable};
 use crate::attempt_log::redaction::{Secrets, query_values, shown_url};
 use crate::clock;
 use crate::deliver::courier::Courier as _;
@@ -25,16 +24,19 @@ pub(crate) fn by(courier: Arc<HttpCourier>) -> TestDelivery {
     let pressure = Pressure::new(usize::MAX);
     Arc::new(move |request| {
         let (courier, pressure) = (Arc::clone(&courier), Arc::clone(&pressure));
-        Box::pin(async move { deliver(&courier, &pressure, &request).await })
-            as Pin<Box<dyn Future<Output = Result<TestAnswer, String>> + Send>>
+        Box::pin(async move { deliver(&courier, &pressure, &request).await }) as Testing
     })
 }
 
-async fn deliver(courier: &HttpCourier, pressure: &Arc<Pressure>, request: &TestRequest) -> Result<TestAnswer, String> {
-    let integration = Integration::parse(&request.key, &request.record).map_err(|error| error.to_string())?;
-    let webhook = integration.webhook_by_id(&request.webhook).ok_or("no such webhook")?;
+async fn deliver(
+    courier: &HttpCourier,
+    pressure: &Arc<Pressure>,
+    request: &TestRequest,
+) -> Result<TestAnswer, Untestable> {
+    let integration = Integration::parse(&request.key, &request.record)?;
+    let webhook = integration.webhook_by_id(&request.webhook).ok_or(Untestable::NoWebhook)?;
     let (index, trigger) = (webhook.index(), webhook.trigger());
-    let prepared = Arc::new(RequestTemplate::new(&integration, index).map_err(|error| error.to_string())?);
+    let prepared = Arc::new(RequestTemplate::new(&integration, index)?);
     let payload = body(&request.webhook, trigger);
     let origin = Origin { topic: Arc::from("test"), partition: 0, offset: 0 };
     let held = pressure.hold(payload.len());

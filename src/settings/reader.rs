@@ -64,7 +64,8 @@ impl<'a> Reader<'a> {
     fn understood<T>(&mut self, row: Row, given: &Given, text: &str, read: impl Fn(&str) -> Read<T>) -> Option<T> {
         match read(text) {
             Ok(value) => Some(value),
-            Err(accepted) => {
+            Err(expected) => {
+                let accepted = expected.to_string();
                 self.mistaken.insert(row.name);
                 let subject = given.subject(&row);
                 self.mistakes.push(if row.secret {

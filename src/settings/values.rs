@@ -1,5 +1,6 @@
 //! What a text must be to be a value: one reader a kind. An error says what is accepted, and never repeats the text.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -16,7 +17,24 @@ use crate::domain::outcome::Reason;
 use crate::domain::retry_schedule::{RetrySchedule, format_duration, parse_duration};
 
 /// A value, or what is accepted instead.
-pub(super) type Read<T> = Result<T, String>;
+pub(super) type Read<T> = Result<T, Expected>;
+
+/// What is accepted, in words. It never holds the text that was given, which may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Expected(Cow<'static, str>);
+
+impl From<&'static str> for Expected {
+    fn from(words: &'static str) -> Self {
+        Self(words.into())
+    }
+}
+
+impl From<String> for Expected {
+    fn from(words: String) -> Self {
+        Self(words.into())
+    }
+}
 
 /// Kafka's own limit.
 const TOPIC_BYTES_MAX: usize = 249;
@@ -28,7 +46,7 @@ pub(super) fn switch(text: &str) -> Read<bool> {
     match text {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
-        _ => Err("expected true or false".to_owned()),
+        _ => Err("expected true or false".into()),
     }
 }
 
@@ -38,7 +56,7 @@ pub(super) fn count<N: FromStr + PartialOrd + fmt::Display>(min: N, max: N) -> i
         let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
         number
             .filter(|number| (&min..=&max).contains(&number))
-            .ok_or_else(|| format!("expected a whole number from {min} to {max}"))
+            .ok_or_else(|| Expected::from(format!("expected a whole number from {min} to {max}")))
     }
 }
 
@@ -46,8 +64,8 @@ pub(super) fn count<N: FromStr + PartialOrd + fmt::Display>(min: N, max: N) -> i
 pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&str) -> Read<Duration> {
     move |text| match parse_duration(text) {
         Ok(duration) if (min..=max).contains(&duration) => Ok(duration),
-        Ok(_) => Err(format!("expected from {} to {}", format_duration(min), format_duration(max))),
-        Err(bad) => Err(bad.to_string()),
+        Ok(_) => Err(format!("expected from {} to {}", format_duration(min), format_duration(max)).into()),
+        Err(bad) => Err(bad.to_string().into()),
     }
 }
 
@@ -68,7 +86,9 @@ pub(super) fn size(min: usize, max: usize) -> impl Fn(&str) -> Read<usize> {
         unit.and_then(|unit| number.parse::<usize>().ok()?.checked_mul(unit))
             .filter(|bytes| (min..=max).contains(bytes))
             .ok_or_else(|| {
-                format!("expected bytes from {min} to {max}, as a number or with a unit (KiB, MiB, GiB) such as 64MiB")
+                Expected::from(format!(
+                    "expected bytes from {min} to {max}, as a number or with a unit (KiB, MiB, GiB) such as 64MiB"
+                ))
             })
     }
 }
@@ -77,17 +97,14 @@ pub(super) fn size(min: usize, max: usize) -> impl Fn(&str) -> Read<usize> {
 pub(super) fn share(text: &str) -> Read<f64> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let share = is_plain.then(|| text.parse::<f64>().ok()).flatten();
-    share
-        .filter(|share| (0.0..=1.0).contains(share))
-        .ok_or_else(|| "expected a number from 0 to 1 such as 0.3".to_owned())
+    share.filter(|share| (0.0..=1.0).contains(share)).ok_or(Expected::from("expected a number from 0 to 1 such as 0.3"))
 }
 
 /// An address to listen on.
 pub(super) fn address(text: &str) -> Read<SocketAddr> {
-    text.parse().ok().ok_or_else(|| {
-        "expected an IP address and a port from 0 to 65535 such as 0.0.0.0:8080 or [::]:8080; port 0 takes a free one"
-            .to_owned()
-    })
+    text.parse().ok().ok_or(Expected::from(
+        "expected an IP address and a port from 0 to 65535 such as 0.0.0.0:8080 or [::]:8080; port 0 takes a free one",
+    ))
 }
 
 /// Where the API is served: scheme, host and port, and nothing behind them.
@@ -98,7 +115,7 @@ pub(super) fn api_url(text: &str) -> Read<http::Uri> {
             && matches!(url.path(), "" | "/")
             && url.query().is_none()
     });
-    url.ok_or_else(|| "expected http or https, a host and a port, such as http://hookstream-api:8080".to_owned())
+    url.ok_or(Expected::from("expected http or https, a host and a port, such as http://hookstream-api:8080"))
 }
 
 /// An address range.
@@ -108,16 +125,15 @@ pub(super) fn network(text: &str) -> Read<IpNet> {
         .ok()
         .or_else(single)
         .map(|network| network.trunc())
-        .ok_or_else(|| "expected an address range (CIDR) such as 10.0.0.0/8 or fd00::/8".to_owned())
+        .ok_or(Expected::from("expected an address range (CIDR) such as 10.0.0.0/8 or fd00::/8"))
 }
 
 /// Bootstrap servers.
 pub(super) fn brokers(text: &str) -> Read<String> {
     let is_good = !text.is_empty() && text.split(',').all(|broker| is_broker(broker.trim()));
-    is_good.then(|| text.to_owned()).ok_or_else(|| {
-        "expected host:port, several separated by commas, ports from 1 to 65535, such as kafka-1:9092,kafka-2:9092"
-            .to_owned()
-    })
+    is_good.then(|| text.to_owned()).ok_or(Expected::from(
+        "expected host:port, several separated by commas, ports from 1 to 65535, such as kafka-1:9092,kafka-2:9092",
+    ))
 }
 
 fn is_broker(text: &str) -> bool {
@@ -142,15 +158,15 @@ pub(super) fn group(text: &str) -> Read<String> {
 
 /// The name of a group's static member. Kafka allows the characters of a topic's name.
 pub(super) fn instance_id(text: &str) -> Read<String> {
-    topic(0)(text)
-        .ok()
-        .ok_or_else(|| format!("expected a name: 1 to {TOPIC_BYTES_MAX} of a-z, A-Z, 0-9, '.', '_', '-', not . or .."))
+    topic(0)(text).ok().ok_or_else(|| {
+        Expected::from(format!("expected a name: 1 to {TOPIC_BYTES_MAX} of a-z, A-Z, 0-9, '.', '_', '-', not . or .."))
+    })
 }
 
 /// A workspace: the first part of a record's key.
 pub(super) fn workspace(text: &str) -> Read<String> {
     named(text, "a workspace's name, without /").and_then(|name| {
-        if name.contains('/') { Err("expected a workspace's name, without /".to_owned()) } else { Ok(name) }
+        if name.contains('/') { Err("expected a workspace's name, without /".into()) } else { Ok(name) }
     })
 }
 
@@ -172,7 +188,9 @@ fn named(text: &str, what: &str) -> Read<String> {
         && text.trim() == text
         && !text.chars().any(char::is_control);
     is_good.then(|| text.to_owned()).ok_or_else(|| {
-        format!("expected {what}: 1 to {NAME_CHARS_MAX} characters without spaces around or control characters")
+        Expected::from(format!(
+            "expected {what}: 1 to {NAME_CHARS_MAX} characters without spaces around or control characters"
+        ))
     })
 }
 
@@ -183,23 +201,22 @@ pub(super) fn topic(suffix_bytes_max: usize) -> impl Fn(&str) -> Read<String> {
         let is_word = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
         let is_good = is_word && (1..=bytes_max).contains(&text.len()) && !matches!(text, "." | "..");
         is_good.then(|| text.to_owned()).ok_or_else(|| {
-            format!("expected a topic's name: 1 to {bytes_max} of a-z, A-Z, 0-9, '.', '_', '-', not . or ..")
+            Expected::from(format!(
+                "expected a topic's name: 1 to {bytes_max} of a-z, A-Z, 0-9, '.', '_', '-', not . or .."
+            ))
         })
     }
 }
 
 /// A path; whether something is there is seen when it is opened.
 pub(super) fn path(text: &str) -> Read<PathBuf> {
-    if text.is_empty() || text.contains('\0') {
-        Err("expected a file's path".to_owned())
-    } else {
-        Ok(PathBuf::from(text))
-    }
+    if text.is_empty() || text.contains('\0') { Err("expected a file's path".into()) } else { Ok(PathBuf::from(text)) }
 }
 
 /// A retry schedule.
 pub(super) fn schedule(text: &str) -> Read<RetrySchedule> {
-    RetrySchedule::parse(text).map_err(|bad| format!("expected delays separated by commas such as 30s,1m,5m: {bad}"))
+    RetrySchedule::parse(text)
+        .map_err(|bad| format!("expected delays separated by commas such as 30s,1m,5m: {bad}").into())
 }
 
 /// `entity`, `webhook` or `none`.
@@ -208,7 +225,7 @@ pub(super) fn ordering(text: &str) -> Read<Ordering> {
         "entity" => Ok(Ordering::Entity),
         "webhook" => Ok(Ordering::Webhook),
         "none" => Ok(Ordering::None),
-        _ => Err("expected entity, webhook or none".to_owned()),
+        _ => Err("expected entity, webhook or none".into()),
     }
 }
 
@@ -218,7 +235,7 @@ pub(super) fn attempt_log(text: &str) -> Read<AttemptLog> {
         "all" => Ok(AttemptLog::All),
         "failures" => Ok(AttemptLog::Failures),
         "off" => Ok(AttemptLog::Off),
-        _ => Err("expected all, failures or off".to_owned()),
+        _ => Err("expected all, failures or off".into()),
     }
 }
 
@@ -228,7 +245,7 @@ pub(super) fn shell(text: &str) -> Read<Shell> {
         "bash" => Ok(Shell::Bash),
         "zsh" => Ok(Shell::Zsh),
         "fish" => Ok(Shell::Fish),
-        _ => Err("expected bash, zsh or fish".to_owned()),
+        _ => Err("expected bash, zsh or fish".into()),
     }
 }
 
@@ -237,7 +254,7 @@ pub(super) fn log_format(text: &str) -> Read<LogFormat> {
     match text {
         "human" => Ok(LogFormat::Human),
         "json" => Ok(LogFormat::Json),
-        _ => Err("expected human or json".to_owned()),
+        _ => Err("expected human or json".into()),
     }
 }
 
@@ -245,7 +262,7 @@ pub(super) fn log_format(text: &str) -> Read<LogFormat> {
 pub(super) fn log_level(text: &str) -> Read<String> {
     match log_filter::check_filter(text) {
         Ok(()) => Ok(text.to_owned()),
-        Err(bad) => Err(bad.to_string()),
+        Err(bad) => Err(bad.to_string().into()),
     }
 }
 
@@ -254,7 +271,7 @@ pub(super) fn reason(text: &str) -> Read<&'static str> {
     DEAD_LETTER_REASONS
         .into_iter()
         .find(|word| *word == text)
-        .ok_or_else(|| format!("expected one of: {}", DEAD_LETTER_REASONS.join(", ")))
+        .ok_or_else(|| Expected::from(format!("expected one of: {}", DEAD_LETTER_REASONS.join(", "))))
 }
 
 /// Why an attempt failed.
@@ -262,7 +279,7 @@ pub(super) fn attempt_reason(text: &str) -> Read<&'static str> {
     let words = || Reason::ALL.into_iter().filter(|reason| reason.is_attempt()).map(Reason::word);
     words()
         .find(|word| *word == text)
-        .ok_or_else(|| format!("expected one of: {}", words().collect::<Vec<_>>().join(", ")))
+        .ok_or_else(|| Expected::from(format!("expected one of: {}", words().collect::<Vec<_>>().join(", "))))
 }
 
 /// A point in time: RFC 3339, a date, a word, or how long ago. Days are those of UTC.
@@ -283,11 +300,8 @@ fn time_at(text: &str, now_ms: i64) -> Read<Timestamp> {
             of(now_ms.checked_sub(i64::try_from(ago.as_millis()).ok()?)?)
         }),
     };
-    time.ok_or_else(|| {
-        "expected a time such as 2026-01-31T12:00:00Z or 2026-01-31T15:00:00+03:00, a date such as 2026-01-31 (of UTC), \
-         today, yesterday, or how long ago: 90s, 30m, 1h, 7d"
-            .to_owned()
-    })
+    time.ok_or(Expected::from("expected a time such as 2026-01-31T12:00:00Z or 2026-01-31T15:00:00+03:00, a date such as 2026-01-31 (of UTC), \
+         today, yesterday, or how long ago: 90s, 30m, 1h, 7d"))
 }
 
 fn of_date(text: &str) -> Option<Timestamp> {
@@ -304,13 +318,13 @@ fn parse_age(text: &str) -> Option<Duration> {
 
 /// A status that a receiver may answer with.
 pub(super) fn status(text: &str) -> Read<u16> {
-    count(200, 599)(text).ok().ok_or_else(|| "expected an HTTP status from 200 to 599".to_owned())
+    count(200, 599)(text).ok().ok_or(Expected::from("expected an HTTP status from 200 to 599"))
 }
 
 /// A signing secret. Its form is checked by the code that signs.
 pub(super) fn secret(text: &str) -> Read<String> {
     let is_good = (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control);
-    is_good.then(|| text.to_owned()).ok_or_else(|| "expected 1 to 1024 bytes such as whsec_ and base64".to_owned())
+    is_good.then(|| text.to_owned()).ok_or(Expected::from("expected 1 to 1024 bytes such as whsec_ and base64"))
 }
 
 /// An event: a record, a file or standard input.
@@ -318,12 +332,10 @@ pub(super) fn event(text: &str) -> Read<EventSource> {
     if text == "-" {
         return Ok(EventSource::Stdin);
     }
-    record(text).map(EventSource::Record).or_else(|_no_record| path(text).map(EventSource::File)).ok().ok_or_else(
-        || {
-            "expected topic/partition/offset such as crm.object-events/3/1042, a file's path, or - for standard input"
-                .to_owned()
-        },
-    )
+    record(text).map(EventSource::Record).or_else(|_no_record| path(text).map(EventSource::File)).map_err(|_neither| {
+        "expected topic/partition/offset such as crm.object-events/3/1042, a file's path, or - for standard input"
+            .into()
+    })
 }
 
 /// An event: a record, an id, or standard input.
@@ -331,24 +343,22 @@ pub(super) fn named_event(text: &str) -> Read<NamedEvent> {
     if text == "-" {
         return Ok(NamedEvent::Stdin);
     }
-    record(text).map(NamedEvent::Place).or_else(|_no_record| named_id(text)).ok().ok_or_else(|| {
+    record(text).map(NamedEvent::Place).or_else(|_no_record| named_id(text)).ok().ok_or(Expected::from(
         "expected topic/partition/offset such as crm.object-events/3/1042, the id of an event or a delivery, or - for \
-         standard input"
-            .to_owned()
-    })
+         standard input",
+    ))
 }
 
 /// An id: a slash is part of a mistaken place.
 fn named_id(text: &str) -> Read<NamedEvent> {
-    if text.contains('/') { Err(String::new()) } else { id(text).map(NamedEvent::Id) }
+    if text.contains('/') { Err("expected an id".into()) } else { id(text).map(NamedEvent::Id) }
 }
 
 /// A dead letter: a record, or an id.
 pub(super) fn dead_letter(text: &str) -> Read<NamedEvent> {
-    record(text).map(NamedEvent::Place).or_else(|_no_record| named_id(text)).ok().ok_or_else(|| {
-        "expected topic/partition/offset such as webhooks.dead-letter/3/1042, or the id of a delivery or an event"
-            .to_owned()
-    })
+    record(text).map(NamedEvent::Place).or_else(|_no_record| named_id(text)).ok().ok_or(Expected::from(
+        "expected topic/partition/offset such as webhooks.dead-letter/3/1042, or the id of a delivery or an event",
+    ))
 }
 
 /// A record: `topic/partition/offset`.
@@ -360,7 +370,7 @@ pub(super) fn record(text: &str) -> Read<RecordPlace> {
         let offset = count(0, i64::MAX)(parts.next()?).ok()?;
         Some(RecordPlace { topic, partition, offset })
     })();
-    record.ok_or_else(|| "expected topic/partition/offset such as webhooks.dead-letter/3/1042".to_owned())
+    record.ok_or(Expected::from("expected topic/partition/offset such as webhooks.dead-letter/3/1042"))
 }
 
 /// Properties that a user may not set, since delivery depends on them, and why.
@@ -390,22 +400,23 @@ fn is_commit_interval(value: &str) -> bool {
 
 /// A librdkafka property. The error names the key and never the value.
 pub(super) fn property(text: &str) -> Read<(String, String)> {
-    let accepted = || "expected KEY=VALUE, the key a librdkafka property such as security.protocol".to_owned();
-    let (key, value) = text.split_once('=').ok_or_else(accepted)?;
+    let accepted = Expected::from("expected KEY=VALUE, the key a librdkafka property such as security.protocol");
+    let (key, value) = text.split_once('=').ok_or_else(|| accepted.clone())?;
     let is_key =
         key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_'));
     if key.is_empty() || key.len() > NAME_CHARS_MAX || !is_key || value.contains('\0') {
-        return Err(accepted());
+        return Err(accepted);
     }
     match PROPERTIES_REFUSED.iter().find(|(keys, _)| keys.contains(&key)) {
-        Some((_, why)) => Err(format!("`{key}` can't be set: {why}; any other librdkafka property is accepted")),
+        Some((_, why)) => Err(format!("`{key}` can't be set: {why}; any other librdkafka property is accepted").into()),
         None => match kafka_property::check(key, value) {
             Ok(()) if key == COMMIT_INTERVAL && !is_commit_interval(value) => {
                 let most = COMMIT_INTERVAL_MS_MAX;
-                Err(format!("`{key}`: expected from 1 to {most}, since a killed worker's successor repeats so much"))
+                Err(format!("`{key}`: expected from 1 to {most}, since a killed worker's successor repeats so much")
+                    .into())
             }
             Ok(()) => Ok((key.to_owned(), value.to_owned())),
-            Err(bad) => Err(format!("`{key}`: {bad}")),
+            Err(bad) => Err(format!("`{key}`: {bad}").into()),
         },
     }
 }

@@ -50,7 +50,7 @@ pub(crate) enum ToolError {
     #[error("the event does not say its workspace: --workspace is needed")]
     NoWorkspace,
     /// The place of a record that its topic has no more.
-    #[error("the record {record} is gone: compacted away, aborted, or older than its topic keeps")]
+    #[error("the record is gone: {record} was compacted away, aborted, or is older than its topic keeps")]
     Gone { record: String },
     #[error("the record {record} has no value: it becomes a dead letter of reason invalid-event")]
     NoValue { record: String },

@@ -14,7 +14,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 
 use super::names::tier_delay;
-use super::{Actual, ActualTopic, Finding, Fix, Plan, Severity, TopicSpec};
+use super::{Actual, ActualTopic, Finding, Fix, NotDescribed, Plan, Severity, TopicSpec};
 use crate::domain::retry_schedule::RetrySchedule;
 use crate::kafka::client::{ClientLog, admin_config, table_consumer_config};
 use crate::kafka::topic_range::SAY_AFTER;
@@ -194,7 +194,7 @@ async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) ->
     let metadata = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer<ClientLog> =
             config.create_with_context(ClientLog::of_tool("topics")).map_err(TopicsError::Configuration)?;
-        fetch_shapes(&consumer, &brokers, wanted).map_err(|reason| TopicsError::Unreachable { brokers, reason })
+        fetch_shapes(&consumer, &brokers, wanted)
     });
     let mut actual = match metadata.await {
         Ok(actual) => actual?,
@@ -208,7 +208,7 @@ fn fetch_shapes(
     consumer: &BaseConsumer<ClientLog>,
     brokers: &str,
     wanted: impl Fn(&str) -> bool,
-) -> Result<Actual, String> {
+) -> Result<Actual, TopicsError> {
     let asked = consumer.fetch_metadata(None, SAY_AFTER).or_else(|_error| {
         let cause = consumer.context().last_error();
         tracing::warn!(brokers, cause, "no broker answers yet, still trying");
@@ -219,7 +219,8 @@ fn fetch_shapes(
         // The client reports why it cannot connect only when it is polled.
         let told = (0..20).filter_map(|_| consumer.poll(Duration::from_millis(10))).filter_map(Result::err);
         told.for_each(|error| tracing::debug!(%error, "a client that is not connected"));
-        consumer.context().last_error().unwrap_or_else(|| "nothing came back".to_owned())
+        let reason = consumer.context().last_error().unwrap_or_else(|| "nothing came back".to_owned());
+        TopicsError::Unreachable { brokers: brokers.to_owned(), reason }
     })?;
     let size = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
     let known = metadata.topics().iter().filter(|topic| wanted(topic.name()) && !topic.partitions().is_empty());
@@ -228,7 +229,7 @@ fn fetch_shapes(
         let shape = ActualTopic {
             partitions: size(topic.partitions().len()),
             replicas: replicas.unwrap_or_default(),
-            properties: Err("the cluster did not tell them".to_owned()),
+            properties: Err(NotDescribed::Unanswered),
         };
         (topic.name().to_owned(), shape)
     });
@@ -253,7 +254,7 @@ async fn describe(kafka: &settings::Kafka, actual: &mut Actual) -> Result<(), To
         }
         Err(error) => {
             for topic in actual.topics.values_mut() {
-                topic.properties = Err(error.to_string());
+                topic.properties = Err(NotDescribed::Refused { why: error.to_string() });
             }
         }
     }

@@ -617,7 +617,7 @@ mod tests {
     fn unknown_properties_are_a_warning_and_the_default_size_is_assumed() {
         let mut actual = right(3);
         for topic in actual.topics.values_mut() {
-            topic.properties = Err("no permission".to_owned());
+            topic.properties = Err(super::super::NotDescribed::Refused { why: "no permission".to_owned() });
         }
         let plan = plan(&topics(), &schedule(), &actual);
         assert_eq!(plan.findings.len(), plan.specs.len());

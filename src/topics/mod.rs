@@ -72,7 +72,17 @@ pub(crate) struct ActualTopic {
     /// The replicas of the partition that has fewest.
     pub(crate) replicas: u16,
     /// Its properties, defaults included, or why they could not be read.
-    pub(crate) properties: Result<BTreeMap<String, String>, String>,
+    pub(crate) properties: Result<BTreeMap<String, String>, NotDescribed>,
+}
+
+/// Why a topic's properties are not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotDescribed {
+    #[error("the cluster did not tell them")]
+    Unanswered,
+    /// In the client's words.
+    #[error("{why}")]
+    Refused { why: String },
 }
 
 /// How much a finding matters.

@@ -27,6 +27,7 @@ use crate::domain::guid;
 use crate::registration::instance::{BadInstance, Instance, Stamp};
 use crate::registration::patch::{Conflict, Patch, replacement};
 use crate::registration::registry::{Decision, Stored, Version};
+use crate::telemetry::chain::chain;
 
 /// The contract's bound on a body.
 pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
@@ -319,7 +320,7 @@ pub(super) async fn test(
             api.actions.tested(&who, &names, answer.acknowledged).await;
             answers::json(StatusCode::OK, &answer)
         }
-        Err(reason) => answers::conflict(&Conflict::of(reason)),
+        Err(error) => answers::conflict(&Conflict::of(chain(&error))),
     }
 }
 

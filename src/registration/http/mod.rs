@@ -47,7 +47,9 @@ pub(crate) use self::server::{CONNECTIONS_MAX, Listener};
 use super::instance_check::is_name;
 use super::lookup::{Directory, Followers, Lookup};
 use super::registry::{Handle, Registry, RegistryError};
+use crate::deliver::request::BadRequest;
 use crate::domain::guid::canonical;
+use crate::domain::integration::Unusable;
 use crate::net::address::AddressPolicy;
 use crate::settings::{self, Settings};
 use crate::telemetry::chain::chain;
@@ -131,9 +133,22 @@ pub(crate) struct TestAnswer {
     pub(crate) answer: String,
 }
 
-/// Sends one signed test delivery; the error says why none can be sent.
-pub(crate) type TestDelivery =
-    Arc<dyn Fn(TestRequest) -> Pin<Box<dyn Future<Output = Result<TestAnswer, String>> + Send>> + Send + Sync>;
+/// Why no test delivery can be sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Untestable {
+    #[error("no delivery can be made from the stored record")]
+    Record(#[from] Unusable),
+    #[error("no such webhook")]
+    NoWebhook,
+    #[error("no request can be made for the webhook")]
+    Request(#[from] BadRequest),
+}
+
+/// A test delivery on its way.
+pub(crate) type Testing = Pin<Box<dyn Future<Output = Result<TestAnswer, Untestable>> + Send>>;
+
+/// Sends one signed test delivery.
+pub(crate) type TestDelivery = Arc<dyn Fn(TestRequest) -> Testing + Send + Sync>;
 
 /// The methods that requests are counted by.
 const METHODS: [&str; 6] = ["GET", "PATCH", "PUT", "DELETE", "POST", "other"];

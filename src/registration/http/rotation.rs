@@ -15,13 +15,14 @@ use super::instances::{Refused, asked, other_version, written};
 use super::openapi::{AnyBody, AnyChange, AnyRequest};
 use super::{Api, Names, answers};
 use crate::clock;
-use crate::domain::retry_schedule::parse_duration;
+use crate::domain::retry_schedule::{BadDuration, parse_duration};
 use crate::domain::signature::fresh_secret;
 use crate::registration::instance::Instance;
 use crate::registration::instance_check::is_usable;
 use crate::registration::patch::Conflict;
 use crate::registration::registry::{Decision, Stored, Version};
 use crate::registration::secrets::rotated;
+use crate::telemetry::chain::chain;
 
 /// How long the former secrets sign on unless the request says otherwise.
 const KEEP_OLD_FOR: &str = "24h";
@@ -88,7 +89,7 @@ pub(super) async fn rotate(
     };
     let keep = match keep_old_for(&body) {
         Ok(keep) => keep,
-        Err(message) => return answers::bad_request(message),
+        Err(bad) => return answers::bad_request(chain(&bad)),
     };
     let secret = fresh_secret(rand::random());
     let now_ms = clock::now_ms();
@@ -138,20 +139,27 @@ fn answered(made: NewSecret, version: Option<Version>) -> Response<Body> {
     answers::versioned(&Rotated { is_successful: true, response_code: "ok", result: made }, version)
 }
 
+/// A request whose time can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum BadKeep {
+    #[error("expected {{\"keepOldFor\":\"24h\"}}, from 0s to {}h", KEEP_MAX.as_secs() / 3_600)]
+    Body,
+    #[error("keepOldFor")]
+    Duration(#[from] BadDuration),
+}
+
 /// Reads how long the former secrets stay; without a body, or with `null`, a day.
-fn keep_old_for(body: &[u8]) -> Result<Duration, String> {
-    let expected = format!("expected {{\"keepOldFor\":\"24h\"}}, from 0s to {}h", KEEP_MAX.as_secs() / 3_600);
+fn keep_old_for(body: &[u8]) -> Result<Duration, BadKeep> {
     let is_object = body.trim_ascii_start().first().is_none_or(|first| *first == b'{');
     let asked = match body.trim_ascii() {
         [] | b"null" => None,
         body => {
             let asked = serde_json::from_slice::<RotateBody>(body).ok().filter(|_| is_object);
-            asked.ok_or_else(|| expected.clone())?.keep_old_for
+            asked.ok_or(BadKeep::Body)?.keep_old_for
         }
     };
-    let keep =
-        parse_duration(asked.as_deref().unwrap_or(KEEP_OLD_FOR)).map_err(|error| format!("keepOldFor: {error}"))?;
-    if keep > KEEP_MAX { Err(expected) } else { Ok(keep) }
+    let keep = parse_duration(asked.as_deref().unwrap_or(KEEP_OLD_FOR))?;
+    if keep > KEEP_MAX { Err(BadKeep::Body) } else { Ok(keep) }
 }
 
 #[cfg(test)]

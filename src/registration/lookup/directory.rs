@@ -15,6 +15,7 @@ use crate::health::records::StateRecord;
 use crate::health::rules::Health;
 use crate::readers::integrations::{HealthRow, IntegrationRow};
 use crate::registration::http::readers::{Asked, SourceError};
+use crate::registration::http::readers::{BadQuestion, Missing};
 use crate::registration::instance::Instance;
 use crate::registration::registry::{Stored, View};
 
@@ -80,12 +81,9 @@ impl Directory {
 
     /// One instance, secrets masked, with its health.
     pub(super) fn instance(&self, workspace: &str, id: &str) -> Result<Value, SourceError> {
-        let missing = || SourceError::Missing(format!("IntegrationInstance {id} not found"));
-        let stored = self.integrations.get(workspace, id).ok_or_else(missing)?;
-        let broken = |error: String| SourceError::Unavailable(format!("the stored record is no instance: {error}"));
-        let instance = Instance::parse(&stored.bytes).map_err(|error| broken(error.to_string()))?;
-        let bytes = instance.masked_bytes();
-        let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        let stored = self.integrations.get(workspace, id).ok_or_else(|| Missing::Instance { id: id.to_owned() })?;
+        let bytes = Instance::parse(&stored.bytes)?.masked_bytes();
+        let mut value: Value = serde_json::from_slice(&bytes)?;
         if let Some(fields) = value.as_object_mut() {
             fields.insert("health".to_owned(), self.health_of(workspace, id));
         }
@@ -216,14 +214,14 @@ fn shows(workspace: &str, id: &str, stored: &Stored, state: Option<&StateRecord>
 }
 
 /// Reads `<number>/<id>`: behind which row a page begins.
-fn after(next: &str) -> Result<(i64, &str), SourceError> {
+fn after(next: &str) -> Result<(i64, &str), BadQuestion> {
     let parts = next.split_once('/').and_then(|(number, id)| Some((number.parse().ok()?, id)));
-    parts.ok_or_else(|| SourceError::Bad("next: expected what the page before said".to_owned()))
+    parts.ok_or(BadQuestion::Next)
 }
 
 /// A page out of memory: nothing was searched, so nothing was searched back to.
 fn page<R: Serialize>(rows: &[R], next: Option<&str>) -> Result<Value, SourceError> {
-    let rows = serde_json::to_value(rows).map_err(|error| SourceError::Unavailable(error.to_string()))?;
+    let rows = serde_json::to_value(rows)?;
     Ok(json!({ "rows": rows, "searchedBackTo": null, "complete": next.is_none(), "next": next }))
 }
 

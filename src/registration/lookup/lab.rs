@@ -13,6 +13,7 @@ use crate::domain::integration::Integration;
 use crate::kafka::windows::{Glance, Windows};
 use crate::readers::scan::{Bounds, Question, Span, Watch, scan};
 use crate::readers::{ReadError, time};
+use crate::registration::http::readers::BadQuestion;
 use crate::settings::Settings;
 
 /// Events that a draft is tried on: enough to see a rare kind, few enough to come at once.
@@ -44,15 +45,13 @@ struct Row {
 }
 
 impl Draft {
-    fn parse(workspace: &str, filter: &str) -> Result<Self, SourceError> {
-        let filter: Value =
-            serde_json::from_str(filter).map_err(|error| SourceError::Bad(format!("filter: {error}")))?;
+    fn parse(workspace: &str, filter: &str) -> Result<Self, BadQuestion> {
+        let filter: Value = serde_json::from_str(filter).map_err(BadQuestion::NoJson)?;
         let webhook = json!({ "id": DRAFT, "relativeUrl": "", "triggerType": "entityEvent", "filter": filter });
         let record = json!({ "baseUrl": "https://draft.invalid", "webHooks": [webhook] }).to_string();
-        let bad = |error: &dyn std::fmt::Display| SourceError::Bad(format!("filter: {error}"));
         let integration =
-            Integration::parse(&format!("{workspace}/{DRAFT}"), record.as_bytes()).map_err(|error| bad(&error))?;
-        let items = items_of(record.as_bytes()).map_err(|error| bad(&error))?;
+            Integration::parse(&format!("{workspace}/{DRAFT}"), record.as_bytes()).map_err(BadQuestion::Filter)?;
+        let items = items_of(record.as_bytes()).map_err(BadQuestion::Filter)?;
         Ok(Self { integration, items })
     }
 
@@ -152,7 +151,7 @@ mod tests {
     #[test]
     fn what_is_no_filter_is_a_bad_question() {
         for bad in ["{", "[1]", r#"{"items": 3}"#] {
-            assert!(matches!(Draft::parse("acme", bad), Err(SourceError::Bad(_))), "{bad}");
+            assert!(matches!(Draft::parse("acme", bad), Err(BadQuestion::NoJson(_) | BadQuestion::Filter(_))), "{bad}");
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::directory::Directory;
 pub(crate) use self::follow::Followers;
-use super::http::readers::{Answering, Asked, Question, Source, SourceError};
+use super::http::readers::{Answering, Asked, Missing, Question, Source, SourceError};
 use crate::inflight::job::Origin;
 use crate::kafka::windows::Windows;
 use crate::readers::attempts::{AttemptFilter, attempts};
@@ -48,7 +48,7 @@ impl Source for Lookup {
         let (settings, directory) = (Arc::clone(&self.settings), Arc::clone(&self.directory));
         Box::pin(async move {
             let work = tokio::task::spawn_blocking(move || answer(&settings, &directory, &workspace, question, &stop));
-            work.await.unwrap_or_else(|error| Err(SourceError::Unavailable(error.to_string())))
+            work.await?
         })
     }
 
@@ -123,7 +123,7 @@ fn of_dead_letters(
 /// The trace of an event named by its place, its id, or a delivery of it. An event of another workspace is told like one that is
 /// not there.
 fn of_event(settings: &Settings, workspace: &str, event: &str, watch: &Watch<'_>) -> Result<Value, SourceError> {
-    let missing = || SourceError::Missing(format!("there is no event {event} of this workspace"));
+    let missing = || Missing::Event { event: event.to_owned(), searched_back_to: None };
     let (found, searched_back_to_ms) = match Origin::parse(event) {
         Some(place) => {
             check_holds_events(settings, &place).ok_or_else(missing)?;
@@ -140,18 +140,11 @@ fn of_event(settings: &Settings, workspace: &str, event: &str, watch: &Watch<'_>
         }
     };
     let Some(found) = found.filter(|found| found.workspace.as_deref() == Some(workspace)) else {
-        return Err(match searched_back_to_ms.and_then(time) {
-            Some(back) => {
-                SourceError::Missing(format!("there is no event {event} of this workspace; searched back to {back}"))
-            }
-            None => missing(),
-        });
+        let searched_back_to = searched_back_to_ms.and_then(time);
+        return Err(Missing::Event { event: event.to_owned(), searched_back_to }.into());
     };
     let traced = trace(settings, &found, workspace, Bounds::PAGE, watch)?;
-    let traced = traced.ok_or_else(|| {
-        SourceError::Missing("it is no event: it becomes a dead letter of reason invalid-event".to_owned())
-    })?;
-    serde_json::to_value(&traced).map_err(|error| SourceError::Unavailable(error.to_string()))
+    Ok(serde_json::to_value(&traced.ok_or(Missing::NoEvent)?)?)
 }
 
 /// Whether a place is one where events of workspaces stand: no other topic is read for a caller.
@@ -172,7 +165,7 @@ fn bounds(asked: &Asked) -> Bounds {
 
 /// A page as every reader gives it.
 fn rows<R: Serialize>(page: Page<R>) -> Result<Value, SourceError> {
-    let rows = serde_json::to_value(page.rows).map_err(|error| SourceError::Unavailable(error.to_string()))?;
+    let rows = serde_json::to_value(page.rows)?;
     Ok(json!({
         "rows": rows,
         "searchedBackTo": page.searched_back_to_ms.and_then(time),
@@ -180,13 +173,4 @@ fn rows<R: Serialize>(page: Page<R>) -> Result<Value, SourceError> {
         "read": page.read,
         "next": page.next.map(|token| token.text()),
     }))
-}
-
-impl From<ReadError> for SourceError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Token => Self::Bad(error.to_string()),
-            _ => Self::Unavailable(error.to_string()),
-        }
-    }
 }

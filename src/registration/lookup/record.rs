@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::SourceError;
+use super::{Missing, SourceError};
 use crate::domain::headers::workspace_of;
 use crate::kafka::topic_range::Range;
 use crate::kafka::windows::{Glance, Windows};
 use crate::readers::scan::Watch;
 use crate::readers::{ReadError, time};
+use crate::registration::http::readers::BadQuestion;
 use crate::settings::Settings;
 
 /// What of a value is shown: a page of text, not a download.
@@ -16,15 +17,15 @@ const SHOWN_BYTES_MAX: usize = 1 << 20;
 /// Shows the record at `place` (`topic/partition/offset`), if it is one of the workspace. A record of another workspace is told like
 /// one that is not there. Blocks for a bounded time.
 pub(super) fn show(settings: &Settings, workspace: &str, place: &str, watch: &Watch<'_>) -> Result<Value, SourceError> {
-    let missing = || SourceError::Missing(format!("there is no record {place} of this workspace"));
+    let missing = || Missing::Record { place: place.to_owned() };
     let (topic, partition, offset) = parts(place)?;
     if topic != settings.topics.events && topic != settings.topics.dead_letter {
-        return Err(missing());
+        return Err(missing().into());
     }
     let log = Windows::open(&settings.kafka, topic, "record-reader").map_err(ReadError::from)?;
     let bounds = log.bounds().iter().find(|bounds| bounds.partition == partition).ok_or_else(missing)?;
     if !(bounds.start..bounds.end).contains(&offset) {
-        return Err(missing());
+        return Err(missing().into());
     }
     let mut found = None;
     let range = Range { partition, start: offset, end: offset + 1 };
@@ -34,7 +35,7 @@ pub(super) fn show(settings: &Settings, workspace: &str, place: &str, watch: &Wa
         found = shown(place, workspace, key, glance);
     });
     read.map_err(ReadError::from)?;
-    found.ok_or_else(missing)
+    Ok(found.ok_or_else(missing)?)
 }
 
 fn shown(place: &str, workspace: &str, key: Option<&[u8]>, glance: &Glance<'_>) -> Option<Value> {
@@ -50,12 +51,11 @@ fn shown(place: &str, workspace: &str, key: Option<&[u8]>, glance: &Glance<'_>) 
     }))
 }
 
-fn parts(place: &str) -> Result<(&str, i32, i64), SourceError> {
+fn parts(place: &str) -> Result<(&str, i32, i64), BadQuestion> {
     let mut parts = place.rsplitn(3, '/');
     let (offset, partition, topic) = (parts.next(), parts.next(), parts.next());
     let parsed = topic.zip(partition.and_then(|text| text.parse().ok())).zip(offset.and_then(|text| text.parse().ok()));
-    let ((topic, partition), offset) =
-        parsed.ok_or_else(|| SourceError::Bad("expected a place: topic/partition/offset".to_owned()))?;
+    let ((topic, partition), offset) = parsed.ok_or(BadQuestion::Place)?;
     Ok((topic, partition, offset))
 }
 
@@ -67,7 +67,7 @@ mod tests {
     fn a_place_has_three_parts() {
         assert_eq!(parts("crm.object-events/3/1042").unwrap(), ("crm.object-events", 3, 1042));
         for bad in ["", "a/b", "a/1/x", "1/2"] {
-            assert!(matches!(parts(bad), Err(SourceError::Bad(_))), "{bad}");
+            assert!(matches!(parts(bad), Err(BadQuestion::Place)), "{bad}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! scans at once is bounded here; where the rows come from is the [`Source`]'s business. No answer holds a row of another
 //! workspace, because a question names exactly one.
 
+mod errors;
 mod query;
 
 use std::future::Future;
@@ -23,6 +24,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::errors::{BadQuestion, Missing, SourceError};
 use self::query::{
     Draft, FILTER_BYTES_MAX, Find, NEXT_BYTES_MAX, NoParameters, Parameters, WORD_BYTES_MAX, limit, word,
 };
@@ -31,6 +33,7 @@ use super::rights::{Right, Rights};
 use super::{answers, no_method};
 use crate::domain::guid::canonical;
 use crate::registration::instance_check::is_name;
+use crate::telemetry::chain::chain;
 
 /// Scans at once in a process: each has a Kafka client of its own and reads at the speed of the brokers.
 const SCANS_MAX: usize = 4;
@@ -81,20 +84,6 @@ impl Question {
     fn is_scan(&self) -> bool {
         !matches!(self, Self::Overview { .. } | Self::Instance { .. } | Self::Health(_))
     }
-}
-
-/// Why a question has no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SourceError {
-    /// The question can't be understood.
-    #[error("{0}")]
-    Bad(String),
-    /// There is no such thing in this workspace.
-    #[error("{0}")]
-    Missing(String),
-    /// Kafka can't be asked now.
-    #[error("{0}")]
-    Unavailable(String),
 }
 
 /// An answer that ends a request early. Boxed: it is large and rare.
@@ -163,10 +152,10 @@ impl Readers {
                 }
                 answers::json(StatusCode::OK, &value)
             }
-            Err(SourceError::Bad(message)) => answers::bad_request(message),
-            Err(SourceError::Missing(message)) => answers::missing(message),
-            Err(SourceError::Unavailable(message)) => {
-                tracing::warn!(error = message, "a reader could not answer");
+            Err(SourceError::Bad(bad)) => answers::bad_request(chain(&bad)),
+            Err(SourceError::Missing(missing)) => answers::missing(missing.to_string()),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "a reader could not answer");
                 answers::unavailable("Kafka can't be read now; see the log")
             }
         }
@@ -235,7 +224,7 @@ async fn respond<P, Q>(
     headers: &HeaderMap,
     path: PathOf<P>,
     query: QueryOf<Q>,
-    question: impl FnOnce(P, Q, Rights) -> Result<(String, Question), String>,
+    question: impl FnOnce(P, Q, Rights) -> Result<(String, Question), BadQuestion>,
 ) -> Response<Body>
 where
     P: DeserializeOwned + Workspace,
@@ -255,7 +244,7 @@ where
     };
     match question(path, query, rights) {
         Ok((workspace, question)) => readers.answer(workspace, question, rights).await,
-        Err(message) => answers::bad_request(message),
+        Err(bad) => answers::bad_request(chain(&bad)),
     }
 }
 
@@ -391,7 +380,7 @@ async fn lab(
 ) -> Response<Body> {
     let question = |workspace, query: Draft, _| {
         if query.filter.len() > FILTER_BYTES_MAX {
-            return Err(format!("filter: expected at most {FILTER_BYTES_MAX} bytes"));
+            return Err(BadQuestion::LongFilter);
         }
         Ok((workspace, Question::Lab { filter: query.filter }))
     };

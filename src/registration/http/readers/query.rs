@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::Asked;
+use super::{Asked, BadQuestion};
 
 /// Rows of an answer unless `limit` says otherwise.
 const ROWS: usize = 50;
@@ -47,32 +47,27 @@ pub(super) struct Draft {
     pub(super) filter: String,
 }
 
-pub(super) fn limit(given: Option<&str>) -> Result<usize, String> {
+pub(super) fn limit(given: Option<&str>) -> Result<usize, BadQuestion> {
     match given.map(str::parse::<i64>) {
         None => Ok(ROWS),
         Some(Ok(limit)) if limit > 0 => Ok(usize::try_from(limit).map_or(ROWS_MAX, |limit| limit.min(ROWS_MAX))),
-        Some(_) => Err("limit: expected a number from 1 on".to_owned()),
+        Some(_) => Err(BadQuestion::Limit),
     }
 }
 
-pub(super) fn word(name: &str, given: Option<String>, longest: usize) -> Result<Option<String>, String> {
+pub(super) fn word(name: &'static str, given: Option<String>, bytes_max: usize) -> Result<Option<String>, BadQuestion> {
     let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
-    let is_text = given.len() <= longest && !given.chars().any(char::is_control);
-    if is_text {
-        Ok(Some(given))
-    } else {
-        Err(format!("{name}: expected at most {longest} bytes without control characters"))
-    }
+    let is_text = given.len() <= bytes_max && !given.chars().any(char::is_control);
+    if is_text { Ok(Some(given)) } else { Err(BadQuestion::Word { name, bytes_max }) }
 }
 
-pub(super) fn instant(name: &str, given: Option<String>) -> Result<Option<Timestamp>, String> {
+pub(super) fn instant(name: &'static str, given: Option<String>) -> Result<Option<Timestamp>, BadQuestion> {
     let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
-    let expected = |_error| format!("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z");
-    given.parse::<Timestamp>().map(Some).map_err(expected)
+    given.parse::<Timestamp>().map(Some).map_err(|_malformed| BadQuestion::Time { name })
 }
 
 impl Parameters {
-    pub(super) fn asked(self) -> Result<Asked, String> {
+    pub(super) fn asked(self) -> Result<Asked, BadQuestion> {
         let asked = Asked {
             limit: limit(self.limit.as_deref())?,
             integration: word("integration", self.integration, WORD_BYTES_MAX)?,
@@ -86,7 +81,7 @@ impl Parameters {
             next: word("next", self.next, NEXT_BYTES_MAX)?,
         };
         if asked.from.zip(asked.to).is_some_and(|(from, to)| from >= to) {
-            return Err("from: expected a time before `to`".to_owned());
+            return Err(BadQuestion::Times);
         }
         Ok(asked)
     }

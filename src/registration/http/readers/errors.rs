@@ -1,0 +1,80 @@
+//! Why a reader's question has no answer: what is wrong with it, what is missing, or why Kafka can't be asked.
+//!
+//! The texts are for callers and hold no payload. Which status follows is decided in the routes.
+
+use serde_json::Error as JsonError;
+
+use super::query::FILTER_BYTES_MAX;
+use crate::domain::integration::Unusable;
+use crate::readers::ReadError;
+use crate::registration::instance::BadInstance;
+
+/// A question that can't be understood: the field, and what is expected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadQuestion {
+    #[error("limit: expected a number from 1 on")]
+    Limit,
+    #[error("{name}: expected at most {bytes_max} bytes without control characters")]
+    Word { name: &'static str, bytes_max: usize },
+    #[error("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z")]
+    Time { name: &'static str },
+    #[error("from: expected a time before `to`")]
+    Times,
+    #[error("next: expected what the page before said")]
+    Next,
+    /// The token is one of another question.
+    #[error(transparent)]
+    Token(ReadError),
+    #[error("expected a place: topic/partition/offset")]
+    Place,
+    #[error("filter: expected at most {FILTER_BYTES_MAX} bytes")]
+    LongFilter,
+    #[error("filter")]
+    NoJson(#[source] JsonError),
+    #[error("filter")]
+    Filter(#[source] Unusable),
+}
+
+/// What is not in the workspace. A thing of another workspace is missing too.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Missing {
+    #[error("IntegrationInstance {id} not found")]
+    Instance { id: String },
+    #[error(
+        "there is no event {event} of this workspace{}",
+        .searched_back_to.as_ref().map(|time| format!("; searched back to {time}")).unwrap_or_default()
+    )]
+    Event { event: String, searched_back_to: Option<String> },
+    #[error("there is no record {place} of this workspace")]
+    Record { place: String },
+    #[error("it is no event: it becomes a dead letter of reason invalid-event")]
+    NoEvent,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    #[error(transparent)]
+    Bad(#[from] BadQuestion),
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// Kafka can't be asked now.
+    #[error(transparent)]
+    Unavailable(ReadError),
+    #[error("the stored record is no instance")]
+    NoInstance(#[from] BadInstance),
+    #[error("the answer can't be written as JSON")]
+    Answer(#[from] JsonError),
+    /// The thread that reads panicked.
+    #[error("a reader ended early")]
+    Ended(#[from] tokio::task::JoinError),
+}
+
+impl From<ReadError> for SourceError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Token => Self::Bad(BadQuestion::Token(error)),
+            _ => Self::Unavailable(error),
+        }
+    }
+}
