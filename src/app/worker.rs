@@ -355,7 +355,7 @@ impl Started {
         self.start_schedules(&mut consumers, &views.table, outlet.clone())?;
         let now: Arc<str> = now_topic(&self.settings.topics.retry_prefix).into();
         // In the order of the metrics' labels; former tiers have none.
-        let tiers = [shared.settlements.tiers(), &[(now, Duration::ZERO)], &former_tiers].concat();
+        let tiers = [shared.next_steps.tiers(), &[(now, Duration::ZERO)], &former_tiers].concat();
         let lag = self.start_consumers(&mut consumers, &views.table, outlet, &tiers, brokers)?;
         self.condition.set_ready(true);
         tracing::info!(shards, "ready");
@@ -396,7 +396,7 @@ impl Started {
             pressure: Arc::clone(pressure),
             permits,
             probe_permits,
-            settlements: NextSteps::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
+            next_steps: NextSteps::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
             reports,
         })
     }

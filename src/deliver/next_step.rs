@@ -1,4 +1,4 @@
-//! The record that succeeds a delivery which was not acknowledged: into a tier, or into the dead-letter topic.
+//! The record that follows a delivery which was not acknowledged: into a tier, or into the dead-letter topic.
 //!
 //! A delivery is settled only when this record is acknowledged by Kafka, or when a rule dropped it and was counted.
 
@@ -18,7 +18,7 @@ use crate::inflight::lane_gauge::LaneGauge;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 use crate::topics::names::tier_topic;
 
-/// What a settlement makes of a delivery.
+/// What becomes of a delivery that was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextStep {
     /// It waits in a tier.
@@ -34,7 +34,7 @@ pub(crate) enum NextStep {
 pub(crate) struct NextRecord {
     /// The record.
     pub(crate) outgoing: Outgoing,
-    fate: NextStep,
+    step: NextStep,
     wire: Wire,
     event: Arc<Event>,
     /// The webhook it is for, if it is for one.
@@ -50,7 +50,7 @@ pub(crate) struct Failure {
     pub(crate) status: Option<u16>,
 }
 
-/// Makes settlements.
+/// Makes the records that follow.
 #[derive(Debug)]
 pub struct NextSteps {
     tiers: Vec<(Arc<str>, Duration)>,
@@ -65,13 +65,26 @@ impl NextSteps {
         Self { tiers, dead_letter_topic: dead_letter_topic.into() }
     }
 
+    /// When a record that is written into a tier at `now_ms` falls due there, ms since 1970.
+    fn due_ms(&self, tier: usize, now_ms: i64) -> Option<i64> {
+        self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay)))
+    }
+
+    /// When the retry of an attempt that ended at `at_ms` falls due, ms since 1970; none when none follows.
+    pub(crate) fn next_attempt_ms(&self, verdict: Verdict, at_ms: i64) -> Option<i64> {
+        match verdict {
+            Verdict::Retry(tier) => self.due_ms(tier, at_ms),
+            Verdict::Dead(_) => None,
+        }
+    }
+
     /// The topics of the tiers, in their order.
     pub(crate) fn tiers(&self) -> &[(Arc<str>, Duration)] {
         &self.tiers
     }
 
     /// What follows for a delivery whose slot ended at `now_ms` with `failure`. A retry of a scheduled tick that would
-    /// come after the next tick is no settlement but a drop.
+    /// come after the next tick is a drop: it has no record.
     ///
     /// # Errors
     /// The reason of the drop, and the delivery.
@@ -82,16 +95,10 @@ impl NextSteps {
         failure: Failure,
         now_ms: i64,
     ) -> Result<NextRecord, (DropReason, Box<Delivery>)> {
-        let fate = match verdict {
-            Verdict::Settled | Verdict::Dead(_) => NextStep::Dead(match verdict {
-                Verdict::Dead(reason) => reason,
-                Verdict::Settled | Verdict::Retry(_) => DeadReason::Exhausted,
-            }),
+        let due_ms = self.next_attempt_ms(verdict, now_ms);
+        let step = match verdict {
             Verdict::Retry(tier) => NextStep::Retried(tier),
-        };
-        let due_ms = match fate {
-            NextStep::Retried(tier) => self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay))),
-            NextStep::Requeued(_) | NextStep::Dead(_) => None,
+            Verdict::Dead(reason) => NextStep::Dead(reason),
         };
         if delivery.event.is_tick {
             let is_too_late = |due| {
@@ -104,26 +111,26 @@ impl NextSteps {
         // A dead letter says when its last attempt fell due.
         let due_ms = due_ms.or(delivery.due.map(|due| due.at_ms));
         let wire = Wire { due_ms, ..wire_of(&delivery, failure, now_ms) };
-        Ok(self.settlement(fate, wire, (delivery.event, Some(delivery.gauge))))
+        Ok(self.record(step, wire, (delivery.event, Some(delivery.gauge))))
     }
 
     /// The dead letter of a record that is not delivered.
     pub(crate) fn dead_letter(&self, dead_letter: DeadLetter) -> NextRecord {
         let of = (dead_letter.event, dead_letter.gauge);
-        let mut settlement = self.settlement(NextStep::Dead(dead_letter.reason), dead_letter.wire, of);
-        settlement.outgoing.payload = dead_letter.value;
+        let mut record = self.record(NextStep::Dead(dead_letter.reason), dead_letter.wire, of);
+        record.outgoing.payload = dead_letter.value;
         if dead_letter.key.is_some() {
-            settlement.outgoing.key = dead_letter.key;
+            record.outgoing.key = dead_letter.key;
         }
-        settlement
+        record
     }
 
     /// A retry that was due at `now_ms` and can't be requested: it waits in its tier once more. What was due at once waits in
     /// the first tier, or it would go round without a pause; so does what comes from a tier that the schedule has no more.
     pub(crate) fn requeue(&self, requeue: Requeue, now_ms: i64) -> NextRecord {
         let tier = if requeue.tier < self.tiers.len() { requeue.tier } else { 0 };
-        let due_ms = self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay)));
-        self.settlement(NextStep::Requeued(tier), Wire { due_ms, ..requeue.wire }, (requeue.event, None))
+        let due_ms = self.due_ms(tier, now_ms);
+        self.record(NextStep::Requeued(tier), Wire { due_ms, ..requeue.wire }, (requeue.event, None))
     }
 
     /// A tick that was fired and can't be requested now: it waits in the first tier, with no attempt made.
@@ -131,7 +138,7 @@ impl NextSteps {
     /// # Errors
     /// It would come after the next tick.
     pub(crate) fn postponed(&self, delivery: Delivery, now_ms: i64) -> Result<NextRecord, Box<Delivery>> {
-        let due_ms = self.tiers.first().map(|(_, delay)| now_ms.saturating_add(millis(*delay)));
+        let due_ms = self.due_ms(0, now_ms);
         let scheduled_ms = delivery.event.timestamp_ms;
         let is_too_late =
             |due| delivery.webhook().is_none_or(|webhook| agenda::is_too_late(webhook, scheduled_ms, due));
@@ -140,16 +147,16 @@ impl NextSteps {
         }
         let failure = Failure { reason: Reason::CircuitOpen, status: None };
         let wire = Wire { due_ms, attempt: Some(0), first_attempt_ms: None, ..wire_of(&delivery, failure, now_ms) };
-        Ok(self.settlement(NextStep::Requeued(0), wire, (delivery.event, Some(delivery.gauge))))
+        Ok(self.record(NextStep::Requeued(0), wire, (delivery.event, Some(delivery.gauge))))
     }
 
-    fn settlement(
+    fn record(
         &self,
-        fate: NextStep,
+        step: NextStep,
         mut wire: Wire,
         (event, gauge): (Arc<Event>, Option<Arc<LaneGauge>>),
     ) -> NextRecord {
-        let topic = match fate {
+        let topic = match step {
             NextStep::Retried(tier) | NextStep::Requeued(tier) => {
                 self.tiers.get(tier).map_or(&self.dead_letter_topic, |(topic, _)| topic)
             }
@@ -164,7 +171,7 @@ impl NextSteps {
             payload: Some(event.payload.clone()),
             headers: wire.headers(),
         };
-        NextRecord { outgoing, fate, wire, event, gauge }
+        NextRecord { outgoing, step, wire, event, gauge }
     }
 
     /// The next try after a topic refused the record for its size: the dead-letter topic.
@@ -173,14 +180,14 @@ impl NextSteps {
     /// That was the dead-letter topic already: the event, which has nowhere to go.
     pub(crate) fn after_too_large(
         &self,
-        settlement: NextRecord,
+        record: NextRecord,
     ) -> Result<NextRecord, (Arc<Event>, Option<Arc<LaneGauge>>)> {
-        match settlement.fate {
+        match record.step {
             NextStep::Retried(_) | NextStep::Requeued(_) => {
-                let of = (settlement.event, settlement.gauge);
-                Ok(self.settlement(NextStep::Dead(DeadReason::TooLarge), settlement.wire, of))
+                let of = (record.event, record.gauge);
+                Ok(self.record(NextStep::Dead(DeadReason::TooLarge), record.wire, of))
             }
-            NextStep::Dead(_) => Err((settlement.event, settlement.gauge)),
+            NextStep::Dead(_) => Err((record.event, record.gauge)),
         }
     }
 }
@@ -188,7 +195,7 @@ impl NextSteps {
 impl NextRecord {
     /// The record is acknowledged: counts and settles.
     pub(crate) fn complete(self, metrics: &Metrics) {
-        match self.fate {
+        match self.step {
             NextStep::Retried(tier) => {
                 metrics.deliver.retries.get(tier).into_iter().for_each(prometheus::IntCounter::inc);
                 metrics.deliver.deliveries_retried.inc();

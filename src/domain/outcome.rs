@@ -226,11 +226,9 @@ impl DropReason {
     }
 }
 
-/// What becomes of a delivery after a slot of its schedule.
+/// What follows a slot of a delivery's schedule that ended without an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Done.
-    Settled,
     /// Into a tier.
     Retry(usize),
     /// Into the dead-letter topic.
@@ -247,14 +245,11 @@ impl Verdict {
     }
 }
 
-/// What follows from the outcome of attempt `attempt` (1 for the first).
-pub(crate) fn verdict(schedule: &RetrySchedule, attempt: u32, outcome: &Outcome) -> Verdict {
-    match outcome {
-        Outcome::Acknowledged => Verdict::Settled,
-        Outcome::Failed { retry_after, .. } => match schedule.after(attempt, *retry_after) {
-            Next::Tier(tier) => Verdict::Retry(tier),
-            Next::Exhausted => Verdict::Dead(DeadReason::Exhausted),
-        },
+/// What follows when attempt `attempt` (1 for the first) failed and the receiver asked for `retry_after`.
+pub(crate) fn verdict(schedule: &RetrySchedule, attempt: u32, retry_after: Option<Duration>) -> Verdict {
+    match schedule.after(attempt, retry_after) {
+        Next::Tier(tier) => Verdict::Retry(tier),
+        Next::Exhausted => Verdict::Dead(DeadReason::Exhausted),
     }
 }
 
@@ -315,14 +310,10 @@ mod tests {
     #[test]
     fn the_verdict_follows_the_schedule() {
         let schedule = RetrySchedule::parse("1s,2s").unwrap();
-        let failed = Outcome::failed(Reason::Timeout);
-        assert_eq!(verdict(&schedule, 1, &Outcome::Acknowledged), Verdict::Settled);
-        assert_eq!(verdict(&schedule, 1, &failed), Verdict::Retry(0));
-        assert_eq!(verdict(&schedule, 2, &failed), Verdict::Retry(1));
-        assert_eq!(verdict(&schedule, 3, &failed), Verdict::Dead(DeadReason::Exhausted));
-        let asked =
-            Outcome::Failed { reason: Reason::Status, status: Some(503), retry_after: Some(Duration::from_secs(9)) };
-        assert_eq!(verdict(&schedule, 1, &asked), Verdict::Retry(1));
+        assert_eq!(verdict(&schedule, 1, None), Verdict::Retry(0));
+        assert_eq!(verdict(&schedule, 2, None), Verdict::Retry(1));
+        assert_eq!(verdict(&schedule, 3, None), Verdict::Dead(DeadReason::Exhausted));
+        assert_eq!(verdict(&schedule, 1, Some(Duration::from_secs(9))), Verdict::Retry(1));
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Rig {
             pressure: Arc::clone(&pressure),
             permits,
             probe_permits,
-            settlements: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
+            next_steps: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
             reports: Reports::default(),
             settings,
             shards: 1,

@@ -3,6 +3,8 @@
 //! A lane is blocked while its webhook's circuit or its host's is open. Then it keeps one delivery at most, to probe with;
 //! everything else goes back to where it came from, unspent.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{Shard, UnderWay, Work};
@@ -13,6 +15,7 @@ use crate::domain::outcome::{DropReason, Outcome, Reason};
 use crate::inflight::job::{Delivery, Requeue};
 use crate::net::cause::Cause;
 use crate::telemetry::metrics::TickOutcome;
+use crate::telemetry::never::never;
 
 /// What an outcome says about the host.
 fn is_of_the_network(outcome: &Outcome) -> Option<bool> {
@@ -104,7 +107,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     /// Tells those who feed a lane whether it is blocked, and lets go of what waits in it if it is.
     pub(super) fn follow_circuits(&mut self, lane_index: usize) {
         let is_blocked = self.is_blocked(lane_index);
-        let Some(lane) = self.lanes.get_mut(lane_index) else { return };
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
         if is_blocked == lane.gauge.is_blocked() {
             return;
         }
@@ -122,7 +125,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
 
     /// Sends deliveries that were not requested back to where they came from: events to their places, retries to their tiers.
     pub(super) fn turn_back(&mut self, lane_index: usize, deliveries: Vec<Delivery>) {
-        let Some(gauge) = self.lanes.get(lane_index).map(|lane| std::sync::Arc::clone(&lane.gauge)) else { return };
+        let Some(gauge) = self.lanes.get(lane_index).map(|lane| Arc::clone(&lane.gauge)) else {
+            return never("a lane that is in use is gone");
+        };
         let is_new = |delivery: &Delivery| delivery.admitted.as_ref().is_some_and(|it| !gauge.is_outdated(it));
         let is_event = |delivery: &Delivery| delivery.due.is_none() && !delivery.event.is_tick;
         let begins = deliveries.iter().any(|delivery| is_event(delivery) && is_new(delivery));
@@ -147,10 +152,10 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let Ok(active) = delivery.event.begin() else {
             return super::give_up(&self.shared.metrics, &delivery);
         };
-        match self.shared.settlements.postponed(delivery, clock::now_ms()) {
-            Ok(settlement) => {
+        match self.shared.next_steps.postponed(delivery, clock::now_ms()) {
+            Ok(record) => {
                 let held = self.shared.pressure.publish();
-                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active, held });
+                self.outbox.push(Work::Publish { record: Box::new(record), active, held });
             }
             Err(delivery) => {
                 self.shared.metrics.drop_delivery(DropReason::TickOver);
@@ -168,7 +173,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 
     pub(super) fn begin_probe(&mut self, lane_index: usize, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(lane_index) else { return };
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
         lane.circuit.begin_probe(now);
         self.hosts.get_mut(lane.host).into_iter().for_each(|host| host.circuit.begin_probe(now));
         // The next one is a retry, if one falls due until then.

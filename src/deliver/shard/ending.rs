@@ -14,6 +14,7 @@ use crate::inflight::job::{DeadLetter, Delivery};
 use crate::inflight::partition::Active;
 use crate::inflight::pressure::HeldPublication;
 use crate::telemetry::metrics::TickOutcome;
+use crate::telemetry::never::never;
 
 /// How a receiver says that it has too much to do.
 const TOO_MANY_REQUESTS: u16 = 429;
@@ -30,21 +31,21 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                 self.readings -= 1;
                 self.answer_read(*reading, read, Instant::now());
             }
-            Done::Publish { settlement, active, published, held } => match published {
-                Ok(()) => settlement.complete(&self.shared.metrics),
-                Err(PublishError::TooLarge) => self.too_large(*settlement, active, held),
+            Done::Publish { record, active, published, held } => match published {
+                Ok(()) => record.complete(&self.shared.metrics),
+                Err(PublishError::TooLarge) => self.too_large(*record, active, held),
                 // The process ends: the record stays unsettled and is read again.
                 Err(PublishError::Stopped) => {}
             },
         }
     }
 
-    fn too_large(&mut self, settlement: NextRecord, active: Option<Active>, held: HeldPublication) {
-        let origin = settlement.event().origin.to_string();
-        match self.shared.settlements.after_too_large(settlement) {
-            Ok(settlement) => {
+    fn too_large(&mut self, record: NextRecord, active: Option<Active>, held: HeldPublication) {
+        let origin = record.event().origin.to_string();
+        match self.shared.next_steps.after_too_large(record) {
+            Ok(record) => {
                 tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
-                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active, held });
+                self.outbox.push(Work::Publish { record: Box::new(record), active, held });
             }
             Err((event, gauge)) => {
                 tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
@@ -62,6 +63,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let UnderWay { delivery, active, host, .. } = under_way;
         let at_ms = clock::now_ms();
         self.shared.metrics.deliver.attempt_duration.observe(exchanged.took.as_secs_f64());
+        let failed = self.failed(&delivery, &exchanged.outcome, at_ms);
         let entry = self.shared.reports.attempt_ended(&Ended {
             shard: self.index,
             delivery: &delivery,
@@ -70,36 +72,36 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             address: exchanged.address,
             took: exchanged.took,
             at_ms,
-            next_attempt_ms: self.next_attempt_ms(&delivery, &exchanged.outcome, at_ms),
+            next_attempt_ms: failed.and_then(|(_, verdict)| self.shared.next_steps.next_attempt_ms(verdict, at_ms)),
         });
         self.await_answer(Reading { host, entry }, exchanged.rest, now);
-        let metrics = &self.shared.metrics;
-        match exchanged.outcome {
-            Outcome::Acknowledged => {
-                metrics.attempt_acknowledged();
-                metrics.deliver.deliveries_acknowledged.inc();
-                metrics.deliver.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
-                if delivery.event.is_tick {
-                    metrics.tick(TickOutcome::Acknowledged);
-                }
-                delivery.settle();
-            }
-            Outcome::Failed { reason, status, .. } => {
-                metrics.attempt_failed(reason);
-                let settings = &self.shared.settings;
-                let verdict = verdict(&settings.schedule, delivery.attempt, &exchanged.outcome);
-                let verdict = verdict.unless_given_up(delivery.first_attempt_ms, settings.give_up_after, at_ms);
-                self.settle_failure(delivery, active, verdict, Failure { reason, status }, at_ms);
+        match failed {
+            None => self.acknowledged(delivery, at_ms),
+            Some((failure, verdict)) => {
+                self.shared.metrics.attempt_failed(failure.reason);
+                self.settle_failure(delivery, active, verdict, failure, at_ms);
             }
         }
     }
 
-    /// When the retry falls due that follows from an attempt that ended at `at_ms`; none when none follows.
-    fn next_attempt_ms(&self, delivery: &Delivery, outcome: &Outcome, at_ms: i64) -> Option<i64> {
-        let schedule = &self.shared.settings.schedule;
-        let Verdict::Retry(tier) = verdict(schedule, delivery.attempt, outcome) else { return None };
-        let delay = i64::try_from(schedule.tiers().get(tier)?.duration().as_millis()).ok()?;
-        Some(at_ms.saturating_add(delay))
+    /// Why an attempt that ended at `at_ms` failed, and what follows; none of one that is acknowledged.
+    fn failed(&self, delivery: &Delivery, outcome: &Outcome, at_ms: i64) -> Option<(Failure, Verdict)> {
+        let Outcome::Failed { reason, status, retry_after } = *outcome else { return None };
+        let settings = &self.shared.settings;
+        let verdict = verdict(&settings.schedule, delivery.attempt, retry_after);
+        let verdict = verdict.unless_given_up(delivery.first_attempt_ms, settings.give_up_after, at_ms);
+        Some((Failure { reason, status }, verdict))
+    }
+
+    fn acknowledged(&self, delivery: Delivery, at_ms: i64) {
+        let metrics = &self.shared.metrics;
+        metrics.attempt_acknowledged();
+        metrics.deliver.deliveries_acknowledged.inc();
+        metrics.deliver.delivery_latency.observe(seconds_between(delivery.event.timestamp_ms, at_ms));
+        if delivery.event.is_tick {
+            metrics.tick(TickOutcome::Acknowledged);
+        }
+        delivery.settle();
     }
 
     /// Gives back what a request held: its place in the order, its share of lane and host.
@@ -150,7 +152,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
 
     /// Learns from the answer how many requests the receiver takes at a time for this webhook.
     fn update_allowance(&mut self, under_way: &UnderWay, exchanged: &Exchange<C>, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(under_way.lane) else { return };
+        let Some(lane) = self.lanes.get_mut(under_way.lane) else {
+            return never("the lane of a request is gone");
+        };
         let ending = match exchanged.outcome {
             Outcome::Acknowledged => Ending::Acknowledged,
             Outcome::Failed { status: Some(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE), .. } => Ending::Overloaded,
@@ -187,7 +191,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let now_ms = clock::now_ms();
         delivery.first_attempt_ms.get_or_insert(now_ms);
         self.shared.metrics.attempt_failed(reason);
-        let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, &Outcome::failed(reason));
+        let verdict = verdict(&self.shared.settings.schedule, delivery.attempt, None);
         self.settle_failure(delivery, active, verdict, Failure { reason, status: None }, now_ms);
     }
 
@@ -199,10 +203,10 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         failure: Failure,
         now_ms: i64,
     ) {
-        match self.shared.settlements.after(delivery, verdict, failure, now_ms) {
-            Ok(settlement) => {
+        match self.shared.next_steps.after(delivery, verdict, failure, now_ms) {
+            Ok(record) => {
                 let held = self.shared.pressure.publish();
-                self.outbox.push(Work::Publish { settlement: Box::new(settlement), active, held });
+                self.outbox.push(Work::Publish { record: Box::new(record), active, held });
             }
             Err((reason, delivery)) => {
                 self.shared.metrics.drop_delivery(reason);

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{BATCHES_MAX, Shard, Shared, permits};
+use crate::attempt_log::entry::{AttemptLog, Entry};
 use crate::deliver::courier::{AnswerBody, AnswerRead, Courier, Exchange, Rest};
 use crate::deliver::kept_pool::Keepable;
 use crate::deliver::next_step::NextSteps;
@@ -24,6 +25,7 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::{Outcome, Reason};
 use crate::domain::retry_schedule::RetrySchedule;
+use crate::health::tally::Tally;
 use crate::inflight::ended::Keep;
 use crate::inflight::job::{Delivery, Due, Event, Job, Origin};
 use crate::inflight::lane_gauge::{LaneGauge, LaneGauges};
@@ -270,6 +272,10 @@ pub(super) struct Lab {
     gauges: LaneGauges,
     jobs: Option<mpsc::Sender<Vec<Job>>>,
     running: JoinSet<()>,
+    /// What is logged of attempts.
+    logged: std::sync::mpsc::Receiver<Entry>,
+    /// When the first attempt of retries was made, ms since 1970.
+    pub(super) first_attempt_ms: Option<i64>,
     next_offset: i64,
 }
 
@@ -298,6 +304,7 @@ impl Lab {
             too_small: Mutex::default(),
         });
         let metrics = Arc::new(Metrics::new(&settings.schedule));
+        let (log, logged) = AttemptLog::new(settings::AttemptLog::All, Arc::clone(&metrics)).unwrap();
         let (requests, probes) = permits(settings.max_in_flight);
         let shared = Arc::new(Shared {
             courier: Arc::clone(&receivers),
@@ -306,8 +313,8 @@ impl Lab {
             pressure: Pressure::new(settings.max_queued_bytes),
             permits: requests,
             probe_permits: probes,
-            settlements: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
-            reports: Reports::default(),
+            next_steps: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
+            reports: Reports::new(Arc::new(Tally::new(1)), Some(log)),
             settings,
             shards: 1,
         });
@@ -327,6 +334,8 @@ impl Lab {
             gauges: LaneGauges::default(),
             jobs: Some(jobs),
             running,
+            logged,
+            first_attempt_ms: None,
             next_offset: 0,
         }
     }
@@ -369,6 +378,7 @@ impl Lab {
             gauge,
             admitted: Some(admitted),
             attempt: attempts + 1,
+            first_attempt_ms: self.first_attempt_ms,
             due: Some(Due { at_ms: 0, tier }),
             wire: Some(Box::new(wire)),
             ..self.delivery(webhook, event)
@@ -394,6 +404,11 @@ impl Lab {
 
     async fn hand_over(&self, job: Job) {
         self.jobs.as_ref().unwrap().send(vec![job]).await.unwrap();
+    }
+
+    /// The records of the attempts since the last time.
+    pub(super) fn logged(&self) -> Vec<serde_json::Value> {
+        self.logged.try_iter().map(|entry| serde_json::from_slice(&entry.record("lab")).unwrap()).collect()
     }
 
     /// What lanes have given back since the last time, by its offset; the lanes then take events again, as when the events thread

@@ -43,6 +43,7 @@ use crate::inflight::partition::Active;
 use crate::inflight::pressure::{HeldPublication, Pressure};
 use crate::settings;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
+use crate::telemetry::never::never;
 
 /// Batches that wait for the shard: with 256 jobs each, what a consumer reads in a few ms.
 pub const BATCHES_MAX: usize = 16;
@@ -66,7 +67,7 @@ pub struct Shared<C, P> {
     /// One permit a probe under way: see [`permits`].
     pub probe_permits: Arc<Semaphore>,
     /// Topics of tiers and dead letters.
-    pub settlements: NextSteps,
+    pub next_steps: NextSteps,
     /// Who hears of attempts.
     pub reports: Reports,
 }
@@ -116,7 +117,7 @@ struct Host {
 enum Work<C: Courier> {
     Attempt { under_way: Box<UnderWay>, request: SignedRequest, kept: Option<C::Connection> },
     Answer { reading: Box<Reading>, body: Box<C::Body> },
-    Publish { settlement: Box<NextRecord>, active: Option<Active>, held: HeldPublication },
+    Publish { record: Box<NextRecord>, active: Option<Active>, held: HeldPublication },
 }
 
 /// A request under way.
@@ -148,7 +149,7 @@ enum Done<C: Courier> {
         read: AnswerRead<C::Connection>,
     },
     Publish {
-        settlement: Box<NextRecord>,
+        record: Box<NextRecord>,
         active: Option<Active>,
         published: Result<(), PublishError>,
         held: HeldPublication,
@@ -162,10 +163,10 @@ async fn perform<C: Courier, P: Publish>(shared: Arc<Shared<C, P>>, work: Work<C
             Done::Attempt { under_way, exchanged }
         }
         Work::Answer { reading, body } => Done::Answer { reading, read: body.read().await },
-        Work::Publish { settlement, active, held } => {
+        Work::Publish { record, active, held } => {
             // Boxed: it is rare, and would make the future of every request as large as its own.
-            let published = Box::pin(shared.sink.publish(&settlement.outgoing)).await;
-            Done::Publish { settlement, active, published, held }
+            let published = Box::pin(shared.sink.publish(&record.outgoing)).await;
+            Done::Publish { record, active, published, held }
         }
     }
 }
@@ -258,16 +259,16 @@ impl<C: Courier, P: Publish> Shard<C, P> {
 
     fn dead_letter(&mut self, dead_letter: DeadLetter) {
         let Ok(active) = dead_letter.event.begin_publication() else { return };
-        let settlement = Box::new(self.shared.settlements.dead_letter(dead_letter));
+        let record = Box::new(self.shared.next_steps.dead_letter(dead_letter));
         let held = self.shared.pressure.publish();
-        self.outbox.push(Work::Publish { settlement, active, held });
+        self.outbox.push(Work::Publish { record, active, held });
     }
 
     fn requeue(&mut self, requeue: Requeue) {
         let Ok(active) = requeue.event.begin() else { return };
-        let settlement = Box::new(self.shared.settlements.requeue(requeue, clock::now_ms()));
+        let record = Box::new(self.shared.next_steps.requeue(requeue, clock::now_ms()));
         let held = self.shared.pressure.publish();
-        self.outbox.push(Work::Publish { settlement, active, held });
+        self.outbox.push(Work::Publish { record, active, held });
     }
 
     fn enqueue(&mut self, delivery: Delivery) {
@@ -278,7 +279,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         };
         let is_blocked = self.is_blocked(lane_index);
         let ordering = self.shared.settings.ordering;
-        let Some(lane) = self.lanes.get_mut(lane_index) else { return };
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
         lane.fed = now;
         let is_outdated = delivery.admitted.as_ref().is_none_or(|admitted| lane.gauge.is_outdated(admitted));
         // An open circuit keeps one delivery, to probe with.

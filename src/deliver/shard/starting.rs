@@ -1,5 +1,7 @@
 //! Which lane may make its next request, and its beginning.
 
+use std::sync::Arc;
+
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -11,12 +13,11 @@ use crate::deliver::publish::Publish;
 use crate::deliver::request::SignedRequest;
 use crate::inflight::job::Delivery;
 use crate::inflight::partition::Active;
-
-use std::sync::Arc;
+use crate::telemetry::never::never;
 
 impl<C: Courier, P: Publish> Shard<C, P> {
     pub(super) fn schedule(&mut self, lane_index: usize) {
-        let Some(lane) = self.lanes.get_mut(lane_index) else { return };
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
         if !lane.scheduled && lane.queue.has_ready() && lane.in_flight < lane.allowance.requests() {
             lane.scheduled = true;
             self.runnable.push_back(lane_index);
@@ -70,14 +71,20 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         now: Instant,
     ) -> Option<OwnedSemaphorePermit> {
         let host_limit = self.shared.settings.max_in_flight_per_host;
-        let Some(lane) = self.lanes.get_mut(lane_index) else { return Some(permit) };
+        let Some(lane) = self.lanes.get_mut(lane_index) else {
+            never("a lane that is in use is gone");
+            return Some(permit);
+        };
         let host_index = lane.host;
         // A cut since it was scheduled: it comes again when one of its requests ends.
         if lane.in_flight >= lane.allowance.requests() && !probe {
             self.wake_next(host_index);
             return Some(permit);
         }
-        let Some(host) = self.hosts.get_mut(host_index) else { return Some(permit) };
+        let Some(host) = self.hosts.get_mut(host_index) else {
+            never("the host of a lane is gone");
+            return Some(permit);
+        };
         if host.in_flight >= host_limit && !probe {
             lane.scheduled = true;
             host.waiting.push_back(lane_index);
@@ -130,7 +137,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
 
     fn begin(&mut self, mut under_way: UnderWay, now: Instant) {
         let (Some(lane), Some(host)) = (self.lanes.get_mut(under_way.lane), self.hosts.get_mut(under_way.host)) else {
-            return;
+            return never("the lane of a request is gone");
         };
         lane.in_flight += 1;
         host.in_flight += 1;

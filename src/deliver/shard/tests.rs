@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::lab::{Answer, Lab, Seen, settings};
+use crate::clock::now_ms;
 use crate::domain::outcome::Reason;
 use crate::settings::{Delivery, Ordering};
 
@@ -85,6 +86,23 @@ async fn what_follows_a_failure_is_the_tier_of_its_attempt_or_a_dead_letter() {
         lab.settled().await;
         assert_eq!(lab.receivers.seen()[0].attempt, attempts + 1);
         assert_eq!(lab.topics.written(), [(topic.to_owned(), (attempts + 1).to_string())]);
+        lab.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_attempt_log_names_a_next_attempt_only_where_one_follows() {
+    let day_ms = i64::try_from(settings().give_up_after.as_millis()).unwrap();
+    for (attempts, first_attempt_ms, follows) in
+        [(1, now_ms(), true), (1, now_ms() - day_ms, false), (3, now_ms(), false)]
+    {
+        let mut lab = Lab::start(settings(), ONE, |_| Answer::status(500));
+        lab.first_attempt_ms = Some(first_attempt_ms);
+        lab.retry("hook", attempts, 0).await;
+        lab.settled().await;
+        let topic = if follows { "retry.5s" } else { "dead-letter" };
+        assert_eq!(lab.topics.written()[0].0, topic);
+        assert_eq!(lab.logged()[0]["nextAttemptAt"].is_string(), follows, "{topic}");
         lab.end().await;
     }
 }

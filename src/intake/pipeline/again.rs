@@ -13,6 +13,7 @@ use crate::domain::ticks;
 use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, Requeue, tick_id};
 use crate::inflight::partition::Assignment;
 use crate::telemetry::metrics::TickOutcome;
+use crate::telemetry::never::never;
 
 /// A retry that is due, out of its tier.
 pub struct DueRetry {
@@ -62,7 +63,9 @@ impl Pipeline {
                 if self.is_given_up(&retry.wire, retry.now_ms) {
                     return dead_retry(event, retry.wire, DeadReason::Exhausted, batches);
                 }
-                let Some(hook) = integration.webhook(webhook) else { return };
+                let Some(hook) = integration.webhook(webhook) else {
+                    return never("a webhook that was found has no place");
+                };
                 let shard = hook.host_hash() as usize % self.shards;
                 let gauge = self.gauges.of(integration.key(), &hook.id());
                 let Some(admitted) = gauge.try_admit_retry(&self.pressure) else {
@@ -103,7 +106,7 @@ impl Pipeline {
 
     /// Takes a tick that this worker fires: adds its job to `batches`. It may begin while `assignment` is open.
     pub fn tick(&self, tick: &Tick, partition: i32, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
-        let Some(hook) = tick.of() else { return };
+        let Some(hook) = tick.of() else { return never("a tick is of no webhook") };
         let webhook_id = hook.id();
         let payload = Bytes::from(ticks::body(&webhook_id, tick.at_ms));
         let origin = Origin { topic: Arc::clone(&self.integrations_topic), partition, offset: tick.at_ms };

@@ -21,6 +21,7 @@ use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Pressure;
 use crate::settings;
 use crate::telemetry::metrics::{EventOutcome, Metrics};
+use crate::telemetry::never::never;
 use crate::telemetry::repeats::Repeats;
 
 pub use again::DueRetry;
@@ -165,7 +166,9 @@ impl Pipeline {
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
             matched = true;
-            let Some(hook) = integration.webhook(webhook) else { return };
+            let Some(hook) = integration.webhook(webhook) else {
+                return never("a webhook that matched has no place");
+            };
             let dropped = dropped(integration);
             if let Some(reason) = dropped.filter(|_| backlog.is_empty()) {
                 return self.metrics.drop_delivery(reason);
@@ -258,7 +261,9 @@ impl Pipeline {
         let (mut given, mut expired, mut stalled) = (Vec::new(), Vec::new(), false);
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
-            let Some(hook) = integration.webhook(webhook) else { return };
+            let Some(hook) = integration.webhook(webhook) else {
+                return never("a webhook that matched has no place");
+            };
             let (webhook_id, host) = (hook.id(), hook.host_hash());
             let gauge = self.gauges.of(integration.key(), &webhook_id);
             match backlog.offer_catch_up(&gauge, offered(record), dropped(integration), look) {
