@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
@@ -16,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
-use crate::kafka::client::{ClientLog, fix, producer_config};
+use crate::kafka::client::{Logged, Own, fix, producer_config};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
@@ -32,21 +30,12 @@ const QUEUE_KILOBYTES_MAX: &str = "32768";
 
 /// Counts what Kafka did not take.
 struct Deliveries {
-    log: ClientLog,
     metrics: Arc<Metrics>,
 }
 
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
+impl Own for Deliveries {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
+impl ProducerContext for Logged<Deliveries> {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, _opaque: ()) {
@@ -59,7 +48,7 @@ impl ProducerContext for Deliveries {
 /// Writes the attempt log.
 pub(crate) struct AttemptLogWriter {
     kafka: settings::Kafka,
-    producer: ThreadedProducer<Deliveries>,
+    producer: ThreadedProducer<Logged<Deliveries>>,
     /// When the producer was last replaced.
     replaced: Option<Instant>,
     topic: String,
@@ -67,8 +56,8 @@ pub(crate) struct AttemptLogWriter {
     metrics: Arc<Metrics>,
 }
 
-fn producer_of(kafka: &settings::Kafka, metrics: &Arc<Metrics>) -> Result<ThreadedProducer<Deliveries>, KafkaError> {
-    let context = Deliveries { log: ClientLog::new("attempts"), metrics: Arc::clone(metrics) };
+fn producer_of(kafka: &settings::Kafka, metrics: &Arc<Metrics>) -> Result<ThreadedProducer<Logged<Deliveries>>, KafkaError> {
+    let context = Logged::new("attempts", Deliveries { metrics: Arc::clone(metrics) });
     let mut config = producer_config(kafka, "attempts");
     fix(&mut config, "queue.buffering.max.messages", QUEUE_RECORDS_MAX);
     fix(&mut config, "queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX);

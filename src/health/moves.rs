@@ -5,13 +5,13 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
-use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::time::Instant;
 
-use crate::kafka::client::ClientLog;
+use crate::kafka::client::{Logged, Own};
+use crate::kafka::listing::partitions_of;
 use crate::telemetry::metrics::Metrics;
 
 /// How long the brokers may take to say how many partitions a topic has.
@@ -34,13 +34,12 @@ pub(super) enum Move {
 
 /// Remembers what rebalances do; they happen within polls.
 pub(super) struct Moves {
-    log: ClientLog,
     moves: Mutex<Vec<Move>>,
 }
 
 impl Moves {
-    pub(super) fn new() -> Self {
-        Self { log: ClientLog::new("health-owner"), moves: Mutex::default() }
+    pub(super) fn context() -> Logged<Self> {
+        Logged::new("health-owner", Self { moves: Mutex::default() })
     }
 
     fn push(&self, partitions: &TopicPartitionList, kind: fn(Vec<i32>) -> Move) {
@@ -54,22 +53,14 @@ impl Moves {
     }
 }
 
-impl ClientContext for Moves {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
+impl Own for Moves {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Moves {
+impl ConsumerContext for Logged<Moves> {
     fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Revoke(partitions) => self.push(partitions, Move::Revoked),
             Rebalance::Assign(_) => {}
-            Rebalance::Error(error) => tracing::warn!(group_member = self.log.role(), %error, "a rebalance failed"),
+            Rebalance::Error(error) => tracing::warn!(group_member = self.role(), %error, "a rebalance failed"),
         }
     }
 
@@ -81,12 +72,10 @@ impl ConsumerContext for Moves {
 }
 
 /// An integration is in the same partition of all three topics.
-pub(super) fn check_partitions(consumer: &BaseConsumer<Moves>, topics: [&str; 3]) -> Result<(), TopicsError> {
+pub(super) fn check_partitions(consumer: &BaseConsumer<Logged<Moves>>, topics: [&str; 3]) -> Result<(), TopicsError> {
     let mut counts = Vec::new();
     for topic in topics {
-        let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT)?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-        counts.push((topic, found.map_or(0, |found| found.partitions().len())));
+        counts.push((topic, partitions_of(consumer.client(), topic, ASK_TIMEOUT)?.len()));
     }
     let same = counts.iter().all(|(_, count)| *count > 0 && counts.first().is_some_and(|first| first.1 == *count));
     if same {

@@ -23,7 +23,7 @@ use super::records::{Delta, StateRecord, counts_record};
 use super::restore::load;
 use super::rules::{Change, Health, IntegrationHealth, PartitionHealth, Rules};
 use crate::clock;
-use crate::kafka::client::health_consumer_config;
+use crate::kafka::client::{Logged, health_consumer_config};
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
 use crate::settings;
 use crate::telemetry::chain::chain;
@@ -111,7 +111,7 @@ struct Session<'a> {
     owner: &'a HealthOwner,
     deltas_topic: String,
     counts_topic: String,
-    consumer: BaseConsumer<Moves>,
+    consumer: BaseConsumer<Logged<Moves>>,
     transactions: Transactions,
     positions: Positions,
     books: BTreeMap<i32, PartitionHealth>,
@@ -133,8 +133,9 @@ impl<'a> Session<'a> {
         let HealthOwner { kafka, health_topic, events_topic, .. } = owner;
         let (deltas_topic, counts_topic) = (deltas_topic(health_topic), counts_topic(health_topic));
         let group = health_group(&kafka.group);
-        let consumer: BaseConsumer<Moves> =
-            health_consumer_config(kafka, &group).create_with_context(Moves::new()).map_err(failed("no consumer"))?;
+        let consumer: BaseConsumer<Logged<Moves>> = health_consumer_config(kafka, &group)
+            .create_with_context(Moves::context())
+            .map_err(failed("no consumer"))?;
         check_partitions(&consumer, [health_topic, &deltas_topic, &counts_topic])?;
         let id = format!("{group}-{:016x}", rand::random::<u64>());
         let transactions =

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::backlog::places;
 use crate::backlog::record::PlaceTable;
 use crate::kafka::client::{ClientLog, group_asker_config};
+use crate::kafka::listing::partitions_of;
 use crate::settings;
 use crate::telemetry::chain::chain;
 
@@ -44,10 +45,7 @@ impl Positions {
     /// # Errors
     /// A broker does not answer.
     pub(crate) fn committed(&self) -> Result<BTreeMap<i32, i64>, KafkaError> {
-        let metadata = self.asker.fetch_metadata(Some(&self.topic), ASK_TIMEOUT)?;
-        let topics = metadata.topics().iter().filter(|found| found.name() == self.topic);
-        let partitions: Vec<i32> =
-            topics.flat_map(|found| found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id)).collect();
+        let partitions = partitions_of(self.asker.client(), &self.topic, ASK_TIMEOUT)?;
         let mut asked = TopicPartitionList::new();
         for partition in &partitions {
             asked.add_partition(&self.topic, *partition);

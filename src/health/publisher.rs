@@ -5,7 +5,7 @@
 //! counted meanwhile is added up and kept within bounds. Nothing here is waited for by a delivery. The acknowledgements also
 //! tell the brokers' time: where nothing is to be told, an empty telling goes out once a minute for that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use super::view::HealthView;
 use crate::clock;
 use crate::kafka::broker_clock::BrokerClock;
 use crate::kafka::client::{ClientLog, producer_config};
+use crate::kafka::listing::partitions_of;
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
@@ -215,7 +216,7 @@ impl DeltaPublisher {
             return None;
         }
         let first = self.asked.replace(Instant::now()).is_none();
-        match partitions_of(&self.producer, &self.topic) {
+        match partition_count(&self.producer, &self.topic) {
             Ok(partitions) => self.partitions = Some(partitions),
             Err(error) if first => {
                 tracing::error!(topic = self.topic, error, "what is counted for health cannot be told yet");
@@ -281,17 +282,14 @@ impl DeltaPublisher {
     }
 }
 
-/// How many partitions a topic has. Blocks.
-pub(super) fn partitions_of(producer: &FutureProducer<ClientLog>, topic: &str) -> Result<i32, String> {
-    let metadata = producer.client().fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
-    let found: BTreeMap<_, _> = metadata
-        .topics()
-        .iter()
-        .filter(|found| found.error().is_none())
-        .map(|found| (found.name(), found.partitions().len()))
-        .collect();
-    match found.get(topic).map(|partitions| i32::try_from(*partitions)) {
-        Some(Ok(partitions)) if partitions > 0 => Ok(partitions),
+/// How many partitions a topic has: more than none. Blocks.
+///
+/// # Errors
+/// In words, why that is not known, or that there is no such topic.
+pub(super) fn partition_count(producer: &FutureProducer<ClientLog>, topic: &str) -> Result<i32, String> {
+    let partitions = partitions_of(producer.client(), topic, ASK_TIMEOUT).map_err(|error| error.to_string())?;
+    match i32::try_from(partitions.len()) {
+        Ok(count) if count > 0 => Ok(count),
         _ => Err("the topic does not exist; `hookstream topics apply` creates it".to_owned()),
     }
 }

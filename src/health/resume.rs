@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use super::publisher::partitions_of;
+use super::publisher::partition_count;
 use super::records::{ResumeRequest, partition_of};
 use crate::kafka::client::{ClientLog, producer_config};
 use crate::settings;
@@ -38,7 +38,7 @@ pub(crate) async fn publish(
 ) -> Result<(), ResumeRequestError> {
     let producer: FutureProducer<ClientLog> =
         producer_config(kafka, "resume").create_with_context(ClientLog::new("resume"))?;
-    let partitions = partitions_of(&producer, topic)
+    let partitions = partition_count(&producer, topic)
         .map_err(|reason| ResumeRequestError::Topic { topic: topic.to_owned(), reason })?;
     let value = request.record();
     let record =

@@ -8,12 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
-use rdkafka::metadata::Metadata;
 use rdkafka::statistics::Statistics;
-use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::events::Handoff;
@@ -24,7 +22,8 @@ use crate::domain::outcome::DropReason;
 use crate::domain::table::{Rescheduled, Table};
 use crate::inflight::job::Job;
 use crate::inflight::partition::Assignment;
-use crate::kafka::client::{ClientLog, schedule_consumer_config};
+use crate::kafka::client::{Logged, Own, schedule_consumer_config};
+use crate::kafka::listing::partitions_of;
 use crate::settings;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 use crate::telemetry::readiness::PollLoop;
@@ -46,7 +45,6 @@ const COORDINATOR: &str = "GroupCoordinator";
 
 /// What the callbacks change.
 pub(crate) struct TickMember {
-    log: ClientLog,
     held: Mutex<Held>,
     /// When the coordinator was last heard of.
     heard: Mutex<Option<Instant>>,
@@ -56,12 +54,7 @@ pub(crate) struct TickMember {
 
 impl TickMember {
     fn new() -> Self {
-        Self {
-            log: ClientLog::new("schedules"),
-            held: Mutex::default(),
-            heard: Mutex::default(),
-            generation: AtomicU64::new(1),
-        }
+        Self { held: Mutex::default(), heard: Mutex::default(), generation: AtomicU64::new(1) }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -72,7 +65,7 @@ impl TickMember {
         self.heard.lock()
     }
 
-    fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+    fn assigned(&self, consumer: &BaseConsumer<Logged<Self>>, partitions: &TopicPartitionList) {
         if let Err(error) = consumer.pause(partitions) {
             tracing::warn!(%error, "partitions held for their schedules could not be paused");
         }
@@ -91,15 +84,7 @@ impl TickMember {
     }
 }
 
-impl ClientContext for TickMember {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-
+impl Own for TickMember {
     fn stats(&self, statistics: Statistics) {
         // Negative: nothing received since it was last connected, so what was heard before stays the latest.
         let idle = statistics.brokers.get(COORDINATOR).and_then(|broker| u64::try_from(broker.rxidle).ok());
@@ -109,7 +94,7 @@ impl ClientContext for TickMember {
     }
 }
 
-impl ConsumerContext for TickMember {
+impl ConsumerContext for Logged<TickMember> {
     fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Revoke(partitions) => self.revoked(partitions),
@@ -128,7 +113,7 @@ impl ConsumerContext for TickMember {
 
 /// Fires the scheduled webhooks that this worker holds.
 pub(crate) struct TickScheduler {
-    consumer: BaseConsumer<TickMember>,
+    consumer: BaseConsumer<Logged<TickMember>>,
     topic: String,
     outlet: Handoff,
     table: Arc<RwLock<Table>>,
@@ -162,7 +147,8 @@ impl TickScheduler {
     ) -> Result<Self, KafkaError> {
         let config = schedule_consumer_config(kafka, "schedules", &schedule_group(&kafka.group));
         let session_timeout = config.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
-        let consumer: BaseConsumer<TickMember> = config.create_with_context(TickMember::new())?;
+        let consumer: BaseConsumer<Logged<TickMember>> =
+            config.create_with_context(Logged::new("schedules", TickMember::new()))?;
         consumer.subscribe(&[topic])?;
         Ok(Self {
             consumer,
@@ -282,8 +268,8 @@ impl TickScheduler {
             return;
         }
         self.generation = generation;
-        self.partitions = match self.consumer.fetch_metadata(Some(&self.topic), METADATA_TIMEOUT) {
-            Ok(metadata) => partition_count(&metadata, &self.topic),
+        self.partitions = match partitions_of(self.consumer.client(), &self.topic, METADATA_TIMEOUT) {
+            Ok(partitions) => u32::try_from(partitions.len()).ok().filter(|count| *count > 0),
             Err(error) => {
                 if let Some(repeats) = self.repeats.of("partitions") {
                     let topic = &self.topic;
@@ -314,11 +300,6 @@ impl TickScheduler {
             }
         }
     }
-}
-
-fn partition_count(metadata: &Metadata, topic: &str) -> Option<u32> {
-    let topic = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none())?;
-    u32::try_from(topic.partitions().len()).ok().filter(|count| *count > 0)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win; those
 //! that would break delivery are refused with the other options.
 
+use std::ops::Deref;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
 
 use crate::settings;
 use crate::telemetry::metrics::KAFKA_ERRORS;
@@ -460,6 +462,52 @@ impl ClientContext for ClientLog {
 }
 
 impl ConsumerContext for ClientLog {}
+
+/// The context of a client whose callbacks do more than log: `T` is what they do it with.
+pub(crate) struct Logged<T> {
+    log: ClientLog,
+    own: T,
+}
+
+impl<T> Logged<T> {
+    /// Of the client that does `role`.
+    pub(crate) fn new(role: &'static str, own: T) -> Self {
+        Self { log: ClientLog::new(role), own }
+    }
+
+    /// What the client does.
+    pub(crate) fn role(&self) -> &'static str {
+        self.log.role()
+    }
+}
+
+impl<T> Deref for Logged<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.own
+    }
+}
+
+/// What a [`Logged`] context does with the client's statistics.
+pub(crate) trait Own: Send + Sync + 'static {
+    /// They came.
+    fn stats(&self, _statistics: Statistics) {}
+}
+
+impl<T: Own> ClientContext for Logged<T> {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.own.stats(statistics);
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::client::{ClientLog, span_consumer_config};
+use super::listing::partitions_of;
 use crate::domain::headers::{Wire, workspace_of};
 use crate::kafka::headers::every_header;
 use crate::settings;
@@ -179,34 +180,21 @@ fn consumer(config: &ClientConfig, topic: &str, role: &'static str) -> Result<Ba
 }
 
 fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic: &str) -> Result<Vec<i32>, SpanError> {
-    let asked = consumer.fetch_metadata(Some(topic), SAY_AFTER).or_else(|error| {
+    let asked = partitions_of(consumer.client(), topic, SAY_AFTER).or_else(|error| {
         if !is_away(&error) {
             return Err(error);
         }
         tracing::warn!(brokers = kafka.brokers, cause = cause(consumer), "no broker answers yet, still trying");
-        consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT.saturating_sub(SAY_AFTER))
+        partitions_of(consumer.client(), topic, ANSWER_TIMEOUT.saturating_sub(SAY_AFTER))
     });
-    let metadata = asked.map_err(|source| {
-        if is_away(&source) {
-            SpanError::NoBroker { brokers: kafka.brokers.clone(), cause: cause(consumer) }
-        } else {
-            SpanError::Kafka { topic: topic.to_owned(), source }
+    match asked {
+        Ok(partitions) if partitions.is_empty() => Err(SpanError::NoTopic(topic.to_owned())),
+        Ok(partitions) => Ok(partitions),
+        Err(error) if is_away(&error) => {
+            Err(SpanError::NoBroker { brokers: kafka.brokers.clone(), cause: cause(consumer) })
         }
-    })?;
-    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
-        return Err(SpanError::NoTopic(topic.to_owned()));
-    };
-    if let Some(error) = found.error() {
-        return Err(match RDKafkaErrorCode::from(error) {
-            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
-                SpanError::NoTopic(topic.to_owned())
-            }
-            code => SpanError::Kafka { topic: topic.to_owned(), source: KafkaError::MetadataFetch(code) },
-        });
+        Err(source) => Err(SpanError::Kafka { topic: topic.to_owned(), source }),
     }
-    let mut partitions: Vec<i32> = found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
-    partitions.sort_unstable();
-    if partitions.is_empty() { Err(SpanError::NoTopic(topic.to_owned())) } else { Ok(partitions) }
 }
 
 fn behind_colon(text: Option<&str>) -> String {

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::MetadataPartition;
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 
 use super::client::{ClientLog, uncommitted_config};
+use super::listing::partitions_of;
 use crate::settings;
 
 /// Looks in a row that must find a log shorter before it counts: a new leader may be a moment behind the one before.
@@ -102,7 +102,7 @@ impl TopicWatch {
     /// # Errors
     /// A broker does not answer. What is remembered stays.
     pub(crate) fn look(&mut self, now_ms: i64, patience: Duration) -> Result<Look, KafkaError> {
-        let partitions = partitions_of(&self.client, &self.topic, patience)?;
+        let partitions = partitions_of(self.client.client(), &self.topic, patience)?;
         let all = |time: i64| partitions.iter().map(|partition| (*partition, time)).collect::<Vec<_>>();
         let first_not_older = |asked: &[(i32, i64)]| first_not_older(&self.client, &self.topic, asked, patience);
         let lows = first_not_older(&all(EARLIEST))?;
@@ -166,30 +166,6 @@ fn first_not_older<C: ConsumerContext>(
         offsets.insert(element.partition(), offset);
     }
     Ok(offsets)
-}
-
-/// The partitions of a topic in their order; none when it does not exist. Blocks for at most `patience`.
-///
-/// # Errors
-/// No broker answers.
-pub(crate) fn partitions_of(
-    client: &BaseConsumer<ClientLog>,
-    topic: &str,
-    patience: Duration,
-) -> Result<Vec<i32>, KafkaError> {
-    let metadata = match client.fetch_metadata(Some(topic), patience) {
-        Err(error) if is_unknown(error.rdkafka_error_code()) => return Ok(Vec::new()),
-        found => found?,
-    };
-    let found = metadata.topics().iter().filter(|found| found.name() == topic && found.error().is_none());
-    let mut partitions: Vec<i32> =
-        found.flat_map(|found| found.partitions().iter().map(MetadataPartition::id)).collect();
-    partitions.sort_unstable();
-    Ok(partitions)
-}
-
-fn is_unknown(code: Option<RDKafkaErrorCode>) -> bool {
-    matches!(code, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic))
 }
 
 /// What is remembered of a log from now on, and how it differs from the one before. `again` answers the question of the

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
-use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::client::{ClientLog, transactional_config};
+use super::client::{Logged, Own, transactional_config};
 use crate::settings;
 
 /// How long each step may take.
@@ -44,20 +43,12 @@ pub(crate) enum TransactionError {
     Unknown(KafkaError),
 }
 
-/// Says what the client says. Whether a record was written is known by the transaction.
-struct Logged(ClientLog);
+/// Whether a record was written is known by the transaction.
+struct Records;
 
-impl ClientContext for Logged {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
-    }
+impl Own for Records {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ProducerContext for Logged {
+impl ProducerContext for Logged<Records> {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _result: &DeliveryResult<'_>, _opaque: ()) {}
@@ -65,7 +56,7 @@ impl ProducerContext for Logged {
 
 /// A producer of transactions.
 pub(crate) struct Transactions {
-    producer: BaseProducer<Logged>,
+    producer: BaseProducer<Logged<Records>>,
 }
 
 impl Transactions {
@@ -74,8 +65,8 @@ impl Transactions {
     /// # Errors
     /// The brokers refuse or do not answer.
     pub(crate) fn new(kafka: &settings::Kafka, role: &'static str, id: &str) -> Result<Self, KafkaError> {
-        let producer: BaseProducer<Logged> =
-            transactional_config(kafka, role, id).create_with_context(Logged(ClientLog::new(role)))?;
+        let producer: BaseProducer<Logged<Records>> =
+            transactional_config(kafka, role, id).create_with_context(Logged::new(role, Records))?;
         producer.init_transactions(STEP_TIMEOUT)?;
         Ok(Self { producer })
     }

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -17,6 +16,7 @@ use tokio::time::Instant;
 use super::{BROKER_TIMEOUT, Log, ROLE, RegistryError, Running, Version, View, consumer_config, run_thread};
 use crate::domain::key_homes::KeyHomes;
 use crate::kafka::client::ClientLog;
+use crate::kafka::listing::partitions_of;
 
 /// How long the thread waits for a record before it looks whether it should stop.
 const POLL: Duration = Duration::from_millis(100);
@@ -95,25 +95,12 @@ pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Resul
     const DOING: &str = "reading its partitions";
     let mut silence = Silence::begin();
     loop {
-        let found = consumer.fetch_metadata(Some(&log.topic), BROKER_TIMEOUT);
-        match found.as_ref().map(|found| found.topics().first()) {
-            Ok(Some(topic)) if topic.error().is_none() && !topic.partitions().is_empty() => {
-                return Ok(topic.partitions().iter().map(MetadataPartition::id).collect());
-            }
-            Ok(Some(topic)) if topic.error().is_some_and(|error| is_unknown(error.into())) => {
-                return Err(RegistryError::NoTopic(log.topic.clone()));
-            }
-            Ok(_) => silence.lasts(log, DOING, KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?,
-            Err(KafkaError::MetadataFetch(code)) if is_unknown(*code) => {
-                return Err(RegistryError::NoTopic(log.topic.clone()));
-            }
-            Err(error) => silence.lasts(log, DOING, error.clone())?,
+        match partitions_of(consumer.client(), &log.topic, BROKER_TIMEOUT) {
+            Ok(partitions) if partitions.is_empty() => return Err(RegistryError::NoTopic(log.topic.clone())),
+            Ok(partitions) => return Ok(partitions),
+            Err(error) => silence.lasts(log, DOING, error)?,
         }
     }
-}
-
-fn is_unknown(code: RDKafkaErrorCode) -> bool {
-    matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
 }
 
 /// Waits until everything before the partition's end is settled: no transaction of another producer is open before it.
@@ -228,11 +215,10 @@ impl Reader {
 
     /// Partitions added later would take records that nobody here sees.
     fn look_for_partitions(&mut self) -> Result<(), RegistryError> {
-        let Ok(found) = self.consumer.fetch_metadata(Some(&self.log.topic), BROKER_TIMEOUT) else { return Ok(()) };
-        let mut now: Vec<i32> =
-            found.topics().iter().flat_map(MetadataTopic::partitions).map(MetadataPartition::id).collect();
+        let Ok(mut now) = partitions_of(self.consumer.client(), &self.log.topic, BROKER_TIMEOUT) else {
+            return Ok(());
+        };
         if now.len() > self.partitions {
-            now.sort_unstable();
             let new = now.split_off(self.partitions);
             tracing::error!(
                 topic = %self.log.topic,

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
@@ -24,7 +22,7 @@ use super::{
     BROKER_TIMEOUT, Change, Job, Log, ROLE, RegistryError, Running, SILENT, Version, View, WriteError, consumer_config,
     run_thread, transactional_id,
 };
-use crate::kafka::client::{ClientLog, fix, producer_config};
+use crate::kafka::client::{ClientLog, Logged, Own, fix, producer_config};
 
 /// How long the broker waits for the end of a transaction before it ends it itself.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,20 +65,11 @@ type Delivered = (u64, Result<Version, RDKafkaErrorCode>);
 /// Hands what became of a record to the writer.
 struct Deliveries {
     sender: std_mpsc::Sender<Delivered>,
-    log: ClientLog,
 }
 
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
+impl Own for Deliveries {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
+impl ProducerContext for Logged<Deliveries> {
     type DeliveryOpaque = Box<u64>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: Box<u64>) {
@@ -117,7 +106,7 @@ struct Record<'a> {
 struct Writer {
     log: Log,
     view: Arc<View>,
-    producer: ThreadedProducer<Deliveries>,
+    producer: ThreadedProducer<Logged<Deliveries>>,
     delivered: std_mpsc::Receiver<Delivered>,
     /// Of the last record sent.
     number: u64,
@@ -142,8 +131,8 @@ impl Writer {
         ] {
             fix(&mut config, key, &value);
         }
-        let producer: ThreadedProducer<Deliveries> = config
-            .create_with_context(Deliveries { sender, log: ClientLog::new(ROLE) })
+        let producer: ThreadedProducer<Logged<Deliveries>> = config
+            .create_with_context(Logged::new(ROLE, Deliveries { sender }))
             .map_err(log.error("creating the producer"))?;
         let checker: BaseConsumer<ClientLog> = consumer_config(&log.kafka)
             .create_with_context(ClientLog::new(ROLE))

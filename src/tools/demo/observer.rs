@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::metadata::MetadataPartition;
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use crate::domain::headers::Wire;
 use crate::kafka::client::{ClientLog, table_consumer_config};
 use crate::kafka::headers::readable_headers;
+use crate::kafka::listing::partitions_of;
 use crate::settings;
 
 /// How long a broker may take for one answer.
@@ -175,10 +175,6 @@ fn client(kafka: &settings::Kafka, role: &'static str) -> Result<BaseConsumer<Cl
 }
 
 fn partitions(consumer: &BaseConsumer<ClientLog>, topic: &str) -> Result<Vec<TopicPartition>, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_TIMEOUT)?;
-    let found = metadata.topics().iter().filter(|found| found.name() == topic);
-    Ok(found
-        .flat_map(|found| found.partitions().iter().map(MetadataPartition::id))
-        .map(|id| (topic.to_owned(), id))
-        .collect())
+    let partitions = partitions_of(consumer.client(), topic, ANSWER_TIMEOUT)?;
+    Ok(partitions.into_iter().map(|id| (topic.to_owned(), id)).collect())
 }
