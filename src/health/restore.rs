@@ -1,50 +1,36 @@
 //! Loads what an owner before has written down about the integrations of its partitions.
 //!
 //! The order matters: the committed offsets first, since Kafka gives them only when no transaction is open on them; then
-//! where the topics really end; then reading, once all transactions up to there have ended. So whatever went with an offset
-//! is read, also when its marker comes late.
+//! where the topics really end; then reading, once all transactions up to there have ended ([`Compacted`] sees to both). So
+//! whatever went with an offset is read, also when its marker comes late.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::Offset;
-use rdkafka::{Message as _, TopicPartitionList};
-use tokio::time::Instant;
 
 use super::records::{StateRecord, parse_counts};
 use super::rules::{Health, IntegrationHealth, PartitionHealth};
-use crate::kafka::client::{ClientLog, table_consumer_config, uncommitted_config};
+use crate::kafka::client::{ClientLog, uncommitted_config};
+use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::kafka::topic_watch::ends;
 use crate::settings;
 use crate::topics::names::{counts_topic, deltas_topic};
 
+/// What the clients are called in logs.
+const ROLE: &str = "health-load";
 /// How long a broker may take to say where a partition ends.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the transactions of an owner before may stay open: their own time-out, and a broker's round of looking.
-const OPEN_MAX: Duration = Duration::from_mins(1);
-/// How long a poll waits.
-const POLL_WAIT: Duration = Duration::from_millis(200);
-/// How long reading may go on without a record or an end.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// How long until a partition's end is asked for again.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Why nothing can be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// Kafka can't be asked.
-    #[error("{what}")]
-    Kafka {
-        /// What was done.
-        what: &'static str,
-        /// What the client says.
-        source: KafkaError,
-    },
-    /// It takes too long.
-    #[error("{0}")]
-    Late(&'static str),
+    /// What an owner before has written can't be read to its end.
+    #[error(transparent)]
+    Topic(#[from] CompactedError),
+    /// Kafka can't be asked where the deltas end.
+    #[error("the end of a partition is not known")]
+    End(#[source] KafkaError),
 }
 
 /// What is known of the integrations of a partition.
@@ -63,10 +49,8 @@ pub(crate) fn load(
     let mut states = read(kafka, health_topic, partitions, |value| Ok(StateRecord::parse(value)?.known()))?;
     let mut counts = read(kafka, &counts_topic(health_topic), partitions, parse_counts)?;
     let deltas = deltas_topic(health_topic);
-    let failed = |source| LoadError::Kafka { what: "the end of a partition is not known", source };
-    let asker: BaseConsumer<ClientLog> =
-        uncommitted_config(kafka, "health-load").create_with_context(ClientLog::new("health-load")).map_err(failed)?;
-    let ends = ends(&asker, &deltas, partitions, ASK_TIMEOUT).map_err(failed)?;
+    let asker = uncommitted_config(kafka, ROLE).create_with_context(ClientLog::new(ROLE)).map_err(LoadError::End)?;
+    let ends = ends::<ClientLog>(&asker, &deltas, partitions, ASK_TIMEOUT).map_err(LoadError::End)?;
     let mut books = BTreeMap::new();
     for partition in partitions {
         let end = ends.get(partition).copied().unwrap_or_default();
@@ -129,47 +113,16 @@ fn read(
     topic: &str,
     partitions: &[i32],
     parse: impl Fn(&[u8]) -> Result<IntegrationHealth, String>,
-) -> Result<BTreeMap<i32, Table>, LoadError> {
-    let failed = |what| move |source| LoadError::Kafka { what, source };
-    let reader: BaseConsumer<ClientLog> = table_consumer_config(kafka, "health-load")
-        .create_with_context(ClientLog::new("health-load"))
-        .map_err(failed("no client"))?;
-    wait_until_closed(kafka, &reader, topic, partitions)?;
-    let mut assignment = TopicPartitionList::new();
-    for partition in partitions {
-        let added = assignment.add_partition_offset(topic, *partition, Offset::Beginning);
-        added.map_err(failed("no assignment"))?;
-    }
-    reader.assign(&assignment).map_err(failed("no assignment"))?;
-    drop(assignment);
-    let mut behind: BTreeSet<i32> = partitions.iter().copied().collect();
+) -> Result<BTreeMap<i32, Table>, CompactedError> {
     let mut values: BTreeMap<i32, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
-    let mut heard = Instant::now();
-    while !behind.is_empty() {
-        match reader.poll(POLL_WAIT) {
-            None => {}
-            Some(Ok(message)) => {
-                heard = Instant::now();
-                let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else { continue };
-                let values = values.entry(message.partition()).or_default();
-                match message.payload() {
-                    Some(value) => values.insert(key.to_owned(), value.to_vec()),
-                    None => values.remove(key),
-                };
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                heard = Instant::now();
-                behind.remove(&partition);
-            }
-            Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
-                return Err(LoadError::Kafka { what: "what an owner before has written cannot be read", source });
-            }
-            Some(Err(error)) => tracing::debug!(%error, "a poll failed"),
-        }
-        if heard.elapsed() >= SILENCE_MAX {
-            return Err(LoadError::Late("what an owner before has written cannot be read to its end"));
-        }
-    }
+    Compacted::open_part(kafka, topic, ROLE, partitions)?.read_to_end(|row| {
+        let Ok(key) = std::str::from_utf8(row.key) else { return };
+        let values = values.entry(row.partition).or_default();
+        match row.value {
+            Some(value) => values.insert(key.to_owned(), value.to_vec()),
+            None => values.remove(key),
+        };
+    })?;
     Ok(values.into_iter().map(|(partition, values)| (partition, parsed(values, &parse))).collect())
 }
 
@@ -182,31 +135,6 @@ fn parsed(values: BTreeMap<String, Vec<u8>>, parse: impl Fn(&[u8]) -> Result<Int
         }
     });
     parsed.collect()
-}
-
-/// Waits until the transactions have ended that were open on these partitions.
-fn wait_until_closed(
-    kafka: &settings::Kafka,
-    reader: &BaseConsumer<ClientLog>,
-    topic: &str,
-    partitions: &[i32],
-) -> Result<(), LoadError> {
-    let failed = |source| LoadError::Kafka { what: "the end of a partition is not known", source };
-    let asker: BaseConsumer<ClientLog> =
-        uncommitted_config(kafka, "health-load").create_with_context(ClientLog::new("health-load")).map_err(failed)?;
-    let deadline = Instant::now() + OPEN_MAX;
-    let real = ends(&asker, topic, partitions, ASK_TIMEOUT).map_err(failed)?;
-    // To a client that reads what is committed, a partition ends before the first open transaction.
-    loop {
-        let stable = ends(reader, topic, partitions, ASK_TIMEOUT).map_err(failed)?;
-        if real.iter().all(|(partition, end)| stable.get(partition).is_some_and(|stable| stable >= end)) {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(LoadError::Late("a transaction of an owner before is still open"));
-        }
-        std::thread::park_timeout(ASK_AGAIN_AFTER);
-    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is said what holds up the start.
 const SAY_EVERY: Duration = Duration::from_secs(10);
+/// How long a poll waits where all is read to the end.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How long reading to the end may go on without a record or an end.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How long the transactions of a producer that is gone may stay open: their own time-out, and a broker's round of looking.
+const OPEN_MAX: Duration = Duration::from_mins(1);
 /// Records between two looks at whether to stop.
 const BATCH: usize = 1024;
 
@@ -87,6 +93,8 @@ pub(crate) struct Compacted {
     watch: TopicWatch,
     topic: String,
     partitions: BTreeSet<i32>,
+    /// Reads no other partitions, whichever are added.
+    is_part: bool,
     /// Partitions that are not assigned yet, with the end that they had at start.
     held_up: BTreeMap<i32, HeldUp>,
     /// Partitions that have not reached their end yet.
@@ -104,11 +112,37 @@ impl Compacted {
     /// # Errors
     /// [`CompactedError`]
     pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, CompactedError> {
+        Self::open_with(kafka, topic, role, None)
+    }
+
+    /// The same of these partitions only.
+    ///
+    /// # Errors
+    /// [`CompactedError`]
+    pub(crate) fn open_part(
+        kafka: &settings::Kafka,
+        topic: &str,
+        role: &'static str,
+        partitions: &[i32],
+    ) -> Result<Self, CompactedError> {
+        Self::open_with(kafka, topic, role, Some(partitions))
+    }
+
+    fn open_with(
+        kafka: &settings::Kafka,
+        topic: &str,
+        role: &'static str,
+        part: Option<&[i32]>,
+    ) -> Result<Self, CompactedError> {
         let failed = |source| CompactedError::Kafka { topic: topic.to_owned(), source };
         let consumer = table_consumer_config(kafka, role).create_with_context(ClientLog::new(role)).map_err(failed)?;
         let mut watch = TopicWatch::new(kafka, topic, role).map_err(failed)?;
-        let look = first_look(&mut watch).map_err(failed)?;
-        if look.ranges.is_empty() {
+        let mut look = first_look(&mut watch).map_err(failed)?;
+        if let Some(part) = part {
+            look.ranges.retain(|partition, _| part.contains(partition));
+        }
+        let wanted = part.map_or(1, <[i32]>::len);
+        if look.ranges.len() < wanted {
             return Err(CompactedError::NoTopic(topic.to_owned()));
         }
         let now = Instant::now();
@@ -117,6 +151,7 @@ impl Compacted {
             watch,
             topic: topic.to_owned(),
             partitions: look.ranges.keys().copied().collect(),
+            is_part: part.is_some(),
             held_up: BTreeMap::new(),
             behind: look.ranges.keys().copied().collect(),
             // Its end-of-partition event says that it was read up to there, whatever compaction has left.
@@ -156,6 +191,25 @@ impl Compacted {
     pub(crate) fn has_read(&self, ends: &BTreeMap<i32, i64>) -> bool {
         let has_read = |partition, end: i64| self.read_to.get(partition).copied().unwrap_or(0) >= end;
         self.is_caught_up() && ends.iter().all(|(partition, end)| has_read(partition, *end))
+    }
+
+    /// Reads all partitions to the end that they had, for as long as something comes: a record, or the end of a partition. A
+    /// transaction that stays open holds it up for [`OPEN_MAX`] at most. Blocks.
+    ///
+    /// # Errors
+    /// The consumer can't go on, the topic is another, or it takes too long.
+    pub(crate) fn read_to_end(&mut self, mut row: impl FnMut(Row<'_>)) -> Result<(), CompactedError> {
+        let (began, mut heard) = (Instant::now(), Instant::now());
+        while !self.is_caught_up() {
+            if self.read(POLL_WAIT, &mut row)? > 0 {
+                heard = Instant::now();
+            }
+            let patience = if self.held_up.is_empty() { SILENCE_MAX } else { OPEN_MAX };
+            if heard.elapsed() >= patience || !self.held_up.is_empty() && began.elapsed() >= OPEN_MAX {
+                return Err(CompactedError::Late(self.topic.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// The partitions that wait for the end of a transaction.
@@ -220,9 +274,9 @@ impl Compacted {
             tracing::error!(topic = self.topic, partition, ?change, "a topic is not the one that was read");
             return Err(CompactedError::Anew(self.topic.clone()));
         }
-        let added: Vec<i32> =
-            look.ranges.keys().filter(|partition| !self.partitions.contains(partition)).copied().collect();
-        if !added.is_empty() {
+        let is_added = |partition: &&i32| !self.partitions.contains(partition);
+        let added: Vec<i32> = look.ranges.keys().filter(is_added).copied().collect();
+        if !added.is_empty() && !self.is_part {
             tracing::error!(
                 topic = self.topic,
                 partitions = self.partitions.len(),
@@ -307,9 +361,11 @@ fn has_no_leader(error: &KafkaError) -> bool {
 #[cfg(test)]
 mod tests {
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
+    use crate::kafka::client::producer_config;
 
     #[test]
     fn a_topic_whose_partitions_have_no_leader_yet_or_another_one_is_waited_for() {
@@ -321,18 +377,40 @@ mod tests {
         }
     }
 
+    fn kafka(cluster: &MockCluster<'static, DefaultProducerContext>) -> settings::Kafka {
+        settings::Kafka {
+            brokers: cluster.bootstrap_servers(),
+            group: "hookstream".to_owned(),
+            instance_id: None,
+            properties: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_table_is_read_to_its_end_and_no_other_partition() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("table", 3, 1).expect("a topic");
+        let config = producer_config(&kafka(&cluster), "test");
+        let producer: BaseProducer = config.create().expect("a producer");
+        for (partition, key) in [(0, "a"), (1, "b"), (2, "c"), (1, "d")] {
+            producer.send(BaseRecord::to("table").partition(partition).key(key).payload("1")).expect("it is queued");
+        }
+        producer.flush(Duration::from_secs(20)).expect("Kafka has them");
+        let mut table = Compacted::open_part(&kafka(&cluster), "table", "test", &[1, 2]).expect("a table");
+        let mut read = Vec::new();
+        table.read_to_end(|row| read.push((row.partition, row.key.to_vec()))).expect("it is read to its end");
+        read.sort();
+        assert_eq!(read, [(1, b"b".to_vec()), (1, b"d".to_vec()), (2, b"c".to_vec())]);
+        let lacks_one = Compacted::open_part(&kafka(&cluster), "table", "test", &[2, 3]);
+        assert!(matches!(lacks_one, Err(CompactedError::NoTopic(_))));
+    }
+
     fn opens_in_spite_of(error: RDKafkaRespErr) {
         let cluster = MockCluster::new(1).expect("a mock cluster");
         cluster.create_topic("table", 2, 1).expect("a topic");
         // More than the client's own tries.
         cluster.request_errors(RDKafkaApiKey::ListOffsets, &[error; 8]);
-        let kafka = settings::Kafka {
-            brokers: cluster.bootstrap_servers(),
-            group: "hookstream".to_owned(),
-            instance_id: None,
-            properties: Vec::new(),
-        };
-        let table = Compacted::open(&kafka, "table", "test").expect("a table");
+        let table = Compacted::open(&kafka(&cluster), "table", "test").expect("a table");
         assert_eq!(table.partition_count(), 2);
     }
 }
