@@ -24,7 +24,8 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::table::Table;
 use crate::inflight::job::{Origin, delivery_id};
-use crate::kafka::topic_range::{Range, RecordStream, SpanRecord, TopicRange};
+use crate::kafka::record_stream::RecordStream;
+use crate::kafka::topic_range::{Range, SpanRecord, TopicRange};
 use crate::settings::Settings;
 use crate::topics::names::now_topic;
 

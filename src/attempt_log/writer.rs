@@ -56,7 +56,10 @@ pub(crate) struct AttemptLogWriter {
     metrics: Arc<Metrics>,
 }
 
-fn producer_of(kafka: &settings::Kafka, metrics: &Arc<Metrics>) -> Result<ThreadedProducer<Logged<Deliveries>>, KafkaError> {
+fn producer_of(
+    kafka: &settings::Kafka,
+    metrics: &Arc<Metrics>,
+) -> Result<ThreadedProducer<Logged<Deliveries>>, KafkaError> {
     let context = Logged::new("attempts", Deliveries { metrics: Arc::clone(metrics) });
     let mut config = producer_config(kafka, "attempts");
     fix(&mut config, "queue.buffering.max.messages", QUEUE_RECORDS_MAX);

@@ -8,6 +8,7 @@ pub(crate) mod tally;
 pub(crate) mod collector;
 pub(crate) mod publisher;
 mod moves;
+mod entry;
 pub(crate) mod owner;
 pub(crate) mod restore;
 pub(crate) mod positions;

@@ -17,11 +17,12 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::entry::{Entry, log_change, with_fence};
 use super::moves::{Move, Moves, TopicsError, Unjudged, check_partitions};
 use super::positions::{Positions, first_dropped};
-use super::records::{Delta, StateRecord, counts_record};
+use super::records::Delta;
 use super::restore::load;
-use super::rules::{Change, Health, IntegrationHealth, PartitionHealth, Rules};
+use super::rules::{Change, Health, PartitionHealth, Rules};
 use crate::clock;
 use crate::kafka::client::{Logged, health_consumer_config};
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
@@ -266,8 +267,9 @@ impl<'a> Session<'a> {
         entries: &BTreeMap<i32, Entry>,
         offsets: &BTreeMap<i32, i64>,
     ) -> Result<Option<KafkaError>, SessionError> {
+        let topics = (self.owner.health_topic.as_str(), self.counts_topic.as_str());
         let records: Vec<Written> =
-            entries.iter().flat_map(|(partition, entry)| self.records(*partition, entry)).collect();
+            entries.iter().flat_map(|(partition, entry)| entry.records(*partition, topics)).collect();
         let offsets = with_fence(offsets, entries, &self.committed);
         match self.commit(&records, &offsets) {
             Ok(()) => {
@@ -405,26 +407,6 @@ impl<'a> Session<'a> {
         offsets.iter().any(far)
     }
 
-    fn records(&self, partition: i32, entry: &Entry) -> Vec<Written> {
-        let written = |topic: &str, key: &str, value: Option<Vec<u8>>| Written {
-            topic: topic.to_owned(),
-            partition,
-            key: key.into(),
-            value,
-        };
-        let changes = entry.changes.iter().flat_map(|Change { key, known }| {
-            [
-                written(&self.owner.health_topic, key, Some(StateRecord::of(known).value())),
-                written(&self.counts_topic, key, Some(counts_record(known))),
-            ]
-        });
-        let is_written = |key: &str| entry.changes.iter().any(|change| &*change.key == key);
-        let counted = entry.counted.iter().filter(|(key, _)| !is_written(key));
-        let counted = counted.map(|(key, known)| written(&self.counts_topic, key, Some(counts_record(known))));
-        let forgotten = entry.forgotten.iter().map(|key| written(&self.counts_topic, key, None));
-        changes.chain(counted).chain(forgotten).collect()
-    }
-
     fn commit(&self, records: &[Written], offsets: &BTreeMap<i32, i64>) -> Result<(), SessionError> {
         let failed = |what| move |source| SessionError::Kafka { what, source };
         let mut list = TopicPartitionList::new();
@@ -448,55 +430,6 @@ impl<'a> Session<'a> {
             book.written(changes, counted.iter().map(|(key, _)| &**key), forgotten.iter().map(|key| &**key));
         }
     }
-}
-
-/// A suspension is a warning that says what it rests on: from here on events are dropped.
-fn log_change(integration: &str, known: &IntegrationHealth) {
-    let status = known.health.word();
-    if known.health != Health::Failed {
-        return tracing::info!(integration, status, "the health of an integration changed");
-    }
-    let state = StateRecord::of(known);
-    tracing::warn!(
-        integration,
-        status,
-        failures = state.failures_in_words(),
-        last_status = state.last_status(),
-        last_acknowledged_at = state.last_acknowledged_at().map(tracing::field::display),
-        "an integration is suspended: nothing is delivered to it until it is resumed"
-    );
-}
-
-/// What is to be written of one partition.
-struct Entry {
-    changes: Vec<Change>,
-    counted: Vec<(Box<str>, IntegrationHealth)>,
-    forgotten: Vec<Box<str>>,
-}
-
-impl Entry {
-    fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.counted.is_empty() && self.forgotten.is_empty()
-    }
-
-    /// The integrations whose counts are written.
-    fn written(&self) -> impl Iterator<Item = &str> {
-        self.changes.iter().map(|change| &*change.key).chain(self.counted.iter().map(|(key, _)| &**key))
-    }
-}
-
-/// The offsets of a transaction: for each partition that is written one at least, since only offsets make Kafka refuse a
-/// transaction to a member that has lost its partitions.
-fn with_fence(
-    offsets: &BTreeMap<i32, i64>,
-    entries: &BTreeMap<i32, Entry>,
-    committed: &BTreeMap<i32, i64>,
-) -> BTreeMap<i32, i64> {
-    let written = entries.iter().filter(|(_, entry)| !entry.is_empty()).map(|(partition, _)| *partition);
-    let fence = written.map(|partition| (partition, committed.get(&partition).copied().unwrap_or_default()));
-    let mut all: BTreeMap<i32, i64> = fence.collect();
-    all.extend(offsets);
-    all
 }
 
 fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &Rules, bad: &Repeats) {

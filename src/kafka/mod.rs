@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod groups;
 pub(crate) mod headers;
 pub(crate) mod listing;
+pub(crate) mod record_stream;
 pub(crate) mod table_reader;
 pub(crate) mod topic_range;
 pub(crate) mod topic_watch;

@@ -1,29 +1,24 @@
-//! A bounded piece of a topic, read in the order of time: what the tools look through.
+//! A bounded piece of a topic, which the tools look through: which offsets it has. [`RecordStream`] reads it.
 //!
 //! The end is taken when the topic is opened, so a tool never chases what it writes itself, nor what others write
-//! meanwhile. Partitions are merged by their records' timestamps, one record of each in hand: memory is bounded by the
-//! client's prefetch, whatever the topic's size. No group, no commits.
-//!
-//! Who waits for whom: the reading thread waits for the brokers and for room in the channel, the tool for the channel.
+//! meanwhile. No group, no commits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{Message as _, TopicPartitionList};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::client::{ClientLog, span_consumer_config};
 use super::listing::partitions_of;
+use super::record_stream::RecordStream;
 use crate::domain::headers::{Wire, workspace_of};
 use crate::kafka::headers::every_header;
 use crate::settings;
@@ -36,10 +31,6 @@ const LISTEN: Duration = Duration::from_millis(100);
 pub(crate) const SAY_AFTER: Duration = Duration::from_secs(2);
 /// How long a partition may give nothing, neither a record nor its end. Above it the brokers are gone.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// How long one poll waits: bounds how late it is seen that the caller wants no more.
-const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Records between the reading thread and the tool.
-const AHEAD_MAX: usize = 64;
 
 /// Why a topic can't be looked through.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +110,7 @@ impl SpanRecord {
         workspace_of(headers, self.key.as_deref())
     }
 
-    fn of(message: &BorrowedMessage<'_>) -> Self {
+    pub(super) fn of(message: &BorrowedMessage<'_>) -> Self {
         let headers = message.headers().map(|headers| {
             every_header(headers).map(|(name, value)| (name.to_owned(), value.map(Bytes::copy_from_slice))).collect()
         });
@@ -312,210 +303,7 @@ impl TopicRange {
     /// # Errors
     /// [`SpanError::Kafka`]
     pub(crate) fn read(self, ranges: &[Range]) -> Result<RecordStream, SpanError> {
-        let topic = self.topic.clone();
         let ranges: Vec<Range> = ranges.iter().filter(|range| !range.is_empty()).copied().collect();
-        let merge = Merge::begin(self, &ranges)?;
-        let (sender, records) = mpsc::channel(AHEAD_MAX);
-        let mut thread = JoinSet::new();
-        thread.spawn_blocking(move || merge.run(&sender));
-        Ok(RecordStream { topic, ranges, records, thread })
+        RecordStream::begin(self.consumer, self.topic, ranges)
     }
-}
-
-/// The records of a [`TopicRange`], in the order of time.
-pub(crate) struct RecordStream {
-    topic: String,
-    ranges: Vec<Range>,
-    records: mpsc::Receiver<Result<SpanRecord, SpanError>>,
-    thread: JoinSet<()>,
-}
-
-impl RecordStream {
-    /// The topic.
-    pub(crate) fn topic(&self) -> &str {
-        &self.topic
-    }
-
-    /// What is read.
-    pub(crate) fn ranges(&self) -> &[Range] {
-        &self.ranges
-    }
-
-    /// The next record; none when all have been read.
-    ///
-    /// Cancel safe.
-    ///
-    /// # Errors
-    /// [`SpanError`]: then nothing more comes.
-    pub(crate) async fn next(&mut self) -> Result<Option<SpanRecord>, SpanError> {
-        if let Some(item) = self.records.recv().await {
-            return item.map(Some);
-        }
-        match self.thread.join_next().await {
-            Some(Err(_panicked)) => Err(SpanError::Ended(self.topic.clone())),
-            Some(Ok(())) | None => Ok(None),
-        }
-    }
-}
-
-/// What a partition's queue gives.
-enum Item {
-    Record(SpanRecord),
-    End,
-}
-
-/// One partition under reading.
-struct Cursor {
-    range: Range,
-    queue: PartitionQueue<ClientLog>,
-    /// What came before the partition had a queue of its own.
-    early: VecDeque<Item>,
-    head: Option<SpanRecord>,
-    next: i64,
-}
-
-impl Cursor {
-    fn take(&mut self, item: Item) {
-        match item {
-            Item::Record(record) if record.offset >= self.range.end => self.next = self.range.end,
-            // The end as it is now is not before the end as it was.
-            Item::End => self.next = self.range.end,
-            Item::Record(record) if record.offset < self.next => {}
-            Item::Record(record) => {
-                self.next = record.offset + 1;
-                self.head = Some(record);
-            }
-        }
-    }
-
-    fn wants(&self) -> bool {
-        self.head.is_none() && self.next < self.range.end
-    }
-}
-
-struct Merge {
-    consumer: Arc<BaseConsumer<ClientLog>>,
-    topic: String,
-    cursors: Vec<Cursor>,
-}
-
-impl Merge {
-    fn begin(span: TopicRange, ranges: &[Range]) -> Result<Self, SpanError> {
-        let failed = |source| SpanError::Kafka { topic: span.topic.clone(), source };
-        let mut assignment = TopicPartitionList::new();
-        for range in ranges {
-            let start = Offset::Offset(range.start);
-            assignment.add_partition_offset(&span.topic, range.partition, start).map_err(failed)?;
-        }
-        span.consumer.assign(&assignment).map_err(failed)?;
-        let mut cursors = Vec::new();
-        for range in ranges {
-            let queue = span.consumer.split_partition_queue(&span.topic, range.partition);
-            let queue =
-                queue.ok_or_else(|| failed(KafkaError::Subscription(format!("partition {}", range.partition))))?;
-            cursors.push(Cursor { range: *range, queue, early: VecDeque::new(), head: None, next: range.start });
-        }
-        Ok(Self { consumer: span.consumer, topic: span.topic, cursors })
-    }
-
-    /// Hands over all records. Blocks its thread.
-    fn run(mut self, sender: &mpsc::Sender<Result<SpanRecord, SpanError>>) {
-        let mut goes_on = true;
-        while goes_on {
-            let next = self.next(&|| sender.is_closed());
-            goes_on = matches!(next, Ok(Some(_)));
-            // A receiver that is gone wants nothing more, the reason of the end included.
-            goes_on &= next.transpose().is_some_and(|item| sender.blocking_send(item).is_ok());
-        }
-    }
-
-    /// The oldest of all next records; `None` at the end, or when the caller wants no more. Blocks.
-    fn next(&mut self, is_unwanted: &dyn Fn() -> bool) -> Result<Option<SpanRecord>, SpanError> {
-        for index in 0..self.cursors.len() {
-            let asked = Instant::now();
-            while self.cursors.get(index).is_some_and(Cursor::wants) && !is_unwanted() {
-                self.advance(index, asked)?;
-            }
-        }
-        if is_unwanted() {
-            return Ok(None);
-        }
-        let oldest = self.cursors.iter_mut().filter(|cursor| cursor.head.is_some());
-        let oldest = oldest
-            .min_by_key(|cursor| (cursor.head.as_ref().and_then(|head| head.timestamp_ms), cursor.range.partition));
-        let Some(cursor) = oldest else { return Ok(None) };
-        let record = cursor.head.take();
-        let (partition, is_read) = (cursor.range.partition, cursor.next >= cursor.range.end);
-        if is_read {
-            self.rest(partition);
-        }
-        Ok(record)
-    }
-
-    /// Takes one item of a partition, waiting a little for it.
-    fn advance(&mut self, index: usize, asked: Instant) -> Result<(), SpanError> {
-        self.serve()?;
-        let Some(cursor) = self.cursors.get_mut(index) else { return Ok(()) };
-        if let Some(item) = cursor.early.pop_front() {
-            cursor.take(item);
-            return Ok(());
-        }
-        let item = match cursor.queue.poll(POLL_WAIT) {
-            Some(Ok(message)) => Some(Item::Record(SpanRecord::of(&message))),
-            Some(Err(KafkaError::PartitionEOF(_))) => Some(Item::End),
-            Some(Err(source)) if !is_transient(&source) => {
-                return Err(SpanError::Kafka { topic: self.topic.clone(), source });
-            }
-            Some(Err(_)) | None => None,
-        };
-        match item {
-            Some(item) => cursor.take(item),
-            None if asked.elapsed() >= SILENCE_MAX => {
-                let (partition, offset) = (cursor.range.partition, cursor.next);
-                return Err(SpanError::Silent { topic: self.topic.clone(), partition, offset });
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    /// Serves the client's own queue: its callbacks, and what was fetched before the partitions had theirs.
-    fn serve(&mut self) -> Result<(), SpanError> {
-        while let Some(polled) = self.consumer.poll(Duration::ZERO) {
-            let (partition, item) = match polled {
-                Ok(message) => (message.partition(), Item::Record(SpanRecord::of(&message))),
-                Err(KafkaError::PartitionEOF(partition)) => (partition, Item::End),
-                Err(source) if is_transient(&source) => continue,
-                Err(source) => return Err(SpanError::Kafka { topic: self.topic.clone(), source }),
-            };
-            if let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.range.partition == partition) {
-                cursor.early.push_back(item);
-            }
-        }
-        Ok(())
-    }
-
-    /// Fetches no more of a partition that is read to its end.
-    fn rest(&self, partition: i32) {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&self.topic, partition);
-        if let Err(error) = self.consumer.pause(&list) {
-            tracing::debug!(topic = self.topic, partition, %error, "a partition could not be paused");
-        }
-    }
-}
-
-/// Whether the client goes on by itself after this error. The bound on silence is there for those that do not end.
-pub(super) fn is_transient(error: &KafkaError) -> bool {
-    let refused = matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::Fatal
-        )
-    );
-    !refused && !matches!(error, KafkaError::MessageConsumptionFatal(_))
 }

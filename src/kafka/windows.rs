@@ -12,7 +12,8 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::client::window_consumer_config;
-use super::topic_range::{Range, SILENCE_MAX, SpanError, TopicRange, is_transient};
+use super::record_stream::is_transient;
+use super::topic_range::{Range, SILENCE_MAX, SpanError, TopicRange};
 use crate::kafka::headers::every_header;
 use crate::settings;
 
