@@ -10,7 +10,6 @@ use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::ends;
 use crate::support::worker::Worker;
 
-#[expect(dead_code, reason = "the program's page shows more of it")]
 #[path = "../../examples/sizing/constants.rs"]
 mod constants;
 #[path = "../../examples/sizing/model.rs"]

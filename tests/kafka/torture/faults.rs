@@ -262,6 +262,18 @@ impl Victims {
         });
     }
 
+    /// Webhooks that are behind in each worker, as it says itself, and how old the oldest event is that they wait for.
+    pub(super) async fn behind(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        for Member { worker, name, .. } in &self.workers {
+            let behind = worker.metric("hookstream_webhooks_behind", &[]).await;
+            let age = worker.metric("hookstream_backlog_age_seconds", &[]).await;
+            let in_flight = worker.metric("hookstream_in_flight_requests", &[]).await;
+            said.push(format!("{name}: {behind} behind, {age} s old, {in_flight} requests under way"));
+        }
+        said
+    }
+
     /// Ends all workers in order.
     pub(super) fn stop(&mut self) {
         for mut member in self.workers.drain(..).chain(self.stopped.drain(..)) {

@@ -191,10 +191,18 @@ async fn settle(torture: &mut Torture, size: &Size, account: &Account) {
     let patience = Duration::from_mins(2) + Duration::from_secs_f64(size.events as f64 / size.rate as f64);
     wait_until("every event to be accounted for", patience, async || {
         let balance = account.balance(&COUNTED, &torture.victims.stage.dead());
-        if balance.lost.is_empty() { Ok(()) } else { Err((balance.lost.len(), balance.lost.into_iter().next())) }
+        if balance.lost.is_empty() {
+            return Ok(());
+        }
+        Err((balance.lost.len(), balance.lost.into_iter().next(), torture.victims.behind().await))
     })
     .await;
-    torture.victims.stage.settled(patience).await;
+    torture.victims.stage.read_through(patience).await;
+    wait_until("no webhook to be behind", patience, async || {
+        let places = torture.victims.stage.places();
+        if places.is_empty() { Ok(()) } else { Err((places, torture.victims.behind().await)) }
+    })
+    .await;
     tokio::task::block_in_place(|| torture.victims.stop());
 }
 
