@@ -262,6 +262,15 @@ impl Victims {
         });
     }
 
+    /// How often workers say that they lost partitions before they could hand them over: by a fault, or because the machine is too busy
+    /// for a session of three seconds.
+    pub(super) fn lost_assignments(&self) -> usize {
+        let members = self.workers.iter().chain(&self.stopped);
+        members
+            .map(|member| member.worker.lines().all().iter().filter(|line| line.contains(r#""lost":true"#)).count())
+            .sum()
+    }
+
     /// Webhooks that are behind in each worker, as it says itself, and how old the oldest event is that they wait for.
     pub(super) async fn behind(&self) -> Vec<String> {
         let mut said = Vec::new();
