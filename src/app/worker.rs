@@ -410,16 +410,16 @@ impl Started {
         brokers: Arc<BrokerClock>,
     ) -> Result<Lag, WorkerError> {
         let Settings { kafka, topics: named, .. } = &self.settings;
-        let metrics = || Arc::clone(&self.metrics);
+        let (metrics, drain) = (|| Arc::clone(&self.metrics), self.settings.delivery.drain_timeout);
         let join = |role, group: &str, topics: &[&str]| {
-            let member = GroupMember::new(role, metrics(), self.settings.delivery.drain_timeout);
+            let member = GroupMember::new(role, metrics(), drain);
             let (stop, fatal) = (outlet.stop.clone(), outlet.fatal.clone());
             Membership::join(&member_config(kafka, role, group), topics, member, stop, fatal)
         };
         let events_group = join("events", &kafka.group, &[&named.events])?;
         let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
         let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
-        let (tools, places) = Tools::open(kafka, named, Arc::clone(table), metrics())?;
+        let (tools, places) = Tools::open(kafka, named, Arc::clone(table), metrics(), drain)?;
         let keeper = Keeper::new(tools);
         let events =
             EventConsumer::new(kafka, &named.events, events_group.member(), outlet.clone(), keeper, metrics())?;

@@ -3,8 +3,10 @@
 //! Pure: offsets and times come in, decisions come out. Which offset is read next is `partition`'s.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::place::{Place, Stored};
 use crate::domain::outcome::BehindReason;
 use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::LaneGauge;
@@ -34,40 +36,24 @@ pub(crate) enum Standing {
     Gone,
 }
 
-/// What is written of a webhook.
+/// What is known from the group's commits of a webhook whose place was found in Kafka.
+#[derive(Clone, Debug)]
+struct FoundAt {
+    /// Runs of offsets that are settled for it.
+    settled: Arc<[Range<i64>]>,
+    /// They say nothing of what comes from here on.
+    up_to: i64,
+}
+
+/// Who may give a webhook what its place names, while it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
-    /// Its place.
-    Place(i64),
-    /// That it has none.
-    Tombstone,
-}
-
-impl Word {
-    fn of(place: Option<i64>) -> Self {
-        place.map_or(Self::Tombstone, Self::Place)
-    }
-
-    /// The place, if it is one.
-    pub(super) fn place(self) -> Option<i64> {
-        match self {
-            Self::Place(place) => Some(place),
-            Self::Tombstone => None,
-        }
-    }
-}
-
-/// What Kafka has of a place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Stored {
-    /// What was last acknowledged; none is a tombstone, or nothing at all.
-    acknowledged: Option<i64>,
-    /// What is on its way.
-    writing: Option<Word>,
-    /// A write failed, so Kafka may have this; a tombstone is the highest offset.
-    doubtful: Option<i64>,
-    /// When the last write began, ms since 1970.
-    at_ms: Option<i64>,
+enum Hold {
+    /// Nobody holds it.
+    None,
+    /// The partition is given up, and requests are under way here.
+    Here,
+    /// The former owner has requests under way.
+    Elsewhere,
 }
 
 /// A webhook that is behind in a partition, or was and has deliveries under way that no commit stands for.
@@ -98,6 +84,12 @@ pub(crate) struct Behind {
     /// Records that the main reader read, which are settled for this webhook when Kafka has its place.
     pins: Vec<(i64, Arc<Event>)>,
     stored: Stored,
+    /// The first offset that the main reader skipped for it while no place in Kafka covered what follows; and whether the write
+    /// under way began before that.
+    uncovered: Option<i64>,
+    is_writing_older: bool,
+    found: Option<FoundAt>,
+    hold: Hold,
     given: u32,
     /// It was counted as one with room at the last look at all.
     pub(super) is_counted: bool,
@@ -120,17 +112,94 @@ impl Behind {
             left: 0,
             pins: Vec::new(),
             stored: Stored::default(),
+            uncovered: Some(next),
+            is_writing_older: false,
+            found: None,
+            hold: Hold::None,
             given: 0,
             is_counted: false,
         }
     }
 
-    /// One whose place was found in Kafka. What the group's commits say is settled from there on is not settled for it.
-    pub(super) fn restored(gauge: &Arc<LaneGauge>, place: i64, (reason, since_ms): (BehindReason, i64)) -> Self {
-        let mut restored = Self::new(gauge, place, (since_ms, since_ms));
+    /// One whose place was found in Kafka, in a partition of which the group had settled everything below `start`, and `settled`.
+    /// The main reader gives it nothing; the catch-up reader gives it what is not settled for it.
+    pub(super) fn restored(
+        gauge: &Arc<LaneGauge>,
+        place: &Place,
+        (start, settled): (i64, &Arc<[Range<i64>]>),
+        (reason, since_ms): (BehindReason, i64),
+    ) -> Self {
+        let up_to = place.next().unwrap_or(i64::MAX);
+        let mut restored = Self::new(gauge, start.min(up_to), (since_ms, since_ms));
+        restored.from = start.min(place.first().unwrap_or(start));
+        restored.todo.clone_from(place.todo());
         restored.reason = reason;
-        restored.stored.acknowledged = Some(place);
+        if start < up_to {
+            // What is skipped from the start on is not in it: nothing is covered until a place of this owner is there.
+            restored.stored.doubtful = Some(place.clone());
+        } else {
+            restored.stored.acknowledged = place.clone();
+        }
+        restored.uncovered = (start < up_to).then_some(start);
+        restored.found = Some(FoundAt { settled: Arc::clone(settled), up_to });
+        if place.is_held {
+            restored.hold = Hold::Elsewhere;
+        }
         restored
+    }
+
+    /// One that is not behind, with deliveries that a place is to stand for.
+    pub(super) fn level(gauge: &Arc<LaneGauge>, position: i64, times: (i64, i64)) -> Self {
+        Self { is_served: false, uncovered: None, ..Self::new(gauge, position, times) }
+    }
+
+    /// A delivery that the main reader gave takes long: its place stands for it from now on, so that the record does not wait.
+    pub(super) fn keep(&mut self, event: Arc<Event>) {
+        self.open.insert(event.origin.offset);
+        self.pin(event);
+    }
+
+    /// The partition is given up at `position`, and not all that was given has ended: until then nobody else gives it anything.
+    pub(super) fn hold(&mut self, position: i64, times: (i64, i64)) {
+        if self.open.is_empty() || self.hold != Hold::None || self.standing == Standing::Gone {
+            return;
+        }
+        if !self.is_served {
+            self.fall_again(position, times);
+        }
+        self.leave_main(position);
+        self.hold = Hold::Here;
+    }
+
+    /// All that was given has ended, or is not waited for any more.
+    pub(super) fn release(&mut self, is_over: bool) {
+        if self.hold == Hold::Here && (is_over || self.open.is_empty()) {
+            self.hold = Hold::None;
+        }
+    }
+
+    /// Whether the former owner of the partition has requests under way.
+    pub(super) fn is_held_elsewhere(&self) -> bool {
+        self.hold == Hold::Elsewhere
+    }
+
+    /// Whether something is open that was given.
+    pub(super) fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Whether there are requests under way, and the partition is given up.
+    pub(super) fn is_held_here(&self) -> bool {
+        self.hold == Hold::Here
+    }
+
+    /// The former owner has nothing under way any more, and left that place; none: it is to be given nothing.
+    pub(super) fn released(&mut self, place: &Place) {
+        if self.hold == Hold::Elsewhere {
+            self.hold = Hold::None;
+            self.todo.clone_from(place.todo());
+            self.stored.acknowledged = place.clone();
+        }
     }
 
     /// It falls behind again, at `next`, before the last time was over, or at an earlier offset than was known.
@@ -139,6 +208,7 @@ impl Behind {
         self.standing = Standing::Delivered;
         self.from = next;
         self.next = next;
+        self.skipped_from(next);
         self.since_ms = now_ms;
         self.oldest_ms = timestamp_ms;
         self.reason = reason_of(&self.gauge);
@@ -162,20 +232,42 @@ impl Behind {
         self.todo.first().map_or(self.next, |first| self.next.min(*first))
     }
 
-    /// The first offset that is not settled, as far as commits of the main reader do not stand for it.
-    pub(crate) fn place(&self) -> Option<i64> {
-        let need = self.is_served.then(|| self.need());
-        need.into_iter().chain(self.open.first().copied()).min()
+    /// What is not settled, as far as commits of the main reader do not stand for it.
+    pub(crate) fn place(&self) -> Place {
+        let todo = self.todo.iter().chain(&self.open).copied();
+        let next = self.is_served.then_some(self.next);
+        let all: BTreeSet<i64>;
+        let mut place = if self.todo.is_empty() || self.open.is_empty() {
+            Place::new(todo, next)
+        } else {
+            all = todo.collect();
+            Place::new(all.into_iter(), next)
+        };
+        place.is_held = self.hold == Hold::Here;
+        place
+    }
+
+    /// Whether that offset is not settled, as far as commits of the main reader do not stand for it.
+    fn needs(&self, offset: i64) -> bool {
+        self.open.contains(&offset) || (self.is_served && (offset >= self.next || self.todo.contains(&offset)))
     }
 
     /// Whether a pass of that number which began at `start` serves it.
     pub(super) fn takes_part(&self, pass: u64, start: i64) -> bool {
-        self.is_served && self.left != pass && self.need() >= start
+        self.is_served && self.left != pass && self.need() >= start && self.hold == Hold::None
     }
 
     /// Whether it is to be given that offset.
     pub(super) fn wants(&self, offset: i64) -> bool {
-        offset >= self.next || self.todo.contains(&offset)
+        self.todo.contains(&offset) || (offset >= self.next && !self.was_settled(offset))
+    }
+
+    /// Whether the group had settled that offset for it when its place was found.
+    fn was_settled(&self, offset: i64) -> bool {
+        self.found.as_ref().is_some_and(|found| {
+            let after = found.settled.partition_point(|run| run.end <= offset);
+            offset < found.up_to && found.settled.get(after).is_some_and(|run| run.contains(&offset))
+        })
     }
 
     /// It leaves a pass that has come to `position`. All before it was offered, if it took part.
@@ -227,9 +319,17 @@ impl Behind {
 
     /// It has been given all that the main reader has read: the main reader gives it what follows.
     pub(super) fn level_at(&mut self, position: i64) -> bool {
-        let is_level = self.is_served && self.todo.is_empty() && self.next >= position && position >= self.from;
+        // The main reader passes over what the group had settled, also what only its place stood for.
+        let passes_over = |found: &FoundAt| found.settled.last().is_some_and(|run| run.end > position.max(found.up_to));
+        let is_level = self.is_served
+            && !self.found.as_ref().is_some_and(passes_over)
+            && self.hold == Hold::None
+            && self.todo.is_empty()
+            && self.next >= position
+            && position >= self.from;
         if is_level {
             self.is_served = false;
+            self.found = None;
         }
         is_level
     }
@@ -244,8 +344,13 @@ impl Behind {
     pub(super) fn abandon(&mut self) {
         self.standing = Standing::Gone;
         self.is_served = false;
+        if self.hold == Hold::Elsewhere {
+            self.hold = Hold::None;
+        }
         self.todo.clear();
-        self.settle_pins(|_, _| true);
+        for (_, event) in self.pins.drain(..) {
+            event.release(&self.gauge);
+        }
     }
 
     /// Compares why it is behind with what its gauge says now.
@@ -268,56 +373,66 @@ impl Behind {
             && now_ms.saturating_sub(timestamp_ms.max(self.since_ms)) > wait_max_ms
     }
 
+    /// The main reader skips what follows `from`.
+    fn skipped_from(&mut self, from: i64) {
+        if self.uncovered.is_some() || !self.stored.covers_what_follows() {
+            self.uncovered = Some(self.uncovered.map_or(from, |before| before.min(from)));
+            self.is_writing_older = self.stored.writing.is_some();
+        }
+    }
+
+    /// From which offset on nothing may be committed, because no place in Kafka covers what the main reader skipped.
+    pub(super) fn uncovered_from(&self) -> Option<i64> {
+        self.uncovered.filter(|_| self.is_served || !self.open.is_empty())
+    }
+
     /// Keeps `event` unsettled until Kafka has a place at or below it.
     pub(super) fn pin(&mut self, event: Arc<Event>) {
-        event.pin();
         self.pins.push((event.origin.offset, event));
         self.settle_safe_pins();
     }
 
     /// Settles what Kafka has a place for, and what this webhook has behind it.
     pub(super) fn settle_safe_pins(&mut self) {
-        let place = self.place();
-        self.settle_pins(|stored, offset| stored.covers(offset) || place.is_none_or(|place| offset < place));
-    }
-
-    fn settle_pins(&mut self, is_safe: impl Fn(Stored, i64) -> bool) {
-        let stored = self.stored;
-        self.pins.retain(|(offset, event)| {
-            let is_safe = is_safe(stored, *offset);
-            if is_safe {
-                event.unpin();
-                event.settle(Some(&self.gauge));
+        let mut pins = std::mem::take(&mut self.pins);
+        pins.retain(|(offset, event)| {
+            let is_unsafe = self.needs(*offset) && !self.stored.covers(*offset);
+            if !is_unsafe {
+                event.release(&self.gauge);
             }
-            !is_safe
+            is_unsafe
         });
+        self.pins = pins;
     }
 
-    /// What is to be written now: a place, or none for a tombstone.
-    pub(super) fn write_due(&mut self, now_ms: i64, write_every_ms: i64) -> Option<Word> {
-        let place = self.place();
+    /// What is to be written now; the empty place for a tombstone.
+    pub(super) fn write_due(&mut self, now_ms: i64, write_every_ms: i64) -> Option<Place> {
         let age = self.stored.at_ms.map_or(i64::MAX, |at| now_ms.saturating_sub(at));
-        let is_stale = place.is_some() && age >= WRITE_AGAIN_MS;
-        let is_due = (place != self.stored.acknowledged || self.stored.doubtful.is_some() || is_stale)
-            && age >= write_every_ms
-            && self.stored.writing.is_none();
-        if !is_due {
+        if age < write_every_ms || self.stored.writing.is_some() || self.hold == Hold::Elsewhere {
             return None;
         }
-        self.stored.writing = Some(Word::of(place));
+        let place = self.place();
+        let is_stale = !place.is_none() && age >= WRITE_AGAIN_MS;
+        if place == self.stored.acknowledged && self.stored.doubtful.is_none() && !is_stale {
+            return None;
+        }
+        self.stored.writing = Some(place.clone());
         self.stored.at_ms = Some(now_ms);
-        self.stored.writing
+        Some(place)
     }
 
     /// The write under way ended.
     pub(super) fn written(&mut self, is_acknowledged: bool) {
-        let Some(place) = self.stored.writing.take().map(Word::place) else { return };
+        let Some(place) = self.stored.writing.take() else { return };
+        if !std::mem::take(&mut self.is_writing_older) && is_acknowledged {
+            self.uncovered = None;
+        }
         if is_acknowledged {
             self.stored.acknowledged = place;
             self.stored.doubtful = None;
         } else {
-            let place = place.unwrap_or(i64::MAX);
-            self.stored.doubtful = Some(self.stored.doubtful.map_or(place, |before| before.max(place)));
+            self.stored.doubtful =
+                Some(self.stored.doubtful.as_ref().map_or(place.clone(), |before| before.meet(&place)));
         }
         self.settle_safe_pins();
     }
@@ -331,7 +446,8 @@ impl Behind {
 
     /// Whether Kafka has what is to be kept.
     pub(super) fn is_stored(&self) -> bool {
-        self.stored.writing.is_none() && self.stored.doubtful.is_none() && self.stored.acknowledged == self.place()
+        let is_quiet = self.stored.writing.is_none() && self.stored.doubtful.is_none();
+        self.hold == Hold::Elsewhere || (is_quiet && self.stored.acknowledged == self.place())
     }
 
     /// Whether nothing is left of it.
@@ -349,15 +465,5 @@ impl Behind {
     #[cfg(test)]
     pub(super) fn state(&self) -> (&BTreeSet<i64>, &BTreeSet<i64>, i64) {
         (&self.todo, &self.open, self.next)
-    }
-}
-
-impl Stored {
-    /// Whether Kafka has a place at or below `offset`, and nothing on its way may replace it by a later one.
-    fn covers(self, offset: i64) -> bool {
-        let covers = |place: i64| place <= offset;
-        self.acknowledged.is_some_and(covers)
-            && self.doubtful.is_none_or(covers)
-            && self.writing.is_none_or(|word| word.place().is_some_and(covers))
     }
 }

@@ -5,10 +5,12 @@
 //! nobody has room, when it has come to the main reader's position, or when it should go on elsewhere. Pure: the reader acts
 //! on what [`PartitionBacklog::plan`] says.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Weak};
 
 use super::behind::{Behind, Standing, WRITE_EVERY_MS};
+use super::place::Place;
 use crate::domain::outcome::{BehindReason, DropReason};
 use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::{Admitted, LaneGauge};
@@ -84,8 +86,8 @@ pub(crate) enum Plan {
 pub(crate) struct PlaceWrite {
     /// The webhook.
     pub(crate) gauge: Arc<LaneGauge>,
-    /// The place; none removes it.
-    pub(crate) place: Option<i64>,
+    /// The place; the empty one removes it.
+    pub(crate) place: Place,
     /// Why it is behind.
     pub(crate) reason: BehindReason,
     /// Since when, ms since 1970.
@@ -93,11 +95,11 @@ pub(crate) struct PlaceWrite {
 }
 
 #[derive(Debug)]
-struct Pass {
-    number: u64,
-    start: i64,
+pub(super) struct Pass {
+    pub(super) number: u64,
+    pub(super) start: i64,
     /// The offset that is read next.
-    position: i64,
+    pub(super) position: i64,
     /// Those who take part and had room at the last look, without those who left since.
     roomy: usize,
     /// Records read.
@@ -108,29 +110,27 @@ struct Pass {
 #[derive(Debug, Default)]
 pub struct PartitionBacklog {
     /// The offset that the main reader reads next.
-    position: i64,
-    /// Nobody is level below it: the main reader passes over what the last owner had settled, also for webhooks that were behind.
-    level_from: i64,
-    behind: BTreeMap<u64, Behind>,
-    pass: Option<Pass>,
+    pub(super) position: i64,
+    pub(super) behind: BTreeMap<u64, Behind>,
+    pub(super) pass: Option<Pass>,
     passes: u64,
+    /// Records that the main reader gave lately, and when, ms since 1970: what is still open later gets a place.
+    pub(super) given: VecDeque<(i64, Weak<Event>)>,
+    /// Runs of offsets beyond the beginning that the group had settled before.
+    settled_before: Arc<[Range<i64>]>,
+    start: i64,
 }
 
 impl PartitionBacklog {
-    /// Of a partition that the main reader begins to read at `position`.
-    pub(crate) fn new(position: i64) -> Self {
-        Self { position, ..Self::default() }
-    }
-
-    /// Of a partition that the main reader begins to read at `position`, where the last owner had settled some of what comes
-    /// before `level_from`.
-    pub(crate) fn resumed(position: i64, level_from: i64) -> Self {
-        Self { level_from, ..Self::new(position) }
+    /// Of a partition that the main reader begins to read at `position`. Beyond it the group had settled `settled_before`.
+    pub(crate) fn new(position: i64, settled_before: Vec<Range<i64>>) -> Self {
+        Self { position, start: position, settled_before: settled_before.into(), ..Self::default() }
     }
 
     /// Takes over a place that was found in Kafka.
-    pub(crate) fn restore(&mut self, gauge: &Arc<LaneGauge>, place: i64, why: (BehindReason, i64)) {
-        self.behind.insert(gauge.id(), Behind::restored(gauge, place, why));
+    pub(crate) fn restore(&mut self, gauge: &Arc<LaneGauge>, place: &Place, why: (BehindReason, i64)) {
+        let behind = Behind::restored(gauge, place, (self.start, &self.settled_before), why);
+        self.behind.insert(gauge.id(), behind);
     }
 
     /// Whether nobody is behind and nothing is to be written.
@@ -178,10 +178,10 @@ impl PartitionBacklog {
     }
 
     /// Keeps a record of the main reader unsettled until the place of a webhook that fell behind there is in Kafka.
-    pub(crate) fn pin(&mut self, gauge: &LaneGauge, event: Arc<Event>) {
+    pub(crate) fn pin(&mut self, gauge: &Arc<LaneGauge>, event: Arc<Event>) {
         match self.behind.get_mut(&gauge.id()) {
             Some(behind) => behind.pin(event),
-            None => event.settle(None),
+            None => event.release(gauge),
         }
     }
 
@@ -190,6 +190,7 @@ impl PartitionBacklog {
         if offset + 1 < self.position {
             // Another log under the same name: no place is of it.
             self.behind.clear();
+            self.given.clear();
             self.pass = None;
         }
         self.position = offset + 1;
@@ -256,9 +257,7 @@ impl PartitionBacklog {
         let position = pass.position.min(self.position);
         for behind in self.behind.values_mut() {
             behind.pass_ended(pass.number, pass.start, position);
-            if self.position >= self.level_from {
-                behind.level_at(self.position);
-            }
+            behind.level_at(self.position);
         }
     }
 
@@ -415,7 +414,7 @@ impl PartitionBacklog {
         let count = i64::try_from(self.behind.len()).unwrap_or(i64::MAX);
         let write_every_ms = count.max(WRITE_EVERY_MS);
         let due = |behind: &mut Behind| {
-            let place = behind.write_due(now_ms, write_every_ms)?.place();
+            let place = behind.write_due(now_ms, write_every_ms)?;
             let (gauge, reason, since_ms) = (Arc::clone(&behind.gauge), behind.reason, behind.since_ms);
             Some(PlaceWrite { gauge, place, reason, since_ms })
         };
@@ -441,6 +440,10 @@ impl PartitionBacklog {
 }
 
 fn has_room(behind: &Behind, look: Look<'_>) -> bool {
+    !behind.is_held_elsewhere() && has_room_in_lane(behind, look)
+}
+
+fn has_room_in_lane(behind: &Behind, look: Look<'_>) -> bool {
     behind.standing == Standing::Dropped
         || behind.gauge.has_room(look.pressure)
         || behind.has_waited_too_long(behind.oldest_ms, look.wait_max_ms, look.now_ms)
@@ -456,8 +459,8 @@ mod tests {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
         let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
-        let mut backlog = PartitionBacklog::resumed(10, 20);
-        backlog.restore(&gauge, 10, (BehindReason::LaneFull, 0));
+        let mut backlog = PartitionBacklog::new(10, vec![12..20]);
+        backlog.restore(&gauge, &Place::from(10), (BehindReason::LaneFull, 0));
         backlog.main_passed(10);
         assert_eq!(backlog.plan(look), Plan::Seek(10));
         backlog.caught_up();

@@ -262,19 +262,22 @@ pub(crate) struct PlaceWriter {
     producer: BaseProducer<Acknowledgements>,
     topic: String,
     group: String,
+    /// How long a place is held at most, in ms.
+    hold_ms: i64,
     /// How many partitions the topic has; none before it was read.
     pub(crate) partitions: i32,
 }
 
 impl PlaceWriter {
-    /// Writes to `topic`.
+    /// Writes to `topic`. A place is held for `hold` at most.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn new(kafka: &settings::Kafka, topic: &str) -> Result<Self, KafkaError> {
+    pub(crate) fn new(kafka: &settings::Kafka, topic: &str, hold: Duration) -> Result<Self, KafkaError> {
         let acknowledgements = Acknowledgements { log: ClientLog::new("backlog"), ended: Mutex::default() };
         let producer = producer_config(kafka, "backlog").create_with_context(acknowledgements)?;
-        Ok(Self { producer, topic: topic.to_owned(), group: kafka.group.clone(), partitions: 0 })
+        let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
+        Ok(Self { producer, topic: topic.to_owned(), group: kafka.group.clone(), hold_ms, partitions: 0 })
     }
 
     /// Begins a write for a partition of the events topic. Its end is told by [`PlaceWriter::ended`].
@@ -283,8 +286,9 @@ impl PlaceWriter {
         let (integration, web_hook) = (gauge.integration(), gauge.webhook());
         let place = PlaceKey { group: &self.group, partition, integration, web_hook };
         let key = place.to_string();
-        let value =
-            write.place.map(|offset| PlaceRecord::new(place, offset, (write.reason, write.since_ms), epoch).value());
+        let why = (write.reason, write.since_ms);
+        let value = PlaceRecord::new(place, (&write.place, self.hold_ms), why, epoch).value();
+        let value = (!write.place.is_none()).then_some(value);
         let of = Box::new(WriteOf { owner, webhook: gauge.id() });
         let mut record =
             BaseRecord::with_opaque_to(&self.topic, of).key(&key).partition(partition % self.partitions.max(1));

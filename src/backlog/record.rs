@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::place::Place;
 use crate::domain::outcome::BehindReason;
 
-/// The version that is written.
-const VERSION: u32 = 1;
+/// The version that is written. The first one had only `offset`: everything from there on. It reads what is written now as that.
+const VERSION: u32 = 2;
 
 /// A place as it stands in Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +23,17 @@ pub(crate) struct PlaceRecord {
     pub(crate) integration: String,
     /// The webhook's id.
     pub(crate) web_hook: String,
-    /// The webhook is to be given what comes from here on.
+    /// The first offset that the webhook is to be given.
     pub(crate) offset: i64,
+    /// The offsets that it is to be given, as runs from `offset` on: gap and length in turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    todo: Vec<i64>,
+    /// And everything from here on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<i64>,
+    /// For how long at most its writer has requests under way and nobody else gives it anything, in ms; none: it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hold_ms: Option<i64>,
     /// Why it is behind: a word of [`BehindReason`].
     pub(crate) reason: String,
     /// Since when, ms since 1970.
@@ -52,19 +62,36 @@ impl std::fmt::Display for PlaceKey<'_> {
 }
 
 impl PlaceRecord {
-    /// A place to write.
-    pub(crate) fn new(key: PlaceKey<'_>, offset: i64, (reason, since_ms): (BehindReason, i64), epoch: i64) -> Self {
+    /// A place to write. If it is held, it is for `hold_ms` at most.
+    pub(crate) fn new(
+        key: PlaceKey<'_>,
+        (place, hold_ms): (&Place, i64),
+        (reason, since_ms): (BehindReason, i64),
+        epoch: i64,
+    ) -> Self {
         Self {
             version: VERSION,
             group: key.group.to_owned(),
             partition: key.partition,
             integration: key.integration.to_owned(),
             web_hook: key.web_hook.to_owned(),
-            offset,
+            offset: place.first().unwrap_or_default(),
+            todo: place.runs(),
+            next: place.next(),
+            hold_ms: place.is_held.then_some(hold_ms),
             reason: reason.word().to_owned(),
             since_ms,
             epoch,
         }
+    }
+
+    /// What the webhook is to be given. One that can't be read counts as everything from its first offset on.
+    pub(crate) fn place(&self) -> Place {
+        let has_runs = self.version >= VERSION;
+        let place = has_runs.then(|| Place::of_runs(self.offset, &self.todo, self.next)).flatten();
+        let mut place = place.filter(|place| !place.is_none()).unwrap_or_else(|| Place::from(self.offset));
+        place.is_held = self.hold_ms.is_some();
+        place
     }
 
     /// Why the webhook is behind. A word that is not known here counts as the harmless one.
@@ -130,7 +157,26 @@ mod tests {
     const KEY: PlaceKey<'_> = PlaceKey { group: "g", partition: 3, integration: "ws/i", web_hook: "w" };
 
     fn record(offset: i64, epoch: i64) -> String {
-        PlaceRecord::new(KEY, offset, (BehindReason::CircuitOpen, 7), epoch).value()
+        PlaceRecord::new(KEY, (&Place::from(offset), 0), (BehindReason::CircuitOpen, 7), epoch).value()
+    }
+
+    #[test]
+    fn a_place_with_single_offsets_reads_back_and_says_whether_it_is_held() {
+        let mut place = Place::new([5, 6, 9].into_iter(), Some(20));
+        place.is_held = true;
+        let record = PlaceRecord::new(KEY, (&place, 25_000), (BehindReason::LaneFull, 7), 1);
+        let record: PlaceRecord = serde_json::from_str(&record.value()).unwrap();
+        assert_eq!((record.place(), record.offset, record.hold_ms), (place, 5, Some(25_000)));
+        let current = Place::new([5].into_iter(), None);
+        assert_eq!(PlaceRecord::new(KEY, (&current, 0), (BehindReason::LaneFull, 7), 1).place(), current);
+    }
+
+    #[test]
+    fn a_place_of_the_first_version_is_everything_from_its_offset_on() {
+        let first = record(5, 1).replace("\"version\":2", "\"version\":1").replace(",\"next\":5", "");
+        assert!(!first.contains("next"), "{first}");
+        let record: PlaceRecord = serde_json::from_str(&first).unwrap();
+        assert_eq!(record.place(), Place::from(5));
     }
 
     #[test]

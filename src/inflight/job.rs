@@ -1,9 +1,9 @@
 //! What moves through the lanes: an event, and its deliveries to the webhooks it matched.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::lane_gauge::{Admitted, LaneGauge};
 use super::offsets::Sequence;
@@ -62,7 +62,36 @@ impl Ticket {
     }
 }
 
-/// One record under delivery: its bytes, shared by its deliveries, and how many of them are open.
+/// A delivery of a record to one webhook.
+#[derive(Debug)]
+struct OpenDelivery {
+    gauge: Arc<LaneGauge>,
+    /// The events thread keeps it: a place of the webhook is to stand for it.
+    is_kept: bool,
+    /// The record waits for it no more.
+    is_released: bool,
+}
+
+/// The deliveries that a record waits for.
+#[derive(Debug, Default)]
+struct Deliveries {
+    /// Those that no place can stand for: retries, and what is no event.
+    plain: u32,
+    of_webhooks: Vec<OpenDelivery>,
+}
+
+impl Deliveries {
+    fn of(&mut self, gauge: Option<&Arc<LaneGauge>>) -> Option<&mut OpenDelivery> {
+        let id = gauge?.id();
+        self.of_webhooks.iter_mut().find(|open| open.gauge.id() == id)
+    }
+
+    fn are_released(&self) -> bool {
+        self.plain == 0 && self.of_webhooks.iter().all(|open| open.is_released)
+    }
+}
+
+/// One record under delivery: its bytes, shared by its deliveries, and which of them are open.
 #[derive(Debug)]
 pub(crate) struct Event {
     /// The record's value, as it is in Kafka.
@@ -75,7 +104,7 @@ pub(crate) struct Event {
     pub(crate) order_keys: [Option<u64>; 2],
     /// Whether it is a scheduled tick: fired just now, or back out of a tier.
     pub(crate) is_tick: bool,
-    open: AtomicU32,
+    open: Mutex<Deliveries>,
     ticket: Option<Ticket>,
     _held: HeldBytes,
 }
@@ -95,7 +124,7 @@ impl Event {
             timestamp_ms,
             order_keys: [None; 2],
             is_tick: false,
-            open: AtomicU32::new(0),
+            open: Mutex::default(),
             ticket: ticket.map(|(assignment, sequence)| Ticket::Record(Arc::clone(assignment), sequence)),
             _held: held,
         }
@@ -125,9 +154,50 @@ impl Event {
         Self { is_tick: true, ticket, ..Self::new(payload, origin, scheduled_ms, None, held) }
     }
 
-    /// Says how many deliveries will settle it; before the first of them is handed over.
+    /// Says how many deliveries will settle it, of which no place can stand for one; before the first of them is handed over.
     pub(crate) fn open(&self, deliveries: u32) {
-        self.open.store(deliveries, Ordering::Release);
+        self.open.lock().plain = deliveries;
+    }
+
+    /// Says for which webhooks it has deliveries, before the first of them is handed over: those that it is given to, and those
+    /// that fall behind at it.
+    pub(crate) fn open_for<'a>(
+        &self,
+        given: impl Iterator<Item = &'a Arc<LaneGauge>>,
+        fallen: impl Iterator<Item = &'a Arc<LaneGauge>>,
+    ) {
+        let open =
+            |gauge: &Arc<LaneGauge>, is_kept| OpenDelivery { gauge: Arc::clone(gauge), is_kept, is_released: false };
+        let all = given.map(|gauge| open(gauge, false)).chain(fallen.map(|gauge| open(gauge, true)));
+        self.open.lock().of_webhooks.extend(all);
+    }
+
+    /// Lets the events thread keep the deliveries that are still open: it is told when they end. Says of which webhooks they are.
+    pub(crate) fn keep_open(&self) -> Vec<Arc<LaneGauge>> {
+        let mut open = self.open.lock();
+        let kept = open.of_webhooks.iter_mut().filter(|open| !open.is_kept && !open.is_released);
+        kept.map(|open| {
+            open.is_kept = true;
+            Arc::clone(&open.gauge)
+        })
+        .collect()
+    }
+
+    /// Whether a delivery is open that the events thread does not keep.
+    pub(crate) fn has_open(&self) -> bool {
+        self.open.lock().of_webhooks.iter().any(|open| !open.is_kept && !open.is_released)
+    }
+
+    /// A place stands for the delivery to that webhook, or nothing has to: the record waits for it no more.
+    pub(crate) fn release(&self, gauge: &Arc<LaneGauge>) {
+        let mut open = self.open.lock();
+        let Some(delivery) = open.of(Some(gauge)).filter(|open| !open.is_released) else { return };
+        delivery.is_released = true;
+        let are_released = open.are_released();
+        drop(open);
+        if are_released && let Some(Ticket::Record(assignment, sequence)) = &self.ticket {
+            assignment.settle(*sequence);
+        }
     }
 
     /// Begins work on it.
@@ -170,46 +240,60 @@ impl Event {
         !matches!(self.ticket, Some(Ticket::Tick(_)))
     }
 
-    /// Its record stays unsettled until the place of a webhook is in Kafka.
-    pub(crate) fn pin(&self) {
-        if let Some(Ticket::Record(assignment, _)) = &self.ticket {
-            assignment.pin();
-        }
-    }
-
-    /// The end of [`Event::pin`].
-    pub(crate) fn unpin(&self) {
-        if let Some(Ticket::Record(assignment, _)) = &self.ticket {
-            assignment.unpin();
-        }
-    }
-
     /// Settles one of its deliveries: the one to the webhook of `gauge`.
     pub(crate) fn settle(&self, gauge: Option<&Arc<LaneGauge>>) {
         match &self.ticket {
-            Some(Ticket::Record(assignment, sequence)) => {
-                let before = self.open.fetch_sub(1, Ordering::AcqRel);
-                debug_assert!(before > 0, "more deliveries settled than opened");
-                if before == 1 {
-                    assignment.settle(*sequence);
-                }
-            }
-            Some(Ticket::Place(assignment)) => {
-                if let Some(gauge) = gauge {
-                    assignment.tell(FromLane::Settled { gauge: Arc::clone(gauge), offset: self.origin.offset });
-                }
-            }
+            Some(Ticket::Record(assignment, sequence)) => match self.settle_of_record(gauge) {
+                Settled::Last => assignment.settle(*sequence),
+                Settled::OfMany => {}
+                Settled::Kept => self.tell_settled(assignment, gauge),
+            },
+            Some(Ticket::Place(assignment)) => self.tell_settled(assignment, gauge),
             Some(Ticket::Tick(_)) | None => {}
+        }
+    }
+
+    fn settle_of_record(&self, gauge: Option<&Arc<LaneGauge>>) -> Settled {
+        let mut open = self.open.lock();
+        match open.of(gauge) {
+            Some(delivery) if delivery.is_kept => return Settled::Kept,
+            Some(delivery) => delivery.is_released = true,
+            None => {
+                debug_assert!(open.plain > 0, "more deliveries settled than opened");
+                open.plain = open.plain.saturating_sub(1);
+            }
+        }
+        if open.are_released() { Settled::Last } else { Settled::OfMany }
+    }
+
+    fn tell_settled(&self, assignment: &Assignment, gauge: Option<&Arc<LaneGauge>>) {
+        if let Some(gauge) = gauge {
+            assignment.tell(FromLane::Settled { gauge: Arc::clone(gauge), offset: self.origin.offset });
         }
     }
 
     /// Gives it back to the events thread: what waited in the webhook's lane is given again later.
     pub(crate) fn give_back(self: &Arc<Self>, gauge: &Arc<LaneGauge>) {
         let Some(ticket) = &self.ticket else { return };
-        let pinned = matches!(ticket, Ticket::Record(..));
+        let is_kept = match self.open.lock().of(Some(gauge)) {
+            Some(open) => std::mem::replace(&mut open.is_kept, true),
+            None => false,
+        };
+        let pinned = matches!(ticket, Ticket::Record(..)) && !is_kept;
         let (gauge, event) = (Arc::clone(gauge), Arc::clone(self));
         ticket.assignment().tell(FromLane::Returned { gauge, event, pinned });
     }
+}
+
+/// What it means for a record that one of its deliveries is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    /// It is settled.
+    Last,
+    /// It waits for others.
+    OfMany,
+    /// The events thread keeps the delivery.
+    Kept,
 }
 
 /// The partition is being given up: the next owner does it.

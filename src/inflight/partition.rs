@@ -42,8 +42,6 @@ pub(crate) enum FromLane {
 #[derive(Debug, Default)]
 struct State {
     tracker: OffsetTracker,
-    /// Records that stay unsettled until Kafka has the place of a webhook that fell behind there.
-    pins: u32,
     /// Attempts and publications under way.
     active: u32,
     closing: bool,
@@ -53,11 +51,16 @@ struct State {
     first_read: Option<i64>,
     /// Runs of offsets beyond the start that the last owner had settled, and that were not come to yet.
     settled_before: VecDeque<Range<i64>>,
+    /// Nothing from here on is committed; none: there is no such bound. And how often that has changed.
+    commit_below: Option<i64>,
+    bound_changes: u64,
     /// What lanes tell the events thread. No more than what it has handed over.
     from_lanes: Vec<FromLane>,
     /// Whether Kafka has every place as it is, where places stand for what is not given: then nothing has to be begun when
     /// it is closing.
     places_stored: Option<bool>,
+    /// The last commit is made: the next owner may begin. What is under way may end.
+    is_handed_over: bool,
     /// It is given up: nobody listens any more.
     is_over: bool,
 }
@@ -74,10 +77,11 @@ pub(crate) struct Progress {
 }
 
 impl State {
-    /// Nothing is under way, and no record waits that comes before one that was begun.
+    /// Nothing is under way, and no record waits that comes before one that was begun. Where there are places, what is under way
+    /// has one.
     fn is_quiet(&self) -> bool {
         if let Some(is_stored) = self.places_stored {
-            return self.active == 0 && self.tracker.unsettled_len() == 0 && self.from_lanes.is_empty() && is_stored;
+            return self.tracker.unsettled_len() == 0 && is_stored;
         }
         self.active == 0 && self.begun.is_none_or(|begun| self.tracker.settled_below() > begun)
     }
@@ -118,11 +122,6 @@ impl Assignment {
     /// Where reading begins; none: at the start of the log.
     pub(crate) fn start(&self) -> Option<i64> {
         self.start
-    }
-
-    /// The end of what the last owner had settled beyond where reading begins; 0: nothing.
-    pub(crate) fn settled_before_end(&self) -> i64 {
-        self.state().settled_before.back().map_or(0, |run| run.end)
     }
 
     /// The topic.
@@ -178,7 +177,7 @@ impl Assignment {
     /// owner had settled, or nothing was since `known`, the [`Progress::changes`] that are committed.
     pub(crate) fn progress(&self, known: u64, runs_max: usize) -> Option<Progress> {
         let state = self.state();
-        let changes = state.tracker.changes();
+        let changes = state.tracker.changes() + state.bound_changes;
         if changes == known {
             return None;
         }
@@ -193,23 +192,22 @@ impl Assignment {
             }
         }
         beyond.retain(|run| run.start >= offset);
-        if state.pins > 0 {
-            // Records beyond a pin are settled for a webhook whose place Kafka does not have yet: the next owner must read them again.
-            beyond.clear();
-        }
+        let below = state.commit_below.unwrap_or(i64::MAX);
+        let offset = offset.min(below);
+        beyond.retain_mut(|run| {
+            run.end = run.end.min(below);
+            !run.is_empty()
+        });
         Some(Progress { offset, beyond, changes })
     }
 
-    /// One of its records stays unsettled until a place is in Kafka.
-    pub(crate) fn pin(&self) {
-        self.state().pins += 1;
-    }
-
-    /// The place of a pinned record is in Kafka, or nobody needs it.
-    pub(crate) fn unpin(&self) {
+    /// Commits nothing from `below` on, until this says otherwise: places stand for what is settled there, and Kafka does not
+    /// have them yet.
+    pub(crate) fn commit_below(&self, below: i64) {
         let mut state = self.state();
-        debug_assert!(state.pins > 0, "more pins released than set");
-        state.pins = state.pins.saturating_sub(1);
+        if state.commit_below.replace(below) != Some(below) {
+            state.bound_changes += 1;
+        }
     }
 
     /// Settles a record.
@@ -257,6 +255,27 @@ impl Assignment {
     /// Whether it is given up and nobody listens any more.
     pub(crate) fn is_over(&self) -> bool {
         self.state().is_over
+    }
+
+    /// The last commit is made. Where places stand for what is under way, it ends when that has ended.
+    pub(crate) fn hand_over(&self) {
+        let mut state = self.state();
+        state.is_handed_over = true;
+        let has_places = state.places_stored.is_some();
+        drop(state);
+        if !has_places {
+            self.end();
+        }
+    }
+
+    /// Whether the last commit is made.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.state().is_handed_over
+    }
+
+    /// What the last owner had settled beyond the start, as far as it was not come to.
+    pub(crate) fn settled_before(&self) -> Vec<Range<i64>> {
+        self.state().settled_before.iter().cloned().collect()
     }
 
     /// It is given up.
@@ -408,12 +427,12 @@ mod tests {
     fn what_is_settled_beyond_a_pin_is_committed_only_when_the_place_is_in_kafka() {
         let assignment = resumed(10, &[]);
         let pinned = assignment.admit(10);
-        assignment.pin();
+        assignment.commit_below(11);
         let skipped = assignment.admit(11);
         assignment.settle(skipped);
         let progress = assignment.progress(0, 9).unwrap();
         assert_eq!((progress.offset, progress.beyond), (10, vec![]), "a crash now reads 11 again");
-        assignment.unpin();
+        assignment.commit_below(i64::MAX);
         let open = assignment.admit(12);
         let later = assignment.admit(13);
         assignment.settle(later);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::keeper::listen;
+use super::backlog_part::listen;
 use super::pipeline::{Pipeline, Record};
 use crate::backlog::partition::{PartitionBacklog, Plan};
 use crate::clock;
@@ -29,6 +29,7 @@ pub fn turn_in_memory(
 ) {
     let returns = pipeline.gauges().take_returns();
     listen(assignment, backlog);
+    assignment.commit_below(backlog.commit_below());
     for (gauge, number) in returns {
         gauge.note_return(number);
     }

@@ -264,6 +264,7 @@ impl GroupMember {
             }
             if let Some(before) = self.held().insert(key, Held { assignment, committed: 0 }) {
                 before.assignment.close();
+                before.assignment.end();
             }
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
@@ -323,12 +324,12 @@ impl GroupMember {
         for held in &leaving {
             held.assignment.close();
         }
-        // A lost partition has another owner already: nothing to wait for, nothing to commit.
-        if !lost {
+        if lost {
+            // It has another owner already: nothing to wait for, nothing to commit.
+            leaving.iter().for_each(|held| held.assignment.end());
+        } else {
             self.give_up(consumer, &leaving);
-        }
-        for held in &leaving {
-            held.assignment.end();
+            leaving.iter().for_each(|held| held.assignment.hand_over());
         }
     }
 
@@ -443,9 +444,7 @@ impl GroupMember {
             held.assignment.close();
         }
         self.give_up(consumer, &leaving);
-        for held in &leaving {
-            held.assignment.end();
-        }
+        leaving.iter().for_each(|held| held.assignment.hand_over());
     }
 
     /// Deals with an error of a poll. Says whether the consumer can go on.

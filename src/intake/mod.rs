@@ -7,6 +7,7 @@ mod group_offsets;
 pub(crate) mod reader;
 pub(crate) mod keeper;
 pub(crate) mod in_memory;
+mod backlog_part;
 pub(crate) mod events;
 pub(crate) mod retries;
 mod due_buffers;

@@ -131,7 +131,7 @@ const RESERVED: &[Reserved] = &[
     Reserved {
         words: &["env", ":", ":", "var"],
         what: "the environment",
-        places: &["src/settings/mod.rs", "src/backlog/simulator.rs"],
+        places: &["src/settings/mod.rs", "src/backlog/simulator/mod.rs"],
     },
     Reserved { words: &["env", ":", ":", "var_os"], what: "the environment", places: &["src/settings/mod.rs"] },
     Reserved { words: &["env", ":", ":", "vars_os"], what: "the environment", places: &["src/settings/mod.rs"] },

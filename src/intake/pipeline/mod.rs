@@ -203,8 +203,15 @@ impl Pipeline {
         }
         let mut event = self.admit(record, assignment);
         event.order_keys = envelope.order_keys();
-        event.open(u32::try_from(given.len() + fallen.len()).unwrap_or(u32::MAX));
+        event.open_for(given.iter().map(|given| &given.gauge), fallen.iter());
         let event = Arc::new(event);
+        if !given.is_empty() {
+            backlog.watch(&event, look.now_ms);
+        }
+        if !fallen.is_empty() {
+            // What comes next is skipped for them.
+            assignment.commit_below(backlog.commit_below());
+        }
         for gauge in fallen {
             backlog.pin(&gauge, Arc::clone(&event));
         }

@@ -1,0 +1,166 @@
+//! The place of one webhook in one partition: the offsets that it is still to be given. Pure values.
+
+use std::collections::BTreeSet;
+
+/// Offsets that a place names one by one. Of more the rest is given again from the first one that is left out.
+const OFFSETS_MAX: usize = 1_024;
+
+/// What a webhook is to be given. The empty one is no place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// These offsets, all below `next`.
+    todo: BTreeSet<i64>,
+    /// And everything from here on; none: the group's commits say what else.
+    next: Option<i64>,
+    /// Whether the former owner of the partition still has requests of it under way: until they have ended nobody else gives it
+    /// anything.
+    pub(crate) is_held: bool,
+}
+
+impl Place {
+    /// Of offsets in their order, and all from `next` on.
+    pub(crate) fn new(todo: impl Iterator<Item = i64>, next: Option<i64>) -> Self {
+        let mut offsets = todo.filter(|offset| next.is_none_or(|next| *offset < next));
+        let todo = offsets.by_ref().take(OFFSETS_MAX).collect();
+        Self { todo, next: offsets.next().or(next), is_held: false }
+    }
+
+    /// Everything from `next` on.
+    pub(crate) fn from(next: i64) -> Self {
+        Self { next: Some(next), ..Self::default() }
+    }
+
+    /// Whether nothing is to be given.
+    pub(crate) fn is_none(&self) -> bool {
+        self.todo.is_empty() && self.next.is_none()
+    }
+
+    /// The first offset that is to be given.
+    pub(crate) fn first(&self) -> Option<i64> {
+        self.todo.first().copied().or(self.next)
+    }
+
+    /// The offsets that are named one by one.
+    pub(crate) fn todo(&self) -> &BTreeSet<i64> {
+        &self.todo
+    }
+
+    /// Everything from here on is to be given.
+    pub(crate) fn next(&self) -> Option<i64> {
+        self.next
+    }
+
+    /// Whether that offset is to be given.
+    pub(crate) fn covers(&self, offset: i64) -> bool {
+        self.next.is_some_and(|next| offset >= next) || self.todo.contains(&offset)
+    }
+
+    /// What both are to be given.
+    pub(crate) fn meet(&self, other: &Self) -> Self {
+        let all = self.todo.union(&other.todo).copied();
+        let next = self.next.and_then(|next| other.next.map(|other| next.max(other)));
+        Self::new(all.filter(|offset| self.covers(*offset) && other.covers(*offset)), next)
+    }
+
+    /// Its offsets as runs: the gap since the end of the run before, and the length; from `first` on.
+    pub(super) fn runs(&self) -> Vec<i64> {
+        let mut runs: Vec<i64> = Vec::new();
+        let mut end = self.first().unwrap_or_default();
+        for offset in &self.todo {
+            match runs.last_mut() {
+                Some(length) if *offset == end => *length += 1,
+                _ => runs.extend([offset - end, 1]),
+            }
+            end = offset + 1;
+        }
+        runs
+    }
+
+    /// Reads [`Place::runs`] back; none: they are not runs.
+    pub(super) fn of_runs(first: i64, runs: &[i64], next: Option<i64>) -> Option<Self> {
+        let mut todo = BTreeSet::new();
+        let mut end = first;
+        let (pairs, rest) = runs.as_chunks::<2>();
+        for [gap, length] in pairs {
+            let start = end.checked_add(*gap).filter(|start| *start >= end)?;
+            end = start.checked_add(*length).filter(|end| *end > start)?;
+            if usize::try_from(*length).ok()?.saturating_add(todo.len()) > OFFSETS_MAX {
+                return None;
+            }
+            todo.extend(start..end);
+        }
+        let is_whole = rest.is_empty() && next.is_none_or(|next| end <= next);
+        is_whole.then(|| Self::new(todo.into_iter(), next))
+    }
+}
+
+/// What Kafka has of a place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stored {
+    /// What was last acknowledged.
+    pub(super) acknowledged: Place,
+    /// What is on its way.
+    pub(super) writing: Option<Place>,
+    /// Writes failed, so Kafka may have one of them: what all of them cover.
+    pub(super) doubtful: Option<Place>,
+    /// When the last write began, ms since 1970.
+    pub(super) at_ms: Option<i64>,
+}
+
+impl Stored {
+    /// Whether a place in Kafka covers all that the main reader has not come to, and nothing on its way may replace it by one
+    /// that does not.
+    pub(super) fn covers_what_follows(&self) -> bool {
+        let covers = |place: &Place| place.next().is_some();
+        covers(&self.acknowledged)
+            && self.doubtful.as_ref().is_none_or(covers)
+            && self.writing.as_ref().is_none_or(covers)
+    }
+
+    /// Whether a place in Kafka covers `offset`, and nothing on its way may replace it by one that does not.
+    pub(super) fn covers(&self, offset: i64) -> bool {
+        let covers = |place: &Place| place.covers(offset);
+        covers(&self.acknowledged)
+            && self.doubtful.as_ref().is_none_or(covers)
+            && self.writing.as_ref().is_none_or(covers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place() -> impl Strategy<Value = Place> {
+        (prop::collection::btree_set(0i64..60, 0..20), prop::option::of(0i64..80))
+            .prop_map(|(todo, next)| Place::new(todo.into_iter(), next))
+    }
+
+    proptest! {
+        #[test]
+        fn a_meet_covers_what_both_cover(one in place(), other in place(), offset in 0i64..100) {
+            prop_assert_eq!(one.meet(&other).covers(offset), one.covers(offset) && other.covers(offset));
+        }
+
+        #[test]
+        fn runs_read_back(place in place()) {
+            let first = place.first().unwrap_or_default();
+            prop_assert_eq!(Place::of_runs(first, &place.runs(), place.next()), Some(place));
+        }
+
+        #[test]
+        fn no_runs_make_it_panic(first in any::<i64>(), runs in prop::collection::vec(any::<i64>(), 0..9), next in any::<Option<i64>>()) {
+            let place = Place::of_runs(first, &runs, next);
+            prop_assert!(place.is_none_or(|place| place.todo.len() <= OFFSETS_MAX));
+        }
+    }
+
+    #[test]
+    fn a_place_with_too_many_offsets_covers_the_rest_from_the_first_that_is_left_out() {
+        let offsets_max = i64::try_from(OFFSETS_MAX).unwrap();
+        let place = Place::new((0..2 * offsets_max).map(|offset| 2 * offset), None);
+        assert_eq!((place.todo.len(), place.next), (OFFSETS_MAX, Some(2 * offsets_max)));
+        assert!(!place.covers(1) && place.covers(2 * offsets_max + 1));
+    }
+}

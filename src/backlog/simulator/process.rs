@@ -1,0 +1,119 @@
+//! What a crash loses: one owner of the partition, with its lanes and its backlog. Steps and invariants are the simulator's.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::partition::PartitionBacklog;
+use super::super::place::Place;
+use super::WEBHOOKS;
+use crate::domain::outcome::BehindReason;
+use crate::inflight::job::Event;
+use crate::inflight::lane_gauge::{Admitted, LaneGauge, LaneGauges};
+use crate::inflight::partition::{Assignment, FromLane};
+use crate::inflight::pressure::Pressure;
+
+/// A delivery in the simulated shard.
+pub(super) struct Waiting {
+    pub(super) event: Arc<Event>,
+    pub(super) admitted: Admitted,
+}
+
+/// A shard: a channel, lanes, requests under way.
+#[derive(Default)]
+pub(super) struct Lane {
+    pub(super) channel: VecDeque<Waiting>,
+    pub(super) queue: VecDeque<Waiting>,
+    pub(super) under_way: Vec<Arc<Event>>,
+}
+
+/// What a crash loses.
+pub(super) struct Process {
+    pub(super) gauges: Vec<Arc<LaneGauge>>,
+    pub(super) registry: LaneGauges,
+    pub(super) pressure: Arc<Pressure>,
+    pub(super) assignment: Arc<Assignment>,
+    pub(super) backlog: PartitionBacklog,
+    pub(super) lanes: Vec<Lane>,
+    /// The next offset of the main reader.
+    pub(super) main: i64,
+    pub(super) writes: VecDeque<(usize, u64, Place)>,
+    pub(super) epoch: u64,
+    pub(super) is_closing: bool,
+}
+
+impl Process {
+    pub(super) fn start(
+        committed: &(i64, Vec<Range<i64>>),
+        stored: &BTreeMap<usize, (u64, Place)>,
+        epoch: u64,
+    ) -> Self {
+        let (start, settled) = committed;
+        let registry = LaneGauges::default();
+        let gauges: Vec<_> = (0..WEBHOOKS).map(|webhook| registry.of("ws/i", &webhook.to_string())).collect();
+        let assignment = Assignment::resumed("events".into(), 0, Some(*start), settled.clone());
+        assignment.has_places();
+        let mut backlog = PartitionBacklog::new(*start, settled.clone());
+        for (webhook, (_, place)) in stored {
+            backlog.restore(&gauges[*webhook], place, (BehindReason::LaneFull, 0));
+        }
+        assignment.commit_below(backlog.commit_below());
+        let lanes = (0..WEBHOOKS).map(|_| Lane::default()).collect();
+        let (pressure, main, writes, is_closing) = (Pressure::new(64 << 20), *start, VecDeque::new(), false);
+        Self { gauges, registry, pressure, assignment, backlog, lanes, main, writes, epoch, is_closing }
+    }
+
+    pub(super) fn webhook(&self, gauge: &LaneGauge) -> usize {
+        self.gauges.iter().position(|known| known.id() == gauge.id()).unwrap()
+    }
+
+    pub(super) fn listen(&mut self, now_ms: i64) {
+        let returns = self.registry.take_returns();
+        for from_lane in self.assignment.told_by_lanes() {
+            match from_lane {
+                FromLane::Settled { gauge, offset } => self.backlog.settled(&gauge, offset),
+                FromLane::Returned { gauge, event, pinned } => {
+                    self.backlog.returned(&gauge, &event, pinned, now_ms);
+                }
+            }
+        }
+        for (gauge, number) in returns {
+            gauge.note_return(number);
+        }
+        self.assignment.commit_below(self.backlog.commit_below());
+    }
+
+    /// What waits in a lane goes back, as a shard does it.
+    pub(super) fn turn_back(&mut self, webhook: usize, waiting: Vec<Waiting>) {
+        let gauge = &self.gauges[webhook];
+        let begins = waiting.iter().any(|waiting| !gauge.is_outdated(&waiting.admitted));
+        let number = begins.then(|| gauge.begin_return());
+        for waiting in waiting {
+            waiting.event.give_back(gauge);
+        }
+        if let Some(number) = number {
+            gauge.end_return(number);
+        }
+    }
+
+    /// A shard takes up to `count` deliveries out of its channel. What is recalled goes back.
+    pub(super) fn take_in(&mut self, webhook: usize, count: usize) {
+        for _ in 0..count {
+            let Some(waiting) = self.lanes[webhook].channel.pop_front() else { break };
+            let is_blocked = self.gauges[webhook].is_blocked();
+            let is_full = is_blocked && !self.lanes[webhook].queue.is_empty();
+            if is_full || self.gauges[webhook].is_outdated(&waiting.admitted) || waiting.event.is_recalled() {
+                self.turn_back(webhook, vec![waiting]);
+            } else {
+                self.lanes[webhook].queue.push_back(waiting);
+            }
+        }
+    }
+
+    pub(super) fn recall(&mut self, webhook: usize) {
+        if self.lanes[webhook].queue.iter().any(|waiting| waiting.event.is_recalled()) {
+            let waiting: Vec<_> = self.lanes[webhook].queue.drain(..).collect();
+            self.turn_back(webhook, waiting);
+        }
+    }
+}

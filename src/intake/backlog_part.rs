@@ -1,0 +1,278 @@
+//! The backlog of one partition on the events thread: lets the catch-up reader go on in it, and gives it up step by step. All
+//! partitions together are [`super::keeper`]'s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::Message as _;
+use tokio::time::Instant;
+
+use super::events::record_of;
+use super::pipeline::Pipeline;
+use crate::backlog::catch_up::{CatchUpReader, Next};
+use crate::backlog::partition::{PartitionBacklog, Plan};
+use crate::backlog::place::Place;
+use crate::backlog::record::PlaceTable;
+use crate::clock;
+use crate::inflight::job::Job;
+use crate::inflight::partition::{Assignment, FromLane};
+use crate::telemetry::metrics::Metrics;
+
+/// Records that the catch-up reader takes of one partition before the next has its turn.
+const CATCH_UP_BATCH: usize = 512;
+/// How long nothing is done while lanes have no room: well below the time in which a fast receiver empties half a lane.
+pub(super) const REST: Duration = Duration::from_millis(3);
+/// And for how much longer for each webhook that is behind: looking at all of them takes a part of it.
+const REST_EACH: Duration = Duration::from_micros(2);
+/// How long requests under way may take until places are held for them: most receivers answer sooner, and lanes return what
+/// waits within a tenth of a second.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// One partition that is read, or was and is being given up.
+pub(super) struct Part {
+    /// Names it in writes: a partition may come again.
+    pub(super) number: u64,
+    pub(super) assignment: Arc<Assignment>,
+    pub(super) backlog: PartitionBacklog,
+    pub(super) epoch: i64,
+    /// Whether the catch-up reader reads it.
+    pub(super) is_read: bool,
+    /// What the last plan said, and when.
+    pub(super) plan: Plan,
+    planned: Instant,
+    /// The end of the partition was told, and it is read once more from there: what the main reader had passed by then must
+    /// come first, if it is there.
+    verified_to: Option<i64>,
+    /// Since when places are known to be held by the former owner.
+    taken_over: Instant,
+    /// Since when it is being given up.
+    closing: Option<Instant>,
+    /// Whether places are held for what is under way.
+    has_held: bool,
+}
+
+impl Part {
+    /// One that is read from now on. `epoch` stands in what is written of it.
+    pub(super) fn new(number: u64, assignment: &Arc<Assignment>, epoch: i64) -> Self {
+        assignment.has_places();
+        let now = Instant::now();
+        Self {
+            number,
+            assignment: Arc::clone(assignment),
+            backlog: PartitionBacklog::new(assignment.start().unwrap_or(0), assignment.settled_before()),
+            epoch,
+            is_read: false,
+            plan: Plan::Rest,
+            planned: now,
+            verified_to: None,
+            taken_over: now,
+            closing: None,
+            has_held: false,
+        }
+    }
+
+    /// Of the events topic.
+    pub(super) fn partition(&self) -> i32 {
+        self.assignment.partition()
+    }
+
+    /// Lets the group commit what Kafka has places for, and no more.
+    pub(super) fn bound_commits(&self) {
+        self.assignment.commit_below(self.backlog.commit_below());
+    }
+
+    /// Whether the former owner holds places in it.
+    pub(super) fn waits_for_holders(&self) -> bool {
+        !self.assignment.is_closing() && self.backlog.held_elsewhere().next().is_some()
+    }
+
+    /// Takes places that the former owner has let go by what `table` says, or has held for as long as it may.
+    pub(super) fn let_go(&mut self, table: &PlaceTable) {
+        let held: Vec<_> = self.backlog.held_elsewhere().map(Arc::clone).collect();
+        for gauge in held {
+            let record = table.places().find(|place| {
+                (place.partition, &*place.integration, &*place.web_hook)
+                    == (self.assignment.partition(), gauge.integration(), gauge.webhook())
+            });
+            let held_for = record.and_then(|record| record.hold_ms);
+            let hold = held_for.and_then(|ms| u64::try_from(ms).ok()).map_or(Duration::ZERO, Duration::from_millis);
+            if self.taken_over.elapsed() >= hold {
+                let place = record.map_or_else(Place::default, |record| record.place());
+                if held_for.is_some() {
+                    let (integration, webhook, partition) = (gauge.integration(), gauge.webhook(), self.partition());
+                    tracing::warn!(
+                        integration,
+                        webhook,
+                        partition,
+                        "a former owner did not say what became of its requests; they are made again"
+                    );
+                }
+                self.backlog.released(&gauge, &place);
+            }
+        }
+    }
+
+    /// Goes on giving the partition up: places are held for what does not end soon, and let go when it has ended, at the latest
+    /// after `drain`.
+    pub(super) fn close(&mut self, now_ms: i64, drain: Duration) {
+        let since = *self.closing.get_or_insert_with(Instant::now);
+        let is_soon = since.elapsed() < GRACE && self.backlog.has_open();
+        if !self.has_held && !is_soon {
+            self.has_held = true;
+            self.backlog.hold(now_ms);
+        }
+        let is_over = since.elapsed() >= drain;
+        if is_over && self.backlog.is_held_here() {
+            let partition = self.partition();
+            tracing::warn!(
+                partition,
+                "requests were still under way at the drain timeout; the next owner makes them again"
+            );
+        }
+        self.backlog.release(is_over);
+        self.backlog.hurry();
+    }
+
+    /// Says how far the giving up has come, after places were written.
+    pub(super) fn closed(&self) {
+        self.bound_commits();
+        if !self.has_held {
+            return;
+        }
+        let is_stored = self.backlog.is_stored();
+        if !self.assignment.is_handed_over() {
+            self.assignment.places_stored(is_stored);
+        } else if is_stored && !self.backlog.is_held_here() {
+            self.assignment.end();
+        }
+    }
+
+    /// Lets the catch-up reader go on in this partition. Says whether more may be read at once.
+    pub(super) fn catch_up(
+        &mut self,
+        reader: &mut CatchUpReader,
+        metrics: &Metrics,
+        pipeline: &Pipeline,
+        batches: &mut [Vec<Job>],
+    ) -> bool {
+        let rest = REST + REST_EACH * u32::try_from(self.backlog.len()).unwrap_or(u32::MAX);
+        if self.plan == Plan::Rest && self.planned.elapsed() < rest {
+            return false;
+        }
+        let partition = self.assignment.partition();
+        self.plan = self.backlog.plan(pipeline.look());
+        self.planned = Instant::now();
+        match self.plan {
+            Plan::Rest => return false,
+            Plan::Read => {}
+            Plan::Seek(offset) => {
+                self.verified_to = None;
+                if !self.begin(reader, offset) {
+                    return false;
+                }
+            }
+        }
+        if let Some(message) = reader.take_stalled(partition)
+            && !pipeline.catch_up(&record_of(&message), &self.assignment, &mut self.backlog, batches)
+        {
+            reader.stall(partition, message);
+            return false;
+        }
+        (0..CATCH_UP_BATCH).all(|_| self.backlog.is_reading() && self.read_one(reader, metrics, pipeline, batches))
+    }
+
+    fn begin(&mut self, reader: &mut CatchUpReader, offset: i64) -> bool {
+        let partition = self.assignment.partition();
+        let begun = reader.begin(partition, offset);
+        if let Err(error) = &begun {
+            tracing::warn!(partition, offset, %error, "the events of webhooks that are behind cannot be read yet");
+            self.backlog.abandon_pass();
+        }
+        self.is_read |= begun.is_ok();
+        begun.is_ok()
+    }
+
+    /// Reads one record. Says whether more may be there.
+    fn read_one(
+        &mut self,
+        reader: &mut CatchUpReader,
+        metrics: &Metrics,
+        pipeline: &Pipeline,
+        batches: &mut [Vec<Job>],
+    ) -> bool {
+        let partition = self.assignment.partition();
+        let (offset, stalled) = match reader.poll(partition) {
+            Ok(Next::Nothing) => return false,
+            Ok(Next::Record(message)) => {
+                let mut stalled = None;
+                if self.backlog.is_next(message.offset()) {
+                    metrics.backlog.records_read.inc();
+                    let record = record_of(&message);
+                    if !pipeline.catch_up(&record, &self.assignment, &mut self.backlog, batches) {
+                        stalled = Some(message.detach());
+                    }
+                }
+                (Some(message.offset()), stalled)
+            }
+            Ok(Next::End) => (None, None),
+            Err(error) => {
+                tracing::debug!(partition, %error, "a poll for webhooks that are behind failed");
+                return false;
+            }
+        };
+        self.notice_cut(reader, metrics, offset);
+        if let Some(message) = stalled {
+            reader.stall(partition, message);
+            return false;
+        }
+        match (offset, self.verified_to.take()) {
+            (Some(offset), _) if self.backlog.is_level_at(offset + 1) => self.backlog.caught_up(),
+            (Some(_), _) => {}
+            (None, Some(verified_to)) => self.backlog.nothing_below(verified_to),
+            (None, None) => {
+                self.verified_to = Some(self.backlog.position());
+                return match self.backlog.pass_position() {
+                    Some(offset) => self.begin(reader, offset),
+                    None => false,
+                };
+            }
+        }
+        true
+    }
+
+    /// Looks whether the first record of a pass is where it should be: the log may begin later by now.
+    fn notice_cut(&mut self, reader: &mut CatchUpReader, metrics: &Metrics, first: Option<i64>) {
+        let partition = self.assignment.partition();
+        let Some(begun_at) = reader.take_beginning(partition).filter(|begun_at| first != Some(*begun_at)) else {
+            return;
+        };
+        match reader.log_start(partition) {
+            Ok(low) => {
+                for (gauge, from, to) in self.backlog.cut(low) {
+                    let (integration, webhook) = (gauge.integration(), gauge.webhook());
+                    metrics.drop_expired(to.saturating_sub(from).unsigned_abs());
+                    tracing::error!(
+                        integration,
+                        webhook,
+                        partition,
+                        from,
+                        to,
+                        "retention deleted events before a webhook that is behind was given them"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(partition, begun_at, %error, "the start of a log is not known"),
+        }
+    }
+}
+
+/// Takes what lanes told of the webhooks of a partition.
+pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
+    let now_ms = clock::now_ms();
+    for from_lane in assignment.told_by_lanes() {
+        match from_lane {
+            FromLane::Settled { gauge, offset } => backlog.settled(&gauge, offset),
+            FromLane::Returned { gauge, event, pinned } => backlog.returned(&gauge, &event, pinned, now_ms),
+        }
+    }
+}
