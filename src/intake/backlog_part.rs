@@ -12,7 +12,7 @@ use super::pipeline::Pipeline;
 use crate::backlog::catch_up::{CatchUpReader, Next};
 use crate::backlog::partition::{PartitionBacklog, Plan};
 use crate::backlog::place::Place;
-use crate::backlog::record::PlaceTable;
+use crate::backlog::record::{PlaceRecord, PlaceTable};
 use crate::clock;
 use crate::inflight::job::Job;
 use crate::inflight::partition::{Assignment, FromLane};
@@ -95,9 +95,9 @@ impl Part {
                     == (self.assignment.partition(), gauge.integration(), gauge.webhook())
             });
             let held_for = record.and_then(|record| record.hold_ms);
-            let hold = held_for.and_then(|ms| u64::try_from(ms).ok()).map_or(Duration::ZERO, Duration::from_millis);
-            if self.taken_over.elapsed() >= hold {
-                let place = record.map_or_else(Place::default, |record| record.place());
+            let bound = held_for.and_then(|ms| u64::try_from(ms).ok()).map_or(Duration::ZERO, Duration::from_millis);
+            if self.taken_over.elapsed() >= bound {
+                let place = record.map_or_else(Place::default, PlaceRecord::place);
                 if held_for.is_some() {
                     let (integration, webhook, partition) = (gauge.integration(), gauge.webhook(), self.partition());
                     tracing::warn!(

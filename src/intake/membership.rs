@@ -326,10 +326,14 @@ impl GroupMember {
         }
         if lost {
             // It has another owner already: nothing to wait for, nothing to commit.
-            leaving.iter().for_each(|held| held.assignment.end());
+            for held in &leaving {
+                held.assignment.end();
+            }
         } else {
             self.give_up(consumer, &leaving);
-            leaving.iter().for_each(|held| held.assignment.hand_over());
+            for held in &leaving {
+                held.assignment.hand_over();
+            }
         }
     }
 
@@ -444,7 +448,9 @@ impl GroupMember {
             held.assignment.close();
         }
         self.give_up(consumer, &leaving);
-        leaving.iter().for_each(|held| held.assignment.hand_over());
+        for held in &leaving {
+            held.assignment.hand_over();
+        }
     }
 
     /// Deals with an error of a poll. Says whether the consumer can go on.
