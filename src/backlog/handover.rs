@@ -8,8 +8,18 @@ use super::partition::PartitionBacklog;
 use super::place::Place;
 use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::LaneGauge;
+use crate::inflight::partition::Assignment;
 
 impl PartitionBacklog {
+    /// Webhooks fall behind at a record: it stays unsettled until their places are in Kafka, and what comes next, which is skipped
+    /// for them, is not committed before that either.
+    pub(crate) fn fall(&mut self, fallen: Vec<Arc<LaneGauge>>, event: &Arc<Event>, assignment: &Assignment) {
+        assignment.commit_below(self.commit_below());
+        for gauge in fallen {
+            self.pin(&gauge, Arc::clone(event));
+        }
+    }
+
     /// Follows a record that the main reader gave.
     pub(crate) fn watch(&mut self, event: &Arc<Event>, now_ms: i64) {
         self.given.push_back((now_ms, Arc::downgrade(event)));

@@ -239,6 +239,10 @@ impl PartitionBacklog {
             }
         }
         if start >= self.position {
+            // A place that was let go may need nothing that is there.
+            for behind in self.behind.values_mut() {
+                behind.level_at(self.position);
+            }
             return Plan::Rest;
         }
         self.passes += 1;

@@ -205,15 +205,9 @@ impl Pipeline {
         event.order_keys = envelope.order_keys();
         event.open_for(given.iter().map(|given| &given.gauge), fallen.iter());
         let event = Arc::new(event);
-        if !given.is_empty() {
-            backlog.watch(&event, look.now_ms);
-        }
+        backlog.watch(&event, look.now_ms);
         if !fallen.is_empty() {
-            // What comes next is skipped for them.
-            assignment.commit_below(backlog.commit_below());
-        }
-        for gauge in fallen {
-            backlog.pin(&gauge, Arc::clone(&event));
+            backlog.fall(fallen, &event, assignment);
         }
         self.give(&event, &envelope.id, given, batches);
     }
