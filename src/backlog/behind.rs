@@ -153,6 +153,13 @@ impl Behind {
         Self { is_served: false, uncovered: None, ..Self::new(gauge, position, times) }
     }
 
+    /// One that is not behind, of which Kafka has a place that nobody needs.
+    pub(super) fn buried(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: (i64, i64)) -> Self {
+        let mut buried = Self::level(gauge, position, times);
+        buried.stored.acknowledged = place.clone();
+        buried
+    }
+
     /// A delivery that the main reader gave takes long: its place stands for it from now on, so that the record does not wait.
     pub(super) fn keep(&mut self, event: Arc<Event>) {
         self.open.insert(event.origin.offset);
@@ -437,9 +444,9 @@ impl Behind {
         self.settle_safe_pins();
     }
 
-    /// Lets the next write come at once, if Kafka does not have the place as it is.
+    /// Lets the next write come at once, if Kafka does not have the place as it is and no write is under way.
     pub(super) fn hurry(&mut self) {
-        if !self.is_stored() {
+        if !self.is_stored() && self.stored.writing.is_none() {
             self.stored.at_ms = None;
         }
     }

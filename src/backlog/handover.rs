@@ -75,6 +75,16 @@ impl PartitionBacklog {
         self.behind.values().filter(|behind| behind.is_held_elsewhere()).map(|behind| &behind.gauge)
     }
 
+    /// A former owner wrote a place after all of it was settled here: it is removed again. Says whether that is so.
+    pub(crate) fn bury(&mut self, gauge: &Arc<LaneGauge>, place: &Place, now_ms: i64) -> bool {
+        if self.behind.contains_key(&gauge.id()) {
+            return false;
+        }
+        let buried = Behind::buried(gauge, place, self.position, (now_ms, now_ms));
+        self.behind.insert(gauge.id(), buried);
+        true
+    }
+
     /// The former owner of the partition holds the place of a webhook no more, and left it like that.
     pub(crate) fn released(&mut self, gauge: &LaneGauge, place: &Place) {
         if let Some(behind) = self.behind.get_mut(&gauge.id()) {

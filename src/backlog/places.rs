@@ -8,12 +8,14 @@ use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::partition::PlaceWrite;
-use super::record::{PlaceKey, PlaceRecord, PlaceTable};
+use super::record::{EPOCH_HEADER, PlaceKey, PlaceRecord, PlaceTable};
+use crate::inflight::settled_runs::ClusterTag;
 use crate::kafka::client::{ClientLog, producer_config};
 use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::settings;
@@ -177,7 +179,8 @@ struct Places {
 impl Places {
     fn open(kafka: &settings::Kafka, topic: &str) -> Result<Self, CompactedError> {
         let topic = Compacted::open(kafka, topic, "backlog")?;
-        Ok(Self { topic, table: PlaceTable::default(), of_group: format!("{}/", kafka.group) })
+        let cluster = topic.cluster_id().map(|id| ClusterTag::of(&id));
+        Ok(Self { topic, table: PlaceTable::on(cluster), of_group: format!("{}/", kafka.group) })
     }
 
     /// Reads up to a batch, waiting at most `wait` for its first record. Says how many records there were.
@@ -187,7 +190,8 @@ impl Places {
             if !row.key.starts_with(of_group.as_bytes()) {
                 return;
             }
-            if let Err(error) = table.take(row.key, row.value) {
+            let removed_by = row.header(EPOCH_HEADER).and_then(|epoch| epoch.parse().ok());
+            if let Err(error) = table.take(row.key, row.value, removed_by) {
                 let (partition, offset) = (row.partition, row.offset);
                 tracing::warn!(partition, offset, %error, "a record of the backlog topic cannot be used");
             }
@@ -266,6 +270,8 @@ pub(crate) struct PlaceWriter {
     hold_ms: i64,
     /// How many partitions the topic has; none before it was read.
     pub(crate) partitions: i32,
+    /// The cluster; without it a place is everything from its first offset on.
+    pub(crate) cluster: Option<ClusterTag>,
 }
 
 impl PlaceWriter {
@@ -277,7 +283,14 @@ impl PlaceWriter {
         let acknowledgements = Acknowledgements { log: ClientLog::new("backlog"), ended: Mutex::default() };
         let producer = producer_config(kafka, "backlog").create_with_context(acknowledgements)?;
         let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
-        Ok(Self { producer, topic: topic.to_owned(), group: kafka.group.clone(), hold_ms, partitions: 0 })
+        Ok(Self {
+            producer,
+            topic: topic.to_owned(),
+            group: kafka.group.clone(),
+            hold_ms,
+            partitions: 0,
+            cluster: None,
+        })
     }
 
     /// Begins a write for a partition of the events topic. Its end is told by [`PlaceWriter::ended`].
@@ -286,15 +299,21 @@ impl PlaceWriter {
         let (integration, web_hook) = (gauge.integration(), gauge.webhook());
         let place = PlaceKey { group: &self.group, partition, integration, web_hook };
         let key = place.to_string();
-        let why = (write.reason, write.since_ms);
-        let value = PlaceRecord::new(place, (&write.place, self.hold_ms), why, epoch).value();
-        let value = (!write.place.is_none()).then_some(value);
+        let value = (!write.place.is_none()).then(|| {
+            let record = PlaceRecord::new(place, &write.place, (write.reason, write.since_ms), epoch);
+            match self.cluster {
+                Some(cluster) => record.exactly(&write.place, cluster, self.hold_ms).value(),
+                None => record.value(),
+            }
+        });
         let of = Box::new(WriteOf { owner, webhook: gauge.id() });
         let mut record =
             BaseRecord::with_opaque_to(&self.topic, of).key(&key).partition(partition % self.partitions.max(1));
-        if let Some(value) = &value {
-            record = record.payload(value);
-        }
+        record = match &value {
+            Some(value) => record.payload(value),
+            None => record
+                .headers(OwnedHeaders::new().insert(Header { key: EPOCH_HEADER, value: Some(&epoch.to_string()) })),
+        };
         if let Err((error, record)) = self.producer.send(record) {
             tracing::warn!(%error, "a place was not written and is written again");
             let WriteOf { owner, webhook } = *record.delivery_opaque;

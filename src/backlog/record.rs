@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::place::Place;
 use crate::domain::outcome::BehindReason;
+use crate::inflight::settled_runs::ClusterTag;
 
-/// The version that is written. The first one had only `offset`: everything from there on. It reads what is written now as that.
-const VERSION: u32 = 2;
+/// The version that is written.
+const VERSION: u32 = 1;
+/// The header of a record without a value: the epoch of the owner that removed the place.
+pub(crate) const EPOCH_HEADER: &str = "hookstream-epoch";
 
 /// A place as it stands in Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +28,25 @@ pub(crate) struct PlaceRecord {
     pub(crate) web_hook: String,
     /// The first offset that the webhook is to be given.
     pub(crate) offset: i64,
-    /// The offsets that it is to be given, as runs from `offset` on: gap and length in turn.
+    /// Which of the offsets from there on; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exact: Option<Exact>,
+    /// Why it is behind: a word of [`BehindReason`].
+    pub(crate) reason: String,
+    /// Since when, ms since 1970.
+    pub(crate) since_ms: i64,
+    /// Of the owner of the partition that wrote it: of two writes the higher one counts.
+    pub(crate) epoch: i64,
+}
+
+/// What a place says beyond its first offset. Tools that move places to another cluster, and older versions, know `offset`
+/// only: so it is bound to the cluster and to that offset, and counts nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Exact {
+    /// `<cluster>.<offset>`
+    of: String,
+    /// The offsets that the webhook is to be given, as runs from the first one on: gap and length in turn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     todo: Vec<i64>,
     /// And everything from here on.
@@ -33,13 +54,7 @@ pub(crate) struct PlaceRecord {
     next: Option<i64>,
     /// For how long at most its writer has requests under way and nobody else gives it anything, in ms; none: it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) hold_ms: Option<i64>,
-    /// Why it is behind: a word of [`BehindReason`].
-    pub(crate) reason: String,
-    /// Since when, ms since 1970.
-    pub(crate) since_ms: i64,
-    /// Of the owner of the partition that wrote it: of two writes the higher one counts.
-    pub(crate) epoch: i64,
+    hold_ms: Option<i64>,
 }
 
 /// What names a place: its record's key.
@@ -62,13 +77,8 @@ impl std::fmt::Display for PlaceKey<'_> {
 }
 
 impl PlaceRecord {
-    /// A place to write. If it is held, it is for `hold_ms` at most.
-    pub(crate) fn new(
-        key: PlaceKey<'_>,
-        (place, hold_ms): (&Place, i64),
-        (reason, since_ms): (BehindReason, i64),
-        epoch: i64,
-    ) -> Self {
+    /// A place to write: everything from its first offset on.
+    pub(crate) fn new(key: PlaceKey<'_>, place: &Place, (reason, since_ms): (BehindReason, i64), epoch: i64) -> Self {
         Self {
             version: VERSION,
             group: key.group.to_owned(),
@@ -76,22 +86,44 @@ impl PlaceRecord {
             integration: key.integration.to_owned(),
             web_hook: key.web_hook.to_owned(),
             offset: place.first().unwrap_or_default(),
-            todo: place.runs(),
-            next: place.next(),
-            hold_ms: place.is_held.then_some(hold_ms),
+            exact: None,
             reason: reason.word().to_owned(),
             since_ms,
             epoch,
         }
     }
 
-    /// What the webhook is to be given. One that can't be read counts as everything from its first offset on.
-    pub(crate) fn place(&self) -> Place {
-        let has_runs = self.version >= VERSION;
-        let place = has_runs.then(|| Place::of_runs(self.offset, &self.todo, self.next)).flatten();
-        let mut place = place.filter(|place| !place.is_none()).unwrap_or_else(|| Place::from(self.offset));
-        place.is_held = self.hold_ms.is_some();
+    /// The same with what the place says beyond that. If it is held, it is for `hold_ms` at most.
+    pub(crate) fn exactly(mut self, place: &Place, cluster: ClusterTag, hold_ms: i64) -> Self {
+        self.exact = Some(Exact {
+            of: self.binding(cluster),
+            todo: place.runs(),
+            next: place.next(),
+            hold_ms: place.is_held.then_some(hold_ms),
+        });
+        self
+    }
+
+    fn binding(&self, cluster: ClusterTag) -> String {
+        format!("{cluster}.{}", self.offset)
+    }
+
+    fn exact(&self, cluster: Option<ClusterTag>) -> Option<&Exact> {
+        let exact = self.exact.as_ref()?;
+        (exact.of == self.binding(cluster?)).then_some(exact)
+    }
+
+    /// What the webhook is to be given on this cluster. One that can't be read counts as everything from its first offset on.
+    pub(crate) fn place(&self, cluster: Option<ClusterTag>) -> Place {
+        let exact = self.exact(cluster).and_then(|exact| Place::of_runs(self.offset, &exact.todo, exact.next));
+        let mut place = exact.filter(|place| !place.is_none()).unwrap_or_else(|| Place::from(self.offset));
+        place.is_held = self.hold_ms(cluster).is_some();
         place
+    }
+
+    /// For how long at most its writer has requests under way and nobody else gives the webhook anything, in ms; none: it has not.
+    pub(crate) fn hold_ms(&self, cluster: Option<ClusterTag>) -> Option<i64> {
+        self.exact(cluster)?.hold_ms
     }
 
     /// Why the webhook is behind. A word that is not known here counts as the harmless one.
@@ -112,16 +144,32 @@ pub(crate) struct PlaceTable {
     places: HashMap<Vec<u8>, PlaceRecord>,
     /// The highest epoch of any record read.
     pub(crate) epoch: i64,
+    /// The cluster that it was read from; none: the brokers do not say.
+    pub(crate) cluster: Option<ClusterTag>,
 }
 
 impl PlaceTable {
-    /// Takes a record. One that can't be read is an error, and changes nothing.
+    /// An empty one, of that cluster.
+    pub(crate) fn on(cluster: Option<ClusterTag>) -> Self {
+        Self { cluster, ..Self::default() }
+    }
+
+    /// Takes a record. One without a value has the epoch of its writer in a header: `removed_by`. One that can't be read is an
+    /// error, and changes nothing.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn take(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), serde_json::Error> {
+    pub(crate) fn take(
+        &mut self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        removed_by: Option<i64>,
+    ) -> Result<(), serde_json::Error> {
         let Some(value) = value else {
-            self.places.remove(key);
+            let is_late = |known: &PlaceRecord| removed_by.is_some_and(|epoch| epoch < known.epoch);
+            if !self.places.get(key).is_some_and(is_late) {
+                self.places.remove(key);
+            }
             return Ok(());
         };
         let record: PlaceRecord = serde_json::from_slice(value)?;
@@ -141,7 +189,8 @@ impl PlaceTable {
     /// The places in these partitions of the events topic.
     pub(crate) fn of(&self, partitions: &[i32]) -> Self {
         let of = self.places.iter().filter(|(_, place)| partitions.contains(&place.partition));
-        Self { places: of.map(|(key, place)| (key.clone(), place.clone())).collect(), epoch: self.epoch }
+        let places = of.map(|(key, place)| (key.clone(), place.clone())).collect();
+        Self { places, epoch: self.epoch, cluster: self.cluster }
     }
 
     /// The places there are.
@@ -156,33 +205,63 @@ mod tests {
 
     const KEY: PlaceKey<'_> = PlaceKey { group: "g", partition: 3, integration: "ws/i", web_hook: "w" };
 
+    const WHY: (BehindReason, i64) = (BehindReason::CircuitOpen, 7);
+
     fn record(offset: i64, epoch: i64) -> String {
-        PlaceRecord::new(KEY, (&Place::from(offset), 0), (BehindReason::CircuitOpen, 7), epoch).value()
+        PlaceRecord::new(KEY, &Place::from(offset), WHY, epoch).value()
+    }
+
+    fn exact(place: &Place, cluster: ClusterTag) -> String {
+        PlaceRecord::new(KEY, place, WHY, 1).exactly(place, cluster, 25_000).value()
     }
 
     #[test]
     fn a_place_with_single_offsets_reads_back_and_says_whether_it_is_held() {
-        let mut place = Place::new([5, 6, 9].into_iter(), Some(20));
-        place.is_held = true;
-        let record = PlaceRecord::new(KEY, (&place, 25_000), (BehindReason::LaneFull, 7), 1);
-        let record: PlaceRecord = serde_json::from_str(&record.value()).unwrap();
-        assert_eq!((record.place(), record.offset, record.hold_ms), (place, 5, Some(25_000)));
-        let current = Place::new([5].into_iter(), None);
-        assert_eq!(PlaceRecord::new(KEY, (&current, 0), (BehindReason::LaneFull, 7), 1).place(), current);
+        let cluster = ClusterTag::of("here");
+        let mut held = Place::new([5, 6, 9].into_iter(), Some(20));
+        held.is_held = true;
+        let record: PlaceRecord = serde_json::from_str(&exact(&held, cluster)).unwrap();
+        assert_eq!((record.place(Some(cluster)), record.offset), (held, 5));
+        assert_eq!(record.hold_ms(Some(cluster)), Some(25_000));
+        let of_a_current_webhook = Place::new([5].into_iter(), None);
+        let record: PlaceRecord = serde_json::from_str(&exact(&of_a_current_webhook, cluster)).unwrap();
+        assert_eq!((record.place(Some(cluster)), record.hold_ms(Some(cluster))), (of_a_current_webhook, None));
     }
 
     #[test]
-    fn a_place_of_the_first_version_is_everything_from_its_offset_on() {
-        let first = record(5, 1).replace("\"version\":2", "\"version\":1").replace(",\"next\":5", "");
-        assert!(!first.contains("next"), "{first}");
-        let record: PlaceRecord = serde_json::from_str(&first).unwrap();
-        assert_eq!(record.place(), Place::from(5));
+    fn a_place_that_was_moved_is_everything_from_its_offset_on_and_held_by_nobody() {
+        let (here, there) = (ClusterTag::of("here"), ClusterTag::of("there"));
+        let mut held = Place::new([5, 6, 9].into_iter(), Some(20));
+        held.is_held = true;
+        let record: PlaceRecord = serde_json::from_str(&exact(&held, here)).unwrap();
+        assert_eq!(record.place(Some(there)), Place::from(5), "on another cluster");
+        assert_eq!(record.place(None), Place::from(5), "on a cluster that has no id");
+        let translated = exact(&held, here).replace("\"offset\":5", "\"offset\":3");
+        let record: PlaceRecord = serde_json::from_str(&translated).unwrap();
+        assert_eq!(record.place(Some(here)), Place::from(3), "the offset was translated");
+        let record: PlaceRecord = serde_json::from_str(&record_of_the_first_release()).unwrap();
+        assert_eq!(record.place(Some(here)), Place::from(5));
+    }
+
+    fn record_of_the_first_release() -> String {
+        let text = r#"{"version":1,"group":"g","partition":3,"integration":"ws/i","webHook":"w","offset":5,"reason":"lane-full","sinceMs":7,"epoch":1}"#;
+        text.to_owned()
+    }
+
+    #[test]
+    fn a_place_that_a_former_owner_removes_late_stays() {
+        let mut table = PlaceTable::default();
+        table.take(b"k", Some(record(5, 2).as_bytes()), None).unwrap();
+        table.take(b"k", None, Some(1)).unwrap();
+        assert_eq!(table.places.len(), 1);
+        table.take(b"k", None, Some(2)).unwrap();
+        assert_eq!(table.places.len(), 0);
     }
 
     #[test]
     fn a_place_reads_back_and_says_whose_it_is() {
         let mut table = PlaceTable::default();
-        table.take(KEY.to_string().as_bytes(), Some(record(5, 1).as_bytes())).unwrap();
+        table.take(KEY.to_string().as_bytes(), Some(record(5, 1).as_bytes()), None).unwrap();
         let place = table.into_places().next().unwrap();
         assert_eq!((place.offset, place.since_ms, place.reason()), (5, 7, BehindReason::CircuitOpen));
         assert_eq!((&*place.group, place.partition, &*place.integration, &*place.web_hook), ("g", 3, "ws/i", "w"));
@@ -193,19 +272,19 @@ mod tests {
     fn a_late_write_of_a_former_owner_changes_nothing() {
         let mut table = PlaceTable::default();
         for (offset, epoch) in [(5, 1), (9, 1), (4, 2), (11, 1)] {
-            table.take(b"k", Some(record(offset, epoch).as_bytes())).unwrap();
+            table.take(b"k", Some(record(offset, epoch).as_bytes()), None).unwrap();
         }
         assert_eq!(table.places.values().next().unwrap().offset, 4);
         assert_eq!(table.epoch, 2);
-        table.take(b"k", None).unwrap();
+        table.take(b"k", None, None).unwrap();
         assert_eq!(table.places.len(), 0);
     }
 
     #[test]
     fn a_record_that_can_not_be_read_changes_nothing() {
         let mut table = PlaceTable::default();
-        table.take(b"k", Some(record(5, 1).as_bytes())).unwrap();
-        assert!(table.take(b"k", Some(b"{}")).is_err());
+        table.take(b"k", Some(record(5, 1).as_bytes()), None).unwrap();
+        assert!(table.take(b"k", Some(b"{}"), None).is_err());
         assert_eq!(table.places.len(), 1);
     }
 }

@@ -34,13 +34,19 @@ impl ClusterTag {
     }
 }
 
+impl std::fmt::Display for ClusterTag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
 /// The text for `runs` beyond the commit of `base`, of at most `text_max` bytes. Runs are in offset order and begin at `base`
 /// or later. What does not fit is left out from the end. Empty where nothing is settled beyond the prefix.
 pub(crate) fn encode(cluster: ClusterTag, base: i64, runs: &[Range<i64>], text_max: usize) -> String {
     if runs.is_empty() {
         return String::new();
     }
-    let head = format!("{VERSION}.{:08x}.{base}.", cluster.0);
+    let head = format!("{VERSION}.{cluster}.{base}.");
     // Four characters hold three bytes; the form and its dot come before them.
     let bytes_max = text_max.saturating_sub(head.len() + 2) / 4 * 3;
     let (lengths, told_by_lengths) = as_lengths(base, runs, bytes_max);

@@ -12,9 +12,10 @@ use super::pipeline::Pipeline;
 use crate::backlog::catch_up::{CatchUpReader, Next};
 use crate::backlog::partition::{PartitionBacklog, Plan};
 use crate::backlog::place::Place;
-use crate::backlog::record::{PlaceRecord, PlaceTable};
+use crate::backlog::record::PlaceTable;
 use crate::clock;
 use crate::inflight::job::Job;
+use crate::inflight::lane_gauge::LaneGauges;
 use crate::inflight::partition::{Assignment, FromLane};
 use crate::telemetry::metrics::Metrics;
 
@@ -94,10 +95,10 @@ impl Part {
                 (place.partition, &*place.integration, &*place.web_hook)
                     == (self.assignment.partition(), gauge.integration(), gauge.webhook())
             });
-            let held_for = record.and_then(|record| record.hold_ms);
+            let held_for = record.and_then(|record| record.hold_ms(table.cluster));
             let bound = held_for.and_then(|ms| u64::try_from(ms).ok()).map_or(Duration::ZERO, Duration::from_millis);
             if self.taken_over.elapsed() >= bound {
-                let place = record.map_or_else(Place::default, PlaceRecord::place);
+                let place = record.map_or_else(Place::default, |record| record.place(table.cluster));
                 if held_for.is_some() {
                     let (integration, webhook, partition) = (gauge.integration(), gauge.webhook(), self.partition());
                     tracing::warn!(
@@ -108,6 +109,21 @@ impl Part {
                     );
                 }
                 self.backlog.released(&gauge, &place);
+            }
+        }
+    }
+
+    /// Removes places that a former owner wrote after all of them was settled here.
+    pub(super) fn bury(&mut self, table: &PlaceTable, gauges: &LaneGauges) {
+        if self.assignment.is_closing() {
+            return;
+        }
+        let partition = self.partition();
+        for record in table.places().filter(|place| place.partition == partition && place.epoch < self.epoch) {
+            let gauge = gauges.of(&record.integration, &record.web_hook);
+            if self.backlog.bury(&gauge, &record.place(table.cluster), clock::now_ms()) {
+                let (integration, webhook) = (gauge.integration(), gauge.webhook());
+                tracing::warn!(integration, webhook, partition, "a former owner wrote a place late; it is removed");
             }
         }
     }

@@ -33,6 +33,8 @@ const JUDGE_EVERY: Duration = Duration::from_secs(1);
 const KEEP_AFTER_MS: i64 = 500;
 /// How often it is asked whether former owners have let places go.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked for places that former owners wrote late: each costs repeats if the next owner finds it.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How long the main reader waits at most while records for webhooks that are behind are on their way.
 const FETCH_WAIT: Duration = Duration::from_millis(1);
 
@@ -82,6 +84,8 @@ pub(crate) struct Keeper {
     next_number: u64,
     /// When places that are held elsewhere were last asked for.
     followed: Instant,
+    /// When it was last looked for places that former owners wrote late.
+    swept: Instant,
     wrote: Instant,
     judged: Instant,
     /// How long the main reader may wait for its next record.
@@ -99,6 +103,7 @@ impl Keeper {
             asked: Vec::new(),
             next_number: 0,
             followed: now,
+            swept: now,
             wrote: now,
             judged: now,
             patience: None,
@@ -127,26 +132,34 @@ impl Keeper {
         let mut ready = Vec::new();
         if let Some(loaded) = self.tools.loader.answer()? {
             self.tools.writer.partitions = loaded.partitions;
-            self.let_go(&loaded);
+            self.tools.writer.cluster = loaded.table.cluster;
+            for part in &mut self.parts {
+                part.let_go(&loaded.table);
+                part.bury(&loaded.table, gauges);
+            }
             ready = std::mem::take(&mut self.asked);
             self.take_over(&ready, loaded, gauges);
         }
-        let held: Vec<i32> = self.parts.iter().filter(|part| part.waits_for_holders()).map(Part::partition).collect();
-        let asks_again = !held.is_empty() && self.followed.elapsed() >= FOLLOW_EVERY;
-        if !self.awaited.is_empty() || asks_again {
-            let new = self.awaited.iter().map(|assignment| assignment.partition());
-            if self.tools.loader.ask(new.chain(held).collect()) {
-                self.asked = std::mem::take(&mut self.awaited);
-                self.followed = Instant::now();
-            }
-        }
+        self.ask();
         Ok(ready)
     }
 
-    /// Takes places that former owners of partitions have let go, or held for long enough.
-    fn let_go(&mut self, loaded: &Loaded) {
-        for part in self.parts.iter_mut().filter(|part| part.waits_for_holders()) {
-            part.let_go(&loaded.table);
+    /// Asks for the places of new partitions, of those where former owners hold some, and now and then of all.
+    fn ask(&mut self) {
+        let is_waiting = self.parts.iter().any(Part::waits_for_holders);
+        let is_due = is_waiting && self.followed.elapsed() >= FOLLOW_EVERY;
+        let sweeps = !self.parts.is_empty() && self.swept.elapsed() >= SWEEP_EVERY;
+        if self.awaited.is_empty() && !is_due && !sweeps {
+            return;
+        }
+        let read = self.parts.iter().filter(|part| sweeps || part.waits_for_holders()).map(Part::partition);
+        let new = self.awaited.iter().map(|assignment| assignment.partition());
+        if self.tools.loader.ask(new.chain(read).collect()) {
+            self.asked = std::mem::take(&mut self.awaited);
+            self.followed = Instant::now();
+            if sweeps {
+                self.swept = Instant::now();
+            }
         }
     }
 
@@ -158,15 +171,16 @@ impl Keeper {
             self.parts.push(Part::new(self.next_number, assignment, epoch));
         }
         let (mut places, mut held) = (0, 0);
+        let cluster = loaded.table.cluster;
         for place in loaded.table.into_places() {
             let part = self.parts.iter_mut().find(|part| {
                 part.partition() == place.partition && ready.iter().any(|ready| Arc::ptr_eq(ready, &part.assignment))
             });
             if let Some(part) = part {
                 places += 1;
-                held += usize::from(place.hold_ms.is_some());
+                held += usize::from(place.hold_ms(cluster).is_some());
                 let gauge = gauges.of(&place.integration, &place.web_hook);
-                part.backlog.restore(&gauge, &place.place(), (place.reason(), place.since_ms));
+                part.backlog.restore(&gauge, &place.place(cluster), (place.reason(), place.since_ms));
             }
         }
         for part in &mut self.parts {
@@ -299,7 +313,8 @@ impl Keeper {
                 Standing::Delivered
             }
         };
-        for part in &mut self.parts {
+        // After the last commit only the next owner removes places.
+        for part in self.parts.iter_mut().filter(|part| !part.assignment.is_handed_over()) {
             for gauge in part.backlog.judge(standing) {
                 let (integration, webhook) = (gauge.integration(), gauge.webhook());
                 let partition = part.partition();

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedHeaders;
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::client::{ClientLog, table_consumer_config};
+use super::headers::readable_headers;
 use super::topic_watch::{LogRange, Look, TopicWatch, ends};
 use crate::clock;
 use crate::settings;
@@ -52,6 +54,15 @@ pub(crate) struct Row<'a> {
     pub(crate) key: &'a [u8],
     /// Its value; none removes the key.
     pub(crate) value: Option<&'a [u8]>,
+    headers: Option<&'a BorrowedHeaders>,
+}
+
+impl Row<'_> {
+    /// The value of a header, as text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = readable_headers(self.headers?).find(|(known, _)| *known == name)?;
+        std::str::from_utf8(value).ok()
+    }
 }
 
 /// Why a topic can't be read as a table.
@@ -217,6 +228,11 @@ impl Compacted {
         self.held_up.values()
     }
 
+    /// The id of the cluster; none: the brokers do not say.
+    pub(crate) fn cluster_id(&self) -> Option<String> {
+        self.consumer.client().fetch_cluster_id(LOOK_TIMEOUT)
+    }
+
     /// Reads up to a batch, waiting at most `wait` for its first record. Says how many records there were.
     ///
     /// # Errors
@@ -236,6 +252,7 @@ impl Compacted {
                         timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
                         key: message.key().unwrap_or_default(),
                         value: message.payload(),
+                        headers: message.headers(),
                     });
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {

@@ -2,14 +2,14 @@
 //!
 //! An event carries the time at which it was written; its delay is what passes until the receiver has the request.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-use crate::stage::{LONG, Stage, integration, record};
+use crate::stage::{LONG, Stage, events, integration, record};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::{Record, produce};
@@ -218,4 +218,58 @@ async fn partitions_that_stay_are_read_on_while_others_wait_for_a_slow_receiver(
     let stayed = good.longest.values().filter(|delay| **delay <= 1_000).count();
     assert!(stayed >= usize::from(PARTITIONS) / 2, "half of the partitions stay where they are: {good:?}");
     assert!(good.longest() <= DELAY_MAX, "the others do not wait for it either: {good:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_the_only_worker_while_a_receiver_takes_long_repeats_nothing_and_leaves_no_hold() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "stop-held", "1h", 1).await;
+    let slow = Receiver::start(|_| Answer::ok().after(Duration::from_secs(4)));
+    stage.put([&integration("slow", &slow.url(""))]);
+    let mut first = stage.worker(&[]).await;
+    stage.send(events("e", 8));
+    slow.wait_for(8, PATIENCE).await;
+    first.stop();
+    let left = stage.places();
+    assert!(left.iter().all(|place| !place.contains("holdMs")), "{left:?}");
+    let second = stage.worker(&[]).await;
+    stage.send(events("later", 1));
+    slow.wait_for(9, PATIENCE).await;
+    stage.settled(LONG).await;
+    wait_until("the last place to go", PATIENCE, async || match stage.places() {
+        places if places.is_empty() => Ok(()),
+        places => Err(places),
+    })
+    .await;
+    assert_eq!(slow.count(), 9, "nothing is repeated");
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_of_a_worker_that_is_killed_while_it_stops_runs_out() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "killed-held", "1h", 1).await;
+    let slow = Receiver::start(|_| Answer::ok().after(Duration::from_secs(60)));
+    stage.put([&integration("slow", &slow.url(""))]);
+    let limits = ["--request-timeout", "5s", "--drain-timeout", "6s"];
+    let mut first = stage.worker(&limits).await;
+    stage.send(events("e", 8));
+    slow.wait_for(8, PATIENCE).await;
+    first.sigterm();
+    wait_until("the place to be held", PATIENCE, async || match stage.places() {
+        places if places.iter().any(|place| place.contains("\"holdMs\":6000")) => Ok(()),
+        places => Err(places),
+    })
+    .await;
+    first.sigkill();
+    slow.answer_with(|_| Answer::ok());
+    let second = stage.worker(&limits).await;
+    slow.wait_for(16, LONG).await;
+    stage.settled(LONG).await;
+    assert_eq!(seen_ids(&slow), 8, "each is given again under its id");
+    drop(second);
+}
+
+fn seen_ids(receiver: &Receiver) -> usize {
+    receiver.recorded().iter().map(|request| request.delivery_id().to_owned()).collect::<BTreeSet<_>>().len()
 }

@@ -236,7 +236,7 @@ impl World {
     }
 
     fn write(&mut self) {
-        let (now_ms, rng, stored, epoch) = (self.now_ms, &mut self.rng, &mut self.stored, self.epoch);
+        let (now_ms, rng, stored) = (self.now_ms, &mut self.rng, &mut self.stored);
         for process in std::iter::once(&mut self.process).chain(&mut self.former) {
             for write in process.backlog.writes_due(now_ms) {
                 let webhook = process.webhook(&write.gauge);
@@ -245,14 +245,13 @@ impl World {
             while rng.random_bool(0.7)
                 && let Some((webhook, id, place)) = process.writes.pop_front()
             {
-                // A write that failed may be in Kafka all the same. Not one of a former owner: its place would come back after the
-                // owner's tombstone, and be given again.
+                // A write that failed may be in Kafka all the same.
                 let outcomes = [(true, true), (true, true), (false, false), (true, false)];
-                let (is_stored, is_acknowledged) =
-                    outcomes[rng.random_range(0..if process.epoch < epoch { 3 } else { 4 })];
-                if is_stored && place.is_none() {
+                let (is_stored, is_acknowledged) = outcomes[rng.random_range(0..4)];
+                let is_latest = stored.get(&webhook).is_none_or(|(epoch, _)| *epoch <= process.epoch);
+                if is_stored && is_latest && place.is_none() {
                     stored.remove(&webhook);
-                } else if is_stored && stored.get(&webhook).is_none_or(|(epoch, _)| *epoch <= process.epoch) {
+                } else if is_stored && is_latest {
                     stored.insert(webhook, (process.epoch, place));
                 }
                 process.backlog.written(id, is_acknowledged);
@@ -268,6 +267,13 @@ impl World {
     }
 
     fn restart(&mut self) -> Process {
+        for (webhook, (epoch, _)) in &self.stored {
+            let id = self.process.gauges[*webhook].id();
+            if *epoch < self.epoch && self.process.backlog.all().all(|behind| behind.gauge.id() != id) {
+                // A former owner wrote it after this one had removed it, and this one has not seen it: it is given again.
+                self.receivers[*webhook].requested.clear();
+            }
+        }
         self.epoch += 1;
         let next = Process::start(&self.committed, &self.stored, self.epoch);
         std::mem::replace(&mut self.process, next)
@@ -340,6 +346,13 @@ impl World {
             let is_alive = self.former.iter().any(|former| former.backlog.is_held_here());
             if !place.is_held || (!is_alive && self.former.is_empty()) {
                 self.process.backlog.released(&gauge, &place);
+            }
+        }
+        if !self.process.is_closing {
+            for (webhook, (epoch, place)) in &self.stored {
+                if *epoch < self.process.epoch {
+                    self.process.backlog.bury(&self.process.gauges[*webhook], place, self.now_ms);
+                }
             }
         }
     }
@@ -459,4 +472,10 @@ fn a_webhook_that_is_let_go_with_nothing_to_give_is_level() {
 #[test]
 fn nothing_is_committed_that_waits_for_a_place_which_is_not_in_kafka() {
     [0, 42, 53, 65].into_iter().for_each(simulate);
+}
+
+/// A former owner wrote a place that it had let go again and again, also after the next owner had removed it.
+#[test]
+fn a_place_that_a_former_owner_let_go_is_not_written_again() {
+    simulate(3_873);
 }
