@@ -215,7 +215,7 @@ async fn partitions_that_stay_are_read_on_while_others_wait_for_a_slow_receiver(
     let (good, slow) = (seen(&receiver), seen(&slow));
     println!("{written} events; {good:?}");
     assert_eq!((good.delivered + slow.delivered, good.repeated + slow.repeated), (written, 0));
-    let stayed = good.longest.values().filter(|delay| **delay <= 1_000).count();
+    let stayed = good.longest.values().filter(|delay| **delay <= 1_500).count();
     assert!(stayed >= usize::from(PARTITIONS) / 2, "half of the partitions stay where they are: {good:?}");
     assert!(good.longest() <= DELAY_MAX, "the others do not wait for it either: {good:?}");
 }
