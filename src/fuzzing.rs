@@ -285,12 +285,12 @@ pub fn backlog_records(input: &[u8]) {
     let mut table = PlaceTable::default();
     while let (Some(key), Some(value)) = (words.next(), words.next()) {
         let value = (!value.is_empty()).then_some(value);
-        if table.take(key, value).is_err() {
+        if table.take(key, value, None).is_err() {
             continue;
         }
     }
     for place in table.places() {
-        assert!(PlaceTable::default().take(b"key", Some(place.value().as_bytes())).is_ok(), "{place:?}");
+        assert!(PlaceTable::default().take(b"key", Some(place.value().as_bytes()), None).is_ok(), "{place:?}");
     }
 }
 
