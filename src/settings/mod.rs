@@ -14,6 +14,7 @@ mod mistake;
 mod options;
 mod reader;
 mod scan;
+mod subcommand;
 #[cfg(test)]
 mod tests;
 mod values;

@@ -11,7 +11,6 @@ pub(crate) mod explain;
 mod lookup;
 mod moved_keys;
 pub(crate) mod receiver;
-mod receiver_log;
 mod render;
 pub(crate) mod query;
 pub(crate) mod replay;

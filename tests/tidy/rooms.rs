@@ -110,7 +110,13 @@ const RESERVED: &[Reserved] = &[
     Reserved {
         words: &["hyper", ":", ":"],
         what: "the HTTP library",
-        places: &["src/net/", "src/deliver/", "src/registration/http/", "src/telemetry/admin.rs", "src/tools/receiver"],
+        places: &[
+            "src/net/",
+            "src/deliver/",
+            "src/registration/http/",
+            "src/telemetry/admin.rs",
+            "src/tools/receiver/",
+        ],
     },
     Reserved {
         words: &["hyper_util", ":", ":"],
@@ -120,7 +126,7 @@ const RESERVED: &[Reserved] = &[
             "src/deliver/",
             "src/registration/http/",
             "src/console/forward.rs",
-            "src/tools/receiver.rs",
+            "src/tools/receiver/",
         ],
     },
     Reserved {
