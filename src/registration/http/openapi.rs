@@ -74,10 +74,46 @@ pub(super) const EXAMPLES: [(&str, &str); 8] = [
     ("resume", r#"{"integration":"e01c765d-7c9b-491a-b5ea-d0e67eb017d9"}"#),
 ];
 
+/// A value of each type that answers are made of and that its fields' own examples would not show well.
+pub(super) const TYPES: [(&str, &str); 5] = [
+    (
+        "IntegrationInstance",
+        r#"{"id":"e01c765d-7c9b-491a-b5ea-d0e67eb017d9","baseUrl":"https://my-integration.example/crm/v1","status":"active",
+        "secrets":[{"id":"webhook.signingSecret","value":"***"}],"webHooks":[{"id":"a5aad3c1-777b-4ae5-8ca1-60b94c0423e5",
+        "relativeUrl":"/callbacks","triggerType":"entityEvent","filter":{"items":[{"entityType":"contact"}]}}],
+        "updateInfo":{"createdAt":"2026-01-31T12:00:00Z","createdWith":"hookstream-api","updatedAt":"2026-01-31T12:00:00Z",
+        "updatedWith":"hookstream-api"}}"#,
+    ),
+    ("Selection", r#"{"reason":"exhausted","from":"2026-01-31T12:00:00Z","fixed":{"ranges":["0/0/5","2/0/3"]}}"#),
+    (
+        "Counts",
+        r#"{"read":8,"matched":5,"sent":5,"tooLarge":0,"notAcknowledged":0,"skipped":{"invalid-event":3},"sentBefore":0,
+        "webhooksGone":0}"#,
+    ),
+    (
+        "Progress",
+        r#"{"counts":{"read":8,"matched":5,"sent":5,"tooLarge":0,"notAcknowledged":0,"skipped":{"invalid-event":3},
+        "sentBefore":0,"webhooksGone":0},"done":true,"stoppedEarly":false}"#,
+    ),
+    (
+        "TestAnswer",
+        r#"{"acknowledged":false,"reason":"echo-missing","error":"the answer has no header X-XCOM-Integration-Echo",
+        "address":"198.51.100.7:443","deliveryId":"msg_d1f0…","url":"https://my-integration.example/crm/v1/callbacks",
+        "status":200,"durationMs":12,"answer":"ok"}"#,
+    ),
+];
+
 struct Examples;
 
 impl Modify for Examples {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let types = document.components.iter_mut().flat_map(|components| components.schemas.iter_mut());
+        for (name, schema) in types {
+            let example = TYPES.iter().find(|(of, _)| of == name).and_then(|(_, text)| serde_json::from_str(text).ok());
+            if let (RefOr::T(Schema::Object(object)), Some(example)) = (schema, example) {
+                object.example = Some(example);
+            }
+        }
         for path in document.paths.paths.values_mut() {
             for operation in [&mut path.put, &mut path.post, &mut path.patch].into_iter().flatten() {
                 let id = operation.operation_id.as_deref();

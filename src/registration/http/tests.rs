@@ -554,6 +554,13 @@ async fn every_operation_that_takes_a_body_has_an_example_and_those_of_instances
     let mut listed = openapi::EXAMPLES.map(|(id, _)| id);
     listed.sort_unstable();
     assert_eq!(tried, listed, "an example of an operation that is gone");
+    for (name, _) in openapi::TYPES {
+        let described = &description["components"]["schemas"][name];
+        let example = described["example"].as_object().unwrap_or_else(|| panic!("{name} has no example"));
+        for field in example.keys() {
+            assert!(described["properties"][field].is_object(), "the example of {name} has the unknown field {field}");
+        }
+    }
 }
 
 #[tokio::test]
