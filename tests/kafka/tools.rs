@@ -491,11 +491,19 @@ async fn where_nothing_is_or_answers_the_tools_say_so_soon() {
     let event = String::from_utf8(event(1, "company").value.unwrap()).unwrap();
     let unreachable = "127.0.0.1:1";
     let began = Instant::now();
-    let (list, redrive, explain) = tokio::join!(
+    let (list, redrive, explain, plan) = tokio::join!(
         run(unreachable, &names, &["dead-letters", "list"]),
         run(unreachable, &names, &["dead-letters", "redrive", "--all"]),
         run_with(unreachable, &names, &explain, &event),
+        run(unreachable, &names, &["topics", "plan"]),
     );
+    assert_eq!(plan.code, 1);
+    for said in
+        ["no broker answers yet, still trying", "no broker of 127.0.0.1:1 answered within 15s: ", "Connection refused"]
+    {
+        assert!(plan.log.contains(said), "{}", plan.log);
+    }
+    assert!(!plan.log.contains("(Local: "), "words of the client library: {}", plan.log);
     for ended in [list, redrive, explain] {
         assert_eq!(ended.code, 1);
         assert!(ended.log.contains("no broker of `127.0.0.1:1` answers within 10 s"), "{}", ended.log);
