@@ -124,6 +124,13 @@ fn documents_use_plain_words() {
 }
 
 #[test]
+fn the_walk_of_one_event_goes_down_the_rooms_of_the_root() {
+    let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    let wrong = documents::steps_back(&page, &fs::read_to_string("src/lib.rs").unwrap());
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
 fn the_walk_of_one_event_names_files_and_functions_that_exist() {
     let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
     let steps = documents::walk(&page);

@@ -1,22 +1,12 @@
-//! The configuration of every Kafka client, and what its logs become.
+//! The configuration of every Kafka client. What its logs become is `context`'s.
 //!
 //! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win; those
 //! that would break delivery are refused with the other options.
 
-use std::ops::Deref;
-use std::sync::LazyLock;
-use std::time::Duration;
-
-use parking_lot::Mutex;
-use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::statistics::Statistics;
 
+pub(crate) use super::context::{ClientLog, Logged, Own};
 use crate::settings;
-use crate::telemetry::metrics::KAFKA_ERRORS;
-use crate::telemetry::repeats::Repeats;
 
 /// Two names of the same property. librdkafka takes both, and chance decides which of them holds, so a client is never
 /// given both.
@@ -331,184 +321,6 @@ pub(crate) fn admin_config(kafka: &settings::Kafka) -> ClientConfig {
     with_properties(base_config(kafka, "admin"), kafka)
 }
 
-/// librdkafka's log facility for an offset that did not exist.
-const OFFSET_RESET: &str = "OFFSET";
-/// And that a property is not used.
-const PROPERTIES: &str = "CONFWARN";
-
-/// And that a connection failed: each client says it of each broker.
-const CONNECTION_FAILED: &str = "FAIL";
-/// And that requests on such a connection came to nothing.
-const REQUESTS_TIMED_OUT: &str = "REQTMOUT";
-
-/// What all clients of a process would say at once while brokers are away: one of them says it, once a minute.
-static OUTAGE: LazyLock<Repeats> = LazyLock::new(|| Repeats::every(Duration::from_mins(1)));
-
-/// Turns a client's logs and errors into the program's, without repeating itself.
-pub(crate) struct ClientLog {
-    role: &'static str,
-    is_quiet: bool,
-    repeats: Repeats,
-    last_error: Mutex<Option<String>>,
-    /// Why the last connection failed.
-    last_failure: Mutex<Option<String>>,
-}
-
-/// The client library's words about a connection, without the names of its threads and states.
-fn plain(words: &str) -> &str {
-    let words = words.rsplit_once("]: ").map_or(words, |(_, words)| words);
-    let words = words.split_once("/bootstrap: ").map_or(words, |(_, words)| words);
-    words.split(" (after ").next().unwrap_or(words)
-}
-
-impl ClientLog {
-    /// Of the client that does `role`.
-    pub(crate) fn new(role: &'static str) -> Self {
-        Self {
-            role,
-            is_quiet: false,
-            repeats: Repeats::default(),
-            last_error: Mutex::default(),
-            last_failure: Mutex::default(),
-        }
-    }
-
-    /// Of a client of a tool, which reports its failures itself: what the client says is logged at debug level only.
-    pub(crate) fn of_tool(role: &'static str) -> Self {
-        Self { is_quiet: true, ..Self::new(role) }
-    }
-
-    /// What the client does.
-    pub(crate) fn role(&self) -> &'static str {
-        self.role
-    }
-
-    /// The client's last error, or why its last connection failed: explains an operation that failed without a reason.
-    pub(crate) fn last_error(&self) -> Option<String> {
-        let error = self.last_error.lock().as_deref().map(|words| plain(words).to_owned());
-        error.or_else(|| self.last_failure.lock().clone())
-    }
-}
-
-impl ClientContext for ClientLog {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        let role = self.role;
-        if facility == CONNECTION_FAILED {
-            *self.last_failure.lock() = Some(plain(message).to_owned());
-        }
-        match level {
-            // Where a client goes on when what it wanted to read is there no more: records were lost.
-            _ if facility == OFFSET_RESET => {
-                if let Some(repeats) = self.repeats.of(message) {
-                    tracing::warn!(client = role, facility, repeats, detail = message, "records may have been skipped");
-                }
-            }
-            // The tool itself says what is wrong, in its own words.
-            _ if self.is_quiet => tracing::debug!(client = role, facility, detail = message, "kafka client"),
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                if let Some(repeats) = self.repeats.of(facility) {
-                    tracing::warn!(client = role, facility, repeats, detail = message, "kafka client");
-                }
-            }
-            // Properties that one kind of client takes and another does not.
-            RDKafkaLogLevel::Warning if facility == PROPERTIES => {
-                tracing::debug!(client = role, facility, detail = message, "kafka client");
-            }
-            _ if facility == REQUESTS_TIMED_OUT => {
-                tracing::debug!(client = role, facility, detail = message, "kafka client");
-            }
-            _ if facility == CONNECTION_FAILED => {
-                if let Some(repeats) = OUTAGE.of(facility) {
-                    tracing::info!(client = role, facility, repeats, detail = message, "kafka client");
-                }
-            }
-            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
-                if let Some(repeats) = self.repeats.of(facility) {
-                    tracing::info!(client = role, facility, repeats, detail = message, "kafka client");
-                }
-            }
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-                tracing::debug!(client = role, facility, detail = message, "kafka client");
-            }
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // Readers that stop at the end of a topic ask for it.
-        if let KafkaError::Global(RDKafkaErrorCode::PartitionEOF) = error {
-            return;
-        }
-        KAFKA_ERRORS.inc();
-        // That all brokers are down says less than why the last one is.
-        if !matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)) {
-            *self.last_error.lock() = Some(reason.to_owned());
-        }
-        let text = error.to_string();
-        if self.is_quiet {
-            tracing::debug!(client = self.role, error = text, reason, "kafka client error");
-            return;
-        }
-        if matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)) {
-            if let Some(repeats) = OUTAGE.of(&text) {
-                let cause = self.last_failure.lock().clone();
-                tracing::warn!(client = self.role, cause, repeats, "no broker answers, still trying");
-            }
-            return;
-        }
-        if let Some(repeats) = self.repeats.of(&text) {
-            tracing::warn!(client = self.role, error = text, reason, repeats, "kafka client error");
-        }
-    }
-}
-
-impl ConsumerContext for ClientLog {}
-
-/// The context of a client whose callbacks do more than log: `T` is what they do it with.
-pub(crate) struct Logged<T> {
-    log: ClientLog,
-    own: T,
-}
-
-impl<T> Logged<T> {
-    /// Of the client that does `role`.
-    pub(crate) fn new(role: &'static str, own: T) -> Self {
-        Self { log: ClientLog::new(role), own }
-    }
-
-    /// What the client does.
-    pub(crate) fn role(&self) -> &'static str {
-        self.log.role()
-    }
-}
-
-impl<T> Deref for Logged<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.own
-    }
-}
-
-/// What a [`Logged`] context does with the client's statistics.
-pub(crate) trait Own: Send + Sync + 'static {
-    /// They came.
-    fn stats(&self, _statistics: Statistics) {}
-}
-
-impl<T: Own> ClientContext for Logged<T> {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.own.stats(statistics);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -519,23 +331,6 @@ mod tests {
             group: "hookstream".to_owned(),
             instance_id: None,
             properties: properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        }
-    }
-
-    #[test]
-    fn the_cause_of_an_outage_is_said_without_the_client_librarys_inner_names() {
-        for (said, plainly) in [
-            (
-                "[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)",
-                "Connect to ipv4#127.0.0.1:1 failed: Connection refused",
-            ),
-            (
-                "[thrd:127.0.0.1:1/1]: 127.0.0.1:1/1: Disconnected (after 9ms in state UP)",
-                "127.0.0.1:1/1: Disconnected",
-            ),
-            ("SASL authentication error", "SASL authentication error"),
-        ] {
-            assert_eq!(plain(said), plainly);
         }
     }
 

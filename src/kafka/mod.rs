@@ -2,6 +2,7 @@
 
 pub(crate) mod broker_clock;
 pub(crate) mod client;
+mod context;
 pub(crate) mod groups;
 pub(crate) mod headers;
 pub(crate) mod listing;

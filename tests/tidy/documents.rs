@@ -29,6 +29,33 @@ pub(crate) fn walk(page: &str) -> Vec<Step> {
     steps
 }
 
+/// Where the walk turns: what is settled goes back up from there.
+const WAY_BACK: &str = "The way back";
+
+/// Steps before the way back that begin in a room which stands earlier in `lib.rs` than that of the step before. `root` is the text of
+/// `lib.rs`.
+pub(crate) fn steps_back(page: &str, root: &str) -> Vec<String> {
+    let place = |room: &str| root.lines().position(|line| line == format!("mod {room};"));
+    let section = page.split_once(HEADING).map_or("", |(_, after)| after.split(WAY_BACK).next().unwrap_or_default());
+    // A step begins with its number; its first file says where it begins.
+    let firsts = section.split("\n").filter(|line| line.starts_with(|first: char| first.is_ascii_digit()));
+    let mut rooms = Vec::new();
+    for first in firsts {
+        let from = section.split_once(first).map_or("", |(before, _)| &section[before.len()..]);
+        let path = from.split("`src/").nth(1).unwrap_or_default();
+        rooms.push(path.split('/').next().unwrap_or_default());
+    }
+    let pairs = rooms.iter().zip(rooms.iter().skip(1));
+    let mut wrong: Vec<_> = pairs
+        .filter(|(before, room)| place(room) < place(before))
+        .map(|(before, room)| format!("a step goes from {before} back to {room}"))
+        .collect();
+    if rooms.len() < 2 {
+        wrong.push("the walk is not found".to_owned());
+    }
+    wrong
+}
+
 /// What is wrong with a step, if anything is.
 pub(crate) fn missing(step: &Step, sources: &[Source]) -> Option<String> {
     let Some(source) = sources.iter().find(|source| source.path == step.file) else {

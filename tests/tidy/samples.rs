@@ -1,6 +1,6 @@
 //! The rules themselves under test: a small sample breaks each of them, and its good twin breaks none.
 
-use crate::documents::{Step, missing, walk, wrong_places};
+use crate::documents::{Step, missing, steps_back, walk, wrong_places};
 use crate::source::Source;
 use crate::{rooms, style};
 
@@ -106,6 +106,23 @@ fn a_walk_over_code_that_is_gone_is_found() {
     let missing: Vec<_> = steps.iter().filter_map(|step| missing(step, &sources)).collect();
     assert_eq!(missing, ["src/a.rs has no function run", "src/b.rs does not exist"]);
     assert!(walk("# A").is_empty());
+}
+
+#[test]
+fn a_step_back_to_an_earlier_room_is_found_up_to_the_way_back() {
+    let root = "mod intake;\nmod deliver;\nmod domain;\n";
+    let page = |second: &str| {
+        format!(
+            "## The walk of one event\n\n1. A: `src/deliver/a.rs` `a()`, by\n   `src/domain/b.rs`.\n2. B: `src/{second}/c.rs`.\n\n\
+            The way back:\n\n3. C: `src/intake/d.rs`.\n\n## Rooms\n"
+        )
+    };
+    for (second, wrong) in
+        [("deliver", None), ("domain", None), ("intake", Some("a step goes from deliver back to intake"))]
+    {
+        assert_eq!(steps_back(&page(second), root), Vec::from_iter(wrong), "{second}");
+    }
+    assert_eq!(steps_back("# A", root), ["the walk is not found"]);
 }
 
 #[test]

@@ -8,8 +8,7 @@ use crate::source::{Source, Token};
 /// CONTRIBUTING.md's bound, before the tests.
 const LINES_MAX: usize = 500;
 /// Files that are still above it, to be split. The list only gets shorter.
-const STILL_LONG: [&str; 4] =
-    ["src/health/owner.rs", "src/kafka/topic_range.rs", "src/app/worker.rs", "src/health/owner.rs"];
+const STILL_LONG: [&str; 1] = ["src/app/worker.rs"];
 
 pub(crate) fn no_module_docs(source: &Source) -> Vec<String> {
     if source.text.starts_with("//! ") { Vec::new() } else { vec!["does not open with //!".to_owned()] }
