@@ -3,9 +3,10 @@
 //
 //   node deploy/tests/console.mjs PROGRAM MODULES BROWSER PICTURES
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createServer } from "node:http";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import assert from "node:assert/strict";
 
@@ -17,6 +18,10 @@ const axe = readFileSync(join(modules, "node_modules/axe-core/axe.min.js"), "utf
 const SECRET = "planted-secret-0123456789";
 const HOSTILE = "<img src=x onerror=alert(1)><script>window.pwned = 1</script>";
 const ID = "<b>bold<script>window.pwned=1";
+const HOOK = "\"><b>w<script>window.pwned=2";
+// A token that may do what the demo's own may, one that may only look, and one that is taken away in mid-session.
+const TOKENS = { full: "full-0123456789abcdef", reader: "reader-0123456789abcdef", revoked: "revoked-0123456789abcdef" };
+const LINES = [`${TOKENS.full} playground demo:read,body,operate`, `${TOKENS.reader} demo:read`, `${TOKENS.revoked} demo:read`];
 const PATIENCE_MS = 60000;
 
 const until = async (what, condition) => {
@@ -29,14 +34,19 @@ const until = async (what, condition) => {
   }
 };
 
+const folder = mkdtempSync(join(tmpdir(), "hookstream-console-"));
+const tokensFile = join(folder, "tokens");
+
 const startDemo = async () => {
-  const child = spawn(program, ["demo", "--for", "10m", "--rate", "20", "--api-listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"],
+  writeFileSync(tokensFile, `${LINES.join("\n")}\n`, { mode: 0o600 });
+  const child = spawn(program, ["demo", "--for", "10m", "--rate", "20", "--api-listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
+    "--api-tokens-file", tokensFile, "--suspend-after", "45s", "--suspend-after-failures", "20"],
     { stdio: ["ignore", "pipe", "inherit"] });
   let told = "";
   child.stdout.on("data", (data) => { if (told.length < 4096) told += data; });
-  const word = (name) => (told.match(new RegExp(`^${name} (\\S+)$`, "m")) || [])[1];
-  await until("the demo's token", () => word("token"));
-  return { child, console: word("console"), api: new URL(word("api")).origin, token: word("token") };
+  const word = (name) => (told.match(new RegExp(`^${name} +(\\S+)$`, "m")) || [])[1];
+  await until("the demo's addresses", () => word("console") && word("api"));
+  return { child, console: word("console"), api: new URL(word("api")).origin, token: TOKENS.full };
 };
 
 const startReceiver = async () => {
@@ -58,7 +68,7 @@ try {
   const instance = `${demo.api}/api/v1/playground/integrations/instances/${encodeURIComponent(ID)}`;
   const record = { id: ID, baseUrl: `http://127.0.0.1:${receiver.address().port}/%3Cscript%3E`, status: "active",
     secrets: [{ id: "webhook.header.X-Key", value: SECRET }],
-    webHooks: [{ id: "hostile", relativeUrl: "cb", triggerType: "entityEvent", filter: { items: [{}] }, disabled: false }] };
+    webHooks: [{ id: HOOK, relativeUrl: "cb", triggerType: "entityEvent", filter: { items: [{}] }, disabled: false }] };
   await until("the API", async () => (await fetch(`${demo.api}/api/v1/docs`).catch(() => ({}))).ok);
   const put = await fetch(instance, { method: "PUT", headers, body: JSON.stringify(record) });
   assert.equal(put.status, 200, await put.text());
@@ -83,8 +93,8 @@ try {
     await page.goto(demo.console);
     return page;
   };
-  const signIn = async (page) => {
-    await page.getByLabel("Token").fill(demo.token);
+  const signIn = async (page, token = demo.token) => {
+    await page.getByLabel("Token").fill(token);
     await page.getByRole("button", { name: "Sign in" }).click();
     await page.getByRole("heading", { name: "Integrations", level: 1 }).waitFor();
   };
@@ -99,12 +109,21 @@ try {
     if (pwned) problems.push(`${name}: a script of hostile text ran`);
     if (scripts) problems.push(`${name}: hostile text became an element`);
     if (reported.length) problems.push(`${name}: the policy was broken: ${reported.join(", ")}`);
-    for (const secret of [SECRET, demo.token]) if (text.includes(secret)) problems.push(`${name}: a secret is on the page`);
+    for (const secret of [SECRET, ...Object.values(TOKENS)]) if (text.includes(secret)) problems.push(`${name}: a secret is on the page`);
     console.log(`seen: ${name}`);
   };
   const go = async (page, path, heading) => {
     await page.goto(`${demo.console}#/${path}`);
     await page.getByRole("heading", { name: heading, level: 1 }).waitFor();
+  };
+  // Goes on with the key alone until what has the focus is called so.
+  const tabTo = async (page, name) => {
+    for (let pressed = 0; pressed < 80; pressed += 1) {
+      const focused = await page.evaluate(() => { const on = document.activeElement; return (on && (on.getAttribute("aria-label") || on.textContent)) || ""; });
+      if (focused === name) return;
+      await page.keyboard.press("Tab");
+    }
+    assert.fail(`the key Tab does not lead to ${name}`);
   };
   const picture = (page, name) => page.screenshot({ path: join(pictures, `console-${name}.png`) });
 
@@ -134,6 +153,9 @@ try {
   await details.waitFor();
   await sound(page, "integration");
   await picture(page, "integration");
+  await page.getByLabel("Live").check();
+  await page.getByText(/^\d+ new attempts$/).waitFor();
+  await page.getByLabel("Live").uncheck();
   await details.focus();
   await page.keyboard.press("Enter");
   await page.getByRole("dialog").getByText("without the header X-XCOM-Integration-Echo").first().waitFor();
@@ -159,6 +181,36 @@ try {
   await page.keyboard.press("Escape");
   await picture(page, "dead-letters");
 
+  // A redrive: its preview fixes what runs; stopped between two records, then run to its end.
+  await until("three exhausted dead letters", async () => (await rows("demo", "dead-letters?reason=exhausted&limit=3")).length === 3);
+  await page.getByRole("combobox", { name: "Reason" }).selectOption("exhausted");
+  const counted = async (box) => {
+    const count = Number((await box.getByText(/^\d+ would be sent\.$/).textContent()).match(/\d+/)[0]);
+    assert.ok(count >= 3, `${count} are counted`);
+    return { box, count };
+  };
+  const redrive = async () => {
+    await page.getByRole("button", { name: "Redrive this selection…" }).click();
+    return counted(page.getByRole("dialog", { name: "Redrive dead letters" }));
+  };
+  const slow = await redrive();
+  await slow.box.getByLabel("At most a second").fill("1");
+  await sound(page, "preview of a redrive");
+  await picture(page, "redrive");
+  await slow.box.getByRole("button", { name: `Send ${slow.count}` }).click();
+  await slow.box.getByText(/^[1-9]\d* of \d+ sent$/).waitFor();
+  await slow.box.getByRole("button", { name: "Stop" }).click();
+  await slow.box.getByText(/^Stopped: /).waitFor();
+  const stoppedAt = Number((await slow.box.getByText(/^Stopped: /).textContent()).match(/\d+/)[0]);
+  assert.ok(stoppedAt < slow.count, `the run was stopped after ${stoppedAt} of ${slow.count}`);
+  await page.keyboard.press("Escape");
+  const fast = await redrive();
+  await fast.box.getByLabel("At most a second").fill("1000");
+  await fast.box.getByRole("button", { name: `Send ${fast.count}` }).click();
+  await fast.box.getByText(`Done: ${fast.count} sent.`).waitFor();
+  await sound(page, "redrive");
+  await page.keyboard.press("Escape");
+
   await go(page, "demo/lab", "Filter lab");
   await page.getByRole("button", { name: "Try it" }).click();
   await page.getByText(/^Matched \d+ of \d+ recent events/).waitFor();
@@ -171,9 +223,50 @@ try {
   await page.getByRole("dialog").getByText(HOSTILE).waitFor();
   await sound(page, "hostile answer");
   await page.keyboard.press("Escape");
-  await page.getByRole("button", { name: "Send a test to hostile" }).click();
+  await page.getByRole("button", { name: `Send a test to ${HOOK}` }).click();
   await page.getByText("The receiver answered with HTTP status 500").last().waitFor();
   await sound(page, "test delivery");
+
+  // What fails for long is suspended. The page brings it back, with keys alone, and then sends past events again.
+  const health = async () => (await (await fetch(instance, { headers })).json()).health;
+  await until("the suspension of the hostile receiver", async () => (await health()).status === "failed");
+  await page.reload();
+  await page.getByRole("button", { name: "Resume…" }).waitFor();
+  await sound(page, "suspended");
+  await tabTo(page, "Resume…");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog", { name: "Resume the integration" }).waitFor();
+  await tabTo(page, "Resume");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").getByText("The integration is active again.").waitFor();
+  assert.notEqual((await health()).status, "failed", "the API says what the page says");
+  await sound(page, "resume");
+  await page.keyboard.press("Escape");
+
+  // Some events are dropped already; some come yet.
+  const replay = async () => {
+    await page.getByRole("button", { name: "Replay…" }).click();
+    const box = page.getByRole("dialog", { name: "Replay past events" });
+    await box.getByPlaceholder("where the suspension began").waitFor();
+    await box.getByRole("button", { name: "Count first" }).click();
+    return counted(box);
+  };
+  const since = Date.now();
+  await until("events to replay", async () => (await rows("playground", `events?filter=${encodeURIComponent('{"items":[{}]}')}`)).filter((row) => new Date(row.at) > since).length > 3);
+  const first = await replay();
+  await sound(page, "preview of a replay");
+  await first.box.getByLabel("At most a second").fill("1");
+  await first.box.getByRole("button", { name: `Send ${first.count}` }).click();
+  await first.box.getByText(new RegExp(`^[1-9]\\d* of ${first.count} sent$`)).waitFor();
+  // A dialog that is closed ends its run as well.
+  await page.keyboard.press("Escape");
+  await first.box.waitFor({ state: "detached" });
+  const second = await replay();
+  await second.box.getByLabel("At most a second").fill("1000");
+  await second.box.getByRole("button", { name: `Send ${second.count}` }).click();
+  await second.box.getByText(`Done: ${second.count} sent.`).waitFor();
+  await sound(page, "replay");
+  await page.keyboard.press("Escape");
 
   await go(page, "elsewhere/integrations", "Integrations");
   await page.getByRole("alert").getByText("The token is not for the workspace elsewhere.").waitFor();
@@ -188,6 +281,12 @@ try {
   await sound(dark, "integration in the dark");
   await picture(dark, "dark");
 
+  await go(dark, "demo/dead-letters", "Dead letters");
+  await dark.getByRole("button", { name: "Redrive this selection…" }).click();
+  await counted(dark.getByRole("dialog", { name: "Redrive dead letters" }));
+  await sound(dark, "preview in the dark");
+  await dark.keyboard.press("Escape");
+
   const small = await open({ viewport: { width: 390, height: 780 }, colorScheme: "light" });
   await signIn(small);
   for (const [path, heading] of [["demo/integrations", "Integrations"], ["demo/dead-letters", "Dead letters"], ["demo/integration/c81e4f6d-92ab-4c37-8d11-b5a90e63f703", "c81e4f6d-92ab-4c37-8d11-b5a90e63f703"]]) {
@@ -197,11 +296,36 @@ try {
     if (wide) problems.push(`${path} is wider than a small screen`);
     await sound(small, `${path} on a small screen`);
   }
+  await small.getByRole("button", { name: "Replay…" }).click();
+  await sound(small, "replay on a small screen");
+  await small.keyboard.press("Escape");
   await picture(small, "small");
+
+  // A token that may only look sees no answer of a receiver and no action, and gets none done.
+  const reader = await open({ viewport: { width: 1280, height: 800 } });
+  await signIn(reader, TOKENS.reader);
+  await go(reader, "demo/integration/c81e4f6d-92ab-4c37-8d11-b5a90e63f703", "c81e4f6d-92ab-4c37-8d11-b5a90e63f703");
+  await reader.getByText("This token may only read").waitFor();
+  assert.equal(await reader.getByRole("button", { name: /^(Send a test|Resume|Replay|Redrive)/ }).count(), 0, "a reader is offered actions");
+  const refused = await reader.evaluate(async () => (await fetch("api/v1/demo/actions/redrive/preview", { method: "POST", headers: { "x-hookstream-console": "1", "content-type": "application/json" }, body: "{}" })).status);
+  assert.equal(refused, 403, "a reader's action");
+  await sound(reader, "a reader's page");
+
+  // A token that is revoked in mid-session.
+  const gone = await open({ viewport: { width: 1280, height: 800 } });
+  await signIn(gone, TOKENS.revoked);
+  writeFileSync(tokensFile, `${LINES.slice(0, 2).join("\n")}\n`);
+  demo.child.kill("SIGHUP");
+  const asks = (token) => fetch(`${demo.console}api/v1/demo/health`, { headers: { authorization: `Bearer ${token}` } });
+  await until("the revocation", async () => (await asks(TOKENS.revoked)).status === 401);
+  await gone.getByRole("link", { name: "Dead letters" }).click();
+  await gone.getByRole("heading", { name: "Sign in", level: 1 }).waitFor();
+  await sound(gone, "revoked");
 } finally {
   if (browser) await browser.close();
   receiver.close();
   demo.child.kill("SIGKILL");
+  rmSync(folder, { recursive: true });
 }
 for (const problem of problems) console.error(problem);
 assert.equal(problems.length, 0, `${problems.length} problems`);

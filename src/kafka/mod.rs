@@ -1,6 +1,7 @@
 //! Toolbox for Kafka: client configuration, contexts, readers and transactions. No features.
 
 pub(crate) mod broker_clock;
+mod by_time;
 pub(crate) mod client;
 mod context;
 pub(crate) mod groups;

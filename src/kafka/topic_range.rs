@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::Offset;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
+use super::by_time;
 use super::client::{ClientLog, span_consumer_config};
 use super::listing::partitions_of;
 use super::record_stream::RecordStream;
@@ -24,7 +25,7 @@ use crate::kafka::headers::every_header;
 use crate::settings;
 
 /// How long the brokers may take for one answer before a tool gives up.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to listen for what the client has to say about a connection.
 const LISTEN: Duration = Duration::from_millis(100);
 /// After this long the user is told that the brokers have not answered.
@@ -263,22 +264,8 @@ impl TopicRange {
     /// # Errors
     /// [`SpanError::Kafka`]
     pub(crate) fn offsets_at(&self, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, SpanError> {
-        let failed = |source| SpanError::Kafka { topic: self.topic.clone(), source };
-        let mut asked = TopicPartitionList::new();
-        for range in &self.bounds {
-            let time = Offset::Offset(timestamp_ms.max(0));
-            asked.add_partition_offset(&self.topic, range.partition, time).map_err(failed)?;
-        }
-        let answered = self.consumer.offsets_for_times(asked, ANSWER_TIMEOUT).map_err(failed)?;
-        let mut offsets = BTreeMap::new();
-        for element in answered.elements() {
-            element.error().map_err(failed)?;
-            let range = self.bounds.iter().find(|range| range.partition == element.partition());
-            let end = range.map_or(0, |range| range.end);
-            let offset = if let Offset::Offset(offset) = element.offset() { offset.min(end) } else { end };
-            offsets.insert(element.partition(), offset);
-        }
-        Ok(offsets)
+        by_time::offsets_at(&self.consumer, &self.topic, &self.bounds, timestamp_ms)
+            .map_err(|source| SpanError::Kafka { topic: self.topic.clone(), source })
     }
 
     /// The range that holds only this record.
