@@ -94,9 +94,11 @@ pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, conditio
     let connector = Connector::system(policy, settings.delivery.connect_timeout);
     let courier = HttpCourier::new(connector, settings.delivery.request_timeout, Arc::clone(metrics));
     let condition = Arc::clone(condition);
+    metrics.expect_writes([settings.topics.audit.clone()]);
     ApiContext {
         test_delivery: test_delivery::by(Arc::new(courier)),
         requests: metrics.api_requests.clone(),
+        unwritten: metrics.deliver.publish_errors.clone(),
         ready: Box::new(move |ready| condition.set_ready(ready)),
     }
 }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::waiting::behind_by_integration;
 use super::{ReadError, parts_of, read_table, same_id, time};
 use crate::attempt_log::redaction::{Secrets, shown_url};
 use crate::domain::explain::items_of;
+use crate::domain::guid::canonical_key;
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::retry_schedule::format_duration;
 use crate::health::records::StateRecord;
@@ -30,6 +32,8 @@ pub(crate) struct IntegrationRow {
     pub(crate) web_hooks: Vec<WebhookRow>,
     /// What the health topic says; none where it says nothing.
     pub(crate) health: Option<HealthRow>,
+    /// Since when a webhook of it is behind (RFC 3339); none where none is.
+    pub(crate) behind_since: Option<String>,
     #[serde(skip)]
     pub(crate) updated_ms: i64,
 }
@@ -57,6 +61,9 @@ pub(crate) struct HealthRow {
     pub(crate) integration_id: String,
     #[serde(flatten)]
     pub(crate) state: StateRecord,
+    /// Since when a webhook of it is behind (RFC 3339); left out where none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) behind_since: Option<String>,
 }
 
 impl HealthRow {
@@ -64,7 +71,12 @@ impl HealthRow {
     pub(crate) fn of(key: &[u8], value: &[u8]) -> Option<Self> {
         let (workspace, integration) = parts_of(key)?;
         let state = StateRecord::parse(value).ok()?;
-        Some(Self { workspace: workspace.to_owned(), integration_id: integration.to_owned(), state })
+        Some(Self {
+            workspace: workspace.to_owned(),
+            integration_id: integration.to_owned(),
+            state,
+            behind_since: None,
+        })
     }
 }
 
@@ -84,6 +96,7 @@ impl IntegrationRow {
             problem: None,
             web_hooks: Vec::new(),
             health: None,
+            behind_since: None,
             updated_ms: written_ms,
         };
         Some(match (parsed, before) {
@@ -161,12 +174,31 @@ pub(crate) struct Listed<R> {
     pub(crate) read: u64,
 }
 
-/// What the health topic says of the integrations that `filter` takes, the newest change first. Blocks for a bounded time. A missing
-/// topic says nothing.
+/// What the health topic says of the integrations that `filter` takes, the newest change first, and since when they are behind. Blocks
+/// for a bounded time. A missing topic says nothing.
 ///
 /// # Errors
 /// [`ReadError`]
 pub(crate) fn health(
+    settings: &Settings,
+    filter: &IntegrationFilter,
+    wanted: &dyn Fn() -> bool,
+) -> Result<Listed<HealthRow>, ReadError> {
+    let mut listed = states(settings, filter, wanted)?;
+    if !listed.rows.is_empty() {
+        let behind = behind_by_integration(settings, wanted, &|key| filter.takes_key(key))?;
+        for row in &mut listed.rows {
+            row.behind_since = behind.get(&key_of(&row.workspace, &row.integration_id)).cloned();
+        }
+    }
+    Ok(listed)
+}
+
+fn key_of(workspace: &str, integration: &str) -> String {
+    canonical_key(&format!("{workspace}/{integration}")).into_owned()
+}
+
+fn states(
     settings: &Settings,
     filter: &IntegrationFilter,
     wanted: &dyn Fn() -> bool,
@@ -241,10 +273,14 @@ pub(crate) fn integrations(
         integration: filter.integration.clone(),
         ..IntegrationFilter::default()
     };
-    for health in health(settings, &of_keys, wanted)?.rows {
+    let behind = behind_by_integration(settings, wanted, &|key| of_keys.takes_key(key))?;
+    for row in by_key.values_mut() {
+        row.behind_since = behind.get(&key_of(&row.workspace, &row.integration_id)).cloned();
+    }
+    for health in states(settings, &of_keys, wanted)?.rows {
         let key = format!("{}/{}", health.workspace, health.integration_id).into_bytes();
         if let Some(row) = by_key.get_mut(&key) {
-            row.health = Some(health);
+            row.health = Some(HealthRow { behind_since: row.behind_since.clone(), ..health });
         }
     }
     let mut rows: Vec<IntegrationRow> = by_key.into_values().collect();

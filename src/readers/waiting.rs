@@ -1,9 +1,13 @@
 //! What waits: retries in their tiers, and places of webhooks that are behind in the events topic.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::scan::{Bounds, Log as _, Watch, walk};
 use super::{ReadError, read_table, time};
+use crate::domain::guid::canonical_key;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::Reason;
 use crate::kafka::groups::committed;
@@ -107,10 +111,7 @@ impl Place {
             reason: Option<String>,
             since: Option<serde_json::Value>,
         }
-        let key = std::str::from_utf8(key).ok()?.strip_prefix(group)?.strip_prefix('/')?;
-        let (partition, key) = key.split_once('/')?;
-        let (workspace, key) = key.split_once('/')?;
-        let (integration, webhook) = key.rsplit_once('/')?;
+        let (partition, workspace, integration, webhook) = Self::parts(group, key)?;
         let value: Value = serde_json::from_slice(value).ok()?;
         Some(Self {
             workspace: workspace.to_owned(),
@@ -126,6 +127,49 @@ impl Place {
             },
         })
     }
+
+    /// Of a key that a worker of `group` wrote: partition, workspace, integration and webhook.
+    fn parts<'a>(group: &str, key: &'a [u8]) -> Option<(&'a str, &'a str, &'a str, &'a str)> {
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(group)?.strip_prefix('/')?;
+        let (partition, key) = key.split_once('/')?;
+        let (workspace, key) = key.split_once('/')?;
+        let (integration, webhook) = key.rsplit_once('/')?;
+        Some((partition, workspace, integration, webhook))
+    }
+
+    /// The integration's key, `<workspace>/<id>`, of a key of the backlog topic.
+    pub(crate) fn integration_of(group: &str, key: &[u8]) -> Option<String> {
+        let (_, workspace, integration, _) = Self::parts(group, key)?;
+        Some(canonical_key(&format!("{workspace}/{integration}")).into_owned())
+    }
+
+    fn since_ms(&self) -> Option<i64> {
+        Some(self.since.as_deref()?.parse::<Timestamp>().ok()?.as_millisecond())
+    }
+}
+
+/// Since when the one that is behind the longest is behind.
+pub(crate) fn behind_since<'a>(places: impl Iterator<Item = &'a Place>) -> Option<String> {
+    places.filter_map(Place::since_ms).min().and_then(time)
+}
+
+/// By integration (`<workspace>/<id>`), since when a webhook of it is behind. `meant` looks at that key. Blocks for a bounded time.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn behind_by_integration(
+    settings: &Settings,
+    wanted: &dyn Fn() -> bool,
+    meant: &dyn Fn(&[u8]) -> bool,
+) -> Result<BTreeMap<String, String>, ReadError> {
+    let mut by_key: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+    for place in places(settings, wanted, &|_| true)? {
+        let key = canonical_key(&format!("{}/{}", place.workspace, place.integration_id)).into_owned();
+        if meant(key.as_bytes()) {
+            by_key.entry(key).or_default().push(place);
+        }
+    }
+    Ok(by_key.into_iter().filter_map(|(key, places)| Some((key, behind_since(places.iter())?))).collect())
 }
 
 /// The places of webhooks that are behind and that `meant` takes. A missing topic has none. Blocks for a bounded time.
@@ -137,7 +181,7 @@ pub(crate) fn places(
     wanted: &dyn Fn() -> bool,
     meant: &dyn Fn(&Place) -> bool,
 ) -> Result<Vec<Place>, ReadError> {
-    let mut by_key = std::collections::BTreeMap::new();
+    let mut by_key = BTreeMap::new();
     let group = &settings.kafka.group;
     let read = read_table(&settings.kafka, &settings.topics.backlog, "backlog-reader", wanted, |row| {
         let place = row.value.and_then(|value| Place::of(group, row.key, value)).filter(|place| meant(place));
@@ -169,7 +213,17 @@ mod tests {
         {
             assert_eq!(Place::of("hooks/eu", other.as_bytes(), value), None, "{other}");
         }
+        assert_eq!(Place::integration_of("hooks/eu", b"hooks/eu/7/acme/i-1/w-1").as_deref(), Some("acme/i-1"));
         let in_ms = Place::of("g", b"g/0/a/i/w", br#"{"offset":1,"since":1632827306903}"#).unwrap();
         assert_eq!(in_ms.since.as_deref(), Some("2021-09-28T11:08:26.903Z"));
+    }
+
+    #[test]
+    fn an_integration_is_behind_since_the_oldest_of_its_places() {
+        let place = |since: &str| Place::of("g", b"g/0/a/i/w", format!(r#"{{"offset":1,"since":{since}}}"#).as_bytes());
+        let places = [place("1700000002000"), place(r#""2023-11-14T22:13:20.5Z""#), place(r#""2023-11-14T22:13:21Z""#)];
+        let places: Vec<Place> = places.into_iter().flatten().collect();
+        assert_eq!(behind_since(places.iter()).as_deref(), Some("2023-11-14T22:13:20.500Z"));
+        assert_eq!(behind_since(std::iter::empty()), None);
     }
 }

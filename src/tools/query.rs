@@ -56,7 +56,7 @@ pub(crate) async fn integrations(
 ) -> Result<ExitCode, ToolError> {
     let query = resolved(settings, query).await?;
     let listed = listed(settings, &query, stop, reader::integrations).await?;
-    let heading = ["INTEGRATION", "STATUS", "HEALTH", "SINCE", "WEBHOOKS", "CHANGED", "URLS"];
+    let heading = ["INTEGRATION", "STATUS", "HEALTH", "SINCE", "BEHIND SINCE", "WEBHOOKS", "CHANGED", "URLS"];
     write_rows(&query, &listed, &heading, integration_cells, out)
 }
 
@@ -74,6 +74,7 @@ fn integration_cells(row: &IntegrationRow) -> Vec<String> {
         row.problem.as_ref().map_or(row.status, |_problem| Some("unusable")).unwrap_or("-").to_owned(),
         health.map_or("-", |state| state.health().word()).to_owned(),
         health.map_or_else(|| "-".to_owned(), |state| since(state.since())),
+        row.behind_since.clone().unwrap_or_else(|| "-".to_owned()),
         webhooks,
         row.updated_at.clone().unwrap_or_default(),
         row.problem.clone().unwrap_or_else(|| urls.join(", ")),
@@ -92,7 +93,7 @@ pub(crate) async fn health(
 ) -> Result<ExitCode, ToolError> {
     let query = resolved(settings, query).await?;
     let listed = listed(settings, &query, stop, reader::health_of).await?;
-    let heading = ["INTEGRATION", "HEALTH", "SINCE", "LAST STATUS", "LAST ACKNOWLEDGED", "FAILURES"];
+    let heading = ["INTEGRATION", "HEALTH", "SINCE", "BEHIND SINCE", "LAST STATUS", "LAST ACKNOWLEDGED", "FAILURES"];
     write_rows(&query, &listed, &heading, health_cells, out)
 }
 
@@ -103,6 +104,7 @@ fn health_cells(row: &HealthRow) -> Vec<String> {
         format!("{}/{}", row.workspace, row.integration_id),
         state.health().word().to_owned(),
         since(state.since()),
+        row.behind_since.clone().unwrap_or_else(|| "-".to_owned()),
         state.last_status().map_or_else(|| "-".to_owned(), |status| status.to_string()),
         state.last_acknowledged_at().map_or_else(|| "-".to_owned(), since),
         if failures.is_empty() { "-".to_owned() } else { failures },

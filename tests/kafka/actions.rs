@@ -18,7 +18,7 @@ use crate::support::cluster::{Cluster, SharedCluster};
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::{Read, Record, produce, read_all};
 use crate::support::wait::{PATIENCE, equal, wait_until};
-use crate::support::worker::{Names, Worker};
+use crate::support::worker::{Names, Worker, get, sum};
 
 const SCHEDULE: &str = "100ms,200ms";
 /// Each token is a secret; none may stand in a record.
@@ -274,4 +274,28 @@ async fn a_test_and_a_resumption_leave_their_records() {
     assert_eq!(told, expected);
     assert_eq!(audited.last().unwrap().1["selection"], json!({ "integration": "i", "webhook": "w1" }));
     drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_delivery_is_answered_and_a_missing_record_of_it_counted() {
+    let cluster = Cluster::shared().await;
+    let names = Names::of("act-unrecorded");
+    names.create(cluster.brokers(), SCHEDULE, 1).await;
+    let setting = Setting::of(cluster.brokers(), names.group(), names.integrations());
+    let nowhere = format!("{}.nowhere", names.audit());
+    let more =
+        names.arguments_beside(cluster.brokers(), &["--brokers", "--group", "--integrations-topic", "--audit-topic"]);
+    let own = ["--audit-topic", &nowhere, "--allow-private-networks", "127.0.0.0/8"];
+    let api = setting.start("api", &more.iter().map(String::as_str).chain(own).collect::<Vec<_>>());
+    let receiver = Receiver::start(|_| Answer::ok());
+    let instance = json!({ "baseUrl": receiver.url("/crm"), "webHooks": [hook("w1")] });
+    assert_eq!(api.put("ws/integrations/instances/i", &instance).await.status, 200);
+    let unwritten = async || {
+        let (_, text) = get(api.admin(), "/metrics").await.unwrap();
+        sum(&text, "hookstream_publish_errors_total", &[("topic", &nowhere)])
+    };
+    assert!(unwritten().await.abs() < 0.5, "nothing is missing yet");
+    let answer = api.ask(hyper::Method::POST, "ws/integrations/instances/i/webhooks/w1/test", "").await;
+    assert_eq!((answer.status, receiver.count()), (hyper::StatusCode::OK, 1));
+    assert!((unwritten().await - 1.0).abs() < 0.5, "the missing record is counted");
 }

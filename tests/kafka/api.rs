@@ -144,7 +144,13 @@ async fn ask(client: &Http, to: SocketAddr, request: (Method, &str, &str), if_ma
 }
 
 impl Api {
-    async fn ask(&self, method: Method, path: &str, body: &str) -> Answer {
+    /// Where its metrics are.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let address = self.process.lines().find(PATIENCE, |line| line_address(line, "\"admin listening\""));
+        address.unwrap_or_else(|| panic!("no admin listener:\n{}", self.process.lines().tail(40)))
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str, body: &str) -> Answer {
         ask(&self.client, self.address, (method, path, body), "").await.unwrap()
     }
 

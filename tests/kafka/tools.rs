@@ -641,3 +641,42 @@ async fn what_a_suspension_cost_is_brought_over_and_the_account_balances() {
     assert_eq!(ids(&receiver, seen).len(), events, "and under one id, also where both ways brought it");
     worker.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tool_that_acts_leaves_one_record_and_a_dry_run_none() {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let names = Names::of("tools-audit");
+    names.create(brokers, SCHEDULE, 1).await;
+    let receiver = Receiver::start(|_| Answer::ok());
+    produce(brokers, &names.integrations(), [Record::new("ws/i", integration(&receiver, "active").to_string())]);
+    produce(brokers, &names.events(), (0..3).map(|id| event(id, "company")));
+    produce(brokers, &names.dead_letter(), (0..2).map(|id| dead_letter(id, "all", "exhausted")));
+    let named = ["--workspace", "ws", "--integration", "i"];
+    let with = |words: &[&'static str]| words.iter().copied().chain(named).collect::<Vec<_>>();
+    let since = "2020-01-01T00:00:00Z";
+    let done = [
+        run(brokers, &names, &["dead-letters", "redrive", "--dry-run"]).await,
+        run(brokers, &names, &with(&["replay", "--from", since, "--dry-run"])).await,
+        run(brokers, &names, &["dead-letters", "redrive", "--reason", "exhausted"]).await,
+        run(brokers, &names, &with(&["replay", "--from", since])).await,
+        run(brokers, &names, &with(&["resume"])).await,
+    ];
+    for ended in &done {
+        assert_eq!(ended.code, 0, "{}{}", ended.out, ended.log);
+    }
+    let audited: Vec<(String, Value)> =
+        read_all(brokers, &names.audit()).iter().map(|record| (record.key_text().to_owned(), record.json())).collect();
+    let told: Vec<(&str, &str, i64)> = audited
+        .iter()
+        .map(|(key, record)| {
+            let sent = record["counts"]["sent"].as_i64().unwrap_or(-1);
+            (key.as_str(), record["action"].as_str().unwrap(), sent)
+        })
+        .collect();
+    assert_eq!(told, [("*", "redrive", 2), ("ws", "replay", 3), ("ws", "resume", -1)]);
+    for (_, record) in &audited {
+        assert!(record["who"].as_str().unwrap().starts_with("cli@"), "{record}");
+        assert!(record["at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{record}");
+    }
+}

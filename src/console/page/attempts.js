@@ -41,6 +41,7 @@ export const attemptsTable = (caption, rows, context, empty) => table(caption, [
   { title: "Attempt", number: true, wide: true, cell: (row) => row.attempt },
   { title: "Took", number: true, wide: true, cell: (row) => (row.durationMs === undefined ? "–" : `${row.durationMs} ms`) },
   { title: "Why", wide: true, cell: (row) => words.why(row) },
+  { title: "Waits until", wide: true, cell: (row) => (row.nextAttemptAt ? time(row.nextAttemptAt) : "–") },
   { title: "Event", wide: true, cell: (row) => h("span", { class: "mono" }, row.eventId || "–") },
   { title: "Details", cell: (row) => h("button", { type: "button", "aria-label": `Details of the attempt at ${time(row.at, true)}`, onclick: () => drawer(row, context) }, "Details") },
 ], rows, empty);

@@ -28,8 +28,8 @@ const webhook = (row, context, origin) => {
       ["Dead letter", dead && `${dead.reason}, ${place(dead)}, ${time(dead.timestamp)}`]]),
     row.attempts && row.attempts.length > 0 && attemptsTable(`Attempts of ${row.webHookId}`, row.attempts, context, ""),
     mayAct && row.matches && h("div", { class: "row" },
-      dead && h("button", { type: "button", "aria-label": `Redrive the dead letter of ${row.webHookId}`, onclick: () => redrive(context, { event: place(dead) }) }, "Redrive this dead letter…"),
-      origin && h("button", { type: "button", "aria-label": `Replay to ${row.webHookId}`, onclick: () => replayOne(context, row, origin) }, "Replay to this webhook…")));
+      dead && h("button", { type: "button", "aria-label": `Redrive this dead letter… (${row.webHookId})`, onclick: () => redrive(context, { event: place(dead) }) }, "Redrive this dead letter…"),
+      origin && h("button", { type: "button", "aria-label": `Replay to this webhook… (${row.webHookId})`, onclick: () => replayOne(context, row, origin) }, "Replay to this webhook…")));
 };
 
 export const event = async (place, context) => {

@@ -28,7 +28,7 @@ export const integration = async (place, context) => {
       ["Failures by reason", health.failures && Object.keys(health.failures).length ? Object.entries(health.failures).map(([reason, count]) => `${reason} ${count}`).join(", ") : undefined],
       ["Last status", health.lastStatus],
       ["Last acknowledgement", health.lastAcknowledgedAt ? time(health.lastAcknowledgedAt) : undefined],
-      ["Behind since", health.behindSince ? time(health.behindSince) : undefined],
+      ["Behind since", health.behindSince ? `${time(health.behindSince)} (${ago(health.behindSince)}): it is given its events in order, from where it stands` : undefined],
       ["Base URL", instance.baseUrl && h("code", {}, instance.baseUrl)],
       ["Secrets", (instance.secrets || []).map((secret) => secret.id).join(", ") || "none: requests are not signed"],
     ]),

@@ -40,6 +40,7 @@ export const integrations = async (place, context) => {
       { title: "Integration", cell: (row) => h("a", { href: context.address("integration", row.integrationId) }, row.integrationId) },
       { title: "State", cell: (row) => [stateOf(row), row.problem && h("div", { class: "dim" }, row.problem)] },
       { title: "Since", wide: true, cell: (row) => (row.since ? [time(row.since), h("br"), h("span", { class: "dim" }, ago(row.since))] : "–") },
+      { title: "Behind since", wide: true, cell: (row) => (row.behindSince ? [time(row.behindSince), h("br"), h("span", { class: "warn" }, ago(row.behindSince))] : "–") },
       { title: "Failures by reason", cell: failures },
       { title: "Last acknowledgement", wide: true, cell: (row) => time(row.lastAcknowledgedAt) },
       { title: "Last status", wide: true, number: true, cell: (row) => row.lastStatus ?? "–" },

@@ -10,6 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderValue, Response, StatusCode};
+use prometheus::{IntCounter, IntCounterVec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -58,12 +59,20 @@ pub(super) struct Actions {
     turns: Arc<Semaphore>,
     runs: TaskTracker,
     stop: CancellationToken,
+    /// Records that the audit topic did not take.
+    unrecorded: IntCounter,
 }
 
 impl Actions {
-    pub(super) fn new(settings: &Settings) -> Self {
-        let turns = Arc::new(Semaphore::new(ACTIONS_MAX));
-        Self { settings: Arc::new(settings.clone()), turns, runs: TaskTracker::new(), stop: CancellationToken::new() }
+    /// `unwritten` counts, by topic, records that Kafka did not take.
+    pub(super) fn new(settings: &Settings, unwritten: &IntCounterVec) -> Self {
+        Self {
+            settings: Arc::new(settings.clone()),
+            turns: Arc::new(Semaphore::new(ACTIONS_MAX)),
+            runs: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            unrecorded: unwritten.with_label_values(&[&settings.topics.audit]),
+        }
     }
 
     /// The runs, so that they can be stopped and waited for.
@@ -76,12 +85,14 @@ impl Actions {
         Arc::clone(&self.turns).try_acquire_owned().map_err(|_none| busy())
     }
 
-    /// Leaves the record of a test delivery. It has happened and changed nothing, so it is answered in any case.
+    /// Leaves the record of a test delivery. It has happened and changed nothing, so it is answered in any case; a record that is missing
+    /// is logged and counted.
     pub(super) async fn tested(&self, who: &str, names: &Names, acknowledged: bool) {
         let selection = Selection { webhook: names.webhook.clone(), ..about(names, names.id.clone()) };
         let counts = json!({ "acknowledged": u8::from(acknowledged), "failed": u8::from(!acknowledged) });
         let written = async { Audit::open(&self.settings).await?.record(who, "test", &selection, &counts).await };
         if let Err(error) = written.await {
+            self.unrecorded.inc();
             tracing::error!(who, error = chain(&error), "a test delivery leaves no record in the audit topic");
         }
     }
@@ -302,11 +313,12 @@ async fn run(
     let requeue = Some(sender.requeue(settings).await.map_err(refused)?);
     tracing::info!(who = caller.name, action = sender.word(), workspace = names.workspace, rate, "an action begins");
     let (lines, mut told) = mpsc::channel(LINES_MAX);
+    let unrecorded = api.actions.unrecorded.clone();
     api.actions.runs.spawn(async move {
         let until = Some(Instant::now() + RUN_MAX);
         let order = Order { name: sender.word(), rate, requeue, until, stop: &stop };
         let resent = sending(order, prepared, &lines).await;
-        let last = ended(&audit, &caller.name, sender, resent).await;
+        let last = ended(&audit, &unrecorded, &caller.name, sender, resent).await;
         drop(turn);
         if lines.send(line(&last)).await.is_err() {
             tracing::info!(who = caller.name, action = sender.word(), "the caller of an action went away");
@@ -366,11 +378,11 @@ async fn until_gone<T>(sent: impl Future<Output = T>, gone: impl Future<Output =
 }
 
 /// Leaves the record of a run, and says how it ended.
-async fn ended(audit: &Audit, who: &str, sender: Sender, resent: Resent) -> Progress {
+async fn ended(audit: &Audit, unrecorded: &IntCounter, who: &str, sender: Sender, resent: Resent) -> Progress {
     let Resent { account, selection, ended } = resent;
     let counts = account.counts();
     tracing::info!(who, action = sender.word(), matched = account.matched, sent = account.sent, "an action ended");
-    let recorded = audit.record(who, sender.word(), &selection, &counts).await;
+    let recorded = audit.record(who, sender.word(), &selection, &counts).await.inspect_err(|_error| unrecorded.inc());
     let error = match (&ended, recorded) {
         (Err(error), _) => {
             tracing::error!(who, action = sender.word(), error = chain(error), "an action could not go on");
@@ -414,7 +426,8 @@ async fn resumed(api: &Api, names: &Names, caller: Caller, request: Request) -> 
         Outcome::NotSuspended => "The integration is not suspended.",
         Outcome::Pending => "The request stands; no worker has granted it yet. One that starts will.",
     };
-    audit.record(&caller.name, "resume", &selection, &outcome.counts()).await.map_err(refused)?;
+    let recorded = audit.record(&caller.name, "resume", &selection, &outcome.counts()).await;
+    recorded.inspect_err(|_error| api.actions.unrecorded.inc()).map_err(refused)?;
     Ok(answers::json(StatusCode::OK, &ResumeAnswer { outcome, message: message.to_owned() }))
 }
 

@@ -161,6 +161,8 @@ pub(crate) struct ApiContext {
     pub(crate) test_delivery: TestDelivery,
     /// Requests by `method` and class of `status`.
     pub(crate) requests: IntCounterVec,
+    /// Records that Kafka did not take, by `topic`.
+    pub(crate) unwritten: IntCounterVec,
     /// Told when the API can be used and when no more.
     pub(crate) ready: Box<dyn Fn(bool) + Send + Sync>,
 }
@@ -251,7 +253,7 @@ impl BoundApi {
             }
             opened = opening => opened?,
         };
-        let ApiContext { test_delivery, requests, ready } = surroundings;
+        let ApiContext { test_delivery, requests, unwritten, ready } = surroundings;
         for (method, class) in METHODS.into_iter().flat_map(|method| CLASSES.map(|class| (method, class))) {
             requests.with_label_values(&[method, class]);
         }
@@ -264,7 +266,7 @@ impl BoundApi {
         let mut followers = Followers::start(settings, &directory, false, &stop);
         followers.ready().await;
         let readers = Readers::new(Arc::clone(&tokens), Arc::new(Lookup::new(Arc::new(settings.clone()), directory)));
-        let actions = Actions::new(settings);
+        let actions = Actions::new(settings, &unwritten);
         let ending = actions.ending();
         let api = Api {
             registry: registry_handle,

@@ -18,6 +18,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use super::answers::{self, Problem};
+use super::readers::described;
 use super::{TestAnswer, actions, auth, instances, rotation};
 
 /// The page; everything it needs is in it.
@@ -34,6 +35,7 @@ pub(super) const PAGE: &str = include_str!("docs.html");
     ),
     servers((url = "/")),
     paths(instances::list, instances::get, instances::patch, instances::put, instances::delete, rotation::rotate, instances::test,
+        described::health, described::overview, described::attempts_of_instance, described::attempts, described::trace, described::dead_letters,
         actions::preview_redrive, actions::redrive, actions::preview_replay, actions::replay, actions::resume_one),
     components(schemas(TestAnswer)),
     security(("bearer" = []), ("accessKey" = [])),
@@ -175,6 +177,9 @@ pub(super) struct IntegrationInstance {
     web_hooks: Option<Vec<WebHook>>,
     /// Written by the service.
     update_info: Option<UpdateInfo>,
+    /// How it is. Shown by GET alone; what a request says of it is not stored.
+    #[schema(read_only)]
+    health: Option<described::InstanceHealth>,
 }
 
 /// Delivered to are `active` (also without a status) and `hasErrors`. Read without case.

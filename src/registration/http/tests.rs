@@ -59,13 +59,14 @@ fn client_with(test_delivery: TestDelivery) -> Client {
     let tokens = "acme-token acme\nall-token *\nreader acme:read\noperator acme:operate\nwriter acme:write\n";
     file.write_all(tokens.as_bytes()).unwrap();
     let requests = IntCounterVec::new(Opts::new("requests", "requests"), &["method", "status"]).unwrap();
+    let unwritten = IntCounterVec::new(Opts::new("unwritten", "unwritten"), &["topic"]).unwrap();
     let tokens = Arc::new(Tokens::open(Some(file.path())).unwrap());
     let api = Api {
         test_timeout: REQUEST_TIMEOUT,
         registry: in_memory(16).0,
         readers: Readers::new(Arc::clone(&tokens), Arc::new(readers::testing::Told::default())),
         tokens,
-        actions: Actions::new(&Settings::default()),
+        actions: Actions::new(&Settings::default(), &unwritten),
         addresses: AddressPolicy::default(),
         test_delivery,
         tests: Arc::new(Semaphore::new(1)),

@@ -1,4 +1,5 @@
-//! What memory holds of integrations: their records and what the health topic says, joined for one workspace at a time.
+//! What memory holds of integrations: their records, what the health topic says and which webhooks are behind, joined for one
+//! workspace at a time.
 //!
 //! No row holds a secret: URLs come without queries, secrets in them masked, and a search looks only at what a row shows.
 
@@ -11,9 +12,11 @@ use parking_lot::RwLock;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::domain::guid::canonical_key;
 use crate::health::records::StateRecord;
 use crate::health::rules::Health;
 use crate::readers::integrations::{HealthRow, IntegrationRow};
+use crate::readers::waiting::{Place, behind_since};
 use crate::registration::http::readers::{Asked, SourceError};
 use crate::registration::http::readers::{BadQuestion, Missing};
 use crate::registration::instance::Instance;
@@ -27,6 +30,8 @@ pub(crate) struct Directory {
     integrations: Arc<View>,
     /// By `<workspace>/<integration id>`.
     health: RwLock<BTreeMap<String, StateRecord>>,
+    /// Places of webhooks that are behind: by `<workspace>/<integration id>`, then by the record's key.
+    behind: RwLock<BTreeMap<String, BTreeMap<Vec<u8>, Place>>>,
 }
 
 /// One integration in the overview.
@@ -42,12 +47,14 @@ struct Row<'a> {
     url: Option<&'a str>,
     #[serde(flatten)]
     health: Option<&'a StateRecord>,
+    /// Since when a webhook of it is behind.
+    behind_since: Option<String>,
 }
 
 impl Directory {
     /// Joins `integrations`, which somebody fills, with a health topic that [`Self::said`] tells of.
     pub(crate) fn new(integrations: Arc<View>) -> Self {
-        Self { integrations, health: RwLock::default() }
+        Self { integrations, health: RwLock::default(), behind: RwLock::default() }
     }
 
     /// The integrations, for who fills them.
@@ -64,6 +71,28 @@ impl Directory {
         };
     }
 
+    /// The backlog topic says of a key where a webhook of `integration` stands, or that it is level again.
+    pub(super) fn stands(&self, integration: &str, key: &[u8], place: Option<Place>) {
+        let mut behind = self.behind.write();
+        if let Some(place) = place {
+            behind.entry(integration.to_owned()).or_default().insert(key.to_owned(), place);
+        } else if let Some(places) = behind.get_mut(integration) {
+            places.remove(key);
+            if places.is_empty() {
+                behind.remove(integration);
+            }
+        }
+    }
+
+    /// Since when a webhook of an integration is behind.
+    fn behind_since(&self, workspace: &str, id: &str) -> Option<String> {
+        let behind = self.behind.read();
+        if behind.is_empty() {
+            return None;
+        }
+        behind_since(behind.get(&*canonical_key(&format!("{workspace}/{id}")))?.values())
+    }
+
     /// Every workspace that has an integration.
     pub(super) fn workspaces(&self) -> Vec<String> {
         self.integrations.workspaces()
@@ -73,10 +102,14 @@ impl Directory {
         self.health.read().get(&format!("{workspace}/{id}")).cloned()
     }
 
-    /// What the health topic says of an integration; active where it says nothing.
+    /// What the health topic says of an integration, active where it says nothing, and since when a webhook of it is behind.
     pub(super) fn health_of(&self, workspace: &str, id: &str) -> Value {
         let state = self.state(workspace, id).and_then(|state| serde_json::to_value(state).ok());
-        state.unwrap_or_else(|| json!({ "status": Health::Active.word() }))
+        let mut health = state.unwrap_or_else(|| json!({ "status": Health::Active.word() }));
+        if let Some((since, fields)) = self.behind_since(workspace, id).zip(health.as_object_mut()) {
+            fields.insert("behindSince".to_owned(), since.into());
+        }
+        health
     }
 
     /// One instance, secrets masked, with its health.
@@ -118,6 +151,7 @@ impl Directory {
                 workspace: workspace.to_owned(),
                 integration_id: id.to_owned(),
                 state: state.clone(),
+                behind_since: self.behind_since(workspace, id),
             })
             .collect();
         page(&rows, next.as_deref())
@@ -140,7 +174,8 @@ impl Directory {
             for (id, stored) in batch.items {
                 let state = self.state(workspace, &id);
                 if find.as_deref().is_none_or(|find| shows(workspace, &id, &stored, state.as_ref(), find)) {
-                    ranked.push((rank(state.as_ref()), id, stored));
+                    let is_behind = self.behind_since(workspace, &id).is_some();
+                    ranked.push((rank(state.as_ref(), is_behind), id, stored));
                 }
             }
             if !batch.has_more || behind.is_none() {
@@ -177,6 +212,7 @@ impl Directory {
             web_hooks: parsed.as_ref().map_or(0, |row| row.web_hooks.len()),
             url: parsed.as_ref().and_then(|row| row.web_hooks.first()).map(|hook| hook.url.as_str()),
             health: state.as_ref(),
+            behind_since: self.behind_since(workspace, id),
         };
         let mut value = serde_json::to_value(&row).unwrap_or_default();
         // The record's state says `status` too: the row's own says more.
@@ -188,11 +224,12 @@ impl Directory {
 }
 
 /// The smaller, the worse.
-fn rank(state: Option<&StateRecord>) -> i64 {
+fn rank(state: Option<&StateRecord>, is_behind: bool) -> i64 {
     match state.map(StateRecord::health) {
         Some(Health::Failed) => 0,
         Some(Health::HasErrors) => 1,
-        Some(Health::Active) | None => 2,
+        Some(Health::Active) | None if is_behind => 2,
+        Some(Health::Active) | None => 3,
     }
 }
 
@@ -253,6 +290,29 @@ mod tests {
 
     fn ids(page: &Value) -> Vec<&str> {
         page["rows"].as_array().unwrap().iter().map(|row| row["integrationId"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_integration_that_is_behind_says_since_when_until_it_is_level_again() {
+        let directory = directory(
+            &[("acme/a", record("https://a.b")), ("acme/b", record("https://a.b")), ("acme/c", record("https://a.b"))],
+            &[("acme/c", failed())],
+        );
+        let keys: [&[u8]; 2] = [b"g/0/acme/b/w", b"g/1/acme/b/w"];
+        for (key, since) in keys.into_iter().zip(["2026-01-31T12:00:05Z", "2026-01-31T12:00:00Z"]) {
+            let place = Place::of("g", key, json!({"offset": 7, "since": since}).to_string().as_bytes());
+            directory.stands("acme/b", key, place);
+        }
+        let since = json!("2026-01-31T12:00:00.000Z");
+        let page = directory.overview("acme", None, 10, None).unwrap();
+        assert_eq!(ids(&page), ["c", "b", "a"], "behind is worse than active and better than suspended");
+        assert_eq!((&page["rows"][1]["behindSince"], &page["rows"][2]["behindSince"]), (&since, &Value::Null));
+        assert_eq!(directory.health_of("acme", "b"), json!({"status": "active", "behindSince": since}));
+        assert_eq!(directory.health_of("other", "b"), json!({"status": "active"}), "another workspace's is not seen");
+        directory.stands("acme/b", keys[1], None);
+        assert_eq!(directory.health_of("acme", "b")["behindSince"], "2026-01-31T12:00:05.000Z");
+        directory.stands("acme/b", keys[0], None);
+        assert_eq!(directory.health_of("acme", "b"), json!({"status": "active"}));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The threads that keep the directory like the topics: the health topic's, and, where no registry holds them, the integrations
-//! topic's. A topic that can't be read is said once and tried again; what was known stays.
+//! The threads that keep the directory like the topics: the health topic's, the backlog topic's, and, where no registry holds them,
+//! the integrations topic's. A topic that can't be read is said once and tried again; what was known stays.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Directory;
 use crate::health::records::StateRecord;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
+use crate::readers::waiting::Place;
 use crate::registration::registry::Version;
 use crate::settings::{Kafka, Settings};
 
@@ -27,7 +28,7 @@ pub(crate) struct Followers {
 }
 
 impl Followers {
-    /// Follows the health topic until `stop`, and the integrations topic with `with_integrations`.
+    /// Follows the health and the backlog topic until `stop`, and the integrations topic with `with_integrations`.
     pub(crate) fn start(
         settings: &Settings,
         directory: &Arc<Directory>,
@@ -37,9 +38,13 @@ impl Followers {
         let mut followers = Self { tasks: JoinSet::new(), ready: Vec::new() };
         let (kafka, topics) = (&settings.kafka, &settings.topics);
         let of = |topic: &str, role, take: Take| Follower { kafka: kafka.clone(), topic: topic.to_owned(), role, take };
-        followers.follow(of(&topics.health, "health-reader", take_health), directory, stop);
+        followers.follow(of(&topics.health, "health-reader", Box::new(take_health)), directory, stop);
+        let group = kafka.group.clone();
+        let take_place = Box::new(move |directory: &Directory, row: &Row<'_>| take_place(&group, directory, row));
+        followers.follow(of(&topics.backlog, "backlog-reader", take_place), directory, stop);
         if with_integrations {
-            followers.follow(of(&topics.integrations, "integrations-reader", take_integration), directory, stop);
+            let take = Box::new(take_integration);
+            followers.follow(of(&topics.integrations, "integrations-reader", take), directory, stop);
         }
         followers
     }
@@ -78,7 +83,7 @@ struct Follower {
 }
 
 /// Takes a record over.
-type Take = fn(&Directory, &Row<'_>);
+type Take = Box<dyn Fn(&Directory, &Row<'_>) + Send>;
 
 impl Follower {
     /// Blocks its thread.
@@ -121,6 +126,17 @@ fn take_health(directory: &Directory, row: &Row<'_>) {
     match row.value.map(StateRecord::parse).transpose() {
         Ok(state) => directory.said(key, state),
         Err(error) => unusable(row, &error),
+    }
+}
+
+/// A place of another group is not ours to show.
+fn take_place(group: &str, directory: &Directory, row: &Row<'_>) {
+    let Some(integration) = Place::integration_of(group, row.key) else { return };
+    let place = row.value.map(|value| Place::of(group, row.key, value));
+    match place {
+        Some(None) => unusable(row, "it is no place"),
+        Some(Some(place)) => directory.stands(&integration, row.key, Some(place)),
+        None => directory.stands(&integration, row.key, None),
     }
 }
 

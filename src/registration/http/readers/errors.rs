@@ -14,8 +14,8 @@ use crate::registration::instance::BadInstance;
 pub(crate) enum BadQuestion {
     #[error("limit: expected a number from 1 on")]
     Limit,
-    #[error("{name}: expected at most {bytes_max} bytes without control characters")]
-    Word { name: &'static str, bytes_max: usize },
+    #[error("{name}: expected at most {chars_max} characters without control characters")]
+    Word { name: &'static str, chars_max: usize },
     #[error("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z")]
     Time { name: &'static str },
     #[error("from: expected a time before `to`")]

@@ -4,6 +4,7 @@
 //! scans at once is bounded here; where the rows come from is the [`Source`]'s business. No answer holds a row of another
 //! workspace, because a question names exactly one.
 
+pub(super) mod described;
 mod errors;
 mod query;
 
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::errors::{BadQuestion, Missing, SourceError};
 use self::query::{
-    Draft, FILTER_BYTES_MAX, Find, NEXT_BYTES_MAX, NoParameters, Parameters, WORD_BYTES_MAX, limit, word,
+    Draft, FILTER_BYTES_MAX, Find, NEXT_CHARS_MAX, NoParameters, Parameters, WORD_CHARS_MAX, limit, word,
 };
 use super::auth::Tokens;
 use super::rights::{Right, Rights};
@@ -288,8 +289,8 @@ async fn overview(
     query: QueryOf<Find>,
 ) -> Response<Body> {
     let question = |workspace, query: Find, _| {
-        let find = word("find", query.word, WORD_BYTES_MAX)?;
-        let next = word("next", query.next, NEXT_BYTES_MAX)?;
+        let find = word("find", query.word, WORD_CHARS_MAX)?;
+        let next = word("next", query.next, NEXT_CHARS_MAX)?;
         Ok((workspace, Question::Overview { find, limit: limit(query.limit.as_deref())?, next }))
     };
     respond(&readers, &headers, path, query, question).await
@@ -334,7 +335,7 @@ async fn trace(
     query: QueryOf<NoParameters>,
 ) -> Response<Body> {
     let question = |(workspace, event): (String, String), _: NoParameters, _| {
-        let event = word("event", Some(event), WORD_BYTES_MAX)?.unwrap_or_default();
+        let event = word("event", Some(event), WORD_CHARS_MAX)?.unwrap_or_default();
         Ok((workspace, Question::Trace { event }))
     };
     respond(&readers, &headers, path, query, question).await
@@ -347,7 +348,7 @@ async fn trace_at(
     query: QueryOf<NoParameters>,
 ) -> Response<Body> {
     let question = |(workspace, topic, partition, offset): (String, String, String, String), _: NoParameters, _| {
-        let event = word("event", Some(format!("{topic}/{partition}/{offset}")), WORD_BYTES_MAX)?.unwrap_or_default();
+        let event = word("event", Some(format!("{topic}/{partition}/{offset}")), WORD_CHARS_MAX)?.unwrap_or_default();
         Ok((workspace, Question::Trace { event }))
     };
     respond(&readers, &headers, path, query, question).await
@@ -360,7 +361,7 @@ async fn record(
     query: QueryOf<NoParameters>,
 ) -> Response<Body> {
     let question = |(workspace, topic, partition, offset): (String, String, String, String), _: NoParameters, _| {
-        let place = word("place", Some(format!("{topic}/{partition}/{offset}")), WORD_BYTES_MAX)?.unwrap_or_default();
+        let place = word("place", Some(format!("{topic}/{partition}/{offset}")), WORD_CHARS_MAX)?.unwrap_or_default();
         Ok((workspace, Question::Record { place }))
     };
     if let Ok(Path((workspace, ..))) = &path

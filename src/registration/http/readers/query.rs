@@ -10,9 +10,9 @@ const ROWS: usize = 50;
 /// The most that `limit` may say.
 pub(super) const ROWS_MAX: usize = 200;
 /// A token for going on names a place in each partition: far below this for any topic.
-pub(super) const NEXT_BYTES_MAX: usize = 64 * 1024;
+pub(super) const NEXT_CHARS_MAX: usize = 64 * 1024;
 /// Ids, reasons and search words.
-pub(super) const WORD_BYTES_MAX: usize = 1024;
+pub(super) const WORD_CHARS_MAX: usize = 1024;
 /// A draft filter: a thousand items.
 pub(super) const FILTER_BYTES_MAX: usize = 64 * 1024;
 
@@ -55,14 +55,14 @@ pub(super) fn limit(given: Option<&str>) -> Result<usize, BadQuestion> {
     }
 }
 
-pub(super) fn word(name: &'static str, given: Option<String>, bytes_max: usize) -> Result<Option<String>, BadQuestion> {
+pub(super) fn word(name: &'static str, given: Option<String>, chars_max: usize) -> Result<Option<String>, BadQuestion> {
     let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
-    let is_text = given.len() <= bytes_max && !given.chars().any(char::is_control);
-    if is_text { Ok(Some(given)) } else { Err(BadQuestion::Word { name, bytes_max }) }
+    let is_text = given.chars().count() <= chars_max && !given.chars().any(char::is_control);
+    if is_text { Ok(Some(given)) } else { Err(BadQuestion::Word { name, chars_max }) }
 }
 
 pub(super) fn instant(name: &'static str, given: Option<String>) -> Result<Option<Timestamp>, BadQuestion> {
-    let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(None) };
+    let Some(given) = given else { return Ok(None) };
     given.parse::<Timestamp>().map(Some).map_err(|_malformed| BadQuestion::Time { name })
 }
 
@@ -70,15 +70,15 @@ impl Parameters {
     pub(super) fn asked(self) -> Result<Asked, BadQuestion> {
         let asked = Asked {
             limit: limit(self.limit.as_deref())?,
-            integration: word("integration", self.integration, WORD_BYTES_MAX)?,
-            webhook: word("webhook", self.webhook, WORD_BYTES_MAX)?,
-            reason: word("reason", self.reason, WORD_BYTES_MAX)?,
-            event: word("event", self.event, WORD_BYTES_MAX)?,
-            delivery: word("delivery", self.delivery, WORD_BYTES_MAX)?,
-            entity: word("entity", self.entity, WORD_BYTES_MAX)?,
+            integration: word("integration", self.integration, WORD_CHARS_MAX)?,
+            webhook: word("webhook", self.webhook, WORD_CHARS_MAX)?,
+            reason: word("reason", self.reason, WORD_CHARS_MAX)?,
+            event: word("event", self.event, WORD_CHARS_MAX)?,
+            delivery: word("delivery", self.delivery, WORD_CHARS_MAX)?,
+            entity: word("entity", self.entity, WORD_CHARS_MAX)?,
             from: instant("from", self.from)?,
             to: instant("to", self.to)?,
-            next: word("next", self.next, NEXT_BYTES_MAX)?,
+            next: word("next", self.next, NEXT_CHARS_MAX)?,
         };
         if asked.from.zip(asked.to).is_some_and(|(from, to)| from >= to) {
             return Err(BadQuestion::Times);

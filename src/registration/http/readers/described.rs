@@ -1,0 +1,368 @@
+//! The reader routes as the description tells them: what they take and how their answers look. Nothing here runs; the answers are
+//! made by `registration::lookup`, and `tests/kafka/api_contract.rs` holds them against these types.
+#![expect(
+    dead_code,
+    unused_qualifications,
+    reason = "these functions and types are never used, only described; utoipa names them with `self`"
+)]
+
+use utoipa::openapi::Object;
+use utoipa::{IntoParams, IntoResponses, ToSchema};
+
+use crate::registration::http::answers::Problem;
+use crate::registration::http::openapi::AnyRequest;
+
+/// What a reader may be answered with besides.
+#[derive(IntoResponses)]
+enum AnyReader {
+    /// Too many scans are under way; `Retry-After` says when to ask again.
+    #[response(status = 429)]
+    Busy(#[to_schema] Problem),
+}
+
+/// The workspace of a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+struct InWorkspace {
+    /// The workspace
+    #[param(min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")]
+    workspace: String,
+}
+
+/// How much, and from where on.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Paging {
+    /// Rows of an answer; 50 unless given, and never more than 200
+    #[param(minimum = 1)]
+    limit: Option<i64>,
+    /// What the answer before gave as `next`, with the same question
+    #[param(max_length = 65_536)]
+    next: Option<String>,
+}
+
+/// From when to when.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Between {
+    /// Only of this time and later
+    #[param(format = "date-time")]
+    from: Option<String>,
+    /// Only before this time
+    #[param(format = "date-time")]
+    to: Option<String>,
+}
+
+/// Which integration, and why it failed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OfIntegration {
+    /// Only of this integration
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    integration: Option<String>,
+    /// Only of this reason word
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    reason: Option<String>,
+}
+
+/// Which attempts of an integration.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OfAttempt {
+    /// Only of this webhook
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    webhook: Option<String>,
+    /// Only of this event: its id, or its place `topic/partition/offset`
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    event: Option<String>,
+    /// Only of this delivery: the header `webhook-id`
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    delivery: Option<String>,
+    /// Only about this entity: an id among the event's `entityIds`
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    entity: Option<String>,
+}
+
+/// Which dead letters.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OfDeadLetter {
+    /// Only of this webhook
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    webhook: Option<String>,
+    /// Only of the event at this place: `topic/partition/offset`
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    event: Option<String>,
+    /// Only of this delivery: the header `webhook-id`
+    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    delivery: Option<String>,
+}
+
+/// What the health topic says of the workspace's integrations, the newest change first. Needs the right `read`.
+#[utoipa::path(
+    get, path = "/api/v1/{workspace}/health", operation_id = "listHealth", tag = "readers",
+    params(InWorkspace, OfIntegration, Between, Paging),
+    responses((status = 200, body = HealthPage, description = "A page"), AnyReader, AnyRequest)
+)]
+pub(crate) fn health() {}
+
+/// The workspace's integrations with their states, the worst first. Needs the right `read`.
+#[utoipa::path(
+    get, path = "/api/v1/{workspace}/integrations/overview", operation_id = "overview", tag = "readers",
+    params(InWorkspace, ("find" = Option<String>, Query, description = "Only those whose id, URL, state or reason holds this", max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"), Paging),
+    responses((status = 200, body = OverviewPage, description = "A page"), AnyReader, AnyRequest)
+)]
+pub(crate) fn overview() {}
+
+/// The attempts of one integration, newest first. Needs the right `read`, and `body` for what receivers answered.
+#[utoipa::path(
+    get, path = "/api/v1/{workspace}/integrations/instances/{id}/attempts", operation_id = "listAttemptsOfInstance", tag = "readers",
+    params(InWorkspace, ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        ("reason" = Option<String>, Query, description = "Only failures of this reason word", max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"),
+        OfAttempt, Between, Paging),
+    responses((status = 200, body = AttemptsPage, description = "A page"), AnyReader, AnyRequest)
+)]
+pub(crate) fn attempts_of_instance() {}
+
+/// The attempts of the workspace, newest first. Needs the right `read`, and `body` for what receivers answered.
+#[utoipa::path(
+    get, path = "/api/v1/{workspace}/attempts", operation_id = "listAttempts", tag = "readers",
+    params(InWorkspace, OfIntegration, OfAttempt, Between, Paging),
+    responses((status = 200, body = AttemptsPage, description = "A page"), AnyReader, AnyRequest)
+)]
+pub(crate) fn attempts() {}
+
+/// What became of one event: for each webhook of the workspace whether and why it matched, its attempts, where it waits, its dead
+/// letter, and the account. Needs the right `read`.
+#[utoipa::path(
+    get, path = "/api/v1/{workspace}/events/{event}/trace", operation_id = "traceEvent", tag = "readers",
+    params(InWorkspace, ("event" = String, Path, description = "The event's id, a delivery's id, or its place `topic/partition/offset` with `/` written as `%2F`", min_length = 1, max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")),
+    responses((status = 200, body = EventTrace, description = "The event and its account"), (status = 404, body = Problem, description = "There is no such event in this workspace"), AnyReader, AnyRequest)
+)]
+pub(crate) fn trace() {}
+
+/// Dead letters without their events, newest first. Needs the right `read`.
+#[utoipa::path(
+    get, path = "/api/v1/{workspace}/dead-letters", operation_id = "listDeadLetters", tag = "readers",
+    params(InWorkspace, OfIntegration, OfDeadLetter, Between, Paging),
+    responses((status = 200, body = DeadLettersPage, description = "A page"), AnyReader, AnyRequest)
+)]
+pub(crate) fn dead_letters() {}
+
+/// How an integration is.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(crate) struct InstanceHealth {
+    /// `active`, `hasErrors` or `failed`.
+    status: String,
+    /// When it changed to that.
+    since: Option<String>,
+    /// Failed attempts by reason word.
+    failures: Option<Object>,
+    /// The HTTP status of the last answer.
+    last_status: Option<u16>,
+    last_acknowledged_at: Option<String>,
+    /// Where a suspension began to drop: an offset of the events topic by partition.
+    first_dropped: Option<Object>,
+    /// Since when a webhook of it is behind; left out where none is.
+    behind_since: Option<String>,
+}
+
+/// A state of the health topic.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct HealthState {
+    workspace: String,
+    integration_id: String,
+    #[serde(flatten)]
+    #[schema(inline)]
+    health: InstanceHealth,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct HealthPage {
+    rows: Vec<HealthState>,
+    /// Always null: memory holds all states.
+    searched_back_to: Option<String>,
+    /// Whether these are the last.
+    complete: bool,
+    /// What to give as `next` for more.
+    next: Option<String>,
+}
+
+/// An integration of the overview.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct IntegrationState {
+    integration_id: String,
+    /// Its own status where that keeps events from it, else what the health topic says; `unusable` where its record can't be used.
+    status: String,
+    /// Why its record can't be used.
+    problem: Option<String>,
+    /// How many it has.
+    web_hooks: u64,
+    /// Of its first webhook, without its query.
+    url: Option<String>,
+    since: Option<String>,
+    failures: Option<Object>,
+    last_status: Option<u16>,
+    last_acknowledged_at: Option<String>,
+    first_dropped: Option<Object>,
+    /// Since when a webhook of it is behind.
+    behind_since: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct OverviewPage {
+    rows: Vec<IntegrationState>,
+    /// How many match.
+    total: u64,
+    /// Always null: memory holds all integrations.
+    searched_back_to: Option<String>,
+    /// Whether these are the last.
+    complete: bool,
+    /// What to give as `next` for more.
+    next: Option<String>,
+}
+
+/// A request that was made.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct LoggedAttempt {
+    at: String,
+    workspace: String,
+    integration_id: String,
+    web_hook_id: Option<String>,
+    delivery_id: String,
+    event_id: Option<String>,
+    /// The event's place.
+    origin: Option<String>,
+    entity_ids: Option<Object>,
+    /// 1 for the first.
+    attempt: u32,
+    /// Without its query.
+    url: Option<String>,
+    /// The address that was connected to.
+    address: Option<String>,
+    /// `acknowledged` or `failed`.
+    outcome: String,
+    /// The reason word of a failure.
+    reason: Option<String>,
+    /// Its cause in words.
+    error: Option<String>,
+    /// The HTTP status.
+    status: Option<u16>,
+    duration_ms: u64,
+    /// What the receiver said; only for tokens with the right `body`.
+    answer: Option<String>,
+    next_attempt_at: Option<String>,
+    worker: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct AttemptsPage {
+    rows: Vec<LoggedAttempt>,
+    /// The time of the oldest record that was looked at.
+    searched_back_to: Option<String>,
+    /// Whether everything was looked at that the topic still holds.
+    complete: bool,
+    /// Records looked at.
+    read: u64,
+    /// What to give as `next` to go on.
+    next: Option<String>,
+}
+
+/// A dead letter, without its event.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct DeadLetterRow {
+    topic: String,
+    partition: i32,
+    offset: i64,
+    /// When it was written.
+    timestamp: Option<String>,
+    /// `exhausted`, `invalid-event`, `suspended` or `too-large`.
+    reason: Option<String>,
+    /// The reason word of the last failure.
+    error: Option<String>,
+    /// Its HTTP status.
+    status: Option<u16>,
+    workspace: Option<String>,
+    integration_id: Option<String>,
+    web_hook_id: Option<String>,
+    delivery_id: Option<String>,
+    /// Attempts made.
+    attempts: Option<u32>,
+    /// The event's place.
+    origin: Option<String>,
+    value_bytes: u64,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct DeadLettersPage {
+    rows: Vec<DeadLetterRow>,
+    /// The time of the oldest record that was looked at.
+    searched_back_to: Option<String>,
+    /// Whether everything was looked at that the topic still holds.
+    complete: bool,
+    /// Records looked at.
+    read: u64,
+    /// What to give as `next` to go on.
+    next: Option<String>,
+}
+
+/// An event, each webhook's part in it, and the account: matched = acknowledged + waiting + dead + dropped.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct EventTrace {
+    event: TracedEventRow,
+    webhooks: Vec<TracedWebhookRow>,
+    account: EventAccount,
+    /// Whether all that could say something was looked at.
+    complete: bool,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct TracedEventRow {
+    id: String,
+    /// Its place.
+    origin: Option<String>,
+    at: Option<String>,
+    workspace: String,
+    /// Type, change and entity types.
+    about: String,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+struct TracedWebhookRow {
+    integration_id: String,
+    web_hook_id: String,
+    matches: bool,
+    /// The filter item that matched, or of each item the field that did not.
+    because: String,
+    /// `acknowledged`, `waiting`, `dead` or `dropped`; null where it does not match.
+    state: Option<String>,
+    /// How that is known.
+    state_because: Option<String>,
+    delivery_id: Option<String>,
+    /// Newest last.
+    attempts: Vec<LoggedAttempt>,
+    /// A retry in its tier (`topic`, `dueAt`, …), or the place of a webhook that is behind (`since`, `reason`, …).
+    waiting: Option<Object>,
+    dead_letter: Option<DeadLetterRow>,
+}
+
+#[derive(ToSchema)]
+struct EventAccount {
+    matched: u64,
+    acknowledged: u64,
+    waiting: u64,
+    dead: u64,
+    dropped: u64,
+}
