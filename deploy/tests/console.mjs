@@ -49,6 +49,21 @@ const startDemo = async () => {
   return { child, console: word("console"), api: new URL(word("api")).origin, token: TOKENS.full };
 };
 
+// A receiver that acknowledges, at the port it had before, if it had one.
+const startGood = async (port = 0) => {
+  const server = createServer((request, response) => {
+    server.seen += 1;
+    request.resume();
+    response.writeHead(200, { "x-xcom-integration-echo": request.headers["x-xcom-integration-echo"] });
+    response.end();
+  });
+  server.seen = 0;
+  await new Promise((listening) => { server.listen(port, "127.0.0.1", listening); });
+  return server;
+};
+
+const die = (server) => new Promise((closed) => { server.close(closed); server.closeAllConnections(); });
+
 const startReceiver = async () => {
   const server = createServer((request, response) => {
     request.resume();
@@ -70,10 +85,7 @@ try {
     secrets: [{ id: "webhook.header.X-Key", value: SECRET }],
     webHooks: [{ id: HOOK, relativeUrl: "cb", triggerType: "entityEvent", filter: { items: [{}] }, disabled: false }] };
   await until("the API", async () => (await fetch(`${demo.api}/api/v1/docs`).catch(() => ({}))).ok);
-  const put = await fetch(instance, { method: "PUT", headers, body: JSON.stringify(record) });
-  assert.equal(put.status, 200, await put.text());
   const rows = async (workspace, path) => (await (await fetch(`${demo.console}api/v1/${workspace}/${path}`, { headers })).json()).rows || [];
-  await until("a failed attempt of the hostile receiver", async () => (await rows("playground", "attempts?limit=1")).length);
   await until("a dead letter of the demo", async () => (await rows("demo", "dead-letters?limit=1")).length);
 
   browser = await chromium.launch({ executablePath: browserPath, headless: true,
@@ -126,6 +138,59 @@ try {
     assert.fail(`the key Tab does not lead to ${name}`);
   };
   const picture = (page, name) => page.screenshot({ path: join(pictures, `console-${name}.png`) });
+
+  // A bad day, told with the page: a receiver dies, its cause is a sentence, it is behind, it returns, and the account balances.
+  const badDay = async () => {
+    const page = await open({ viewport: { width: 1280, height: 800 }, colorScheme: "light" });
+    await signIn(page);
+    let shop = await startGood();
+    const { port } = shop.address();
+    const path = `${demo.api}/api/v1/playground/integrations/instances/shop-sync`;
+    const written = await fetch(path, { method: "PUT", headers, body: JSON.stringify({ id: "shop-sync", baseUrl: `http://127.0.0.1:${port}`, status: "active",
+      webHooks: [{ id: "companies", relativeUrl: "companies", triggerType: "entityEvent", filter: { items: [{ entityType: "company" }] }, disabled: false }] }) });
+    assert.equal(written.status, 200, await written.text());
+    const state = async () => (await (await fetch(path, { headers })).json()).health;
+    await until("deliveries to the shop", async () => shop.seen > 2);
+    await die(shop);
+    await until("failed attempts of the shop", async () => (await rows("playground", "attempts?reason=connect&limit=3")).length === 3);
+    await go(page, "playground/integration/shop-sync", "shop-sync");
+    await page.getByRole("button", { name: /^Details of the attempt/ }).first().click();
+    await page.getByRole("dialog").getByText("No connection to the receiver could be made. Cause: ").first().waitFor();
+    await sound(page, "bad day: the cause");
+    await picture(page, "bad-day-cause");
+    await page.keyboard.press("Escape");
+    await until("that the shop is behind", async () => (await state()).behindSince);
+    await go(page, "playground/integrations", "Integrations");
+    const row = page.getByRole("row").filter({ has: page.getByRole("link", { name: "shop-sync" }) });
+    await row.getByText(/ ago$/).last().waitFor();
+    await go(page, "playground/integration/shop-sync", "shop-sync");
+    await page.getByText("Behind since").waitFor();
+    await page.getByText("it is given its events in order").waitFor();
+    await sound(page, "bad day: behind");
+    await picture(page, "bad-day-behind");
+    const [missed] = await rows("playground", "events?filter=%7B%22items%22%3A%5B%7B%7D%5D%7D");
+    const account = page.getByText(/^\d+ matched = /);
+    await go(page, `playground/event?event=${encodeURIComponent(missed.origin)}`, "Event");
+    await page.getByText("1 matched = 0 acknowledged + 1 waiting + 0 dead + 0 dropped").waitFor();
+    await picture(page, "bad-day-waiting");
+    shop = await startGood(port);
+    await until("that the shop is level again", async () => !(await state()).behindSince);
+    await until("an event after the return", async () => shop.seen > 10);
+    await page.reload();
+    await page.getByText("1 matched = 1 acknowledged + 0 waiting + 0 dead + 0 dropped").waitFor();
+    assert.equal(await account.count(), 1);
+    await sound(page, "bad day: the account");
+    await picture(page, "bad-day-account");
+    assert.equal((await fetch(path, { method: "DELETE", headers })).status, 200);
+    await page.context().close();
+    await die(shop);
+  };
+  await badDay();
+
+  // An integration whose receiver answers with hostile text, from here on.
+  const put = await fetch(instance, { method: "PUT", headers, body: JSON.stringify(record) });
+  assert.equal(put.status, 200, await put.text());
+  await until("a failed attempt of the hostile receiver", async () => (await rows("playground", "attempts?limit=1")).length);
 
   const page = await open({ viewport: { width: 1280, height: 800 }, colorScheme: "light" });
   await sound(page, "sign in");

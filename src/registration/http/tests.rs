@@ -514,7 +514,7 @@ async fn the_description_and_its_page_need_no_token_and_nothing_from_outside() {
     let description = client.ask("GET", "/api/v1/openapi.json", &[("authorization", "")], "").await.json();
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
     let paths: Vec<&String> = description["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 9, "{paths:?}");
+    assert_eq!(paths.len(), 15, "{paths:?}");
     let page = client.ask("GET", "/api/v1/docs", &[("authorization", "")], "").await;
     assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
     assert!(!page.text.contains("http://") && !page.text.contains("https://"), "an outside asset");
