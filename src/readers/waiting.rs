@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::scan::{Bounds, Log as _, Watch, walk};
 use super::{ReadError, read_table, time};
+use crate::backlog::record::PlaceRecord;
 use crate::domain::guid::canonical_key;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::Reason;
@@ -105,26 +106,16 @@ pub(crate) struct Place {
 impl Place {
     /// Of a record of the backlog topic that a worker of `group` wrote.
     pub(crate) fn of(group: &str, key: &[u8], value: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Value {
-            offset: i64,
-            reason: Option<String>,
-            since: Option<serde_json::Value>,
-        }
         let (partition, workspace, integration, webhook) = Self::parts(group, key)?;
-        let value: Value = serde_json::from_slice(value).ok()?;
+        let record: PlaceRecord = serde_json::from_slice(value).ok()?;
         Some(Self {
             workspace: workspace.to_owned(),
             integration_id: integration.to_owned(),
             web_hook_id: webhook.to_owned(),
             partition: partition.parse().ok()?,
-            offset: value.offset,
-            reason: value.reason,
-            since: match value.since {
-                Some(serde_json::Value::String(text)) => Some(text),
-                Some(serde_json::Value::Number(ms)) => ms.as_i64().and_then(time),
-                _ => None,
-            },
+            offset: record.offset,
+            since: time(record.since_ms),
+            reason: Some(record.reason),
         })
     }
 
@@ -201,28 +192,37 @@ pub(crate) fn places(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backlog::record::PlaceKey;
+    use crate::domain::outcome::BehindReason;
+
+    /// A record as a worker writes it.
+    fn written(group: &str, since_ms: i64) -> (String, String) {
+        let key = PlaceKey { group, partition: 7, integration: "acme/i-1", web_hook: "w-1" };
+        let record = PlaceRecord::new(key, 42, (BehindReason::CircuitOpen, since_ms), 3);
+        (key.to_string(), record.value())
+    }
 
     #[test]
-    fn a_place_is_read_from_its_key_and_value_and_only_of_the_own_group() {
-        let value = br#"{"version":1,"offset":42,"reason":"circuit-open","since":"2026-01-31T12:00:00Z","epoch":3}"#;
-        let place = Place::of("hooks/eu", b"hooks/eu/7/acme/i-1/w-1", value).unwrap();
+    fn a_place_is_read_as_a_worker_writes_it_and_only_of_the_own_group() {
+        let (key, value) = written("hooks/eu", 1_632_827_306_903);
+        let place = Place::of("hooks/eu", key.as_bytes(), value.as_bytes()).unwrap();
         let ids = (place.workspace.as_str(), place.integration_id.as_str(), place.web_hook_id.as_str());
         assert_eq!((ids, place.partition, place.offset), (("acme", "i-1", "w-1"), 7, 42));
         assert_eq!(place.reason.as_deref(), Some("circuit-open"));
+        assert_eq!(place.since.as_deref(), Some("2021-09-28T11:08:26.903Z"));
+        assert_eq!(Place::integration_of("hooks/eu", key.as_bytes()).as_deref(), Some("acme/i-1"));
         for other in ["hooks/7/acme/i-1/w-1", "hooks/eu2/7/acme/i-1/w-1", "hooks/eu/x/acme/i-1/w-1", "hooks/eu/7/acme"]
         {
-            assert_eq!(Place::of("hooks/eu", other.as_bytes(), value), None, "{other}");
+            assert_eq!(Place::of("hooks/eu", other.as_bytes(), value.as_bytes()), None, "{other}");
         }
-        assert_eq!(Place::integration_of("hooks/eu", b"hooks/eu/7/acme/i-1/w-1").as_deref(), Some("acme/i-1"));
-        let in_ms = Place::of("g", b"g/0/a/i/w", br#"{"offset":1,"since":1632827306903}"#).unwrap();
-        assert_eq!(in_ms.since.as_deref(), Some("2021-09-28T11:08:26.903Z"));
     }
 
     #[test]
     fn an_integration_is_behind_since_the_oldest_of_its_places() {
-        let place = |since: &str| Place::of("g", b"g/0/a/i/w", format!(r#"{{"offset":1,"since":{since}}}"#).as_bytes());
-        let places = [place("1700000002000"), place(r#""2023-11-14T22:13:20.5Z""#), place(r#""2023-11-14T22:13:21Z""#)];
-        let places: Vec<Place> = places.into_iter().flatten().collect();
+        let places = [1_700_000_002_000, 1_700_000_000_500, 1_700_000_001_000].map(|since_ms| {
+            let (key, value) = written("g", since_ms);
+            Place::of("g", key.as_bytes(), value.as_bytes()).unwrap()
+        });
         assert_eq!(behind_since(places.iter()).as_deref(), Some("2023-11-14T22:13:20.500Z"));
         assert_eq!(behind_since(std::iter::empty()), None);
     }

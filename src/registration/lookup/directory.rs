@@ -300,8 +300,16 @@ mod tests {
         );
         let keys: [&[u8]; 2] = [b"g/0/acme/b/w", b"g/1/acme/b/w"];
         for (key, since) in keys.into_iter().zip(["2026-01-31T12:00:05Z", "2026-01-31T12:00:00Z"]) {
-            let place = Place::of("g", key, json!({"offset": 7, "since": since}).to_string().as_bytes());
-            directory.stands("acme/b", key, place);
+            let place = Place {
+                workspace: "acme".to_owned(),
+                integration_id: "b".to_owned(),
+                web_hook_id: "w".to_owned(),
+                partition: 0,
+                offset: 7,
+                reason: None,
+                since: Some(since.to_owned()),
+            };
+            directory.stands("acme/b", key, Some(place));
         }
         let since = json!("2026-01-31T12:00:00.000Z");
         let page = directory.overview("acme", None, 10, None).unwrap();

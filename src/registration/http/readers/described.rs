@@ -37,7 +37,6 @@ struct Paging {
     #[param(minimum = 1)]
     limit: Option<i64>,
     /// What the answer before gave as `next`, with the same question
-    #[param(max_length = 65_536)]
     next: Option<String>,
 }
 
