@@ -12,7 +12,8 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::time::Instant;
 
 use super::client::ClientLog;
-use super::topic_range::{ANSWER_TIMEOUT, Range, is_transient};
+use super::record_stream::is_transient;
+use super::topic_range::{ANSWER_TIMEOUT, Range};
 
 /// How long one look at a record may take. A partition that gives nothing for so long has no record there.
 const LOOK_MAX: Duration = Duration::from_secs(2);
