@@ -192,13 +192,15 @@ pub(crate) fn places(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backlog::place::Place as Offsets;
     use crate::backlog::record::PlaceKey;
     use crate::domain::outcome::BehindReason;
 
     /// A record as a worker writes it.
     fn written(group: &str, since_ms: i64) -> (String, String) {
         let key = PlaceKey { group, partition: 7, integration: "acme/i-1", web_hook: "w-1" };
-        let record = PlaceRecord::new(key, 42, (BehindReason::CircuitOpen, since_ms), 3);
+        let place = Offsets::new(std::iter::empty(), Some(42));
+        let record = PlaceRecord::new(key, &place, (BehindReason::CircuitOpen, since_ms), 3);
         (key.to_string(), record.value())
     }
 
