@@ -579,7 +579,7 @@ def job_fails_fast() -> None:
     [rule] = spec["podFailurePolicy"]["rules"]
     container = spec["template"]["spec"]["containers"][0]["name"]
     need(rule == {"action": "FailJob", "onExitCodes": {"containerName": container, "operator": "In", "values": [2]}, "onPodConditions": []}, f"{rule}")
-    need((spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (2, 120), f"{spec}")
+    need((spec["backoffLimit"], spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"]) == (2, 120, 86400), f"{spec}")
 
 
 def helm_test() -> None:

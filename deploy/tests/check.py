@@ -2,6 +2,7 @@
 
 import sys
 
+import bill
 import chart
 import compose
 import docs
@@ -12,6 +13,7 @@ import system
 from report import Report
 
 SECTIONS = {
+    "bill": bill.check,
     "chart": chart.check,
     "monitoring": monitoring.check,
     "compose": compose.check,
