@@ -474,4 +474,17 @@ mod tests {
         backlog.caught_up();
         assert!(!backlog.is_given_later(&gauge, 20));
     }
+    #[test]
+    fn what_retention_deleted_is_told_of_those_who_were_to_be_given_it_and_of_nobody_else() {
+        let gauges = LaneGauges::default();
+        let mut backlog = PartitionBacklog::new(100, Vec::new());
+        for (webhook, place) in [("early", 10), ("late", 60)] {
+            backlog.restore(&gauges.of("ws/i", webhook), &Place::from(place), (BehindReason::LaneFull, 0));
+        }
+        let told: Vec<_> =
+            backlog.cut(50).iter().map(|(gauge, from, to)| (gauge.webhook().to_owned(), *from, *to)).collect();
+        assert_eq!(told, [("early".to_owned(), 10, 50)]);
+        assert_eq!(backlog.all().map(|behind| behind.place().first()).collect::<Vec<_>>(), [Some(50), Some(60)]);
+        assert!(backlog.cut(50).is_empty(), "it is told once");
+    }
 }

@@ -90,3 +90,28 @@ pub(crate) fn first_dropped(positions: &BTreeMap<i32, i64>, places: &PlaceTable,
     }
     first
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_begins_at_the_place_of_the_integrations_webhook_or_where_the_group_is() {
+        let mut places = PlaceTable::default();
+        for (key, integration, partition, offset) in [
+            ("a", "ws/i", 0, 5),
+            ("b", "ws/i", 0, 7),
+            ("c", "ws/i", 2, 3),
+            ("d", "ws/other", 1, 1),
+            ("e", "ws/i", 1, 90),
+        ] {
+            let value = format!(
+                r#"{{"version":1,"group":"g","partition":{partition},"integration":"{integration}","webHook":"{key}","offset":{offset},"reason":"lane-full","sinceMs":7,"epoch":1}}"#
+            );
+            places.take(key.as_bytes(), Some(value.as_bytes()), None).unwrap();
+        }
+        let positions = BTreeMap::from([(0, 40), (1, 50), (3, 60)]);
+        let first = first_dropped(&positions, &places, "ws/i");
+        assert_eq!(first, BTreeMap::from([(0, 5), (1, 50), (2, 3), (3, 60)]));
+    }
+}
