@@ -99,6 +99,11 @@ fn a_log_text_is_a_fixed_phrase_that_starts_small_and_has_no_full_stop() {
 }
 
 #[test]
+fn an_error_has_kinds_and_is_no_text() {
+    hold(style::texts_as_errors);
+}
+
+#[test]
 fn no_channel_is_unbounded() {
     hold(style::unbounded_channels);
 }

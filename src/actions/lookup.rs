@@ -60,7 +60,7 @@ pub(crate) async fn integration(settings: &Settings, key: &str) -> Result<Found,
     }
 }
 
-/// What the health topic says of an integration.
+/// The state of an integration in the health topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Health {
     /// The newest record's `status`.
@@ -76,6 +76,7 @@ impl Health {
         self.status.as_deref() == Some(rules::Health::Failed.word())
     }
 
+    /// The error is the health room's.
     fn follow(&mut self, value: Option<&[u8]>) -> Result<(), String> {
         let record = value.map(StateRecord::parse).transpose()?;
         self.status = record.as_ref().map(|record| record.health().word().to_owned());
@@ -89,7 +90,7 @@ impl Health {
     }
 }
 
-/// What the health topic says of that key; none where there is no such topic.
+/// The health of the integration of that key. `None` if the health topic does not exist.
 pub(crate) async fn health(settings: &Settings, key: &str) -> Result<Option<Health>, ActionError> {
     let (kafka, topic, key) = (settings.kafka.clone(), settings.topics.health.clone(), key.to_owned());
     blocking("reading the health topic", move || {

@@ -1,6 +1,6 @@
 //! Publishing into one topic for an action: acknowledged, or an error that says why.
 //!
-//! Unlike the sink, which never gives up, an action's publication fails after a bounded time: the person who acts decides.
+//! Unlike the sink, which never gives up, an action's publication fails after a bounded time: then the operator decides.
 
 use std::sync::Arc;
 

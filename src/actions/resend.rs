@@ -54,7 +54,7 @@ pub(crate) struct Notes {
     pub(crate) webhook_gone: bool,
 }
 
-/// Says of each record that is read what is to be done with it.
+/// Decides what is done with each record that is read.
 pub(crate) type Judge = Box<dyn FnMut(&SpanRecord) -> Judged + Send>;
 
 /// A selection that is opened.
@@ -88,7 +88,7 @@ pub(crate) struct Resent {
     pub(crate) ended: Result<bool, ActionError>,
 }
 
-/// Sends back what is selected. `told` hears the account after every record and every while.
+/// Sends back what is selected. `told` is called with the account after every record and at intervals.
 pub(crate) async fn resend(
     order: Order<'_>,
     prepared: Prepared,

@@ -51,7 +51,7 @@ impl Outcome {
         matches!(self, Self::Resumed | Self::Pending)
     }
 
-    /// What the audit topic says of it.
+    /// The counts for the audit topic.
     pub(crate) fn counts(self) -> Value {
         json!({ "resumed": u8::from(self == Self::Resumed), "pending": u8::from(self == Self::Pending) })
     }
@@ -64,7 +64,7 @@ pub(crate) struct Resumed {
     /// `<workspace>/<integration id>`
     pub(crate) integration: String,
     pub(crate) outcome: Outcome,
-    /// The integration's own status; none where there is no such integration.
+    /// The integration's own status. `None` if the integration does not exist.
     pub(crate) status: Option<&'static str>,
     /// What the health topic said before.
     pub(crate) before: Option<StateRecord>,
@@ -94,7 +94,7 @@ pub(crate) async fn resume(
     .await
 }
 
-/// The status in the integration's own record; none where there is no such record. Blocks.
+/// The status in the integration's own record. `None` if there is no record. Blocks.
 fn own_status(settings: &Settings, key: &str, stop: &CancellationToken) -> Result<Option<&'static str>, ActionError> {
     let Some((workspace, integration)) = key.split_once('/') else { return Ok(None) };
     let filter = IntegrationFilter {

@@ -31,7 +31,7 @@ pub(crate) struct Attempt {
     pub(crate) error: Option<String>,
     pub(crate) status: Option<u16>,
     pub(crate) duration_ms: u64,
-    /// What the receiver said: only for who may see bodies.
+    /// The receiver's answer: only for tokens that may see bodies.
     pub(crate) answer: Option<String>,
     pub(crate) next_attempt_at: Option<String>,
     pub(crate) worker: Option<String>,
@@ -43,7 +43,7 @@ impl Attempt {
         self.outcome == "acknowledged"
     }
 
-    /// Reads a record; none for what is no record of an attempt.
+    /// Reads a record. `None` if it is not a record of an attempt.
     pub(crate) fn parse(key: &[u8], value: &[u8]) -> Option<Self> {
         let (workspace, integration) = parts_of(key)?;
         let mut attempt: Self = serde_json::from_slice(value).ok()?;

@@ -79,7 +79,7 @@ impl DeadLetterFilter {
         let is = |wanted: &Option<String>, actual: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| actual.as_ref().is_some_and(|actual| same_id(wanted, actual)))
         };
-        // A workspace is no id: it is compared as it stands, or one would see another's.
+        // A workspace is compared letter for letter, unlike an id: otherwise a caller could see another workspace's.
         self.workspace.as_ref().is_none_or(|wanted| wire.workspace.as_ref() == Some(wanted))
             && is(&self.integration, &wire.integration_id)
             && is(&self.webhook, &wire.webhook_id)

@@ -23,7 +23,7 @@ use crate::kafka::topic_range::{Range, SpanError};
 use crate::kafka::windows::{Glance, Windows};
 use crate::settings::Settings;
 
-/// Clocks of those who wrote records differ by no more, ms.
+/// The clocks of the workers that wrote the records differ by at most this, ms.
 const CLOCKS_DIFFER_MAX_MS: i64 = 60_000;
 /// Rows that are looked at of one topic: a workspace's webhooks times their attempts.
 const ROWS_MAX: usize = 20_000;
@@ -129,7 +129,7 @@ pub(crate) fn origin_of_delivery(
     Ok(place.as_deref().and_then(Origin::parse))
 }
 
-/// A topic; none where there is none.
+/// A topic. `None` if it does not exist.
 fn opened(settings: &Settings, topic: &str) -> Result<Option<Windows>, ReadError> {
     match Windows::open(&settings.kafka, topic, "trace-reader") {
         Ok(log) => Ok(Some(log)),

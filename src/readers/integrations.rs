@@ -1,4 +1,4 @@
-//! Who is registered, and how they are: the integrations topic joined with the health topic. No row holds a secret.
+//! The registered integrations and their health: the integrations topic joined with the health topic. No row holds a secret.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ pub(crate) struct WebhookRow {
     pub(crate) period: Option<String>,
 }
 
-/// What the health topic says of an integration.
+/// The state of an integration in the health topic.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HealthRow {
@@ -67,7 +67,7 @@ pub(crate) struct HealthRow {
 }
 
 impl HealthRow {
-    /// Of a record of the health topic; none for what is none.
+    /// Reads a record of the health topic. `None` if it is not valid.
     pub(crate) fn of(key: &[u8], value: &[u8]) -> Option<Self> {
         let (workspace, integration) = parts_of(key)?;
         let state = StateRecord::parse(value).ok()?;
@@ -81,7 +81,7 @@ impl HealthRow {
 }
 
 impl IntegrationRow {
-    /// Of a record of the integrations topic that was written at `written_ms`; none for a key that is none. `before` is what was
+    /// Of a record of the integrations topic that was written at `written_ms`; `None` if the key is not valid. `before` is what was
     /// known of that key: of a record that can't be used, the one before it stays in force.
     pub(crate) fn of(key: &[u8], value: &[u8], written_ms: i64, before: Option<Self>) -> Option<Self> {
         let (workspace, integration) = parts_of(key)?;

@@ -42,7 +42,7 @@ pub(crate) enum ReadError {
         /// The topic.
         topic: String,
     },
-    /// The token is of another question, or is none.
+    /// The token is of another question, or is not a token.
     #[error("the token `next` is not one of this question; begin without it")]
     Token,
     /// The caller wants no answer any more.

@@ -46,7 +46,7 @@ impl Token {
     /// Reads a text.
     ///
     /// # Errors
-    /// [`ReadError::Token`]: it is no token, or one of another question.
+    /// [`ReadError::Token`]: it is not a token, or it is one of another question.
     pub(super) fn parse(text: &str, question: &str) -> Result<Self, ReadError> {
         let mut parts = text.split('.');
         if parts.next() != Some(VERSION) || parts.next() != Some(question) {

@@ -108,7 +108,7 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// So many members are compared with each other; of more a map is made, so that very many stay linear.
+/// Up to this many members are compared with each other. For more, a map is made, so that the cost stays linear.
 const COMPARED_MAX: usize = 16;
 
 struct Members;

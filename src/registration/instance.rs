@@ -21,7 +21,7 @@ pub(crate) enum BadInstance {
     /// Not a JSON object.
     #[error("expected a JSON object, an IntegrationInstance: {0}")]
     NotAnObject(String),
-    /// `webHooks` is no array of objects.
+    /// `webHooks` is not an array of objects.
     #[error("/webHooks: expected an array of objects: {0}")]
     Webhooks(String),
     /// A masked secret that no stored one can fill.
@@ -55,7 +55,7 @@ impl Instance {
     /// Takes an instance apart.
     ///
     /// # Errors
-    /// [`BadInstance`] when it is no object or its `webHooks` no array of objects.
+    /// [`BadInstance`] if it is not an object, or its `webHooks` is not an array of objects.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadInstance> {
         let fields: Fields =
             serde_json::from_slice(bytes).map_err(|error| BadInstance::NotAnObject(error.to_string()))?;
@@ -111,7 +111,7 @@ impl Instance {
     /// Replaces masked secret values by the stored ones of the same id.
     ///
     /// # Errors
-    /// [`BadMask`] when it can't be told which stored value is meant.
+    /// [`BadMask`] if a mask can stand for several stored values.
     pub(crate) fn unmask_secrets(&mut self, stored: Option<&Self>) -> Result<(), BadMask> {
         let Some(secrets) = self.fields.get("secrets") else { return Ok(()) };
         let stored = StoredSecrets::of(stored.and_then(|stored| stored.fields.get("secrets")));
@@ -121,7 +121,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Writes `updateInfo`: who changed it last and when, who created it kept from `stored`.
+    /// Writes `updateInfo`: the author and the time of this change. The creation is kept from `stored`.
     pub(crate) fn stamp(&mut self, stored: Option<&Self>, stamp: &Stamp<'_>) {
         let kept = stored.and_then(|stored| stored.fields.get("updateInfo"));
         let mut info: Fields = kept.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();

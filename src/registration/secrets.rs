@@ -22,7 +22,7 @@ pub(crate) enum BadMask {
     /// Nothing is stored under that id.
     #[error("the value of {0:?} is \"***\", which stands for the stored value, and none is stored; give the value")]
     NothingStored(String),
-    /// Several values are stored and not as many masks given: which are meant can't be told.
+    /// Several values are stored, and the number of masks differs: it is not known which values are meant.
     #[error(
         "{id:?} has {stored} stored values and {masked} given as \"***\"; give as many masks as are stored, or the values"
     )]
@@ -36,7 +36,7 @@ pub(crate) enum BadMask {
     },
 }
 
-/// A list of secrets with every value masked; what is no such list is masked as a whole.
+/// A list of secrets with every value masked. A value that is not such a list is masked as a whole.
 pub(super) fn mask(secrets: &RawValue) -> Box<RawValue> {
     if secrets.get() == "null" {
         return secrets.to_owned();
@@ -101,7 +101,7 @@ impl StoredSecrets {
     /// The list with its masks filled; `None` when there is no mask in it.
     ///
     /// # Errors
-    /// [`BadMask`] when it can't be told which stored value is meant.
+    /// [`BadMask`] if a mask can stand for several stored values.
     pub(super) fn fill(&self, secrets: &RawValue) -> Result<Option<Box<RawValue>>, BadMask> {
         let Ok(mut list) = serde_json::from_str::<Vec<Fields>>(secrets.get()) else { return Ok(None) };
         let mut masks: HashMap<String, usize> = HashMap::new();

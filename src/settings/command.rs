@@ -262,7 +262,7 @@ pub(crate) struct Explain {
     pub(crate) json: bool,
 }
 
-/// `integrations` and `health`; with more, `attempts`. What is not set is no condition.
+/// `integrations` and `health`, and a part of `attempts`. A field that is not set matches everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Query {
     /// `--workspace`

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// Longest part of a value that is shown.
 const SHOWN_CHARS_MAX: usize = 120;
-/// Longest word that a suggestion is looked for: more is no slip of the pen, and the search is quadratic.
+/// Longest word that gets a suggestion: a longer one is not a typing mistake, and the search is quadratic.
 const SUGGESTED_CHARS_MAX: usize = 64;
 
 /// One mistake, as one line.

@@ -57,7 +57,7 @@ pub(super) struct CommandLine {
     has_arguments: bool,
 }
 
-/// An argument that is no option.
+/// An argument that is not an option.
 struct Word {
     text: String,
     /// It stands behind an option whose value may be a secret, so it may be a part of that.
@@ -290,7 +290,7 @@ fn unknown_variable(variable: &str, name: &str) -> String {
     format!("the environment variable {} is no option{hint}", shown(variable).replace('`', ""))
 }
 
-/// The parts of a list. Blank ones are none; space before a part is no part of it, and with commas neither is space after.
+/// The parts of a list. Blank parts are left out. Space before a part is cut off, and with commas the space after it too.
 fn separated<'a>(text: &'a str, separators: &'a [char]) -> impl Iterator<Item = String> + 'a {
     let keep_blank = separators.is_empty();
     text.split(separators).filter(move |part| keep_blank || !part.trim().is_empty()).map(move |part| {

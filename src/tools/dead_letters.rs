@@ -218,7 +218,7 @@ struct Shown<'a> {
     timestamp: Option<String>,
     key: Option<String>,
     headers: Vec<ShownHeader<'a>>,
-    /// Of an invalid event: why it is none.
+    /// Of an invalid event: what is wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,7 +280,7 @@ pub(crate) async fn show(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why an invalid event is none; nothing for other dead letters.
+/// What is wrong with an invalid event. `None` for other dead letters.
 fn invalid(record: &SpanRecord) -> Option<String> {
     let wire = record.wire();
     if wire.reason != Some(DeadReason::InvalidEvent) {

@@ -39,7 +39,7 @@ struct Given {
 /// Explains one event for one integration. The exit code is 0 when any webhook would be delivered to, and 1 when none.
 ///
 /// # Errors
-/// [`ToolError`], also for what is no event.
+/// [`ToolError`], also if it is not an event.
 pub(crate) async fn run(
     settings: &Settings,
     options: &Explain,

@@ -30,7 +30,7 @@ pub(super) fn were(count: u64) -> String {
     if count == 1 { "1 was".to_owned() } else { format!("{count} were") }
 }
 
-/// A text, or a dash where there is none.
+/// The text, or a dash without one.
 pub(super) fn or_dash(text: Option<&str>) -> Cow<'_, str> {
     text.map_or(Cow::Borrowed("-"), printable)
 }

@@ -164,7 +164,7 @@ impl Purpose {
             Self::Tier(delay) => Some((delay.duration() + OUTAGE).max(7 * DAY)),
             Self::DeadLetter => Some(30 * DAY),
             Self::Attempts => Some(3 * DAY),
-            // Who did what is asked for a year later too; the records are few and small.
+            // An audit may look a year back. The records are few and small.
             Self::Audit => Some(365 * DAY),
             Self::HealthDeltas => Some(2 * DAY),
         }

@@ -73,6 +73,16 @@ fn a_bad_log_text_is_found_over_several_lines() {
 }
 
 #[test]
+fn an_error_that_is_a_text_is_found() {
+    let found = |text, expected: &[&str]| check(style::texts_as_errors, "src/x.rs", text, expected);
+    found("fn f() -> Result<u8, String> {}", &["is a String"]);
+    found("fn f() -> Result<BTreeMap<u8, (u8, u8)>, String> {}", &["is a String"]);
+    found("fn f() -> Result<BTreeMap<u8, String>, Bad> {}", &[]);
+    found("fn f() -> Result<String, Bad> {}", &[]);
+    check(style::texts_as_errors, "src/health/x.rs", "fn f() -> Result<u8, String> {}", &[]);
+}
+
+#[test]
 fn an_unbounded_channel_is_found() {
     let found = |text, expected: &[&str]| check(style::unbounded_channels, "tests/x.rs", text, expected);
     found("fn f() { mpsc::unbounded_channel() }", &["unbounded_channel"]);

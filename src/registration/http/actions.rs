@@ -40,7 +40,7 @@ const ACTIONS_MAX: usize = 4;
 const PREVIEW_MAX: Duration = Duration::from_secs(10);
 /// How long a preview or a run looks for what was sent back before, and how much of it.
 const KNOWN: Bounds = Bounds { rows: 200, bytes: 256 << 20, time: Duration::from_secs(5) };
-/// How long one run sends: less than a connection lives. What is left is told, and can be run again.
+/// How long one run sends: less than a connection lives. The last line says what is left, and it can be run again.
 const RUN_MAX: Duration = Duration::from_mins(9);
 /// How long a resumption may take until a worker has done it: less than a request may take.
 const RESUME_PATIENCE: Duration = Duration::from_secs(15);
@@ -344,7 +344,7 @@ fn rate_of(given: Option<f64>) -> Result<u32, BadRate> {
     rate.ok_or(BadRate)
 }
 
-/// Sends, and tells how far it is. A caller that goes away stops it.
+/// Sends, and reports its progress. If the caller closes the connection, the run stops.
 async fn sending(order: Order<'_>, prepared: Prepared, lines: &mpsc::Sender<Bytes>) -> Resent {
     let stop = order.stop.clone();
     let mut last_told = Instant::now();
@@ -352,7 +352,7 @@ async fn sending(order: Order<'_>, prepared: Prepared, lines: &mpsc::Sender<Byte
         if last_told.elapsed() >= TELL_EVERY {
             last_told = Instant::now();
             let counts = account.counts();
-            // A caller that takes no lines is told the end all the same.
+            // If the caller does not read, this line is left out. The last line is always sent.
             drop(lines.try_send(line(&Progress {
                 counts,
                 done: false,

@@ -1,4 +1,4 @@
-//! Who may do what: bearer tokens from a file, each with its rights by workspace, read again on demand. A token is never
+//! The rights of callers: bearer tokens from a file, each with its rights by workspace, read again on demand. A token is never
 //! kept as it is, only its digest, and a lookup takes the same time for every token.
 
 use std::collections::BTreeMap;
@@ -112,7 +112,7 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// Reads the tokens; without a file there are none, and nobody may do anything.
+    /// Reads the tokens. Without a file there are no tokens, and every request is refused.
     ///
     /// # Errors
     /// [`BadTokens`]: a start with a bad file would lock everyone out in silence.

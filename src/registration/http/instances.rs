@@ -136,7 +136,7 @@ pub(super) async fn list(
     answers::json(StatusCode::OK, &Page { items, has_more: page.has_more, next })
 }
 
-/// An instance for a page; a record that is none is shown as what it is, not left out.
+/// An instance for a page. A record that is not an instance is shown as invalid, not left out.
 fn shown(id: &str, stored: &Stored) -> Box<RawValue> {
     Instance::parse(&stored.bytes).map_or_else(
         |error| {
@@ -355,7 +355,7 @@ pub(super) fn other_version(stored: Option<Version>) -> Response<Body> {
     answers::precondition_failed(format!("the instance is not at the version asked for: {found}"))
 }
 
-/// What a request says of the version it is about.
+/// The version that a request is about.
 fn precondition(headers: &HeaderMap) -> Result<Precondition, Refused> {
     Precondition::of(headers).map_err(|name| {
         let what = "expected *, or a list of ETags in quotes as they were answered";
@@ -425,7 +425,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of so many pieces of 1 KiB, and how many of them were asked for.
+    /// A body of `pieces` pieces of 1 KiB, and a count of those that were asked for.
     fn body(pieces: usize) -> (Body, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);

@@ -1,5 +1,5 @@
 //! The registration API: integrations register, change and inspect their webhooks. Requests come in by `server`, `auth`
-//! says who they are from, `instances` what they do, `answers` how it is told, `openapi` what can be asked at all.
+//! decides who may ask, `instances` what a request changes, `answers` how it is answered; `openapi` describes all of it.
 //!
 //! No rule about instances lives here (that is `domain`), and nothing is stored here (that is the registry).
 
@@ -155,7 +155,7 @@ const METHODS: [&str; 6] = ["GET", "PATCH", "PUT", "DELETE", "POST", "other"];
 /// The classes of status that they are counted by.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
-/// What the rest of the process lends the API.
+/// What the API takes from the rest of the process.
 pub(crate) struct ApiContext {
     /// Sends test deliveries.
     pub(crate) test_delivery: TestDelivery,
@@ -163,7 +163,7 @@ pub(crate) struct ApiContext {
     pub(crate) requests: IntCounterVec,
     /// Records that Kafka did not take, by `topic`.
     pub(crate) unwritten: IntCounterVec,
-    /// Told when the API can be used and when no more.
+    /// Called with true when the API can be used, and with false when it can't any more.
     pub(crate) ready: Box<dyn Fn(bool) + Send + Sync>,
 }
 
@@ -387,7 +387,7 @@ fn no_method(method: &Method, allowed: &'static str) -> Response<Body> {
     answers::no_method(method.as_str(), allowed)
 }
 
-/// Who asks, and what it may do in the workspace that it asks about.
+/// The caller, and its rights in the workspace of the request.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     /// The token's name for the audit trail; never the token.
@@ -396,7 +396,7 @@ pub(crate) struct Caller {
     pub(crate) rights: Rights,
 }
 
-/// Lets in who has that right in the workspace, with names that can stand in a key.
+/// Admits callers with that right in the workspace. The names in the path must be such as a record's key can hold.
 async fn admit(
     State((api, right)): State<(Arc<Api>, Right)>,
     path: Result<Path<Vec<(String, String)>>, axum::extract::rejection::PathRejection>,

@@ -207,7 +207,7 @@ struct Secret {
     expires_at: Option<String>,
 }
 
-/// Who changed an instance last, and when.
+/// The last change of an instance: its author and its time.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 struct UpdateInfo {

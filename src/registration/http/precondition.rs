@@ -27,7 +27,7 @@ impl Precondition {
     /// Reads the headers.
     ///
     /// # Errors
-    /// The name of the header that is no list of tags.
+    /// The name of the header that is not a list of tags.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, HeaderName> {
         Ok(Self { matches: tags(headers, IF_MATCH)?, none_matches: tags(headers, IF_NONE_MATCH)? })
     }

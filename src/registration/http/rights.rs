@@ -1,4 +1,4 @@
-//! What a token may do in a workspace. Who has which rights is `auth`.
+//! What a token may do in a workspace. The tokens and their rights are in `auth`.
 
 use std::fmt;
 

@@ -52,12 +52,12 @@ struct Row<'a> {
 }
 
 impl Directory {
-    /// Joins `integrations`, which somebody fills, with a health topic that [`Self::said`] tells of.
+    /// Joins `integrations`, which another thread fills, with the health topic, whose records go to [`Self::said`].
     pub(crate) fn new(integrations: Arc<View>) -> Self {
         Self { integrations, health: RwLock::default(), behind: RwLock::default() }
     }
 
-    /// The integrations, for who fills them.
+    /// The integrations, for the thread that fills them.
     pub(super) fn integrations(&self) -> &View {
         &self.integrations
     }
@@ -102,7 +102,7 @@ impl Directory {
         self.health.read().get(&format!("{workspace}/{id}")).cloned()
     }
 
-    /// What the health topic says of an integration, active where it says nothing, and since when a webhook of it is behind.
+    /// The state of an integration in the health topic (active without a record), and since when a webhook of it is behind.
     pub(super) fn health_of(&self, workspace: &str, id: &str) -> Value {
         let state = self.state(workspace, id).and_then(|state| serde_json::to_value(state).ok());
         let mut health = state.unwrap_or_else(|| json!({ "status": Health::Active.word() }));
@@ -123,7 +123,7 @@ impl Directory {
         Ok(value)
     }
 
-    /// What the health topic says of the workspace's integrations, the newest change first.
+    /// The states of the workspace's integrations in the health topic, the newest change first.
     pub(super) fn health(&self, workspace: &str, asked: &Asked) -> Result<Value, SourceError> {
         let prefix = format!("{workspace}/");
         let health = self.health.read();

@@ -10,7 +10,7 @@ use crate::registration::instance::MASK;
 use crate::registration::instance_check::{FAULTS_MAX, FaultKind};
 use crate::registration::secrets::mask_texts;
 
-/// Faults that a message tells in words; the lists hold [`FAULTS_MAX`] of them.
+/// Faults that the message describes in words. The lists hold up to [`FAULTS_MAX`].
 const TOLD_MAX: usize = 10;
 
 /// Why an instance stays as it is: the operations at fault as they were sent (secret values masked).
@@ -27,7 +27,7 @@ pub(crate) struct Conflict {
 }
 
 impl Conflict {
-    /// A conflict that no operation is to blame for.
+    /// A conflict that no operation caused.
     pub(crate) fn of(message: impl Into<String>) -> Self {
         Self { message: message.into(), ..Self::default() }
     }
@@ -61,7 +61,7 @@ impl List {
 /// Gathers the faults of a patch.
 #[derive(Default)]
 pub(super) struct Faults {
-    /// The operations at fault, each once a list, and no more of them than are told.
+    /// The operations at fault, each once a list, at most [`FAULTS_MAX`].
     listed: Vec<(usize, List)>,
     messages: Vec<String>,
     pub(super) count: usize,

@@ -1,4 +1,4 @@
-//! An instance in the making: what each operation changes, and who wrote what, so that a fault found in the end can be
+//! An instance while it is patched: what each operation changed, so that a fault found at the end can be
 //! laid at the right operation.
 
 use std::fmt::Write as _;

@@ -18,7 +18,7 @@ use super::instance_check;
 /// Operations in one patch: more are a mistake or an attack.
 pub(crate) const OPERATIONS_MAX: usize = 2_000;
 
-/// Why a body is no patch at all.
+/// Why a body is not a patch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadPatch {
     /// Not JSON, or not an object with a list of operations.
@@ -48,7 +48,7 @@ impl Patch {
     /// Reads a patch's body.
     ///
     /// # Errors
-    /// [`BadPatch`] when it is no JSON object with a list of operations.
+    /// [`BadPatch`] if it is not a JSON object with a list of operations.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, BadPatch> {
         #[derive(Deserialize)]
         struct Body {

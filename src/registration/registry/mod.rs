@@ -4,7 +4,7 @@
 //! another. A change is decided against the view, beside the writer; it is written in a transaction of one record if the record is still
 //! the one that it was decided on, and answered when it is committed and the view shows it. The fixed transactional id fences an older process.
 //!
-//! Who waits for whom: a request waits for the writer, the writer for the broker and for the reader, the reader for
+//! Wait-for arrows: a request waits for the writer, the writer for the broker and for the reader, the reader for
 //! nobody. Decisions (what a patch does, what HTTP answers) are the caller's.
 
 mod reader;
@@ -27,7 +27,7 @@ use crate::settings::Kafka;
 /// Changes that wait for the writer: a second or two of work. When it is full, more are refused at once.
 pub(crate) const QUEUE_MAX: usize = 2048;
 
-/// How long a requester waits for Kafka before it is told that Kafka does not answer. A commit takes milliseconds.
+/// How long a requester waits for Kafka before it gets the answer that Kafka does not answer. A commit takes milliseconds.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a decision asks the writer for.
@@ -124,7 +124,7 @@ impl Job {
     }
 }
 
-/// What a requester is told where Kafka gave no answer to a change that was then not written.
+/// The requester's answer if Kafka did not answer, and the change was then not written.
 const SILENT: &str = "Kafka does not answer";
 
 /// What the writer writes.
@@ -156,7 +156,7 @@ impl Handle {
         &self.view
     }
 
-    /// The same for who keeps it longer.
+    /// The same, for callers that keep it longer.
     pub(crate) fn shared_view(&self) -> Arc<View> {
         Arc::clone(&self.view)
     }

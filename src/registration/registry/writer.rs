@@ -29,7 +29,7 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the client tries to deliver the record of one.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long commit and abort are tried again in a process that stops: past the broker's own patience. Another goes on until Kafka
-/// answers; its requesters are told meanwhile that it does not.
+/// answers; meanwhile its requesters get the answer that Kafka does not answer.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(45);
 /// How long the log may take to show whether a record is in it.
 const RESOLVE_PATIENCE: Duration = Duration::from_mins(1);
@@ -137,7 +137,7 @@ impl Writer {
         let checker: BaseConsumer<ClientLog> = consumer_config(&log.kafka)
             .create_with_context(ClientLog::new(ROLE))
             .map_err(log.error("creating the consumer"))?;
-        // Tells a missing topic before an older process is fenced for nothing.
+        // A missing topic is reported first: otherwise an older process would be fenced for nothing.
         partitions(&log, &checker)?;
         let mut silence = Silence::begin();
         loop {
@@ -180,7 +180,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a record, and says what its requester is told and why this process must end, if it must.
+    /// Writes a record. Returns the requester's answer, and the reason if this process must end.
     fn settled(&mut self, record: &Record<'_>) -> (Result<Version, WriteError>, Option<RegistryError>) {
         match self.write(record) {
             Ok(version) if self.wait_shown(version) => (Ok(version), None),
@@ -306,7 +306,7 @@ impl Writer {
         match self.is_in_log(version) {
             Some(true) => {
                 tracing::warn!(partition, offset, "the commit's answer was lost; the log has the record");
-                // Its requester is told so; the next change meets the same producer and ends the process.
+                // The requester gets this error. The next change meets the same producer and ends the process.
                 Ok(version)
             }
             Some(false) => Err(Failure::Final(WriteError::NotWritten(in_words(code_of(error))), cause)),
@@ -384,7 +384,7 @@ fn next(runtime: &Runtime, jobs: &mut mpsc::Receiver<Job>, stop: &CancellationTo
     })
 }
 
-/// What a requester is told of a code of the client library.
+/// The requester's answer for an error code of the client library.
 fn in_words(code: RDKafkaErrorCode) -> &'static str {
     use RDKafkaErrorCode as Code;
     match code {

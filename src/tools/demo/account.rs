@@ -207,7 +207,7 @@ impl Account {
         self.open -= u64::from(was_open);
     }
 
-    /// Deliveries, and events that are none, which have not ended yet.
+    /// Deliveries and invalid events that have not ended yet.
     pub(crate) fn open(&self) -> u64 {
         self.open
     }
@@ -345,7 +345,7 @@ pub(crate) struct Balance {
 /// Why an account does not balance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Deliveries, or events that are none, of which there is no trace.
+    /// Deliveries or invalid events without any trace.
     Missing {
         /// How many.
         count: u64,
@@ -394,7 +394,7 @@ mod tests {
     }
     use Step::{Ack, Dead, Refuse, Tier};
 
-    /// Event 0 is for webhooks 0 and 1, event 1 for 1, event 2 for none, event 3 is none.
+    /// Event 0 is for webhooks 0 and 1, event 1 for webhook 1, event 2 for no webhook. Event 3 is invalid.
     fn account(steps: &[Step]) -> Account {
         let mut account = Account::default();
         for (number, webhooks) in [&[0, 1][..], &[1], &[], &[INVALID]].into_iter().enumerate() {

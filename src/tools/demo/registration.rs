@@ -65,7 +65,7 @@ impl Registration {
         self.token.as_deref()
     }
 
-    /// Who may see what.
+    /// The rights of the demo's token.
     pub(crate) fn tokens(&self) -> Arc<Tokens> {
         self.bound.tokens()
     }

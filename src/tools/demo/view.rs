@@ -88,7 +88,7 @@ pub(crate) struct Snapshot {
     pub(crate) rate: u32,
     /// Where everything is.
     pub(crate) places: Places,
-    /// Events read: for webhooks, for none, and those that are none.
+    /// Events read: those that match a webhook, those that match none, and invalid ones.
     pub(crate) events: [u64; 3],
     /// Deliveries that were acknowledged.
     pub(crate) acknowledged: u64,
