@@ -367,8 +367,7 @@ impl Lab {
         true
     }
 
-    /// Hands a retry out of `tier` to a webhook, of which `attempts` were made. Says whether its lane took it; otherwise it goes
-    /// back to its tier, as the retries thread lets it.
+    /// Hands a retry out of `tier` to a webhook, of which `attempts` were made. Its lane has to have room for it.
     pub(super) async fn retry(&mut self, webhook: &str, attempts: u32, tier: usize) {
         let gauge = self.gauge(webhook);
         let event = self.event(Bytes::from(self.next_offset.to_string()));

@@ -113,7 +113,6 @@ struct Host {
 }
 
 /// What a shard does outside itself.
-#[expect(clippy::large_enum_variant, reason = "nearly all of it is the largest one")]
 enum Work<C: Courier> {
     Attempt { under_way: Box<UnderWay>, request: SignedRequest, kept: Option<C::Connection> },
     Answer { reading: Box<Reading>, body: Box<C::Body> },
