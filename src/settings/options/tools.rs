@@ -93,8 +93,11 @@ fn time_range(reader: &mut Reader<'_>, from: &'static str, to: &'static str) -> 
 }
 
 /// Reads `--workspace` and `--integration` of these rows. Lists show an integration as `<workspace>/<id>`: given so, it names both.
-fn workspace_and_integration(reader: &mut Reader<'_>, rows: [Row; 2]) -> (Option<String>, Option<String>) {
-    let [mut of, integration] = rows;
+fn workspace_and_integration(
+    reader: &mut Reader<'_>,
+    mut of: Row,
+    integration: Row,
+) -> (Option<String>, Option<String>) {
     let is_named = reader.peek(integration.name).is_some_and(|text| text.contains('/'));
     of.required &= !is_named;
     let given = reader.optional(of, values::workspace);
@@ -108,8 +111,8 @@ fn workspace_and_integration(reader: &mut Reader<'_>, rows: [Row; 2]) -> (Option
 /// None if a part is missing or wrong, which is a mistake already.
 fn integration_name(reader: &mut Reader<'_>) -> Option<IntegrationName> {
     let about = "the integration: its id, the beginning of it if only one begins so, or workspace/id";
-    let rows = [workspace("the integration's workspace").required(), integration(about).required()];
-    let (workspace, integration) = workspace_and_integration(reader, rows);
+    let (of, named) = (workspace("the integration's workspace").required(), integration(about).required());
+    let (workspace, integration) = workspace_and_integration(reader, of, named);
     Some(IntegrationName { workspace: workspace?, integration: integration? })
 }
 
@@ -150,8 +153,8 @@ fn dead_letter_filter(reader: &mut Reader<'_>) -> DeadLetterFilter {
     let reason =
         LOOK.one("reason", "WORD", "only records of this reason: exhausted, invalid-event, suspended or too-large");
     let about = "only records of this integration: its id, the beginning of it, or workspace/id";
-    let rows = [workspace("only records of this workspace"), integration(about)];
-    let (workspace, integration) = workspace_and_integration(reader, rows);
+    let (of, named) = (workspace("only records of this workspace"), integration(about));
+    let (workspace, integration) = workspace_and_integration(reader, of, named);
     let webhook = webhook(reader, "only records of this webhook");
     let reason = reader.optional(reason, values::reason);
     let (from, to) = time_range(reader, "only records of this time and later", "only records before this time");
@@ -233,8 +236,8 @@ fn query(reader: &mut Reader<'_>) -> Query {
         Subcommand::Health => "only integrations with this webhook",
         _ => "only what is of this webhook",
     };
-    let rows = [workspace("only what is of this workspace"), integration(about)];
-    let (workspace, integration) = workspace_and_integration(reader, rows);
+    let (of, named) = (workspace("only what is of this workspace"), integration(about));
+    let (workspace, integration) = workspace_and_integration(reader, of, named);
     let webhook = webhook(reader, about_webhook);
     let reason = failures(
         reader,
@@ -266,8 +269,8 @@ fn trace(reader: &mut Reader<'_>) -> Option<Trace> {
                  --event";
     let event = reader.optional(event(about).required(), values::named_event);
     let about = "the event's workspace, where its record does not say it";
-    let rows = [workspace(about), integration("only webhooks of this integration: its id, or workspace/id")];
-    let (workspace, integration) = workspace_and_integration(reader, rows);
+    let (of, named) = (workspace(about), integration("only webhooks of this integration: its id, or workspace/id"));
+    let (workspace, integration) = workspace_and_integration(reader, of, named);
     let webhook = webhook(reader, "only this webhook");
     let reason = failures(reader, "of the attempts only failures of this reason");
     let (from, to) =
