@@ -6,7 +6,6 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::panic,
-    clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -15,7 +14,6 @@
     reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
 )]
 
-#[expect(dead_code, reason = "each benchmark uses a part of what they share")]
 #[path = "../common/mod.rs"]
 mod common;
 mod worst;

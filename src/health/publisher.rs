@@ -334,7 +334,8 @@ mod tests {
         })
         .unwrap();
         let stop = CancellationToken::new();
-        let running = tokio::spawn(publisher.run(stop.clone()));
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(publisher.run(stop.clone()));
         // The first telling goes out at once, to learn the brokers' time.
         let told = tokio::task::spawn_blocking(move || {
             let reader: BaseConsumer = table_consumer_config(&kafka, "test").create().unwrap();
@@ -352,6 +353,6 @@ mod tests {
         assert!(told.await.unwrap(), "nothing was told");
         assert!(metrics.deliver.publish_errors.with_label_values(&["deltas"]).get() > 0, "the first producer failed");
         stop.cancel();
-        running.await.unwrap();
+        running.join_next().await.unwrap().unwrap();
     }
 }

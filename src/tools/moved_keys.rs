@@ -34,11 +34,10 @@ impl Places {
             Some(other) if *other != partition => {
                 self.in_two.insert(key.to_vec());
             }
-            Some(_) => {}
             None if self.by_key.len() < KEYS_MAX => {
                 self.by_key.insert(key.to_vec(), partition);
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
 

@@ -25,7 +25,7 @@ use super::{Api, Caller, Names, TestAnswer, TestRequest, answers};
 use crate::clock;
 use crate::domain::guid;
 use crate::registration::instance::{BadInstance, Instance, Stamp};
-use crate::registration::patch::{Conflict, Patch, replacement};
+use crate::registration::patch::{Conflict, Patch, replacement, too_many_webhooks};
 use crate::registration::registry::{Decision, Stored, Version};
 use crate::telemetry::chain::chain;
 
@@ -223,6 +223,9 @@ pub(super) async fn put(
         Err(error @ BadInstance::NotAnObject(_)) => return answers::bad_request(error.to_string()),
         Err(error) => return answers::conflict(&Conflict::of(error.to_string())),
     };
+    if let Some(conflict) = too_many_webhooks(&instance) {
+        return answers::conflict(&conflict);
+    }
     // A reader's copy, written back: what the service shows beside the record is not stored.
     instance.fields.remove(answers::HEALTH);
     if instance.fields.get("id").is_none() {

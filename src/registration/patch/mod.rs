@@ -14,6 +14,7 @@ use self::draft::Draft;
 use self::operation::Operation;
 use super::instance::{BadInstance, Instance};
 use super::instance_check;
+use crate::domain::integration::WEBHOOKS_MAX;
 
 /// Operations in one patch: more are a mistake or an attack.
 pub(crate) const OPERATIONS_MAX: usize = 2_000;
@@ -114,6 +115,9 @@ pub(crate) fn replacement(
     stored: Option<&[u8]>,
     fresh_id: &mut dyn FnMut() -> String,
 ) -> Result<Instance, Conflict> {
+    if let Some(conflict) = too_many_webhooks(&instance) {
+        return Err(conflict);
+    }
     let stored = stored.and_then(|bytes| Instance::parse(bytes).ok());
     instance.unmask_secrets(stored.as_ref()).map_err(|error| Conflict::of(format!("/secrets: {error}")))?;
     instance.settle_ids(fresh_id);
@@ -128,6 +132,13 @@ pub(crate) fn replacement(
     let messages: Vec<&str> = found.listed.iter().map(|fault| &*fault.message).collect();
     conflict.message = in_words(&messages, found.listed.len() + found.more);
     Err(conflict)
+}
+
+/// That an instance has more webhooks than may be. Said before anything is made of each of them, which may be hundreds of thousands.
+pub(crate) fn too_many_webhooks(instance: &Instance) -> Option<Conflict> {
+    let webhooks = instance.webhooks.len();
+    (webhooks > WEBHOOKS_MAX)
+        .then(|| Conflict::of(format!("/webHooks: {webhooks} webhooks; expected at most {WEBHOOKS_MAX}")))
 }
 
 fn unreadable(error: &BadInstance) -> Conflict {

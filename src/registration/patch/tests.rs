@@ -401,6 +401,10 @@ fn a_million_faults_are_told_as_a_hundred_and_how_many_more() {
     assert_eq!((listed(&conflict), conflict.message.contains("at most 1000")), (1, true));
     let put = Instance::parse(format!(r#"{{"webHooks":[{empty}]}}"#).as_bytes()).unwrap();
     let conflict = is_quick("1 MiB of {} in a PUT", || replacement("ws/i", put, None, &mut String::new)).unwrap_err();
+    assert!(conflict.message.ends_with("webhooks; expected at most 1000"), "{}", conflict.message);
+    let most = vec!["{}"; WEBHOOKS_MAX].join(",");
+    let put = Instance::parse(format!(r#"{{"webHooks":[{most}]}}"#).as_bytes()).unwrap();
+    let conflict = replacement("ws/i", put, None, &mut String::new).unwrap_err();
     assert_eq!(listed(&conflict), FAULTS_MAX);
     assert!(conflict.message.contains("; and "), "{}", conflict.message);
     assert!(conflict.message.ends_with(" more"), "{}", conflict.message);
