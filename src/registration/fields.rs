@@ -38,6 +38,8 @@ pub(crate) struct Fields {
     members: Vec<Member>,
     /// The first name that was given twice.
     repeated: Option<String>,
+    /// Of the whole object; computed when it is first compared, and again after a change.
+    digest: OnceCell<Box<Digest>>,
 }
 
 impl Fields {
@@ -63,6 +65,7 @@ impl Fields {
 
     /// Sets the member, in its place if it is there, else at the end.
     pub(crate) fn set(&mut self, name: &str, value: Box<RawValue>) {
+        self.digest = OnceCell::new();
         match self.members.iter_mut().find(|member| member.name == name) {
             Some(member) => (member.value, member.digest) = (value, OnceCell::new()),
             None => self.members.push(Member::new(name.to_owned(), value)),
@@ -76,6 +79,7 @@ impl Fields {
 
     /// Takes the member out; says whether it was there.
     pub(crate) fn remove(&mut self, name: &str) -> bool {
+        self.digest = OnceCell::new();
         let before = self.members.len();
         self.members.retain(|member| member.name != name);
         self.members.len() != before
@@ -88,7 +92,7 @@ impl Fields {
 
     /// The digest of the whole object.
     pub(super) fn digest(&self) -> Digest {
-        Digest::of_object(self.members.iter().map(Member::digest))
+        **self.digest.get_or_init(|| Box::new(Digest::of_object(self.members.iter().map(Member::digest))))
     }
 }
 
@@ -155,6 +159,19 @@ pub(super) fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_digest_of_an_object_follows_its_changes() {
+        let of = |text: &str| serde_json::from_str::<Fields>(text).unwrap();
+        let mut fields = of(r#"{"a":1,"b":2}"#);
+        assert_eq!(fields.digest(), of(r#"{"b":2,"a":1}"#).digest());
+        fields.set("a", raw(&3));
+        assert_eq!(fields.digest(), of(r#"{"a":3,"b":2}"#).digest());
+        fields.remove("b");
+        assert_eq!(fields.digest(), of(r#"{"a":3}"#).digest());
+        fields.set("c", raw(&4));
+        assert_eq!(fields.digest(), of(r#"{"a":3,"c":4}"#).digest());
+    }
 
     #[test]
     fn a_name_given_twice_keeps_its_last_value_and_is_remembered() {
