@@ -118,8 +118,13 @@ pub fn answers(input: &[u8]) {
         let sender = sender.as_ref().expect("a courier and a webhook");
         let request = signed(&sender.integration, 0).expect("a request");
         let answer = with_token(answer, request.token());
-        let script =
-            Script { bytes: &answer, chunk: [1, 7, 512, 64 * 1024][usize::from(how & 3)], speaks_first: how & 4 != 0 };
+        let chunk = match how & 3 {
+            0 => 1,
+            1 => 7,
+            2 => 512,
+            _ => 64 * 1024,
+        };
+        let script = Script { bytes: &answer, chunk, speaks_first: how & 4 != 0 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let (exchange, body) = runtime.block_on(piped::exchange(&sender.courier, &request, script));
         assert!(body.len() <= 1024, "{} bytes are kept", body.len());

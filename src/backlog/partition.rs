@@ -463,7 +463,7 @@ mod tests {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
         let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
-        let mut backlog = PartitionBacklog::new(10, vec![12..20]);
+        let mut backlog = PartitionBacklog::new(10, std::iter::once(12..20).collect());
         backlog.restore(&gauge, &Place::from(10), (BehindReason::LaneFull, 0));
         backlog.main_passed(10);
         assert_eq!(backlog.plan(look), Plan::Seek(10));
