@@ -7,7 +7,36 @@ use super::model::{Load, Plan};
 
 /// The page.
 pub(crate) fn page(load: &Load, plan: &Plan) -> String {
-    let mut rows: Vec<(&str, String, String)> = vec![
+    let mut text = String::new();
+    for (name, value, says) in rows(plan) {
+        // Writing into a string can't fail.
+        let _infallible = writeln!(text, "{name:<32}{value:>12}  {says}");
+    }
+    if plan.workers_for_places > plan.workers_for_cores {
+        let _infallible = writeln!(
+            text,
+            "\nPlaces for requests decide, not cores. With --max-in-flight {} cores would decide, with as many open files and {} a place more.",
+            plan.max_in_flight_enough.ceil(),
+            bytes(CONNECTION_BYTES),
+        );
+    }
+    if load.dead > 0.0 {
+        let dying = &plan.dying;
+        let _infallible = writeln!(
+            text,
+            "\nWhen the dead die all at once: {} attempts a second for {}, until circuits are open or integrations are suspended;\n\
+             then at most {} probes a second until an hour is over. The figures above hold for the worse of both.",
+            number(dying.attempts),
+            seconds(dying.opens_after),
+            number(dying.probes)
+        );
+    }
+    text
+}
+
+/// What is needed, how much of it, and why.
+fn rows(plan: &Plan) -> Vec<(&'static str, String, String)> {
+    let mut rows = vec![
         ("deliveries", format!("{}/s", number(plan.deliveries_per_second)), String::from("events × matches")),
         (
             "requests under way",
@@ -60,31 +89,7 @@ pub(crate) fn page(load: &Load, plan: &Plan) -> String {
         ("", number(plan.repeated), String::from("deliveries repeated, at most")),
         ("start of a worker", seconds(plan.bootstrap), String::from("to read the table")),
     ]);
-    let mut text = String::new();
-    for (name, value, says) in rows {
-        // Writing into a string can't fail.
-        let _infallible = writeln!(text, "{name:<32}{value:>12}  {says}");
-    }
-    if plan.workers_for_places > plan.workers_for_cores {
-        let _infallible = writeln!(
-            text,
-            "\nPlaces for requests decide, not cores. With --max-in-flight {} cores would decide, with as many open files and {} a place more.",
-            plan.max_in_flight_enough.ceil(),
-            bytes(CONNECTION_BYTES),
-        );
-    }
-    if load.dead > 0.0 {
-        let dying = &plan.dying;
-        let _infallible = writeln!(
-            text,
-            "\nWhen the dead die all at once: {} attempts a second for {}, until circuits are open or integrations are suspended;\n\
-             then at most {} probes a second until an hour is over. The figures above hold for the worse of both.",
-            number(dying.attempts),
-            seconds(dying.opens_after),
-            number(dying.probes)
-        );
-    }
-    text
+    rows
 }
 
 /// With two digits that count below ten, whole above.

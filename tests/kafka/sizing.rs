@@ -8,7 +8,6 @@ use crate::stage::{LONG, Stage, event, event_number, webhook};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::ends;
-use crate::support::worker::Worker;
 
 #[path = "../../examples/sizing/constants.rs"]
 mod constants;
@@ -90,7 +89,7 @@ async fn measured(cluster: &Cluster, rate: usize) -> Taken {
     println!(
         "{rate} events/s: {:.0} ms an attempt, {:.0} µs of processor each (this build), {:.0} MB",
         seconds * 1e3 / attempts,
-        (worker.cpu_time() - cpu).as_secs_f64() * 1e6 / attempts,
+        worker.cpu_time().saturating_sub(cpu).as_secs_f64() * 1e6 / attempts,
         worker.memory() as f64 / 1e6
     );
     Taken {

@@ -652,8 +652,8 @@ async fn a_redrive_and_a_replay_of_the_tools_leave_one_record_each_and_what_does
     produce(brokers, &names.integrations(), [Record::new("ws/i", integration(&receiver, "active").to_string())]);
     produce(brokers, &names.events(), (0..3).map(|id| event(id, "company")));
     produce(brokers, &names.dead_letter(), (0..2).map(|id| dead_letter(id, "all", "exhausted")));
-    let named = ["--workspace", "ws", "--integration", "i"];
-    let with = |words: &[&'static str]| words.iter().copied().chain(named).collect::<Vec<_>>();
+    let of_one = ["--workspace", "ws", "--integration", "i"];
+    let with = |words: &[&'static str]| words.iter().copied().chain(of_one).collect::<Vec<_>>();
     let since = "2020-01-01T00:00:00Z";
     let done = [
         run(brokers, &names, &["dead-letters", "redrive", "--dry-run"]).await,

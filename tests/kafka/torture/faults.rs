@@ -302,7 +302,7 @@ impl Drop for Victims {
             let path = folder.join(format!("{name}.log"));
             let written =
                 std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, worker.lines().all().join("\n")));
-            eprintln!("{}: {written:?}", path.display());
+            println!("{}: {written:?}", path.display());
         }
     }
 }
