@@ -38,12 +38,13 @@ pub(crate) fn steps_back(page: &str, root: &str) -> Vec<String> {
     let place = |room: &str| root.lines().position(|line| line == format!("mod {room};"));
     let section = page.split_once(HEADING).map_or("", |(_, after)| after.split(WAY_BACK).next().unwrap_or_default());
     // A step begins with its number; its first file says where it begins.
-    let firsts = section.split("\n").filter(|line| line.starts_with(|first: char| first.is_ascii_digit()));
-    let mut rooms = Vec::new();
-    for first in firsts {
-        let from = section.split_once(first).map_or("", |(before, _)| &section[before.len()..]);
-        let path = from.split("`src/").nth(1).unwrap_or_default();
-        rooms.push(path.split('/').next().unwrap_or_default());
+    let (mut rooms, mut begins) = (Vec::new(), false);
+    for line in section.lines() {
+        begins |= line.starts_with(|first: char| first.is_ascii_digit());
+        if let Some((_, path)) = line.split_once("`src/").filter(|_| begins) {
+            rooms.push(path.split('/').next().unwrap_or_default());
+            begins = false;
+        }
     }
     let pairs = rooms.iter().zip(rooms.iter().skip(1));
     let mut wrong: Vec<_> = pairs

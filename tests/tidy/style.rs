@@ -18,7 +18,7 @@ pub(crate) fn texts_as_errors(source: &Source) -> Vec<String> {
     if !source.path.starts_with("src/") || STILL_TEXT.iter().any(|place| source.path.starts_with(place)) {
         return Vec::new();
     }
-    let found = source.positions(&["Result", "<"]).into_iter().filter(|at| {
+    let found = source.positions(&["Result", "<"]).filter(|at| {
         let (mut depth, mut since_comma) = (1_i32, Vec::new());
         for token in source.tokens.iter().skip(at + 2) {
             depth += match token {
