@@ -132,18 +132,22 @@ impl Behind {
         let up_to = place.next().unwrap_or(i64::MAX);
         let mut restored = Self::new(gauge, start.min(up_to), (since_ms, since_ms));
         restored.from = start.min(place.first().unwrap_or(start));
-        restored.todo.clone_from(place.todo());
+        // What lies beyond the start is to be given anyway, unless a run says that it was settled.
+        let is_named = |offset: &&i64| **offset < start || settled.iter().any(|run| run.contains(*offset));
+        restored.todo = place.todo().iter().filter(is_named).copied().collect();
         restored.reason = reason;
-        if start < up_to {
-            // What is skipped from the start on is not in it: nothing is covered until a place of this owner is there.
-            restored.stored.doubtful = Some(place.clone());
-        } else {
-            restored.stored.acknowledged = place.clone();
-        }
-        restored.uncovered = (start < up_to).then_some(start);
         restored.found = Some(FoundAt { settled: Arc::clone(settled), up_to });
         if place.is_held {
             restored.hold = Hold::Elsewhere;
+        }
+        if place.is_held && up_to <= start {
+            restored.stored.acknowledged = place.clone();
+            restored.uncovered = None;
+        } else {
+            // A late write of the former owner may replace or remove it: nothing that is skipped from the start on is covered until a
+            // place of this owner is there.
+            restored.stored.doubtful = Some(place.clone());
+            restored.uncovered = Some(start);
         }
         restored
     }
@@ -156,7 +160,8 @@ impl Behind {
     /// One that is not behind, of which Kafka has a place that nobody needs.
     pub(super) fn buried(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: (i64, i64)) -> Self {
         let mut buried = Self::level(gauge, position, times);
-        buried.stored.acknowledged = place.clone();
+        // Kafka may have it no more.
+        buried.stored.doubtful = Some(place.clone());
         buried
     }
 
@@ -206,11 +211,20 @@ impl Behind {
             self.hold = Hold::None;
             self.todo.clone_from(place.todo());
             self.stored.acknowledged = place.clone();
+            // It is written again by this owner, since a late write of the former one may replace it.
+            self.stored.doubtful = Some(place.clone());
+            if !self.stored.covers_what_follows() {
+                self.skipped_from(self.next);
+            }
         }
     }
 
     /// It falls behind again, at `next`, before the last time was over, or at an earlier offset than was known.
     pub(super) fn fall_again(&mut self, next: i64, (timestamp_ms, now_ms): (i64, i64)) {
+        if !self.is_served && self.open.is_empty() {
+            // What was skipped before is settled.
+            self.uncovered = None;
+        }
         self.is_served = true;
         self.standing = Standing::Delivered;
         self.from = next;
@@ -414,7 +428,8 @@ impl Behind {
 
     /// What is to be written now; the empty place for a tombstone.
     pub(super) fn write_due(&mut self, now_ms: i64, write_every_ms: i64) -> Option<Place> {
-        let age = self.stored.at_ms.map_or(i64::MAX, |at| now_ms.saturating_sub(at));
+        // A clock that was set back counts as time that has passed.
+        let age = self.stored.at_ms.map(|at| now_ms.saturating_sub(at)).filter(|age| *age >= 0).unwrap_or(i64::MAX);
         if age < write_every_ms || self.stored.writing.is_some() || self.hold == Hold::Elsewhere {
             return None;
         }
@@ -472,5 +487,84 @@ impl Behind {
     #[cfg(test)]
     pub(super) fn state(&self) -> (&BTreeSet<i64>, &BTreeSet<i64>, i64) {
         (&self.todo, &self.open, self.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inflight::lane_gauge::LaneGauges;
+
+    const TIMES: (i64, i64) = (0, 1_000);
+
+    fn gauge() -> Arc<LaneGauge> {
+        LaneGauges::default().of("ws/i", "w")
+    }
+
+    fn restored(place: &Place, start: i64) -> Behind {
+        Behind::restored(&gauge(), place, (start, &Arc::from([])), (BehindReason::LaneFull, 0))
+    }
+
+    #[test]
+    fn a_place_that_was_taken_over_is_written_by_its_new_owner_before_anything_skipped_is_committed() {
+        let mut behind = restored(&Place::from(50), 60);
+        assert_eq!(behind.uncovered_from(), Some(60));
+        assert_eq!(behind.write_due(1_000, WRITE_EVERY_MS), Some(Place::from(50)));
+        behind.written(true);
+        assert_eq!((behind.uncovered_from(), behind.write_due(2_000, WRITE_EVERY_MS)), (None, None));
+    }
+
+    #[test]
+    fn a_place_that_is_released_is_written_by_its_new_owner() {
+        let held = |offset| {
+            let mut place = Place::from(offset);
+            place.is_held = true;
+            place
+        };
+        let mut behind = restored(&held(50), 60);
+        assert_eq!(
+            (behind.uncovered_from(), behind.write_due(1_000, WRITE_EVERY_MS)),
+            (None, None),
+            "it is the former owner's"
+        );
+        behind.released(&Place::from(55));
+        assert_eq!(behind.uncovered_from(), None, "the place covers it");
+        assert!(behind.write_due(2_000, WRITE_EVERY_MS).is_some());
+        let mut behind = restored(&held(50), 60);
+        behind.released(&Place::default());
+        assert_eq!(behind.uncovered_from(), Some(50), "nothing covers it");
+    }
+
+    #[test]
+    fn a_place_that_is_to_be_removed_covers_nothing() {
+        let mut behind = Behind::buried(&gauge(), &Place::from(50), 90, TIMES);
+        assert_eq!(behind.uncovered_from(), None);
+        behind.fall_again(90, TIMES);
+        assert_eq!(behind.uncovered_from(), Some(90));
+    }
+
+    #[test]
+    fn one_that_falls_behind_again_bounds_commits_where_it_falls() {
+        let mut behind = Behind::new(&gauge(), 100, TIMES);
+        behind.give(100, 0);
+        behind.settled(100);
+        assert!(behind.level_at(101));
+        behind.fall_again(200, TIMES);
+        assert_eq!(behind.uncovered_from(), Some(200));
+    }
+
+    #[test]
+    fn offsets_of_a_log_that_is_gone_are_not_waited_for() {
+        let mut behind = restored(&Place::new([900].into_iter(), Some(1_000)), 0);
+        behind.pass_over(9);
+        assert!(behind.level_at(10));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_delays_no_write() {
+        let mut behind = Behind::new(&gauge(), 100, TIMES);
+        assert!(behind.write_due(5_000, WRITE_EVERY_MS).is_some());
+        behind.written(false);
+        assert!(behind.write_due(1_000, WRITE_EVERY_MS).is_some());
     }
 }

@@ -28,7 +28,7 @@ impl PartitionBacklog {
     /// Lets places stand for what was given before `before_ms` and is still open, so that the records do not wait for it.
     pub(crate) fn keep_open(&mut self, before_ms: i64, now_ms: i64) {
         while let Some((at_ms, event)) = self.given.front()
-            && (*at_ms < before_ms || event.strong_count() == 0)
+            && (*at_ms < before_ms || *at_ms > now_ms || event.strong_count() == 0)
         {
             let event = event.upgrade();
             self.given.pop_front();

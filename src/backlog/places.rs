@@ -38,6 +38,8 @@ const QUESTIONS_MAX: usize = 1;
 pub(crate) struct Loaded {
     /// The places of this group in the partitions that were asked for.
     pub(crate) table: PlaceTable,
+    /// Those partitions.
+    pub(crate) of: Vec<i32>,
     /// How many partitions the topic has.
     pub(crate) partitions: i32,
 }
@@ -159,7 +161,11 @@ impl PlaceReader {
             places.read(TAIL_WAIT)?;
             return Ok(());
         }
-        let loaded = Loaded { table: places.table.of(&question.of), partitions: places.topic.partition_count() };
+        let loaded = Loaded {
+            table: places.table.of(&question.of),
+            of: std::mem::take(&mut question.of),
+            partitions: places.topic.partition_count(),
+        };
         self.question = None;
         // The thread that asked may have ended.
         if self.answers.try_send(loaded).is_err() {
@@ -180,6 +186,9 @@ impl Places {
     fn open(kafka: &settings::Kafka, topic: &str) -> Result<Self, CompactedError> {
         let topic = Compacted::open(kafka, topic, "backlog")?;
         let cluster = topic.cluster_id().map(|id| ClusterTag::of(&id));
+        if cluster.is_none() {
+            tracing::warn!("the brokers do not tell the cluster's id; a handover then repeats what is under way");
+        }
         Ok(Self { topic, table: PlaceTable::on(cluster), of_group: format!("{}/", kafka.group) })
     }
 

@@ -65,6 +65,8 @@ impl Ticket {
 /// A delivery of a record to one webhook.
 #[derive(Debug)]
 struct OpenDelivery {
+    /// Of the gauge.
+    id: u64,
     gauge: Arc<LaneGauge>,
     /// The events thread keeps it: a place of the webhook is to stand for it.
     is_kept: bool,
@@ -77,17 +79,28 @@ struct OpenDelivery {
 struct Deliveries {
     /// Those that no place can stand for: retries, and what is no event.
     plain: u32,
+    /// In the order of their ids: an event may have thousands.
     of_webhooks: Vec<OpenDelivery>,
+    /// Of those, how many are not released.
+    unreleased: usize,
 }
 
 impl Deliveries {
     fn of(&mut self, gauge: Option<&Arc<LaneGauge>>) -> Option<&mut OpenDelivery> {
         let id = gauge?.id();
-        self.of_webhooks.iter_mut().find(|open| open.gauge.id() == id)
+        let index = self.of_webhooks.binary_search_by_key(&id, |open| open.id).ok()?;
+        self.of_webhooks.get_mut(index)
+    }
+
+    /// Releases the delivery to that webhook. Says whether nothing is left that the record waits for; false if it was released before.
+    fn release(&mut self, gauge: Option<&Arc<LaneGauge>>) -> bool {
+        let is_new = self.of(gauge).is_some_and(|open| !std::mem::replace(&mut open.is_released, true));
+        self.unreleased -= usize::from(is_new);
+        is_new && self.are_released()
     }
 
     fn are_released(&self) -> bool {
-        self.plain == 0 && self.of_webhooks.iter().all(|open| open.is_released)
+        self.plain == 0 && self.unreleased == 0
     }
 }
 
@@ -166,10 +179,17 @@ impl Event {
         given: impl Iterator<Item = &'a Arc<LaneGauge>>,
         fallen: impl Iterator<Item = &'a Arc<LaneGauge>>,
     ) {
-        let open =
-            |gauge: &Arc<LaneGauge>, is_kept| OpenDelivery { gauge: Arc::clone(gauge), is_kept, is_released: false };
+        let open = |gauge: &Arc<LaneGauge>, is_kept| OpenDelivery {
+            id: gauge.id(),
+            gauge: Arc::clone(gauge),
+            is_kept,
+            is_released: false,
+        };
         let all = given.map(|gauge| open(gauge, false)).chain(fallen.map(|gauge| open(gauge, true)));
-        self.open.lock().of_webhooks.extend(all);
+        let mut deliveries = self.open.lock();
+        deliveries.of_webhooks.extend(all);
+        deliveries.of_webhooks.sort_unstable_by_key(|open| open.id);
+        deliveries.unreleased = deliveries.of_webhooks.len();
     }
 
     /// Lets the events thread keep the deliveries that are still open: it is told when they end. Says of which webhooks they are.
@@ -190,12 +210,8 @@ impl Event {
 
     /// A place stands for the delivery to that webhook, or nothing has to: the record waits for it no more.
     pub(crate) fn release(&self, gauge: &Arc<LaneGauge>) {
-        let mut open = self.open.lock();
-        let Some(delivery) = open.of(Some(gauge)).filter(|open| !open.is_released) else { return };
-        delivery.is_released = true;
-        let are_released = open.are_released();
-        drop(open);
-        if are_released && let Some(Ticket::Record(assignment, sequence)) = &self.ticket {
+        let is_last = self.open.lock().release(Some(gauge));
+        if is_last && let Some(Ticket::Record(assignment, sequence)) = &self.ticket {
             assignment.settle(*sequence);
         }
     }
@@ -220,9 +236,10 @@ impl Event {
     pub(crate) fn begin_publication(&self) -> Result<Option<Active>, Revoked> {
         match &self.ticket {
             Some(Ticket::Record(assignment, sequence)) => {
-                assignment.begin_publication(*sequence).map(Some).ok_or(Revoked)
+                assignment.begin_publication(Some(*sequence)).map(Some).ok_or(Revoked)
             }
-            Some(Ticket::Place(_) | Ticket::Tick(_)) | None => self.begin(),
+            Some(Ticket::Place(assignment)) => assignment.begin_publication(None).map(Some).ok_or(Revoked),
+            Some(Ticket::Tick(_)) | None => self.begin(),
         }
     }
 
@@ -255,15 +272,16 @@ impl Event {
 
     fn settle_of_record(&self, gauge: Option<&Arc<LaneGauge>>) -> Settled {
         let mut open = self.open.lock();
-        match open.of(gauge) {
-            Some(delivery) if delivery.is_kept => return Settled::Kept,
-            Some(delivery) => delivery.is_released = true,
+        match open.of(gauge).map(|delivery| delivery.is_kept) {
+            Some(true) => Settled::Kept,
+            Some(false) if open.release(gauge) => Settled::Last,
+            Some(false) => Settled::OfMany,
             None => {
                 debug_assert!(open.plain > 0, "more deliveries settled than opened");
                 open.plain = open.plain.saturating_sub(1);
+                if open.are_released() { Settled::Last } else { Settled::OfMany }
             }
         }
-        if open.are_released() { Settled::Last } else { Settled::OfMany }
     }
 
     fn tell_settled(&self, assignment: &Assignment, gauge: Option<&Arc<LaneGauge>>) {

@@ -210,6 +210,11 @@ impl Assignment {
         }
     }
 
+    /// Nothing from this offset on may be committed.
+    pub(crate) fn commit_bound(&self) -> i64 {
+        self.state().commit_below.unwrap_or(i64::MAX)
+    }
+
     /// Settles a record.
     pub(crate) fn settle(&self, sequence: Sequence) {
         let mut state = self.state();
@@ -338,8 +343,9 @@ impl Assignment {
         Some(Active(Arc::clone(self)))
     }
 
-    /// Begins the publication of one of its records, which is over soon: also while the assignment is closing.
-    pub(crate) fn begin_publication(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
+    /// Begins the publication of one of its records, or of an event that a place stands for, which is over soon: also while the assignment
+    /// is closing.
+    pub(crate) fn begin_publication(self: &Arc<Self>, sequence: Option<Sequence>) -> Option<Active> {
         let mut state = self.state();
         if state.places_stored.is_some() && !state.is_over {
             state.active += 1;
@@ -347,7 +353,7 @@ impl Assignment {
             return Some(Active(Arc::clone(self)));
         }
         drop(state);
-        self.begin(sequence)
+        sequence.map_or_else(|| self.begin_apart(), |sequence| self.begin(sequence))
     }
 
     /// Whether it is closing: what need not be begun is left to the next owner.

@@ -12,6 +12,7 @@ use super::pipeline::Pipeline;
 use crate::backlog::catch_up::{CatchUpReader, Next};
 use crate::backlog::partition::{PartitionBacklog, Plan};
 use crate::backlog::place::Place;
+use crate::backlog::places::Loaded;
 use crate::backlog::record::PlaceTable;
 use crate::clock;
 use crate::inflight::job::Job;
@@ -87,8 +88,17 @@ impl Part {
         !self.assignment.is_closing() && self.backlog.held_elsewhere().next().is_some()
     }
 
-    /// Takes places that the former owner has let go by what `table` says, or has held for as long as it may.
-    pub(super) fn let_go(&mut self, table: &PlaceTable) {
+    /// Follows what former owners wrote, as far as `loaded` tells of this partition and it is not being given up: a place that was not
+    /// asked for is not one that was removed.
+    pub(super) fn follow(&mut self, loaded: &Loaded, gauges: &LaneGauges) {
+        if !self.assignment.is_closing() && loaded.of.contains(&self.partition()) {
+            self.take_released(&loaded.table);
+            self.bury(&loaded.table, gauges);
+        }
+    }
+
+    /// Takes over places that the former owner has released, or has held for as long as it may.
+    fn take_released(&mut self, table: &PlaceTable) {
         let held: Vec<_> = self.backlog.held_elsewhere().map(Arc::clone).collect();
         for gauge in held {
             let record = table.places().find(|place| {
@@ -114,10 +124,7 @@ impl Part {
     }
 
     /// Removes places that a former owner wrote after all of them was settled here.
-    pub(super) fn bury(&mut self, table: &PlaceTable, gauges: &LaneGauges) {
-        if self.assignment.is_closing() {
-            return;
-        }
+    fn bury(&mut self, table: &PlaceTable, gauges: &LaneGauges) {
         let partition = self.partition();
         for record in table.places().filter(|place| place.partition == partition && place.epoch < self.epoch) {
             let gauge = gauges.of(&record.integration, &record.web_hook);
@@ -290,5 +297,31 @@ pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
             FromLane::Settled { gauge, offset } => backlog.settled(&gauge, offset),
             FromLane::Returned { gauge, event, pinned } => backlog.returned(&gauge, &event, pinned, now_ms),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::BehindReason;
+
+    #[test]
+    fn a_held_place_that_was_not_asked_for_or_of_a_partition_that_is_given_up_is_not_taken_for_released() {
+        let gauges = LaneGauges::default();
+        let assignment = Assignment::resumed("events".into(), 3, Some(20), Vec::new());
+        let mut part = Part::new(1, &assignment, 2);
+        let mut held = Place::new([5, 6, 9].into_iter(), Some(20));
+        held.is_held = true;
+        part.backlog.restore(&gauges.of("ws/i", "w"), &held, (BehindReason::LaneFull, 0));
+        let answer = |of: &[i32]| Loaded { table: PlaceTable::default(), of: of.to_vec(), partitions: 1 };
+        part.follow(&answer(&[4]), &gauges);
+        assert_eq!(part.backlog.held_elsewhere().count(), 1, "another partition was asked for");
+        assignment.close();
+        part.follow(&answer(&[3]), &gauges);
+        assert_eq!(part.backlog.held_elsewhere().count(), 1, "it is being given up");
+        let open = Assignment::resumed("events".into(), 3, Some(20), Vec::new());
+        part.assignment = open;
+        part.follow(&answer(&[3]), &gauges);
+        assert_eq!(part.backlog.held_elsewhere().count(), 0, "it was removed");
     }
 }

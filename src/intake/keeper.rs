@@ -134,8 +134,7 @@ impl Keeper {
             self.tools.writer.partitions = loaded.partitions;
             self.tools.writer.cluster = loaded.table.cluster;
             for part in &mut self.parts {
-                part.let_go(&loaded.table);
-                part.bury(&loaded.table, gauges);
+                part.follow(&loaded, gauges);
             }
             ready = std::mem::take(&mut self.asked);
             self.take_over(&ready, loaded, gauges);

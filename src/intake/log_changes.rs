@@ -11,8 +11,9 @@ pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &M
         let Some(range) = look.ranges.get(partition) else { continue };
         let held = member.assignments();
         let is_it = |held: &Assignment| (&**held.topic(), held.partition()) == (topic, *partition);
-        let next = held.iter().find(|held| is_it(held)).map(|held| next_of(held, *range));
-        let start = start_of(*change, *range, next);
+        let next = held.iter().find(|held| is_it(held)).map(|held| next_of(held, *range).min(held.commit_bound()));
+        // A partition that comes later begins where its group left off, or at the end: its member looks.
+        let Some(start) = start_of(*change, *range, next) else { continue };
         let (kind, end_before) = match *change {
             LogChange::Anew { end_before, .. } => ("anew", end_before),
             LogChange::Truncated { end_before, .. } => ("truncated", end_before),
@@ -38,12 +39,12 @@ pub(super) fn next_of(assignment: &Assignment, range: LogRange) -> i64 {
     next.unwrap_or(range.low).max(range.low)
 }
 
-/// Where a partition begins again whose next offset to be settled is `next`.
-fn start_of(change: LogChange, range: LogRange, next: Option<i64>) -> i64 {
+/// Where a partition begins again whose next offset to be settled is `next`; none: it is not held, and goes on as it is.
+fn start_of(change: LogChange, range: LogRange, next: Option<i64>) -> Option<i64> {
     match change {
-        LogChange::Anew { .. } => range.low,
+        LogChange::Anew { .. } => Some(range.low),
         // What lies between is the same as before.
-        LogChange::Truncated { .. } => next.map_or(range.high, |next| next.min(range.high)),
+        LogChange::Truncated { .. } => next.map(|next| next.min(range.high)),
     }
 }
 
@@ -52,16 +53,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_that_lost_its_last_records_is_read_on_where_it_was_settled_or_at_its_end() {
+    fn a_log_that_lost_its_last_records_is_read_on_where_it_was_settled_or_at_its_end_by_the_worker_that_holds_it() {
         let range = LogRange { low: 10, high: 90 };
         let truncated = LogChange::Truncated { end_before: 100, end: 90 };
         let start = |next| start_of(truncated, range, next);
-        assert_eq!([start(Some(40)), start(Some(95)), start(None)], [40, 90, 90]);
+        assert_eq!([start(Some(40)), start(Some(95)), start(None)], [Some(40), Some(90), None]);
     }
 
     #[test]
     fn another_log_is_read_from_its_start() {
         let range = LogRange { low: 10, high: 90 };
-        assert_eq!(start_of(LogChange::Anew { end_before: 100, end: 90 }, range, Some(40)), 10);
+        assert_eq!(start_of(LogChange::Anew { end_before: 100, end: 90 }, range, None), Some(10));
     }
 }
