@@ -86,7 +86,7 @@ def ours(text: str):
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         spans = re.split(r"`", line)
         for span in spans:
-            if not re.search(r"\b(kubectl|helm|docker|kafka-[a-z-]+\.sh|openssl|curl|cargo)\b", span) and not span.lstrip().startswith("--set"):
+            if not re.search(r"\b(kubectl|helm|docker|kafka-[a-z-]+\.sh|openssl|curl|cargo)\b", span) and not span.lstrip().startswith(("--set", "--test ", "--target ")):
                 yield span
 
 

@@ -159,9 +159,9 @@ impl Account {
 
     /// What was counted, for the audit topic and for callers.
     pub(crate) fn counts(&self) -> Value {
-        let Self { read, matched, sent, too_large, not_acknowledged, skipped, sent_before, webhooks_gone, .. } = self;
+        let Self { matched, sent, too_large, not_acknowledged, skipped, sent_before, webhooks_gone, .. } = self;
         json!({
-            "read": read, "matched": matched, "sent": sent, "tooLarge": too_large, "notAcknowledged": not_acknowledged,
+            "matched": matched, "sent": sent, "tooLarge": too_large, "notAcknowledged": not_acknowledged,
             "skipped": skipped, "sentBefore": sent_before, "webhooksGone": webhooks_gone,
         })
     }

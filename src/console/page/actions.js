@@ -18,7 +18,7 @@ export const test = async (context, integration, webhook, place) => {
   }
 };
 
-const count = (counts) => facts([["Looked at", counts.read], ["Sent back before", counts.sentBefore || undefined], ["For webhooks that are gone", counts.webhooksGone || undefined],
+const count = (counts) => facts([["Sent back before", counts.sentBefore || undefined], ["For webhooks that are gone", counts.webhooksGone || undefined],
   ...Object.entries(counts.skipped || {}).map(([why, number]) => [`Left out: ${why}`, number])]);
 
 // Runs what a preview fixed. Closing the dialog or stopping ends it between two records.

@@ -60,9 +60,8 @@ export const filter = (webhook) => {
 // How a scan ended, so that a short list is never taken for all there is.
 export const searched = (page, time, what) => {
   const back = page.searchedBackTo ? `Searched back to ${time(page.searchedBackTo)}` : "Searched";
-  const read = page.read === undefined ? "" : `, ${page.read} records read`;
-  if (page.complete) return `${back}${read}: these are all ${what} that the topic still holds.`;
-  return `${back}${read}: older ${what} were not looked at yet.`;
+  if (page.complete) return `${back}: these are all ${what} that the topic still holds.`;
+  return `${back}: older ${what} were not looked at yet.`;
 };
 
 // One argument for a shell, whatever is in it.

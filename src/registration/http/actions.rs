@@ -144,8 +144,6 @@ pub(super) struct Preview {
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "only described")]
 struct Counts {
-    /// Records that were looked at.
-    read: u64,
     /// Records that are selected and can be sent.
     matched: u64,
     /// Records that Kafka's in-sync replicas have.

@@ -89,12 +89,12 @@ pub(super) const TYPES: [(&str, &str); 5] = [
     ("Selection", r#"{"reason":"exhausted","from":"2026-01-31T12:00:00Z","fixed":{"ranges":["0/0/5","2/0/3"]}}"#),
     (
         "Counts",
-        r#"{"read":8,"matched":5,"sent":5,"tooLarge":0,"notAcknowledged":0,"skipped":{"invalid-event":3},"sentBefore":0,
+        r#"{"matched":5,"sent":5,"tooLarge":0,"notAcknowledged":0,"skipped":{"invalid-event":3},"sentBefore":0,
         "webhooksGone":0}"#,
     ),
     (
         "Progress",
-        r#"{"counts":{"read":8,"matched":5,"sent":5,"tooLarge":0,"notAcknowledged":0,"skipped":{"invalid-event":3},
+        r#"{"counts":{"matched":5,"sent":5,"tooLarge":0,"notAcknowledged":0,"skipped":{"invalid-event":3},
         "sentBefore":0,"webhooksGone":0},"done":true,"stoppedEarly":false}"#,
     ),
     (

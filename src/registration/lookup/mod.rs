@@ -163,14 +163,13 @@ fn bounds(asked: &Asked) -> Bounds {
     Bounds { rows: asked.limit, ..Bounds::PAGE }
 }
 
-/// A page as every reader gives it.
+/// A page as every reader gives it. How many records were read stays out: they are of other workspaces too.
 fn rows<R: Serialize>(page: Page<R>) -> Result<Value, SourceError> {
     let rows = serde_json::to_value(page.rows)?;
     Ok(json!({
         "rows": rows,
         "searchedBackTo": page.searched_back_to_ms.and_then(time),
         "complete": page.complete,
-        "read": page.read,
         "next": page.next.map(|token| token.text()),
     }))
 }

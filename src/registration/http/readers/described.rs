@@ -268,8 +268,6 @@ struct AttemptsPage {
     searched_back_to: Option<String>,
     /// Whether everything was looked at that the topic still holds.
     complete: bool,
-    /// Records looked at.
-    read: u64,
     /// What to give as `next` to go on.
     next: Option<String>,
 }
@@ -308,8 +306,6 @@ struct DeadLettersPage {
     searched_back_to: Option<String>,
     /// Whether everything was looked at that the topic still holds.
     complete: bool,
-    /// Records looked at.
-    read: u64,
     /// What to give as `next` to go on.
     next: Option<String>,
 }
