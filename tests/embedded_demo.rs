@@ -31,7 +31,8 @@ fn number(demo: &Process, name: &str) -> u64 {
 
 #[track_caller]
 fn assert_balances(demo: &Process) {
-    let ends = ["acknowledged", "in a tier", "dead letters", "dropped", "not yet read"].map(|name| number(demo, name));
+    let ends = ["acknowledged", "in a tier", "dead letters", "dropped", "behind", "not yet read"]
+        .map(|name| number(demo, name));
     assert_eq!(ends.iter().sum::<u64>(), number(demo, "deliveries"), "{}", demo.lines().tail(20));
     assert_eq!(number(demo, "missing"), 0);
     assert!(demo.lines().all().iter().any(|line| line == "the account balances: nothing is missing"));

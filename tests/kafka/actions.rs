@@ -222,7 +222,11 @@ async fn a_replay_sends_what_its_preview_counted_while_the_integration_is_the_sa
         stage.sent()[0].header("hookstream-origin").unwrap().split('/').nth(1).unwrap()
     );
     let one = stage.preview("replay", json!({ "integration": "i", "event": place })).await;
-    assert_eq!((&one["counts"]["matched"], &one["counts"]["read"]), (&json!(2), &Value::Null), "both webhooks, and nothing of what others sent: {one}");
+    assert_eq!(
+        (&one["counts"]["matched"], &one["counts"]["read"]),
+        (&json!(2), &Value::Null),
+        "both webhooks, and nothing of what others sent: {one}"
+    );
 
     // Another integration than the one that was counted with could match others.
     assert_eq!(stage.api.put("ws/integrations/instances/i", &instance).await.status, 200);

@@ -262,6 +262,8 @@ impl Account {
             balance.dead += u64::from(pair.webhook != INVALID);
         } else if let Some(place) = self.in_tier.get(&pair).filter(|place| remains.is_unread_in_tier(place)) {
             *balance.in_tier.entry(place.tier).or_default() += 1;
+        } else if remains.behind.contains(&pair) {
+            balance.behind += 1;
         } else if remains.unread_events.contains(&pair.event) {
             balance.unread += 1;
         } else {
@@ -290,6 +292,8 @@ pub(crate) struct Remains {
     pub(crate) committed: BTreeMap<(String, i32), i64>,
     /// Events that the events' group has not committed.
     pub(crate) unread_events: BTreeSet<u32>,
+    /// Deliveries that a webhook's place in the backlog topic stands for: they wait in the events topic.
+    pub(crate) behind: BTreeSet<Pair>,
     /// Deliveries that the worker says it dropped by a rule, in all workspaces. Of a drop nothing else remains.
     pub(crate) dropped: u64,
 }
@@ -322,6 +326,8 @@ pub(crate) struct Balance {
     pub(crate) dead: u64,
     /// Waiting, by tier.
     pub(crate) in_tier: BTreeMap<usize, u64>,
+    /// In the events topic, at or after the place of a webhook that is behind.
+    pub(crate) behind: u64,
     /// In the events topic, not committed.
     pub(crate) unread: u64,
     /// Nowhere, and dropped by a rule, as the worker says.
@@ -458,6 +464,13 @@ mod tests {
         let remains = Remains { unread_events: [1, 3].into(), ..remains() };
         let balance = account(&[Ack(0, 0), Ack(0, 1)]).balance(&remains);
         assert_eq!((balance.faults(), balance.unread), (vec![], 2));
+    }
+
+    #[test]
+    fn what_a_place_in_the_backlog_stands_for_is_not_missing() {
+        let behind = [Pair { event: 0, webhook: 1 }, Pair { event: 1, webhook: 1 }].into();
+        let balance = account(&[Ack(0, 0), Ack(0, 1), Dead(3, INVALID)]).balance(&Remains { behind, ..remains() });
+        assert_eq!((balance.faults(), balance.behind), (vec![], 1));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::domain::headers::Wire;
 use crate::kafka::client::{ClientLog, table_consumer_config};
 use crate::kafka::headers::readable_headers;
 use crate::kafka::listing::partitions_of;
+use crate::kafka::table_reader::CompactedError;
 use crate::settings;
 
 /// How long a broker may take for one answer.
@@ -32,6 +33,9 @@ pub(crate) enum ObserverError {
     /// librdkafka's word.
     #[error("topics cannot be observed")]
     Kafka(#[from] KafkaError),
+    /// The places of webhooks that are behind can't be read.
+    #[error("the backlog topic cannot be read")]
+    Places(#[from] CompactedError),
     /// The end of a partition was not reached in time.
     #[error("topic `{topic}` partition {partition} was not read to its end, offset {end}, within {TO_END_TIMEOUT:?}")]
     EndNotReached {

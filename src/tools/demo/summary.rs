@@ -21,6 +21,7 @@ pub(crate) fn lines(balance: &Balance, tiers: &[String], dead: &[(DeadReason, u6
         row("  in a tier", balance.in_tier.values().sum(), &named(waiting.collect())),
         row("  dead letters", balance.dead, &named(dead.collect())),
         row("  dropped", balance.dropped, ""),
+        row("  behind", balance.behind, "   they wait in the events topic for their webhook"),
         row("  not yet read", balance.unread, ""),
         row("  missing", balance.missing, ""),
         row(
@@ -85,12 +86,13 @@ mod tests {
             acknowledged_and_dead: 1,
             dead: 4,
             in_tier: [(1, 2)].into(),
+            behind: 3,
             unread: 1,
             ..Balance::default()
         };
         let tiers = ["1s".to_owned(), "2s".to_owned()];
         let text = lines(&balance, &tiers, &[(DeadReason::Exhausted, 4)]).join("\n");
-        for part in ["2   2s 2", "4   exhausted 4", "dead letters 2", "came too late"] {
+        for part in ["2   2s 2", "4   exhausted 4", "dead letters 2", "behind                    3", "came too late"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert_eq!(verdict(&[]), ["the account balances: nothing is missing"]);

@@ -1,7 +1,7 @@
 //! The account's eye on the topics: reads along in the tiers and the dead-letter topic while the worker works, and looks at
 //! the end for what it has left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,8 @@ use super::account::{INVALID, InTier, Pair, Remains};
 use super::observer::{Observer, ObserverError, Seen, committed};
 use super::sample::{PLAYGROUND, number_of_event, number_of_webhook};
 use super::{Ledger, lock};
+use crate::backlog::place::Place;
+use crate::backlog::places;
 use crate::domain::outcome::DeadReason;
 use crate::settings::{Kafka, Settings};
 use crate::topics::names::{retry_group, tier_topic};
@@ -21,6 +23,7 @@ const POLL_WAIT: Duration = Duration::from_millis(50);
 pub(crate) struct Watch {
     kafka: Kafka,
     events: String,
+    backlog: String,
     dead_letters: String,
     tiers: Vec<String>,
     ledger: Ledger,
@@ -38,6 +41,7 @@ impl Watch {
         Self {
             kafka: settings.kafka.clone(),
             events: settings.topics.events.clone(),
+            backlog: settings.topics.backlog.clone(),
             dead_letters: settings.topics.dead_letter.clone(),
             tiers: tier_topics(settings),
             ledger: Ledger::clone(ledger),
@@ -59,6 +63,7 @@ impl Watch {
         Ok(Remains {
             committed: committed(&self.kafka, &retries_group, &self.tiers)?,
             unread_events: self.unread_events()?,
+            behind: self.behind()?,
             dropped: 0,
         })
     }
@@ -69,6 +74,30 @@ impl Watch {
         let mut observer = Observer::open_at(&self.kafka, next)?;
         observer.read_to_end(|seen| unread.extend(seen.value.and_then(number_of_event)))?;
         Ok(unread)
+    }
+
+    /// The deliveries that places stand for, of webhooks of the demo's own.
+    fn behind(&self) -> Result<BTreeSet<Pair>, ObserverError> {
+        let table = places::read(&self.kafka, &self.backlog, || false)?;
+        let cluster = table.cluster;
+        let mut places: BTreeMap<i32, Vec<(u8, Place)>> = BTreeMap::new();
+        for record in table.into_places() {
+            if let Some(webhook) = number_of_webhook(&record.web_hook) {
+                places.entry(record.partition).or_default().push((webhook, record.place(cluster)));
+            }
+        }
+        let first = |places: &[(u8, Place)]| places.iter().filter_map(|(_, place)| place.first()).min();
+        let next =
+            places.iter().filter_map(|(partition, places)| Some(((self.events.clone(), *partition), first(places)?)));
+        let mut observer = Observer::open_at(&self.kafka, next.collect())?;
+        let mut behind = BTreeSet::new();
+        observer.read_to_end(|seen| {
+            let Some(event) = seen.value.and_then(number_of_event) else { return };
+            let places = places.get(&seen.partition).map_or(&[][..], Vec::as_slice);
+            let covered = places.iter().filter(|(_, place)| place.covers(seen.offset));
+            behind.extend(covered.map(|(webhook, _)| Pair { event, webhook: *webhook }));
+        })?;
+        Ok(behind)
     }
 
     fn see(&self, seen: &Seen<'_>) {
