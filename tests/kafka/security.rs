@@ -27,7 +27,7 @@ async fn secure_cluster(folder: &std::path::Path) -> crate::support::cluster::Ow
     let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
     let properties = [
         ("sasl.enabled.mechanisms", "SCRAM-SHA-512"),
-        ("listener.name.secure.scram-sha-512.sasl.jaas.config", scram),
+        ("listener.name.second.scram-sha-512.sasl.jaas.config", scram),
         ("ssl.keystore.type", "PEM"),
         ("ssl.keystore.location", store.to_str().unwrap()),
     ];
