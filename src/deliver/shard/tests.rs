@@ -144,6 +144,23 @@ async fn a_circuit_opens_after_twenty_failures_in_a_row_and_lets_a_probe_through
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_is_late_by_what_the_worker_makes_it_wait_and_not_by_the_wait_for_a_probe() {
+    let counted = |lab: &Lab| -> u64 {
+        (0..3).filter_map(|tier| lab.metrics.intake.retry_lateness.get(tier)).map(|tier| tier.get_sample_count()).sum()
+    };
+    let mut lab = Lab::start(settings(), ONE, |_| Answer::acknowledged());
+    lab.retry("hook", 2, 1).await;
+    lab.settled().await;
+    assert_eq!(counted(&lab), 1);
+    lab.end().await;
+    let mut lab = with_open_circuit(ONE, || Answer::status(500)).await;
+    lab.retry("hook", 2, 1).await;
+    lab.until("it probes", |lab| lab.receivers.count() == 21).await;
+    assert_eq!(counted(&lab), 0);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_with_acknowledgements_between_them_open_no_circuit() {
     let script = |seen: &Seen| if seen.offset % 20 == 19 { Answer::acknowledged() } else { Answer::status(500) };
     let mut lab = Lab::start(Delivery { ordering: Ordering::Webhook, ..settings() }, ONE, script);
