@@ -141,7 +141,8 @@ def secret(services: dict) -> None:
 
 def dockerfile() -> None:
     text = (ROOT / "deploy/Dockerfile").read_text()
-    for image in re.findall(r"^FROM (\S+)", text, re.M):
+    stages = {"scratch", *re.findall(r"^FROM \S+ AS (\S+)", text, re.M)}
+    for image in sorted(set(re.findall(r"^FROM (\S+)", text, re.M)) - stages):
         need(re.fullmatch(r"[a-z]+:[0-9]+(\.[0-9]+)+-slim(-[a-z]+)?", image), f"{image} names no full version")
     toolchain = re.search(r'channel = "([^"]+)"', (ROOT / "rust-toolchain.toml").read_text())[1]
     need(f"FROM rust:{toolchain}-" in text and f"RUSTUP_TOOLCHAIN={toolchain}" in text, f"the image is not built with {toolchain}")
@@ -157,7 +158,9 @@ def context() -> None:
             if source.is_dir():
                 shutil.copytree(source, Path(folder) / name, ignore=shutil.ignore_patterns("target", "node_modules"))
             elif source.exists():
-                shutil.copy(source, Path(folder) / name)
+                target = Path(folder) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
         environment = dict(os.environ, CARGO_TARGET_DIR=str(Path(folder) / "target"))
         told = json.loads(must("cargo", "metadata", "--no-deps", "--locked", "--format-version", "1", cwd=folder, env=environment))
         targets = [target for package in told["packages"] for target in package["targets"]]

@@ -316,7 +316,7 @@ class Trial:
             "calm": lambda name: self.row("nothing (20 s)", lambda: None, bound=1.0),
             "rollout": lambda name: self.row("`rollout restart` of 2 workers", self.rollout, seconds=40),
             "slow": lambda name: self.row("the same, one other receiver takes 8 s an answer, 50/s", self.rollout, rate=50, seconds=60, slow=8.0),
-            "delete": lambda name: self.row("`delete pod --force --grace-period=0`", self.delete_pod, seconds=30),
+            "delete": lambda name: self.row("`kubectl delete pod --force --grace-period=0`", self.delete_pod, seconds=30),
             "kill": lambda name: self.row("`kill -9` of one worker", self.kill_worker, seconds=30, crash=True, bound=8.0),
             "scale": lambda name: self.row("`kubectl scale` 2→4→1→2", lambda: self.scale(4, 1, 2), seconds=40),
             "upgrade": lambda name: self.row("`helm upgrade` of one value and `helm rollback`", self.upgrade_and_back, seconds=40, bound=4.0),

@@ -466,8 +466,9 @@ async fn an_explanation_names_what_decided() {
         "{}",
         suspended.out
     );
-    let behind =
-        json!({"version": 1, "offset": 0, "reason": "circuit-open", "sinceMs": 1_769_860_800_000_i64}).to_string();
+    let behind = json!({"version": 1, "group": names.group(), "partition": 1, "integration": "ws/i", "webHook": "all",
+        "offset": 0, "reason": "circuit-open", "sinceMs": 1_769_860_800_000_i64, "epoch": 1})
+    .to_string();
     let backlog_key = format!("{}/1/ws/i/all", names.group());
     produce(brokers, &names.backlog(), [Record::new(&*backlog_key, behind)]);
     let behind = run(brokers, &names, &[&explain[..], &["--event", &place]].concat()).await;
