@@ -472,7 +472,7 @@ async fn an_explanation_names_what_decided() {
     let backlog_key = format!("{}/1/ws/i/all", names.group());
     produce(brokers, &names.backlog(), [Record::new(&*backlog_key, behind)]);
     let behind = run(brokers, &names, &[&explain[..], &["--event", &place]].concat()).await;
-    let told = "behind since 2026-01-31T12:00:00Z, at partition 1 offset 0, 1 events to go: circuit-open";
+    let told = "behind since 2026-01-31T12:00:00.000Z, at partition 1 offset 0, 1 events to go: circuit-open";
     assert!(behind.out.contains(told), "{}", behind.out);
     let unknown = ["explain", "--workspace", "ws", "--integration", "nobody", "--event", &place];
     let unknown = run(brokers, &names, &unknown).await;
