@@ -20,6 +20,7 @@ use crate::domain::table::Table;
 use crate::inflight::job::Job;
 use crate::inflight::lane_gauge::{LaneGauge, LaneGauges};
 use crate::inflight::partition::Assignment;
+use crate::kafka::broker_clock::BrokerClock;
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
@@ -48,6 +49,8 @@ pub(crate) struct Tools {
     pub(crate) reader: CatchUpReader,
     /// The integrations.
     pub(crate) table: Arc<RwLock<Table>>,
+    /// What time it is: two owners of a partition have one clock.
+    pub(crate) brokers: Arc<BrokerClock>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
     /// How long what is under way may take when a partition is given up.
@@ -63,13 +66,13 @@ impl Tools {
         kafka: &settings::Kafka,
         topics: &settings::Topics,
         table: Arc<RwLock<Table>>,
-        metrics: Arc<Metrics>,
-        drain: Duration,
+        brokers: Arc<BrokerClock>,
+        (metrics, drain): (Arc<Metrics>, Duration),
     ) -> Result<(Self, PlaceReader), KafkaError> {
         let (loader, places) = places::loader(kafka, &topics.backlog);
         let writer = PlaceWriter::new(kafka, &topics.backlog, drain)?;
         let reader = CatchUpReader::new(kafka, &topics.events)?;
-        Ok((Self { loader, writer, reader, table, metrics, drain }, places))
+        Ok((Self { loader, writer, reader, table, brokers, metrics, drain }, places))
     }
 }
 
@@ -163,8 +166,8 @@ impl Keeper {
     }
 
     fn take_over(&mut self, ready: &[Arc<Assignment>], loaded: Loaded, gauges: &LaneGauges) {
-        // Above all that was written before, and above what a former owner may still write: its clock was read earlier.
-        let epoch = clock::now_ms().max(loaded.table.epoch + 1);
+        // Above all that was written before, and above what a former owner may still write: the brokers' clock was read earlier there.
+        let epoch = self.tools.brokers.now_ms().max(loaded.table.epoch + 1);
         for assignment in ready {
             self.next_number += 1;
             self.parts.push(Part::new(self.next_number, assignment, epoch));
