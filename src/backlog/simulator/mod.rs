@@ -22,7 +22,7 @@ use super::place::Place;
 use crate::inflight::job::{Event, Origin};
 use crate::inflight::lane_gauge::LANE_EVENTS_MAX;
 
-use process::{Process, Waiting};
+use process::{Process, Waiting, store};
 
 /// Seeds of one run, where nothing else is asked for: a few seconds.
 const SEEDS: u64 = 300;
@@ -38,18 +38,6 @@ struct Receiver {
     settled: BTreeSet<i64>,
     requested: BTreeSet<i64>,
     is_down: bool,
-}
-
-/// Kafka takes a write, as readers of the topic understand it: one of a former owner counts for nothing.
-fn store(stored: &mut BTreeMap<usize, (u64, Place)>, webhook: usize, epoch: u64, place: Place) {
-    if stored.get(&webhook).is_some_and(|(latest, _)| *latest > epoch) {
-        return;
-    }
-    if place.is_none() {
-        stored.remove(&webhook);
-    } else {
-        stored.insert(webhook, (epoch, place));
-    }
 }
 
 struct World {

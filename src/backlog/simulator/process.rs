@@ -117,3 +117,15 @@ impl Process {
         }
     }
 }
+
+/// Kafka takes a write, as readers of the topic understand it: one of a former owner counts for nothing.
+pub(super) fn store(stored: &mut BTreeMap<usize, (u64, Place)>, webhook: usize, epoch: u64, place: Place) {
+    if stored.get(&webhook).is_some_and(|(latest, _)| *latest > epoch) {
+        return;
+    }
+    if place.is_none() {
+        stored.remove(&webhook);
+    } else {
+        stored.insert(webhook, (epoch, place));
+    }
+}

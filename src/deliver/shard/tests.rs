@@ -146,7 +146,10 @@ async fn a_circuit_opens_after_twenty_failures_in_a_row_and_lets_a_probe_through
 #[tokio::test(start_paused = true)]
 async fn a_retry_is_late_by_what_the_worker_makes_it_wait_and_not_by_the_wait_for_a_probe() {
     let counted = |lab: &Lab| -> u64 {
-        (0..3).filter_map(|tier| lab.metrics.intake.retry_lateness.get(tier)).map(|tier| tier.get_sample_count()).sum()
+        (0..3)
+            .filter_map(|tier| lab.metrics.intake.retry_lateness.get(tier))
+            .map(prometheus::Histogram::get_sample_count)
+            .sum()
     };
     let mut lab = Lab::start(settings(), ONE, |_| Answer::acknowledged());
     lab.retry("hook", 2, 1).await;
