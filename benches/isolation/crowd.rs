@@ -30,7 +30,7 @@ const NAME_SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::n
 /// What is wrong with the bad ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bad {
-    /// There are none.
+    /// Only the good receivers: the baseline.
     Nobody,
     /// They never answer.
     Hosts,

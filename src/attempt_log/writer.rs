@@ -132,24 +132,14 @@ impl AttemptLogWriter {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::mocking::MockCluster;
-    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
     use crate::domain::retry_schedule::RetrySchedule;
+    use crate::kafka::test_broker::that_refuses_a_producer;
 
     #[test]
     fn a_producer_that_has_failed_for_good_is_replaced_and_attempts_are_logged_again() {
-        let cluster = MockCluster::new(1).expect("a mock cluster");
-        cluster.create_topic("attempts", 1, 1).expect("a topic");
-        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
-        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused]);
-        let kafka = settings::Kafka {
-            brokers: cluster.bootstrap_servers(),
-            group: "hookstream".to_owned(),
-            instance_id: None,
-            properties: Vec::new(),
-        };
+        let (_cluster, kafka) = that_refuses_a_producer("attempts");
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
         let mut writer = AttemptLogWriter::new(&kafka, "attempts".to_owned(), "w".to_owned(), metrics).unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -297,25 +297,15 @@ pub(super) fn partition_count(producer: &FutureProducer<ClientLog>, topic: &str)
 #[cfg(test)]
 mod tests {
     use rdkafka::consumer::{BaseConsumer, Consumer as _};
-    use rdkafka::mocking::MockCluster;
-    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
     use crate::domain::retry_schedule::RetrySchedule;
     use crate::kafka::client::table_consumer_config;
+    use crate::kafka::test_broker::that_refuses_a_producer;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_producer_that_has_failed_for_good_is_replaced_and_what_was_counted_is_told() {
-        let cluster = MockCluster::new(1).expect("a mock cluster");
-        cluster.create_topic("deltas", 1, 1).expect("a topic");
-        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
-        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused]);
-        let kafka = settings::Kafka {
-            brokers: cluster.bootstrap_servers(),
-            group: "hookstream".to_owned(),
-            instance_id: None,
-            properties: Vec::new(),
-        };
+        let (_cluster, kafka) = that_refuses_a_producer("deltas");
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
         let publisher = DeltaPublisher::new(DeltaParts {
             kafka: &kafka,

@@ -88,8 +88,8 @@ impl Part {
         !self.assignment.is_closing() && self.backlog.held_elsewhere().next().is_some()
     }
 
-    /// Follows what former owners wrote, as far as `loaded` tells of this partition and it is not being given up: a place that was not
-    /// asked for is not one that was removed.
+    /// Follows what former owners wrote. Does nothing while the partition is given up, or if `loaded` is not about it: a place that was
+    /// not asked for counts as unknown and not as removed.
     pub(super) fn follow(&mut self, loaded: &Loaded, gauges: &LaneGauges) {
         if !self.assignment.is_closing() && loaded.of.contains(&self.partition()) {
             self.take_released(&loaded.table);
@@ -289,7 +289,7 @@ impl Part {
     }
 }
 
-/// Takes what lanes told of the webhooks of a partition.
+/// Passes to `backlog` which deliveries lanes have settled or returned.
 pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
     let now_ms = clock::now_ms();
     for from_lane in assignment.told_by_lanes() {

@@ -9,6 +9,8 @@ pub(crate) mod headers;
 pub(crate) mod listing;
 pub(crate) mod record_stream;
 pub(crate) mod table_reader;
+#[cfg(test)]
+pub(crate) mod test_broker;
 pub(crate) mod topic_range;
 pub(crate) mod topic_watch;
 pub(crate) mod transactions;

@@ -169,13 +169,19 @@ fn of_type(id: &str, url: &str, entity: &str) -> serde_json::Value {
     integration
 }
 
+/// A receiver that takes 20 ms, and one of another kind of entity that takes so many seconds.
+async fn beside_a_slow_one(cluster: &Cluster, name: &str, seconds: u64) -> (Stage, Receiver, Receiver) {
+    let stage = Stage::on(cluster, name, "1h", PARTITIONS).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
+    let slow = Receiver::start(move |_| Answer::ok().after(Duration::from_secs(seconds)));
+    stage.put([&of_type("good", &receiver.url(""), "company"), &of_type("slow", &slow.url(""), "contact")]);
+    (stage, receiver, slow)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_while_a_receiver_takes_eight_seconds_delay_nobody_else_and_repeat_nothing() {
     let cluster = Cluster::shared().await;
-    let stage = Stage::on(&cluster, "rollout-held", "1h", PARTITIONS).await;
-    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
-    let slow = Receiver::start(|_| Answer::ok().after(Duration::from_secs(8)));
-    stage.put([&of_type("good", &receiver.url(""), "company"), &of_type("slow", &slow.url(""), "contact")]);
+    let (stage, receiver, slow) = beside_a_slow_one(&cluster, "rollout-held", 8).await;
     let mut workers = vec![stage.worker(&[]).await, stage.worker(&[]).await];
     balanced(&workers).await;
     // One in 101: each partition gets one in turn.
@@ -199,10 +205,7 @@ async fn restarts_while_a_receiver_takes_eight_seconds_delay_nobody_else_and_rep
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_stay_are_read_on_while_others_wait_for_a_slow_receiver() {
     let cluster = Cluster::shared().await;
-    let stage = Stage::on(&cluster, "rollout-slow", "1h", PARTITIONS).await;
-    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
-    let slow = Receiver::start(|_| Answer::ok().after(Duration::from_secs(6)));
-    stage.put([&of_type("good", &receiver.url(""), "company"), &of_type("slow", &slow.url(""), "contact")]);
+    let (stage, receiver, slow) = beside_a_slow_one(&cluster, "rollout-slow", 6).await;
     let first = stage.worker(&[]).await;
     // One in 101: each partition gets one in turn, and what is under way at once fits into the slow receiver's share.
     let load = Load::start(&cluster, &stage, Some(101));
