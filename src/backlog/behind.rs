@@ -1,6 +1,6 @@
-//! One webhook that is behind in one partition: what it is still to be given, what it was given, and the place to keep.
+//! One webhook that is behind in one partition: which offsets it is still to be given, which it was given, and the place to write.
 //!
-//! Pure: offsets and times come in, decisions come out. Which offset is read next is `partition`'s.
+//! Pure: offsets and times come in, decisions come out. `partition` decides which offset is read next.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,11 +13,11 @@ use crate::inflight::lane_gauge::LaneGauge;
 
 /// The shortest time between two writes of one place, in ms: what settles within it is repeated after a crash.
 pub(crate) const WRITE_EVERY_MS: i64 = 100;
-/// A place that does not move is written again after this, in ms: so often that compaction, which leaves the last hour
-/// alone, never has only the late write of a former owner.
+/// A place that does not move is written again after this, in ms. Compaction leaves the last hour alone, so it never keeps only the
+/// late write of a former owner.
 pub(crate) const WRITE_AGAIN_MS: i64 = 10 * 60 * 1_000;
-/// So many deliveries were given while no circuit was open: the webhook counts as merely slow again. More than the failures
-/// that open a circuit and the requests under way beside them.
+/// A webhook counts as slow again, and no more as blocked, after so many deliveries were given while no circuit was open. More than
+/// the failures that open a circuit and the requests under way beside them.
 const GIVEN_TO_RECOVER: u32 = 64;
 
 /// Why a lane takes no more.
@@ -36,32 +36,32 @@ pub(crate) enum Standing {
     Gone,
 }
 
-/// What is known from the group's commits of a webhook whose place was found in Kafka.
+/// What was settled for a webhook before its partition came here, as far as the group's commits say.
 #[derive(Clone, Debug)]
-struct FoundAt {
+struct SettledBefore {
     /// Runs of offsets that are settled for it.
     settled: Arc<[Range<i64>]>,
-    /// They say nothing of what comes from here on.
+    /// The commits say nothing from this offset on.
     up_to: i64,
 }
 
-/// Who may give a webhook what its place names, while it is held.
+/// Which process has requests to the webhook under way that its place covers. Until they end no other process gives it anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {
-    /// Nobody holds it.
+    /// No process.
     None,
-    /// The partition is given up, and requests are under way here.
+    /// This process, which gives the partition up.
     Here,
-    /// The former owner has requests under way.
+    /// The former owner of the partition.
     Elsewhere,
 }
 
-/// A webhook that is behind in a partition, or was and has deliveries under way that no commit stands for.
+/// A webhook that is behind in a partition, or that was and has deliveries under way which commits do not cover.
 #[derive(Debug)]
 pub(crate) struct Behind {
     /// The webhook.
     pub(crate) gauge: Arc<LaneGauge>,
-    /// Whether the catch-up reader serves it and the main reader skips it.
+    /// Whether it is behind: the main reader skips it, and the catch-up reader reads the records for it a second time.
     pub(crate) is_served: bool,
     /// Why, and since when, ms since 1970.
     pub(crate) reason: BehindReason,
@@ -77,21 +77,21 @@ pub(crate) struct Behind {
     next: i64,
     /// Below `next`: given once, returned by the lane, to be given again.
     todo: BTreeSet<i64>,
-    /// Given by the catch-up reader and not settled.
+    /// Given, not settled, and covered by the place instead of by commits.
     open: BTreeSet<i64>,
     /// The pass that it left, or did not take part in.
     left: u64,
-    /// Records that the main reader read, which are settled for this webhook when Kafka has its place.
+    /// Records of the main reader that stay unsettled until Kafka has the webhook's place.
     pins: Vec<(i64, Arc<Event>)>,
     stored: Stored,
-    /// The first offset that the main reader skipped for it while no place in Kafka covered what follows; and whether the write
-    /// under way began before that.
+    /// The first offset that the main reader skipped for it while no place in Kafka covered what follows.
     uncovered: Option<i64>,
+    /// Whether the write under way began before that.
     is_writing_older: bool,
-    found: Option<FoundAt>,
+    settled_before: Option<SettledBefore>,
     hold: Hold,
     given: u32,
-    /// It was counted as one with room at the last look at all.
+    /// Whether the last look at all webhooks counted it as one with room.
     pub(super) is_counted: bool,
 }
 
@@ -114,7 +114,7 @@ impl Behind {
             stored: Stored::default(),
             uncovered: Some(next),
             is_writing_older: false,
-            found: None,
+            settled_before: None,
             hold: Hold::None,
             given: 0,
             is_counted: false,
@@ -122,7 +122,7 @@ impl Behind {
     }
 
     /// One whose place was found in Kafka, in a partition of which the group had settled everything below `start`, and `settled`.
-    /// The main reader gives it nothing; the catch-up reader gives it what is not settled for it.
+    /// It is behind from the start: the catch-up reader gives it what is not settled for it.
     pub(super) fn restored(
         gauge: &Arc<LaneGauge>,
         place: &Place,
@@ -136,7 +136,7 @@ impl Behind {
         let is_named = |offset: &&i64| **offset < start || settled.iter().any(|run| run.contains(*offset));
         restored.todo = place.todo().iter().filter(is_named).copied().collect();
         restored.reason = reason;
-        restored.found = Some(FoundAt { settled: Arc::clone(settled), up_to });
+        restored.settled_before = Some(SettledBefore { settled: Arc::clone(settled), up_to });
         if place.is_held {
             restored.hold = Hold::Elsewhere;
         }
@@ -144,34 +144,35 @@ impl Behind {
             restored.stored.acknowledged = place.clone();
             restored.uncovered = None;
         } else {
-            // A late write of the former owner may replace or remove it: nothing that is skipped from the start on is covered until a
-            // place of this owner is there.
+            // A late write of the former owner may replace or remove it. So nothing that is skipped from the start on counts as covered
+            // until Kafka has a place of this owner.
             restored.stored.doubtful = Some(place.clone());
             restored.uncovered = Some(start);
         }
         restored
     }
 
-    /// One that is not behind, with deliveries that a place is to stand for.
+    /// One that is not behind, with deliveries that a place is to cover.
     pub(super) fn level(gauge: &Arc<LaneGauge>, position: i64, times: (i64, i64)) -> Self {
         Self { is_served: false, uncovered: None, ..Self::new(gauge, position, times) }
     }
 
-    /// One that is not behind, of which Kafka has a place that nobody needs.
-    pub(super) fn buried(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: (i64, i64)) -> Self {
-        let mut buried = Self::level(gauge, position, times);
+    /// One that is not behind, and whose place in Kafka is to be removed: a former owner wrote it late.
+    pub(super) fn removed_late(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: (i64, i64)) -> Self {
+        let mut removed_late = Self::level(gauge, position, times);
         // Kafka may have it no more.
-        buried.stored.doubtful = Some(place.clone());
-        buried
+        removed_late.stored.doubtful = Some(place.clone());
+        removed_late
     }
 
-    /// A delivery that the main reader gave takes long: its place stands for it from now on, so that the record does not wait.
-    pub(super) fn keep(&mut self, event: Arc<Event>) {
+    /// Lets the place cover a delivery of the main reader that takes long, so that its record does not wait for it.
+    pub(super) fn cover(&mut self, event: Arc<Event>) {
         self.open.insert(event.origin.offset);
         self.pin(event);
     }
 
-    /// The partition is given up at `position`, and not all that was given has ended: until then nobody else gives it anything.
+    /// Holds the place if deliveries are open when the partition is given up at `position`: the next owner gives it nothing until they
+    /// have ended.
     pub(super) fn hold(&mut self, position: i64, times: (i64, i64)) {
         if self.open.is_empty() || self.hold != Hold::None || self.standing == Standing::Gone {
             return;
@@ -183,7 +184,7 @@ impl Behind {
         self.hold = Hold::Here;
     }
 
-    /// All that was given has ended, or is not waited for any more.
+    /// Releases the place if all that was given has ended, or if the time for that `is_over`.
     pub(super) fn release(&mut self, is_over: bool) {
         if self.hold == Hold::Here && (is_over || self.open.is_empty()) {
             self.hold = Hold::None;
@@ -195,17 +196,17 @@ impl Behind {
         self.hold == Hold::Elsewhere
     }
 
-    /// Whether something is open that was given.
+    /// Whether a delivery that was given is still open.
     pub(super) fn has_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// Whether there are requests under way, and the partition is given up.
+    /// Whether the partition is given up, and requests are under way here.
     pub(super) fn is_held_here(&self) -> bool {
         self.hold == Hold::Here
     }
 
-    /// The former owner has nothing under way any more, and left that place; none: it is to be given nothing.
+    /// The former owner has nothing under way any more, and left that place. The empty one: nothing is left to be given.
     pub(super) fn released(&mut self, place: &Place) {
         if self.hold == Hold::Elsewhere {
             self.hold = Hold::None;
@@ -219,7 +220,7 @@ impl Behind {
         }
     }
 
-    /// It falls behind again, at `next`, before the last time was over, or at an earlier offset than was known.
+    /// It falls behind again at `next`.
     pub(super) fn fall_again(&mut self, next: i64, (timestamp_ms, now_ms): (i64, i64)) {
         if !self.is_served && self.open.is_empty() {
             // What was skipped before is settled.
@@ -240,7 +241,7 @@ impl Behind {
         !self.is_served || offset < self.from
     }
 
-    /// The main reader, which is at `position`, gives it nothing any more.
+    /// From `position` on, where the main reader is, the main reader gives it nothing any more.
     pub(super) fn leave_main(&mut self, position: i64) {
         if position < self.from {
             self.from = position;
@@ -253,7 +254,7 @@ impl Behind {
         self.todo.first().map_or(self.next, |first| self.next.min(*first))
     }
 
-    /// What is not settled, as far as commits of the main reader do not stand for it.
+    /// What is not settled and not covered by commits of the main reader.
     pub(crate) fn place(&self) -> Place {
         let todo = self.todo.iter().chain(&self.open).copied();
         let next = self.is_served.then_some(self.next);
@@ -268,7 +269,7 @@ impl Behind {
         place
     }
 
-    /// Whether that offset is not settled, as far as commits of the main reader do not stand for it.
+    /// Whether that offset is not settled and not covered by commits of the main reader.
     fn needs(&self, offset: i64) -> bool {
         self.open.contains(&offset) || (self.is_served && (offset >= self.next || self.todo.contains(&offset)))
     }
@@ -283,15 +284,15 @@ impl Behind {
         self.todo.contains(&offset) || (offset >= self.next && !self.was_settled(offset))
     }
 
-    /// Whether the group had settled that offset for it when its place was found.
+    /// Whether the group had settled that offset for it before the partition came here.
     fn was_settled(&self, offset: i64) -> bool {
-        self.found.as_ref().is_some_and(|found| {
-            let after = found.settled.partition_point(|run| run.end <= offset);
-            offset < found.up_to && found.settled.get(after).is_some_and(|run| run.contains(&offset))
+        self.settled_before.as_ref().is_some_and(|before| {
+            let after = before.settled.partition_point(|run| run.end <= offset);
+            offset < before.up_to && before.settled.get(after).is_some_and(|run| run.contains(&offset))
         })
     }
 
-    /// It leaves a pass that has come to `position`. All before it was offered, if it took part.
+    /// It leaves a pass that has come to `position`. If it took part, it was offered everything before that.
     pub(super) fn leave(&mut self, pass: u64, start: i64, position: i64) {
         if self.takes_part(pass, start) {
             self.next = self.next.max(position);
@@ -299,8 +300,8 @@ impl Behind {
         self.left = pass;
     }
 
-    /// A pass ends at `position`: nothing below it is left to be given to those who took part, also where a record that was
-    /// returned does not match any more.
+    /// A pass ends at `position`. If it took part, nothing below that is left to be given to it, also if a record that was returned
+    /// does not match any more.
     pub(super) fn pass_ended(&mut self, pass: u64, start: i64, position: i64) {
         if self.takes_part(pass, start) {
             self.next = self.next.max(position);
@@ -322,7 +323,7 @@ impl Behind {
         self.next = self.next.max(offset + 1);
     }
 
-    /// A delivery that the catch-up reader gave is settled.
+    /// A delivery that its place covers is settled.
     pub(super) fn settled(&mut self, offset: i64) {
         self.open.remove(&offset);
     }
@@ -338,19 +339,21 @@ impl Behind {
         }
     }
 
-    /// It has been given all that the main reader has read: the main reader gives it what follows.
+    /// Ends its being behind if it has been given everything that the main reader has read. Returns whether that is so: then the main
+    /// reader gives it what follows.
     pub(super) fn level_at(&mut self, position: i64) -> bool {
-        // The main reader passes over what the group had settled, also what only its place stood for.
-        let passes_over = |found: &FoundAt| found.settled.last().is_some_and(|run| run.end > position.max(found.up_to));
+        // The main reader passes over what the group had settled, also over what only the webhook's place covers.
+        let passes_over =
+            |before: &SettledBefore| before.settled.last().is_some_and(|run| run.end > position.max(before.up_to));
         let is_level = self.is_served
-            && !self.found.as_ref().is_some_and(passes_over)
+            && !self.settled_before.as_ref().is_some_and(passes_over)
             && self.hold == Hold::None
             && self.todo.is_empty()
             && self.next >= position
             && position >= self.from;
         if is_level {
             self.is_served = false;
-            self.found = None;
+            self.settled_before = None;
         }
         is_level
     }
@@ -374,7 +377,7 @@ impl Behind {
         }
     }
 
-    /// Compares why it is behind with what its gauge says now.
+    /// Brings the reason why it is behind up to date with its gauge.
     pub(super) fn look(&mut self, now_ms: i64) {
         match (self.gauge.is_blocked(), self.reason) {
             (true, BehindReason::LaneFull) => {
@@ -407,13 +410,14 @@ impl Behind {
         self.uncovered.filter(|_| self.is_served || !self.open.is_empty())
     }
 
-    /// Keeps `event` unsettled until Kafka has a place at or below it.
+    /// Keeps `event` unsettled until Kafka has a place that covers it.
     pub(super) fn pin(&mut self, event: Arc<Event>) {
         self.pins.push((event.origin.offset, event));
         self.settle_safe_pins();
     }
 
-    /// Settles what Kafka has a place for, and what this webhook has behind it.
+    /// Lets records go that do not wait for this webhook any more: Kafka has a place that covers them, or the webhook does not need
+    /// them.
     pub(super) fn settle_safe_pins(&mut self) {
         let mut pins = std::mem::take(&mut self.pins);
         pins.retain(|(offset, event)| {
@@ -466,7 +470,7 @@ impl Behind {
         }
     }
 
-    /// Whether Kafka has what is to be kept.
+    /// Whether Kafka has the place as it is here.
     pub(super) fn is_stored(&self) -> bool {
         let is_quiet = self.stored.writing.is_none() && self.stored.doubtful.is_none();
         self.hold == Hold::Elsewhere || (is_quiet && self.stored.acknowledged == self.place())
@@ -477,7 +481,7 @@ impl Behind {
         !self.is_served && self.open.is_empty() && self.pins.is_empty() && self.is_stored()
     }
 
-    /// How many records wait for its place to be acknowledged.
+    /// How many records wait until its place is acknowledged.
     #[cfg(test)]
     pub(super) fn pinned(&self) -> usize {
         self.pins.len()
@@ -537,7 +541,7 @@ mod tests {
 
     #[test]
     fn a_place_that_is_to_be_removed_covers_nothing() {
-        let mut behind = Behind::buried(&gauge(), &Place::from(50), 90, TIMES);
+        let mut behind = Behind::removed_late(&gauge(), &Place::from(50), 90, TIMES);
         assert_eq!(behind.uncovered_from(), None);
         behind.fall_again(90, TIMES);
         assert_eq!(behind.uncovered_from(), Some(90));

@@ -1,5 +1,6 @@
-//! The second reader of the events topic: in no group, one queue a partition, read only as far as webhooks that are behind
-//! have room. What is not polled stays in the client's bounded prefetch. What a record is for is the pipeline's.
+//! The catch-up reader: it reads the events topic a second time, for webhooks that are behind, only as far as they have room. It is in
+//! no group and has one queue a partition. What it does not poll stays in the client's bounded prefetch. The pipeline matches the
+//! records, not this file.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use rdkafka::topic_partition_list::Offset;
 use crate::kafka::client::{ClientLog, catch_up_reader_config};
 use crate::settings;
 
-/// How long a seek may take: it is the client's own doing, no broker is asked.
+/// How long a seek may take: the client does it without asking a broker.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the brokers may take to say where a log begins.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,7 +25,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 struct Source {
     queue: PartitionQueue<ClientLog>,
     is_assigned: bool,
-    /// The record that nobody had room for.
+    /// The record that no webhook had room for.
     stalled: Option<OwnedMessage>,
     /// Where the pass began, until its first record came.
     begun_at: Option<i64>,
@@ -93,12 +94,12 @@ impl CatchUpReader {
         }
     }
 
-    /// The record that nobody had room for the last time.
+    /// The record that no webhook had room for the last time.
     pub(crate) fn take_stalled(&mut self, partition: i32) -> Option<OwnedMessage> {
         self.sources.get_mut(&partition)?.stalled.take()
     }
 
-    /// Keeps a record until somebody has room.
+    /// Keeps a record until a webhook has room.
     pub(crate) fn stall(&mut self, partition: i32, message: OwnedMessage) {
         if let Some(source) = self.sources.get_mut(&partition) {
             source.stalled = Some(message);
@@ -116,7 +117,7 @@ impl CatchUpReader {
         }
     }
 
-    /// Where the pass began, the first time that it is asked after the beginning.
+    /// Where the pass began: only for the first call after [`CatchUpReader::begin`].
     pub(crate) fn take_beginning(&mut self, partition: i32) -> Option<i64> {
         self.sources.get_mut(&partition)?.begun_at.take()
     }
@@ -129,7 +130,7 @@ impl CatchUpReader {
         self.consumer.fetch_watermarks(&self.topic, partition, ASK_TIMEOUT).map(|(low, _high)| low)
     }
 
-    /// Serves the client: errors of no partition come here.
+    /// Serves the client, which reports here the errors that belong to no partition.
     pub(crate) fn serve(&self) {
         if let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
             tracing::debug!(%error, "a poll for webhooks that are behind failed");

@@ -1,5 +1,5 @@
-//! What lets a commit go on past deliveries that take long, and a partition be given up while they are under way: their
-//! webhooks' places stand for them. Pure. Passes are `partition`'s.
+//! Places for deliveries that take long, so that commits go on past them, and for those under way when a partition is given up.
+//! Pure. The passes of the catch-up reader are in `partition`.
 
 use std::sync::Arc;
 
@@ -11,81 +11,83 @@ use crate::inflight::lane_gauge::LaneGauge;
 use crate::inflight::partition::Assignment;
 
 impl PartitionBacklog {
-    /// Webhooks fall behind at a record: it stays unsettled until their places are in Kafka, and what comes next, which is skipped
-    /// for them, is not committed before that either.
+    /// Webhooks fall behind at a record. Until their places are in Kafka, the record stays unsettled, and the records after it, which
+    /// the main reader skips for them, are not committed.
     pub(crate) fn fall(&mut self, fallen: Vec<Arc<LaneGauge>>, event: &Arc<Event>, assignment: &Assignment) {
-        assignment.commit_below(self.commit_below());
+        assignment.set_commit_bound(self.commit_bound());
         for gauge in fallen {
             self.pin(&gauge, Arc::clone(event));
         }
     }
 
-    /// Follows a record that the main reader gave.
+    /// Notes a record that the main reader gave, for [`PartitionBacklog::cover_open`].
     pub(crate) fn watch(&mut self, event: &Arc<Event>, now_ms: i64) {
         self.given.push_back((now_ms, Arc::downgrade(event)));
     }
 
-    /// Lets places stand for what was given before `before_ms` and is still open, so that the records do not wait for it.
-    pub(crate) fn keep_open(&mut self, before_ms: i64, now_ms: i64) {
+    /// Makes places for deliveries that were given before `before_ms` and are still open, so that their records do not wait for them.
+    pub(crate) fn cover_open(&mut self, before_ms: i64, now_ms: i64) {
         while let Some((at_ms, event)) = self.given.front()
             && (*at_ms < before_ms || *at_ms > now_ms || event.strong_count() == 0)
         {
             let event = event.upgrade();
             self.given.pop_front();
             let Some(event) = event else { continue };
-            for gauge in event.keep_open() {
+            for gauge in event.cover_open() {
                 let (position, times) = (self.position, (event.timestamp_ms, now_ms));
                 let behind = self.behind.entry(gauge.id()).or_insert_with(|| Behind::level(&gauge, position, times));
-                behind.keep(Arc::clone(&event));
+                behind.cover(Arc::clone(&event));
             }
         }
     }
 
-    /// Nothing from here on may be committed yet: the main reader skips it for a webhook whose place is not in Kafka.
-    pub(crate) fn commit_below(&self) -> i64 {
+    /// The first offset that may not be committed: from there on the main reader skips records for a webhook whose place is not in
+    /// Kafka yet.
+    pub(crate) fn commit_bound(&self) -> i64 {
         let uncovered = self.behind.values().filter_map(Behind::uncovered_from).min();
         uncovered.unwrap_or(i64::MAX)
     }
 
-    /// Whether anything is open that was given.
+    /// Whether a delivery that was given is still open.
     pub(crate) fn has_open(&self) -> bool {
         self.behind.values().any(Behind::has_open)
             || self.given.iter().any(|(_, event)| event.upgrade().is_some_and(|event| event.has_open()))
     }
 
-    /// The partition is given up: each webhook of which something is open holds its place until that has ended.
+    /// The partition is given up: each webhook with open deliveries holds its place until they have ended.
     pub(crate) fn hold(&mut self, now_ms: i64) {
-        self.keep_open(i64::MAX, now_ms);
+        self.cover_open(i64::MAX, now_ms);
         let position = self.position;
         self.behind.values_mut().for_each(|behind| behind.hold(position, (now_ms, now_ms)));
     }
 
-    /// Releases the places of those who have nothing open any more; of all, when it `is_over`.
+    /// Releases the places of webhooks that have no open delivery; of all webhooks if the time `is_over`.
     pub(crate) fn release(&mut self, is_over: bool) {
         self.behind.values_mut().for_each(|behind| behind.release(is_over));
     }
 
-    /// Whether the places of some are held here.
+    /// Whether a place is held here.
     pub(crate) fn is_held_here(&self) -> bool {
         self.behind.values().any(Behind::is_held_here)
     }
 
-    /// Those whose places the former owner of the partition holds.
+    /// The webhooks whose places the former owner of the partition holds.
     pub(crate) fn held_elsewhere(&self) -> impl Iterator<Item = &Arc<LaneGauge>> {
         self.behind.values().filter(|behind| behind.is_held_elsewhere()).map(|behind| &behind.gauge)
     }
 
-    /// A former owner wrote a place after all of it was settled here: it is removed again. Says whether that is so.
-    pub(crate) fn bury(&mut self, gauge: &Arc<LaneGauge>, place: &Place, now_ms: i64) -> bool {
+    /// Removes a place again that a former owner wrote after all of it was settled here. Returns whether that is so: not if the
+    /// webhook is behind here.
+    pub(crate) fn remove_late(&mut self, gauge: &Arc<LaneGauge>, place: &Place, now_ms: i64) -> bool {
         if self.behind.contains_key(&gauge.id()) {
             return false;
         }
-        let buried = Behind::buried(gauge, place, self.position, (now_ms, now_ms));
-        self.behind.insert(gauge.id(), buried);
+        let removed = Behind::removed_late(gauge, place, self.position, (now_ms, now_ms));
+        self.behind.insert(gauge.id(), removed);
         true
     }
 
-    /// The former owner of the partition holds the place of a webhook no more, and left it like that.
+    /// The former owner of the partition has released the place of a webhook, and this is the place now.
     pub(crate) fn released(&mut self, gauge: &LaneGauge, place: &Place) {
         if let Some(behind) = self.behind.get_mut(&gauge.id()) {
             if let Some(pass) = &self.pass {

@@ -1,9 +1,10 @@
 //! The webhooks that are behind in one partition, and the passes of the catch-up reader over it.
 //!
-//! A pass reads on from where it began and serves every webhook that is behind and whose need lies at or after its
-//! beginning. A webhook whose lane takes no more leaves the pass at that offset, so its order holds. The pass ends when
-//! nobody has room, when it has come to the main reader's position, or when it should go on elsewhere. Pure: the reader acts
-//! on what [`PartitionBacklog::plan`] says.
+//! The catch-up reader reads records of the partition a second time, for the webhooks that are behind. One run of it, from one
+//! offset on, is a pass. A pass serves each webhook that is behind and whose first missing offset is not before the start of the pass. A
+//! webhook whose lane takes no more leaves the pass at that offset, so that its order holds. The pass ends when no webhook has room,
+//! when it has come to the main reader's position, or when it should go on elsewhere. Pure: the catch-up reader does what
+//! [`PartitionBacklog::plan`] returns.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -16,13 +17,13 @@ use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::{Admitted, LaneGauge};
 use crate::inflight::pressure::Pressure;
 
-/// Records that a pass reads at least before it yields to a webhook whose need lies before its beginning: a seek throws away
+/// Records that a pass reads at least before it ends for a webhook whose first missing offset is before its start: a seek throws away
 /// what was fetched, about as many small records.
 const QUANTUM: usize = 4_096;
-/// A pass is ended to begin anew further on when nobody needs the next so many offsets: fewer are read faster than a seek takes.
+/// A pass ends and begins anew further on when no webhook needs the next so many offsets: fewer are read faster than a seek takes.
 const JUMP: i64 = 10_000;
 
-/// What decides beside the backlog itself.
+/// What decisions depend on beside the backlog itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Look<'a> {
     /// How much the process holds.
@@ -51,7 +52,7 @@ pub(crate) enum MainOffer {
     Give(Admitted),
     /// Nothing: the webhook is behind.
     Behind,
-    /// Pins it: the webhook falls behind here.
+    /// Keeps the record unsettled until the webhook's place is in Kafka: the webhook falls behind here.
     FallsBehind,
 }
 
@@ -66,7 +67,7 @@ pub(crate) enum CatchUpOffer {
     Drop(DropReason),
     /// Makes it a dead letter: it has waited too long behind an open circuit.
     Expire,
-    /// Offers this record again later: nobody who takes part has room.
+    /// Offers this record again later: no webhook that takes part has room.
     Stall,
 }
 
@@ -100,7 +101,7 @@ pub(super) struct Pass {
     pub(super) start: i64,
     /// The offset that is read next.
     pub(super) position: i64,
-    /// Those who take part and had room at the last look, without those who left since.
+    /// Webhooks that take part and had room at the last look, without those that left since.
     roomy: usize,
     /// Records read.
     read: usize,
@@ -114,7 +115,7 @@ pub struct PartitionBacklog {
     pub(super) behind: BTreeMap<u64, Behind>,
     pub(super) pass: Option<Pass>,
     passes: u64,
-    /// Records that the main reader gave lately, and when, ms since 1970: what is still open later gets a place.
+    /// Records that the main reader gave lately, and when, ms since 1970: a delivery that is still open later gets a place.
     pub(super) given: VecDeque<(i64, Weak<Event>)>,
     /// Runs of offsets beyond the beginning that the group had settled before.
     settled_before: Arc<[Range<i64>]>,
@@ -133,7 +134,7 @@ impl PartitionBacklog {
         self.behind.insert(gauge.id(), behind);
     }
 
-    /// Whether nobody is behind and nothing is to be written.
+    /// Whether no webhook is behind and nothing is to be written.
     pub fn is_empty(&self) -> bool {
         self.behind.is_empty()
     }
@@ -143,17 +144,17 @@ impl PartitionBacklog {
         self.position
     }
 
-    /// How many are behind, or have something open.
+    /// How many webhooks are behind, or have deliveries that a place covers.
     pub(crate) fn len(&self) -> usize {
         self.behind.len()
     }
 
-    /// All who are behind, or have something open.
+    /// All webhooks that are behind, or have deliveries that a place covers.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Behind> {
         self.behind.values()
     }
 
-    /// Whether an offset that the main reader has come to is the catch-up reader's for that webhook.
+    /// Whether the main reader skips that offset for that webhook, because the catch-up reader gives it later.
     pub(crate) fn is_given_later(&self, gauge: &LaneGauge, offset: i64) -> bool {
         self.behind.get(&gauge.id()).is_some_and(|behind| !behind.is_given_by_main(offset))
     }
@@ -185,7 +186,7 @@ impl PartitionBacklog {
         }
     }
 
-    /// The main reader is through with a record, or passed over it.
+    /// The main reader has finished a record, or has skipped it.
     pub(crate) fn main_passed(&mut self, offset: i64) {
         if offset + 1 < self.position {
             // Another log under the same name: no place is of it.
@@ -196,7 +197,7 @@ impl PartitionBacklog {
         self.position = offset + 1;
     }
 
-    /// What the catch-up reader does next. Looks at all who are behind: once a batch.
+    /// What the catch-up reader does next. Looks at all webhooks that are behind, so it is called once a batch.
     pub(crate) fn plan(&mut self, look: Look<'_>) -> Plan {
         if let Some(pass) = &self.pass
             && pass.position >= self.position
@@ -206,7 +207,7 @@ impl PartitionBacklog {
         let Some(pass) = &mut self.pass else { return self.begin_pass(look) };
         let (number, start, position) = (pass.number, pass.start, pass.position);
         let mut roomy = 0;
-        // The first offset that somebody with room needs: of those the pass serves, and of the others.
+        // The first offset that a webhook with room needs: of those that the pass serves, and of the others.
         let (mut ahead, mut behind_it) = (i64::MAX, i64::MAX);
         for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
             behind.look(look.now_ms);
@@ -239,7 +240,7 @@ impl PartitionBacklog {
             }
         }
         if start >= self.position {
-            // A place that was let go may need nothing that is there.
+            // A webhook whose place was released may need nothing that is there.
             for behind in self.behind.values_mut() {
                 behind.level_at(self.position);
             }
@@ -265,12 +266,12 @@ impl PartitionBacklog {
         }
     }
 
-    /// Whether the record at that offset is the pass's to read: not one that it has read, nor one the main reader has not.
+    /// Whether the pass reads the record at that offset: it has not read it yet, and the main reader has.
     pub(crate) fn is_next(&self, offset: i64) -> bool {
         self.pass.as_ref().is_some_and(|pass| offset >= pass.position && offset < self.position)
     }
 
-    /// Whether the pass is to be told [`PartitionBacklog::caught_up`] at that offset: the main reader has read no further.
+    /// Whether the pass ends with [`PartitionBacklog::caught_up`] at that offset: the main reader has read no further.
     pub(crate) fn is_level_at(&self, offset: i64) -> bool {
         self.pass.is_some() && offset >= self.position
     }
@@ -312,7 +313,7 @@ impl PartitionBacklog {
         CatchUpOffer::Skip
     }
 
-    /// The catch-up reader is through with a record.
+    /// The catch-up reader has finished a record.
     pub(crate) fn catch_up_passed(&mut self, offset: i64) {
         if let Some(pass) = &mut self.pass {
             pass.position = offset + 1;
@@ -353,7 +354,7 @@ impl PartitionBacklog {
         self.end_pass();
     }
 
-    /// A delivery that the catch-up reader gave is settled.
+    /// A delivery that a place covers is settled.
     pub(crate) fn settled(&mut self, gauge: &LaneGauge, offset: i64) {
         if let Some(behind) = self.behind.get_mut(&gauge.id()) {
             behind.settled(offset);
@@ -385,7 +386,7 @@ impl PartitionBacklog {
         }
     }
 
-    /// The log begins at `low` only: says who misses what.
+    /// The log has nothing below `low` any more. Returns each webhook that misses events for that, with the range of offsets.
     pub(crate) fn cut(&mut self, low: i64) -> Vec<(Arc<LaneGauge>, i64, i64)> {
         let mut cut = Vec::new();
         for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
@@ -398,7 +399,7 @@ impl PartitionBacklog {
         cut
     }
 
-    /// Looks again at whether webhooks still get anything. Says who is gone.
+    /// Looks again at whether webhooks still get anything. Returns those that are gone.
     pub(crate) fn judge(&mut self, standing: impl Fn(&LaneGauge) -> Standing) -> Vec<Arc<LaneGauge>> {
         let mut gone = Vec::new();
         for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
@@ -432,12 +433,12 @@ impl PartitionBacklog {
         }
     }
 
-    /// Lets all places be written that differ from what Kafka has.
+    /// Lets each place that differs from what Kafka has be written at once.
     pub(crate) fn hurry(&mut self) {
         self.behind.values_mut().for_each(Behind::hurry);
     }
 
-    /// Whether Kafka has every place as it is.
+    /// Whether Kafka has every place as it is here.
     pub(crate) fn is_stored(&self) -> bool {
         self.behind.values().all(Behind::is_stored)
     }
@@ -475,16 +476,16 @@ mod tests {
         assert!(!backlog.is_given_later(&gauge, 20));
     }
     #[test]
-    fn what_retention_deleted_is_told_of_those_who_were_to_be_given_it_and_of_nobody_else() {
+    fn what_retention_deleted_is_reported_for_the_webhooks_that_miss_it_and_for_no_other() {
         let gauges = LaneGauges::default();
         let mut backlog = PartitionBacklog::new(100, Vec::new());
         for (webhook, place) in [("early", 10), ("late", 60)] {
             backlog.restore(&gauges.of("ws/i", webhook), &Place::from(place), (BehindReason::LaneFull, 0));
         }
-        let told: Vec<_> =
+        let reported: Vec<_> =
             backlog.cut(50).iter().map(|(gauge, from, to)| (gauge.webhook().to_owned(), *from, *to)).collect();
-        assert_eq!(told, [("early".to_owned(), 10, 50)]);
+        assert_eq!(reported, [("early".to_owned(), 10, 50)]);
         assert_eq!(backlog.all().map(|behind| behind.place().first()).collect::<Vec<_>>(), [Some(50), Some(60)]);
-        assert!(backlog.cut(50).is_empty(), "it is told once");
+        assert!(backlog.cut(50).is_empty(), "it is reported once");
     }
 }

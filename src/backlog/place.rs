@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 /// Offsets that a place names one by one. Of more the rest is given again from the first one that is left out.
 const OFFSETS_MAX: usize = 1_024;
 
-/// What a webhook is to be given. The empty one is no place.
+/// The offsets that a webhook is still to be given. Without any the webhook has no place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     /// These offsets, all below `next`.
     todo: BTreeSet<i64>,
-    /// And everything from here on; none: the group's commits say what else.
+    /// And everything from here on. Without it the group's commits say what else.
     next: Option<i64>,
-    /// Whether the former owner of the partition still has requests of it under way: until they have ended nobody else gives it
-    /// anything.
+    /// Whether the former owner of the partition still has requests to the webhook under way. Until they have ended, the new owner
+    /// gives it nothing.
     pub(crate) is_held: bool,
 }
 
@@ -76,7 +76,7 @@ impl Place {
         runs
     }
 
-    /// Reads [`Place::runs`] back; none: they are not runs.
+    /// Reads [`Place::runs`] back. `None` if they are not valid.
     pub(super) fn of_runs(first: i64, runs: &[i64], next: Option<i64>) -> Option<Self> {
         let mut todo = BTreeSet::new();
         let mut end = first;
@@ -94,21 +94,21 @@ impl Place {
     }
 }
 
-/// What Kafka has of a place.
+/// What is known of a place in Kafka.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stored {
-    /// What was last acknowledged.
+    /// The write that was acknowledged last.
     pub(super) acknowledged: Place,
-    /// What is on its way.
+    /// The write under way.
     pub(super) writing: Option<Place>,
-    /// Writes failed, so Kafka may have one of them: what all of them cover.
+    /// Writes failed since, and Kafka may have any of them: the offsets that all of them cover.
     pub(super) doubtful: Option<Place>,
     /// When the last write began, ms since 1970.
     pub(super) at_ms: Option<i64>,
 }
 
 impl Stored {
-    /// Whether a place in Kafka covers all that the main reader has not come to, and nothing on its way may replace it by one
+    /// Whether a place in Kafka covers everything that the main reader has not read yet, and no write under way may replace it by one
     /// that does not.
     pub(super) fn covers_what_follows(&self) -> bool {
         let covers = |place: &Place| place.next().is_some();
@@ -117,7 +117,7 @@ impl Stored {
             && self.writing.as_ref().is_none_or(covers)
     }
 
-    /// Whether a place in Kafka covers `offset`, and nothing on its way may replace it by one that does not.
+    /// Whether a place in Kafka covers `offset`, and no write under way may replace it by one that does not.
     pub(super) fn covers(&self, offset: i64) -> bool {
         let covers = |place: &Place| place.covers(offset);
         covers(&self.acknowledged)

@@ -1,4 +1,4 @@
-//! Reads and writes the backlog topic. Which places there are, and when they are written, is `keeper`'s and `partition`'s.
+//! Reads and writes the backlog topic. `partition` decides which places there are; `intake::keeper` decides when they are written.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
@@ -22,9 +22,9 @@ use crate::settings;
 
 /// How long a poll waits for a record: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// How long a poll waits while a question waits for what was written before it.
+/// How long a poll waits while a question is open.
 const TAIL_WAIT: Duration = Duration::from_millis(5);
-/// How often new records are taken while nobody asks.
+/// How often new records are read while no question is open.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
 /// How long the end of the topic may take to come, once it is known. Then the topic is read from its start again.
 const TAIL_MAX: Duration = Duration::from_secs(5);
@@ -109,13 +109,13 @@ impl PlaceLoader {
 }
 
 impl PlaceReader {
-    /// Follows the topic and answers until `stop`, or until nobody can ask any more. Blocks its thread.
+    /// Follows the topic and answers, until `stop` or until the other end is dropped. Blocks its thread.
     pub(crate) fn run(mut self, stop: &CancellationToken) {
-        let mut is_told = false;
+        let mut is_logged = false;
         while !stop.is_cancelled() {
             match self.follow(stop) {
                 Ok(()) => return,
-                Err(error) if std::mem::replace(&mut is_told, true) => {
+                Err(error) if std::mem::replace(&mut is_logged, true) => {
                     tracing::debug!(%error, "the backlog topic can still not be read");
                 }
                 Err(error) => {
@@ -169,7 +169,7 @@ impl PlaceReader {
         self.question = None;
         // The thread that asked may have ended.
         if self.answers.try_send(loaded).is_err() {
-            tracing::debug!("nobody waits for the backlog topic");
+            tracing::debug!("the places that were read are not waited for any more");
         }
         Ok(())
     }
@@ -187,7 +187,7 @@ impl Places {
         let topic = Compacted::open(kafka, topic, "backlog")?;
         let cluster = topic.cluster_id().map(|id| ClusterTag::of(&id));
         if cluster.is_none() {
-            tracing::warn!("the brokers do not tell the cluster's id; a handover then repeats what is under way");
+            tracing::warn!("the brokers do not say the cluster's id; a handover then repeats what is under way");
         }
         Ok(Self { topic, table: PlaceTable::on(cluster), of_group: format!("{}/", kafka.group) })
     }
@@ -242,7 +242,7 @@ pub(crate) struct Written {
     pub(crate) is_acknowledged: bool,
 }
 
-/// Collects what becomes of writes.
+/// Collects how writes ended.
 struct Acknowledgements {
     log: ClientLog,
     ended: Mutex<Vec<Written>>,
@@ -277,7 +277,7 @@ pub(crate) struct PlaceWriter {
     group: String,
     /// How long a place is held at most, in ms.
     hold_ms: i64,
-    /// How many partitions the topic has; none before it was read.
+    /// How many partitions the topic has; 0 before it was read.
     pub(crate) partitions: i32,
     /// The cluster; without it a place is everything from its first offset on.
     pub(crate) cluster: Option<ClusterTag>,
@@ -302,7 +302,7 @@ impl PlaceWriter {
         })
     }
 
-    /// Begins a write for a partition of the events topic. Its end is told by [`PlaceWriter::ended`].
+    /// Begins a write for a partition of the events topic. [`PlaceWriter::ended`] returns how it ended.
     pub(crate) fn write(&self, owner: u64, partition: i32, epoch: i64, write: &PlaceWrite) {
         let gauge = &write.gauge;
         let (integration, web_hook) = (gauge.integration(), gauge.webhook());

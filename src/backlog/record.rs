@@ -28,7 +28,7 @@ pub(crate) struct PlaceRecord {
     pub(crate) web_hook: String,
     /// The first offset that the webhook is to be given.
     pub(crate) offset: i64,
-    /// Which of the offsets from there on; none: all.
+    /// Which of the offsets from there on. Without it: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exact: Option<Exact>,
     /// Why it is behind: a word of [`BehindReason`].
@@ -52,7 +52,8 @@ struct Exact {
     /// And everything from here on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<i64>,
-    /// For how long at most its writer has requests under way and nobody else gives it anything, in ms; none: it has not.
+    /// The webhook has requests of the writer under way: for so long at most, in ms, no other owner gives it anything. Without it
+    /// there are no such requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hold_ms: Option<i64>,
 }
@@ -93,7 +94,7 @@ impl PlaceRecord {
         }
     }
 
-    /// The same with what the place says beyond that. If it is held, it is for `hold_ms` at most.
+    /// The same with what the place says beyond its first offset. A place that is held is held for `hold_ms` at most.
     pub(crate) fn exactly(mut self, place: &Place, cluster: ClusterTag, hold_ms: i64) -> Self {
         self.exact = Some(Exact {
             of: self.binding(cluster),
@@ -121,12 +122,13 @@ impl PlaceRecord {
         place
     }
 
-    /// For how long at most its writer has requests under way and nobody else gives the webhook anything, in ms; none: it has not.
+    /// For how long at most no other owner gives the webhook anything, in ms, because the writer has requests under way. `None` if it
+    /// has not.
     pub(crate) fn hold_ms(&self, cluster: Option<ClusterTag>) -> Option<i64> {
         self.exact(cluster)?.hold_ms
     }
 
-    /// Why the webhook is behind. A word that is not known here counts as the harmless one.
+    /// Why the webhook is behind. A word that is not known here counts as [`BehindReason::LaneFull`], which expires nothing.
     pub(crate) fn reason(&self) -> BehindReason {
         let known = BehindReason::ALL.into_iter().find(|reason| reason.word() == self.reason);
         known.unwrap_or(BehindReason::LaneFull)
@@ -144,7 +146,7 @@ pub(crate) struct PlaceTable {
     places: HashMap<Vec<u8>, PlaceRecord>,
     /// The highest epoch of any record read.
     pub(crate) epoch: i64,
-    /// The cluster that it was read from; none: the brokers do not say.
+    /// The cluster that it was read from. `None` if the brokers do not say.
     pub(crate) cluster: Option<ClusterTag>,
 }
 

@@ -48,7 +48,7 @@ impl Origin {
 enum Ticket {
     /// A record that was read of the assignment.
     Record(Arc<Assignment>, Sequence),
-    /// An event that the catch-up reader gave: the places of its webhooks stand for it.
+    /// An event that was read a second time, for webhooks that are behind: their places cover it.
     Place(Arc<Assignment>),
     /// A tick out of the agenda, which no record stands for.
     Tick(Arc<Assignment>),
@@ -68,8 +68,8 @@ struct OpenDelivery {
     /// Of the gauge.
     id: u64,
     gauge: Arc<LaneGauge>,
-    /// The events thread keeps it: a place of the webhook is to stand for it.
-    is_kept: bool,
+    /// The webhook has a place that is to cover it: the events thread gets a report when it ends.
+    has_place: bool,
     /// The record waits for it no more.
     is_released: bool,
 }
@@ -77,7 +77,7 @@ struct OpenDelivery {
 /// The deliveries that a record waits for.
 #[derive(Debug, Default)]
 struct Deliveries {
-    /// Those that no place can stand for: retries, and what is no event.
+    /// Those that no place can cover: retries, and records that are not valid events.
     plain: u32,
     /// In the order of their ids: an event may have thousands.
     of_webhooks: Vec<OpenDelivery>,
@@ -143,7 +143,7 @@ impl Event {
         }
     }
 
-    /// An event that the catch-up reader read for webhooks that are behind in `assignment`.
+    /// An event that was read a second time, for webhooks that are behind in `assignment`.
     pub(crate) fn caught_up(
         payload: Bytes,
         origin: Origin,
@@ -167,22 +167,22 @@ impl Event {
         Self { is_tick: true, ticket, ..Self::new(payload, origin, scheduled_ms, None, held) }
     }
 
-    /// Says how many deliveries will settle it, of which no place can stand for one; before the first of them is handed over.
+    /// Sets how many deliveries settle it, where no place can cover any of them. Called before the first is handed over.
     pub(crate) fn open(&self, deliveries: u32) {
         self.open.lock().plain = deliveries;
     }
 
-    /// Says for which webhooks it has deliveries, before the first of them is handed over: those that it is given to, and those
-    /// that fall behind at it.
+    /// Sets for which webhooks it has deliveries: those that it is given to, and those that fall behind at it. Called before the
+    /// first is handed over.
     pub(crate) fn open_for<'a>(
         &self,
         given: impl Iterator<Item = &'a Arc<LaneGauge>>,
         fallen: impl Iterator<Item = &'a Arc<LaneGauge>>,
     ) {
-        let open = |gauge: &Arc<LaneGauge>, is_kept| OpenDelivery {
+        let open = |gauge: &Arc<LaneGauge>, has_place| OpenDelivery {
             id: gauge.id(),
             gauge: Arc::clone(gauge),
-            is_kept,
+            has_place,
             is_released: false,
         };
         let all = given.map(|gauge| open(gauge, false)).chain(fallen.map(|gauge| open(gauge, true)));
@@ -192,23 +192,25 @@ impl Event {
         deliveries.unreleased = deliveries.of_webhooks.len();
     }
 
-    /// Lets the events thread keep the deliveries that are still open: it is told when they end. Says of which webhooks they are.
-    pub(crate) fn keep_open(&self) -> Vec<Arc<LaneGauge>> {
+    /// Marks the deliveries that are still open as covered by a place: the events thread gets a report when they end. Returns their
+    /// webhooks.
+    pub(crate) fn cover_open(&self) -> Vec<Arc<LaneGauge>> {
         let mut open = self.open.lock();
-        let kept = open.of_webhooks.iter_mut().filter(|open| !open.is_kept && !open.is_released);
-        kept.map(|open| {
-            open.is_kept = true;
-            Arc::clone(&open.gauge)
-        })
-        .collect()
+        let uncovered = open.of_webhooks.iter_mut().filter(|open| !open.has_place && !open.is_released);
+        uncovered
+            .map(|open| {
+                open.has_place = true;
+                Arc::clone(&open.gauge)
+            })
+            .collect()
     }
 
-    /// Whether a delivery is open that the events thread does not keep.
+    /// Whether a delivery is open that no place is to cover.
     pub(crate) fn has_open(&self) -> bool {
-        self.open.lock().of_webhooks.iter().any(|open| !open.is_kept && !open.is_released)
+        self.open.lock().of_webhooks.iter().any(|open| !open.has_place && !open.is_released)
     }
 
-    /// A place stands for the delivery to that webhook, or nothing has to: the record waits for it no more.
+    /// The record waits for the delivery to that webhook no more: a place covers it, or it has ended.
     pub(crate) fn release(&self, gauge: &Arc<LaneGauge>) {
         let is_last = self.open.lock().release(Some(gauge));
         if is_last && let Some(Ticket::Record(assignment, sequence)) = &self.ticket {
@@ -263,17 +265,17 @@ impl Event {
             Some(Ticket::Record(assignment, sequence)) => match self.settle_of_record(gauge) {
                 Settled::Last => assignment.settle(*sequence),
                 Settled::OfMany => {}
-                Settled::Kept => self.tell_settled(assignment, gauge),
+                Settled::HasPlace => self.report_settled(assignment, gauge),
             },
-            Some(Ticket::Place(assignment)) => self.tell_settled(assignment, gauge),
+            Some(Ticket::Place(assignment)) => self.report_settled(assignment, gauge),
             Some(Ticket::Tick(_)) | None => {}
         }
     }
 
     fn settle_of_record(&self, gauge: Option<&Arc<LaneGauge>>) -> Settled {
         let mut open = self.open.lock();
-        match open.of(gauge).map(|delivery| delivery.is_kept) {
-            Some(true) => Settled::Kept,
+        match open.of(gauge).map(|delivery| delivery.has_place) {
+            Some(true) => Settled::HasPlace,
             Some(false) if open.release(gauge) => Settled::Last,
             Some(false) => Settled::OfMany,
             None => {
@@ -284,22 +286,22 @@ impl Event {
         }
     }
 
-    fn tell_settled(&self, assignment: &Assignment, gauge: Option<&Arc<LaneGauge>>) {
+    fn report_settled(&self, assignment: &Assignment, gauge: Option<&Arc<LaneGauge>>) {
         if let Some(gauge) = gauge {
-            assignment.tell(FromLane::Settled { gauge: Arc::clone(gauge), offset: self.origin.offset });
+            assignment.report(FromLane::Settled { gauge: Arc::clone(gauge), offset: self.origin.offset });
         }
     }
 
-    /// Gives it back to the events thread: what waited in the webhook's lane is given again later.
+    /// Returns it from the webhook's lane to the events thread, which gives it again later.
     pub(crate) fn give_back(self: &Arc<Self>, gauge: &Arc<LaneGauge>) {
         let Some(ticket) = &self.ticket else { return };
-        let is_kept = match self.open.lock().of(Some(gauge)) {
-            Some(open) => std::mem::replace(&mut open.is_kept, true),
+        let had_place = match self.open.lock().of(Some(gauge)) {
+            Some(open) => std::mem::replace(&mut open.has_place, true),
             None => false,
         };
-        let pinned = matches!(ticket, Ticket::Record(..)) && !is_kept;
+        let pinned = matches!(ticket, Ticket::Record(..)) && !had_place;
         let (gauge, event) = (Arc::clone(gauge), Arc::clone(self));
-        ticket.assignment().tell(FromLane::Returned { gauge, event, pinned });
+        ticket.assignment().report(FromLane::Returned { gauge, event, pinned });
     }
 }
 
@@ -310,8 +312,8 @@ enum Settled {
     Last,
     /// It waits for others.
     OfMany,
-    /// The events thread keeps the delivery.
-    Kept,
+    /// A place covers the delivery: the events thread gets a report.
+    HasPlace,
 }
 
 /// The partition is being given up: the next owner does it.

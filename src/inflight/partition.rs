@@ -18,23 +18,23 @@ use super::job::Event;
 use super::lane_gauge::LaneGauge;
 use super::offsets::{OffsetTracker, Sequence};
 
-/// What shards tell the events thread of webhooks that are behind.
+/// What shards report to the events thread about webhooks that are behind.
 #[derive(Debug)]
 pub(crate) enum FromLane {
-    /// A delivery that the catch-up reader gave is settled.
+    /// A delivery that a place covers is settled.
     Settled {
         /// Of which webhook.
         gauge: Arc<LaneGauge>,
         /// Of which event.
         offset: i64,
     },
-    /// A delivery waited in a lane and comes back: it is to be given again.
+    /// A delivery that waited in a lane is returned: it is to be given again.
     Returned {
         /// Of which webhook.
         gauge: Arc<LaneGauge>,
         /// Of which event.
         event: Arc<Event>,
-        /// The main reader gave it: its record is unsettled.
+        /// The main reader gave it, and no place covers it yet: its record is unsettled.
         pinned: bool,
     },
 }
@@ -49,19 +49,20 @@ struct State {
     begun: Option<Sequence>,
     /// The first offset read.
     first_read: Option<i64>,
-    /// Runs of offsets beyond the start that the last owner had settled, and that were not come to yet.
+    /// Runs of offsets beyond the start that the last owner had settled, as far as reading has not come there.
     settled_before: VecDeque<Range<i64>>,
-    /// Nothing from here on is committed; none: there is no such bound. And how often that has changed.
-    commit_below: Option<i64>,
+    /// The first offset that may not be committed. Without one, everything that is settled may be.
+    commit_bound: Option<i64>,
+    /// How often `commit_bound` has changed.
     bound_changes: u64,
-    /// What lanes tell the events thread. No more than what it has handed over.
+    /// What lanes report to the events thread: at most one report a delivery that it has handed over.
     from_lanes: Vec<FromLane>,
-    /// Whether Kafka has every place as it is, where places stand for what is not given: then nothing has to be begun when
-    /// it is closing.
+    /// Only of an assignment that uses places: whether Kafka has each of them as it is here. A delivery that is not begun when
+    /// such an assignment closes stays not begun, because the next owner gives it again from the place.
     places_stored: Option<bool>,
     /// The last commit is made: the next owner may begin. What is under way may end.
     is_handed_over: bool,
-    /// It is given up: nobody listens any more.
+    /// It is given up: the events thread takes no more reports.
     is_over: bool,
 }
 
@@ -77,8 +78,8 @@ pub(crate) struct Progress {
 }
 
 impl State {
-    /// Nothing is under way, and no record waits that comes before one that was begun. Where there are places, what is under way
-    /// has one.
+    /// Whether the last commit can be made. Without places: nothing is under way, and no record waits that comes before one that
+    /// was begun. With places: each record is settled, since what is under way has a place, and Kafka has all places.
     fn is_quiet(&self) -> bool {
         if let Some(is_stored) = self.places_stored {
             return self.tracker.unsettled_len() == 0 && is_stored;
@@ -94,7 +95,7 @@ pub struct Assignment {
     partition: i32,
     /// Where reading begins; none: at the start of the log.
     start: Option<i64>,
-    /// Records of a lower sequence that wait in a lane come back; all, when it is given up.
+    /// Lanes return records of a lower sequence that wait in them; all, when the assignment is given up.
     recalled_below: AtomicU64,
     state: Mutex<State>,
     quiet: Condvar,
@@ -192,57 +193,59 @@ impl Assignment {
             }
         }
         beyond.retain(|run| run.start >= offset);
-        let below = state.commit_below.unwrap_or(i64::MAX);
-        let offset = offset.min(below);
+        let bound = state.commit_bound.unwrap_or(i64::MAX);
+        let offset = offset.min(bound);
         beyond.retain_mut(|run| {
-            run.end = run.end.min(below);
+            run.end = run.end.min(bound);
             !run.is_empty()
         });
         Some(Progress { offset, beyond, changes })
     }
 
-    /// Commits nothing from `below` on, until this says otherwise: places stand for what is settled there, and Kafka does not
-    /// have them yet.
-    pub(crate) fn commit_below(&self, below: i64) {
+    /// Sets the first offset that may not be committed: from there on a record counts as settled because a webhook has a place, and
+    /// Kafka does not have that place yet.
+    pub(crate) fn set_commit_bound(&self, bound: i64) {
         let mut state = self.state();
-        if state.commit_below.replace(below) != Some(below) {
+        if state.commit_bound.replace(bound) != Some(bound) {
             state.bound_changes += 1;
         }
     }
 
-    /// Nothing from this offset on may be committed.
+    /// The first offset that may not be committed.
     pub(crate) fn commit_bound(&self) -> i64 {
-        self.state().commit_below.unwrap_or(i64::MAX)
+        self.state().commit_bound.unwrap_or(i64::MAX)
     }
 
     /// Settles a record.
     pub(crate) fn settle(&self, sequence: Sequence) {
         let mut state = self.state();
         state.tracker.settle(sequence);
-        self.tell_if_quiet(&state);
+        self.notify_if_quiet(&state);
     }
 
-    /// Tells the events thread of a delivery to a webhook that is behind.
-    pub(crate) fn tell(&self, from_lane: FromLane) {
+    /// Reports to the events thread what became of a delivery to a webhook that is behind.
+    pub(crate) fn report(&self, from_lane: FromLane) {
         let mut state = self.state();
         if !state.is_over {
             state.from_lanes.push(from_lane);
         }
     }
 
-    /// Places stand for what is not given: when it is given up, what waits comes back instead of being begun.
-    pub(crate) fn has_places(&self) {
+    /// From now on webhooks have places for what they were not given. When the assignment closes, what waits in a lane is returned
+    /// and not begun.
+    pub(crate) fn use_places(&self) {
         self.state().places_stored = Some(false);
     }
 
-    /// Says whether Kafka has every place as it is.
-    pub(crate) fn places_stored(&self, stored: bool) {
+    /// Sets whether Kafka has every place as it is here.
+    pub(crate) fn set_places_stored(&self, are_stored: bool) {
         let mut state = self.state();
-        state.places_stored = Some(stored);
-        self.tell_if_quiet(&state);
+        state.places_stored = Some(are_stored);
+        self.notify_if_quiet(&state);
     }
 
-    /// Lets records come back that wait in lanes and hold back the prefix, when `unsettled_max` records are unsettled.
+    /// When `unsettled_max` records are unsettled, asks lanes to return the earlier half of those that wait, because they hold back
+    /// commits.
     pub(crate) fn relieve(&self, unsettled_max: usize) {
         let state = self.state();
         if state.places_stored.is_some() && !state.closing && state.tracker.unsettled_len() >= unsettled_max {
@@ -251,18 +254,19 @@ impl Assignment {
         }
     }
 
-    /// Whether a record comes back if it waits in a lane; without a sequence, whether all do.
+    /// Whether a lane is to return a record that waits in it; without a sequence, whether it is to return all.
     pub(crate) fn is_recalled(&self, sequence: Option<Sequence>) -> bool {
         let below = self.recalled_below.load(Ordering::Acquire);
         sequence.map_or(below == Sequence::MAX, |sequence| sequence < below)
     }
 
-    /// Whether it is given up and nobody listens any more.
+    /// Whether it is given up, and the events thread takes no more reports.
     pub(crate) fn is_over(&self) -> bool {
         self.state().is_over
     }
 
-    /// The last commit is made. Where places stand for what is under way, it ends when that has ended.
+    /// Notes that the last commit is made. An assignment that uses places ends when the deliveries under way have ended; any other
+    /// ends now.
     pub(crate) fn hand_over(&self) {
         let mut state = self.state();
         state.is_handed_over = true;
@@ -278,7 +282,7 @@ impl Assignment {
         self.state().is_handed_over
     }
 
-    /// What the last owner had settled beyond the start, as far as it was not come to.
+    /// What the last owner had settled beyond the start, as far as reading has not come there.
     pub(crate) fn settled_before(&self) -> Vec<Range<i64>> {
         self.state().settled_before.iter().cloned().collect()
     }
@@ -290,12 +294,12 @@ impl Assignment {
         state.from_lanes.clear();
     }
 
-    /// What lanes told since the last time.
-    pub(crate) fn told_by_lanes(&self) -> Vec<FromLane> {
+    /// What lanes have reported since the last call.
+    pub(crate) fn take_reports(&self) -> Vec<FromLane> {
         std::mem::take(&mut self.state().from_lanes)
     }
 
-    fn tell_if_quiet(&self, state: &State) {
+    fn notify_if_quiet(&self, state: &State) {
         if state.closing && state.is_quiet() {
             self.quiet.notify_all();
         }
@@ -387,7 +391,7 @@ impl Drop for Active {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.active -= 1;
-        self.0.tell_if_quiet(&state);
+        self.0.notify_if_quiet(&state);
     }
 }
 
@@ -433,12 +437,12 @@ mod tests {
     fn what_is_settled_beyond_a_pin_is_committed_only_when_the_place_is_in_kafka() {
         let assignment = resumed(10, &[]);
         let pinned = assignment.admit(10);
-        assignment.commit_below(11);
+        assignment.set_commit_bound(11);
         let skipped = assignment.admit(11);
         assignment.settle(skipped);
         let progress = assignment.progress(0, 9).unwrap();
         assert_eq!((progress.offset, progress.beyond), (10, vec![]), "a crash now reads 11 again");
-        assignment.commit_below(i64::MAX);
+        assignment.set_commit_bound(i64::MAX);
         let open = assignment.admit(12);
         let later = assignment.admit(13);
         assignment.settle(later);

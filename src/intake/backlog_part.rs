@@ -1,5 +1,5 @@
-//! The backlog of one partition on the events thread: lets the catch-up reader go on in it, and gives it up step by step. All
-//! partitions together are [`super::keeper`]'s.
+//! The backlog of one partition on the events thread: reads on for webhooks that are behind in it, and gives the partition up step by
+//! step. [`super::keeper`] holds all partitions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::inflight::lane_gauge::LaneGauges;
 use crate::inflight::partition::{Assignment, FromLane};
 use crate::telemetry::metrics::Metrics;
 
-/// Records that the catch-up reader takes of one partition before the next has its turn.
+/// Records that are read a second time in one partition before the next partition has its turn.
 const CATCH_UP_BATCH: usize = 512;
 /// How long nothing is done while lanes have no room: well below the time in which a fast receiver empties half a lane.
 pub(super) const REST: Duration = Duration::from_millis(3);
@@ -37,13 +37,13 @@ pub(super) struct Part {
     pub(super) assignment: Arc<Assignment>,
     pub(super) backlog: PartitionBacklog,
     pub(super) epoch: i64,
-    /// Whether the catch-up reader reads it.
+    /// Whether the catch-up reader has it assigned.
     pub(super) is_read: bool,
     /// What the last plan said, and when.
     pub(super) plan: Plan,
     planned: Instant,
-    /// The end of the partition was told, and it is read once more from there: what the main reader had passed by then must
-    /// come first, if it is there.
+    /// The reader came to the end of the partition and reads once more from there, because records below this offset, which the main
+    /// reader had read by then, may still come.
     verified_to: Option<i64>,
     /// Since when places are known to be held by the former owner.
     taken_over: Instant,
@@ -56,7 +56,7 @@ pub(super) struct Part {
 impl Part {
     /// One that is read from now on. `epoch` stands in what is written of it.
     pub(super) fn new(number: u64, assignment: &Arc<Assignment>, epoch: i64) -> Self {
-        assignment.has_places();
+        assignment.use_places();
         let now = Instant::now();
         Self {
             number,
@@ -78,9 +78,9 @@ impl Part {
         self.assignment.partition()
     }
 
-    /// Lets the group commit what Kafka has places for, and no more.
+    /// Lets the group commit no record that the main reader skipped for a webhook whose place Kafka does not have.
     pub(super) fn bound_commits(&self) {
-        self.assignment.commit_below(self.backlog.commit_below());
+        self.assignment.set_commit_bound(self.backlog.commit_bound());
     }
 
     /// Whether the former owner holds places in it.
@@ -93,11 +93,11 @@ impl Part {
     pub(super) fn follow(&mut self, loaded: &Loaded, gauges: &LaneGauges) {
         if !self.assignment.is_closing() && loaded.of.contains(&self.partition()) {
             self.take_released(&loaded.table);
-            self.bury(&loaded.table, gauges);
+            self.remove_late(&loaded.table, gauges);
         }
     }
 
-    /// Takes over places that the former owner has released, or has held for as long as it may.
+    /// Takes over places that the former owner has released, or has held for the longest time allowed.
     fn take_released(&mut self, table: &PlaceTable) {
         let held: Vec<_> = self.backlog.held_elsewhere().map(Arc::clone).collect();
         for gauge in held {
@@ -124,19 +124,19 @@ impl Part {
     }
 
     /// Removes places that a former owner wrote after all of them was settled here.
-    fn bury(&mut self, table: &PlaceTable, gauges: &LaneGauges) {
+    fn remove_late(&mut self, table: &PlaceTable, gauges: &LaneGauges) {
         let partition = self.partition();
         for record in table.places().filter(|place| place.partition == partition && place.epoch < self.epoch) {
             let gauge = gauges.of(&record.integration, &record.web_hook);
-            if self.backlog.bury(&gauge, &record.place(table.cluster), clock::now_ms()) {
+            if self.backlog.remove_late(&gauge, &record.place(table.cluster), clock::now_ms()) {
                 let (integration, webhook) = (gauge.integration(), gauge.webhook());
                 tracing::warn!(integration, webhook, partition, "a former owner wrote a place late; it is removed");
             }
         }
     }
 
-    /// Goes on giving the partition up: places are held for what does not end soon, and let go when it has ended, at the latest
-    /// after `drain`.
+    /// Goes on giving the partition up: holds places for deliveries that do not end soon, and releases them when they have ended, at
+    /// the latest after `drain`.
     pub(super) fn close(&mut self, now_ms: i64, drain: Duration) {
         let since = *self.closing.get_or_insert_with(Instant::now);
         let is_soon = since.elapsed() < GRACE && self.backlog.has_open();
@@ -156,7 +156,7 @@ impl Part {
         self.backlog.hurry();
     }
 
-    /// Says how far the giving up has come, after places were written.
+    /// Passes on how far giving up has come, after places were written.
     pub(super) fn closed(&self) {
         self.bound_commits();
         if !self.has_held {
@@ -164,13 +164,13 @@ impl Part {
         }
         let is_stored = self.backlog.is_stored();
         if !self.assignment.is_handed_over() {
-            self.assignment.places_stored(is_stored);
+            self.assignment.set_places_stored(is_stored);
         } else if is_stored && !self.backlog.is_held_here() {
             self.assignment.end();
         }
     }
 
-    /// Lets the catch-up reader go on in this partition. Says whether more may be read at once.
+    /// Reads on for webhooks that are behind, at most one batch. Returns whether more may be read at once.
     pub(super) fn catch_up(
         &mut self,
         reader: &mut CatchUpReader,
@@ -292,7 +292,7 @@ impl Part {
 /// Passes to `backlog` which deliveries lanes have settled or returned.
 pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
     let now_ms = clock::now_ms();
-    for from_lane in assignment.told_by_lanes() {
+    for from_lane in assignment.take_reports() {
         match from_lane {
             FromLane::Settled { gauge, offset } => backlog.settled(&gauge, offset),
             FromLane::Returned { gauge, event, pinned } => backlog.returned(&gauge, &event, pinned, now_ms),

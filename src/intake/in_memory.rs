@@ -29,7 +29,7 @@ pub fn turn_in_memory(
 ) {
     let returns = pipeline.gauges().take_returns();
     listen(assignment, backlog);
-    assignment.commit_below(backlog.commit_below());
+    assignment.set_commit_bound(backlog.commit_bound());
     for (gauge, number) in returns {
         gauge.note_return(number);
     }

@@ -1,5 +1,5 @@
-//! Holds the backlog of every partition that this worker reads, on the events thread: loads places before a partition is read,
-//! listens to lanes, lets the catch-up reader go on, writes places.
+//! Holds the backlog of every partition that this worker reads, on the events thread: loads places before a partition is read, takes
+//! the reports of lanes, reads records a second time for webhooks that are behind, writes places. The rules are in `backlog`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +28,13 @@ use crate::telemetry::metrics::Metrics;
 const CATCH_UP_MAX: Duration = Duration::from_millis(10);
 /// How often places are written that have changed.
 const WRITE_EVERY: Duration = Duration::from_millis(50);
-/// How often it is looked at whether webhooks still get anything, and gauges are set.
+/// How often the keeper looks whether webhooks still get anything, and sets gauges.
 const JUDGE_EVERY: Duration = Duration::from_secs(1);
-/// A delivery that is open for so long, in ms, gets a place: the commits go on without it.
-const KEEP_AFTER_MS: i64 = 500;
-/// How often it is asked whether former owners have let places go.
+/// A delivery that is open for so long, in ms, gets a place, so that commits go on without it.
+const COVER_AFTER_MS: i64 = 500;
+/// How often the keeper asks whether former owners have released places.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
-/// How often it is looked for places that former owners wrote late: each costs repeats if the next owner finds it.
+/// How often the keeper looks for places that former owners wrote late: each costs repeats if the next owner finds it.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How long the main reader waits at most while records for webhooks that are behind are on their way.
 const FETCH_WAIT: Duration = Duration::from_millis(1);
@@ -49,7 +49,7 @@ pub(crate) struct Tools {
     pub(crate) reader: CatchUpReader,
     /// The integrations.
     pub(crate) table: Arc<RwLock<Table>>,
-    /// What time it is: two owners of a partition have one clock.
+    /// The brokers' clock, which all owners of a partition share.
     pub(crate) brokers: Arc<BrokerClock>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
@@ -80,14 +80,14 @@ impl Tools {
 pub(crate) struct Keeper {
     tools: Tools,
     parts: Vec<Part>,
-    /// Came since the last question about places.
+    /// Partitions that came since the last question about places.
     awaited: Vec<Arc<Assignment>>,
-    /// Wait for the answer.
+    /// Partitions that wait for its answer.
     asked: Vec<Arc<Assignment>>,
     next_number: u64,
     /// When places that are held elsewhere were last asked for.
     followed: Instant,
-    /// When it was last looked for places that former owners wrote late.
+    /// When the keeper last looked for places that former owners wrote late.
     swept: Instant,
     wrote: Instant,
     judged: Instant,
@@ -127,10 +127,10 @@ impl Keeper {
         }
     }
 
-    /// The partitions whose places came in: they may be read now.
+    /// The partitions whose places are known now: they may be read.
     ///
     /// # Errors
-    /// The reading thread is gone.
+    /// The thread that reads the backlog topic has ended.
     pub(crate) fn loaded(&mut self, gauges: &LaneGauges) -> Result<Vec<Arc<Assignment>>, ReaderGone> {
         let mut ready = Vec::new();
         if let Some(loaded) = self.tools.loader.answer()? {
@@ -166,7 +166,8 @@ impl Keeper {
     }
 
     fn take_over(&mut self, ready: &[Arc<Assignment>], loaded: Loaded, gauges: &LaneGauges) {
-        // Above all that was written before, and above what a former owner may still write: the brokers' clock was read earlier there.
+        // Above each epoch that was written before, and above that of a former owner which may still write: it read the brokers' clock
+        // earlier.
         let epoch = self.tools.brokers.now_ms().max(loaded.table.epoch + 1);
         for assignment in ready {
             self.next_number += 1;
@@ -204,18 +205,18 @@ impl Keeper {
         part.map(|part| &mut part.backlog)
     }
 
-    /// Whether nothing is left to look after.
+    /// Whether it holds no partition.
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// How long the main reader may wait for its next record; none: as long as it likes.
+    /// How long the main reader may wait for its next record. `None`: without a bound.
     pub(crate) fn patience(&self) -> Option<Duration> {
         let awaits_places = !self.awaited.is_empty() || !self.asked.is_empty();
         if awaits_places { Some(self.patience.map_or(REST, |patience| patience.min(REST))) } else { self.patience }
     }
 
-    /// One turn: listens to lanes, lets the catch-up reader go on, writes places.
+    /// One turn: takes the reports of lanes, reads for webhooks that are behind, writes places.
     pub(crate) fn turn(&mut self, pipeline: &Pipeline, batches: &mut [Vec<Job>]) {
         self.listen(pipeline.gauges());
         self.forget();
@@ -265,7 +266,7 @@ impl Keeper {
         let Tools { reader, metrics, .. } = &mut self.tools;
         reader.serve();
         let count = self.parts.len().max(1);
-        // Another begins each time, for the case that the time is up before the last.
+        // Each turn begins with another partition, in case the time is up before the last.
         self.parts.rotate_left(1 % count);
         for part in &mut self.parts {
             if part.assignment.is_closing() || (part.backlog.is_empty() && !part.is_read) {
@@ -293,7 +294,7 @@ impl Keeper {
             if part.assignment.is_closing() {
                 part.close(now_ms, *drain);
             } else {
-                part.backlog.keep_open(now_ms - KEEP_AFTER_MS, now_ms);
+                part.backlog.cover_open(now_ms - COVER_AFTER_MS, now_ms);
             }
             for write in part.backlog.writes_due(now_ms) {
                 writer.write(part.number, part.partition(), part.epoch, &write);

@@ -138,7 +138,7 @@ impl World {
             event.open_for(gauges, fallen.iter());
             let event = Arc::new(event);
             self.process.backlog.watch(&event, self.now_ms);
-            self.process.assignment.commit_below(self.process.backlog.commit_below());
+            self.process.assignment.set_commit_bound(self.process.backlog.commit_bound());
             for gauge in fallen {
                 self.process.backlog.pin(&gauge, Arc::clone(&event));
             }
@@ -323,8 +323,8 @@ impl World {
         self.process.backlog.hold(self.now_ms);
         self.process.backlog.hurry();
         self.write();
-        self.process.assignment.commit_below(self.process.backlog.commit_below());
-        self.process.assignment.places_stored(self.process.backlog.is_stored());
+        self.process.assignment.set_commit_bound(self.process.backlog.commit_bound());
+        self.process.assignment.set_places_stored(self.process.backlog.is_stored());
         if self.process.assignment.wait_quiet(Duration::ZERO) {
             self.commit();
             self.process.assignment.hand_over();
@@ -370,7 +370,7 @@ impl World {
         if !self.process.is_closing {
             for (webhook, (epoch, place)) in &self.stored {
                 if *epoch < self.process.epoch {
-                    self.process.backlog.bury(&self.process.gauges[*webhook], place, self.now_ms);
+                    self.process.backlog.remove_late(&self.process.gauges[*webhook], place, self.now_ms);
                 }
             }
         }
@@ -412,7 +412,7 @@ impl World {
             15 if !is_ending && self.rng.random_bool(0.05) => self.crash(),
             16 => {
                 let before_ms = self.now_ms - self.rng.random_range(0..500);
-                self.process.backlog.keep_open(before_ms, self.now_ms);
+                self.process.backlog.cover_open(before_ms, self.now_ms);
             }
             17 if self.process.is_closing || (!is_ending && self.rng.random_bool(0.1)) => self.give_up(),
             18 => {

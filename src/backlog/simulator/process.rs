@@ -52,12 +52,12 @@ impl Process {
         let registry = LaneGauges::default();
         let gauges: Vec<_> = (0..WEBHOOKS).map(|webhook| registry.of("ws/i", &webhook.to_string())).collect();
         let assignment = Assignment::resumed("events".into(), 0, Some(*start), settled.clone());
-        assignment.has_places();
+        assignment.use_places();
         let mut backlog = PartitionBacklog::new(*start, settled.clone());
         for (webhook, (_, place)) in stored {
             backlog.restore(&gauges[*webhook], place, (BehindReason::LaneFull, 0));
         }
-        assignment.commit_below(backlog.commit_below());
+        assignment.set_commit_bound(backlog.commit_bound());
         let lanes = (0..WEBHOOKS).map(|_| Lane::default()).collect();
         let (pressure, main, writes, is_closing) = (Pressure::new(64 << 20), *start, VecDeque::new(), false);
         Self { gauges, registry, pressure, assignment, backlog, lanes, main, writes, epoch, is_closing }
@@ -69,7 +69,7 @@ impl Process {
 
     pub(super) fn listen(&mut self, now_ms: i64) {
         let returns = self.registry.take_returns();
-        for from_lane in self.assignment.told_by_lanes() {
+        for from_lane in self.assignment.take_reports() {
             match from_lane {
                 FromLane::Settled { gauge, offset } => self.backlog.settled(&gauge, offset),
                 FromLane::Returned { gauge, event, pinned } => {
@@ -80,7 +80,7 @@ impl Process {
         for (gauge, number) in returns {
             gauge.note_return(number);
         }
-        self.assignment.commit_below(self.backlog.commit_below());
+        self.assignment.set_commit_bound(self.backlog.commit_bound());
     }
 
     /// What waits in a lane goes back, as a shard does it.

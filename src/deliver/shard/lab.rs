@@ -322,7 +322,7 @@ impl Lab {
         let mut running = JoinSet::new();
         running.spawn(Shard::new(0, Arc::clone(&shared)).run(inbound));
         let assignment = Assignment::new("events".into(), 0);
-        assignment.has_places();
+        assignment.use_places();
         Self {
             receivers,
             topics,
@@ -420,7 +420,7 @@ impl Lab {
             FromLane::Returned { event, .. } => Some(event.origin.offset),
             FromLane::Settled { .. } => None,
         };
-        self.assignment.told_by_lanes().into_iter().filter_map(offset).collect()
+        self.assignment.take_reports().into_iter().filter_map(offset).collect()
     }
 
     /// Lets the clock go on to `ms` after the test began.
