@@ -50,7 +50,7 @@ pub mod internals {
     pub use crate::domain::retry_schedule::RetrySchedule;
     pub use crate::domain::table::Table;
     pub use crate::health::collector::Collector;
-    pub use crate::health::records::{Delta, DeltaBatch, counts_record, parse_counts, partition_of};
+    pub use crate::health::records::{Delta, DeltaBatch, RecordError, counts_record, parse_counts, partition_of};
     pub use crate::health::rules::{
         Counts, Health, IntegrationHealth, PartitionHealth, ReporterPosition, Rules, SecondCounts, second_of,
     };

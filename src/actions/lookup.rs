@@ -6,12 +6,13 @@ use super::refusal::Refusal;
 use super::{ActionError, blocking};
 use crate::domain::guid::canonical_key;
 use crate::domain::integration::Integration;
-use crate::health::records::StateRecord;
+use crate::health::records::{RecordError, StateRecord};
 use crate::health::rules;
 use crate::kafka::table_reader::Row;
 use crate::kafka::topic_range::SpanError;
 use crate::readers::{ReadError, read_table};
 use crate::settings::{Kafka, Settings};
+use crate::telemetry::chain::chain;
 
 /// The integration that is in force.
 pub(crate) struct Found {
@@ -76,8 +77,7 @@ impl Health {
         self.status.as_deref() == Some(rules::Health::Failed.word())
     }
 
-    /// The error is the health room's.
-    fn follow(&mut self, value: Option<&[u8]>) -> Result<(), String> {
+    fn follow(&mut self, value: Option<&[u8]>) -> Result<(), RecordError> {
         let record = value.map(StateRecord::parse).transpose()?;
         self.status = record.as_ref().map(|record| record.health().word().to_owned());
         self.since = record.as_ref().map(|record| record.since().to_string());
@@ -97,7 +97,11 @@ pub(crate) async fn health(settings: &Settings, key: &str) -> Result<Option<Heal
         let mut health = Health::default();
         let read = rows_of(&kafka, &topic, "explain-health", &key, |row| {
             if let Err(error) = health.follow(row.value) {
-                tracing::warn!(key, error, "a record of the health topic cannot be read and is passed over");
+                tracing::warn!(
+                    key,
+                    error = chain(&error),
+                    "a record of the health topic cannot be read and is passed over"
+                );
             }
         });
         match read {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::records::StateRecord;
+use super::records::{RecordError, StateRecord};
 use super::view::{HealthState, HealthView};
 use crate::domain::table::Table;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
@@ -115,7 +115,7 @@ impl HealthFeed {
 
     /// Takes over a record. Says whether it says anything.
     fn take(&self, row: &Row<'_>) -> bool {
-        let parsed = std::str::from_utf8(row.key).map_err(|error| error.to_string()).and_then(|key| {
+        let parsed = std::str::from_utf8(row.key).map_err(RecordError::from).and_then(|key| {
             let record = row.value.map(StateRecord::parse).transpose()?;
             Ok((key, record.map(|record| HealthState { health: record.health(), since_ms: record.since_ms() })))
         });
@@ -126,7 +126,7 @@ impl HealthFeed {
             }
             Err(error) => {
                 let (partition, offset) = (row.partition, row.offset);
-                tracing::warn!(partition, offset, error, "a record of the health topic cannot be used");
+                tracing::warn!(partition, offset, error = chain(&error), "a record of the health topic cannot be used");
                 false
             }
         }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::entry::{Entry, log_change, with_fence};
 use super::moves::{Move, Moves, TopicsError, Unjudged, check_partitions};
 use super::positions::{Positions, first_dropped};
-use super::records::Delta;
+use super::records::{Delta, RecordError};
 use super::restore::load;
 use super::rules::{Change, Health, PartitionHealth, Rules};
 use crate::clock;
@@ -381,7 +381,7 @@ impl<'a> Session<'a> {
                 }
             }
             Err(error) => {
-                tracing::warn!(error, "suspensions paused: committed offsets or places cannot be read");
+                tracing::warn!(error = chain(&error), "suspensions paused: committed offsets or places cannot be read");
                 for entry in entries.values_mut() {
                     entry.changes.retain(|change| !fails(change));
                 }
@@ -433,7 +433,7 @@ impl<'a> Session<'a> {
 }
 
 fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &Rules, bad: &Repeats) {
-    match value.map_or_else(|| Err("no value".to_owned()), Delta::parse) {
+    match value.ok_or(RecordError::NoValue).and_then(Delta::parse) {
         Ok(Delta::DeltaBatch(telling)) => {
             let now_ms = clock::now_ms();
             for (key, slots) in &telling.deltas {
@@ -443,7 +443,7 @@ fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &R
         Ok(Delta::ResumeRequest(resume)) => book.request_resume(&resume.key, resume.since_ms),
         Err(error) => {
             if let Some(repeats) = bad.of("bad") {
-                tracing::warn!(offset, error, repeats, "a record of the deltas topic cannot be used");
+                tracing::warn!(offset, error = chain(&error), repeats, "a record of the deltas topic cannot be used");
             }
         }
     }

@@ -14,14 +14,28 @@ use crate::backlog::places;
 use crate::backlog::record::PlaceTable;
 use crate::kafka::client::{ClientLog, group_asker_config};
 use crate::kafka::listing::partitions_of;
+use crate::kafka::table_reader::CompactedError;
 use crate::settings;
-use crate::telemetry::chain::chain;
 
 /// How long a broker may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the backlog topic may take to be read.
 const PLACES_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why it is not known how far the group has come.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PositionsError {
+    /// A broker does not say what is committed.
+    #[error("the committed offsets are not known")]
+    Committed(#[from] KafkaError),
+    /// The backlog topic can't be read.
+    #[error("the places of webhooks that are behind are not known")]
+    Places(#[from] CompactedError),
+    /// The backlog topic was not read to its end in time.
+    #[error("the backlog topic takes longer than {PLACES_TIMEOUT:?} to read")]
+    Late,
+}
 
 /// Asks how far a group has come.
 pub(crate) struct Positions {
@@ -65,18 +79,18 @@ impl Positions {
     /// The same with the places of webhooks that are behind. Blocks.
     ///
     /// # Errors
-    /// What keeps it from being known, in words.
+    /// [`PositionsError`]
     pub(crate) fn with_places(
         &self,
         kafka: &settings::Kafka,
         backlog_topic: &str,
-    ) -> Result<(BTreeMap<i32, i64>, PlaceTable), String> {
+    ) -> Result<(BTreeMap<i32, i64>, PlaceTable), PositionsError> {
         // In this order: what is committed meanwhile has its place by then.
-        let positions = self.committed().map_err(|error| chain(&error))?;
+        let positions = self.committed()?;
         let deadline = Instant::now() + PLACES_TIMEOUT;
         let is_over = || Instant::now() >= deadline;
-        let table = places::read(kafka, backlog_topic, is_over).map_err(|error| chain(&error))?;
-        if is_over() { Err("the backlog topic takes too long".to_owned()) } else { Ok((positions, table)) }
+        let table = places::read(kafka, backlog_topic, is_over)?;
+        if is_over() { Err(PositionsError::Late) } else { Ok((positions, table)) }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::kafka::broker_clock::BrokerClock;
 use crate::kafka::client::{ClientLog, producer_config};
 use crate::kafka::listing::partitions_of;
 use crate::settings;
+use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
 
 /// How often counts are published.
@@ -219,9 +220,17 @@ impl DeltaPublisher {
         match partition_count(&self.producer, &self.topic) {
             Ok(partitions) => self.partitions = Some(partitions),
             Err(error) if first => {
-                tracing::error!(topic = self.topic, error, "what is counted for health cannot be told yet");
+                tracing::error!(
+                    topic = self.topic,
+                    error = chain(&error),
+                    "what is counted for health cannot be told yet"
+                );
             }
-            Err(error) => tracing::debug!(topic = self.topic, error, "what is counted for health cannot be told yet"),
+            Err(error) => tracing::debug!(
+                topic = self.topic,
+                error = chain(&error),
+                "what is counted for health cannot be told yet"
+            ),
         }
         self.partitions
     }
@@ -282,15 +291,26 @@ impl DeltaPublisher {
     }
 }
 
-/// How many partitions a topic has: more than none. Blocks.
+/// Why it is not known how many partitions a topic has.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TopicError {
+    /// A broker does not say.
+    #[error("its partitions are not known")]
+    Unknown(#[from] KafkaError),
+    /// There is no such topic.
+    #[error("the topic does not exist; `hookstream topics apply` creates it")]
+    Missing,
+}
+
+/// How many partitions a topic has, at least one. Blocks.
 ///
 /// # Errors
-/// In words, why that is not known, or that there is no such topic.
-pub(super) fn partition_count(producer: &FutureProducer<ClientLog>, topic: &str) -> Result<i32, String> {
-    let partitions = partitions_of(producer.client(), topic, ASK_TIMEOUT).map_err(|error| error.to_string())?;
+/// [`TopicError`]
+pub(super) fn partition_count(producer: &FutureProducer<ClientLog>, topic: &str) -> Result<i32, TopicError> {
+    let partitions = partitions_of(producer.client(), topic, ASK_TIMEOUT)?;
     match i32::try_from(partitions.len()) {
         Ok(count) if count > 0 => Ok(count),
-        _ => Err("the topic does not exist; `hookstream topics apply` creates it".to_owned()),
+        _ => Err(TopicError::Missing),
     }
 }
 

@@ -13,6 +13,26 @@ use serde::{Deserialize, Serialize};
 use super::rules::{Counts, Failing, Failures, Health, IntegrationHealth, ReporterPosition, SecondCounts, Streak};
 use crate::domain::outcome::Reason;
 
+/// Why a record of a health topic cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Its key is not UTF-8.
+    #[error("the record's key is not UTF-8")]
+    Key(#[from] std::str::Utf8Error),
+    /// It has no value, where one is needed.
+    #[error("the record has no value")]
+    NoValue,
+    /// It is not the JSON that this topic has.
+    #[error("the record's value cannot be read")]
+    Json(#[from] serde_json::Error),
+    /// A status that no version wrote.
+    #[error("the record's status is not known")]
+    Status,
+    /// The id of the reporting process is not a hexadecimal number.
+    #[error("`boot` is not a number")]
+    ProcessId,
+}
+
 /// The partition of an integration: of its key as Kafka's own clients place keys.
 pub fn partition_of(key: &str, partitions: i32) -> i32 {
     let hash = murmur2(key.as_bytes()) & 0x7fff_ffff;
@@ -205,12 +225,11 @@ impl Delta {
     /// Reads a record.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn parse(value: &[u8]) -> Result<Self, String> {
-        match serde_json::from_slice(value).map_err(|error| error.to_string())? {
+    /// [`RecordError`]
+    pub fn parse(value: &[u8]) -> Result<Self, RecordError> {
+        match serde_json::from_slice(value)? {
             DeltasRecord::DeltaBatch { process_id, sequence, deltas, .. } => {
-                let process_id =
-                    u64::from_str_radix(&process_id, 16).map_err(|_invalid| "boot is not a number".to_owned())?;
+                let process_id = u64::from_str_radix(&process_id, 16).map_err(|_invalid| RecordError::ProcessId)?;
                 let deltas = deltas.into_iter().map(|delta| {
                     (delta.integration.into_owned(), delta.slots.into_iter().map(SecondCounts::from).collect())
                 });
@@ -265,12 +284,12 @@ impl StateRecord {
     /// Reads a record.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub(crate) fn parse(value: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    /// [`RecordError`]
+    pub(crate) fn parse(value: &[u8]) -> Result<Self, RecordError> {
+        let record: Self = serde_json::from_slice(value)?;
         match Health::parse(&record.status) {
             Some(_) => Ok(record),
-            None => Err("an unknown status".to_owned()),
+            None => Err(RecordError::Status),
         }
     }
 
@@ -388,10 +407,10 @@ pub fn counts_record(known: &IntegrationHealth) -> Vec<u8> {
 /// Reads a counts record.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn parse_counts(value: &[u8]) -> Result<IntegrationHealth, String> {
-    let record: CountsRecord = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-    let health = Health::parse(&record.status).ok_or_else(|| "an unknown status".to_owned())?;
+/// [`RecordError`]
+pub fn parse_counts(value: &[u8]) -> Result<IntegrationHealth, RecordError> {
+    let record: CountsRecord = serde_json::from_slice(value)?;
+    let health = Health::parse(&record.status).ok_or(RecordError::Status)?;
     Ok(IntegrationHealth {
         health,
         since_ms: record.since_ms,
@@ -462,7 +481,7 @@ mod tests {
                 "firstDropped": {"0": 4711, "11": 0},
             })
         );
-        assert_eq!(StateRecord::parse(&record.value()), Ok(record));
+        assert_eq!(StateRecord::parse(&record.value()).ok(), Some(record));
         let bare = StateRecord::parse(br#"{"status":"hasErrors","since":"2021-09-28T11:08:26Z"}"#).unwrap();
         assert_eq!((bare.health(), bare.since_ms()), (Health::HasErrors, 1_632_827_306_000));
         assert!(StateRecord::parse(br#"{"status":"paused","since":"2021-09-28T11:08:26Z"}"#).is_err());
@@ -509,9 +528,9 @@ mod tests {
             key in "[a-zß/]{1,9}", since_ms in prop::option::of(0..9_000_000_000_000i64),
         ) {
             let telling = DeltaBatch { told: ReporterPosition { process_id, sequence }, deltas };
-            prop_assert_eq!(Delta::parse(&telling.record("host")), Ok(Delta::DeltaBatch(telling)));
+            prop_assert_eq!(Delta::parse(&telling.record("host")).ok(), Some(Delta::DeltaBatch(telling)));
             let resume = ResumeRequest { key, since_ms };
-            prop_assert_eq!(Delta::parse(&resume.record()), Ok(Delta::ResumeRequest(resume)));
+            prop_assert_eq!(Delta::parse(&resume.record()).ok(), Some(Delta::ResumeRequest(resume)));
         }
 
         #[test]
@@ -540,7 +559,7 @@ mod tests {
                     begun_after: times.3,
                 },
             };
-            prop_assert_eq!(parse_counts(&counts_record(&known)), Ok(known));
+            prop_assert_eq!(parse_counts(&counts_record(&known)).ok(), Some(known));
         }
     }
 }

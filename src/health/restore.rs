@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 
-use super::records::{StateRecord, parse_counts};
+use super::records::{RecordError, StateRecord, parse_counts};
 use super::rules::{Health, IntegrationHealth, PartitionHealth};
 use crate::kafka::client::{ClientLog, uncommitted_config};
 use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::kafka::topic_watch::ends;
 use crate::settings;
+use crate::telemetry::chain::chain;
 use crate::topics::names::{counts_topic, deltas_topic};
 
 /// What the clients are called in logs.
@@ -112,7 +113,7 @@ fn read(
     kafka: &settings::Kafka,
     topic: &str,
     partitions: &[i32],
-    parse: impl Fn(&[u8]) -> Result<IntegrationHealth, String>,
+    parse: impl Fn(&[u8]) -> Result<IntegrationHealth, RecordError>,
 ) -> Result<BTreeMap<i32, Table>, CompactedError> {
     let mut values: BTreeMap<i32, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
     Compacted::open_part(kafka, topic, ROLE, partitions)?.read_to_end(|row| {
@@ -126,11 +127,11 @@ fn read(
     Ok(values.into_iter().map(|(partition, values)| (partition, parsed(values, &parse))).collect())
 }
 
-fn parsed(values: BTreeMap<String, Vec<u8>>, parse: impl Fn(&[u8]) -> Result<IntegrationHealth, String>) -> Table {
+fn parsed(values: BTreeMap<String, Vec<u8>>, parse: impl Fn(&[u8]) -> Result<IntegrationHealth, RecordError>) -> Table {
     let parsed = values.into_iter().filter_map(|(key, value)| match parse(&value) {
         Ok(known) => Some((key, known)),
         Err(error) => {
-            tracing::warn!(key, error, "what is known of an integration's health cannot be read");
+            tracing::warn!(key, error = chain(&error), "what is known of an integration's health cannot be read");
             None
         }
     });

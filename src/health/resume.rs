@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use super::publisher::partition_count;
+use super::publisher::{TopicError, partition_count};
 use super::records::{ResumeRequest, partition_of};
 use crate::kafka::client::{ClientLog, producer_config};
 use crate::settings;
@@ -13,13 +13,13 @@ use crate::settings;
 /// Why a request was not published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResumeRequestError {
-    /// There is nowhere to publish it.
-    #[error("topic `{topic}`: {reason}")]
+    /// It cannot be published there.
+    #[error("topic `{topic}` takes no request to resume")]
     Topic {
         /// The topic.
         topic: String,
-        /// What is wrong.
-        reason: String,
+        /// Why.
+        source: TopicError,
     },
     /// Kafka does not take it.
     #[error("the request to resume could not be written")]
@@ -39,7 +39,7 @@ pub(crate) async fn publish(
     let producer: FutureProducer<ClientLog> =
         producer_config(kafka, "resume").create_with_context(ClientLog::new("resume"))?;
     let partitions = partition_count(&producer, topic)
-        .map_err(|reason| ResumeRequestError::Topic { topic: topic.to_owned(), reason })?;
+        .map_err(|source| ResumeRequestError::Topic { topic: topic.to_owned(), source })?;
     let value = request.record();
     let record =
         FutureRecord::to(topic).partition(partition_of(&request.key, partitions)).key(&request.key).payload(&value);

@@ -343,7 +343,8 @@ mod tests {
             prop_assert!(!policy.permits(inside.to_ipv6_mapped().into()), "{}", inside);
             let net = REFUSED_V6[index6].0;
             let inside = Ipv6Addr::from(u128::from(net.network()) | (bits & u128::from(net.hostmask())));
-            prop_assert!(!policy.permits(inside.into()), "{}", inside);
+            // Teredo lies within "reserved for protocols" and is judged by the IPv4 addresses inside.
+            prop_assert!(TEREDO.contains(&inside) || !policy.permits(inside.into()), "{}", inside);
         }
 
         #[test]

@@ -116,7 +116,10 @@ impl Connector {
         let tls = timeout_at(deadline, self.tls.handshake(&authority.host, tcp)).await;
         match tls.map_err(|_elapsed| late("TLS").at(remote))? {
             Ok(tls) => Ok(Connection::tls(tls, remote, checked_until)),
-            Err(text) => Err(ConnectError::new(Reason::Tls, format!("{authority} at {remote}: {text}")).at(remote)),
+            Err(error) => {
+                let cause = format!("{authority} at {remote}: {}", Cause::of_error(&error));
+                Err(ConnectError::new(Reason::Tls, cause).at(remote))
+            }
         }
     }
 

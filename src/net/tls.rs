@@ -1,18 +1,21 @@
 //! TLS towards receivers: which certificates are trusted, the handshake, and why it fails, in words.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, VerifierBuilderError, WebPkiServerVerifier};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
     SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use super::cause::Cause;
 
 /// Receivers whose sessions are kept for a cheaper next handshake.
 const SESSIONS_MAX: usize = 1024;
@@ -21,8 +24,46 @@ const SESSIONS_MAX: usize = 1024;
 #[derive(Clone)]
 pub(crate) struct Tls {
     /// Or why it cannot be made.
-    connector: Result<TlsConnector, Arc<str>>,
+    connector: Result<TlsConnector, NoTls>,
 }
+
+/// Why no receiver can be reached over TLS.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NoTls {
+    #[error("no trusted certificates on this machine: install ca-certificates or set SSL_CERT_FILE")]
+    NoCertificates,
+    #[error("the trusted certificates cannot be used")]
+    Verifier(#[from] VerifierBuilderError),
+    #[error("TLS cannot be set up")]
+    Setup(#[from] Error),
+}
+
+/// Why a handshake failed, in words for people.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error(transparent)]
+    NoTls(#[from] NoTls),
+    #[error("host `{host}` cannot be the name in a certificate")]
+    Host { host: String, source: InvalidDnsNameError },
+    #[error("the receiver closed the connection during the TLS handshake")]
+    Closed,
+    #[error("the certificate is refused")]
+    Certificate(#[source] RefusedCertificate),
+    #[error("the receiver speaks no TLS there")]
+    NotTls,
+    #[error("the receiver accepts none of the TLS versions and cipher suites that are offered")]
+    NothingInCommon,
+    #[error("the receiver wants a certificate of the client")]
+    ClientCertificate,
+    #[error("the receiver does not speak HTTP/1.1")]
+    NotHttp1,
+    #[error(transparent)]
+    Other(io::Error),
+}
+
+/// What is wrong with a certificate.
+#[derive(Debug)]
+pub(crate) struct RefusedCertificate(CertificateError);
 
 impl Tls {
     /// Trusts what the platform trusts, or the files that `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Reads them now, once.
@@ -34,7 +75,9 @@ impl Tls {
         let tls = Self::trusting(loaded.certs);
         let errors = loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         match &tls.connector {
-            Err(why) => tracing::error!(error = %why, details = errors, "https receivers can't be reached"),
+            Err(error) => {
+                tracing::error!(error = %Cause::of_error(error), details = errors, "https receivers can't be reached");
+            }
             Ok(_) if !errors.is_empty() => tracing::warn!(error = errors, "some trusted certificates can't be read"),
             Ok(_) => {}
         }
@@ -46,7 +89,7 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         let (added, _unreadable) = roots.add_parsable_certificates(trusted);
         let connector = if added == 0 {
-            Err("no trusted certificates on this machine: install ca-certificates or set SSL_CERT_FILE".into())
+            Err(NoTls::NoCertificates)
         } else {
             client_config(roots).map(|config| TlsConnector::from(Arc::new(config)))
         };
@@ -58,23 +101,22 @@ impl Tls {
     /// Waits without a bound: the caller has a deadline.
     ///
     /// # Errors
-    /// A text that says what failed, for people.
-    pub(crate) async fn handshake(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, String> {
-        let connector = self.connector.as_ref().map_err(ToString::to_string)?;
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("host `{host}`: {error}"))?;
-        connector.connect(name, tcp).await.map_err(|error| in_words(&error))
+    /// [`HandshakeError`]
+    pub(crate) async fn handshake(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, HandshakeError> {
+        let connector = self.connector.as_ref().map_err(NoTls::clone)?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|source| HandshakeError::Host { host: host.to_owned(), source })?;
+        connector.connect(name, tcp).await.map_err(HandshakeError::of)
     }
 }
 
-fn client_config(roots: RootCertStore) -> Result<ClientConfig, Arc<str>> {
+fn client_config(roots: RootCertStore) -> Result<ClientConfig, NoTls> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .build()
-        .map_err(|error| Arc::from(error.to_string()))?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
     let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Arc::from(error.to_string()))?
-        // Called dangerous for what it could be: this one asks rustls' own and only changes the words of a refusal.
+        .with_safe_default_protocol_versions()?
+        // rustls calls this dangerous because a verifier may accept anything. This one asks rustls' own verifier and changes only the
+        // words of a refusal.
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Explaining(verifier)))
         .with_no_client_auth();
@@ -83,41 +125,41 @@ fn client_config(roots: RootCertStore) -> Result<ClientConfig, Arc<str>> {
     Ok(config)
 }
 
-/// Why a handshake failed.
-fn in_words(error: &io::Error) -> String {
-    let within = error.get_ref().and_then(|within| within.downcast_ref::<Error>());
-    match within {
-        None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "the receiver closed the connection during the TLS handshake".to_owned()
+impl HandshakeError {
+    /// What the TLS library's error means.
+    fn of(error: io::Error) -> Self {
+        match error.get_ref().and_then(|within| within.downcast_ref::<Error>()) {
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            Some(Error::InvalidCertificate(refusal)) => Self::Certificate(RefusedCertificate(refusal.clone())),
+            Some(Error::InvalidMessage(_)) => Self::NotTls,
+            Some(Error::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion)) => {
+                Self::NothingInCommon
+            }
+            Some(Error::AlertReceived(AlertDescription::CertificateRequired)) => Self::ClientCertificate,
+            Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol) | Error::NoApplicationProtocol) => {
+                Self::NotHttp1
+            }
+            None | Some(_) => Self::Other(error),
         }
-        None => error.to_string(),
-        Some(Error::InvalidCertificate(error)) => format!("the certificate is refused: {}", of_certificate(error)),
-        Some(Error::InvalidMessage(_)) => "the receiver speaks no TLS there".to_owned(),
-        Some(Error::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion)) => {
-            "the receiver accepts none of the TLS versions and cipher suites that are offered".to_owned()
-        }
-        Some(Error::AlertReceived(AlertDescription::CertificateRequired)) => {
-            "the receiver wants a certificate of the client".to_owned()
-        }
-        Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol) | Error::NoApplicationProtocol) => {
-            "the receiver does not speak HTTP/1.1".to_owned()
-        }
-        Some(error) => error.to_string(),
     }
 }
 
-fn of_certificate(error: &CertificateError) -> String {
-    let date = |time: &UnixTime| {
-        let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        jiff::Timestamp::from_second(seconds).map_or_else(|_| "no date".to_owned(), |time| time.to_string())
-    };
-    match error {
-        CertificateError::ExpiredContext { not_after, .. } => format!("it expired at {}", date(not_after)),
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("it is not valid before {}", date(not_before))
+impl std::error::Error for RefusedCertificate {}
+
+impl fmt::Display for RefusedCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let date = |time: &UnixTime| {
+            let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+            jiff::Timestamp::from_second(seconds).map_or_else(|_| "no date".to_owned(), |time| time.to_string())
+        };
+        match &self.0 {
+            CertificateError::ExpiredContext { not_after, .. } => write!(f, "it expired at {}", date(not_after)),
+            CertificateError::NotValidYetContext { not_before, .. } => {
+                write!(f, "it is not valid before {}", date(not_before))
+            }
+            CertificateError::Other(OtherError(error)) => error.fmt(f),
+            error => error.fmt(f),
         }
-        CertificateError::Other(OtherError(error)) => error.to_string(),
-        error => error.to_string(),
     }
 }
 

@@ -79,7 +79,7 @@ fn an_error_that_is_a_text_is_found() {
     found("fn f() -> Result<BTreeMap<u8, (u8, u8)>, String> {}", &["is a String"]);
     found("fn f() -> Result<BTreeMap<u8, String>, Bad> {}", &[]);
     found("fn f() -> Result<String, Bad> {}", &[]);
-    check(style::texts_as_errors, "src/health/x.rs", "fn f() -> Result<u8, String> {}", &[]);
+    check(style::texts_as_errors, "tests/x.rs", "fn f() -> Result<u8, String> {}", &[]);
 }
 
 #[test]

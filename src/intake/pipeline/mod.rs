@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 
 use crate::backlog::partition::{CatchUpOffer, Look, MainOffer, Offered, PartitionBacklog};
 use crate::clock;
-use crate::domain::event::Envelope;
+use crate::domain::event::{Envelope, InvalidEvent};
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Status};
 use crate::domain::outcome::{DeadReason, DropReason, Reason};
@@ -122,7 +122,13 @@ impl Pipeline {
         backlog.main_passed(record.offset);
     }
 
-    fn invalid(&self, record: &Record<'_>, problem: &str, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
+    fn invalid(
+        &self,
+        record: &Record<'_>,
+        problem: &InvalidRecord,
+        assignment: &Arc<Assignment>,
+        batches: &mut [Vec<Job>],
+    ) {
         self.metrics.intake.event(EventOutcome::Invalid);
         let event = self.admit(record, assignment);
         if let Some(repeats) = self.repeats.of("invalid") {
@@ -130,7 +136,7 @@ impl Pipeline {
                 topic = &*event.origin.topic,
                 partition = event.origin.partition,
                 offset = event.origin.offset,
-                error = problem,
+                error = %problem,
                 repeats,
                 "an invalid event becomes a dead letter"
             );
@@ -309,11 +315,22 @@ struct Given {
     admitted: Admitted,
 }
 
-/// The workspace and the event of a record, or what is wrong with it.
-fn parsed<'a>(record: &Record<'a>) -> Result<(&'a str, Envelope<'a>), String> {
-    let value = record.value.ok_or("the record has no value")?;
-    let workspace = record.workspace.ok_or("the record has no workspace: neither a header nor a key")?;
-    Ok((workspace, Envelope::parse(value).map_err(|error| error.to_string())?))
+/// Why a record of the events topic becomes a dead letter.
+#[derive(Debug, thiserror::Error)]
+enum InvalidRecord {
+    #[error("the record has no value")]
+    NoValue,
+    #[error("the record has no workspace: neither a header nor a key")]
+    NoWorkspace,
+    #[error(transparent)]
+    Event(#[from] InvalidEvent),
+}
+
+/// The workspace and the event of a record.
+fn parsed<'a>(record: &Record<'a>) -> Result<(&'a str, Envelope<'a>), InvalidRecord> {
+    let value = record.value.ok_or(InvalidRecord::NoValue)?;
+    let workspace = record.workspace.ok_or(InvalidRecord::NoWorkspace)?;
+    Ok((workspace, Envelope::parse(value)?))
 }
 
 fn origin_of(record: &Record<'_>, assignment: &Assignment) -> Origin {

@@ -15,6 +15,7 @@ use crate::kafka::table_reader::{Compacted, CompactedError, Row};
 use crate::readers::waiting::Place;
 use crate::registration::registry::Version;
 use crate::settings::{Kafka, Settings};
+use crate::telemetry::chain::chain;
 
 /// How long a poll waits for a change: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
@@ -125,7 +126,7 @@ fn take_health(directory: &Directory, row: &Row<'_>) {
     let Ok(key) = std::str::from_utf8(row.key) else { return unusable(row, "its key is not UTF-8") };
     match row.value.map(StateRecord::parse).transpose() {
         Ok(state) => directory.said(key, state),
-        Err(error) => unusable(row, &error),
+        Err(error) => unusable(row, &chain(&error)),
     }
 }
 
