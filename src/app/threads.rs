@@ -9,6 +9,7 @@
 //! | `health-owner` | `health::owner` | asked to stop with 1, joined with 3 |
 //! | `shard-N`, one a core | `deliver::shard` | 2: when their senders are gone |
 //! | `schedules`, `events-group`, `retries-group`, `events`, `retries` | `intake` | 1: first, after the drain |
+//! | `places` | `backlog::places` | with 1 |
 //!
 //! `main` runs the admin server and measures lag; it starts all others and joins them.
 
