@@ -5,8 +5,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
@@ -16,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::partition::PlaceWrite;
 use super::record::{EPOCH_HEADER, PlaceKey, PlaceRecord, PlaceTable};
 use crate::inflight::settled_runs::ClusterTag;
-use crate::kafka::client::{ClientLog, producer_config};
+use crate::kafka::client::{Logged, Own, producer_config};
 use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::settings;
 
@@ -243,22 +241,14 @@ pub(crate) struct Written {
 }
 
 /// Collects how writes ended.
+#[derive(Default)]
 struct Acknowledgements {
-    log: ClientLog,
     ended: Mutex<Vec<Written>>,
 }
 
-impl ClientContext for Acknowledgements {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
+impl Own for Acknowledgements {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-}
-
-impl ProducerContext for Acknowledgements {
+impl ProducerContext for Logged<Acknowledgements> {
     type DeliveryOpaque = Box<WriteOf>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, of: Self::DeliveryOpaque) {
@@ -272,7 +262,7 @@ impl ProducerContext for Acknowledgements {
 
 /// Writes places. Polled by the thread that writes.
 pub(crate) struct PlaceWriter {
-    producer: BaseProducer<Acknowledgements>,
+    producer: BaseProducer<Logged<Acknowledgements>>,
     topic: String,
     group: String,
     /// How long a place is held at most, in ms.
@@ -289,7 +279,7 @@ impl PlaceWriter {
     /// # Errors
     /// A property that librdkafka refuses.
     pub(crate) fn new(kafka: &settings::Kafka, topic: &str, hold: Duration) -> Result<Self, KafkaError> {
-        let acknowledgements = Acknowledgements { log: ClientLog::new("backlog"), ended: Mutex::default() };
+        let acknowledgements = Logged::new("backlog", Acknowledgements::default());
         let producer = producer_config(kafka, "backlog").create_with_context(acknowledgements)?;
         let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
         Ok(Self {

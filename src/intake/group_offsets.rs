@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::membership::{GroupMember, OFFSETS_TIMEOUT, Partition};
+use super::membership::{GroupConsumer, OFFSETS_TIMEOUT, Partition};
 use crate::kafka::topic_watch::ends;
 use crate::telemetry::panics::caught;
 
@@ -21,7 +21,7 @@ const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no
 /// commits: that is over soon, without this thread.
-pub(crate) fn commit_now(consumer: &BaseConsumer<GroupMember>, offsets: &TopicPartitionList) -> KafkaResult<()> {
+pub(crate) fn commit_now(consumer: &GroupConsumer, offsets: &TopicPartitionList) -> KafkaResult<()> {
     let mut tries = COMMIT_TRIES;
     loop {
         let committed = consumer.commit(offsets, CommitMode::Sync);
@@ -37,7 +37,7 @@ pub(crate) fn commit_now(consumer: &BaseConsumer<GroupMember>, offsets: &TopicPa
 }
 
 /// Where the partitions of `list` end, as far as brokers tell it in time.
-pub(crate) fn ends_of(consumer: &BaseConsumer<GroupMember>, list: &TopicPartitionList) -> BTreeMap<Partition, i64> {
+pub(crate) fn ends_of(consumer: &GroupConsumer, list: &TopicPartitionList) -> BTreeMap<Partition, i64> {
     let mut by_topic: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
     for element in list.elements() {
         by_topic.entry(element.topic().into()).or_default().push(element.partition());

@@ -13,9 +13,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
@@ -26,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::group_offsets::{commit_now, ends_of, metadata_of};
 use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
-use crate::kafka::client::ClientLog;
+use crate::kafka::client::{Logged, Own};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
 
@@ -56,9 +55,15 @@ struct Held {
 /// Beyond the drain, how long a consumer may take to commit and to leave its group.
 pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(10);
 
-/// What the group knows and the callbacks change.
-pub(crate) struct GroupMember {
-    log: ClientLog,
+/// The context of a group's client: logs for it, and holds what its callbacks change.
+pub(crate) type GroupMember = Logged<MemberState>;
+/// The client of a group.
+pub(crate) type GroupConsumer = BaseConsumer<GroupMember>;
+
+/// Which partitions a member holds, and what is committed of them.
+pub(crate) struct MemberState {
+    /// Names the member in logs.
+    role: &'static str,
     repeats: Repeats,
     held: Mutex<BTreeMap<Partition, Held>>,
     /// Partitions that came, of which it is not known where they were left off.
@@ -77,7 +82,7 @@ pub(crate) struct GroupMember {
 
 /// The membership of a group: polls its client and commits, on a thread of its own.
 pub(crate) struct Membership {
-    consumer: BaseConsumer<GroupMember>,
+    consumer: GroupConsumer,
     commit_every: Duration,
     stop: CancellationToken,
     fatal: CancellationToken,
@@ -96,7 +101,7 @@ impl Membership {
         stop: CancellationToken,
         fatal: CancellationToken,
     ) -> Result<Self, KafkaError> {
-        let consumer: BaseConsumer<GroupMember> = config.create_with_context(member)?;
+        let consumer: GroupConsumer = config.create_with_context(member)?;
         consumer.subscribe(topics)?;
         let interval = config.get(COMMIT_INTERVAL).and_then(|ms| ms.parse().ok());
         let commit_every = interval.map_or(COMMIT_EVERY, Duration::from_millis);
@@ -126,15 +131,15 @@ impl Membership {
             }
         }
         member.leave(&self.consumer);
-        tracing::info!(group_member = member.log.role(), "the group member has drained");
+        tracing::info!(group_member = member.role, "the group member has drained");
     }
 }
 
-impl GroupMember {
-    /// Of a member that holds nothing yet. `role` names it in logs.
-    pub(crate) fn new(role: &'static str, metrics: Arc<Metrics>, drain_timeout: Duration) -> Self {
-        Self {
-            log: ClientLog::new(role),
+impl MemberState {
+    /// A member that holds nothing yet. `role` names it in logs.
+    pub(crate) fn member(role: &'static str, metrics: Arc<Metrics>, drain_timeout: Duration) -> GroupMember {
+        let state = Self {
+            role,
             repeats: Repeats::default(),
             held: Mutex::default(),
             awaited: Mutex::default(),
@@ -144,7 +149,8 @@ impl GroupMember {
             text_max: AtomicUsize::new(TEXT_MAX),
             metrics,
             drain_timeout,
-        }
+        };
+        Logged::new(role, state)
     }
 
     /// How long the group's consumer may take to end what is under way, to commit and to leave.
@@ -170,23 +176,23 @@ impl GroupMember {
         self.held().values().map(|held| Arc::clone(&held.assignment)).collect()
     }
 
-    fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+    fn assigned(&self, consumer: &GroupConsumer, partitions: &TopicPartitionList) {
         // A cooperative rebalance also calls members that get nothing.
         if partitions.count() == 0 {
             return;
         }
         if let Err(error) = consumer.pause(partitions) {
-            tracing::warn!(group_member = self.log.role(), %error, "partitions that another client reads could not be paused");
+            tracing::warn!(group_member = self.role, %error, "partitions that another client reads could not be paused");
         }
         let keys = partitions.elements().into_iter().map(|element| (element.topic().into(), element.partition()));
         self.awaited().extend(keys);
         self.metrics.intake.rebalances_assigned.inc();
-        tracing::info!(group_member = self.log.role(), partitions = partitions.count(), "partitions assigned");
+        tracing::info!(group_member = self.role, partitions = partitions.count(), "partitions assigned");
         self.begin_awaited(consumer);
     }
 
     /// Asks where new partitions were left off and lets them be read from there. Where there is no answer it is asked again.
-    fn begin_awaited(&self, consumer: &BaseConsumer<Self>) {
+    fn begin_awaited(&self, consumer: &GroupConsumer) {
         let mut asked = TopicPartitionList::new();
         for (topic, partition) in self.awaited().iter() {
             asked.add_partition(topic, *partition);
@@ -228,7 +234,7 @@ impl GroupMember {
     fn offsets_unknown(&self, error: &KafkaError) {
         let text = error.to_string();
         if let Some(repeats) = self.repeats.of(&text) {
-            let role = self.log.role();
+            let role = self.role;
             tracing::warn!(
                 group_member = role,
                 error = text,
@@ -248,7 +254,7 @@ impl GroupMember {
 
     /// Commits where the partitions begin again, and gives each a new assignment. What could not be committed is tried at
     /// the next turn: a crash before the commit would go on at the old offset.
-    fn take_begun_again(&self, consumer: &BaseConsumer<Self>) {
+    fn take_begun_again(&self, consumer: &GroupConsumer) {
         let wanted = std::mem::take(&mut *self.begun_again.lock());
         for (key, start) in wanted {
             if !self.held().contains_key(&key) {
@@ -270,11 +276,11 @@ impl GroupMember {
         }
     }
 
-    fn cluster(&self, consumer: &BaseConsumer<Self>) -> Option<ClusterTag> {
+    fn cluster(&self, consumer: &GroupConsumer) -> Option<ClusterTag> {
         *self.cluster.get_or_init(|| {
             let id = consumer.client().fetch_cluster_id(CLUSTER_TIMEOUT);
             if id.is_none() {
-                tracing::warn!(group_member = self.log.role(), "the brokers do not tell the cluster's id; a crash repeats what is settled beyond the committed offsets");
+                tracing::warn!(group_member = self.role, "the brokers do not tell the cluster's id; a crash repeats what is settled beyond the committed offsets");
             }
             id.map(|id| ClusterTag::of(&id))
         })
@@ -286,7 +292,7 @@ impl GroupMember {
             Some(end) if *end < committed => {
                 let (topic, partition) = (&*key.0, key.1);
                 tracing::error!(
-                    group_member = self.log.role(),
+                    group_member = self.role,
                     topic,
                     partition,
                     committed,
@@ -300,7 +306,7 @@ impl GroupMember {
         }
     }
 
-    fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+    fn revoked(&self, consumer: &GroupConsumer, partitions: &TopicPartitionList) {
         let leaving: Vec<Held> = {
             let (mut held, mut awaited) = (self.held(), self.awaited());
             let keys = partitions.elements().into_iter().map(|element| (element.topic().into(), element.partition()));
@@ -320,7 +326,7 @@ impl GroupMember {
         } else {
             self.metrics.intake.rebalances_revoked.inc();
         }
-        tracing::info!(group_member = self.log.role(), partitions = leaving.len(), lost, "partitions revoked");
+        tracing::info!(group_member = self.role, partitions = leaving.len(), lost, "partitions revoked");
         for held in &leaving {
             held.assignment.close();
         }
@@ -338,12 +344,12 @@ impl GroupMember {
     }
 
     /// Waits for what is under way and commits what is settled. What stays is committed meanwhile.
-    fn give_up(&self, consumer: &BaseConsumer<Self>, leaving: &[Held]) {
+    fn give_up(&self, consumer: &GroupConsumer, leaving: &[Held]) {
         let deadline = Instant::now() + self.drain_timeout;
         let unfinished = leaving.iter().filter(|held| !self.wait_quiet(consumer, held, leaving, deadline)).count();
         if unfinished > 0 {
             tracing::warn!(
-                group_member = self.log.role(),
+                group_member = self.role,
                 partitions = unfinished,
                 "requests were still under way at the drain timeout; the next owner makes them again"
             );
@@ -362,13 +368,13 @@ impl GroupMember {
             Ok(()) => self.metrics.intake.commits_ok.inc(),
             Err(error) => {
                 self.metrics.intake.commits_failed.inc();
-                tracing::warn!(group_member = self.log.role(), %error, "the last commit failed; the next owner repeats what it covered");
+                tracing::warn!(group_member = self.role, %error, "the last commit failed; the next owner repeats what it covered");
             }
         }
     }
 
     /// Says whether `held` came to rest by the deadline. A crash while it waits repeats no more than at any other time.
-    fn wait_quiet(&self, consumer: &BaseConsumer<Self>, held: &Held, leaving: &[Held], deadline: Instant) -> bool {
+    fn wait_quiet(&self, consumer: &GroupConsumer, held: &Held, leaving: &[Held], deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if held.assignment.wait_quiet(left.min(COMMIT_EVERY)) {
@@ -382,7 +388,7 @@ impl GroupMember {
     }
 
     /// Commits what has changed since the last commit: of what is held, and of `leaving`.
-    fn commit_settled(&self, consumer: &BaseConsumer<Self>, leaving: &[Held]) {
+    fn commit_settled(&self, consumer: &GroupConsumer, leaving: &[Held]) {
         let mut offsets = TopicPartitionList::new();
         let mut told: Vec<(Arc<Assignment>, u64)> = Vec::new();
         {
@@ -414,7 +420,7 @@ impl GroupMember {
             let less = self.text_max.load(Ordering::Relaxed) / 2;
             self.text_max.store(less, Ordering::Relaxed);
             tracing::warn!(
-                group_member = self.log.role(),
+                group_member = self.role,
                 bytes_max = less,
                 "the brokers take less metadata with an offset; more is repeated after a crash"
             );
@@ -422,7 +428,7 @@ impl GroupMember {
         }
         let text = error.to_string();
         if let Some(repeats) = self.repeats.of(&text) {
-            tracing::warn!(group_member = self.log.role(), error = text, repeats, "commit failed, will retry");
+            tracing::warn!(group_member = self.role, error = text, repeats, "commit failed, will retry");
         }
     }
 
@@ -440,7 +446,7 @@ impl GroupMember {
     }
 
     /// Gives up everything: the process stops.
-    fn leave(&self, consumer: &BaseConsumer<Self>) {
+    fn leave(&self, consumer: &GroupConsumer) {
         let leaving: Vec<Held> = std::mem::take(&mut *self.held()).into_values().collect();
         self.awaited().clear();
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -456,7 +462,7 @@ impl GroupMember {
     /// Deals with an error of a poll. Says whether the consumer can go on.
     pub(crate) fn poll_failed(&self, error: &KafkaError, fatal: &CancellationToken) -> bool {
         if let KafkaError::MessageConsumptionFatal(code) = error {
-            let role = self.log.role();
+            let role = self.role;
             if matches!(code, RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId) {
                 tracing::error!(group_member = role, %error, "another process has this instance id");
             }
@@ -464,27 +470,19 @@ impl GroupMember {
             fatal.cancel();
             return false;
         }
-        tracing::debug!(group_member = self.log.role(), %error, "a poll failed");
+        tracing::debug!(group_member = self.role, %error, "a poll failed");
         true
     }
 }
 
-impl ClientContext for GroupMember {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-}
+impl Own for MemberState {}
 
 impl ConsumerContext for GroupMember {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Revoke(partitions) => self.revoked(consumer, partitions),
             Rebalance::Assign(_) => {}
-            Rebalance::Error(error) => tracing::warn!(group_member = self.log.role(), %error, "a rebalance failed"),
+            Rebalance::Error(error) => tracing::warn!(group_member = self.role, %error, "a rebalance failed"),
         }
     }
 

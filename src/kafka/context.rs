@@ -1,4 +1,4 @@
-//! What a Kafka client's logs, errors and statistics become: the contexts of all clients. How clients are configured is `client`'s.
+//! The contexts of all Kafka clients: what becomes of a client's logs, errors and statistics. `client` has how clients are configured.
 
 use std::ops::Deref;
 use std::sync::LazyLock;

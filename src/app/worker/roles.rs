@@ -28,7 +28,7 @@ use crate::inflight::job::Job;
 use crate::intake::events::{EventConsumer, Handoff};
 use crate::intake::keeper::{Keeper, Tools};
 use crate::intake::lag::Lag;
-use crate::intake::membership::{GroupMember, Membership};
+use crate::intake::membership::{MemberState, Membership};
 use crate::intake::retries::RetryConsumer;
 use crate::intake::table_feed::{TableFeed, TableTargets};
 use crate::intake::tick_scheduler::TickScheduler;
@@ -142,7 +142,7 @@ impl Started {
         let Settings { kafka, topics: named, .. } = &self.settings;
         let (metrics, drain) = (|| Arc::clone(&self.metrics), self.settings.delivery.drain_timeout);
         let join = |role, group: &str, topics: &[&str]| {
-            let member = GroupMember::new(role, metrics(), drain);
+            let member = MemberState::member(role, metrics(), drain);
             let (stop, fatal) = (outlet.stop.clone(), outlet.fatal.clone());
             Membership::join(&member_config(kafka, role, group), topics, member, stop, fatal)
         };
