@@ -247,6 +247,8 @@ pub(crate) fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> Clie
     let mut config = with_properties(config, kafka);
     // A follower's end is not the end that a table has to be read to.
     config.remove("client.rack");
+    // A record of a transaction that was aborted is not part of a table, whatever else is set.
+    fix(&mut config, "isolation.level", "read_committed");
     config
 }
 
@@ -366,6 +368,16 @@ mod tests {
             let set = ["compression.type", "compression.codec", "batch.num.messages"].map(|key| config.get(key));
             assert_eq!(set, [Some("zstd"), None, Some("1")]);
         }
+    }
+
+    #[test]
+    fn a_table_has_only_what_is_committed_whatever_the_user_sets() {
+        let asked = kafka(&[("isolation.level", "read_uncommitted")]);
+        let levels = [table_consumer_config, uncommitted_config].map(|config| config(&asked, "integrations"));
+        assert_eq!(
+            levels.map(|config| config.get("isolation.level").map(str::to_owned)),
+            ["read_committed", "read_uncommitted"].map(|level| Some(level.to_owned()))
+        );
     }
 
     #[test]

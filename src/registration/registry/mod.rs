@@ -4,9 +4,10 @@
 //! another. A change is decided against the view, beside the writer; it is written in a transaction of one record if the record is still
 //! the one that it was decided on, and answered when it is committed and the view shows it. The fixed transactional id fences an older process.
 //!
-//! Wait-for arrows: a request waits for the writer, the writer for the broker and for the reader, the reader for
-//! nobody. Decisions (what a patch does, what HTTP answers) are the caller's.
+//! Wait-for arrows: a request waits for the writer, the writer for the broker and for the reader, the reader for the broker only. The
+//! caller decides what a patch does and what HTTP answers.
 
+mod patience;
 mod reader;
 mod view;
 mod writer;
@@ -22,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use self::view::{Stored, Version, View};
 use crate::kafka::client::{fix, table_consumer_config};
+use crate::kafka::table_reader::CompactedError;
 use crate::settings::Kafka;
 
 /// Changes that wait for the writer: a second or two of work. When it is full, more are refused at once.
@@ -81,6 +83,9 @@ pub(crate) enum RegistryError {
         #[source]
         error: KafkaError,
     },
+    /// The topic can't be read as a table.
+    #[error(transparent)]
+    Table(#[from] CompactedError),
     /// The topic isn't there.
     #[error("topic {0} does not exist; `hookstream topics apply` creates it")]
     NoTopic(String),
@@ -326,8 +331,7 @@ const ROLE: &str = "registration-api";
 /// A consumer that is assigned, never subscribed, and sees committed records only.
 fn consumer_config(kafka: &Kafka) -> ClientConfig {
     let mut config = table_consumer_config(kafka, ROLE);
-    // Whatever else the operator sets, these are what makes the view right.
-    fix(&mut config, "isolation.level", "read_committed");
+    // The writer asks for one offset: another one is no answer.
     fix(&mut config, "auto.offset.reset", "error");
     config
 }

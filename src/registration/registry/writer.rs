@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::reader::{Silence, high, partitions, pause};
+use super::patience::{Silence, high, partitions, pause};
 use super::{
     BROKER_TIMEOUT, Change, Job, Log, ROLE, RegistryError, Running, SILENT, Version, View, WriteError, consumer_config,
     run_thread, transactional_id,

@@ -1,0 +1,71 @@
+//! How the registry waits for brokers while it opens, and small questions to them. What is read and written is `reader`'s and `writer`'s.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use tokio::time::Instant;
+
+use super::{BROKER_TIMEOUT, Log, RegistryError};
+use crate::kafka::client::ClientLog;
+use crate::kafka::listing::partitions_of;
+
+/// How long the registry opens while no broker answers. Then the process ends with an error.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// Of the many errors of one outage, one is logged in this time.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// How long brokers have given no answer while the registry opens: bounded, and logged now and then.
+pub(super) struct Silence {
+    since: Instant,
+    said: Option<Instant>,
+}
+
+impl Silence {
+    pub(super) fn begin() -> Self {
+        Self { since: Instant::now(), said: None }
+    }
+
+    /// No answer came. Waits a little.
+    ///
+    /// # Errors
+    /// It has lasted too long: the process ends, and its supervisor starts it again.
+    pub(super) fn lasts(&mut self, log: &Log, doing: &'static str, error: KafkaError) -> Result<(), RegistryError> {
+        if log.stop.is_cancelled() {
+            return Err(RegistryError::Stopped);
+        }
+        if self.since.elapsed() >= SILENCE_MAX {
+            return Err(log.error(doing)(error));
+        }
+        if self.said.is_none_or(|said| said.elapsed() >= WARN_EVERY) {
+            self.said = Some(Instant::now());
+            tracing::warn!(topic = %log.topic, doing, %error, "no broker answers, trying again");
+        }
+        pause();
+        Ok(())
+    }
+}
+
+/// The topic's partitions. Tried again for a bounded time while the brokers can't be reached.
+pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Result<Vec<i32>, RegistryError> {
+    const DOING: &str = "reading its partitions";
+    let mut silence = Silence::begin();
+    loop {
+        match partitions_of(consumer.client(), &log.topic, BROKER_TIMEOUT) {
+            Ok(partitions) if partitions.is_empty() => return Err(RegistryError::NoTopic(log.topic.clone())),
+            Ok(partitions) => return Ok(partitions),
+            Err(error) => silence.lasts(log, DOING, error)?,
+        }
+    }
+}
+
+/// The partition's end as that consumer's isolation level sees it.
+pub(super) fn high(log: &Log, partition: i32, consumer: &BaseConsumer<ClientLog>) -> Result<i64, KafkaError> {
+    consumer.fetch_watermarks(&log.topic, partition, BROKER_TIMEOUT).map(|(_low, high)| high)
+}
+
+/// A short wait between tries on the reader's and the writer's own threads.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own, not one of the runtime")]
+pub(super) fn pause() {
+    std::thread::sleep(Duration::from_millis(100));
+}
