@@ -1,4 +1,4 @@
-//! What counting costs: an attempt at its shard, and an integration and second at those who tell and sum it.
+//! What counting costs: an attempt at its shard, and an integration and second at the worker that reports it and the owner that sums it.
 //!
 //! `cargo bench --bench health`. To compare with what a delivery costs, see the bench `delivery`.
 #![expect(missing_docs, reason = "the group's macro makes a public function")]
@@ -38,7 +38,7 @@ fn counted(tally: &Tally, integrations: &[Arc<Integration>]) {
     }
 }
 
-fn tellings(integrations: &[Arc<Integration>]) -> Vec<DeltaBatch> {
+fn reports(integrations: &[Arc<Integration>]) -> Vec<DeltaBatch> {
     let tally = Tally::new(1);
     counted(&tally, integrations);
     let mut collector = Collector::new(&RULES);
@@ -46,7 +46,7 @@ fn tellings(integrations: &[Arc<Integration>]) -> Vec<DeltaBatch> {
     let chunks = collector.take_chunks(NOW_MS, true, |key| Some(partition_of(key, 12))).into_iter();
     (1..)
         .zip(chunks)
-        .map(|(sequence, (_, deltas))| DeltaBatch { told: ReporterPosition { process_id: 7, sequence }, deltas })
+        .map(|(sequence, (_, deltas))| DeltaBatch { reporter: ReporterPosition { process_id: 7, sequence }, deltas })
         .collect()
 }
 
@@ -66,7 +66,7 @@ fn costs(criterion: &mut Criterion) {
     });
 
     group.throughput(Throughput::Elements(INTEGRATIONS));
-    group.bench_function("1000 integrations told", |bench| {
+    group.bench_function("1000 integrations reported", |bench| {
         let tally = Tally::new(1);
         let mut collector = Collector::new(&RULES);
         bench.iter_batched(
@@ -74,26 +74,26 @@ fn costs(criterion: &mut Criterion) {
             |()| {
                 collector.collect(&tally, NOW_MS);
                 let chunks = collector.take_chunks(NOW_MS, true, |key| Some(partition_of(key, 12))).into_iter();
-                let telling = |(_, deltas)| {
-                    DeltaBatch { told: ReporterPosition { process_id: 7, sequence: 1 }, deltas }.record("host")
+                let report = |(_, deltas)| {
+                    DeltaBatch { reporter: ReporterPosition { process_id: 7, sequence: 1 }, deltas }.record("host")
                 };
-                chunks.map(telling).collect::<Vec<_>>()
+                chunks.map(report).collect::<Vec<_>>()
             },
             BatchSize::PerIteration,
         );
     });
 
-    let records: Vec<_> = tellings(&integrations).iter().map(|telling| telling.record("host")).collect();
+    let records: Vec<_> = reports(&integrations).iter().map(|report| report.record("host")).collect();
     group.bench_function("1000 integrations summed", |bench| {
         let mut book = PartitionHealth::default();
         let mut sequence = 0;
         bench.iter(|| {
             for record in &records {
                 sequence += 1;
-                let Ok(Delta::DeltaBatch(telling)) = Delta::parse(record) else { continue };
-                for (key, slots) in &telling.deltas {
-                    let told = ReporterPosition { process_id: 7, sequence };
-                    book.count(sequence.cast_signed(), told, (key, slots), &RULES, NOW_MS);
+                let Ok(Delta::DeltaBatch(report)) = Delta::parse(record) else { continue };
+                for (key, slots) in &report.deltas {
+                    let reported = ReporterPosition { process_id: 7, sequence };
+                    book.count(sequence.cast_signed(), reported, (key, slots), &RULES, NOW_MS);
                 }
                 book.skip(sequence.cast_signed());
             }
@@ -101,9 +101,9 @@ fn costs(criterion: &mut Criterion) {
     });
 
     let mut book = PartitionHealth::default();
-    for telling in tellings(&integrations) {
-        for (key, slots) in &telling.deltas {
-            book.count(0, telling.told, (key, slots), &RULES, NOW_MS);
+    for report in reports(&integrations) {
+        for (key, slots) in &report.deltas {
+            book.count(0, report.reporter, (key, slots), &RULES, NOW_MS);
         }
     }
     group.bench_function("1000 integrations written down", |bench| {

@@ -39,7 +39,7 @@ pub struct Collector {
     /// How long reported acknowledgements count, ms.
     window_ms: i64,
     /// The acknowledgements reported of an integration, by the hash of its key.
-    told: HashMap<u64, Acknowledged, BuildHash64>,
+    reported: HashMap<u64, Acknowledged, BuildHash64>,
 }
 
 /// The acknowledgements reported of an integration.
@@ -62,7 +62,7 @@ impl Collector {
             slots: 0,
             few: u64::from(rules.errors_min_attempts / 2),
             window_ms: i64::from(rules.errors_window_s) * 1_000,
-            told: HashMap::default(),
+            reported: HashMap::default(),
         }
     }
 
@@ -117,8 +117,8 @@ impl Collector {
     /// time. Where `partition_of` gives none, all is held back.
     pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> Option<i32>) -> Vec<Chunk> {
         let (held_ms, few, window_ms) = (self.held_ms, self.few, self.window_ms);
-        self.told.retain(|_, told| now_ms.saturating_sub(told.at_ms) < window_ms);
-        let told = &mut self.told;
+        self.reported.retain(|_, reported| now_ms.saturating_sub(reported.at_ms) < window_ms);
+        let reported = &mut self.reported;
         let due = self.pending.extract_if(|key, slots| {
             if partition_of(key).is_none() {
                 return false;
@@ -128,7 +128,8 @@ impl Collector {
             }
             let acknowledged = slots.iter().map(|slot| u64::from(slot.acknowledged)).sum();
             let without_failure = slots.iter().all(|slot| slot.failures.is_empty());
-            let before = told.entry(hash_bytes(key.as_bytes())).or_insert(Acknowledged { at_ms: i64::MIN, count: 0 });
+            let before =
+                reported.entry(hash_bytes(key.as_bytes())).or_insert(Acknowledged { at_ms: i64::MIN, count: 0 });
             let is_recent = now_ms.saturating_sub(before.at_ms) < held_ms;
             if !last && without_failure && is_recent && acknowledged <= before.count.max(few) {
                 return false;
@@ -203,9 +204,9 @@ mod tests {
         tally.count(0, &after, &Outcome::failed(Reason::CircuitOpen), 21_000);
         let mut collector = Collector::new(&RULES);
         assert!(!collector.collect(&tally, 21_500));
-        let told = all(&mut collector);
-        assert_eq!(told.len(), 1);
-        let (key, mut slots) = told.into_iter().next().unwrap();
+        let reported = all(&mut collector);
+        assert_eq!(reported.len(), 1);
+        let (key, mut slots) = reported.into_iter().next().unwrap();
         assert_eq!(key, "ws/1");
         slots.sort_by_key(|slot| slot.second);
         let first = SecondCounts {
@@ -243,14 +244,14 @@ mod tests {
         }
         tally.count(0, &integrations[11], &Outcome::Acknowledged, 2_000);
         assert!(collector.collect(&tally, 2_000));
-        let told = all(&mut collector);
+        let reported = all(&mut collector);
         let uncounted = SecondCounts {
             second: 2,
             last_acknowledged_ms: Some(2_000),
             last_answer: Some((2_000, 200)),
             ..SecondCounts::default()
         };
-        assert_eq!(told, [("ws/11".to_owned(), vec![uncounted])]);
+        assert_eq!(reported, [("ws/11".to_owned(), vec![uncounted])]);
         // The network is back for most.
         for one in &integrations[..8] {
             tally.count(0, one, &Outcome::failed(Reason::Status), 3_000);
@@ -268,8 +269,8 @@ mod tests {
             tally.count(0, &one, &Outcome::failed(Reason::Reset), second * 1_000);
             collector.collect(&tally, second * 1_000);
         }
-        let told = all(&mut collector);
-        let seconds: Vec<_> = told[0].1.iter().map(|slot| (slot.second, slot.failures.total())).collect();
+        let reported = all(&mut collector);
+        let seconds: Vec<_> = reported[0].1.iter().map(|slot| (slot.second, slot.failures.total())).collect();
         assert_eq!(seconds, [(1, 1), (10, 9)]);
     }
 
@@ -287,11 +288,11 @@ mod tests {
         }
         let chunks = collector.take_chunks(0, true, |key| Some(i32::from(key.ends_with('7'))));
         for (_, deltas) in &chunks {
-            let telling = DeltaBatch {
-                told: ReporterPosition { process_id: u64::MAX, sequence: u64::MAX },
+            let report = DeltaBatch {
+                reporter: ReporterPosition { process_id: u64::MAX, sequence: u64::MAX },
                 deltas: deltas.clone(),
             };
-            assert!(telling.record("host").len() < 2 * RECORD_BYTES_MAX);
+            assert!(report.record("host").len() < 2 * RECORD_BYTES_MAX);
         }
         assert!(
             chunks.iter().all(|(partition, deltas)| {
@@ -310,15 +311,16 @@ mod tests {
     fn failures_and_first_acknowledgements_are_told_at_once_and_what_goes_on_well_together() {
         let (tally, good, bad) = (Tally::new(1), integration(1), integration(2));
         let mut collector = Collector::new(&RULES);
-        let mut told = |second: i64, outcomes: &[(&Arc<Integration>, Outcome)]| {
+        let mut reported = |second: i64, outcomes: &[(&Arc<Integration>, Outcome)]| {
             for (integration, outcome) in outcomes {
                 tally.count(0, integration, outcome, second * 1_000);
             }
             collector.collect(&tally, second * 1_000);
             let chunks = collector.take_chunks(second * 1_000, false, |_| Some(0)).into_iter();
-            let mut told: Vec<_> = chunks.flat_map(|(_, deltas)| deltas).collect();
-            told.sort_by(|left, right| left.0.cmp(&right.0));
-            told.into_iter()
+            let mut reported: Vec<_> = chunks.flat_map(|(_, deltas)| deltas).collect();
+            reported.sort_by(|left, right| left.0.cmp(&right.0));
+            reported
+                .into_iter()
                 .map(|(key, slots)| {
                     let acknowledged: u32 = slots.iter().map(|slot| slot.acknowledged).sum();
                     let failed: u64 = slots.iter().map(|slot| slot.failures.total()).sum();
@@ -327,23 +329,27 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let failed = Outcome::failed(Reason::Status);
-        let tell = |key: &str, acknowledged, failed, slots| (key.to_owned(), acknowledged, failed, slots);
-        assert_eq!(told(100, &[(&good, Outcome::Acknowledged)]), [tell("ws/1", 1, 0, 1)], "the first");
+        let report = |key: &str, acknowledged, failed, slots| (key.to_owned(), acknowledged, failed, slots);
+        assert_eq!(reported(100, &[(&good, Outcome::Acknowledged)]), [report("ws/1", 1, 0, 1)], "the first");
         for second in 101..110 {
-            assert_eq!(told(second, &[(&good, Outcome::Acknowledged), (&bad, failed)]), [tell("ws/2", 0, 1, 1)]);
+            assert_eq!(reported(second, &[(&good, Outcome::Acknowledged), (&bad, failed)]), [report("ws/2", 0, 1, 1)]);
         }
         // Ten seconds after; the window's parts are twenty seconds long, so that one slot says it all.
-        assert_eq!(told(110, &[(&good, Outcome::Acknowledged)]), [tell("ws/1", 10, 0, 1)]);
-        assert!(told(111, &[(&good, Outcome::Acknowledged)]).is_empty());
-        assert_eq!(told(112, &[(&good, failed)]), [tell("ws/1", 1, 1, 2)], "a failure takes along what was held back");
-        assert_eq!(told(130, &[(&bad, Outcome::Acknowledged)]), [tell("ws/2", 1, 0, 1)]);
+        assert_eq!(reported(110, &[(&good, Outcome::Acknowledged)]), [report("ws/1", 10, 0, 1)]);
+        assert!(reported(111, &[(&good, Outcome::Acknowledged)]).is_empty());
+        assert_eq!(
+            reported(112, &[(&good, failed)]),
+            [report("ws/1", 1, 1, 2)],
+            "a failure takes along what was held back"
+        );
+        assert_eq!(reported(130, &[(&bad, Outcome::Acknowledged)]), [report("ws/2", 1, 0, 1)]);
     }
 
     #[test]
     fn no_more_acknowledgements_are_held_back_than_were_told() {
         let (tally, good) = (Tally::new(1), integration(1));
         let mut collector = Collector::new(&RULES);
-        let mut told = |second: i64, count: usize| {
+        let mut reported = |second: i64, count: usize| {
             (0..count).for_each(|_| tally.count(0, &good, &Outcome::Acknowledged, second * 1_000));
             collector.collect(&tally, second * 1_000);
             let chunks = collector.take_chunks(second * 1_000, false, |_| Some(0)).into_iter();
@@ -353,14 +359,18 @@ mod tests {
                 .map(|slot| slot.acknowledged)
                 .sum::<u32>()
         };
-        assert_eq!(told(100, 1), 1, "the first");
-        assert_eq!(told(101, 10), 0, "too few to matter");
-        assert_eq!(told(102, 30), 40);
-        assert_eq!((told(103, 40), told(104, 1), told(105, 100)), (0, 0, 141), "no more than were told, and more");
+        assert_eq!(reported(100, 1), 1, "the first");
+        assert_eq!(reported(101, 10), 0, "too few to matter");
+        assert_eq!(reported(102, 30), 40);
+        assert_eq!(
+            (reported(103, 40), reported(104, 1), reported(105, 100)),
+            (0, 0, 141),
+            "no more than were reported, and more"
+        );
         for second in 106..115 {
-            assert_eq!(told(second, 10), 0);
+            assert_eq!(reported(second, 10), 0);
         }
-        assert_eq!(told(115, 10), 100, "ten seconds after");
+        assert_eq!(reported(115, 10), 100, "ten seconds after");
     }
 
     #[test]

@@ -49,14 +49,14 @@ impl HealthFeed {
     /// Blocks its thread.
     pub(crate) fn run(self, ready: oneshot::Sender<()>, stop: &CancellationToken) {
         let mut ready = Some(ready);
-        let mut is_told = false;
+        let mut is_acknowledged = false;
         while !stop.is_cancelled() {
             let error = match self.follow(&mut ready, stop) {
                 Ok(()) => break,
                 Err(CompactedError::Anew(_)) => continue,
                 Err(error) => error,
             };
-            if std::mem::replace(&mut is_told, true) {
+            if std::mem::replace(&mut is_acknowledged, true) {
                 tracing::debug!(error = chain(&error), "the health topic still cannot be read");
             } else {
                 tracing::error!(
@@ -64,7 +64,7 @@ impl HealthFeed {
                     "the health topic cannot be read: suspended integrations are delivered to"
                 );
             }
-            tell(&mut ready);
+            signal(&mut ready);
             let until = Instant::now() + AGAIN_AFTER;
             while !stop.is_cancelled() && Instant::now() < until {
                 std::thread::park_timeout(POLL_WAIT);
@@ -91,13 +91,13 @@ impl HealthFeed {
             }
             if topic.is_caught_up() {
                 unread.take().into_iter().flatten().for_each(|key| self.apply_health(&key, None));
-                tell(ready);
+                signal(ready);
             } else if ready.is_some() && heard.elapsed() >= SILENCE_MAX {
                 tracing::error!(
                     topic = self.topic,
                     "the health topic gives nothing: suspended integrations may be delivered to"
                 );
-                tell(ready);
+                signal(ready);
             }
             if is_stale && counted.elapsed() >= CENSUS_EVERY {
                 let census = self.table.read().census();
@@ -134,7 +134,7 @@ impl HealthFeed {
 }
 
 /// Nobody waits any more when the process is stopping.
-fn tell(ready: &mut Option<oneshot::Sender<()>>) {
+fn signal(ready: &mut Option<oneshot::Sender<()>>) {
     if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
         tracing::debug!("nobody waits for the health topic");
     }

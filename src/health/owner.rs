@@ -434,10 +434,10 @@ impl<'a> Session<'a> {
 
 fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &Rules, bad: &Repeats) {
     match value.ok_or(RecordError::NoValue).and_then(Delta::parse) {
-        Ok(Delta::DeltaBatch(telling)) => {
+        Ok(Delta::DeltaBatch(report)) => {
             let now_ms = clock::now_ms();
-            for (key, slots) in &telling.deltas {
-                book.count(offset, telling.told, (key, slots), rules, now_ms);
+            for (key, slots) in &report.deltas {
+                book.count(offset, report.reporter, (key, slots), rules, now_ms);
             }
         }
         Ok(Delta::ResumeRequest(resume)) => book.request_resume(&resume.key, resume.since_ms),

@@ -1,9 +1,9 @@
 //! Publishes what this worker has counted to the owners of the integrations' health: once a second, by partition, in order.
 //!
-//! The next telling of a partition waits until the one before is acknowledged, and one that is not is told again with its
-//! sequence, so that the owner can tell a repetition from news. A partition that can't be written holds up no other. What is
-//! counted meanwhile is added up and kept within bounds. Nothing here is waited for by a delivery. The acknowledgements also
-//! tell the brokers' time: where nothing is to be told, an empty telling goes out once a minute for that.
+//! The next report of a partition waits until the one before is acknowledged. A report that is not acknowledged is published again
+//! with the same sequence, so that the owner counts it once. A partition that can't be written holds up no other. Counts that come
+//! meanwhile are added up and kept within bounds. No delivery waits for this. Acknowledgements also show the brokers' time: when there
+//! is nothing to report, an empty report goes out once a minute for that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
 
 /// How often counts are published.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-/// How long until a telling that was not acknowledged is made again.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long until a report that was not acknowledged is made again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long until the topic's partitions are asked for again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -40,8 +40,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the brokers' time is learned where nothing is published.
 const CLOCK_EVERY: Duration = Duration::from_mins(1);
-/// How long the last telling may take when the process stops.
-const LAST_TELLING_MAX: Duration = Duration::from_secs(5);
+/// How long the last report may take when the process stops.
+const LAST_REPORT_MAX: Duration = Duration::from_secs(5);
 
 /// A record on its way.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ struct Outgoing {
 struct Ended {
     outgoing: Outgoing,
     /// If not, it has to be published again.
-    is_told: bool,
+    is_acknowledged: bool,
 }
 
 fn producer_of(kafka: &settings::Kafka) -> Result<FutureProducer<ClientLog>, KafkaError> {
@@ -70,8 +70,8 @@ pub(crate) struct DeltaPublisher {
     /// Records under way, by partition.
     under_way: HashMap<i32, usize>,
     /// When something was last published.
-    told: Option<Instant>,
-    /// The partition that the next empty telling goes to: one that can't be written must not keep the time from us.
+    reported: Option<Instant>,
+    /// The partition that the next empty report goes to: one that can't be written must not keep the time from us.
     clock_turn: i32,
     topic: String,
     tally: Arc<Tally>,
@@ -118,7 +118,7 @@ impl DeltaPublisher {
             producer,
             brokers,
             under_way: HashMap::new(),
-            told: None,
+            reported: None,
             clock_turn: 0,
             topic,
             tally,
@@ -135,7 +135,7 @@ impl DeltaPublisher {
 
     /// Publishes until `stop`, then publishes what is left. Blocks its thread while it asks for the topic's partitions.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(TELL_EVERY);
+        let mut ticks = tokio::time::interval(REPORT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -145,7 +145,7 @@ impl DeltaPublisher {
                 Some(ended) = under_way.next(), if !under_way.is_empty() => under_way.extend(self.ended(ended)),
                 _ = ticks.tick() => {
                     self.collect();
-                    for outgoing in self.tell(false) {
+                    for outgoing in self.report(false) {
                         under_way.push(self.publish(outgoing, Duration::ZERO));
                     }
                 }
@@ -156,16 +156,16 @@ impl DeltaPublisher {
                 under_way.extend(self.ended(ended));
             }
         };
-        let deadline = Instant::now() + LAST_TELLING_MAX;
+        let deadline = Instant::now() + LAST_REPORT_MAX;
         let mut in_time = tokio::time::timeout_at(deadline, last).await.is_ok();
         self.collect();
         self.under_way.clear();
-        let last: Vec<_> = self.tell(true);
+        let last: Vec<_> = self.report(true);
         let last: FuturesUnordered<_> = last.into_iter().map(|it| self.publish(it, Duration::ZERO)).collect();
         let last = tokio::time::timeout_at(deadline, last.collect::<Vec<_>>()).await;
-        in_time &= last.is_ok_and(|ended| ended.iter().all(|ended| ended.is_told));
+        in_time &= last.is_ok_and(|ended| ended.iter().all(|ended| ended.is_acknowledged));
         if !in_time {
-            tracing::warn!("the last attempts of this process could not be told and do not count for health");
+            tracing::warn!("the last attempts of this process could not be reported and do not count for health");
         }
     }
 
@@ -181,24 +181,24 @@ impl DeltaPublisher {
     }
 
     /// The records to publish now, or all that is left. Nothing while the topic can't be asked for its partitions.
-    fn tell(&mut self, last: bool) -> Vec<Outgoing> {
+    fn report(&mut self, last: bool) -> Vec<Outgoing> {
         let Some(partitions) = self.known_partitions() else { return Vec::new() };
         let under_way = &self.under_way;
         let free =
             |key: &str| Some(partition_of(key, partitions)).filter(|partition| !under_way.contains_key(partition));
         let mut chunks = self.collector.take_chunks(clock::now_ms(), last, free);
-        if chunks.is_empty() && !last && self.told.is_none_or(|told| told.elapsed() >= CLOCK_EVERY) {
+        if chunks.is_empty() && !last && self.reported.is_none_or(|reported| reported.elapsed() >= CLOCK_EVERY) {
             self.clock_turn = (self.clock_turn + 1) % partitions;
             chunks.push((self.clock_turn, Vec::new()));
         }
         let mut outgoing = Vec::new();
         for (partition, deltas) in chunks {
-            self.told = Some(Instant::now());
+            self.reported = Some(Instant::now());
             let sequence = self.sequences.entry(partition).or_default();
             *sequence += 1;
-            let telling =
-                DeltaBatch { told: ReporterPosition { process_id: self.process_id, sequence: *sequence }, deltas };
-            let value = telling.record(&self.worker).into();
+            let report =
+                DeltaBatch { reporter: ReporterPosition { process_id: self.process_id, sequence: *sequence }, deltas };
+            let value = report.record(&self.worker).into();
             outgoing.push(Outgoing { partition, key: self.worker.clone(), value });
         }
         outgoing.extend(self.standings.take_resume_requests().into_iter().map(|request| Outgoing {
@@ -223,13 +223,13 @@ impl DeltaPublisher {
                 tracing::error!(
                     topic = self.topic,
                     error = chain(&error),
-                    "what is counted for health cannot be told yet"
+                    "what is counted for health cannot be reported yet"
                 );
             }
             Err(error) => tracing::debug!(
                 topic = self.topic,
                 error = chain(&error),
-                "what is counted for health cannot be told yet"
+                "what is counted for health cannot be reported yet"
             ),
         }
         self.partitions
@@ -243,7 +243,7 @@ impl DeltaPublisher {
                 self.under_way.remove(&ended.outgoing.partition);
             }
         }
-        if ended.is_told {
+        if ended.is_acknowledged {
             return None;
         }
         if let Some((code, text)) = self.producer.client().fatal_error() {
@@ -270,7 +270,7 @@ impl DeltaPublisher {
             tokio::time::sleep(after).await;
             let sent = Instant::now();
             let record = FutureRecord::to(&topic).partition(outgoing.partition).key(&outgoing.key);
-            let is_told = match producer.send(record.payload(&*outgoing.value), Duration::ZERO).await {
+            let is_acknowledged = match producer.send(record.payload(&*outgoing.value), Duration::ZERO).await {
                 Ok(delivery) => {
                     brokers.acknowledged(sent, delivery.timestamp);
                     true
@@ -281,11 +281,11 @@ impl DeltaPublisher {
                 }
                 Err((error, _record)) => {
                     metrics.deliver.publish_errors.with_label_values(&[&topic]).inc();
-                    tracing::debug!(topic, %error, "what is counted for health was not told and is told again");
+                    tracing::debug!(topic, %error, "what is counted for health was not reported and is reported again");
                     false
                 }
             };
-            Ended { outgoing, is_told }
+            Ended { outgoing, is_acknowledged }
         }
         .boxed()
     }
@@ -346,8 +346,8 @@ mod tests {
         let stop = CancellationToken::new();
         let mut running = tokio::task::JoinSet::new();
         running.spawn(publisher.run(stop.clone()));
-        // The first telling goes out at once, to learn the brokers' time.
-        let told = tokio::task::spawn_blocking(move || {
+        // The first report goes out at once, to learn the brokers' time.
+        let reported = tokio::task::spawn_blocking(move || {
             let reader: BaseConsumer = table_consumer_config(&kafka, "test").create().unwrap();
             let mut list = rdkafka::TopicPartitionList::new();
             list.add_partition_offset("deltas", 0, rdkafka::Offset::Beginning).unwrap();
@@ -360,7 +360,7 @@ mod tests {
             }
             false
         });
-        assert!(told.await.unwrap(), "nothing was told");
+        assert!(reported.await.unwrap(), "nothing was reported");
         assert!(metrics.deliver.publish_errors.with_label_values(&["deltas"]).get() > 0, "the first producer failed");
         stop.cancel();
         running.join_next().await.unwrap().unwrap();

@@ -171,7 +171,7 @@ struct ResumeRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaBatch {
     /// The reporting process, and the sequence number of this report in this partition.
-    pub told: ReporterPosition,
+    pub reporter: ReporterPosition,
     /// By integration.
     pub deltas: Vec<(String, Vec<SecondCounts>)>,
 }
@@ -199,8 +199,8 @@ impl DeltaBatch {
     pub fn record(&self, worker: &str) -> Vec<u8> {
         json(&DeltasRecord::DeltaBatch {
             worker: worker.into(),
-            process_id: format!("{:016x}", self.told.process_id).into(),
-            sequence: self.told.sequence,
+            process_id: format!("{:016x}", self.reporter.process_id).into(),
+            sequence: self.reporter.sequence,
             deltas: self
                 .deltas
                 .iter()
@@ -234,7 +234,7 @@ impl Delta {
                     (delta.integration.into_owned(), delta.slots.into_iter().map(SecondCounts::from).collect())
                 });
                 Ok(Self::DeltaBatch(DeltaBatch {
-                    told: ReporterPosition { process_id, sequence },
+                    reporter: ReporterPosition { process_id, sequence },
                     deltas: deltas.collect(),
                 }))
             }
@@ -375,7 +375,8 @@ struct CountsRecord {
     since_ms: Option<i64>,
     first_dropped: BTreeMap<i32, i64>,
     next_offset: i64,
-    told: Vec<(u64, u64)>,
+    #[serde(rename = "told")]
+    reported: Vec<(u64, u64)>,
     acknowledged: Vec<(u32, u32)>,
     failed: Vec<(u32, ByReason)>,
     streak_older: Option<FailingRecord>,
@@ -393,7 +394,7 @@ pub fn counts_record(known: &IntegrationHealth) -> Vec<u8> {
         since_ms: known.since_ms,
         first_dropped: known.first_dropped.clone(),
         next_offset: known.next_offset,
-        told: known.told.iter().map(|told| (told.process_id, told.sequence)).collect(),
+        reported: known.reported.iter().map(|reported| (reported.process_id, reported.sequence)).collect(),
         acknowledged: counts.acknowledged.clone(),
         failed: counts.failed.iter().map(|(part, failures)| (*part, failures.into())).collect(),
         streak_older: counts.streak.older.as_ref().map(FailingRecord::from),
@@ -416,7 +417,11 @@ pub fn parse_counts(value: &[u8]) -> Result<IntegrationHealth, RecordError> {
         since_ms: record.since_ms,
         first_dropped: record.first_dropped,
         next_offset: record.next_offset,
-        told: record.told.into_iter().map(|(process_id, sequence)| ReporterPosition { process_id, sequence }).collect(),
+        reported: record
+            .reported
+            .into_iter()
+            .map(|(process_id, sequence)| ReporterPosition { process_id, sequence })
+            .collect(),
         counts: Counts {
             acknowledged: record.acknowledged,
             failed: record.failed.into_iter().map(|(part, failures)| (part, failures.failures())).collect(),
@@ -527,8 +532,8 @@ mod tests {
             deltas in prop::collection::vec(("[a-zä\"/]{1,9}", prop::collection::vec(any_slot(), 0..3)), 0..3),
             key in "[a-zß/]{1,9}", since_ms in prop::option::of(0..9_000_000_000_000i64),
         ) {
-            let telling = DeltaBatch { told: ReporterPosition { process_id, sequence }, deltas };
-            prop_assert_eq!(Delta::parse(&telling.record("host")).ok(), Some(Delta::DeltaBatch(telling)));
+            let report = DeltaBatch { reporter: ReporterPosition { process_id, sequence }, deltas };
+            prop_assert_eq!(Delta::parse(&report.record("host")).ok(), Some(Delta::DeltaBatch(report)));
             let resume = ResumeRequest { key, since_ms };
             prop_assert_eq!(Delta::parse(&resume.record()).ok(), Some(Delta::ResumeRequest(resume)));
         }
@@ -538,7 +543,7 @@ mod tests {
             health in prop::sample::select(Health::ALL.to_vec()),
             times in any::<(Option<i64>, Option<i64>, Option<(i64, u16)>, Option<u32>, i64)>(),
             first_dropped in any::<BTreeMap<i32, i64>>(),
-            told in any::<Vec<(u64, u64)>>(),
+            reported in any::<Vec<(u64, u64)>>(),
             acknowledged in any::<Vec<(u32, u32)>>(),
             failed in prop::collection::vec((any::<u32>(), any_failures()), 0..4),
             older in prop::option::of(any_failing()),
@@ -549,7 +554,7 @@ mod tests {
                 since_ms: times.0,
                 first_dropped,
                 next_offset: times.4,
-                told: told.into_iter().map(|(process_id, sequence)| ReporterPosition { process_id, sequence }).collect(),
+                reported: reported.into_iter().map(|(process_id, sequence)| ReporterPosition { process_id, sequence }).collect(),
                 counts: Counts {
                     acknowledged,
                     failed,

@@ -141,12 +141,12 @@ async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way(
     }
     wait_until("its owner to warn, with reasons and the last status", PATIENCE, async || {
         let lines = || workers.iter().flat_map(|worker| worker.lines().all());
-        let told: Vec<_> = lines().filter(|line| line.contains("an integration is suspended")).collect();
-        let says = |part: &str| told.iter().all(|line| line.contains(part));
-        if told.len() == 1 && says("WARN") && says(r#""failures":"status "#) && says(r#""last_status":500"#) {
+        let reported: Vec<_> = lines().filter(|line| line.contains("an integration is suspended")).collect();
+        let says = |part: &str| reported.iter().all(|line| line.contains(part));
+        if reported.len() == 1 && says("WARN") && says(r#""failures":"status "#) && says(r#""last_status":500"#) {
             Ok(())
         } else {
-            Err(told)
+            Err(reported)
         }
     })
     .await;
@@ -336,16 +336,16 @@ async fn a_network_failure_of_ours_suspends_nobody(protocol: &str) {
     assert!(receivers.iter().any(|receiver| receiver.count() > 0));
 }
 
-/// The counts of an integration in the deltas topic, each telling once.
-fn told(brokers: &str, names: &Names, id: &str) -> (u64, u64) {
-    let mut tellings: BTreeMap<(i32, u64, u64), DeltaBatch> = BTreeMap::new();
+/// The counts of an integration in the deltas topic, each report once.
+fn reported(brokers: &str, names: &Names, id: &str) -> (u64, u64) {
+    let mut reports: BTreeMap<(i32, u64, u64), DeltaBatch> = BTreeMap::new();
     for record in read_all(brokers, &format!("{}.deltas", names.health())) {
-        if let Delta::DeltaBatch(telling) = Delta::parse(record.value.as_deref().unwrap()).unwrap() {
-            tellings.insert((record.partition, telling.told.process_id, telling.told.sequence), telling);
+        if let Delta::DeltaBatch(report) = Delta::parse(record.value.as_deref().unwrap()).unwrap() {
+            reports.insert((record.partition, report.reporter.process_id, report.reporter.sequence), report);
         }
     }
     let key = format!("w/{id}");
-    let slots = tellings.values().flat_map(|telling| &telling.deltas).filter(|(of, _)| *of == key);
+    let slots = reports.values().flat_map(|report| &report.deltas).filter(|(of, _)| *of == key);
     slots.flat_map(|(_, slots)| slots).fold((0, 0), |(acknowledged, failed), slot| {
         (acknowledged + u64::from(slot.acknowledged), failed + slot.failures.total())
     })
@@ -394,11 +394,11 @@ async fn an_owner_that_is_killed_loses_and_doubles_nothing(protocol: &str) {
             workers.push(Some(Worker::start(brokers, &names, &options).await));
         }
     }
-    // All that was told is counted, once.
-    let counted = wait_until("the counts to be what was told", PATIENCE, async || {
-        let (told, known) = (told(brokers, &names, "watched"), known(brokers, &names, "watched"));
+    // All that was reported is counted, once.
+    let counted = wait_until("the counts to be what was reported", PATIENCE, async || {
+        let (reported, known) = (reported(brokers, &names, "watched"), known(brokers, &names, "watched"));
         let counted = known.as_ref().map(attempts);
-        if counted == Some(told) { Ok(told) } else { Err((told, counted)) }
+        if counted == Some(reported) { Ok(reported) } else { Err((reported, counted)) }
     })
     .await;
     assert!(counted.0 > 100 && counted.1 > 200, "{counted:?}");
@@ -511,7 +511,7 @@ async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
     })
     .await;
     last.stop();
-    // What one worker told together counts after an acknowledgement at the other when all of it is later.
+    // What one worker reported together counts after an acknowledgement at the other when all of it is later.
     let acknowledged = logged.iter().rposition(|(_, outcome, _)| outcome.is_ok()).unwrap();
     let second = second_of(logged[acknowledged].0);
     let beyond_doubt = logged[acknowledged..].iter().filter(|(at, ..)| second_of(*at) > second).count() as u64;

@@ -80,7 +80,7 @@ mod tests {
         guard.attempted(0, 1_600, true);
         assert!(guard.is_active(2_000));
         guard.attempted(0, 1_400, false);
-        assert!(guard.is_active(2_000), "an older attempt told late changes nothing");
+        assert!(guard.is_active(2_000), "an older attempt reported late changes nothing");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use partition::PartitionHealth;
 
 pub use crate::domain::health::Health;
 
-/// What was last applied of a worker's process: its later tellings have higher sequences.
+/// What was last applied of a worker's process: its later reports have higher sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReporterPosition {
     /// Names the process.
@@ -27,7 +27,7 @@ pub struct ReporterPosition {
 }
 
 /// Processes remembered per integration: more than deliver to it side by side, over a few restarts.
-const TOLD_MAX: usize = 64;
+const REPORTERS_MAX: usize = 64;
 
 /// What is known about one integration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct IntegrationHealth {
     /// Below this offset of the deltas' partition all is counted.
     pub(crate) next_offset: i64,
     /// The last report of each process, the latest last.
-    pub(crate) told: Vec<ReporterPosition>,
+    pub(crate) reported: Vec<ReporterPosition>,
 }
 
 impl IntegrationHealth {
@@ -52,7 +52,7 @@ impl IntegrationHealth {
     pub fn apply(
         &mut self,
         offset: i64,
-        teller: ReporterPosition,
+        reporter: ReporterPosition,
         slots: &[SecondCounts],
         rules: &Rules,
         now_ms: i64,
@@ -61,16 +61,16 @@ impl IntegrationHealth {
             return false;
         }
         self.next_offset = offset + 1;
-        let before = self.told.iter().position(|told| told.process_id == teller.process_id);
+        let before = self.reported.iter().position(|reported| reported.process_id == reporter.process_id);
         if let Some(before) = before {
-            if self.told.get(before).is_some_and(|told| told.sequence >= teller.sequence) {
+            if self.reported.get(before).is_some_and(|reported| reported.sequence >= reporter.sequence) {
                 return false;
             }
-            self.told.remove(before);
-        } else if self.told.len() >= TOLD_MAX {
-            self.told.remove(0);
+            self.reported.remove(before);
+        } else if self.reported.len() >= REPORTERS_MAX {
+            self.reported.remove(0);
         }
-        self.told.push(teller);
+        self.reported.push(reporter);
         let second = second_of(now_ms);
         for slot in slots {
             self.counts.add(slot, rules, second);

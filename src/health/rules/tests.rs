@@ -23,12 +23,12 @@ fn slot(attempts: &[Attempt]) -> SecondCounts {
     slot
 }
 
-/// Each attempt told by itself, in the order given.
+/// Each attempt reported by itself, in the order given.
 fn counted(attempts: impl IntoIterator<Item = Attempt>, now_ms: i64) -> IntegrationHealth {
     let mut known = IntegrationHealth::default();
     for (number, attempt) in (1..).zip(attempts) {
-        let told = ReporterPosition { process_id: 7, sequence: number };
-        assert!(known.apply(number.cast_signed(), told, &[slot(&[attempt])], &RULES, now_ms));
+        let reported = ReporterPosition { process_id: 7, sequence: number };
+        assert!(known.apply(number.cast_signed(), reported, &[slot(&[attempt])], &RULES, now_ms));
     }
     known
 }
@@ -100,9 +100,9 @@ fn who_has_errors_is_told_so_before_it_is_suspended() {
 
 #[test]
 fn failures_told_together_count_when_all_of_them_follow_the_acknowledgement() {
-    let streak = |tellings: &[&[Attempt]]| {
+    let streak = |reports: &[&[Attempt]]| {
         let mut known = IntegrationHealth::default();
-        for (offset, attempts) in (0..).zip(tellings) {
+        for (offset, attempts) in (0..).zip(reports) {
             assert!(known.apply(
                 offset,
                 ReporterPosition { process_id: 1, sequence: offset.cast_unsigned() },
@@ -142,7 +142,7 @@ fn failed_stays_until_it_is_resumed_and_then_counts_anew() {
     assert_eq!((resumed.health, resumed.since_ms), (Health::Active, Some(200_000)));
     assert_eq!(resumed.first_dropped.get(&3), Some(&77), "a replay after the resume can still begin there");
     assert_eq!(resumed.counts.last_acknowledged_ms, Some(150_000));
-    // What was under way when it was resumed is told late.
+    // What was under way when it was resumed is reported late.
     resumed.apply(101, ReporterPosition { process_id: 8, sequence: 2 }, &[slot(&[failed(199_000)])], &RULES, 201_000);
     assert!(resumed.failures().is_empty());
     resumed.apply(102, ReporterPosition { process_id: 8, sequence: 3 }, &[slot(&[failed(202_000)])], &RULES, 203_000);
@@ -170,16 +170,16 @@ fn a_fast_clock_does_not_acknowledge_the_future() {
 fn what_was_told_before_is_not_counted_again() {
     let one = [slot(&[failed(1_000)])];
     let mut known = IntegrationHealth::default();
-    let mut tell = |offset, process_id, sequence| {
+    let mut report = |offset, process_id, sequence| {
         known.apply(offset, ReporterPosition { process_id, sequence }, &one, &RULES, 2_000)
     };
-    assert!(tell(10, 1, 5));
-    assert!(!tell(10, 1, 5), "read again");
-    assert!(!tell(9, 1, 4), "read again from further back");
-    assert!(!tell(11, 1, 5), "published twice");
-    assert!(tell(12, 1, 6));
-    assert!(tell(13, 2, 1), "another process");
-    assert!(tell(14, 1, 9));
+    assert!(report(10, 1, 5));
+    assert!(!report(10, 1, 5), "read again");
+    assert!(!report(9, 1, 4), "read again from further back");
+    assert!(!report(11, 1, 5), "published twice");
+    assert!(report(12, 1, 6));
+    assert!(report(13, 2, 1), "another process");
+    assert!(report(14, 1, 9));
     assert_eq!(known.failures().total(), 4);
 }
 
@@ -213,28 +213,28 @@ fn beyond_doubt(attempts: &[Attempt]) -> u64 {
     attempts.iter().filter(|(at, reason)| reason.is_some() && beyond(*at)).count() as u64
 }
 
-/// No two in one millisecond, in their order, and no more than are told apart: beyond that only the latest
+/// No two in one millisecond, in their order, and no more than are kept apart: beyond that only the latest
 /// acknowledgements count in any order.
 fn any_attempts() -> impl Strategy<Value = Vec<Attempt>> {
     let reason = prop::sample::select(vec![None, Some(Reason::Timeout), Some(Reason::Status), Some(Reason::Status)]);
     prop::collection::btree_map(0..12_000i64, reason, 0..32).prop_map(|attempts| attempts.into_iter().collect())
 }
 
-/// Told by three processes, each of which tells the attempts of a second at once; again some of them, which changes nothing.
-fn told(tellings: &[(u64, Vec<Attempt>)], again: &[bool], now_ms: i64) -> IntegrationHealth {
+/// Reported by three processes, each the attempts of a second at once. Some reports come twice, which changes nothing.
+fn reported(reports: &[(u64, Vec<Attempt>)], again: &[bool], now_ms: i64) -> IntegrationHealth {
     let mut known = IntegrationHealth::default();
     let mut offset = 0;
     let mut sequences = [0u64; 3];
-    for ((process_id, attempts), again) in tellings.iter().zip(again) {
+    for ((process_id, attempts), again) in reports.iter().zip(again) {
         let sequence = &mut sequences[usize::try_from(*process_id).unwrap()];
         *sequence += 1;
-        let told = ReporterPosition { process_id: *process_id, sequence: *sequence };
-        assert!(known.apply(offset, told, &[slot(attempts)], &RULES, now_ms));
+        let reported = ReporterPosition { process_id: *process_id, sequence: *sequence };
+        assert!(known.apply(offset, reported, &[slot(attempts)], &RULES, now_ms));
         if *again {
             // Read again, and published again.
-            assert!(!known.apply(offset, told, &[slot(attempts)], &RULES, now_ms));
+            assert!(!known.apply(offset, reported, &[slot(attempts)], &RULES, now_ms));
             offset += 1;
-            assert!(!known.apply(offset, told, &[slot(attempts)], &RULES, now_ms));
+            assert!(!known.apply(offset, reported, &[slot(attempts)], &RULES, now_ms));
         }
         offset += 1;
     }
@@ -256,27 +256,27 @@ proptest! {
         prop_assert_eq!(streak(&single), exact);
 
         let by_second = |of: &dyn Fn(usize) -> u64| {
-            let mut tellings: Vec<(u64, Vec<Attempt>)> = Vec::new();
+            let mut reports: Vec<(u64, Vec<Attempt>)> = Vec::new();
             for (number, attempt) in attempts.iter().enumerate() {
                 let process_id = of(number);
-                let same = |(b, told): &&mut (u64, Vec<Attempt>)| *b == process_id && second_of(told[0].0) == second_of(attempt.0);
-                match tellings.iter_mut().find(same) {
-                    Some((_, told)) => told.push(*attempt),
-                    None => tellings.push((process_id, vec![*attempt])),
+                let same = |(b, reported): &&mut (u64, Vec<Attempt>)| *b == process_id && second_of(reported[0].0) == second_of(attempt.0);
+                match reports.iter_mut().find(same) {
+                    Some((_, reported)) => reported.push(*attempt),
+                    None => reports.push((process_id, vec![*attempt])),
                 }
             }
-            tellings
+            reports
         };
-        let alone = told(&by_second(&|_| 0), &repeat, now);
+        let alone = reported(&by_second(&|_| 0), &repeat, now);
         prop_assert_eq!(streak(&alone), exact);
 
-        let mut tellings = by_second(&|number| split[number]);
-        let in_order = told(&tellings, &repeat, now);
-        for (index, with) in shuffle.iter().enumerate().take(tellings.len()) {
-            let with = with.index(tellings.len());
-            tellings.swap(index, with);
+        let mut reports = by_second(&|number| split[number]);
+        let in_order = reported(&reports, &repeat, now);
+        for (index, with) in shuffle.iter().enumerate().take(reports.len()) {
+            let with = with.index(reports.len());
+            reports.swap(index, with);
         }
-        let known = told(&tellings, &repeat, now);
+        let known = reported(&reports, &repeat, now);
         prop_assert_eq!(&known.counts, &in_order.counts);
         prop_assert_eq!((&known.counts.acknowledged, &known.counts.failed), (&single.counts.acknowledged, &single.counts.failed));
         prop_assert_eq!(
@@ -299,7 +299,7 @@ proptest! {
         for (number, (at, ok)) in (1u64..).zip(sorted.iter().copied()) {
             let reason = if ok { None } else { Some(Reason::Reset) };
             known.apply(number.cast_signed(), ReporterPosition { process_id: number, sequence: 1 }, &[slot(&[(at, reason)])], &RULES, at);
-            prop_assert!(known.counts.streak.recent.len() <= 32 && known.told.len() <= TOLD_MAX);
+            prop_assert!(known.counts.streak.recent.len() <= 32 && known.reported.len() <= REPORTERS_MAX);
             prop_assert!(known.counts.acknowledged.len() <= 32 && known.counts.failed.len() <= 32);
         }
         let attempts: Vec<Attempt> =
