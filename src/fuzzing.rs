@@ -72,7 +72,7 @@ fn write_request(integration: &Arc<Integration>, webhook: usize) {
     }
 }
 
-/// The first attempt of one event; nothing where the webhook can't be sent any.
+/// The first attempt of one event. `None` where the webhook can't be sent anything.
 fn signed(integration: &Arc<Integration>, webhook: usize) -> Option<SignedRequest> {
     let template = RequestTemplate::new(integration, webhook).ok()?;
     let pressure = Pressure::new(usize::MAX);
@@ -92,10 +92,10 @@ pub fn events(input: &[u8]) {
     assert!(words.is_ok_and(|words| !words.entities.is_empty()), "an event has words");
 }
 
-/// What stands for the request's token in an answer.
+/// Replaced in an answer by the request's token.
 const ECHO: &[u8] = b"{echo}";
 
-/// How a receiver sends, in one byte, and its answer, in which `{echo}` stands for the request's token: read by the HTTP library over a
+/// How a receiver sends, in one byte, and its answer, in which `{echo}` is replaced by the request's token: read by the HTTP library over a
 /// pipe. Only an answer with status 200 and the token in it acknowledges.
 ///
 /// # Panics

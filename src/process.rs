@@ -51,7 +51,7 @@ fn complain(lines: &[impl Display]) -> ExitCode {
     let mut stderr = io::stderr().lock();
     for line in lines {
         if writeln!(stderr, "{line}").is_err() {
-            // Nobody reads: the exit code still says it.
+            // The reader of the output is gone: the exit code still says it.
             break;
         }
     }

@@ -116,7 +116,7 @@ async fn keep_little(brokers: &str, topic: &str) {
     }
 }
 
-/// Writes events, always some way ahead of the worker, until `stop`. Says how many.
+/// Writes events, always some way ahead of the worker, until `stop`. Returns how many.
 fn feed(brokers: &str, topic: &str, receivers: usize, stop: &AtomicBool, read: &AtomicU64) -> u64 {
     let mut written = 0;
     while !stop.load(Ordering::Relaxed) {

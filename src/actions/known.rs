@@ -21,7 +21,7 @@ const SENT_MAX: usize = 1_000_000;
 pub(crate) struct Known {
     /// By delivery id, when it was last sent back, ms since 1970.
     sent: HashMap<Box<str>, i64>,
-    /// By integration key, its webhooks; none where the integrations topic could not be read.
+    /// By integration key, its webhooks. `None` where the integrations topic could not be read.
     webhooks: Option<BTreeMap<String, BTreeSet<String>>>,
 }
 

@@ -66,7 +66,7 @@ pub(crate) enum ActionError {
     /// What was asked for can't be done.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Somebody wanted it to end.
+    /// The caller asked it to end.
     #[error("interrupted")]
     Stopped,
     /// A part of the action ended early.

@@ -1,6 +1,6 @@
 //! Why a selection is not valid, or cannot be acted on: the thing, and what is accepted instead.
 //!
-//! What a caller makes of it (a status, an exit code) is the caller's.
+//! The caller decides what it makes of it: a status, an exit code.
 
 use super::selection::WORD_CHARS_MAX;
 use crate::settings::DEAD_LETTER_REASONS;

@@ -35,7 +35,7 @@ const UNDER_WAY_BYTES_MAX: usize = 32 * 1024 * 1024;
 const BURST_MAX: Duration = Duration::from_millis(20);
 /// The clocks of producers differ: a run that continues from a time goes back this far.
 const CLOCKS_DIFFER_MAX_MS: i64 = 10_000;
-/// What is to be done with a record.
+/// What is done with a record.
 pub(crate) enum Judged {
     /// Nothing: it was not asked for.
     Other,
@@ -88,15 +88,15 @@ pub(crate) struct Resent {
     pub(crate) ended: Result<bool, ActionError>,
 }
 
-/// Sends back what is selected. `told` is called with the account after every record and at intervals.
+/// Sends back what is selected. `report` is called with the account after every record and at intervals.
 pub(crate) async fn resend(
     order: Order<'_>,
     prepared: Prepared,
-    told: &mut (dyn FnMut(&Account, &[Range]) + Send),
+    report: &mut (dyn FnMut(&Account, &[Range]) + Send),
 ) -> Resent {
     let Prepared { mut reading, judge, mut selection } = prepared;
     let mut resend = Resend::new(&order, &reading);
-    let ended = resend.go(&mut reading, judge, &order, told).await;
+    let ended = resend.go(&mut reading, judge, &order, report).await;
     resend.drain().await;
     let Resend { mut account, failure, .. } = resend;
     let is_interrupted = matches!(ended, Ok(Ended::Interrupted));
@@ -275,7 +275,7 @@ impl Resend {
         reading: &mut RecordStream,
         mut judge: Judge,
         order: &Order<'_>,
-        told: &mut (dyn FnMut(&Account, &[Range]) + Send),
+        report: &mut (dyn FnMut(&Account, &[Range]) + Send),
     ) -> Result<Ended, ActionError> {
         loop {
             if order.is_over() {
@@ -303,7 +303,7 @@ impl Resend {
                 }
             }
             self.account.dealt_with(&record);
-            told(&self.account, reading.ranges());
+            report(&self.account, reading.ranges());
         }
     }
 
@@ -380,7 +380,7 @@ impl Order<'_> {
         self.stop.is_cancelled() || self.until.is_some_and(|until| Instant::now() >= until)
     }
 
-    /// The result of `wanted`; none when it is to stop before. As cancel safe as `wanted`.
+    /// The result of `wanted`. `None` when it is stopped before. As cancel safe as `wanted`.
     async fn unless_over<T>(&self, wanted: impl Future<Output = T>) -> Option<T> {
         let wanted = self.stop.run_until_cancelled(wanted);
         match self.until {

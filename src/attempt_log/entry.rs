@@ -88,7 +88,7 @@ pub(crate) struct AttemptLog {
 }
 
 impl AttemptLog {
-    /// A log of that level, and where its entries come out; none if it is off.
+    /// A log of that level, and where its entries come out. `None` if it is off.
     pub(crate) fn new(level: settings::AttemptLog, metrics: Arc<Metrics>) -> Option<(Self, Receiver<Entry>)> {
         let all = match level {
             settings::AttemptLog::Off => return None,
@@ -104,7 +104,7 @@ impl AttemptLog {
         if self.all { Keep::All } else { Keep::Failures }
     }
 
-    /// What is to be logged of an attempt that ended, without its answer; nothing where it is not to be logged, or too much waits.
+    /// The entry of an attempt that ended, without its answer. `None` where it is not logged, or where too many entries wait.
     pub(crate) fn entry(&self, ended: &Ended<'_>) -> Option<Entry> {
         if !self.all && *ended.outcome == Outcome::Acknowledged {
             return None;

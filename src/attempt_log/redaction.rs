@@ -128,7 +128,7 @@ fn decoded_basic(value: &str) -> Option<String> {
     String::from_utf8(decoded).ok().filter(|pair| !pair.is_empty())
 }
 
-/// What a text means where it is percent-encoded; nothing where it is not.
+/// What a text means where it is percent-encoded. `None` where it is not.
 fn percent_decoded(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -257,7 +257,7 @@ fn hex_value(digits: &[u8]) -> Option<u32> {
     u32::from_str_radix(text, 16).ok()
 }
 
-/// What follows an HTML entity, after its `&`; the letter that a number stands for is added.
+/// What follows an HTML entity, after its `&`. The letter that a number means is added.
 fn after_entity<'a>(after: &'a [u8], bare: &mut Vec<u8>) -> &'a [u8] {
     const NAMES: [&[u8]; 6] = [b"quot;", b"amp;", b"lt;", b"gt;", b"apos;", b"nbsp;"];
     const DIGITS_MAX: usize = 8;

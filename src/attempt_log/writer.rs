@@ -64,7 +64,7 @@ fn producer_of(
     let mut config = producer_config(kafka, "attempts");
     fix(&mut config, "queue.buffering.max.messages", QUEUE_RECORDS_MAX);
     fix(&mut config, "queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX);
-    // Nobody waits for these records, and larger batches cost less.
+    // Nothing waits for these records, and larger batches cost less.
     fix(&mut config, "linger.ms", "50");
     config.create_with_context(context)
 }

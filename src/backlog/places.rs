@@ -80,7 +80,7 @@ pub(crate) fn loader(kafka: &settings::Kafka, topic: &str) -> (PlaceLoader, Plac
 }
 
 impl PlaceLoader {
-    /// Asks for the places in these partitions of the events topic, as they are from now on. Says whether that was possible:
+    /// Asks for the places in these partitions of the events topic, as they are from now on. Returns whether that was possible:
     /// one question at a time.
     pub(crate) fn ask(&mut self, partitions: Vec<i32>) -> bool {
         if self.is_asked {
@@ -190,7 +190,7 @@ impl Places {
         Ok(Self { topic, table: PlaceTable::on(cluster), of_group: format!("{}/", kafka.group) })
     }
 
-    /// Reads up to a batch, waiting at most `wait` for its first record. Says how many records there were.
+    /// Reads up to a batch, waiting at most `wait` for its first record. Returns how many records there were.
     fn read(&mut self, wait: Duration) -> Result<usize, CompactedError> {
         let Self { topic, table, of_group } = self;
         topic.read(wait, |row| {

@@ -55,7 +55,7 @@ fn file<S: Clone + Send + Sync + 'static>(kind: &'static str, text: &'static str
     routing::get(move || async move {
         let mut response = Response::new(Body::from(text));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        // A release brings all files anew; none is stale beside the others.
+        // A release brings all files anew, so that no file is older than the others.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         response
     })

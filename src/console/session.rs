@@ -15,7 +15,7 @@ const TOKEN_BYTES_MAX: usize = 4096;
 /// The header that the page sends with every request. Another site's form can't send it, and its script may not.
 pub(super) const PAGE_HEADER: &str = "x-hookstream-console";
 
-/// The cookie that keeps `token` until the browser is closed; none where it is no token.
+/// The cookie that keeps `token` until the browser is closed. `None` where it is not a token.
 pub(super) fn kept(token: &str) -> Option<HeaderValue> {
     let is_token = !token.is_empty()
         && token.len() <= TOKEN_BYTES_MAX

@@ -53,7 +53,7 @@ impl Circuit {
         }
     }
 
-    /// A probe begins; its end must be told. Nothing where it is closed.
+    /// A probe begins. Its end must be reported. `None` where the circuit is closed.
     pub(crate) fn begin_probe(&mut self, now: Instant) {
         if let State::Open { probing, .. } = &mut self.0 {
             *probing = Some(now);
@@ -67,14 +67,14 @@ impl Circuit {
         }
     }
 
-    /// It works again. Says whether this closed it.
+    /// It works again. Returns whether this closed it.
     pub(crate) fn close(&mut self) -> bool {
         let was_open = self.is_open();
         self.0 = State::Closed { failures: 0 };
         was_open
     }
 
-    /// A request failed. Says whether this opened it.
+    /// A request failed. Returns whether this opened it.
     pub(crate) fn failed(&mut self, probe: bool, now: Instant) -> bool {
         match &mut self.0 {
             State::Closed { failures } => {

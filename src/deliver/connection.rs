@@ -54,7 +54,7 @@ impl KeptConnection {
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(CONNECTION_BUFFER_BYTES)
             .max_headers(HEADERS_MAX)
-            // Browsers and curl read all of these, so those who wrote a receiver never saw them.
+            // Browsers and curl read all of these, so authors of receivers never saw them.
             .ignore_invalid_headers_in_responses(true)
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)

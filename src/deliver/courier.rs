@@ -1,4 +1,4 @@
-//! What a shard asks of the one that makes its requests, and what it gets back. How a request is made is `http_courier`'s; with another
+//! The courier makes the requests of a shard: what it gets, and what it returns. `http_courier` makes them over HTTP; with another
 //! courier the shard's rules are tested without receivers.
 
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub(crate) trait Courier {
     /// The body of an answer that has not come yet.
     type Body: AnswerBody<Connection = Self::Connection>;
 
-    /// Sends `request`, over `kept` if that still works, and judges the answer. `keep` says of which answers the beginning of the
+    /// Sends `request`, over `kept` if that still works, and judges the answer. `keep` says for which answers the beginning of the
     /// body is wanted.
     ///
     /// Not cancel safe: dropping it closes the connection, and the receiver may have had the request.

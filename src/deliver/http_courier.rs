@@ -1,5 +1,5 @@
 //! The courier of workers and of test deliveries: one request to one receiver, sent over a kept or a new connection, and judged, under
-//! one deadline. When to send what is the shard's.
+//! one deadline. The shard decides when what is sent.
 //!
 //! The verdict falls at the headers of the answer. What is left of it then is an [`HttpBody`], which nothing waits for but the
 //! connection and the attempt log. A kept connection may have been closed by the receiver at the very moment the request left: then
@@ -69,7 +69,7 @@ impl HttpBody {
         AnswerRead { body: self.kept.freeze(), connection: reusable.then_some(self.connection) }
     }
 
-    /// Reads a body to its end and waits until the connection can carry the next request. Says whether it can.
+    /// Reads a body to its end and waits until the connection can carry the next request. Returns whether it can.
     ///
     /// Cancel safe: what was read so far stays.
     async fn come(&mut self) -> bool {

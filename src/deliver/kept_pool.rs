@@ -10,7 +10,7 @@ const KEPT_MIN: usize = 64;
 /// When a pool is full, one in so many is closed at once: finding the oldest ones looks at all.
 const CLOSED_OF: usize = 8;
 
-/// What a pool asks of a connection.
+/// What a pool needs to know about a connection.
 pub(crate) trait Keepable {
     /// Whether it can carry a request now.
     fn is_usable(&self, now: Instant) -> bool;

@@ -70,7 +70,7 @@ impl NextSteps {
         self.tiers.get(tier).map(|(_, delay)| now_ms.saturating_add(millis(*delay)))
     }
 
-    /// When the retry of an attempt that ended at `at_ms` falls due, ms since 1970; none when none follows.
+    /// When the retry of an attempt that ended at `at_ms` falls due, ms since 1970. `None` when no retry follows.
     pub(crate) fn next_attempt_ms(&self, verdict: Verdict, at_ms: i64) -> Option<i64> {
         match verdict {
             Verdict::Retry(tier) => self.due_ms(tier, at_ms),

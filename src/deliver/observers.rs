@@ -1,4 +1,4 @@
-//! Who hears of an attempt's end: the attempt log and the health of integrations. Never delays a delivery.
+//! Where the end of an attempt is reported: the attempt log and the health of integrations. Never delays a delivery.
 //!
 //! Shards call in from their own threads, once an attempt: a count under a lock that only this shard and, once a second,
 //! the collector take, and for the log a hand-over that is given up when there is no room.
@@ -21,7 +21,7 @@ pub(crate) fn host_name() -> String {
 /// The longest name that a host may have.
 const HOST_NAME_MAX: usize = 64;
 
-/// Who hears of attempts. Nobody, by default.
+/// Where attempts are reported. By default nowhere.
 #[derive(Default)]
 pub struct Reports {
     tally: Option<Arc<Tally>>,
@@ -39,7 +39,7 @@ impl Reports {
         self.log.as_ref().map_or(Keep::Nothing, AttemptLog::keep)
     }
 
-    /// An attempt ended. Returns what is to be logged of it once its answer is read.
+    /// An attempt ended. Returns what the attempt log gets once the answer is read.
     pub(crate) fn attempt_ended(&self, ended: &Ended<'_>) -> Option<Entry> {
         if let Some(tally) = &self.tally {
             tally.count(ended.shard, &ended.delivery.integration, ended.outcome, ended.at_ms);

@@ -1,4 +1,4 @@
-//! The queue of one lane: who may go next when some wait for each other.
+//! The queue of one lane: which item may start next when some wait for each other.
 //!
 //! Items that share an order key go one after another, in the order they came; others are free. An item may have two
 //! keys and then waits for both. Items leave in two steps: `pop` starts one, `finish` frees its keys.
@@ -22,7 +22,7 @@ struct Node<T> {
     /// None once started.
     item: Option<T>,
     keys: [Option<u64>; 2],
-    /// For each of its keys: who comes after it.
+    /// For each of its keys: the item after it.
     next: [Place; 2],
     /// Counts the items as they came.
     arrival: u64,
@@ -92,7 +92,7 @@ impl<T> OrderedQueue<T> {
         keys.iter().flatten().all(|key| self.by_key.get(key).is_some_and(|chain| chain.first == place))
     }
 
-    /// Starts the next item that waits for nobody.
+    /// Starts the next item that waits for no other.
     pub fn pop(&mut self) -> Option<(Place, T)> {
         let place = self.ready.pop_front()?;
         let item = self.slots.get_mut(place)?.item.take()?;
@@ -167,7 +167,7 @@ impl<T> OrderedQueue<T> {
     }
 }
 
-/// Says who comes after `place` in the chain of `key`, and whether `place` is there.
+/// The item after `place` in the chain of `key`, and whether `place` is in that chain.
 fn set_next<T>(slots: &mut Slab<Node<T>>, place: Place, key: u64, next: Place) -> bool {
     let slot = slots.get_mut(place);
     slot.map(|slot| slot.set_next(key, next)).is_some()

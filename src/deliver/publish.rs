@@ -31,7 +31,7 @@ pub(crate) struct Outgoing {
     pub(crate) topic: Arc<str>,
     /// Key.
     pub(crate) key: Option<Bytes>,
-    /// Value; none for the dead letter of a record without one.
+    /// Value. `None` for the dead letter of a record without one.
     pub(crate) payload: Option<Bytes>,
     /// Headers.
     pub(crate) headers: Vec<(&'static str, String)>,
@@ -69,7 +69,7 @@ pub struct Sink {
     kafka: Arc<settings::Kafka>,
     brokers: Arc<BrokerClock>,
     metrics: Arc<Metrics>,
-    /// Cancelled when nothing more is to be tried.
+    /// Cancelled when publications are not tried again any more.
     stop: CancellationToken,
     /// Cancelled by the sink when the producer can never publish again: the process must end.
     fatal: CancellationToken,
@@ -145,7 +145,7 @@ impl Sink {
         })
     }
 
-    /// The brokers' clock, as acknowledgements tell it.
+    /// The brokers' clock, which acknowledgements bring.
     pub(crate) fn brokers(&self) -> Arc<BrokerClock> {
         Arc::clone(&self.brokers)
     }
@@ -157,7 +157,7 @@ impl Sink {
             match single_record_producer_config(&self.kafka, "sink-alone")
                 .create_with_context(ClientLog::new("sink-alone"))
             {
-                // Somebody else may have been faster; one of the two is dropped.
+                // Another thread may have been faster; one of the two producers is dropped.
                 Ok(made) => drop(self.lone.set(made)),
                 Err(error) => tracing::error!(%error, "no producer for single records"),
             }

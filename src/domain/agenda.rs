@@ -36,7 +36,7 @@ pub(crate) enum TickDecision {
     Fire,
     /// It is another worker's, or from before this one held it.
     Leave,
-    /// Nobody fires it.
+    /// No worker fires it.
     Drop(DropReason),
 }
 
@@ -116,7 +116,7 @@ impl Agenda {
         self.due.clear();
     }
 
-    /// Follows a change of the integration of that key; none: it was removed.
+    /// Follows a change of the integration of that key. `None`: it was removed.
     pub(crate) fn follow(&mut self, key: &str, integration: Option<&Arc<Integration>>) {
         if let Some((key, old)) = self.planned.remove_entry(key) {
             for (place, ticks) in schedules(&old) {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     proptest! {
-        /// Workers hand one partition over now and then, with nobody holding it for less than a period; one may be killed
+        /// Workers hand one partition over now and then, with a gap of less than a period between two owners; one may be killed
         /// (it holds until then and another only later) or give it up. All look at their own pace.
         #[test]
         fn no_tick_is_doubled_and_a_handover_loses_at_most_one(

@@ -182,7 +182,7 @@ impl fmt::Display for WhyNot {
 pub(crate) struct ItemRuling {
     /// The item.
     pub(crate) item: ItemWords,
-    /// Every field that does not match; none when the item matches.
+    /// Every field that does not match. Empty when the item matches.
     pub(crate) why_not: Vec<WhyNot>,
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-/// The 16 bytes of a dashed GUID in either case; none for any other text.
+/// The 16 bytes of a dashed GUID in either case. `None` for any other text.
 pub(crate) fn parse(text: &str) -> Option<[u8; 16]> {
     // The only form of this length that the parser takes is the dashed one.
     if text.len() != Hyphenated::LENGTH {

@@ -1,7 +1,7 @@
 //! A hash that is the same in every process and every version: entity types, order keys, phases of schedules, shards. It is frozen;
 //! golden values hold it.
 //!
-//! Not for a map whose keys strangers choose, who can make keys collide: those maps have a seed of their process.
+//! Not for a map whose keys come from outside, since an attacker can make keys collide: such a map has a seed of its process.
 
 use std::hash::Hasher as _;
 

@@ -69,7 +69,7 @@ pub(crate) struct SigningKey {
 }
 
 impl SigningKey {
-    /// Prepares the key of one secret, white space around it ignored: the bytes that its base64 stands for, after `whsec_`. It
+    /// Prepares the key of one secret, white space around it ignored: the bytes of its base64, after `whsec_`. It
     /// signs until `until_s`, seconds since 1970, or for good.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ struct Workspace {
 /// The integrations of a workspace. Should another's name have the same hash, those of both.
 #[derive(Default)]
 struct Webhooks {
-    /// None: they are of several.
+    /// `None` if they are of several.
     name: Option<Box<str>>,
     groups: Box<[Group]>,
     /// Places of webhooks whose item others have too.
@@ -173,7 +173,7 @@ pub(crate) struct Census {
 /// Integrations whose schedules may have changed since they were last taken.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) enum Rescheduled {
-    /// Nobody has taken any yet, or too many have changed to be listed.
+    /// Nothing was taken yet, or too many have changed to be listed.
     #[default]
     Everything,
     /// Those of these keys.
@@ -220,7 +220,7 @@ impl Table {
         self.stale.insert(hash);
     }
 
-    /// Removes an integration. Says whether there was one.
+    /// Removes an integration. Returns whether there was one.
     pub(crate) fn remove(&mut self, key: &str) -> bool {
         let Some(ByKey(old)) = self.by_key.take(&*canonical_key(key)) else { return false };
         if old.has_schedule() {

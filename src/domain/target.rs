@@ -1,7 +1,7 @@
 //! Where a request goes: a webhook's URL taken apart, once, into what a connection and a request line need.
 //!
 //! Reads strictly: what browsers would repair is refused with a reason, because two readers that repair differently are
-//! how an address check is walked around. Numbers that stand for an IPv4 address in one of its old notations are turned
+//! how an address check is walked around. Numbers that mean an IPv4 address in one of its old notations are turned
 //! into that address here, so that it is checked like any other. Which addresses are allowed is decided elsewhere.
 
 use std::fmt;
@@ -21,7 +21,7 @@ const NAME_BYTES_MAX: usize = 253;
 /// The bound of DNS on each part of a name.
 const LABEL_BYTES_MAX: usize = 63;
 
-/// Why a URL can't be delivered to. The texts name the part at fault and what is accepted; none holds user info, path or
+/// Why a URL can't be delivered to. The texts name the part at fault and what is accepted. They never hold user info, path or
 /// query, which may be secrets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {

@@ -51,7 +51,7 @@ struct Acknowledged {
 }
 
 impl Collector {
-    /// For an owner who judges by `rules`.
+    /// A collector whose owner judges by `rules`.
     pub fn new(rules: &Rules) -> Self {
         let shortest_ms = (i64::from(rules.errors_window_s) * 1_000).min(rules.suspend_after_ms);
         Self {
@@ -66,7 +66,7 @@ impl Collector {
         }
     }
 
-    /// Takes over what the shards counted. Says whether the network guard is up: then nothing of it counts, but that an
+    /// Takes over what the shards counted. Returns whether the network guard is up: then nothing of it counts, but that an
     /// integration acknowledged is still reported.
     pub fn collect(&mut self, tally: &Tally, now_ms: i64) -> bool {
         let mut counted = Vec::new();
@@ -113,8 +113,8 @@ impl Collector {
         }
     }
 
-    /// Hands over what is to be reported now, in pieces of a record each; what may be held back only when it is the `last`
-    /// time. Where `partition_of` gives none, all is held back.
+    /// Hands over what is reported now, in pieces of a record each. What may be held back comes only the `last` time. An integration for
+    /// which `partition_of` returns `None` is held back.
     pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> Option<i32>) -> Vec<Chunk> {
         let (held_ms, few, window_ms) = (self.held_ms, self.few, self.window_ms);
         self.reported.retain(|_, reported| now_ms.saturating_sub(reported.at_ms) < window_ms);

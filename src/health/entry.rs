@@ -1,4 +1,4 @@
-//! What an owner writes of one partition in one transaction, and what is logged of it. When to write is [`super::owner`]'s.
+//! What an owner writes of one partition in one transaction, and what is logged of it. [`super::owner`] decides when it is written.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::records::{StateRecord, counts_record};
 use super::rules::{Change, Health, IntegrationHealth};
 use crate::kafka::transactions::Written;
 
-/// A suspension is a warning that says what it rests on: from here on events are dropped.
+/// A suspension is a warning with its reasons: from here on events are dropped.
 pub(super) fn log_change(integration: &str, known: &IntegrationHealth) {
     let status = known.health.word();
     if known.health != Health::Failed {
@@ -23,7 +23,7 @@ pub(super) fn log_change(integration: &str, known: &IntegrationHealth) {
     );
 }
 
-/// What is to be written of one partition.
+/// The records to write of one partition.
 pub(super) struct Entry {
     pub(super) changes: Vec<Change>,
     pub(super) counted: Vec<(Box<str>, IntegrationHealth)>,

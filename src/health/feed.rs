@@ -113,7 +113,7 @@ impl HealthFeed {
         self.standings.apply_health(key, standing, table.get(key).map(|integration| &**integration));
     }
 
-    /// Takes over a record. Says whether it says anything.
+    /// Takes over a record. Returns whether it could be used.
     fn take(&self, row: &Row<'_>) -> bool {
         let parsed = std::str::from_utf8(row.key).map_err(RecordError::from).and_then(|key| {
             let record = row.value.map(StateRecord::parse).transpose()?;
@@ -133,9 +133,9 @@ impl HealthFeed {
     }
 }
 
-/// Nobody waits any more when the process is stopping.
+/// The receiver is gone when the process is stopping.
 fn signal(ready: &mut Option<oneshot::Sender<()>>) {
     if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
-        tracing::debug!("nobody waits for the health topic");
+        tracing::debug!("the start does not wait for the health topic any more");
     }
 }

@@ -46,7 +46,7 @@ impl HealthView {
         self.by_key.read().keys().cloned().collect()
     }
 
-    /// The health topic says something new; none removes what it said. `integration` is the one of that key, if there is
+    /// The health topic has a new state, or with `None` a state no more. `integration` is the one of that key, if there is
     /// one.
     pub(crate) fn apply_health(&self, key: &str, standing: Option<HealthState>, integration: Option<&Integration>) {
         {

@@ -50,7 +50,7 @@ enum Ticket {
     Record(Arc<Assignment>, Sequence),
     /// An event that was read a second time, for webhooks that are behind: their places cover it.
     Place(Arc<Assignment>),
-    /// A tick out of the agenda, which no record stands for.
+    /// A tick out of the agenda. It has no record.
     Tick(Arc<Assignment>),
 }
 
@@ -92,7 +92,7 @@ impl Deliveries {
         self.of_webhooks.get_mut(index)
     }
 
-    /// Releases the delivery to that webhook. Says whether nothing is left that the record waits for; false if it was released before.
+    /// Releases the delivery to that webhook. Returns whether nothing is left that the record waits for; false if it was released before.
     fn release(&mut self, gauge: Option<&Arc<LaneGauge>>) -> bool {
         let is_new = self.of(gauge).is_some_and(|open| !std::mem::replace(&mut open.is_released, true));
         self.unreleased -= usize::from(is_new);

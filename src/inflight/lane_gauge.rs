@@ -2,7 +2,7 @@
 //! more, before they hand anything over.
 //!
 //! A gauge is shared by the consumer threads and the shard that owns the lane. It holds counts and flags only: the queue, the
-//! circuits and the requests are the shard's.
+//! circuits and the requests belong to the shard.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(crate) const LANE_RETRIES_MAX: usize = 64;
 /// A lane takes no more than this part of the bytes that the process has left, so that some are left for the others.
 const FREE_SHARE: usize = 8;
 
-/// Nobody may hand over a probe.
+/// No probe is wanted.
 const PROBE_NONE: u8 = 0;
 /// A retry may.
 const PROBE_RETRY: u8 = 1;
@@ -207,7 +207,7 @@ impl LaneGauge {
         self.returned.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// All of that return was told.
+    /// All of that return was reported.
     pub(crate) fn end_return(self: &Arc<Self>, number: u64) {
         self.returns.lock().push((Arc::clone(self), number));
     }
@@ -232,7 +232,7 @@ impl Drop for Admitted {
     }
 }
 
-/// The gauges of all webhooks that somebody in this process works for.
+/// The gauges of all webhooks that have work in this process.
 #[derive(Debug, Default)]
 pub struct LaneGauges {
     known: Mutex<Known>,
@@ -244,7 +244,7 @@ struct Known {
     /// By the integration's key and the webhook's id. Both come from outside: the standard library's seeded hash.
     gauges: HashMap<Box<str>, HashMap<Box<str>, Arc<LaneGauge>>>,
     next_id: u64,
-    /// How many there are, and how many there may be before those are forgotten that nobody uses.
+    /// How many there are, and at how many those that are not used any more are forgotten.
     count: usize,
     sweep_at: usize,
 }

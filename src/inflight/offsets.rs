@@ -3,7 +3,7 @@
 //! A record is settled when each of its deliveries is acknowledged, or its successor record is, or a counted rule dropped
 //! it. Only the settled prefix is committable, never the highest offset seen. Slots are addressed by a sequence number, so
 //! gaps in the offsets (compaction, transactions) are harmless. A tracker lives as long as one assignment of its
-//! partition: what is settled after the assignment was lost goes to a tracker that nobody asks any more.
+//! partition: what is settled after the assignment was lost goes to a tracker that is not used any more.
 //!
 //! What is settled beyond that prefix is told as runs of offsets, so that it can be stored with the commit and the next
 //! owner does not repeat it.
@@ -53,7 +53,7 @@ impl OffsetTracker {
         }
     }
 
-    /// Settles a record. Says whether the committable offset moved. Settling twice changes nothing.
+    /// Settles a record. Returns whether the committable offset moved. Settling twice changes nothing.
     pub fn settle(&mut self, sequence: Sequence) -> bool {
         let place = sequence.checked_sub(self.head).and_then(|place| usize::try_from(place).ok());
         let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return false };

@@ -152,7 +152,7 @@ impl Assignment {
         self.state().tracker.admit_settled(offset);
     }
 
-    /// Takes a record that the last owner has settled already. Says whether it was one; if not, nothing changes.
+    /// Takes a record that the last owner has settled already. Returns whether it was one; if not, nothing changes.
     pub(crate) fn admit_if_settled_before(&self, offset: i64) -> bool {
         let mut state = self.state();
         if state.settled_before.is_empty() {
@@ -336,7 +336,7 @@ impl Assignment {
         Some(Active(Arc::clone(self)))
     }
 
-    /// Begins work that no record stands for, unless the assignment is closing.
+    /// Begins work that has no record, unless the assignment is closing.
     pub(crate) fn begin_apart(self: &Arc<Self>) -> Option<Active> {
         let mut state = self.state();
         if state.closing {
@@ -347,7 +347,7 @@ impl Assignment {
         Some(Active(Arc::clone(self)))
     }
 
-    /// Begins the publication of one of its records, or of an event that a place stands for, which is over soon: also while the assignment
+    /// Begins the publication of one of its records, or of an event that a place covers, which is over soon: also while the assignment
     /// is closing.
     pub(crate) fn begin_publication(self: &Arc<Self>, sequence: Option<Sequence>) -> Option<Active> {
         let mut state = self.state();
@@ -375,7 +375,7 @@ impl Assignment {
         }
     }
 
-    /// Waits until nothing is under way and all up to the latest begun record is settled, at most `patience`. Says whether
+    /// Waits until nothing is under way and all up to the latest begun record is settled, at most `patience`. Returns whether
     /// that was reached. Blocks the thread.
     pub fn wait_quiet(&self, patience: Duration) -> bool {
         let waited = self.quiet.wait_while_for(&mut self.state(), |state| !state.is_quiet(), patience);

@@ -59,7 +59,7 @@ pub(crate) fn encode(cluster: ClusterTag, base: i64, runs: &[Range<i64>], text_m
     format!("{head}{form}.{}", URL_SAFE_NO_PAD.encode(data))
 }
 
-/// The runs that a text names beyond the commit of `base`, in offset order; none where the text is not of this version,
+/// The runs that a text names beyond the commit of `base`, in offset order. Empty where the text is not of this version,
 /// cluster and offset, or is damaged.
 pub(crate) fn decode(cluster: ClusterTag, base: i64, text: &str) -> Vec<Range<i64>> {
     read(cluster, base, text).unwrap_or_default()

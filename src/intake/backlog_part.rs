@@ -215,7 +215,7 @@ impl Part {
         begun.is_ok()
     }
 
-    /// Reads one record. Says whether more may be there.
+    /// Reads one record. Returns whether more may be there.
     fn read_one(
         &mut self,
         reader: &mut CatchUpReader,

@@ -125,7 +125,7 @@ impl DueBuffers {
         }
     }
 
-    /// Which partitions are to be read no more for the moment, and which again.
+    /// Which partitions pause for the moment, and which go on.
     pub(super) fn flow(&mut self, now_ms: i64) -> Flow {
         let (mut flow, all_bytes) = (Flow::default(), self.bytes);
         for buffer in self.buffers.values_mut() {

@@ -102,7 +102,7 @@ impl EventConsumer {
         Ok(Self { reader, topic: topic.to_owned(), outlet, keeper, followed: 0, leave_max })
     }
 
-    /// Reads and hands over until told to stop. Blocks its thread.
+    /// Reads and hands over until `stop`. Blocks its thread.
     pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
         self.reader.warm_up([&*self.topic]);
@@ -134,7 +134,7 @@ impl EventConsumer {
         }
     }
 
-    /// Follows what the group member holds. A new partition is read once its places are known. Says whether that goes on.
+    /// Follows what the group member holds. A new partition is read once its places are known. Returns whether that goes on.
     fn follow(&mut self) -> bool {
         let generation = self.reader.member().generation();
         if self.followed != generation {
@@ -192,7 +192,7 @@ impl EventConsumer {
         can_go_on
     }
 
-    /// Reads up to a batch, waiting only for its first record. Says whether the consumer can go on.
+    /// Reads up to a batch, waiting only for its first record. Returns whether the consumer can go on.
     fn read_batch(&mut self, batches: &mut [Vec<Job>]) -> bool {
         let mut wait = self.keeper.patience().unwrap_or(POLL_WAIT);
         for _ in 0..BATCH {
@@ -207,7 +207,7 @@ impl EventConsumer {
         true
     }
 
-    /// Polls once. Says whether there was a record; nothing when the consumer can't go on.
+    /// Polls once. Returns whether there was a record; nothing when the consumer can't go on.
     fn poll(&mut self, wait: Duration, batches: &mut [Vec<Job>]) -> Option<bool> {
         match self.reader.poll(wait) {
             Ok(Polled::Nothing) => Some(false),

@@ -32,7 +32,7 @@ impl Lease {
         Self { silence_max, heard: None, looked: None, held_back_until: None }
     }
 
-    /// The coordinator was last heard of at that time; none: never.
+    /// When the coordinator last answered. `None`: never.
     pub(crate) fn heard(&mut self, at: Option<Instant>) {
         self.heard = at;
     }
@@ -52,7 +52,7 @@ impl Lease {
 mod tests {
     use super::*;
 
-    /// Lets `seconds` pass with a loop that comes round ten times a second, and says whether it may act at the end.
+    /// Lets `seconds` pass with a loop that comes round ten times a second, and returns whether it may act at the end.
     async fn pass(standing: &mut Lease, seconds: u64, hears: bool) -> bool {
         let mut may = false;
         for _ in 0..seconds * 10 {

@@ -68,7 +68,7 @@ pub(crate) struct MemberState {
     held: Mutex<BTreeMap<Partition, Held>>,
     /// Partitions that came, of which it is not known where they were left off.
     awaited: Mutex<Vec<Partition>>,
-    /// Partitions that are to be read from another offset, and which.
+    /// Partitions that begin again at another offset, with that offset.
     begun_again: Mutex<Vec<(Partition, i64)>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
@@ -230,7 +230,7 @@ impl MemberState {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Says so, not at every turn.
+    /// Logs it, but not at every turn.
     fn offsets_unknown(&self, error: &KafkaError) {
         let text = error.to_string();
         if let Some(repeats) = self.repeats.of(&text) {
@@ -280,7 +280,7 @@ impl MemberState {
         *self.cluster.get_or_init(|| {
             let id = consumer.client().fetch_cluster_id(CLUSTER_TIMEOUT);
             if id.is_none() {
-                tracing::warn!(group_member = self.role, "the brokers do not tell the cluster's id; a crash repeats what is settled beyond the committed offsets");
+                tracing::warn!(group_member = self.role, "the brokers do not say the cluster's id; a crash repeats what is settled beyond the committed offsets");
             }
             id.map(|id| ClusterTag::of(&id))
         })
@@ -390,17 +390,17 @@ impl MemberState {
     /// Commits what has changed since the last commit: of what is held, and of `leaving`.
     fn commit_settled(&self, consumer: &GroupConsumer, leaving: &[Held]) {
         let mut offsets = TopicPartitionList::new();
-        let mut told: Vec<(Arc<Assignment>, u64)> = Vec::new();
+        let mut listed: Vec<(Arc<Assignment>, u64)> = Vec::new();
         {
             let held = self.held();
             for held in held.values().chain(leaving) {
                 if let Some(progress) = held.assignment.progress(held.committed, RUNS_MAX) {
                     self.list(&mut offsets, &held.assignment, &progress);
-                    told.push((Arc::clone(&held.assignment), progress.changes));
+                    listed.push((Arc::clone(&held.assignment), progress.changes));
                 }
             }
         }
-        if told.is_empty() {
+        if listed.is_empty() {
             return;
         }
         if let Err(error) = consumer.commit(&offsets, CommitMode::Sync) {
@@ -409,7 +409,7 @@ impl MemberState {
         }
         self.metrics.intake.commits_ok.inc();
         for held in self.held().values_mut() {
-            let changes = told.iter().find(|(assignment, _)| Arc::ptr_eq(assignment, &held.assignment));
+            let changes = listed.iter().find(|(assignment, _)| Arc::ptr_eq(assignment, &held.assignment));
             held.committed = changes.map_or(held.committed, |(_, changes)| *changes);
         }
     }
@@ -459,7 +459,7 @@ impl MemberState {
         }
     }
 
-    /// Deals with an error of a poll. Says whether the consumer can go on.
+    /// Deals with an error of a poll. Returns whether the consumer can go on.
     pub(crate) fn poll_failed(&self, error: &KafkaError, fatal: &CancellationToken) -> bool {
         if let KafkaError::MessageConsumptionFatal(code) = error {
             let role = self.role;

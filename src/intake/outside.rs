@@ -49,7 +49,7 @@ pub(super) fn look(client: &BaseConsumer<ClientLog>, topic: &str, places: BTreeM
     found
 }
 
-/// Looks at these places together. Says whether all that came could be read.
+/// Looks at these places together. Returns whether all that came could be read.
 fn look_at(
     client: &BaseConsumer<ClientLog>,
     topic: &str,

@@ -55,7 +55,7 @@ pub(crate) struct PartitionReader {
     sources: BTreeMap<i32, Vec<Source>>,
     /// The member's generation that `sources` follows.
     generation: u64,
-    /// Those that may be read; none: all.
+    /// The partitions that may be read. `None`: all.
     allowed: Option<Vec<Arc<Assignment>>>,
 }
 
@@ -88,12 +88,12 @@ impl PartitionReader {
         self.generation = u64::MAX;
     }
 
-    /// Asks who leads the partitions of `topics`: a client that hears of a topic with its first partition looks for the leader
+    /// Asks for the leaders of the partitions of `topics`: a client that hears of a topic with its first partition looks for the leader
     /// up to a second later. Blocks for a bounded time.
     pub(crate) fn warm_up<'a>(&self, topics: impl IntoIterator<Item = &'a str>) {
         for topic in topics {
             if let Err(error) = self.consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT) {
-                tracing::debug!(topic, %error, "no answer about who leads a topic's partitions");
+                tracing::debug!(topic, %error, "no answer about the leaders of a topic's partitions");
             }
         }
     }

@@ -40,7 +40,7 @@ const POLL_MIN: Duration = Duration::from_millis(1);
 const BATCH: usize = 256;
 /// How often windows are looked at and gauges set.
 const KEEP_UP_EVERY: Duration = Duration::from_millis(200);
-/// How long nothing is due at start while no broker has told its time. Then the worker's own clock has to do.
+/// How long nothing is due at start while the brokers' time is not known. Then the worker's own clock is used.
 const CLOCK_WAIT: Duration = Duration::from_secs(3);
 /// From this difference between the two clocks on it is warned of.
 const CLOCKS_DIFFER_MS: i64 = 2_000;
@@ -89,7 +89,7 @@ impl RetryConsumer {
         })
     }
 
-    /// Reads and hands over until told to stop. Blocks its thread.
+    /// Reads and hands over until `stop`. Blocks its thread.
     pub(crate) fn run(mut self) {
         let mut batches = self.outlet.batches();
         self.reader.warm_up(self.tiers.iter().map(|(topic, _)| &**topic));
@@ -109,7 +109,7 @@ impl RetryConsumer {
         self.outlet.condition.ended(PollLoop::Retries);
     }
 
-    /// Reads what is there, waiting no longer than until the next retry is due. Says whether the consumer can go on.
+    /// Reads what is there, waiting no longer than until the next retry is due. Returns whether the consumer can go on.
     fn read_batch(&mut self) -> bool {
         let mut wait = self.until_next_due();
         for _ in 0..BATCH {

@@ -47,7 +47,7 @@ pub(crate) struct TableFeed {
     topic: Compacted,
     targets: TableTargets,
     homes: KeyHomes,
-    /// Keys that were read since the topic was opened again; none: it was opened once.
+    /// Keys that were read since the topic was opened again. `None`: it was opened once.
     reread: Option<HashSet<String>>,
 }
 
@@ -102,7 +102,7 @@ impl TableFeed {
                 self.apply(Vec::new(), true);
                 self.census();
                 self.say_read(began.elapsed());
-                // Nobody waits any more when the process is stopping.
+                // The receiver is gone when the process is stopping.
                 if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
                     return Ok(());
                 }
@@ -202,7 +202,7 @@ enum Change {
     Remove(String),
 }
 
-/// Says which secrets of a record are of no use: its owner sees nothing else of it.
+/// Logs which secrets of a record cannot be used: their owner has no other way to see it.
 fn say_what_is_left_out(key: &str, integration: &Integration) {
     let short = |name: &str| name.chars().take(64).collect::<String>();
     for header in integration.unsendable_headers() {

@@ -122,7 +122,7 @@ pub(crate) struct TickScheduler {
     /// Of what is said while Kafka does not answer.
     repeats: Repeats,
     standing: Lease,
-    /// Partitions of the topic, as of `generation`; none: not known.
+    /// Partitions of the topic, as of `generation`. `None`: not known.
     partitions: Option<u32>,
     generation: u64,
     /// Ticks begin while this is open.
@@ -187,7 +187,7 @@ impl TickScheduler {
         tracing::info!("the schedules have drained");
     }
 
-    /// Serves the group until the next tick comes, or something else is to be looked at. Says whether it can go on.
+    /// Serves the group until the next tick comes, or something else is to be looked at. Returns whether it can go on.
     fn poll(&self) -> bool {
         let until = self.agenda.next_ms().map_or(i64::MAX, |next| next.saturating_sub(clock::now_ms()));
         let wait = Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(POLL_MIN, POLL_MAX);

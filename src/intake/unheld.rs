@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::outside::Found;
 use crate::kafka::topic_watch::LogRange;
 
-/// A partition of which the group has committed nothing for so long, although records wait in it, is held by nobody, or by a
+/// A partition of which the group has committed nothing for so long, although records wait in it, is held by no worker, or by a
 /// worker that stands still. Above what a rebalance with its drain takes.
 const UNHELD_AFTER: Duration = Duration::from_mins(1);
 
@@ -59,7 +59,7 @@ impl Unheld {
         }
     }
 
-    /// The partitions in which records wait that nobody takes: where, and how many.
+    /// The partitions in which records wait that no worker reads: from which offset on, and how many.
     pub(super) fn waiting(&self, now: Instant) -> impl Iterator<Item = (i32, i64, i64)> {
         let waits = move |other: &Other| stands(other, now) && other.found.is_some_and(|it| it != Found::Markers);
         let waiting = self.others.iter().filter(move |(_, other)| waits(other));

@@ -1,4 +1,4 @@
-//! The configuration of every Kafka client. What its logs become is `context`'s.
+//! The configuration of every Kafka client. `context` has what becomes of its logs.
 //!
 //! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win; those
 //! that would break delivery are refused with the other options.

@@ -1,4 +1,4 @@
-//! Which partitions a topic has: the one place that asks. What follows from the answer is the caller's.
+//! Which partitions a topic has: the one place that asks. The caller decides what follows.
 
 use std::time::Duration;
 

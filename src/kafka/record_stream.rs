@@ -1,9 +1,9 @@
-//! Reads pieces of a topic's partitions as one stream, in the order of time. Which pieces is [`super::topic_range`]'s.
+//! Reads pieces of a topic's partitions as one stream, in the order of time. [`super::topic_range`] says which pieces.
 //!
 //! Partitions are merged by their records' timestamps, one record of each in hand: memory is bounded by the client's prefetch,
 //! whatever the topic's size.
 //!
-//! Who waits for whom: the reading thread waits for the brokers and for room in the channel, the tool for the channel.
+//! Waiting: the reading thread waits for the brokers and for room in the channel, the tool for the channel.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ impl RecordStream {
         &self.ranges
     }
 
-    /// The next record; none when all have been read.
+    /// The next record. `None` when all have been read.
     ///
     /// Cancel safe.
     ///

@@ -52,7 +52,7 @@ pub(crate) struct Row<'a> {
     pub(crate) timestamp_ms: i64,
     /// Its key.
     pub(crate) key: &'a [u8],
-    /// Its value; none removes the key.
+    /// Its value. `None` removes the key.
     pub(crate) value: Option<&'a [u8]>,
     headers: Option<&'a BorrowedHeaders>,
 }
@@ -228,12 +228,12 @@ impl Compacted {
         self.held_up.values()
     }
 
-    /// The id of the cluster; none: the brokers do not say.
+    /// The id of the cluster. `None` if the brokers do not say.
     pub(crate) fn cluster_id(&self) -> Option<String> {
         self.consumer.client().fetch_cluster_id(LOOK_TIMEOUT)
     }
 
-    /// Reads up to a batch, waiting at most `wait` for its first record. Says how many records there were.
+    /// Reads up to a batch, waiting at most `wait` for its first record. Returns how many records there were.
     ///
     /// # Errors
     /// The consumer can't go on, or the topic is another.

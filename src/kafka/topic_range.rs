@@ -35,7 +35,7 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Why a topic can't be looked through.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpanError {
-    /// Nobody answers.
+    /// No broker answers.
     #[error("no broker of `{brokers}` answers within {} s{}", ANSWER_TIMEOUT.as_secs(), behind_colon(cause.as_deref()))]
     NoBroker {
         /// The bootstrap servers.

@@ -1,6 +1,6 @@
 //! Notices that a topic changed its shape: partitions were added, or its logs are not the ones that were looked at before.
 //!
-//! The client library goes on at its old offset in a topic that was deleted and created again, and tells nobody. Brokers tell
+//! The client library goes on at its old offset in a topic that was deleted and created again, without an error. Brokers tell
 //! clients no topic id through the binding, so a log is known by three things that never get smaller while it lives: where it
 //! begins, where it ends, and the first offset that is not older than a given time.
 
@@ -144,7 +144,7 @@ pub(crate) fn ends<C: ConsumerContext>(
     Ok(answered.into_iter().filter_map(|(partition, end)| Some((partition, end?))).collect())
 }
 
-/// By partition, the first offset that is not older than the time asked for; none where there is no such record.
+/// By partition, the first offset that is not older than the time asked for. `None` where there is no such record.
 fn first_not_older<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,

@@ -28,7 +28,7 @@ pub(crate) struct Written {
     pub(crate) partition: i32,
     /// Its key.
     pub(crate) key: Box<str>,
-    /// Its value; none removes the key.
+    /// Its value. `None` removes the key.
     pub(crate) value: Option<Vec<u8>>,
 }
 

@@ -76,7 +76,7 @@ impl Windows {
     }
 
     /// Reads `ranges`, at most one of each partition, and shows each record to `take`, in the order of offsets within a
-    /// partition. Says whether all was read: not when `wanted` has become false. Blocks; the silence of the brokers is bounded.
+    /// partition. Returns whether all was read: not when `wanted` has become false. Blocks; the silence of the brokers is bounded.
     ///
     /// # Errors
     /// [`SpanError`]

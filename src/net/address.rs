@@ -90,7 +90,7 @@ impl AddressPolicy {
         self.refusal(address).is_none()
     }
 
-    /// Why no request may go to `address`; nothing if it may.
+    /// Why no request may go to `address`. `None` if one may.
     pub(crate) fn refusal(&self, address: IpAddr) -> Option<Refusal> {
         match address {
             IpAddr::V4(address) => self.refusal_v4(address),

@@ -31,8 +31,8 @@ const TRIES_MAX: usize = 10;
 /// Quiet connections are probed, so that one whose other end is gone is known before a request is lost on it.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-/// Bytes that nobody confirms for this long mean that the other end is gone. Longer than most request time-outs: it is
-/// for the connections that nobody waits on.
+/// Bytes that are not confirmed for this long mean that the other end is gone. Longer than most request time-outs: it is
+/// for connections on which no request waits.
 #[cfg(target_os = "linux")]
 const UNCONFIRMED_MAX: Duration = Duration::from_secs(30);
 
@@ -123,7 +123,7 @@ impl Connector {
         }
     }
 
-    /// Until when a connection to `address` may be used without asking again; nothing if the name of `authority` does not lead there
+    /// Until when a connection to `address` may be used without asking again. `None` if the name of `authority` does not lead there
     /// any more.
     pub(crate) async fn leads_to(&self, authority: &Authority, address: IpAddr) -> Option<Instant> {
         let answer = self.resolver.resolve(&authority.host).await.ok()?;
@@ -286,7 +286,7 @@ mod tests {
         CertificateParams::new(vec![name.to_owned()]).unwrap()
     }
 
-    /// Serves one greeting to everyone who shakes hands; says of each whether its session was resumed.
+    /// Serves one greeting to each client after the handshake, and sends whether its session was resumed.
     struct Server {
         port: u16,
         tasks: JoinSet<()>,

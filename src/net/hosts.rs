@@ -26,7 +26,7 @@ impl HostsFile {
         Self { path: path.into(), read: Mutex::default() }
     }
 
-    /// The addresses of `name`, which is in small letters; none if the file does not name it. Reads the file if it has changed: blocks.
+    /// The addresses of `name`, which is in small letters. Empty if the file does not name it. Reads the file if it has changed: blocks.
     pub(super) fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
         let changed = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
         let mut read = self.read.lock();

@@ -1,9 +1,9 @@
-//! Names to addresses: what is remembered of each name, who waits for which look-up, and what is told meanwhile. How a name is looked
-//! up is [`super::dns`]'s.
+//! Names to addresses: what is remembered of each name, which requests wait for which look-up, and what they get meanwhile.
+//! [`super::dns`] looks a name up.
 //!
-//! A name is looked up once for all who wait for it. Both families are asked for at once; when one has come the other is waited for
+//! A name is looked up once for all requests that wait for it. Both families are asked for at once; when one has come the other is waited for
 //! only a moment, and joins the answer whenever it comes. A name that is known is told without waiting: it is asked for again before its answer
-//! expires, and an expired answer stands while nobody can say better. A look-up that nobody waits for any more is given up,
+//! expires, and an expired answer is used while there is no better one. A look-up for which no request waits any more is given up,
 //! unless it renews an answer.
 //!
 //! Wait-for arrows: askers wait for a look-up; a look-up waits for name servers.
@@ -70,7 +70,7 @@ pub(crate) enum ResolveError {
     /// The name servers say so.
     #[error("no such name")]
     NoSuchName,
-    /// Nobody could say: the name may well have addresses.
+    /// No server answered: the name may well have addresses.
     #[error("{0}")]
     Unanswered(Arc<str>),
     /// The answer is empty.
@@ -107,7 +107,7 @@ pub(crate) struct Records {
 pub(crate) enum LookupError {
     /// The name does not exist.
     NoSuchName,
-    /// Nobody could say, in words.
+    /// No server answered: why, in words.
     Unanswered(Arc<str>),
 }
 
@@ -148,7 +148,7 @@ struct Job {
     /// Told as soon as there is something to use; then the second family may still come.
     tell: watch::Sender<Option<Answer>>,
     gives_way: CancellationToken,
-    /// It renews an answer, so it goes on though nobody waits for it.
+    /// It renews an answer, so it goes on although no request waits for it.
     is_renewal: bool,
 }
 
@@ -170,7 +170,7 @@ struct Settled {
     until: Instant,
 }
 
-/// Two generations of names: a full young one becomes the old one, and what nobody asked for since is forgotten.
+/// Two generations of names: a full young one becomes the old one, and names that were not asked for since are forgotten.
 #[derive(Default)]
 struct Cache {
     young: HashMap<Arc<str>, CachedName>,
@@ -191,7 +191,7 @@ impl Cache {
 }
 
 impl CachedName {
-    /// The answer to give while it is fresh. An older good one stands where the newer one only says that nobody knows.
+    /// The answer to give while it is fresh. An older good one is given where the newer one only says that no server answered.
     fn fresh(&self, now: Instant) -> Option<Answer> {
         let Settled { answer, until, .. } = self.settled.as_ref().filter(|settled| now < settled.until)?;
         let of = |addresses: &Arc<[IpAddr]>| Resolved { addresses: Arc::clone(addresses), until: *until };
@@ -258,7 +258,7 @@ impl Resolver {
         Self { shared: Arc::new(Shared { lookup, lookups_max, state, lookups }) }
     }
 
-    /// The addresses of `name`, IPv4 first. An IP address stands for itself.
+    /// The addresses of `name`, IPv4 first. For an IP address: that address.
     ///
     /// Waits for at most [`LOOKUP_MAX`]. Cancel safe: the look-up goes on for the others.
     ///
@@ -319,7 +319,7 @@ impl Shared {
             None => Self::start(shared, &mut locked, name, now),
         };
         match (flight, stale) {
-            // Nobody could say the last time: that is not waited for again.
+            // No server answered the last time: that is not waited for again.
             (Some(_), Some(addresses)) if is_silent => Step::Use(Ok(Resolved { addresses, until: now + STALE_TTL })),
             (Some(flight), stale) => Step::Wait { flight, stale },
             (None, Some(addresses)) => Step::Use(Ok(Resolved { addresses, until: now + STALE_TTL })),
@@ -327,7 +327,7 @@ impl Shared {
         }
     }
 
-    /// Starts a look-up; nothing if too many are under way.
+    /// Starts a look-up. `None` if too many are under way.
     fn start(
         shared: &Arc<Self>,
         state: &mut State,
@@ -358,7 +358,7 @@ impl Shared {
         Some(flight)
     }
 
-    /// Looks a name up, for as long as somebody waits for it or it renews an answer.
+    /// Looks a name up, for as long as a request waits for it or it renews an answer.
     async fn run(&self, job: &Job) {
         let looked = timeout(LOOKUP_MAX, self.look_up(job));
         tokio::pin!(looked);
@@ -383,10 +383,10 @@ impl Shared {
         self.lock().running.remove(&job.number);
     }
 
-    /// Gives a look-up up if nobody waits for it by now.
+    /// Ends a look-up if no request waits for it by now.
     fn abandon(&self, job: &Job) -> bool {
         let mut state = self.lock();
-        // Those who come to wait do so under the lock.
+        // Requests begin to wait under the lock.
         let is_unwanted = job.tell.receiver_count() == 0 && job.tell.borrow().is_none();
         if is_unwanted {
             state.running.remove(&job.number);

@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum WhenFull {
     /// It waits until one ends.
     Wait,
-    /// The oldest is closed for it: where nobody may keep the others out.
+    /// The oldest is closed for it, so that no client keeps the others out.
     CloseOldest,
 }
 

@@ -163,7 +163,7 @@ impl fmt::Display for RefusedCertificate {
     }
 }
 
-/// Rustls' own judgement of a certificate, with more words about who issued one that is not trusted.
+/// rustls' own judgement of a certificate, with more words about the issuer of one that is not trusted.
 #[derive(Debug)]
 struct Explaining(Arc<WebPkiServerVerifier>);
 

@@ -25,14 +25,14 @@ pub(crate) struct IntegrationRow {
     pub(crate) integration_id: String,
     /// When its record was written (RFC 3339).
     pub(crate) updated_at: Option<String>,
-    /// Its own status; none where its record can't be used.
+    /// Its own status. `None` where its record can't be used.
     pub(crate) status: Option<&'static str>,
     /// Why its newest record can't be used.
     pub(crate) problem: Option<String>,
     pub(crate) web_hooks: Vec<WebhookRow>,
-    /// What the health topic says; none where it says nothing.
+    /// What the health topic says. `None` where it has nothing on it.
     pub(crate) health: Option<HealthRow>,
-    /// Since when a webhook of it is behind (RFC 3339); none where none is.
+    /// Since when a webhook of it is behind (RFC 3339). `None` where no webhook is.
     pub(crate) behind_since: Option<String>,
     #[serde(skip)]
     pub(crate) updated_ms: i64,

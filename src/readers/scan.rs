@@ -32,7 +32,7 @@ pub(crate) trait Log {
     /// # Errors
     /// [`SpanError`]
     fn offsets_at(&self, timestamp_ms: i64) -> Result<BTreeMap<i32, i64>, SpanError>;
-    /// Shows the records of `ranges`, at most one range a partition. Says whether all was read.
+    /// Shows the records of `ranges`, at most one range a partition. Returns whether all was read.
     ///
     /// # Errors
     /// [`SpanError`]
@@ -118,13 +118,13 @@ pub(crate) struct Watch<'a> {
 pub(crate) struct Page<R> {
     /// The rows.
     pub(crate) rows: Vec<R>,
-    /// Everything of this time and later was looked at, ms since 1970; none when nothing was.
+    /// Everything of this time and later was looked at, ms since 1970. `None` when nothing was.
     pub(crate) searched_back_to_ms: Option<i64>,
     /// Whether everything that was asked for and is still there was looked at.
     pub(crate) complete: bool,
     /// Records looked at.
     pub(crate) read: u64,
-    /// With what to go on; none when complete.
+    /// The token to go on with. `None` when complete.
     pub(crate) next: Option<Token>,
 }
 
@@ -273,7 +273,7 @@ impl<R> Scan<R> {
         self.cursors.iter().all(|cursor| cursor.is_read() && cursor.found.is_empty())
     }
 
-    /// Reads one more window of the partitions that hold up the next row. Says whether it was read whole.
+    /// Reads one more window of the partitions that hold up the next row. Returns whether it was read whole.
     fn look(&mut self, log: &dyn Log, question: &Question<'_, R>, watch: &Watch<'_>) -> Result<bool, ReadError> {
         let head = self.newest_head();
         let mut waited: Vec<(i64, i32)> = self
@@ -392,7 +392,7 @@ impl<R> Window<R> {
     }
 }
 
-/// Shows the records of `ranges`, oldest first within each partition, within `bounds`. Says whether all was shown. Blocks.
+/// Shows the records of `ranges`, oldest first within each partition, within `bounds`. Returns whether all was shown. Blocks.
 ///
 /// # Errors
 /// [`ReadError`]

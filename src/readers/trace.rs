@@ -25,7 +25,7 @@ pub(crate) struct Trace {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TracedEvent {
     pub(crate) id: String,
-    /// `topic/partition/offset`; none where it is in no topic that was looked at.
+    /// `topic/partition/offset`. `None` where it is in no topic that was looked at.
     pub(crate) origin: Option<String>,
     /// When its record was written (RFC 3339).
     pub(crate) at: Option<String>,
@@ -69,7 +69,7 @@ pub(crate) struct TracedWebhook {
     pub(crate) matches: bool,
     /// The filter item that matched, or of each item the field that did not.
     pub(crate) because: String,
-    /// Where the delivery is; none where the event does not match.
+    /// Where the delivery is. `None` where the event does not match.
     pub(crate) state: Option<State>,
     /// How that is known.
     pub(crate) state_because: Option<String>,

@@ -77,7 +77,7 @@ impl Fields {
         self.set(name, raw(&text));
     }
 
-    /// Takes the member out; says whether it was there.
+    /// Takes the member out; returns whether it was there.
     pub(crate) fn remove(&mut self, name: &str) -> bool {
         self.digest = OnceCell::new();
         let before = self.members.len();

@@ -111,7 +111,7 @@ impl Instance {
     /// Replaces masked secret values by the stored ones of the same id.
     ///
     /// # Errors
-    /// [`BadMask`] if a mask can stand for several stored values.
+    /// [`BadMask`] if a mask can mean several stored values.
     pub(crate) fn unmask_secrets(&mut self, stored: Option<&Self>) -> Result<(), BadMask> {
         let Some(secrets) = self.fields.get("secrets") else { return Ok(()) };
         let stored = StoredSecrets::of(stored.and_then(|stored| stored.fields.get("secrets")));

@@ -21,7 +21,7 @@ use crate::domain::signature::{SigningKey, fresh_secret};
 pub(crate) const ID_CHARS_MAX: usize = 200;
 /// How much of a value a message repeats.
 const SHOWN_CHARS_MAX: usize = 100;
-/// Faults that an answer lists: nobody reads more, and each costs memory.
+/// Faults that an answer lists: no person reads more, and each costs memory.
 pub(crate) const FAULTS_MAX: usize = 100;
 /// Names longer than this are no slip of a known field.
 const SLIP_BYTES_MAX: usize = 32;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use ring::digest::{Context, SHA256};
 use serde_json::value::RawValue;
 
-/// Values nested deeper are compared letter by letter from there on, so that nobody's document is read a thousand times.
+/// Values nested deeper are compared letter by letter from there on, so that no document is read a thousand times.
 const DEPTH_MAX: usize = 64;
 
 /// Of a JSON value: equal for equal values, different for others (but for a chance of one in 2^64).

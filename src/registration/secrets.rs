@@ -101,7 +101,7 @@ impl StoredSecrets {
     /// The list with its masks filled; `None` when there is no mask in it.
     ///
     /// # Errors
-    /// [`BadMask`] if a mask can stand for several stored values.
+    /// [`BadMask`] if a mask can mean several stored values.
     pub(super) fn fill(&self, secrets: &RawValue) -> Result<Option<Box<RawValue>>, BadMask> {
         let Ok(mut list) = serde_json::from_str::<Vec<Fields>>(secrets.get()) else { return Ok(None) };
         let mut masks: HashMap<String, usize> = HashMap::new();
@@ -162,7 +162,7 @@ impl StoredSecrets {
     }
 }
 
-/// Masks that stand for one value each.
+/// Masks that mean one value each.
 fn masks_in(secret: &Fields) -> usize {
     let listed = secret.get("values").and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw.get()).ok());
     let listed = listed.map_or(0, |values| values.iter().filter(|value| is_mask(Some(value))).count());

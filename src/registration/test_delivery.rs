@@ -1,5 +1,5 @@
 //! One signed test delivery on demand, made like any other: the same headers, address rules, deadline and judgement. It
-//! stands for no record of Kafka: nothing follows from how it ends.
+//! belongs to no record of Kafka: nothing follows from how it ends.
 
 use std::sync::Arc;
 

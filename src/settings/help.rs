@@ -74,7 +74,7 @@ fn of_subcommand(subcommand: Subcommand) -> String {
     text
 }
 
-/// What stands for a value, and how the value is written.
+/// The placeholder of a value, and how the value is written.
 const KINDS: [(&str, &str); 8] = [
     ("DURATION", "a whole number and a unit: 250ms, 30s, 5m, 1h"),
     ("SIZE", "bytes, as a number or with a unit: 65536, 64KiB, 64MiB, 1GiB"),

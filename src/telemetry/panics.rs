@@ -7,7 +7,7 @@ thread_local! {
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `call` gives; none where the library behind it panics, which is not logged.
+/// What `call` returns. `None` where the library behind it panics, which is not logged.
 pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
     let before = EXPECTED.replace(true);
     let given = catch_unwind(AssertUnwindSafe(call)).ok();

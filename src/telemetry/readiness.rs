@@ -51,7 +51,7 @@ impl Readiness {
         }
     }
 
-    /// Says whether the process is ready.
+    /// Sets whether the process is ready.
     pub(crate) fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }

@@ -30,7 +30,7 @@ impl Repeats {
         Self { seen: Mutex::default(), after }
     }
 
-    /// How often the text was held back since it was last written; nothing if it is to be held back now.
+    /// How often the text was held back since it was last written. `None` if it is held back now.
     pub(crate) fn of(&self, text: &str) -> Option<u32> {
         let mut seen = self.seen.lock();
         let now = Instant::now();

@@ -177,7 +177,7 @@ impl<'a, W: io::Write> Listing<'a, W> {
         Self { out, json: options.json, table, limit, kept: VecDeque::new(), matched: 0 }
     }
 
-    /// Takes one line. Says whether anybody still reads.
+    /// Takes one line. Returns whether its reader is still there.
     fn take(&mut self, line: &Line<'_>) -> Result<bool, ToolError> {
         let text = if self.json { json(line)? } else { line.text(&self.table) };
         let is_first = self.matched == 0;
@@ -207,7 +207,7 @@ fn json(value: &impl Serialize) -> Result<String, ToolError> {
     serde_json::to_string(value).map_err(|error| ToolError::Output(error.into()))
 }
 
-/// One record, as `show --json` writes it. Of `value` and the two after it at most one is there; none for a record
+/// One record, as `show --json` writes it. Of `value` and the two after it at most one is there. All are missing for a record
 /// without a value.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

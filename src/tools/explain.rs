@@ -32,7 +32,7 @@ struct Given {
     value: Vec<u8>,
     /// Its workspace, where the record says it.
     workspace: Option<String>,
-    /// Where the events topic has it; none: it is from elsewhere.
+    /// Where the events topic has it. `None`: it is from elsewhere.
     written: Option<Written>,
 }
 
@@ -155,7 +155,7 @@ struct AnsweredIntegration {
     workspace: String,
     id: String,
     status: &'static str,
-    /// The health topic's word; none where it has nothing on the integration.
+    /// The health topic's word. `None` where it has nothing on the integration.
     health: Option<String>,
     health_since: Option<String>,
     /// Whether the health topic could be looked at.

@@ -78,7 +78,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_panicked| Ended(what))?
 }
 
-/// Writes a line. Says whether anybody still reads: a closed pipe is how `head` says that it has seen enough.
+/// Writes a line. Returns whether its reader is still there: `head` closes the pipe when it has seen enough.
 fn write_line(out: &mut impl io::Write, line: &str) -> Result<bool, ToolError> {
     match writeln!(out, "{line}") {
         Ok(()) => Ok(true),

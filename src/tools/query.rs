@@ -284,7 +284,7 @@ const ATTEMPTS_HEADING: [&str; 9] =
     ["AT", "INTEGRATION", "WEBHOOK", "EVENT", "TRY", "RESULT", "TOOK", "NEXT ATTEMPT", "CAUSE"];
 
 impl<W: io::Write> Listing<'_, W> {
-    /// Says whether anybody still reads.
+    /// Whether the reader of the output is still there.
     fn write(&mut self, page: &Page<Attempt>) -> Result<bool, ToolError> {
         let lines = if self.query.json {
             page.rows.iter().map(json).collect::<Result<Vec<_>, _>>()?

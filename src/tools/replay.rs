@@ -1,4 +1,4 @@
-//! `replay`: past events, delivered again to one integration or one of its webhooks. What is sent is `actions::replay`'s.
+//! `replay`: past events, delivered again to one integration or one of its webhooks. `actions::replay` decides what is sent.
 
 use std::io;
 use std::process::ExitCode;

@@ -10,7 +10,7 @@ const COLUMN_MIN: usize = 8;
 /// Between two columns.
 const GAP: &str = "  ";
 
-/// How wide a line of standard output may be; none where it goes to a file or a pipe, or when whole columns are wanted.
+/// How wide a line of standard output may be. `None` where it goes to a file or a pipe, or when whole columns are wanted.
 pub(super) fn line_width(wide: bool) -> Option<usize> {
     if wide || !io::stdout().is_terminal() {
         return None;

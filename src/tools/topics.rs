@@ -16,7 +16,7 @@ pub(crate) enum TopicsToolError {
     /// The cluster could not be looked at.
     #[error(transparent)]
     Topics(#[from] TopicsError),
-    /// Nobody reads what is printed.
+    /// The reader of the output is gone.
     #[error("the result could not be printed")]
     Print(#[from] io::Error),
 }

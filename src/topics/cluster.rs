@@ -261,7 +261,7 @@ async fn describe(kafka: &settings::Kafka, actual: &mut Actual) -> Result<(), To
     Ok(())
 }
 
-/// The properties of each topic; none at all for a topic whose properties this user may not see.
+/// The properties of each topic. No entry for a topic whose properties this user may not see.
 async fn entries(
     admin: &AdminClient<ClientLog>,
     names: &[String],

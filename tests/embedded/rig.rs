@@ -201,7 +201,7 @@ impl Rig {
         .await;
     }
 
-    /// Gives webhooks that are behind what they have room for. Says whether none is.
+    /// Gives webhooks that are behind what they have room for. Returns whether none is.
     pub(crate) async fn turn(&self) -> bool {
         let mut batches = vec![Vec::new()];
         let is_level = {

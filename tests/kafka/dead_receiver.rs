@@ -21,7 +21,7 @@ const WORKERS: usize = 2;
 const FAILURES_TO_OPEN: usize = 20;
 const IN_FLIGHT_MAX: usize = 16;
 
-/// Events as fast as `RATE` until told to stop; says how many there were.
+/// Events as fast as `RATE` until told to stop; returns how many there were.
 async fn feed(brokers: String, topic: String, stop: tokio_util::sync::CancellationToken) -> usize {
     let began = Instant::now();
     let mut sent = 0;

@@ -39,7 +39,7 @@ fn mirror(old: &Cluster, new: &Cluster, topic: &str, skipped: i64) {
     produce(new.brokers(), topic, kept.map(copied).collect::<Vec<_>>());
 }
 
-/// Commits what a group has committed, `less` lower, with the same metadata: as tools do that mirror groups. Says how much
+/// Commits what a group has committed, `less` lower, with the same metadata: as tools do that mirror groups. Returns how much
 /// metadata there was, in bytes.
 fn translate(old: &Cluster, new: &Cluster, group: &str, topic: &str, less: i64) -> usize {
     let mut asked = TopicPartitionList::new();
@@ -65,7 +65,7 @@ fn translate(old: &Cluster, new: &Cluster, group: &str, topic: &str, less: i64) 
     translated.values().map(|(_, metadata)| metadata.len()).sum()
 }
 
-/// Copies the places of webhooks that are behind, each `less` lower. Says how many there are.
+/// Copies the places of webhooks that are behind, each `less` lower. Returns how many there are.
 fn translate_places(old: &Cluster, new: &Cluster, topic: &str, less: i64) -> usize {
     let mut places: BTreeMap<_, Read> = BTreeMap::new();
     for read in read_all(old.brokers(), topic) {

@@ -23,7 +23,7 @@ const BODY_BYTES_MAX: usize = 512 * 1024;
 
 /// What the console serves.
 pub(crate) struct Console {
-    /// Who may see what.
+    /// Which caller may see what.
     pub(crate) tokens: Arc<Tokens>,
     /// Integrations, attempts, dead letters, events.
     pub(crate) readers: Arc<Readers>,

@@ -1,4 +1,4 @@
-//! Circuits of webhooks and hosts: who opens and closes them, what waits behind an open one, and probes.
+//! Circuits of webhooks and hosts: what opens and closes them, what waits behind an open one, and probes.
 //!
 //! A lane is blocked while its webhook's circuit or its host's is open. Then it keeps one delivery at most, to probe with;
 //! everything else goes back to where it came from, unspent.
@@ -104,7 +104,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// Tells those who feed a lane whether it is blocked, and lets go of what waits in it if it is.
+    /// Sets in the lane's gauge, which consumers read, whether it is blocked. If it is, returns what waits in the lane.
     pub(super) fn follow_circuits(&mut self, lane_index: usize) {
         let is_blocked = self.is_blocked(lane_index);
         let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };

@@ -84,7 +84,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// Why an attempt that ended at `at_ms` failed, and what follows; none of one that is acknowledged.
+    /// Why an attempt that ended at `at_ms` failed, and what follows. `None` if it is acknowledged.
     fn failed(&self, delivery: &Delivery, outcome: &Outcome, at_ms: i64) -> Option<(Failure, Verdict)> {
         let Outcome::Failed { reason, status, retry_after } = *outcome else { return None };
         let settings = &self.shared.settings;
@@ -121,7 +121,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if matches!(exchanged.outcome, Outcome::Failed { status: None, .. }) {
             self.kept.close(under_way.host);
         }
-        // Who waits for the host comes first, or a busy lane would keep its place from all others.
+        // Lanes that wait for the host come first, or a busy lane would keep its place from all others.
         self.wake_next(under_way.host);
         self.schedule(under_way.lane);
     }
@@ -176,7 +176,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             let (event, reason) = (delivery.event, DeadReason::Suspended);
             return self.dead_letter(DeadLetter { event, reason, key: None, value, wire: *wire, gauge: None });
         }
-        // Its partition may be the next owner's, who drops it.
+        // Its partition may have another owner by now, which drops it.
         let Ok(_active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
         self.shared.metrics.drop_delivery(DropReason::Suspended);
         if delivery.event.is_tick {

@@ -353,7 +353,7 @@ impl Lab {
         self.gauges.of(INTEGRATION, webhook)
     }
 
-    /// Hands an event about `entity` to a webhook, as the events thread does. Says whether its lane took it.
+    /// Hands an event about `entity` to a webhook, as the events thread does. Returns whether its lane took it.
     pub(super) async fn feed(&mut self, webhook: &str, entity: u64) -> bool {
         let (gauge, payload) = (self.gauge(webhook), Bytes::from(self.next_offset.to_string()));
         let admitted = gauge.try_admit_event(payload.len(), &self.shared.pressure);

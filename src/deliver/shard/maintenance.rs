@@ -1,5 +1,5 @@
 //! What a shard looks after ten times a second, because no event does: probes, lanes of partitions that are given up, idle
-//! connections, lanes and hosts that nobody needs any more. Nothing here starts a request.
+//! connections, lanes and hosts that are not needed any more. Nothing here starts a request.
 
 use std::time::Duration;
 

@@ -68,7 +68,7 @@ pub struct Shared<C, P> {
     pub probe_permits: Arc<Semaphore>,
     /// Topics of tiers and dead letters.
     pub next_steps: NextSteps,
-    /// Who hears of attempts.
+    /// Where attempts are reported.
     pub reports: Reports,
 }
 
@@ -188,7 +188,7 @@ struct Shard<C: Courier, P> {
     /// Answers that still come in.
     readings: usize,
     runnable: VecDeque<usize>,
-    /// Lanes of which a delivery is to be sent as a probe.
+    /// Lanes whose next delivery is a probe.
     probing: VecDeque<usize>,
     /// A permit in hand, waited for when runnable lanes had none.
     permit: Option<OwnedSemaphorePermit>,
@@ -369,7 +369,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 }
 
-/// A delivery is left to the next owner of its partition. A tick has none: the next owner fires only later ones.
+/// A delivery is left to the next owner of its partition. A tick is not: the next owner fires only later ticks.
 fn give_up(metrics: &Metrics, delivery: &Delivery) {
     if delivery.event.is_recalled() {
         let gauge = &delivery.gauge;

@@ -56,7 +56,7 @@ pub(super) struct Packed {
 
 /// A secret of the integration. No `Debug`: its spans are harmless, and so it stays.
 pub(super) struct PackedSecret {
-    /// None: [`SIGNING_SECRET`], which nearly every integration has.
+    /// `None` means [`SIGNING_SECRET`], which nearly every integration has.
     pub(super) id: Option<TextRange>,
     pub(super) value: TextRange,
     /// When it ends, seconds since 1970.
@@ -92,7 +92,7 @@ pub(crate) fn is_sendable(name: &str, value: &str) -> bool {
 /// Packs the parts of one record.
 pub(super) struct Packer<'a> {
     base: &'a str,
-    /// The host of every webhook whose URL is plainly relative to the base; none: no URL is.
+    /// The host of every webhook whose URL is plainly relative to the base. `None` if there is no such webhook.
     base_host: Option<u32>,
     pub(super) text: String,
     pub(super) items: Vec<FilterItem>,

@@ -48,7 +48,7 @@ pub struct IntegrationHealth {
 
 impl IntegrationHealth {
     /// Counts what a process reports in the record at `offset`, unless it is counted already: read again after a restart,
-    /// or published twice. Says whether it was counted.
+    /// or published twice. Returns whether it was counted.
     pub fn apply(
         &mut self,
         offset: i64,
@@ -79,7 +79,7 @@ impl IntegrationHealth {
         true
     }
 
-    /// Forgets what has left the window, and says what the state should be.
+    /// Forgets what has left the window, and returns what the state should be.
     pub fn judge(&mut self, rules: &Rules, now_ms: i64) -> Health {
         self.counts.prune(rules, second_of(now_ms));
         match self.health {

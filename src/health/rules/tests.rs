@@ -1,4 +1,4 @@
-//! The rules as tables, and that the state does not depend on who counted and in which order it came.
+//! The rules as tables, and that the state depends neither on which worker counted nor on the order of reports.
 
 use super::*;
 use crate::domain::outcome::Reason;

@@ -31,7 +31,7 @@ pub struct DueRetry {
     pub now_ms: i64,
 }
 
-/// A record that nobody here wrote, for want of `missing`.
+/// A record without `missing`, which no worker wrote.
 fn unreadable(missing: &'static str) -> DropReason {
     tracing::warn!(missing, "a record in a retry tier is no retry and is dropped");
     DropReason::UnreadableRetry

@@ -250,7 +250,7 @@ impl Pipeline {
         }
     }
 
-    /// Takes an event record off the catch-up reader: adds jobs of those webhooks that are behind and have room. Says whether
+    /// Takes an event record off the catch-up reader: adds jobs of those webhooks that are behind and have room. Returns whether
     /// the reader may go on; otherwise it offers this record again.
     pub(crate) fn catch_up(
         &self,

@@ -128,7 +128,7 @@ impl Tokens {
         Ok(Self { file: file.map(Path::to_owned), set: RwLock::new(Arc::new(set)) })
     }
 
-    /// The tokens of a text in a file's form that is in no file; none where it is not valid.
+    /// The tokens of a text in a file's form that is in no file. `None` where it is not valid.
     pub(crate) fn of(text: &str) -> Option<Self> {
         Some(Self { file: None, set: RwLock::new(Arc::new(parse(text).ok()?)) })
     }

@@ -1,5 +1,5 @@
 //! The registration API: integrations register, change and inspect their webhooks. Requests come in by `server`, `auth`
-//! decides who may ask, `instances` what a request changes, `answers` how it is answered; `openapi` describes all of it.
+//! decides which caller may ask, `instances` what a request changes, `answers` how it is answered; `openapi` describes all of it.
 //!
 //! No rule about instances lives here (that is `domain`), and nothing is stored here (that is the registry).
 

@@ -1,5 +1,5 @@
 //! The route that makes a new signing secret: the answer shows it once, and the former ones sign beside it for a time that the
-//! request names. What a signing secret is and when it ends is `domain`'s.
+//! request names. `domain` has what a signing secret is and when it ends.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -193,7 +193,7 @@ fn service(
     TowerToHyperService::new(router)
 }
 
-/// Clients go away in many ways; none is the service's fault.
+/// Clients go away in many ways, and never by a fault of the service.
 fn ended_with(ended: Result<(), hyper::Error>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");

@@ -153,7 +153,7 @@ fn unusable(row: &Row<'_>, error: &str) {
     tracing::warn!(partition = row.partition, offset = row.offset, error, "a record cannot be used");
 }
 
-/// Nobody waits any more when the process is stopping.
+/// The receiver is gone when the process is stopping.
 fn tell(ready: &mut Option<oneshot::Sender<()>>) {
     if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
         tracing::debug!("nobody waits for a topic");

@@ -1,6 +1,6 @@
 //! Answers the reader routes: integrations and their health from memory, the rest by scans of the topics.
 //!
-//! What memory holds is followed by threads of this room (`follow`); a scan runs on a thread that may block and ends when nobody
+//! What memory holds is followed by threads of this room (`follow`); a scan runs on a thread that may block and ends when no caller
 //! waits for it any more. Nothing is written, and nothing about HTTP lives here.
 
 mod directory;

@@ -35,7 +35,7 @@ fn id_of(webhook: &Fields) -> Option<String> {
 pub(super) struct Draft {
     fields: Fields,
     webhooks: Vec<Entry>,
-    /// What masks stand for: as it was stored, whatever earlier operations did.
+    /// The values that masks hide: as they were stored, whatever earlier operations did.
     stored_secrets: StoredSecrets,
     /// The list of secrets as it is now, taken apart when the first `test` asks for it.
     secrets: Option<Vec<Fields>>,

@@ -168,7 +168,7 @@ impl Handle {
 
     /// Decides on the latest record of an integration, and does what was decided if it is still the latest then; otherwise decides
     /// again. Answers what the last decision left and the version written, if any. Decisions run beside the writer, which only compares
-    /// versions and writes: a long one keeps nobody else from changing anything.
+    /// versions and writes: a long one keeps no other request from changing anything.
     ///
     /// # Errors
     /// [`WriteError`] says whether anything was written.

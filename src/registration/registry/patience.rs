@@ -1,4 +1,4 @@
-//! How the registry waits for brokers while it opens, and small questions to them. What is read and written is `reader`'s and `writer`'s.
+//! How the registry waits for brokers while it opens, and small questions to them. `reader` reads and `writer` writes.
 
 use std::time::Duration;
 

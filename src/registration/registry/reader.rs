@@ -1,5 +1,5 @@
 //! The thread that follows the integrations topic and fills the view. It is ready when the view has everything that was there when it
-//! began. How a topic is read as a table is `kafka::table_reader`'s.
+//! began. `kafka::table_reader` reads a topic as a table.
 
 use std::sync::Arc;
 use std::time::Duration;

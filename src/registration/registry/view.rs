@@ -71,7 +71,7 @@ impl View {
         self.state.lock()
     }
 
-    /// Applies one record; `None` is a tombstone. Says whether the key is one of ours. A GUID in it may be in either case.
+    /// Applies one record; `None` is a tombstone. Returns whether the key is one of ours. A GUID in it may be in either case.
     pub(crate) fn apply(&self, key: Option<&str>, value: Option<Bytes>, version: Version) -> bool {
         let sent = key;
         let key = key.map(canonical_key);

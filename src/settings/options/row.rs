@@ -82,7 +82,7 @@ pub(in crate::settings) struct Row {
     pub(in crate::settings) heading: Heading,
     /// Without the dashes.
     pub(in crate::settings) name: &'static str,
-    /// What stands for the value in help.
+    /// The placeholder of the value in help.
     pub(in crate::settings) placeholder: &'static str,
     pub(in crate::settings) about: &'static str,
     pub(in crate::settings) shape: Shape,

@@ -1,4 +1,4 @@
-//! Metrics of `backlog`: who is behind, and since when.
+//! Metrics of `backlog`: how many webhooks are behind, and for how long.
 
 use prometheus::{Gauge, IntCounter, IntGauge};
 
@@ -33,7 +33,7 @@ impl BacklogMetrics {
         self.behind.iter().map(|(_, gauge)| gauge.get()).sum()
     }
 
-    /// Says how many webhooks are behind for a reason.
+    /// Sets how many webhooks are behind for a reason.
     pub(crate) fn webhooks_behind(&self, reason: BehindReason, count: usize) {
         if let Some((_, gauge)) = self.behind.iter().find(|(known, _)| *known == reason) {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -158,7 +158,7 @@ impl Metrics {
         self.deliver.deliveries_dropped.inc();
     }
 
-    /// Counts events that are not in the log any more: by their offsets, since nobody knows which of them matched.
+    /// Counts events that are not in the log any more: by their offsets, since it is not known which of them matched.
     pub(crate) fn drop_expired(&self, count: u64) {
         self.deliver.dropped.add(DropReason::Expired, count);
         self.deliver.deliveries_dropped.inc_by(count);

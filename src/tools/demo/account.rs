@@ -141,7 +141,7 @@ impl Account {
         row
     }
 
-    /// A receiver took a request and is about to answer it. `id` stands for its `webhook-id`.
+    /// A receiver took a request and is about to answer it. `id` is the hash of its `webhook-id`.
     pub(crate) fn request(&mut self, pair: Pair, id: u32, acknowledged: bool) {
         let Some(row) = self.expected(pair) else { return };
         // 0 says that none was seen yet.

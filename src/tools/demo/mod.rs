@@ -118,7 +118,7 @@ pub(crate) struct StopSignals {
     pub(crate) hurry: CancellationToken,
 }
 
-/// Shows everything, and says whether the account balances.
+/// Shows everything, and returns whether the account balances.
 ///
 /// # Errors
 /// [`DemoError`]: it could not be shown to its end.
@@ -306,7 +306,7 @@ fn ended_early(ended: Option<Result<Result<(), DemoError>, tokio::task::JoinErro
     }
 }
 
-/// Writes the summary; says whether the account balances.
+/// Writes the summary; returns whether the account balances.
 fn conclude(settings: &Settings, ledger: &Ledger, remains: &Remains) -> Result<bool, DemoError> {
     let account = lock(ledger);
     let balance: Balance = account.balance(remains);
@@ -372,7 +372,7 @@ impl Scenario<'_> {
     }
 }
 
-/// Waits until `is_so`, at most `patience`, not past `stop`. Says whether it came about.
+/// Waits until `is_so`, at most `patience`, not past `stop`. Returns whether it came about.
 async fn until(patience: Duration, stop: &CancellationToken, is_so: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     while !is_so() {

@@ -60,7 +60,7 @@ impl Registration {
         self.bound.address()
     }
 
-    /// The token of this run; none when a file holds the tokens.
+    /// The token of this run. `None` when a file holds the tokens.
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
@@ -103,7 +103,7 @@ pub(crate) async fn bind_console(settings: &Settings) -> Result<BoundConsole, Ap
     }
 }
 
-/// The page's way to the demo's API; none, and no actions, where it speaks TLS under names that nobody here knows.
+/// The page's way to the demo's API. `None`, and so no actions, where the API speaks TLS under names that are not known here.
 pub(crate) fn forward(settings: &Settings, api: SocketAddr) -> Option<Forward> {
     let url = settings.api.tls.is_none().then(|| format!("http://{api}").parse().ok()).flatten()?;
     match Forward::to(&url) {

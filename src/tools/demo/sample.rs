@@ -218,7 +218,7 @@ pub(crate) fn event_id(number: u32) -> String {
     format!("{ID_PREFIX}{number:012x}")
 }
 
-/// The number of the event in these bytes, whether they are an event or not; none if they are not the demo's.
+/// The number of the event in these bytes, whether they are an event or not. `None` if they are not the demo's.
 pub(crate) fn number_of_event(value: &[u8]) -> Option<u32> {
     let start = value.windows(ID_PREFIX.len()).position(|part| part == ID_PREFIX.as_bytes())? + ID_PREFIX.len();
     let digits = std::str::from_utf8(value.get(start..start + ID_DIGITS)?).ok()?;

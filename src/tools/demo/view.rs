@@ -46,7 +46,7 @@ pub(crate) struct Places {
     pub(crate) api: SocketAddr,
     /// The operators' page, with its scheme.
     pub(crate) console: String,
-    /// The API's token of this run; none when a file holds the tokens.
+    /// The API's token of this run. `None` when a file holds the tokens.
     pub(crate) token: Option<String>,
     /// The broker.
     pub(crate) broker: String,

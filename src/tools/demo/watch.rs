@@ -48,7 +48,7 @@ impl Watch {
         }
     }
 
-    /// Reads along until the worker has `ended`, then to the end. Says what is left. Blocks its thread.
+    /// Reads along until the worker has `ended`, then to the end. Returns what is left. Blocks its thread.
     ///
     /// # Errors
     /// The broker does not answer, or an end is not reached.

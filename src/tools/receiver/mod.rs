@@ -279,7 +279,7 @@ impl State {
         }
     }
 
-    /// Counts a delivery, and says whether it was acknowledged for the second time.
+    /// Counts a delivery, and returns whether it was acknowledged for the second time.
     fn count(&self, verdict: &Verdict, id: &str) -> bool {
         let add = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);
         add(&self.counts.received);

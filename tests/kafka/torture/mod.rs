@@ -185,7 +185,7 @@ async fn whatever_happens_to_brokers_workers_and_receivers_nothing_is_lost_and_o
     println!("{page}");
 }
 
-/// Waits until every event is accounted for, then ends the workers in order. Says how often they had lost partitions.
+/// Waits until every event is accounted for, then ends the workers in order. Returns how often they had lost partitions.
 async fn settle(torture: &mut Torture, size: &Size, account: &Account) -> usize {
     // As long again as writing took, for a machine that was slower than the rate.
     let patience = Duration::from_mins(2) + Duration::from_secs_f64(size.events as f64 / size.rate as f64);
