@@ -1,7 +1,8 @@
 //! Publishing retries and dead letters: until Kafka's in-sync replicas have the record, however long that takes.
 //!
 //! Every real loss found in systems of this kind was a failed publication that counted as done. Here a publication ends
-//! in one of three ways: acknowledged, too large for its topic, or the process ends and the record stays unsettled.
+//! in one of four ways: acknowledged, too large for its topic, or the record stays unsettled, because the process ends or because
+//! the partition has another owner, which makes the delivery again.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -46,6 +47,9 @@ pub(crate) enum PublishError {
     /// The process ends.
     #[error("the process ends")]
     Stopped,
+    /// The partition of the event has another owner.
+    #[error("the partition has another owner")]
+    GivenUp,
 }
 
 /// Publishes records, each until Kafka's in-sync replicas have it.

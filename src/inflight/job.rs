@@ -259,6 +259,14 @@ impl Event {
         !matches!(self.ticket, Some(Ticket::Tick(_)))
     }
 
+    /// Waits until its partition is the next owner's, which gets it again; never ends where no next owner gets it.
+    pub(crate) async fn given_up(&self) {
+        match &self.ticket {
+            Some(Ticket::Record(assignment, _) | Ticket::Place(assignment)) => assignment.over().await,
+            Some(Ticket::Tick(_)) | None => std::future::pending().await,
+        }
+    }
+
     /// Settles one of its deliveries: the one to the webhook of `gauge`.
     pub(crate) fn settle(&self, gauge: Option<&Arc<LaneGauge>>) {
         match &self.ticket {

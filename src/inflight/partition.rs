@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::job::Event;
 use super::lane_gauge::LaneGauge;
@@ -62,8 +63,6 @@ struct State {
     places_stored: Option<bool>,
     /// The last commit is made: the next owner may begin. What is under way may end.
     is_handed_over: bool,
-    /// It is given up: the events thread takes no more reports.
-    is_over: bool,
 }
 
 /// What is settled of an assignment, to be committed.
@@ -99,6 +98,8 @@ pub struct Assignment {
     recalled_below: AtomicU64,
     state: Mutex<State>,
     quiet: Condvar,
+    /// Cancelled when it is given up: the events thread takes no more reports. Changes under the lock of `state` only.
+    over: CancellationToken,
 }
 
 impl Assignment {
@@ -117,7 +118,8 @@ impl Assignment {
     ) -> Arc<Self> {
         let state = State { settled_before: settled_before.into(), ..State::default() };
         let (recalled_below, state) = (AtomicU64::new(0), Mutex::new(state));
-        Arc::new(Self { topic, partition, start, recalled_below, state, quiet: Condvar::new() })
+        let (quiet, over) = (Condvar::new(), CancellationToken::new());
+        Arc::new(Self { topic, partition, start, recalled_below, state, quiet, over })
     }
 
     /// Where reading begins; none: at the start of the log.
@@ -226,7 +228,7 @@ impl Assignment {
     /// Reports to the events thread what became of a delivery to a webhook that is behind.
     pub(crate) fn report(&self, from_lane: FromLane) {
         let mut state = self.state();
-        if !state.is_over {
+        if !self.is_over() {
             state.from_lanes.push(from_lane);
         }
     }
@@ -262,7 +264,12 @@ impl Assignment {
 
     /// Whether it is given up, and the events thread takes no more reports.
     pub(crate) fn is_over(&self) -> bool {
-        self.state().is_over
+        self.over.is_cancelled()
+    }
+
+    /// Waits until it is given up and the events thread takes no more reports.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
     }
 
     /// Notes that the last commit is made. An assignment that uses places ends when the deliveries under way have ended; any other
@@ -290,7 +297,7 @@ impl Assignment {
     /// It is given up.
     pub(crate) fn end(&self) {
         let mut state = self.state();
-        state.is_over = true;
+        self.over.cancel();
         state.from_lanes.clear();
     }
 
@@ -351,7 +358,7 @@ impl Assignment {
     /// is closing.
     pub(crate) fn begin_publication(self: &Arc<Self>, sequence: Option<Sequence>) -> Option<Active> {
         let mut state = self.state();
-        if state.places_stored.is_some() && !state.is_over {
+        if state.places_stored.is_some() && !self.is_over() {
             state.active += 1;
             drop(state);
             return Some(Active(Arc::clone(self)));

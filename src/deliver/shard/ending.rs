@@ -34,6 +34,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             Done::Publish { record, active, published, held } => match published {
                 Ok(()) => record.complete(&self.shared.metrics),
                 Err(PublishError::TooLarge) => self.too_large(*record, active, held),
+                Err(PublishError::GivenUp) => self.shared.metrics.deliver.publications_given_up.inc(),
                 // The process ends: the record stays unsettled and is read again.
                 Err(PublishError::Stopped) => {}
             },

@@ -164,9 +164,18 @@ async fn perform<C: Courier, P: Publish>(shared: Arc<Shared<C, P>>, work: Work<C
         Work::Answer { reading, body } => Done::Answer { reading, read: body.read().await },
         Work::Publish { record, active, held } => {
             // Boxed: it is rare, and would make the future of every request as large as its own.
-            let published = Box::pin(shared.sink.publish(&record.outgoing)).await;
+            let published = Box::pin(publish(&shared.sink, &record)).await;
             Done::Publish { record, active, published, held }
         }
+    }
+}
+
+/// Publishes a record, unless the next owner of its partition does: it would be in its topic twice.
+async fn publish(sink: &impl Publish, record: &NextRecord) -> Result<(), PublishError> {
+    tokio::select! {
+        biased;
+        () = record.event().given_up() => Err(PublishError::GivenUp),
+        published = sink.publish(&record.outgoing) => published,
     }
 }
 

@@ -71,6 +71,22 @@ async fn a_delivery_is_settled_only_when_kafka_has_what_follows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_kafka_does_not_have_when_a_partition_is_lost_is_left_to_its_next_owner() {
+    let mut lab = Lab::start(unordered(), ONE, |seen| Answer::status(500).after(secs(20 * seen.offset.unsigned_abs())));
+    lab.topics.set_up(false);
+    assert!(lab.feed("hook", 1).await && lab.feed("hook", 2).await);
+    lab.at(10_000).await;
+    assert_eq!(lab.receivers.count(), 2, "the first waits for Kafka, the second for its receiver");
+    lab.assignment.close();
+    lab.assignment.end();
+    lab.at(30_000).await;
+    assert_eq!(lab.metrics.deliver.publications_given_up.get(), 2);
+    lab.topics.set_up(true);
+    lab.end().await;
+    assert_eq!((lab.topics.written().len(), lab.assignment.committable()), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_follows_a_failure_is_the_tier_of_its_attempt_or_a_dead_letter() {
     for (attempts, answer, topic) in [
         (1, Answer::status(500), "retry.5s"),

@@ -35,6 +35,7 @@ pub(crate) struct DeliverMetrics {
     pub(crate) connections_opened: IntCounter,
     pub(crate) stale_resends: IntCounter,
     pub(crate) publish_errors: IntCounterVec,
+    pub(crate) publications_given_up: IntCounter,
 }
 
 impl DeliverMetrics {
@@ -84,6 +85,10 @@ impl DeliverMetrics {
                 "publish_errors_total",
                 "Records that Kafka did not take at once",
                 &["topic"],
+            ),
+            publications_given_up: make.counter(
+                "publications_given_up_total",
+                "Records left to the next owner of their partition before Kafka had them",
             ),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -20,23 +21,35 @@ struct Entry {
     id: u64,
     requests: u32,
     acknowledged: u32,
+    /// When it was acknowledged last, in seconds since the beginning.
+    acknowledged_at: f64,
     /// The first and the last request of a first attempt.
     first: u64,
     last: u64,
 }
 
-#[derive(Default)]
+/// A delivery that was acknowledged again. Times are in seconds since the beginning.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repeat {
+    pub(super) webhook: &'static str,
+    /// When it was acknowledged before.
+    pub(super) before: f64,
+    /// When it was acknowledged again.
+    pub(super) at: f64,
+}
+
 struct Book {
+    began: Instant,
     entries: BTreeMap<&'static str, Vec<Entry>>,
     requests: u64,
     acknowledged: u64,
-    repeated: u64,
+    repeats: Vec<Repeat>,
     /// Requests whose delivery id is not that of an earlier request for the same event and webhook.
     of_another_id: u64,
 }
 
 /// The account. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Account(Arc<Mutex<Book>>);
 
 /// What it comes to.
@@ -52,7 +65,15 @@ impl Account {
     /// Of so many events for each of `webhooks`.
     pub(super) fn of(webhooks: &[&'static str], events: usize) -> Self {
         let entries = webhooks.iter().map(|webhook| (*webhook, vec![Entry::default(); events])).collect();
-        Self(Arc::new(Mutex::new(Book { entries, ..Book::default() })))
+        let (began, repeats) = (Instant::now(), Vec::new());
+        Self(Arc::new(Mutex::new(Book { began, entries, requests: 0, acknowledged: 0, repeats, of_another_id: 0 })))
+    }
+
+    /// The seconds of the account count from now on.
+    pub(super) fn begin(&self) -> Instant {
+        let began = Instant::now();
+        self.0.lock().began = began;
+        began
     }
 
     /// Notes a request, and whether it is acknowledged.
@@ -63,7 +84,9 @@ impl Account {
         let id = hasher.finish();
         let book = &mut *self.0.lock();
         book.requests += 1;
-        let entry = book.entries.get_mut(webhook).and_then(|entries| entries.get_mut(number)).expect("an entry");
+        let (webhook, entries) =
+            book.entries.iter_mut().find(|(name, _)| **name == webhook).expect("a webhook of the trial");
+        let entry = entries.get_mut(number).expect("an event of the trial");
         book.of_another_id += u64::from(entry.requests > 0 && entry.id != id);
         (entry.id, entry.requests) = (id, entry.requests + 1);
         if request.attempt() == 1 {
@@ -74,15 +97,23 @@ impl Account {
         }
         if is_acknowledged {
             book.acknowledged += u64::from(entry.acknowledged == 0);
-            book.repeated += u64::from(entry.acknowledged > 0);
-            entry.acknowledged += 1;
+            let at = book.began.elapsed().as_secs_f64();
+            if entry.acknowledged > 0 {
+                book.repeats.push(Repeat { webhook, before: entry.acknowledged_at, at });
+            }
+            (entry.acknowledged, entry.acknowledged_at) = (entry.acknowledged + 1, at);
         }
     }
 
     /// Events and webhooks that were acknowledged, acknowledgements beyond the first, requests of another id.
     pub(super) fn counts(&self) -> (u64, u64, u64) {
         let book = self.0.lock();
-        (book.acknowledged, book.repeated, book.of_another_id)
+        (book.acknowledged, book.repeats.len() as u64, book.of_another_id)
+    }
+
+    /// What was acknowledged again, in that order.
+    pub(super) fn repeats(&self) -> Vec<Repeat> {
+        self.0.lock().repeats.clone()
     }
 
     /// All requests so far.

@@ -206,6 +206,7 @@ impl Victims {
         match fault {
             Fault::KillWorker => {
                 tokio::task::block_in_place(|| member.worker.sigkill());
+                member.keep_log();
                 self.start_worker().await;
                 return;
             }
@@ -287,23 +288,25 @@ impl Victims {
     pub(super) fn stop(&mut self) {
         for mut member in self.workers.drain(..).chain(self.stopped.drain(..)) {
             member.worker.stop();
+            member.keep_log();
         }
+    }
+}
+
+impl Member {
+    /// Keeps what the worker logged.
+    fn keep_log(&self) {
+        let (folder, lines) = (folder(), self.worker.lines().all().join("\n"));
+        let path = folder.join(format!("{}.log", self.name));
+        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, lines));
+        written.unwrap_or_else(|error| println!("{}: {error}", path.display()));
     }
 }
 
 /// What the workers logged, where the trial fails: the last thing that is known of them.
 impl Drop for Victims {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        let folder = folder();
-        for Member { worker, name, .. } in self.workers.iter().chain(&self.stopped) {
-            let path = folder.join(format!("{name}.log"));
-            let written =
-                std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, worker.lines().all().join("\n")));
-            println!("{}: {written:?}", path.display());
-        }
+        self.workers.iter().chain(&self.stopped).for_each(Member::keep_log);
     }
 }
 

@@ -78,7 +78,7 @@ impl Torture {
         self.abrupt += usize::from(fault.is_abrupt());
         // Shown where the trial fails.
         println!("{:.1} s: {what}", self.began.elapsed().as_secs_f64());
-        self.marks.push((self.began.elapsed().as_secs_f64(), what));
+        self.marks.push(Mark { at: self.began.elapsed().as_secs_f64(), what, is_abrupt: fault.is_abrupt() });
         self.victims.suffer(fault, &mut self.rng).await;
         self.victims.look_after_workers();
     }
@@ -138,7 +138,7 @@ async fn set_up(size: &Size, account: &Account) -> (Torture, Receiver) {
         victims.start_worker().await;
     }
     victims.ready().await;
-    let (rng, began) = (StdRng::seed_from_u64(size.seed), Instant::now());
+    let (rng, began) = (StdRng::seed_from_u64(size.seed), account.begin());
     (Torture { victims, rng, began, marks: Vec::new(), counts: BTreeMap::new(), abrupt: 0 }, receiver)
 }
 
@@ -217,7 +217,7 @@ fn judge(torture: &Torture, size: &Size, account: &Account, lost: usize) -> Stri
     let page = format!(
         "# Torture\n\nSeed {}, {} events at {} a second to {} webhooks; {:.0} s; faults: {:?}.\n\n\
          {} requests, {acknowledged} deliveries acknowledged, {} of {} accounted for, dead letters {:?}, {} lost, \
-         {repeated} acknowledged again ({abrupt} abrupt faults, {lost} times a worker lost partitions), {of_another_id} under another id, {out_of_order} out of order by entity.\n",
+         {repeated} acknowledged again ({abrupt} abrupt faults, {lost} times a worker lost partitions), {of_another_id} under another id, {out_of_order} out of order by entity.\n\n{}",
         size.seed,
         size.events,
         size.rate,
@@ -229,6 +229,7 @@ fn judge(torture: &Torture, size: &Size, account: &Account, lost: usize) -> Stri
         COUNTED.len() * size.events,
         balance.dead,
         balance.lost.len(),
+        report::table(&torture.marks, &report::by_fault(&torture.marks, &account.repeats())),
     );
     assert_eq!((balance.lost.len(), of_another_id, out_of_order), (0, 0, 0), "{page}");
     // What was under way, and what was settled since the last commit: here two seconds of work, on a generous bound.

@@ -2,8 +2,11 @@
 
 #![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+
+use super::account::Repeat;
 
 /// What was seen at one moment.
 #[derive(Clone, Copy)]
@@ -17,7 +20,59 @@ pub(super) struct Sample {
 }
 
 /// A fault: when, in seconds since the beginning, and what.
-pub(super) type Mark = (f64, String);
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    pub(super) at: f64,
+    pub(super) what: String,
+    /// Whether work that was under way may be done again after it.
+    pub(super) is_abrupt: bool,
+}
+
+/// What is acknowledged so short before a fault, in seconds, may be repeated by it: as long as a commit is on its way.
+const COMMIT_SPAN: f64 = 0.5;
+
+/// What one fault repeated.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Repeated {
+    pub(super) count: usize,
+    by_webhook: BTreeMap<&'static str, usize>,
+    /// From when to when they had been acknowledged before, in seconds since the fault.
+    first: f64,
+    last: f64,
+    /// The longest time between two acknowledgements of one delivery, in seconds.
+    longest: f64,
+}
+
+/// The repeats of each fault, in the faults' order. A repeat belongs to the last abrupt fault that had begun, or was about to, when the
+/// delivery was acknowledged before: it is what kept that from being remembered.
+pub(super) fn by_fault(marks: &[Mark], repeats: &[Repeat]) -> Vec<Repeated> {
+    let mut repeated = vec![Repeated::default(); marks.len()];
+    for repeat in repeats {
+        let is_cause = |mark: &Mark| mark.is_abrupt && mark.at <= repeat.before + COMMIT_SPAN;
+        let index = marks.iter().rposition(is_cause).unwrap_or_default();
+        let (of, since) = (&mut repeated[index], repeat.before - marks[index].at);
+        (of.first, of.last) = if of.count == 0 { (since, since) } else { (of.first.min(since), of.last.max(since)) };
+        of.longest = of.longest.max(repeat.at - repeat.before);
+        of.count += 1;
+        *of.by_webhook.entry(repeat.webhook).or_default() += 1;
+    }
+    repeated
+}
+
+/// A row a fault.
+pub(super) fn table(marks: &[Mark], repeated: &[Repeated]) -> String {
+    let mut table = "| at | fault | acknowledged again | had been acknowledged, since the fault | again after at most | by webhook |\n\
+                     | ---: | --- | ---: | --- | ---: | --- |\n"
+        .to_owned();
+    for (mark, of) in marks.iter().zip(repeated).filter(|(mark, of)| mark.is_abrupt || of.count > 0) {
+        let _infallible = writeln!(
+            table,
+            "| {:.1} s | {} | {} | {:.1} to {:.1} s | {:.1} s | {:?} |",
+            mark.at, mark.what, of.count, of.first, of.last, of.longest, of.by_webhook
+        );
+    }
+    table
+}
 
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 220.0;
@@ -57,7 +112,7 @@ fn picture(samples: &[Sample], marks: &[Mark], webhooks: u64) -> String {
         WIDTH + 2.0 * MARGIN,
         2.0 * HEIGHT + 3.0 * MARGIN
     );
-    for (at, what) in marks {
+    for Mark { at, what, .. } in marks {
         let x = MARGIN + at / end.max(1.0) * WIDTH;
         let bottom = second + HEIGHT;
         let _infallible = writeln!(
@@ -81,7 +136,7 @@ fn picture(samples: &[Sample], marks: &[Mark], webhooks: u64) -> String {
 /// Writes `report.md` and `torture.svg` into `folder`.
 pub(super) fn write(folder: &Path, page: &str, samples: &[Sample], marks: &[Mark], webhooks: u64) {
     std::fs::create_dir_all(folder).unwrap();
-    let faults: Vec<String> = marks.iter().map(|(at, what)| format!("- {at:.1} s: {what}\n")).collect();
+    let faults: Vec<String> = marks.iter().map(|mark| format!("- {:.1} s: {}\n", mark.at, mark.what)).collect();
     let faults = faults.concat();
     std::fs::write(folder.join("report.md"), format!("{page}\n![deliveries and repeats](torture.svg)\n\n{faults}"))
         .unwrap();
