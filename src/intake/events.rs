@@ -111,7 +111,7 @@ impl EventConsumer {
             if !self.follow() || !self.wait_for_room() || !self.read_batch(&mut batches) {
                 break;
             }
-            self.keeper.turn(&self.outlet.pipeline, &mut batches);
+            self.keeper.turn(&self.outlet.pipeline, self.reading(), &mut batches);
             self.outlet.hand_over(&mut batches);
             if kept_up.elapsed() >= KEEP_UP_EVERY {
                 self.reader.keep_windows(Reading::Go);
@@ -127,7 +127,7 @@ impl EventConsumer {
     fn give_up(&mut self, batches: &mut [Vec<Job>]) {
         let deadline = Instant::now() + self.leave_max;
         while !self.keeper.is_empty() && !self.outlet.fatal.is_cancelled() && Instant::now() < deadline {
-            self.keeper.turn(&self.outlet.pipeline, batches);
+            self.keeper.turn(&self.outlet.pipeline, self.reading(), batches);
             self.outlet.hand_over(batches);
             #[expect(clippy::disallowed_methods, reason = "the consumer's own thread, and shorter than any poll")]
             std::thread::sleep(REST);
@@ -155,10 +155,15 @@ impl EventConsumer {
         }
     }
 
-    /// Rests while enough is in memory; when that lasts, pauses the partitions and goes on polling.
+    /// Whether to hand over more: enough may be in memory, and what the group can't commit would be delivered twice.
+    fn reading(&self) -> Reading {
+        if self.reader.member().is_out_of_touch() { Reading::Wait } else { self.outlet.pressure.reading() }
+    }
+
+    /// Rests while nothing more is to be handed over; when that lasts, pauses the partitions and goes on polling.
     fn wait_for_room(&mut self) -> bool {
         let began = Instant::now();
-        while self.outlet.pressure.reading() == Reading::Wait {
+        while self.reading() == Reading::Wait {
             if self.outlet.stop.is_cancelled() {
                 return true;
             }
@@ -175,14 +180,14 @@ impl EventConsumer {
         let mut batches = self.outlet.batches();
         let mut generation = None;
         let mut can_go_on = true;
-        while can_go_on && self.outlet.pressure.reading() == Reading::Wait && !self.outlet.stop.is_cancelled() {
+        while can_go_on && self.reading() == Reading::Wait && !self.outlet.stop.is_cancelled() {
             // Partitions that came since are paused too.
             if generation != Some(self.reader.generation()) {
                 generation = Some(self.reader.generation());
                 self.reader.pause_all(true);
             }
             can_go_on = self.poll(Duration::from_millis(20), &mut batches).is_some();
-            self.keeper.turn(&self.outlet.pipeline, &mut batches);
+            self.keeper.turn(&self.outlet.pipeline, self.reading(), &mut batches);
             // A record that was on its way when its partition was paused.
             self.outlet.hand_over(&mut batches);
             self.reader.keep_windows(Reading::Wait);

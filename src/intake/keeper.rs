@@ -20,6 +20,7 @@ use crate::domain::table::Table;
 use crate::inflight::job::Job;
 use crate::inflight::lane_gauge::{LaneGauge, LaneGauges};
 use crate::inflight::partition::Assignment;
+use crate::inflight::pressure::Reading;
 use crate::kafka::broker_clock::BrokerClock;
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
@@ -216,11 +217,14 @@ impl Keeper {
         if awaits_places { Some(self.patience.map_or(REST, |patience| patience.min(REST))) } else { self.patience }
     }
 
-    /// One turn: takes the reports of lanes, reads for webhooks that are behind, writes places.
-    pub(crate) fn turn(&mut self, pipeline: &Pipeline, batches: &mut [Vec<Job>]) {
+    /// One turn: takes the reports of lanes, reads for webhooks that are behind unless `reading` is to wait, writes places.
+    pub(crate) fn turn(&mut self, pipeline: &Pipeline, reading: Reading, batches: &mut [Vec<Job>]) {
         self.listen(pipeline.gauges());
         self.forget();
-        self.catch_up(pipeline, batches);
+        match reading {
+            Reading::Go => self.catch_up(pipeline, batches),
+            Reading::Wait => self.patience = None,
+        }
         if self.wrote.elapsed() >= WRITE_EVERY {
             self.write();
             self.wrote = Instant::now();

@@ -131,7 +131,7 @@ impl RetryConsumer {
     }
 
     fn until_next_due(&self) -> Duration {
-        if self.outlet.pressure.reading_due() == Reading::Wait {
+        if !may_hand_over(&self.reader, &self.outlet) {
             return POLL_MAX;
         }
         let until = self.buffers.next_due_ms().map_or(i64::MAX, |due| due.saturating_sub(self.brokers.now_ms()));
@@ -149,8 +149,8 @@ impl RetryConsumer {
         if self.brokers.is_known() || self.began.elapsed() >= CLOCK_WAIT {
             // From here on times are the worker's own, like all that is measured of a delivery.
             let (now_ms, ahead_ms) = (clock::now_ms(), self.brokers.ahead_ms());
-            let outlet = &self.outlet;
-            let may_go_on = || outlet.pressure.reading_due() == Reading::Go;
+            let (reader, outlet) = (&self.reader, &self.outlet);
+            let may_go_on = || may_hand_over(reader, outlet);
             self.buffers.take_due(brokers_ms, may_go_on, |tier, assignment, waiting| {
                 let Waiting { payload, wire, due_ms, offset, sequence } = waiting;
                 let position =
@@ -182,6 +182,11 @@ impl RetryConsumer {
             );
         }
     }
+}
+
+/// Whether retries that are due may be handed over: there is room, and what is settled can be committed.
+fn may_hand_over(reader: &PartitionReader, outlet: &Handoff) -> bool {
+    outlet.pressure.reading_due() == Reading::Go && !reader.member().is_out_of_touch()
 }
 
 fn listed(assignments: &[Arc<Assignment>]) -> TopicPartitionList {

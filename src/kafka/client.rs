@@ -111,6 +111,9 @@ pub(crate) fn member_config(kafka: &settings::Kafka, role: &str, group: &str) ->
         .set("session.timeout.ms", "6000")
         // In a rebalance members hear of it with their next heartbeat, and all wait for the last of them.
         .set("heartbeat.interval.ms", "500")
+        // As the session: the answer to a commit that comes later is to one that is no member any more, and the member's thread waits
+        // for it.
+        .set("socket.timeout.ms", "6000")
         // A partition is fetched for a moment until it is paused.
         .set("queued.max.messages.kbytes", "64")
         .set("queued.min.messages", "1");

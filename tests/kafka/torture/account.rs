@@ -21,8 +21,11 @@ struct Entry {
     id: u64,
     requests: u32,
     acknowledged: u32,
-    /// When it was acknowledged last, in seconds since the beginning.
-    acknowledged_at: f64,
+    /// The number of its latest attempt, and when that was requested, in seconds since the beginning.
+    attempt: u32,
+    requested_at: f64,
+    /// When an attempt was requested that was requested again later, the first time that this happened.
+    doubled_at: Option<f64>,
     /// The first and the last request of a first attempt.
     first: u64,
     last: u64,
@@ -32,7 +35,8 @@ struct Entry {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Repeat {
     pub(super) webhook: &'static str,
-    /// When it was acknowledged before.
+    /// When the attempt was requested that was requested again, or that followed from one which was: a retry that is in its tier
+    /// twice is acknowledged twice.
     pub(super) before: f64,
     /// When it was acknowledged again.
     pub(super) at: f64,
@@ -88,7 +92,12 @@ impl Account {
             book.entries.iter_mut().find(|(name, _)| **name == webhook).expect("a webhook of the trial");
         let entry = entries.get_mut(number).expect("an event of the trial");
         book.of_another_id += u64::from(entry.requests > 0 && entry.id != id);
+        let at = book.began.elapsed().as_secs_f64();
+        if entry.requests > 0 && request.attempt() <= entry.attempt {
+            entry.doubled_at.get_or_insert(entry.requested_at);
+        }
         (entry.id, entry.requests) = (id, entry.requests + 1);
+        (entry.attempt, entry.requested_at) = (entry.attempt.max(request.attempt()), at);
         if request.attempt() == 1 {
             entry.last = book.requests;
             if entry.first == 0 {
@@ -97,11 +106,10 @@ impl Account {
         }
         if is_acknowledged {
             book.acknowledged += u64::from(entry.acknowledged == 0);
-            let at = book.began.elapsed().as_secs_f64();
             if entry.acknowledged > 0 {
-                book.repeats.push(Repeat { webhook, before: entry.acknowledged_at, at });
+                book.repeats.push(Repeat { webhook, before: entry.doubled_at.unwrap_or(at), at });
             }
-            (entry.acknowledged, entry.acknowledged_at) = (entry.acknowledged + 1, at);
+            entry.acknowledged += 1;
         }
     }
 

@@ -28,7 +28,7 @@ pub(super) struct Mark {
     pub(super) is_abrupt: bool,
 }
 
-/// What is acknowledged so short before a fault, in seconds, may be repeated by it: as long as a commit is on its way.
+/// What is requested so short before a fault, in seconds, may be repeated by it: as long as a request and a commit are on their way.
 const COMMIT_SPAN: f64 = 0.5;
 
 /// What one fault repeated.
@@ -36,15 +36,15 @@ const COMMIT_SPAN: f64 = 0.5;
 pub(super) struct Repeated {
     pub(super) count: usize,
     by_webhook: BTreeMap<&'static str, usize>,
-    /// From when to when they had been acknowledged before, in seconds since the fault.
+    /// From when to when they had been requested before, in seconds since the fault.
     first: f64,
     last: f64,
-    /// The longest time between two acknowledgements of one delivery, in seconds.
+    /// The longest time from then to the repeat, in seconds.
     longest: f64,
 }
 
 /// The repeats of each fault, in the faults' order. A repeat belongs to the last abrupt fault that had begun, or was about to, when the
-/// delivery was acknowledged before: it is what kept that from being remembered.
+/// delivery was requested before: it is what kept that from being remembered.
 pub(super) fn by_fault(marks: &[Mark], repeats: &[Repeat]) -> Vec<Repeated> {
     let mut repeated = vec![Repeated::default(); marks.len()];
     for repeat in repeats {
@@ -61,7 +61,7 @@ pub(super) fn by_fault(marks: &[Mark], repeats: &[Repeat]) -> Vec<Repeated> {
 
 /// A row a fault.
 pub(super) fn table(marks: &[Mark], repeated: &[Repeated]) -> String {
-    let mut table = "| at | fault | acknowledged again | had been acknowledged, since the fault | again after at most | by webhook |\n\
+    let mut table = "| at | fault | acknowledged again | had been requested, since the fault | again after at most | by webhook |\n\
                      | ---: | --- | ---: | --- | ---: | --- |\n"
         .to_owned();
     for (mark, of) in marks.iter().zip(repeated).filter(|(mark, of)| mark.is_abrupt || of.count > 0) {

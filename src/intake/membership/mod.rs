@@ -3,9 +3,10 @@
 //! The member has a thread and a client of its own, which read no records: whatever a rebalance has to wait for, the
 //! partitions that stay are read on by [`super::reader`]. Nothing of the path of a record belongs here.
 //!
-//! What is settled is committed ten times a second, the settled prefix as the offset and what is settled beyond it in the
-//! commit's metadata. When a partition is given up nothing later of it begins any more, what was begun and what comes before
+//! What is settled is committed ten times a second: see [`commits`]. When a partition is given up nothing later of it begins any more, what was begun and what comes before
 //! it may end (bounded), and what is settled is committed before the next owner starts.
+
+mod commits;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,6 +23,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::commits::Contact;
 use super::group_offsets::{commit_now, ends_of, metadata_of};
 use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
@@ -76,6 +78,7 @@ pub(crate) struct MemberState {
     cluster: OnceLock<Option<ClusterTag>>,
     /// How long the metadata of a commit may be.
     text_max: AtomicUsize,
+    contact: Mutex<Contact>,
     metrics: Arc<Metrics>,
     drain_timeout: Duration,
 }
@@ -118,7 +121,8 @@ impl Membership {
         let member = self.consumer.context();
         let mut committed = Instant::now();
         while !self.stop.is_cancelled() {
-            match self.consumer.poll(POLL_WAIT.min(self.commit_every)) {
+            let until_commit = self.commit_every.saturating_sub(committed.elapsed());
+            match self.consumer.poll(POLL_WAIT.min(until_commit)) {
                 Some(Err(error)) if !member.poll_failed(&error, &self.fatal) => break,
                 // A record that was on its way when its partition was paused is the reader's.
                 None | Some(Ok(_) | Err(_)) => {}
@@ -147,6 +151,7 @@ impl MemberState {
             generation: AtomicU64::new(0),
             cluster: OnceLock::new(),
             text_max: AtomicUsize::new(TEXT_MAX),
+            contact: Mutex::default(),
             metrics,
             drain_timeout,
         };
@@ -331,6 +336,7 @@ impl MemberState {
             held.assignment.close();
         }
         if lost {
+            self.forget_silence();
             // It has another owner already: nothing to wait for, nothing to commit.
             for held in &leaving {
                 held.assignment.end();
@@ -384,64 +390,6 @@ impl MemberState {
                 return false;
             }
             self.commit_settled(consumer, leaving);
-        }
-    }
-
-    /// Commits what has changed since the last commit: of what is held, and of `leaving`.
-    fn commit_settled(&self, consumer: &GroupConsumer, leaving: &[Held]) {
-        let mut offsets = TopicPartitionList::new();
-        let mut listed: Vec<(Arc<Assignment>, u64)> = Vec::new();
-        {
-            let held = self.held();
-            for held in held.values().chain(leaving) {
-                if let Some(progress) = held.assignment.progress(held.committed, RUNS_MAX) {
-                    self.list(&mut offsets, &held.assignment, &progress);
-                    listed.push((Arc::clone(&held.assignment), progress.changes));
-                }
-            }
-        }
-        if listed.is_empty() {
-            return;
-        }
-        if let Err(error) = consumer.commit(&offsets, CommitMode::Sync) {
-            self.commit_failed(&error);
-            return;
-        }
-        self.metrics.intake.commits_ok.inc();
-        for held in self.held().values_mut() {
-            let changes = listed.iter().find(|(assignment, _)| Arc::ptr_eq(assignment, &held.assignment));
-            held.committed = changes.map_or(held.committed, |(_, changes)| *changes);
-        }
-    }
-
-    fn commit_failed(&self, error: &KafkaError) {
-        self.metrics.intake.commits_failed.inc();
-        if let KafkaError::ConsumerCommit(RDKafkaErrorCode::OffsetMetadataTooLarge) = error {
-            let less = self.text_max.load(Ordering::Relaxed) / 2;
-            self.text_max.store(less, Ordering::Relaxed);
-            tracing::warn!(
-                group_member = self.role,
-                bytes_max = less,
-                "the brokers take less metadata with an offset; more is repeated after a crash"
-            );
-            return;
-        }
-        let text = error.to_string();
-        if let Some(repeats) = self.repeats.of(&text) {
-            tracing::warn!(group_member = self.role, error = text, repeats, "commit failed, will retry");
-        }
-    }
-
-    fn list(&self, offsets: &mut TopicPartitionList, assignment: &Assignment, progress: &Progress) {
-        let mut element = offsets.add_partition(assignment.topic(), assignment.partition());
-        if let Err(error) = element.set_offset(Offset::Offset(progress.offset)) {
-            tracing::error!(%error, "an offset could not be listed");
-        }
-        let text_max = self.text_max.load(Ordering::Relaxed);
-        let cluster = self.cluster.get().copied().flatten();
-        let text = cluster.map(|cluster| settled_runs::encode(cluster, progress.offset, &progress.beyond, text_max));
-        if let Some(text) = text.filter(|text| !text.is_empty()) {
-            element.set_metadata(text);
         }
     }
 
