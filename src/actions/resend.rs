@@ -71,7 +71,7 @@ pub(crate) struct Order<'a> {
     pub(crate) name: &'static str,
     /// Records a second, at most.
     pub(crate) rate: u32,
-    /// Where to: none for a preview, which writes nothing.
+    /// Where to. `None` for a preview, which writes nothing.
     pub(crate) requeue: Option<Arc<TierProducer>>,
     /// When it ends at the latest.
     pub(crate) until: Option<Instant>,
@@ -112,7 +112,7 @@ pub(crate) async fn resend(
 }
 
 /// What was done. `matched` is `sent`, `tooLarge` and `notAcknowledged` together, or, in a dry run, what would be sent;
-/// `skipped` stands apart.
+/// `skipped` is not part of it.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Account {

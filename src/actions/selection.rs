@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    /// None where it is refused.
+    /// `None` where it is refused.
     fn read(value: serde_json::Value) -> Option<Selection> {
         serde_json::from_value::<Selection>(value).ok()?.checked().ok()
     }

@@ -1,7 +1,7 @@
 //! The attempt log: what a record says, and how attempts get to the thread that writes them.
 //!
-//! No secret and no event body ever stands in a record. A shard hands over what it has at hand and goes on; where there
-//! is no room the attempt is not logged, and counted as such.
+//! A record never has a secret or an event's body. A shard hands over what it has and goes on. Where there is no room the attempt is
+//! not logged, and that is counted.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -158,7 +158,7 @@ struct Record<'a> {
     duration_ms: u64,
     answer: Option<String>,
     address: Option<SocketAddr>,
-    /// None of a tick, which comes from no record.
+    /// `None` for a tick, which does not come from a record.
     origin: Option<String>,
     entity_ids: Option<BTreeMap<String, Value>>,
     next_attempt_at: Option<Timestamp>,
@@ -206,7 +206,7 @@ impl Entry {
         serde_json::to_vec(&record).unwrap_or_default()
     }
 
-    /// The answer as it may be written down; nothing of one that repeats the event.
+    /// The answer as it may be written down. `None` if it repeats the event.
     fn shown_answer(&self, secrets: &Secrets) -> Option<String> {
         let kept = self.answer.get(..ANSWER_BYTES_MAX.min(self.answer.len())).unwrap_or_default();
         if repeats(kept, &self.payload) {
@@ -223,7 +223,7 @@ impl Entry {
     }
 }
 
-/// The ids of an event's entities, by field; nothing of what is no id, and a bounded number.
+/// The ids of an event's entities, by field. Values that are not ids are left out, and the number is bounded.
 fn entity_ids(event: &[u8]) -> Option<BTreeMap<String, Value>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

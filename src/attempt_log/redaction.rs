@@ -8,11 +8,11 @@ use base64::Engine as _;
 
 use crate::domain::hash::BuildHash64;
 
-/// What stands in place of a secret.
+/// What replaces a secret.
 const MASK: &str = "***";
 /// A piece of a secret (the token after `Bearer`) shorter than this is a word like any other.
 const PIECE_MIN: usize = 6;
-/// Pieces that are no secrets.
+/// Pieces that are not secrets.
 const SCHEMES: [&str; 4] = ["bearer", "digest", "apikey", "signature"];
 /// The beginning of a secret at the very end of a cut answer is masked from this length on.
 const CUT_MIN: usize = 4;

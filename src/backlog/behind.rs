@@ -17,7 +17,7 @@ pub(crate) const WRITE_EVERY_MS: i64 = 100;
 /// late write of a former owner.
 pub(crate) const WRITE_AGAIN_MS: i64 = 10 * 60 * 1_000;
 /// A webhook counts as slow again, and no more as blocked, after so many deliveries were given while no circuit was open. More than
-/// the failures that open a circuit and the requests under way beside them.
+/// the failures that open a circuit plus the requests under way.
 const GIVEN_TO_RECOVER: u32 = 64;
 
 /// Why a lane takes no more.

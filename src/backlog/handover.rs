@@ -91,7 +91,7 @@ impl PartitionBacklog {
     pub(crate) fn released(&mut self, gauge: &LaneGauge, place: &Place) {
         if let Some(behind) = self.behind.get_mut(&gauge.id()) {
             if let Some(pass) = &self.pass {
-                // It was offered nothing of this pass.
+                // This pass offered it nothing.
                 behind.leave(pass.number, pass.start, pass.position);
             }
             behind.released(place);

@@ -20,10 +20,10 @@ use crate::inflight::pressure::Pressure;
 /// Records that a pass reads at least before it ends for a webhook whose first missing offset is before its start: a seek throws away
 /// what was fetched, about as many small records.
 const QUANTUM: usize = 4_096;
-/// A pass ends and begins anew further on when no webhook needs the next so many offsets: fewer are read faster than a seek takes.
+/// A pass ends and the next begins further on when no webhook needs the next so many offsets: fewer are read faster than a seek takes.
 const JUMP: i64 = 10_000;
 
-/// What decisions depend on beside the backlog itself.
+/// What decisions depend on besides the backlog itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Look<'a> {
     /// How much the process holds.
@@ -341,7 +341,7 @@ impl PartitionBacklog {
         self.pass.as_ref().map(|pass| pass.position)
     }
 
-    /// The pass could not go on: the next begins anew.
+    /// The pass could not go on: the next one begins from the start.
     pub(crate) fn abandon_pass(&mut self) {
         self.end_pass();
     }

@@ -55,7 +55,7 @@ fn file<S: Clone + Send + Sync + 'static>(kind: &'static str, text: &'static str
     routing::get(move || async move {
         let mut response = Response::new(Body::from(text));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        // A release brings all files anew, so that no file is older than the others.
+        // A release brings all files again, so that no file is older than the others.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         response
     })
@@ -103,7 +103,7 @@ mod tests {
             ] {
                 assert!(!text.contains(part), "{path} holds {part}");
             }
-            // The name of SVG's language is no address that anything is asked at.
+            // The name of SVG's language looks like an address and is never requested.
             let text = text.replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains("http://") && !text.contains("https://"), "{path} names another origin");
         }

@@ -70,7 +70,7 @@ impl KeptConnection {
                 ended = &mut driver => Some(ended),
                 () = dropped.cancelled() => timeout(GOODBYE_MAX, driver).await.ok(),
             };
-            // The request on a connection gets its error. Between two requests the end of a connection is no failure.
+            // The request on a connection gets its error. Between two requests the end of a connection is not a failure.
             if let Some(Err(error)) = ended {
                 tracing::trace!(%error, "a connection ended");
             }

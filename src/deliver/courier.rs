@@ -42,9 +42,9 @@ pub(crate) trait AnswerBody {
 pub(crate) struct Exchange<C: Courier + ?Sized> {
     /// Acknowledged, or why not.
     pub(crate) outcome: Outcome,
-    /// Why it failed, in words. None of an acknowledgement.
+    /// Why it failed, in words. `None` for an acknowledgement.
     pub(crate) cause: Option<Cause>,
-    /// The receiver's address, where a connection to it was tried. None of a refused one.
+    /// The receiver's address, where a connection to it was tried. `None` for a refused address.
     pub(crate) address: Option<SocketAddr>,
     /// From its start to the answer's headers, or to the failure.
     pub(crate) took: Duration,
@@ -61,7 +61,7 @@ pub(crate) enum Rest<C: Courier + ?Sized> {
 }
 
 impl<C: Courier> Rest<C> {
-    /// There is no answer, or its connection carries nothing more that is wanted.
+    /// There is no answer, or nothing more is read from its connection.
     pub(crate) fn none() -> Self {
         Self::Read(AnswerRead { body: Bytes::new(), connection: None })
     }

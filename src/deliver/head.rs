@@ -27,7 +27,7 @@ impl<'a> Head<'a> {
                 }
                 echoes.extend(value_of(line, echo));
             }
-            // The last piece is no line: it has no end.
+            // The last piece is not a line: it has no end.
             lines.clone().next()?;
             if status >= 200 {
                 return Some(Self { status, echoes });

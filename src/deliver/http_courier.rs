@@ -3,7 +3,7 @@
 //!
 //! The verdict falls at the headers of the answer. What is left of it then is an [`HttpBody`], which nothing waits for but the
 //! connection and the attempt log. A kept connection may have been closed by the receiver at the very moment the request left: then
-//! it is sent once more on a new connection, which is no attempt of its own.
+//! it is sent once more on a new connection, which does not count as an attempt.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ impl HttpCourier {
     ) -> Result<(Response<Incoming>, KeptConnection), Failed> {
         let deadline = start + self.request_timeout;
         if let Some(mut connection) = kept {
-            // Otherwise nothing is sent over it, so that is no resend.
+            // Otherwise nothing is sent over it, so this is not a second sending.
             let is_known = start < connection.checked_until;
             if connection.is_usable(start)
                 && (is_known || self.still_leads(request.authority(), &mut connection, deadline).await)
@@ -239,7 +239,7 @@ struct Failed {
     reason: Reason,
     cause: Cause,
     address: Option<SocketAddr>,
-    /// What came of an answer that is no HTTP by the library's reading.
+    /// What came of an answer that the library does not accept as HTTP.
     unread: Vec<u8>,
 }
 

@@ -24,7 +24,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// What the pipe holds: less than an answer may have, so that both ends wait for each other.
 const PIPE_BYTES: usize = 4 * 1024;
-/// A receiver that has hung up is no reason to wait: an exchange that takes this long is a defect.
+/// There is no reason to wait for a receiver that has hung up: an exchange that takes this long is a defect.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the pipe is said to lead. It is an address that is refused, so no other connection is opened in its place.
 const REMOTE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 80);

@@ -136,7 +136,7 @@ impl SignedRequest {
         self.text.get(..TOKEN_LEN).unwrap_or_default()
     }
 
-    /// The request, made anew for each time it is sent.
+    /// The request, made for each time it is sent.
     pub(crate) fn request(&self) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = Method::POST;

@@ -13,7 +13,7 @@ use super::ticks::Ticks;
 
 /// A tick is not fired later than this: half of the shortest period, so that it never comes close to the next one.
 const LATE_MAX: Duration = Duration::from_secs(5);
-/// A clock set back by less than this is waited for; by more, the agenda begins anew at the time it shows.
+/// A clock set back by less than this is waited for; by more, the agenda begins again at the time it shows.
 const SET_BACK_MAX: Duration = Duration::from_mins(1);
 
 /// A tick whose time has come.
@@ -148,7 +148,7 @@ impl Agenda {
         self.looked_ms.saturating_sub(now_ms) > millis(SET_BACK_MAX)
     }
 
-    /// Begins anew at `now_ms` with the same webhooks.
+    /// Begins again at `now_ms` with the same webhooks.
     pub(crate) fn restart(&mut self, now_ms: i64) {
         self.looked_ms = now_ms;
         let planned = std::mem::take(&mut self.planned);

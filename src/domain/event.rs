@@ -34,7 +34,7 @@ pub struct Envelope<'a> {
     pub(crate) entities: Vec<Entity>,
 }
 
-/// Why a record's value is no event.
+/// Why a record's value is not a valid event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEvent {
     /// Not UTF-8.
@@ -126,7 +126,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 }
 
-/// `changeData`: only its `type` is read. Anything that is no object counts as no change.
+/// `changeData`: only its `type` is read. Any value that is not an object counts as no change.
 struct Change(ChangeWord);
 
 impl<'de> de::Deserialize<'de> for Change {

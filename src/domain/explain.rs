@@ -41,7 +41,7 @@ impl EventWords {
         let text_of = |field: &str| fields.get(field).map_or("null", |raw| raw.get());
         let entities: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(text_of("entityIds")).map_err(malformed)?;
-        // What is no object counts as no change.
+        // A value that is not an object counts as no change.
         let change: HashMap<String, &RawValue> = serde_json::from_str(text_of("changeData")).unwrap_or_default();
         let change: Option<String> = change
             .get("type")

@@ -24,7 +24,7 @@ pub(crate) const CHANGE_WORDS: [&str; 4] = ["create", "patch", "delete", "restor
 const ANY_EVENT: u8 = 0b1111;
 /// All of [`CHANGE_WORDS`], the bit of none and the bit of unknown words.
 const ANY_CHANGE: u8 = 0b11_1111;
-/// Entity hashes keep 50 bits: what is left of a `u64` beside the two masks, and far from any chance of a collision.
+/// Entity hashes keep 50 bits: what is left of a `u64` besides the two masks, and far from any chance of a collision.
 const ENTITY_BITS: u32 = 50;
 const ENTITY_MASK: u64 = (1 << ENTITY_BITS) - 1;
 /// The entity part of an item that takes any entity.
@@ -109,7 +109,7 @@ impl EventFacts<'_> {
 }
 
 /// One filter item: event mask in bits 60.., change mask in bits 52.., entity hash below. In two halves, so that it needs no
-/// padding beside a `u32`.
+/// padding next to a `u32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FilterItem([u32; 2]);
 

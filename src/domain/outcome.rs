@@ -25,7 +25,7 @@ pub enum Reason {
     Reset,
     /// The name resolves to an address that is not allowed.
     RefusedAddress,
-    /// The answer is no HTTP, or breaks a limit.
+    /// The answer is not HTTP, or breaks a limit.
     Protocol,
     /// No request: its circuit, or its host's, was open for too long.
     CircuitOpen,
@@ -107,7 +107,7 @@ impl Outcome {
 /// Judges an answer: its status, its echo headers and the token that was sent.
 ///
 /// # Errors
-/// Why it is no acknowledgement.
+/// Why it is not an acknowledgement.
 pub(crate) fn judge<'a>(status: u16, mut echoes: impl Iterator<Item = &'a [u8]>, token: &[u8]) -> Result<(), Reason> {
     if status != 200 {
         return Err(Reason::Status);
@@ -124,7 +124,7 @@ pub(crate) fn judge<'a>(status: u16, mut echoes: impl Iterator<Item = &'a [u8]>,
 pub enum DeadReason {
     /// All attempts failed.
     Exhausted,
-    /// The record is no event.
+    /// The record is not a valid event.
     InvalidEvent,
     /// A retry fell due while its integration is failed.
     Suspended,

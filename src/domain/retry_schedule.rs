@@ -10,7 +10,7 @@ pub(crate) const NOW: &str = "now";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Delay(Duration);
 
-/// Why a text is no [`Delay`].
+/// Why a text is not a valid [`Delay`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a whole number and a unit (ms, s, m, h) such as 250ms, 30s, 5m or 1h")]
 pub struct BadDuration;
@@ -78,13 +78,13 @@ pub struct RetrySchedule {
     tier_of: Vec<TierIndex>,
 }
 
-/// Why a list of delays is no schedule.
+/// Why a list of delays is not a valid schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSchedule {
     /// No delay at all.
     #[error("at least one delay is needed")]
     Empty,
-    /// A part that is no duration.
+    /// A part that is not a duration.
     #[error("`{0}`: {1}")]
     Delay(String, BadDuration),
     /// A delay of zero would be a loop without a pause.

@@ -76,7 +76,7 @@ struct Webhooks {
 }
 
 impl Workspace {
-    /// Makes the index anew from the members. `items` is scratch space.
+    /// Rebuilds the index from the members. `items` is scratch space.
     fn rebuild(&mut self, items: &mut Vec<(FilterItem, u32)>) {
         items.clear();
         let mut members = std::mem::take(&mut self.webhooks.members);

@@ -1,4 +1,4 @@
-//! Parts of JSON documents, borrowed where they have no escapes: strings, values of any shape, and objects that are no arrays.
+//! Parts of JSON documents, borrowed where they have no escapes: strings, values of any shape, and objects (not arrays).
 //!
 //! `Cow` alone would be copied inside an `Option`, and `&str` would refuse every escape.
 

@@ -11,7 +11,7 @@ use super::rules::{Failures, Guard, Rules, SecondCounts};
 use super::tally::{Counted, Tally};
 use crate::domain::hash::{BuildHash64, hash_bytes};
 
-/// Seconds kept apart while Kafka takes no reports; beyond it an integration's attempts are added to its last second.
+/// Seconds that are kept separately while Kafka takes no reports. Beyond that number an integration's attempts are added to its last second.
 const SLOTS_MAX: usize = 200_000;
 /// What one second takes up in a record, at most.
 const SLOT_BYTES_MAX: usize = 400;
@@ -66,7 +66,7 @@ impl Collector {
         }
     }
 
-    /// Takes over what the shards counted. Returns whether the network guard is up: then nothing of it counts, but that an
+    /// Takes over what the shards counted. Returns whether the network guard is up: then attempts do not count, but that an
     /// integration acknowledged is still reported.
     pub fn collect(&mut self, tally: &Tally, now_ms: i64) -> bool {
         let mut counted = Vec::new();

@@ -1,4 +1,4 @@
-//! Keeps what this worker knows of the integrations' health like the health topic: a second table beside the
+//! Keeps what this worker knows of the integrations' health like the health topic: a second table next to the
 //! integrations.
 //!
 //! Delivery does not depend on it: where the topic can't be read, or gives nothing, that is said and tried again. A topic that
@@ -27,7 +27,7 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long reading at start may go on without a record or an end. Then delivery begins without.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// How often the integrations are counted anew after changes.
+/// How often the integrations are counted again after changes.
 const CENSUS_EVERY: Duration = Duration::from_secs(5);
 
 /// Follows the health topic on a thread of its own.

@@ -117,7 +117,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn brought_back(before: Option<&Integration>, after: &Integration, written_ms: i64, live: bool) -> Option<i64> {
     let active_before = match before {
         Some(before) => before.status() == Status::Active,
-        // The first record of a key that is read at start says nothing of the one before it.
+        // The first record of a key that is read at start says nothing about the one before it.
         None => !live,
     };
     let activated = (after.status() == Status::Active && !active_before).then_some(written_ms);

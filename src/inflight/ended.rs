@@ -32,7 +32,7 @@ pub(crate) struct Ended<'a> {
 pub(crate) enum Keep {
     /// Of none.
     Nothing,
-    /// Of those that are no acknowledgement.
+    /// Of attempts that are not acknowledged.
     Failures,
     /// Of all.
     All,

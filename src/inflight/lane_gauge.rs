@@ -17,7 +17,7 @@ use super::pressure::Pressure;
 pub(crate) const LANE_EVENTS_MAX: usize = 256;
 /// Bytes of first attempts that wait in one lane. One delivery of any size is always taken.
 pub(crate) const LANE_BYTES_MAX: usize = 1 << 20;
-/// Retries that wait in one lane, apart from first attempts: a webhook that is behind still makes its retries.
+/// Retries that wait in one lane, counted separately from first attempts: a webhook that is behind still makes its retries.
 pub(crate) const LANE_RETRIES_MAX: usize = 64;
 /// A lane takes no more than this part of the bytes that the process has left, so that some are left for the others.
 const FREE_SHARE: usize = 8;

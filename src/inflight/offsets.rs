@@ -5,7 +5,7 @@
 //! gaps in the offsets (compaction, transactions) are harmless. A tracker lives as long as one assignment of its
 //! partition: what is settled after the assignment was lost goes to a tracker that is not used any more.
 //!
-//! What is settled beyond that prefix is told as runs of offsets, so that it can be stored with the commit and the next
+//! What is settled beyond that prefix is given as runs of offsets, so that it can be stored with the commit and the next
 //! owner does not repeat it.
 
 use std::collections::VecDeque;
@@ -253,11 +253,11 @@ mod tests {
                         .last()
                         .map(|slot| slot.0 + 1);
                     prop_assert_eq!(tracker.committable(), prefix);
-                    let told = tracker.settled_beyond(usize::MAX);
+                    let listed = tracker.settled_beyond(usize::MAX);
                     for (offset, settled) in model.range((number, 0)..(number + 1, 0)).map(|(_, slot)| *slot) {
                         let is_beyond = prefix.is_none_or(|prefix| offset >= prefix);
-                        let is_told = told.iter().any(|run| run.contains(&offset));
-                        prop_assert_eq!(is_told, settled && is_beyond, "{}", offset);
+                        let is_listed = listed.iter().any(|run| run.contains(&offset));
+                        prop_assert_eq!(is_listed, settled && is_beyond, "{}", offset);
                     }
                     prop_assert!(prefix >= committed[number], "never backwards");
                     committed[number] = prefix;

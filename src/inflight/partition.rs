@@ -467,13 +467,13 @@ mod tests {
         let first = assignment.admit(10);
         let second = assignment.admit(11);
         assignment.settle(second);
-        let told = Progress { offset: 10, beyond: vec![11..12, 12..14, 20..30], changes: 1 };
-        assert_eq!(assignment.progress(0, 9), Some(told));
+        let progress = Progress { offset: 10, beyond: vec![11..12, 12..14, 20..30], changes: 1 };
+        assert_eq!(assignment.progress(0, 9), Some(progress));
         assert_eq!(assignment.progress(1, 9), None);
         assignment.settle(first);
         assert!(assignment.admit_if_settled_before(12));
-        let told = Progress { offset: 13, beyond: vec![13..14, 20..30], changes: 3 };
-        assert_eq!(assignment.progress(1, 9), Some(told));
+        let progress = Progress { offset: 13, beyond: vec![13..14, 20..30], changes: 3 };
+        assert_eq!(assignment.progress(1, 9), Some(progress));
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn read(cluster: ClusterTag, base: i64, text: &str) -> Option<Vec<Range<i64>>> {
 
 /// Gap and length of each run in turn, seven bits a byte, and how many offsets they name.
 fn as_lengths(base: i64, runs: &[Range<i64>], bytes_max: usize) -> (Vec<u8>, i64) {
-    let (mut bytes, mut told, mut at) = (Vec::new(), 0, base);
+    let (mut bytes, mut settled, mut at) = (Vec::new(), 0, base);
     for run in runs {
         let before = bytes.len();
         for length in [run.start - at, run.end - run.start] {
@@ -94,10 +94,10 @@ fn as_lengths(base: i64, runs: &[Range<i64>], bytes_max: usize) -> (Vec<u8>, i64
             bytes.truncate(before);
             break;
         }
-        told += run.end - run.start;
+        settled += run.end - run.start;
         at = run.end;
     }
-    (bytes, told)
+    (bytes, settled)
 }
 
 fn from_lengths(base: i64, data: &[u8]) -> Option<Vec<Range<i64>>> {
@@ -117,23 +117,23 @@ fn from_lengths(base: i64, data: &[u8]) -> Option<Vec<Range<i64>>> {
 
 /// A bit for each offset from `base` on, and how many offsets they name.
 fn as_bits(base: i64, runs: &[Range<i64>], bytes_max: usize) -> (Vec<u8>, i64) {
-    let (mut bytes, mut told) = (Vec::new(), 0);
+    let (mut bytes, mut settled) = (Vec::new(), 0);
     for run in runs {
         for offset in run.clone() {
             let Ok(bit) = usize::try_from(offset - base) else { continue };
             if bit / 8 >= bytes_max {
-                return (bytes, told);
+                return (bytes, settled);
             }
             if bytes.len() <= bit / 8 {
                 bytes.resize(bit / 8 + 1, 0u8);
             }
             if let Some(byte) = bytes.get_mut(bit / 8) {
                 *byte |= 1 << (bit % 8);
-                told += 1;
+                settled += 1;
             }
         }
     }
-    (bytes, told)
+    (bytes, settled)
 }
 
 fn from_bits(base: i64, data: &[u8]) -> Vec<Range<i64>> {
@@ -233,22 +233,22 @@ mod tests {
                 .collect();
             let text = encode(cluster(), base, &runs, text_max);
             prop_assert!(text.len() <= text_max);
-            let told = decode(cluster(), base, &text);
-            let whole = told.len().saturating_sub(1);
-            prop_assert_eq!(told.get(..whole), runs.get(..whole));
-            if let (Some(last), Some(run)) = (told.last(), runs.get(whole)) {
+            let settled = decode(cluster(), base, &text);
+            let whole = settled.len().saturating_sub(1);
+            prop_assert_eq!(settled.get(..whole), runs.get(..whole));
+            if let (Some(last), Some(run)) = (settled.last(), runs.get(whole)) {
                 prop_assert!(last.start == run.start && last.end <= run.end);
             }
             if text_max == TEXT_MAX && runs.len() <= 700 {
-                prop_assert_eq!(told, runs);
+                prop_assert_eq!(settled, runs);
             }
         }
 
         #[test]
         fn no_text_makes_it_panic(base in 0..i64::MAX, rest in "[rbx]\\.[A-Za-z0-9_.-]{0,40}") {
             let text = format!("hs1.{:08x}.{base}.{rest}", cluster().0);
-            let told = decode(cluster(), base, &text);
-            prop_assert!(told.iter().all(|run| base <= run.start && run.start <= run.end));
+            let settled = decode(cluster(), base, &text);
+            prop_assert!(settled.iter().all(|run| base <= run.start && run.start <= run.end));
         }
     }
 }

@@ -202,7 +202,7 @@ impl EventConsumer {
         let mut wait = self.keeper.patience().unwrap_or(POLL_WAIT);
         for _ in 0..BATCH {
             match self.poll(wait, batches) {
-                // What is at hand is taken together, but not beyond the bound: one event may be a mebibyte.
+                // What is there is taken together, but not beyond the bound: one event may be a mebibyte.
                 Some(true) if self.outlet.pressure.is_over_bytes() => return true,
                 Some(true) => wait = Duration::ZERO,
                 Some(false) => return true,

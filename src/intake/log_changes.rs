@@ -1,4 +1,4 @@
-//! What follows where the log of a partition is not the one that was read: it is read from where nothing of it is left out.
+//! What follows when the log of a partition is not the one that was read: it is read from an offset that leaves nothing out.
 
 use super::membership::GroupMember;
 use crate::inflight::partition::Assignment;

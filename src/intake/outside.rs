@@ -23,11 +23,11 @@ pub(super) enum Found {
     Markers,
     /// A record.
     Records,
-    /// Something that the client can't take apart, such as a batch that gets too large when it is decompressed.
+    /// Something that the client can't decode, such as a batch that gets too large when it is decompressed.
     Unreadable,
 }
 
-/// What stands at these offsets, by partition; nothing of those about which there was no answer in time. Blocks for at most
+/// What stands at these offsets, by partition. A partition about which there was no answer in time is left out. Blocks for at most
 /// [`LOOK_MAX`].
 pub(super) fn look(client: &BaseConsumer<ClientLog>, topic: &str, places: BTreeMap<i32, i64>) -> BTreeMap<i32, Found> {
     let deadline = Instant::now() + LOOK_MAX;

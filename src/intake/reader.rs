@@ -84,7 +84,7 @@ impl PartitionReader {
         let allowed = self.allowed.get_or_insert_default();
         allowed.retain(|assignment| !assignment.is_over());
         allowed.extend(assignments);
-        // Followed anew at the next poll.
+        // Followed again at the next poll.
         self.generation = u64::MAX;
     }
 

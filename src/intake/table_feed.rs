@@ -2,8 +2,8 @@
 //!
 //! A record that can't be used changes nothing: it is counted, logged with its key and the reason, and the previous good
 //! record of its key, if this process has read one, stays in force. Of two records of one key in two partitions, which
-//! happens when partitions were added, the newer one counts. A topic that was made anew is read again from its start; the
-//! table stays in force until that is done, and then loses what the topic has no more.
+//! happens when partitions were added, the newer one counts. A topic that was created again is read from its start; the
+//! table stays in force until that is done, and then loses what is not in the topic any more.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::telemetry::metrics::Metrics;
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// The shortest time between two counts of the whole table.
 const CENSUS_EVERY: Duration = Duration::from_secs(1);
-/// How long until a topic that was made anew and can't be read yet is tried again.
+/// How long until a topic that was created again and can't be read yet is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What the feed fills and informs.
@@ -138,7 +138,7 @@ impl TableFeed {
         }
     }
 
-    /// Removes what a topic that was read again has no more.
+    /// Removes what is not in a topic any more that was read again.
     fn forget_unread(&mut self) {
         let Some(read) = self.reread.take() else { return };
         let table = self.targets.table.read();

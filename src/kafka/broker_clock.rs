@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 
-/// Acknowledgements that are remembered: brokers' clocks differ a little, and their median is no one's mistake.
+/// Acknowledgements that are remembered: brokers' clocks differ a little, and one wrong clock does not move their median.
 const SAMPLES: usize = 9;
 /// An acknowledgement that took longer says too little.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);

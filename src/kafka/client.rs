@@ -279,7 +279,7 @@ pub(crate) fn window_consumer_config(kafka: &settings::Kafka, role: &str) -> Cli
     config
 }
 
-/// Of a tool's producer: the tool gives up early and says so, where the sink would try for ever.
+/// Of a tool's producer: the tool gives up early and says so, where the sink never stops trying.
 pub(crate) fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     if !is_set(kafka, "message.timeout.ms") {

@@ -3,7 +3,7 @@
 //! No group and no committed offsets: every process reads everything. A partition is read from its start once no transaction
 //! is open before the end that it had at start; then its end is what the client calls so (its end-of-partition event):
 //! counting to the last offset would hang on a topic whose tail was compacted away or ends in a transaction's marker.
-//! Added partitions are read as well, and a topic that was made anew is an error: the table has to be read again.
+//! Added partitions are read as well, and a topic that was created again is an error: the table has to be read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -104,7 +104,7 @@ pub(crate) struct Compacted {
     watch: TopicWatch,
     topic: String,
     partitions: BTreeSet<i32>,
-    /// Reads no other partitions, whichever are added.
+    /// Reads no other partitions, also if some are added.
     is_part: bool,
     /// Partitions that are not assigned yet, with the end that they had at start.
     held_up: BTreeMap<i32, HeldUp>,

@@ -92,8 +92,8 @@ impl Transactions {
             let Err(error) = self.producer.commit_transaction(STEP_TIMEOUT) else { return Ok(()) };
             tries += 1;
             match &error {
-                KafkaError::Transaction(told) if told.txn_requires_abort() => return Err(self.abort(error)),
-                KafkaError::Transaction(told) if told.is_retriable() && tries < COMMITS_MAX => {}
+                KafkaError::Transaction(cause) if cause.txn_requires_abort() => return Err(self.abort(error)),
+                KafkaError::Transaction(cause) if cause.is_retriable() && tries < COMMITS_MAX => {}
                 _ => return Err(TransactionError::Unknown(error)),
             }
         }
@@ -123,7 +123,7 @@ impl Transactions {
 
     fn abort(&self, error: KafkaError) -> TransactionError {
         match &error {
-            KafkaError::Transaction(told) if told.is_fatal() => return TransactionError::Unknown(error),
+            KafkaError::Transaction(cause) if cause.is_fatal() => return TransactionError::Unknown(error),
             _ => {}
         }
         match self.producer.abort_transaction(STEP_TIMEOUT) {

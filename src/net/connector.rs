@@ -24,7 +24,7 @@ use crate::domain::outcome::Reason;
 use crate::domain::retry_schedule::format_duration;
 use crate::domain::target::Authority;
 
-/// Head start of an address before the next one is tried beside it, as RFC 8305 recommends.
+/// Head start of an address before the next one is tried at the same time, as RFC 8305 recommends.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// Addresses of one answer that are tried. All are checked.
 const TRIES_MAX: usize = 10;

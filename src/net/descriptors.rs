@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a process needs beside the connections it counts: Kafka's, the admin port's, files, name servers' answers.
+/// Descriptors that a process needs besides the connections it counts: Kafka's, the admin port's, files, name servers' answers.
 const OTHERS: usize = 100;
 
 /// Raises this process's soft limit of open files to its hard one, and says loudly when that is too low for so many `connections`.

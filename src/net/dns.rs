@@ -56,7 +56,7 @@ fn asking(servers: Vec<NameServerConfig>, mut options: ResolverOpts, hosts: Host
     Box::new(move |name, family| {
         let (resolver, hosts) = (resolver.clone(), Arc::clone(&hosts));
         Box::pin(async move {
-            if let Some(found) = told(&hosts, &name, family).await {
+            if let Some(found) = in_hosts_file(&hosts, &name, family).await {
                 return Ok(found);
             }
             let resolver = resolver.map_err(LookupError::Unanswered)?;
@@ -66,7 +66,7 @@ fn asking(servers: Vec<NameServerConfig>, mut options: ResolverOpts, hosts: Host
 }
 
 /// What needs no name server: what the hosts file says, and this machine.
-async fn told(hosts: &Arc<HostsFile>, name: &Arc<str>, family: Family) -> Option<Records> {
+async fn in_hosts_file(hosts: &Arc<HostsFile>, name: &Arc<str>, family: Family) -> Option<Records> {
     let (hosts, asked) = (Arc::clone(hosts), Arc::clone(name));
     let found = tokio::task::spawn_blocking(move || hosts.addresses(&asked)).await.ok().flatten();
     let is_local = &**name == "localhost" || name.ends_with(".localhost");

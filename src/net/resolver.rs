@@ -2,7 +2,7 @@
 //! [`super::dns`] looks a name up.
 //!
 //! A name is looked up once for all requests that wait for it. Both families are asked for at once; when one has come the other is waited for
-//! only a moment, and joins the answer whenever it comes. A name that is known is told without waiting: it is asked for again before its answer
+//! only a moment, and joins the answer whenever it comes. A name that is known is answered without waiting: it is asked for again before its answer
 //! expires, and an expired answer is used while there is no better one. A look-up for which no request waits any more is given up,
 //! unless it renews an answer.
 //!
@@ -266,7 +266,7 @@ impl Resolver {
     /// [`ResolveError`], remembered for a short while.
     pub(crate) async fn resolve(&self, name: &str) -> Answer {
         if let Ok(address) = name.parse::<IpAddr>() {
-            // An address never moves; a day is as good as for ever.
+            // The answer for an address never changes; a day is as good as forever.
             return Ok(Resolved { addresses: Arc::from([address]), until: Instant::now() + STALE_MAX });
         }
         let (mut flight, stale) = match Shared::step(&self.shared, name) {
@@ -463,7 +463,7 @@ fn judge(families: [Result<Records, LookupError>; 2]) -> Result<Records, Resolve
     if found.addresses.is_empty() {
         return Err(error);
     }
-    // A family that this machine has no road to fails at once; the older one is more often there.
+    // A family that this machine has no route to fails at once; the older one is more often there.
     found.addresses.sort_by_key(IpAddr::is_ipv6);
     Ok(found)
 }

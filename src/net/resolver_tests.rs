@@ -1,4 +1,4 @@
-//! What is remembered and told of names: by made-up look-ups, and by a name server on loopback.
+//! What is remembered of names and answered: by made-up look-ups, and by a name server on loopback.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +37,7 @@ where
     (resolver, asked)
 }
 
-/// The addresses told, in order.
+/// The addresses answered, in order.
 async fn addresses(resolver: &Resolver, name: &str) -> Vec<IpAddr> {
     resolver.resolve(name).await.unwrap().addresses.to_vec()
 }

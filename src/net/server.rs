@@ -118,7 +118,7 @@ where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
-    // Tells the protocols apart here: hyper-util would wait for the first bytes without an end.
+    // Detects the protocol here: hyper-util would wait for the first bytes without an end.
     let mut beginning = [0; 3];
     let first = tokio::select! {
         biased;

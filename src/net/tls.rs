@@ -84,7 +84,7 @@ impl Tls {
         tls
     }
 
-    /// Trusts these certificates; those that are no certificates are left out.
+    /// Trusts these certificates. One that can't be parsed is left out.
     pub(crate) fn trusting(trusted: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
         let mut roots = RootCertStore::empty();
         let (added, _unreadable) = roots.add_parsable_certificates(trusted);

@@ -298,7 +298,7 @@ impl Gathered {
         };
         let page = attempts(&log, &filter, span, None, bounds, watch)?;
         self.complete &= page.complete;
-        // Two events may have one id: the place tells them apart where the log knows it.
+        // Two events may have one id: the place distinguishes them where the log knows it.
         let is_meant =
             |attempt: &Attempt| attempt.origin.as_deref().zip(origin).is_none_or(|(logged, origin)| logged == origin);
         for attempt in page.rows.into_iter().rev().filter(is_meant) {

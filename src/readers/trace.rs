@@ -159,7 +159,7 @@ impl Evidence {
         let dead = self.dead_letters.into_iter().max_by_key(|(at_ms, _)| *at_ms);
         let attempted = self.attempts.iter().map(|attempt| attempt.attempt).max().unwrap_or_default();
         let retry = self.retries.into_iter().max_by_key(|retry| retry.since_ms);
-        // What was sent back after it had died begins anew.
+        // What was sent back after it had become a dead letter begins again.
         let is_over = |retry: &WaitingRetry| dead.as_ref().is_some_and(|(at_ms, _)| *at_ms > retry.since_ms);
         // Records are committed a little after they are settled: an attempt that follows the record says that it is.
         let is_used = |retry: &WaitingRetry| dead.is_none() && attempted > retry.attempts;

@@ -1,5 +1,5 @@
 //! Equality of JSON values by what they say: numbers by value, however large and however written, members in any order. Values are
-//! told apart by digests, which take no memory to speak of and can be kept.
+//! compared by digests, which take little memory and can be kept.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

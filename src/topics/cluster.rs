@@ -217,8 +217,8 @@ fn fetch_shapes(
     let metadata = asked.map_err(|error| {
         tracing::debug!(%error, "no broker answered");
         // The client reports why it cannot connect only when it is polled.
-        let told = (0..20).filter_map(|_| consumer.poll(Duration::from_millis(10))).filter_map(Result::err);
-        told.for_each(|error| tracing::debug!(%error, "a client that is not connected"));
+        let errors = (0..20).filter_map(|_| consumer.poll(Duration::from_millis(10))).filter_map(Result::err);
+        errors.for_each(|error| tracing::debug!(%error, "a client that is not connected"));
         let reason = consumer.context().last_error().unwrap_or_else(|| "nothing came back".to_owned());
         TopicsError::Unreachable { brokers: brokers.to_owned(), reason }
     })?;

@@ -1,6 +1,6 @@
 //! The backlog under a seeded scheduler: a log, lanes that fill and return, receivers with moods, crashes, partitions that are
 //! given up in order while requests are under way, places whose writes fail, or come late out of a process that crashed. The same
-//! state machines as in production: nothing of the backlog, the gauges or the offsets is rebuilt here.
+//! state machines as in production: the backlog, the gauges and the offsets are the real ones.
 //!
 //! After each step the invariants hold; at the end every event was settled for every webhook, and none was requested twice
 //! between two crashes. A seed that fails is printed and replays: `HOOKSTREAM_SIM_SEED=7 cargo test --lib simulator`.

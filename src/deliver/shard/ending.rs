@@ -118,7 +118,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             host.in_flight -= 1;
             host.used = now;
         }
-        // No answer at all: what else is connected there is no better.
+        // No answer at all: the other connections to that host are not better.
         if matches!(exchanged.outcome, Outcome::Failed { status: None, .. }) {
             self.kept.close(under_way.host);
         }
@@ -127,7 +127,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.schedule(under_way.lane);
     }
 
-    /// Takes what has come of an answer, and reads the rest beside the next deliveries. Where too many answers come slowly, the
+    /// Takes what has come of an answer, and reads the rest while the next deliveries go on. Where too many answers come slowly, the
     /// connection is closed instead.
     fn await_answer(&mut self, reading: Reading, rest: Rest<C>, now: Instant) {
         match rest {

@@ -416,7 +416,7 @@ impl Lab {
         for (gauge, number) in self.gauges.take_returns() {
             gauge.note_return(number);
         }
-        let offset = |told| match told {
+        let offset = |report| match report {
             FromLane::Returned { event, .. } => Some(event.origin.offset),
             FromLane::Settled { .. } => None,
         };

@@ -62,7 +62,7 @@ pub struct Shared<C, P> {
     pub metrics: Arc<Metrics>,
     /// How much the process holds.
     pub pressure: Arc<Pressure>,
-    /// One permit a request under way that is no probe.
+    /// One permit a request under way, probes not counted.
     pub permits: Arc<Semaphore>,
     /// One permit a probe under way: see [`permits`].
     pub probe_permits: Arc<Semaphore>,

@@ -149,7 +149,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         metrics.deliver.in_flight_requests.inc();
         let delivery = &mut under_way.delivery;
         delivery.first_attempt_ms.get_or_insert(now_ms);
-        // A probe waited for its circuit: that says nothing of how late this worker is.
+        // A probe waited for its circuit: that says nothing about how late this worker is.
         if !under_way.probe
             && let Some(due) = delivery.due
             && let Some(lateness) = metrics.intake.retry_lateness.get(due.tier)

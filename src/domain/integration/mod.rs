@@ -121,7 +121,7 @@ fn is_absolute(url: &str) -> bool {
 
 /// One usable record of the integrations topic.
 pub struct Integration {
-    /// The record's key, the base URL, the relative URLs, the ids that are no UUIDs, the secrets.
+    /// The record's key, the base URL, the relative URLs, the ids that are not UUIDs, the secrets.
     text: Box<str>,
     /// `<workspace>/<integration id>`
     key: TextRange,

@@ -9,7 +9,7 @@ use crate::domain::guid;
 use crate::domain::target::{Target, is_plain};
 use crate::domain::text::text;
 
-/// A piece of the text: where it starts, and its length. As bytes, so that it needs no padding beside an id.
+/// A piece of the text: where it starts, and its length. As bytes, so that it needs no padding next to an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TextRange([[u8; 4]; 2]);
 

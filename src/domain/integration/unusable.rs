@@ -5,7 +5,7 @@
 use super::period::BadPeriod;
 use crate::domain::target::BadUrl;
 
-/// Why a record of the integrations topic can't be used. Says nothing of the record's secrets.
+/// Why a record of the integrations topic can't be used. Says nothing about the record's secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// The record's key is not `<workspace>/<integration id>`.

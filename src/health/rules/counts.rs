@@ -8,9 +8,9 @@
 use crate::domain::outcome::Reason;
 use crate::settings;
 
-/// Parts of the window that are counted apart.
+/// Parts of the window that are counted separately.
 const WINDOW_PARTS: u32 = 30;
-/// Reports of failures since the last acknowledgement that are kept apart; older ones are added up.
+/// Reports of failures since the last acknowledgement that are kept separately; older ones are added up.
 const RECENT_MAX: usize = 32;
 /// Reasons of attempts.
 const REASONS: usize = 10;
@@ -252,7 +252,7 @@ pub struct Counts {
     pub last_acknowledged_ms: Option<i64>,
     /// The last answer: when it came, ms since 1970, and its HTTP status.
     pub last_answer: Option<(i64, u16)>,
-    /// Attempts up to this second do not count: the counts began anew after it.
+    /// Attempts up to this second do not count: the counts began again after it.
     pub(crate) begun_after: Option<u32>,
 }
 
@@ -319,7 +319,7 @@ impl Counts {
         !self.failed.is_empty() || self.streak.first_ms().is_some()
     }
 
-    /// Begins anew with the second after `now_s`. What was last seen is still known.
+    /// Begins again with the second after `now_s`. What was last seen is still known.
     #[must_use]
     pub(crate) fn begun_anew(&self, now_s: u32) -> Self {
         Self {

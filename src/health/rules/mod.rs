@@ -99,7 +99,7 @@ impl IntegrationHealth {
         Self { health, since_ms: Some(now_ms), ..self.clone() }
     }
 
-    /// Active again from `now_ms` on, and the counts begin anew. What the suspension dropped stays known.
+    /// Active again from `now_ms` on, and the counts begin again. What the suspension dropped stays known.
     #[must_use]
     pub(crate) fn resumed(&self, now_ms: i64) -> Self {
         let counts = self.counts.begun_anew(second_of(now_ms));

@@ -1,7 +1,7 @@
 //! A member of a consumer group: which partitions it holds, what it commits, how it gives them up.
 //!
 //! The member has a thread and a client of its own, which read no records: whatever a rebalance has to wait for, the
-//! partitions that stay are read on by [`super::reader`]. Nothing of the path of a record belongs here.
+//! partitions that stay are read on by [`super::reader`]. The path of a record does not belong here.
 //!
 //! What is settled is committed ten times a second: see [`commits`]. When a partition is given up nothing later of it begins any more, what was begun and what comes before
 //! it may end (bounded), and what is settled is committed before the next owner starts.

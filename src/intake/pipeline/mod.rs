@@ -259,7 +259,7 @@ impl Pipeline {
         backlog: &mut PartitionBacklog,
         batches: &mut [Vec<Job>],
     ) -> bool {
-        // What is no event is the main reader's.
+        // The main reader makes a dead letter of a record that is not a valid event.
         let Ok((workspace, envelope)) = parsed(record) else {
             backlog.catch_up_passed(record.offset);
             return true;

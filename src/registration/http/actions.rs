@@ -1,5 +1,5 @@
 //! The routes of actions: redrive and replay, each with a preview, and resume. What they do is `crate::actions`'; here it is read who
-//! asks, how many run at once, how long, and how progress is told. A run ends when its caller goes away.
+//! asks, how many run at once, how long, and how progress is reported. A run ends when its caller goes away.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -310,7 +310,7 @@ async fn run(
     let prepared = sender.prepare(settings, selection, false, KNOWN, &stop).await.map_err(refused)?;
     let requeue = Some(sender.requeue(settings).await.map_err(refused)?);
     tracing::info!(who = caller.name, action = sender.word(), workspace = names.workspace, rate, "an action begins");
-    let (lines, mut told) = mpsc::channel(LINES_MAX);
+    let (lines, mut progress) = mpsc::channel(LINES_MAX);
     let unrecorded = api.actions.unrecorded.clone();
     api.actions.runs.spawn(async move {
         let until = Some(Instant::now() + RUN_MAX);
@@ -323,7 +323,7 @@ async fn run(
         }
     });
     let lines = futures_util::stream::poll_fn(move |context| {
-        told.poll_recv(context).map(|line| line.map(Ok::<_, std::io::Error>))
+        progress.poll_recv(context).map(|line| line.map(Ok::<_, std::io::Error>))
     });
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

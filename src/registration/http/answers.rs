@@ -114,7 +114,7 @@ pub(crate) fn versioned<T: Serialize>(made: &T, version: Option<Version>) -> Res
     }
 }
 
-/// 200: an instance as it is stored, and its health. The version is the record's: health is no part of it.
+/// 200: an instance as it is stored, and its health. The version is the record's: health is not part of it.
 pub(crate) fn instance(instance: &Instance, health: &Value, version: Version) -> Response<Body> {
     let mut shown = instance.masked();
     if let Ok(health) = serde_json::value::to_raw_value(health) {

@@ -226,7 +226,7 @@ pub(super) async fn put(
     if let Some(conflict) = too_many_webhooks(&instance) {
         return answers::conflict(&conflict);
     }
-    // A reader's copy, written back: what the service shows beside the record is not stored.
+    // A reader's copy, written back: what the service shows besides the record is not stored.
     instance.fields.remove(answers::HEALTH);
     if instance.fields.get("id").is_none() {
         instance.fields.set_text("id", &names.id);
@@ -396,7 +396,7 @@ pub(super) async fn asked(
     }
 }
 
-/// A body; nothing of one that is too large. What is too much of it is read to a bound and forgotten: many clients look for
+/// A body. `None` for one that is too large: the rest of it is read to a bound and forgotten: many clients look for
 /// an answer only when all is sent, and lose it when the connection is closed while they send.
 async fn whole(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
     let mut read = 0;

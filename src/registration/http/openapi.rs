@@ -1,7 +1,7 @@
 //! What can be asked and how it is answered, as `OpenAPI` 3.1 generated from the handlers and the types below, and a page
 //! that shows it without any other server's help.
 //!
-//! The types here only describe: instances are kept as the bytes they came in, so that nothing of them is lost.
+//! The types here only describe: instances are kept as the bytes they came in, so that nothing is lost.
 #![expect(
     dead_code,
     clippy::large_enum_variant,

@@ -1,4 +1,4 @@
-//! `If-Match` and `If-None-Match`: which version of an instance a request is about. A header that is no list of tags is
+//! `If-Match` and `If-None-Match`: which version of an instance a request is about. A header that is not a list of tags is
 //! refused: a guard that can't be read guards nothing.
 
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};

@@ -1,4 +1,4 @@
-//! The route that makes a new signing secret: the answer shows it once, and the former ones sign beside it for a time that the
+//! The route that makes a new signing secret: the answer shows it once, and the former ones sign too for a time that the
 //! request names. `domain` has what a signing secret is and when it ends.
 
 use std::sync::Arc;
@@ -64,7 +64,7 @@ pub(super) struct NewSecret {
     former_until: String,
 }
 
-/// Makes a new signing secret. The former ones sign beside it for the time that is named.
+/// Makes a new signing secret. The former ones sign too for the time that is named.
 #[utoipa::path(
     post,
     path = "/api/v1/{workspace}/integrations/instances/{id}/secrets/rotate",

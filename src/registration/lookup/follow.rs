@@ -51,10 +51,10 @@ impl Followers {
     }
 
     fn follow(&mut self, follower: Follower, directory: &Arc<Directory>, stop: &CancellationToken) {
-        let (told, ready) = oneshot::channel();
+        let (is_ready, ready) = oneshot::channel();
         self.ready.push(ready);
         let (directory, stop) = (Arc::clone(directory), stop.clone());
-        self.tasks.spawn_blocking(move || follower.run(&directory, &mut Some(told), &stop));
+        self.tasks.spawn_blocking(move || follower.run(&directory, &mut Some(is_ready), &stop));
     }
 
     /// Waits until everything was read to the end that it had, or could not be read.
@@ -97,7 +97,7 @@ impl Follower {
             } else {
                 tracing::error!(topic = self.topic, %error, "a topic cannot be read: readers show what was known of it");
             }
-            tell(ready);
+            signal(ready);
             let until = Instant::now() + AGAIN_AFTER;
             while !stop.is_cancelled() && Instant::now() < until {
                 std::thread::park_timeout(POLL_WAIT);
@@ -115,7 +115,7 @@ impl Follower {
         while !stop.is_cancelled() {
             topic.read(POLL_WAIT, |row| (self.take)(directory, &row))?;
             if ready.is_some() && topic.is_caught_up() {
-                tell(ready);
+                signal(ready);
             }
         }
         Ok(())
@@ -154,7 +154,7 @@ fn unusable(row: &Row<'_>, error: &str) {
 }
 
 /// The receiver is gone when the process is stopping.
-fn tell(ready: &mut Option<oneshot::Sender<()>>) {
+fn signal(ready: &mut Option<oneshot::Sender<()>>) {
     if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
         tracing::debug!("nobody waits for a topic");
     }

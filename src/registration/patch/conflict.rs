@@ -11,7 +11,7 @@ use crate::registration::instance_check::{FAULTS_MAX, FaultKind};
 use crate::registration::secrets::mask_texts;
 
 /// Faults that the message describes in words. The lists hold up to [`FAULTS_MAX`].
-const TOLD_MAX: usize = 10;
+const LISTED_MAX: usize = 10;
 
 /// Why an instance stays as it is: the operations at fault as they were sent (secret values masked).
 #[derive(Clone, Debug, Default)]
@@ -70,7 +70,7 @@ pub(super) struct Faults {
 impl Faults {
     pub(super) fn add(&mut self, number: Option<usize>, list: List, message: &str) {
         self.count += 1;
-        if self.messages.len() < TOLD_MAX {
+        if self.messages.len() < LISTED_MAX {
             self.messages.push(match number {
                 Some(number) => format!("operation {number}: {message}"),
                 None => message.to_owned(),
@@ -101,11 +101,11 @@ impl Faults {
 
 /// The first faults in a sentence, and how many more there are.
 pub(super) fn in_words(messages: &[impl AsRef<str>], count: usize) -> String {
-    let told: Vec<&str> = messages.iter().take(TOLD_MAX).map(AsRef::as_ref).collect();
-    let mut text = told.join("; ");
-    if count > told.len() {
+    let listed: Vec<&str> = messages.iter().take(LISTED_MAX).map(AsRef::as_ref).collect();
+    let mut text = listed.join("; ");
+    if count > listed.len() {
         text.push_str("; and ");
-        text.push_str(&(count - told.len()).to_string());
+        text.push_str(&(count - listed.len()).to_string());
         text.push_str(" more");
     }
     text

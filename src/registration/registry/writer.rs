@@ -186,9 +186,9 @@ impl Writer {
             Ok(version) if self.wait_shown(version) => (Ok(version), None),
             Ok(_) => (Err(WriteError::Unknown), None),
             Err(Failure::Passing(WriteError::TooLarge, _)) => (Err(WriteError::TooLarge), None),
-            Err(Failure::Passing(told, error)) => {
+            Err(Failure::Passing(reply, error)) => {
                 tracing::warn!(error, topic = %self.log.topic, "change not written");
-                (Err(told), None)
+                (Err(reply), None)
             }
             Err(Failure::Final(error, cause)) => (Err(error), Some(*cause)),
         }
@@ -354,11 +354,11 @@ impl Writer {
     }
 
     /// A call that the producer refused: for good, or for this once.
-    fn unusable(&self, error: &KafkaError, told: WriteError) -> Failure {
+    fn unusable(&self, error: &KafkaError, reply: WriteError) -> Failure {
         if is_retriable(error) {
             return Failure::Passing(WriteError::NotWritten(in_words(code_of(error))), error.to_string());
         }
-        Failure::Final(told, Box::new(self.ended_by(error)))
+        Failure::Final(reply, Box::new(self.ended_by(error)))
     }
 
     /// Why this process writes no more.
