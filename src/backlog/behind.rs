@@ -152,6 +152,13 @@ impl Behind {
         restored
     }
 
+    /// The same in a partition of which the group had settled these runs before, when Kafka had no place of it: so all of them were
+    /// settled for it.
+    pub(super) fn after(self, settled: &Arc<[Range<i64>]>) -> Self {
+        let before = SettledBefore { settled: Arc::clone(settled), up_to: i64::MAX };
+        Self { settled_before: (!settled.is_empty()).then_some(before), ..self }
+    }
+
     /// One that is not behind, with deliveries that a place is to cover.
     pub(super) fn level(gauge: &Arc<LaneGauge>, position: i64, times: (i64, i64)) -> Self {
         Self { is_served: false, uncovered: None, ..Self::new(gauge, position, times) }
@@ -353,7 +360,6 @@ impl Behind {
             && position >= self.from;
         if is_level {
             self.is_served = false;
-            self.settled_before = None;
         }
         is_level
     }

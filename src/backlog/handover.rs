@@ -35,7 +35,8 @@ impl PartitionBacklog {
             let Some(event) = event else { continue };
             for gauge in event.cover_open() {
                 let (position, times) = (self.position, (event.timestamp_ms, now_ms));
-                let behind = self.behind.entry(gauge.id()).or_insert_with(|| Behind::level(&gauge, position, times));
+                let new = || Behind::level(&gauge, position, times).after(&self.settled_before);
+                let behind = self.behind.entry(gauge.id()).or_insert_with(new);
                 behind.cover(Arc::clone(&event));
             }
         }

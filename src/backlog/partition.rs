@@ -118,7 +118,7 @@ pub struct PartitionBacklog {
     /// Records that the main reader gave lately, and when, ms since 1970: a delivery that is still open later gets a place.
     pub(super) given: VecDeque<(i64, Weak<Event>)>,
     /// Runs of offsets beyond the beginning that the group had settled before.
-    settled_before: Arc<[Range<i64>]>,
+    pub(super) settled_before: Arc<[Range<i64>]>,
     start: i64,
 }
 
@@ -172,7 +172,8 @@ impl PartitionBacklog {
         match behind {
             Some(behind) => behind.fall_again(record.offset, times),
             None => {
-                self.behind.insert(gauge.id(), Behind::new(gauge, record.offset, times));
+                let behind = Behind::new(gauge, record.offset, times).after(&self.settled_before);
+                self.behind.insert(gauge.id(), behind);
             }
         }
         MainOffer::FallsBehind
@@ -193,6 +194,7 @@ impl PartitionBacklog {
             self.behind.clear();
             self.given.clear();
             self.pass = None;
+            self.settled_before = Arc::default();
         }
         self.position = offset + 1;
     }
@@ -366,7 +368,8 @@ impl PartitionBacklog {
     pub(crate) fn returned(&mut self, gauge: &Arc<LaneGauge>, event: &Arc<Event>, pinned: bool, now_ms: i64) {
         let (offset, times) = (event.origin.offset, (event.timestamp_ms, now_ms));
         let position = self.position;
-        let behind = self.behind.entry(gauge.id()).or_insert_with(|| Behind::new(gauge, position, times));
+        let new = || Behind::new(gauge, position, times).after(&self.settled_before);
+        let behind = self.behind.entry(gauge.id()).or_insert_with(new);
         if behind.is_served {
             behind.leave_main(position);
         } else {
@@ -475,6 +478,40 @@ mod tests {
         backlog.caught_up();
         assert!(!backlog.is_given_later(&gauge, 20));
     }
+    /// What a pass offers `gauge` of the offsets from where it begins up to the main reader's position, and it takes.
+    fn given(backlog: &mut PartitionBacklog, gauge: &Arc<LaneGauge>, look: Look<'_>) -> Vec<i64> {
+        let (Plan::Seek(_), mut given) = (backlog.plan(look), Vec::new()) else { return Vec::new() };
+        while let Some(offset) = backlog.pass_position().filter(|offset| backlog.is_next(*offset)) {
+            let record = Offered { offset, timestamp_ms: 0, bytes: 1 };
+            if let CatchUpOffer::Give(_) = backlog.offer_catch_up(gauge, record, None, look) {
+                given.push(offset);
+            }
+            backlog.catch_up_passed(offset);
+        }
+        backlog.caught_up();
+        given
+    }
+
+    #[test]
+    fn a_webhook_that_falls_behind_is_not_given_again_what_the_last_owner_had_settled() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let gauge = gauges.of("ws/i", "w");
+        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let mut backlog = PartitionBacklog::new(10, vec![12..15, 20..22]);
+        for fall_at in [11, 17] {
+            (backlog.position()..fall_at).for_each(|offset| backlog.main_passed(offset));
+            gauge.block();
+            let record = Offered { offset: fall_at, timestamp_ms: 0, bytes: 1 };
+            assert!(matches!(backlog.offer_main(&gauge, record, look), MainOffer::FallsBehind));
+            backlog.main_passed(fall_at);
+            gauge.unblock();
+            (fall_at + 1..fall_at + 6).for_each(|offset| backlog.main_passed(offset));
+            let expected = if fall_at == 11 { vec![11, 15, 16] } else { vec![17, 18, 19, 22] };
+            assert_eq!(given(&mut backlog, &gauge, look), expected);
+            assert!(!backlog.is_given_later(&gauge, backlog.position()), "it is level");
+        }
+    }
+
     #[test]
     fn what_retention_deleted_is_reported_for_the_webhooks_that_miss_it_and_for_no_other() {
         let gauges = LaneGauges::default();

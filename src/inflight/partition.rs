@@ -52,6 +52,8 @@ struct State {
     first_read: Option<i64>,
     /// Runs of offsets beyond the start that the last owner had settled, as far as reading has not come there.
     settled_before: VecDeque<Range<i64>>,
+    /// All that the last owner's commit named.
+    named_before: Vec<Range<i64>>,
     /// The first offset that may not be committed. Without one, everything that is settled may be.
     commit_bound: Option<i64>,
     /// How often `commit_bound` has changed.
@@ -116,7 +118,8 @@ impl Assignment {
         start: Option<i64>,
         settled_before: Vec<Range<i64>>,
     ) -> Arc<Self> {
-        let state = State { settled_before: settled_before.into(), ..State::default() };
+        let named_before = settled_before.clone();
+        let state = State { settled_before: settled_before.into(), named_before, ..State::default() };
         let (recalled_below, state) = (AtomicU64::new(0), Mutex::new(state));
         let (quiet, over) = (Condvar::new(), CancellationToken::new());
         Arc::new(Self { topic, partition, start, recalled_below, state, quiet, over })
@@ -163,6 +166,7 @@ impl Assignment {
         // The client was set back to the start of another log: the same offsets are other records.
         if self.start.is_some_and(|start| offset < start) {
             state.settled_before.clear();
+            state.named_before.clear();
             return false;
         }
         while state.settled_before.front().is_some_and(|run| run.end <= offset) {
@@ -201,6 +205,19 @@ impl Assignment {
             run.end = run.end.min(bound);
             !run.is_empty()
         });
+        // What the last owner's commit named stays true, whichever places this owner has to write first.
+        for run in &state.named_before {
+            let rest = run.start.max(bound)..run.end;
+            if rest.is_empty() {
+                continue;
+            }
+            let room = beyond.len() < runs_max;
+            match beyond.last_mut().filter(|last| last.end == rest.start) {
+                Some(last) => last.end = rest.end,
+                None if room => beyond.push(rest),
+                None => {}
+            }
+        }
         Some(Progress { offset, beyond, changes })
     }
 
@@ -458,6 +475,25 @@ mod tests {
         assignment.settle(pinned);
         assignment.settle(open);
         assert_eq!(assignment.progress(0, 9).unwrap().offset, 14);
+    }
+
+    #[test]
+    fn what_the_last_owner_settled_stays_committed_while_places_are_not_in_kafka() {
+        let assignment = resumed(10, &[12..14, 20..30]);
+        assignment.set_commit_bound(10);
+        let told = |progress: Option<Progress>| progress.map(|progress| (progress.offset, progress.beyond));
+        assert_eq!(told(assignment.progress(0, 9)), Some((10, vec![12..14, 20..30])));
+        let [first, second] = [10, 11].map(|offset| assignment.admit(offset));
+        assert!(assignment.admit_if_settled_before(12) && assignment.admit_if_settled_before(13));
+        assignment.settle(second);
+        assert_eq!(told(assignment.progress(0, 9)), Some((10, vec![12..14, 20..30])), "11 is not covered");
+        assignment.set_commit_bound(12);
+        assert_eq!(told(assignment.progress(0, 9)), Some((10, vec![11..14, 20..30])));
+        assignment.settle(first);
+        assert_eq!(told(assignment.progress(0, 9)), Some((12, vec![12..14, 20..30])));
+        assert_eq!(told(assignment.progress(0, 1)), Some((12, std::iter::once(12..14).collect())));
+        assignment.set_commit_bound(i64::MAX);
+        assert_eq!(told(assignment.progress(0, 9)), Some((14, std::iter::once(20..30).collect())));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::place::Place;
 use crate::inflight::job::{Event, Origin};
 use crate::inflight::lane_gauge::LANE_EVENTS_MAX;
 
-use process::{Process, Waiting, store};
+use process::{Process, Receiver, Waiting, store};
 
 /// Seeds of one run, where nothing else is asked for: a few seconds.
 const SEEDS: u64 = 300;
@@ -31,14 +31,6 @@ const EVENT_BYTES: usize = 8 * 1024;
 
 /// Former owners that may still have requests under way at once.
 const FORMER_MAX: usize = 2;
-
-/// Of one webhook: what it settled, and what was requested since the last crash.
-#[derive(Default)]
-struct Receiver {
-    settled: BTreeSet<i64>,
-    requested: BTreeSet<i64>,
-    is_down: bool,
-}
 
 struct World {
     rng: StdRng,
@@ -232,7 +224,8 @@ impl World {
             return self.process.turn_back(webhook, vec![waiting]);
         }
         let (offset, entity) = (waiting.event.origin.offset, entity(&waiting.event));
-        let requested = &mut self.receivers[webhook].requested;
+        let Receiver { requested, known, .. } = &mut self.receivers[webhook];
+        assert!(!known.contains(&offset), "webhook {webhook}: {offset} was known to be settled");
         let later = requested.range(offset + 1..).find(|later| *later % self.entities == entity);
         assert!(later.is_none(), "webhook {webhook}: {offset} after {later:?}");
         assert!(requested.insert(offset), "webhook {webhook}: {offset} is requested twice");
@@ -290,6 +283,9 @@ impl World {
                 // A former owner wrote it after this one had removed it, and this one has not seen it: it is given again.
                 self.receivers[*webhook].requested.clear();
             }
+        }
+        for (webhook, receiver) in self.receivers.iter_mut().enumerate() {
+            receiver.learn(&self.committed, self.stored.get(&webhook).map(|(_, place)| place));
         }
         self.epoch += 1;
         let next = Process::start(&self.committed, &self.stored, self.epoch);

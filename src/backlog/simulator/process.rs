@@ -1,6 +1,6 @@
 //! What a crash loses: one owner of the partition, with its lanes and its backlog. Steps and invariants are the simulator's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,6 +12,24 @@ use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::{Admitted, LaneGauge, LaneGauges};
 use crate::inflight::partition::{Assignment, FromLane};
 use crate::inflight::pressure::Pressure;
+
+/// Of one webhook: what it settled, and what was requested since the last crash.
+#[derive(Default)]
+pub(super) struct Receiver {
+    pub(super) settled: BTreeSet<i64>,
+    pub(super) requested: BTreeSet<i64>,
+    /// What a commit and the webhook's place said to be settled when the present process began: it requests nothing of that.
+    pub(super) known: BTreeSet<i64>,
+    pub(super) is_down: bool,
+}
+
+impl Receiver {
+    /// A process begins with this commit and this place of the webhook.
+    pub(super) fn learn(&mut self, (committed, beyond): &(i64, Vec<Range<i64>>), place: Option<&Place>) {
+        let all = (0..*committed).chain(beyond.iter().cloned().flatten());
+        self.known = all.filter(|offset| place.is_none_or(|place| !place.covers(*offset))).collect();
+    }
+}
 
 /// A delivery in the simulated shard.
 pub(super) struct Waiting {
