@@ -152,11 +152,9 @@ impl Behind {
         restored
     }
 
-    /// The same in a partition of which the group had settled these runs before, when Kafka had no place of it: so all of them were
-    /// settled for it.
+    /// The same where the group had settled these runs before. Kafka had no place of it then, so they were settled for it.
     pub(super) fn after(self, settled: &Arc<[Range<i64>]>) -> Self {
-        let before = SettledBefore { settled: Arc::clone(settled), up_to: i64::MAX };
-        Self { settled_before: (!settled.is_empty()).then_some(before), ..self }
+        Self { settled_before: Some(SettledBefore { settled: Arc::clone(settled), up_to: i64::MAX }), ..self }
     }
 
     /// One that is not behind, with deliveries that a place is to cover.
