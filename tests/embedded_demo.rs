@@ -75,7 +75,7 @@ fn ask_api(demo: &Process, method: &str, id: &str, body: &str) -> String {
 #[test]
 fn the_registration_api_can_be_tried_without_upsetting_the_account() {
     let mut demo = demo(&["--retry-schedule", "100ms,2s"]);
-    // Nobody listens there: its deliveries wait in a tier when it is removed, and are dropped.
+    // No server listens there: its deliveries wait in a tier when it is removed, and are dropped.
     let mine = r#"{"id":"mine","baseUrl":"http://127.0.0.1:1","webHooks":[{"id":"hook","relativeUrl":"/","triggerType":"entityEvent","filter":{"items":[{"entityType":"company"}]}}]}"#;
     let wait = |what: &str| demo.lines().find(PATIENCE, |line| line.contains(what).then_some(())).expect("goes on");
     wait("producing");

@@ -678,7 +678,7 @@ def console_network() -> None:
     need(not any("ipBlock" in peer for rule in spec["egress"] for peer in rule.get("to") or []), "receivers can be reached")
     to_api = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "hookstream", "app.kubernetes.io/instance": "rel", "app.kubernetes.io/component": "api"}}}
     need(spec["egress"][2] == {"ports": [{"protocol": "TCP", "port": "api"}], "to": [to_api]}, f"{spec['egress']}")
-    # A named port stands for the port of the pods that are reached.
+    # A named port means the port of the pods that are reached.
     need(spec["egress"][0]["ports"][0]["port"] == 53 and spec["egress"][1]["ports"][0]["port"] == 9092, f"{spec['egress']}")
     need(len(policy({"api.enabled": False})["egress"]) == 2, "without an API there is a way to it")
     away = policy({"console.apiUrl": "https://hooks.example:8443"})["egress"][2]

@@ -139,7 +139,7 @@ try {
   };
   const picture = (page, name) => page.screenshot({ path: join(pictures, `console-${name}.png`) });
 
-  // A bad day, told with the page: a receiver dies, its cause is a sentence, it is behind, it returns, and the account balances.
+  // A bad day on the page: a receiver dies, its cause is a sentence, it is behind, it returns, and the account balances.
   const badDay = async () => {
     const page = await open({ viewport: { width: 1280, height: 800 }, colorScheme: "light" });
     await signIn(page);

@@ -243,7 +243,7 @@ class Trial:
         print("helm test:", *(line for line in said.splitlines() if line.startswith("Phase:")), flush=True)
 
     def failed_install(self) -> None:
-        """A mistake in the options is told at once, and the same command with the right value follows it."""
+        """A mistake in the options fails at once, and the same command with the right value follows it."""
         begun = time.monotonic()
         command = [HELM, "install", "hookstream", str(CHART), "--namespace", NAMESPACE, "--timeout", "5m", *self.values("kafka.properties.no\\.such=1")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)

@@ -46,7 +46,7 @@ def get_json(url: str):
 
 
 class Loopback:
-    """A network of 127.0.0.0/8 that nobody else uses, and how far ports are moved where something listens everywhere."""
+    """A network of 127.0.0.0/8 that no other process uses, and how far ports are moved where something listens everywhere."""
 
     def __init__(self, ports: list) -> None:
         self.network = f"127.{random.randint(64, 250)}.{random.randint(1, 250)}"

@@ -23,7 +23,7 @@ KAFKA_PROGRAMS = {
     "kafka-broker-api-versions.sh": "org.apache.kafka.tools.BrokerApiVersionsCommand",
     "kafka-console-producer.sh": "org.apache.kafka.tools.ConsoleProducer",
 }
-# apache/kafka has one cluster id for everybody who gives none.
+# apache/kafka has one fixed cluster id for each cluster that is started without one.
 KAFKA_DEFAULTS = {"CLUSTER_ID": "5L6g3nShT-eMCtK--X86sw"}
 OURS, KAFKA, CURL, PROMETHEUS, GRAFANA = "hookstream", "apache/kafka", "curlimages/curl", "prom/prometheus", "grafana/grafana"
 DEFAULT_PORTS = {OURS: {"HOOKSTREAM_ADMIN_LISTEN": 9464, "HOOKSTREAM_API_LISTEN": 8080, "HOOKSTREAM_CONSOLE_LISTEN": 8090}}
@@ -166,7 +166,7 @@ class Stack:
         return self.known.sub(lambda match: self.containers[match[1]][0].address, text)
 
     def discovered(self, text: str) -> str:
-        """Prometheus asks a name server for the containers of a service; here it is told."""
+        """Prometheus asks a name server for the containers of a service; here the configuration names them."""
 
         def told(match: re.Match) -> str:
             targets = [f"{container.address}:{int(match[2]) + self.loopback.moved}" for container in self.containers[match[1]]]
@@ -185,7 +185,7 @@ class Stack:
         return [container for containers in self.containers.values() for container in containers if container.image != GRAFANA]
 
     def one_shots(self) -> set:
-        """The services that others wait for to complete: `up --wait` takes their end for good, and nobody else's."""
+        """The services that others wait for to complete: `up --wait` accepts that these end, and no other."""
         waits = [service.get("depends_on") or {} for service in self.model["services"].values()]
         return {name for wait in waits for name, how in wait.items() if how["condition"] == "service_completed_successfully"}
 

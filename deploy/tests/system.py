@@ -29,7 +29,7 @@ def check(report: Report) -> None:
 
 
 def run(report: Report, stack: Stack, docker: Docker) -> None:
-    report.check("what ends by itself is waited for by somebody, or `up --wait` fails", one_shots, stack)
+    report.check("another service waits for each that ends by itself, or `up --wait` fails", one_shots, stack)
     walk = Walk(folder=stack.folder, path=docker.path, replaced=published(stack))
     if report.check("the README's ten minutes with Docker lead to a dead letter redriven", with_docker, walk) is None:
         report.check("every container is well", all_well, stack)

@@ -192,7 +192,7 @@ impl Rig {
         }
     }
 
-    /// Waits until every event fed is settled, and nobody is behind.
+    /// Waits until every event fed is settled, and no webhook is behind.
     pub(crate) async fn settled(&self) {
         wait_until("every event to be settled", PATIENCE, async || {
             let is_level = self.turn().await;

@@ -86,7 +86,7 @@ impl Setting {
         let mut stored = BTreeMap::new();
         for record in read_all(&self.brokers, &self.topic) {
             match record.value.clone() {
-                // What is no JSON is somebody else's.
+                // A line that is not JSON comes from another program.
                 Some(value) => {
                     stored.insert(record.key_text().to_owned(), serde_json::from_slice(&value).unwrap_or_default())
                 }

@@ -51,7 +51,7 @@ fn assert_in_order(requests: &[Recorded]) {
     }
 }
 
-/// Waits until nobody is behind, by the worker and by the backlog topic.
+/// Waits until no webhook is behind, by the worker and by the backlog topic.
 async fn level(stage: &Stage, worker: &Worker) {
     wait_until("everybody to be level", LONG, async || {
         let behind = worker.metric("hookstream_webhooks_behind", &[]).await;

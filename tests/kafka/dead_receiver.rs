@@ -21,7 +21,7 @@ const WORKERS: usize = 2;
 const FAILURES_TO_OPEN: usize = 20;
 const IN_FLIGHT_MAX: usize = 16;
 
-/// Events as fast as `RATE` until told to stop; returns how many there were.
+/// Writes events as fast as `RATE` until it is stopped; returns how many there were.
 async fn feed(brokers: String, topic: String, stop: tokio_util::sync::CancellationToken) -> usize {
     let began = Instant::now();
     let mut sent = 0;
@@ -108,7 +108,7 @@ async fn a_dead_receiver_costs_a_bounded_number_of_requests_sockets_and_records(
         if open > 1.5 { Ok(()) } else { Err(open) }
     })
     .await;
-    // Who it is and what is wrong stands in the log; the rest of the URL may be a secret.
+    // The log names the receiver and the fault; the rest of the URL may be a secret.
     let origin = receiver.url("");
     for worker in &workers {
         let of_it = |line: &str| line.contains(&origin) && line.contains("no answer within 2s");

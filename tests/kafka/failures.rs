@@ -66,7 +66,7 @@ fn token(request: &Recorded) -> String {
     request.header(ECHO).unwrap().to_owned()
 }
 
-/// A port that refuses connections, for as long as the socket lives: bound, and nobody listens.
+/// A port that refuses connections, for as long as the socket lives: bound, and without a listener.
 fn refusing() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -91,7 +91,7 @@ fn black_hole() -> (Vec<Socket>, SocketAddr) {
     (sockets, address)
 }
 
-/// Speaks TLS with a certificate that nobody has signed.
+/// Speaks TLS with a certificate that no authority has signed.
 async fn untrusted(tasks: &mut JoinSet<()>) -> SocketAddr {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
@@ -106,7 +106,7 @@ async fn untrusted(tasks: &mut JoinSet<()>) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tasks.spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            assert!(acceptor.accept(tcp).await.is_err(), "nobody may trust this certificate");
+            assert!(acceptor.accept(tcp).await.is_err(), "no client may trust this certificate");
         }
     });
     address
@@ -225,7 +225,7 @@ async fn each_failure_has_its_own_word_and_is_counted_under_it() {
     found_or_acknowledged.extend(found);
     assert_eq!(found_or_acknowledged, cases.expected);
     assert_eq!(trap.count(), 0, "redirects are never followed");
-    assert!(trap6.accept().is_err(), "nobody connects to a refused address");
+    assert!(trap6.accept().is_err(), "a refused address gets no connection");
 
     let mut counted: BTreeMap<&str, f64> = BTreeMap::new();
     for outcome in cases.expected.values() {
@@ -332,7 +332,7 @@ async fn a_stale_connection_is_one_resend_and_no_attempt() {
 
     let retries = stage.tier("1h");
     let of_whom: BTreeSet<_> = retries.iter().map(|retry| retry.header("hookstream-integration-id").unwrap()).collect();
-    assert_eq!(of_whom, BTreeSet::from(["dies"]), "only who fails on a fresh connection too is put off");
+    assert_eq!(of_whom, BTreeSet::from(["dies"]), "only a receiver that fails on a fresh connection too is put off");
     for retry in &retries {
         assert_eq!(retry.header("hookstream-attempt"), Some("1"));
     }

@@ -124,7 +124,7 @@ async fn kill_minus_nine_again_and_again_loses_nothing() {
     stage.send(events("e", EVENTS));
     let mut workers: Vec<Worker> = vec![stage.spawn(&QUICK_SESSION).await, stage.spawn(&QUICK_SESSION).await];
     for kill in 1..=KILLS {
-        // Each time some way further on, whichever of the two does the work.
+        // Each time some way further on, with either of the two.
         pair.ledger.wait_for(2 * EVENTS * kill / (KILLS + 2), LONG).await;
         let mut victim = workers.remove(0);
         victim.sigkill();

@@ -1,4 +1,4 @@
-//! One receiver's trouble is nobody else's: hanging, refusing and dripping ones beside a good one, and catching up.
+//! One receiver's trouble costs the others nothing: hanging, refusing and dripping ones next to a good one, and catching up.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

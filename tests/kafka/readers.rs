@@ -235,7 +235,7 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     let table = run(brokers, names, &["integrations"]).await.out;
     assert!(table.contains("other/shop") && table.contains("failed"), "{table}");
 
-    // What is not suspended, can't be resumed, or is not there, is told as it is.
+    // An integration that is not suspended, can't be resumed, or is not there, gets an answer that says so.
     stage.put(&[secretive("broken", &receiver, "failed", &json!([{}]))]);
     for (id, code, expected) in [
         ("shop", 0, "nothing was ever held against it; its own status is paused"),

@@ -57,7 +57,7 @@ async fn run_with(brokers: &str, names: &Names, words: &[&str], input: &str) -> 
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        // Who does not read its input may have closed it.
+        // A process that does not read its input may have closed it.
         let written = tool.stdin.take().expect("stdin is piped").write_all(input.as_bytes());
         assert!(written.is_ok() || input.is_empty(), "{written:?}");
         tool.wait_with_output()
@@ -326,7 +326,7 @@ async fn a_record_too_large_for_its_topic_is_counted_and_the_rest_is_sent() {
     produce(brokers, &dead, [dead_letter(0, "w", "exhausted"), large, dead_letter(2, "w", "exhausted")]);
     let words = ["dead-letters", "redrive", "--all", "--json", "--dead-letter-topic", &dead];
     let arguments: Vec<String> = arguments(brokers, &names, &words);
-    // Each option once: the test's own topic stands for the named one.
+    // Each option once: the test's own topic replaces the named one.
     let place = arguments.iter().position(|word| word == "--dead-letter-topic").unwrap();
     let arguments: Vec<_> =
         arguments.iter().enumerate().filter(|(at, _)| *at != place && *at != place + 1).map(|(_, word)| word).collect();
@@ -445,7 +445,7 @@ async fn an_explanation_names_what_decided() {
     let link = r#"{"id":"e","type":"unlink","entityIds":{"companyId":"1","userId":"2"}}"#;
     std::fs::write(file.path(), link).unwrap();
     let from_file = run(brokers, &names, &[&explain[..], &["--event", file.path().to_str().unwrap()]].concat()).await;
-    assert_eq!(from_file.code, 1, "nobody gets it: {}", from_file.out);
+    assert_eq!(from_file.code, 1, "no webhook gets it: {}", from_file.out);
     assert!(from_file.out.contains("eventType change, but the event is a unlink"), "{}", from_file.out);
     let contact = String::from_utf8(event(2, "contact").value.unwrap()).unwrap();
     let only = [&explain[..], &["--event", "-", "--webhook", "contacts"]].concat();

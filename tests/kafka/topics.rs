@@ -54,7 +54,7 @@ async fn an_empty_cluster_is_planned_then_filled_then_left_alone() {
     let (code, text) = run("apply", cluster.brokers(), &names, &partitions);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains(&format!("created {}", names.tier("1h"))), "{text}");
-    assert!(text.contains("the cluster has 1 of the 3 brokers"), "replicas there can't be are told:\n{text}");
+    assert!(text.contains("the cluster has 1 of the 3 brokers"), "replicas there can't be are named:\n{text}");
     assert_eq!(partition_count(cluster.brokers(), &names.tier("1h")), Some(3));
     assert_eq!(partition_count(cluster.brokers(), &format!("{}.deltas", names.health())), Some(3));
     let (code, text) = run("plan", cluster.brokers(), &names, &partitions);
@@ -147,7 +147,7 @@ async fn an_unreachable_cluster_is_a_clear_error_in_bounded_time() {
     let (code, text) = run("plan", "127.0.0.1:9", &names, &[]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("no broker of 127.0.0.1:9 answered within 15s"), "{text}");
-    assert!(text.contains("refused"), "the reason is told: {text}");
+    assert!(text.contains("refused"), "the reason is named: {text}");
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
 }
 

@@ -31,7 +31,7 @@ static SHARED_USERS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaph
 /// Three JVMs are enough for two cores: one cluster of its own at a time.
 static OWN_CLUSTERS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(1)));
 
-/// How a cluster is to be.
+/// The shape of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     /// Brokers, each also a controller.

@@ -92,7 +92,7 @@ impl Links {
         Self { ports, targets, weather, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Where brokers are to be reached, in their order.
+    /// The addresses of the brokers, in their order.
     pub fn ports(&self) -> &[u16] {
         &self.ports
     }

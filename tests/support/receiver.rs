@@ -146,7 +146,7 @@ impl Answer {
         }
     }
 
-    /// Exactly these bytes, where `{echo}` stands for the request's token.
+    /// Exactly these bytes, with `{echo}` replaced by the request's token.
     pub fn text(text: impl Into<Bytes>) -> Self {
         Self { text: Some(text.into()), ..Self::ok() }
     }

@@ -215,7 +215,7 @@ pub fn read_all(brokers: &str, topic: &str) -> Vec<Read> {
     let mut records = Vec::new();
     let mut ended = 0;
     let mut deadline = Instant::now() + PATIENCE;
-    // A partition's end is told once it is reached; partitions that grow meanwhile are told again and not counted.
+    // The client reports a partition's end once it is reached. For a partition that grows meanwhile it reports again, which is not counted.
     let mut at_end = vec![false; usize::try_from(partitions).expect("a partition count")];
     while ended < at_end.len() {
         assert!(Instant::now() < deadline, "{topic} is not read to its end: {} records so far", records.len());

@@ -1,4 +1,4 @@
-//! The receiver over real connections: what it acknowledges, what it refuses, how it misbehaves when told to.
+//! The receiver over real connections: what it acknowledges, what it refuses, how it misbehaves when an option says so.
 
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;

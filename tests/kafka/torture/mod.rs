@@ -38,7 +38,7 @@ const SCHEDULE: &str = "1s,2s,4s,8s";
 const PARTITIONS: u16 = 8;
 /// Every webhook; each is the only one of an integration of that name.
 const WEBHOOKS: [&str; 6] = ["one", "two", "slow", "fickle", "moving", "pausing"];
-/// Those of which every event is to be accounted for. What matches a paused integration is dropped, which only the workers count.
+/// Integrations of which each event is accounted for. What matches a paused integration is dropped, which only the workers count.
 const COUNTED: [&str; 5] = ["one", "two", "slow", "fickle", "moving"];
 
 /// How large it is.

@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- mul (regexFind "^[0-9]+" . | int64) (get $unit (regexFind "[a-z]+$" .)) -}}
 {{- end -}}
 
-{{/* Who the containers run as: nobody with any right, on a file system that cannot be written. */}}
+{{/* The user of the containers: without any right, on a file system that cannot be written. */}}
 {{- define "hookstream.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -145,7 +145,7 @@ imagePullSecrets:
 {{- include "hookstream.option" (list "SUSPEND_AFTER_FAILURES" .Values.health.suspendAfterFailures) }}
 {{- end -}}
 
-{{/* What the topics are to be like: for the job that makes them, and for the worker, which checks them. */}}
+{{/* The settings of the topics: for the job that creates them, and for the worker, which checks them. */}}
 {{- define "hookstream.env.topics" -}}
 {{- include "hookstream.option" (list "RETRY_SCHEDULE" .Values.delivery.retrySchedule) }}
 {{- include "hookstream.option" (list "TOPIC_PARTITIONS" .Values.topics.apply.partitions) }}
