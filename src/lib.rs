@@ -1,10 +1,17 @@
 //! Delivers a CRM's change events from Kafka to the integrations that subscribed to them.
 //!
-//! Read the rooms in this order. `settings` reads every option. `app` starts and stops what a subcommand needs. `intake` reads
-//! a record and turns it into deliveries. `inflight` holds what is under way, `backlog` the webhooks that are behind. `deliver` orders deliveries, makes the requests
-//! and publishes what follows a failure. `health` suspends integrations that keep failing, `attempt_log` records attempts,
-//! `registration` is the HTTP API that changes integrations, `console` the page on top of what `readers` finds, `actions` is what operators do, `topics` knows names and shapes of topics. `domain` holds the rules
-//! that several rooms share. `kafka`, `net` and `telemetry` are toolboxes. `tools` has one file a subcommand.
+//! Read the rooms in this order, which is the order below:
+//!
+//! - `process` and `run` turn arguments into a command and carry it out. `settings` reads every option. `app` starts and stops what a
+//!   long-running subcommand needs.
+//! - `intake` reads a record and turns it into deliveries. `inflight` holds what is under way, `backlog` the webhooks that are behind.
+//!   `deliver` orders deliveries, makes the requests and publishes what follows a failure.
+//! - `health` suspends integrations that keep failing. `attempt_log` records attempts.
+//! - `registration` is the HTTP API that changes integrations. `console` is the operators' page. `topics` has the names and shapes of
+//!   topics.
+//! - `domain` has the rules that several rooms share.
+//! - `readers` answers what operators ask, `actions` does what they order.
+//! - `kafka`, `net` and `telemetry` are toolboxes. `tools` has one file a subcommand that ends by itself. `clock` is the wall clock.
 
 mod process;
 mod run;

@@ -1,4 +1,4 @@
-//! The `hookstream` program: its allocator, and nothing else. `hookstream::main` is where it begins.
+//! The `hookstream` program: only its allocator. It begins in `hookstream::main`.
 
 use std::process::ExitCode;
 

@@ -23,7 +23,7 @@ use crate::tools::{check, dead_letters, explain, query, receiver, replay, resume
 #[error("{}", .0.join("; "))]
 pub(crate) struct Mistakes(pub(crate) Vec<String>);
 
-/// Carries out a command, and says with which code the process ends.
+/// Carries out a command. Returns the exit code of the process.
 ///
 /// # Errors
 /// [`Mistakes`] before anything is done; otherwise what ended the command before its time.

@@ -22,7 +22,7 @@ use crate::telemetry::metrics::Metrics;
 const WAIT: Duration = Duration::from_millis(200);
 /// How long the last records may take when the process stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a producer may be replaced: what was wrong is the brokers', and may last.
+/// How often a producer may be replaced: the fault is at the brokers and may last.
 const REPLACE_EVERY: Duration = Duration::from_secs(5);
 /// Records in the producer, and their kilobytes: what the fastest worker logs in a few seconds.
 const QUEUE_RECORDS_MAX: &str = "50000";
@@ -70,7 +70,7 @@ fn producer_of(
 }
 
 impl AttemptLogWriter {
-    /// Into `topic`, by the worker of that host name.
+    /// A writer to `topic`. `worker` is the host name of this worker.
     ///
     /// # Errors
     /// A property that librdkafka refuses.

@@ -112,7 +112,7 @@ impl Allowance {
         let Some(reduced) = &mut self.reduced else { return Change::None };
         reduced.holds = false;
         if !request.more_wait {
-            // Less comes than it may take: what was too many then need not be when more comes.
+            // Less comes than is allowed, so the old limit says nothing about the time when more comes.
             if now.saturating_duration_since(reduced.at) < FORGOTTEN_AFTER {
                 return Change::None;
             }

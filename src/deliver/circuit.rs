@@ -1,6 +1,6 @@
 //! The circuit of one webhook, or of one host: after repeated failures no requests but a probe now and then.
 //!
-//! What counts as a failure, and what closes it, is for the owner to say.
+//! The owner decides what counts as a failure, and what closes it.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Circuit {
         match self.0 {
             State::Closed { .. } => false,
             State::Open { probe_at, probing: None, .. } => now >= probe_at,
-            // One that is out for longer does not hold up the next.
+            // A probe that takes longer does not hold up the next one.
             State::Open { probing: Some(since), .. } => now.saturating_duration_since(since) >= PROBE_AFTER_MAX,
         }
     }

@@ -25,7 +25,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 40 * 1024;
 const HEADERS_MAX: usize = 400;
 /// How long a connection that is given up may take to send what it has and to say goodbye.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
-/// What is spread over a receiver's servers when they change is so within this.
+/// The longest life of a connection. When a receiver's servers change, its connections are spread over the new ones within this time.
 const AGE_MAX: Duration = Duration::from_mins(5);
 /// Below the 60 to 75 s after which servers and NATs give up a quiet connection.
 const IDLE_MAX: Duration = Duration::from_secs(25);

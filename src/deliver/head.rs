@@ -10,7 +10,7 @@ pub(super) struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Reads the beginning of `bytes`; nothing unless it is a whole head of HTTP/1.0 or 1.1 without a NUL. Interim answers before it are
+    /// Reads the beginning of `bytes`. `None` unless it is a whole head of HTTP/1.0 or 1.1 without a NUL. Interim answers before it are
     /// skipped.
     pub(super) fn parse(bytes: &'a [u8], echo: &str) -> Option<Self> {
         let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));

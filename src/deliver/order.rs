@@ -134,12 +134,12 @@ impl<T> OrderedQueue<T> {
         drained
     }
 
-    /// Whether any that has not started is such a one.
+    /// Whether `is_such` holds for an item that has not started.
     pub(crate) fn any_waiting(&self, is_such: impl Fn(&T) -> bool) -> bool {
         self.slots.iter().filter_map(|(_, slot)| slot.item.as_ref()).any(is_such)
     }
 
-    /// Gives back what it has room for, if nothing is in it.
+    /// Frees its memory if it is empty.
     pub(crate) fn rest(&mut self) {
         if self.is_empty() && self.slots.capacity() > 0 {
             *self = Self::default();

@@ -154,7 +154,7 @@ impl Sink {
         Arc::clone(&self.brokers)
     }
 
-    /// The producer that sends each record alone. None when it can't be made, which is logged; its configuration was good
+    /// The producer that sends each record alone. `None` when it can't be made, which is logged; its configuration was good
     /// for the other one.
     fn lone_producer(&self) -> Option<&FutureProducer<ClientLog>> {
         if self.lone.get().is_none() {

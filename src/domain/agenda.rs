@@ -34,7 +34,7 @@ pub struct Tick {
 pub(crate) enum TickDecision {
     /// This worker fires it.
     Fire,
-    /// It is another worker's, or from before this one held it.
+    /// Another worker fires it, or it came before this worker held the partition.
     Leave,
     /// No worker fires it.
     Drop(DropReason),
@@ -61,7 +61,7 @@ impl Tick {
     }
 }
 
-/// The partitions of the integrations topic that this worker holds: the webhooks of a partition are its to fire.
+/// The partitions of the integrations topic that this worker holds: it fires the webhooks of these partitions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
     /// Since when, ms since 1970.
@@ -69,7 +69,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// A partition came at `now_ms`: what was due until then was another's to fire.
+    /// A partition came at `now_ms`: another worker fires what was due until then.
     pub(crate) fn add(&mut self, partition: i32, now_ms: i64) {
         self.since_ms.insert(partition, now_ms);
     }

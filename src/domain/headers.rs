@@ -3,7 +3,7 @@
 use super::outcome::{DeadReason, Reason};
 
 /// The workspace of an event by its record's headers and key: the last header of that name with a value, or the key where
-/// there is none. Nothing for what is empty or not UTF-8.
+/// there is none. `None` where it is empty or not UTF-8.
 pub(crate) fn workspace_of<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     key: Option<&'a [u8]>,

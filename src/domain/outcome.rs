@@ -261,7 +261,7 @@ pub(crate) fn parse_retry_after(status: u16, value: Option<&[u8]>, now: SystemTi
     let text = std::str::from_utf8(value?).ok()?.trim();
     let wish = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
-        // More digits than a number holds are still a wish for very long.
+        // More digits than a number holds still ask for a very long wait.
         Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => RETRY_AFTER_MAX,
         Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
     };

@@ -150,7 +150,7 @@ impl RetrySchedule {
 
     /// What follows attempt `attempt` (1 for the first) when it failed.
     ///
-    /// `retry_after` is the receiver's own wish. It moves the delivery to the first delay from this one on that is at
+    /// `retry_after` is what the receiver asked for. It moves the delivery to the first delay from this one on that is at
     /// least as long, never past the last; the attempt number is not changed by it.
     pub(crate) fn after(&self, attempt: u32, retry_after: Option<Duration>) -> Next {
         let Some(index) = usize::try_from(attempt).ok().and_then(|attempt| attempt.checked_sub(1)) else {

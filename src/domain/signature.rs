@@ -114,7 +114,7 @@ impl Signer {
     }
 
     /// Appends the value of `webhook-signature` to `out`: `v1,<base64>` for each key that is in force at `timestamp` (seconds since
-    /// 1970), separated by a space; nothing without a key.
+    /// 1970), separated by a space. Appends nothing without a key.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8], out: &mut String) {
         let mut digits = [0; TIMESTAMP_BYTES_MAX];
         let digits = decimal(timestamp, &mut digits);

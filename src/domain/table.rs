@@ -262,7 +262,7 @@ impl Table {
         self.rescheduled != Rescheduled::Only(Vec::new())
     }
 
-    /// Says whose schedules may have changed since this was last asked.
+    /// Returns the integrations whose schedules may have changed since the last call.
     pub(crate) fn take_rescheduled(&mut self) -> Rescheduled {
         std::mem::replace(&mut self.rescheduled, Rescheduled::Only(Vec::new()))
     }

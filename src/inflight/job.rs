@@ -341,7 +341,7 @@ pub struct Delivery {
     pub(crate) attempt: u32,
     /// The same for every attempt of this event to this webhook.
     pub(crate) id: Box<str>,
-    /// When the first attempt was made, ms since 1970; none before it.
+    /// When the first attempt was made, ms since 1970. `None` before it.
     pub(crate) first_attempt_ms: Option<i64>,
     /// Of a retry: when it fell due, ms since 1970, and its tier.
     pub(crate) due: Option<Due>,
@@ -363,14 +363,14 @@ pub struct Due {
 }
 
 impl Delivery {
-    /// A first attempt that waits in no lane: of a test, and of nobody's place.
+    /// A first attempt of a test. It waits in no lane and has no place.
     pub(crate) fn alone(event: Arc<Event>, integration: Arc<Integration>, webhook: usize, id: Box<str>) -> Self {
         let gauge = LaneGauge::alone(integration.key());
         let (first_attempt_ms, due, wire, admitted) = (None, None, None, None);
         Self { event, integration, webhook, attempt: 1, id, first_attempt_ms, due, wire, gauge, admitted }
     }
 
-    /// The webhook. None can't be: the place was taken from the integration itself.
+    /// The webhook. It is never missing, because the index was taken from the integration itself.
     pub(crate) fn webhook(&self) -> Option<Webhook<'_>> {
         self.integration.webhook(self.webhook)
     }

@@ -202,7 +202,7 @@ impl LaneGauge {
         matches!(admitted.kind, Kind::Event(_)) && admitted.generation < self.returned.load(Ordering::Acquire)
     }
 
-    /// The shard is about to return what waits. Says the number of this return.
+    /// The shard is about to return what waits. Returns the number of this return.
     pub(crate) fn begin_return(&self) -> u64 {
         self.returned.fetch_add(1, Ordering::AcqRel) + 1
     }

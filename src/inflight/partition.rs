@@ -94,7 +94,7 @@ impl State {
 pub struct Assignment {
     topic: Arc<str>,
     partition: i32,
-    /// Where reading begins; none: at the start of the log.
+    /// Where reading begins. `None`: at the start of the log.
     start: Option<i64>,
     /// Lanes return records of a lower sequence that wait in them; all, when the assignment is given up.
     recalled_below: AtomicU64,
@@ -125,7 +125,7 @@ impl Assignment {
         Arc::new(Self { topic, partition, start, recalled_below, state, quiet, over })
     }
 
-    /// Where reading begins; none: at the start of the log.
+    /// Where reading begins. `None`: at the start of the log.
     pub(crate) fn start(&self) -> Option<i64> {
         self.start
     }
@@ -180,8 +180,8 @@ impl Assignment {
         is_settled
     }
 
-    /// What may be committed, with at most `runs_max` runs beyond the offset; none while nothing is settled but what the last
-    /// owner had settled, or nothing was since `known`, the [`Progress::changes`] that are committed.
+    /// What may be committed, with at most `runs_max` runs beyond the offset. `None` while nothing is settled but what the last
+    /// owner had settled, or while nothing was settled since `known`, the [`Progress::changes`] that are committed.
     pub(crate) fn progress(&self, known: u64, runs_max: usize) -> Option<Progress> {
         let state = self.state();
         let changes = state.tracker.changes() + state.bound_changes;

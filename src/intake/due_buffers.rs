@@ -1,7 +1,7 @@
 //! Retries that were fetched and are not handed over yet, by partition. No Kafka and no clock: times come in.
 //!
 //! Buffers are bounded each and together. The one whose next retry has been due for longest comes first, whichever tier and
-//! partition it belongs to: under pressure none waits behind another for good.
+//! partition it belongs to: under pressure no partition waits behind another forever.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -164,7 +164,7 @@ impl DueBuffer {
         records == 0 || records <= stretch * RECORDS_MAX / 2 && is_small && all_bytes <= ALL_BYTES_MAX / 2
     }
 
-    /// Larger while all of it is gone by the time that more can be there. While something is overdue, there is no hurry.
+    /// The larger buffer is used while all of it is handed over before more can be fetched. While a retry is overdue, more is not fetched.
     fn stretch(&self, now_ms: i64) -> usize {
         let overdue = self.next_due_ms().is_some_and(|first| first <= now_ms);
         let last = self.waiting.back();

@@ -36,7 +36,7 @@ const REST_MAX: Duration = Duration::from_millis(200);
 /// Between two looks while resting.
 const REST: Duration = Duration::from_millis(2);
 
-/// Where a consumer hands jobs over, and what tells it to stop.
+/// Where a consumer hands jobs over, and the token that stops it.
 #[derive(Clone)]
 pub(crate) struct Handoff {
     /// One channel a shard.
@@ -212,7 +212,7 @@ impl EventConsumer {
         true
     }
 
-    /// Polls once. Returns whether there was a record; nothing when the consumer can't go on.
+    /// Polls once. Returns whether there was a record. `None` when the consumer can't go on.
     fn poll(&mut self, wait: Duration, batches: &mut [Vec<Job>]) -> Option<bool> {
         match self.reader.poll(wait) {
             Ok(Polled::Nothing) => Some(false),
@@ -229,7 +229,7 @@ impl EventConsumer {
                 Some(true)
             }
             Ok(Polled::Record(message, assignment)) => {
-                // One of a partition that is given up just now is the next owner's.
+                // The next owner reads a record of a partition that is given up just now.
                 if let Some(backlog) = self.keeper.backlog(assignment) {
                     self.outlet.pipeline.event(&record_of(&message), assignment, backlog, batches);
                 }

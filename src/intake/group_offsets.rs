@@ -36,7 +36,7 @@ pub(crate) fn commit_now(consumer: &GroupConsumer, offsets: &TopicPartitionList)
     }
 }
 
-/// Where the partitions of `list` end, as far as brokers tell it in time.
+/// Where the partitions of `list` end, as far as brokers answer in time.
 pub(crate) fn ends_of(consumer: &GroupConsumer, list: &TopicPartitionList) -> BTreeMap<Partition, i64> {
     let mut by_topic: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
     for element in list.elements() {

@@ -114,7 +114,7 @@ impl Lag {
         Ok(Self { asker, watch, topic: topic.to_owned(), member, metrics, seen, unheld, tiers, repeats })
     }
 
-    /// Asks about all partitions and sets the gauges; those of partitions that went disappear. Where brokers do not
+    /// Asks about all partitions and sets the gauges; those of partitions that were given up disappear. Where brokers do not
     /// answer, gauges stay as they were. Blocks.
     pub(crate) fn measure(&mut self) {
         let assignments: Vec<_> = self.member.assignments();

@@ -26,7 +26,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Of a member whose session ends after `session_timeout` without a heartbeat.
+    /// A lease of a member whose session ends after `session_timeout` without a heartbeat.
     pub(crate) fn new(session_timeout: Duration) -> Self {
         let silence_max = session_timeout.saturating_sub(MARGIN);
         Self { silence_max, heard: None, looked: None, held_back_until: None }

@@ -5,7 +5,7 @@ use crate::inflight::partition::Assignment;
 use crate::kafka::topic_watch::{LogChange, LogRange, Look};
 use crate::telemetry::metrics::Metrics;
 
-/// Has `member` read the partitions of `topic` again whose log changed.
+/// Lets `member` read again those partitions of `topic` whose log changed.
 pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &Metrics) {
     for (partition, change) in &look.changes {
         let Some(range) = look.ranges.get(partition) else { continue };

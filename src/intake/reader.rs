@@ -38,9 +38,10 @@ struct Source {
 pub(crate) enum Polled<'a> {
     /// Nothing within the wait.
     Nothing,
-    /// A record that needs nothing: its partition went, or the last owner has settled it. Then its assignment and offset.
+    /// A record that needs nothing: its partition was given up, or the last owner has settled it, in which case its assignment and offset
+    /// follow.
     PassedOver(Option<(&'a Arc<Assignment>, i64)>),
-    /// The client does not take over what came or leave what went: the process can't go on.
+    /// The client cannot assign or unassign partitions: the process can't go on.
     Broken,
     /// A record and the assignment it belongs to. It is not admitted yet.
     Record(BorrowedMessage<'a>, &'a Arc<Assignment>),
@@ -60,7 +61,7 @@ pub(crate) struct PartitionReader {
 }
 
 impl PartitionReader {
-    /// Of what `member` holds. `role` names the client in logs.
+    /// A reader of the partitions that `member` holds. `role` names the client in logs.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
@@ -114,7 +115,7 @@ impl PartitionReader {
         sources.into_iter().any(|source| Arc::ptr_eq(&source.assignment, assignment))
     }
 
-    /// Polls once, waiting `wait` at most, after it has taken over what came to the member and left what went.
+    /// Polls once, waiting `wait` at most, after it has assigned the member's new partitions and unassigned those that it gave up.
     ///
     /// # Errors
     /// What the client says. See [`GroupMember::poll_failed`].

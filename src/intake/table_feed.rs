@@ -36,7 +36,7 @@ pub(crate) struct TableTargets {
     pub(crate) table: Arc<RwLock<Table>>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
-    /// Informed of each integration that comes.
+    /// Gets each integration that is read.
     pub(crate) standings: Arc<HealthView>,
 }
 

@@ -119,7 +119,7 @@ pub(crate) struct TickScheduler {
     table: Arc<RwLock<Table>>,
     metrics: Arc<Metrics>,
     agenda: Agenda,
-    /// Of what is said while Kafka does not answer.
+    /// Bounds what is logged while Kafka does not answer.
     repeats: Repeats,
     standing: Lease,
     /// Partitions of the topic, as of `generation`. `None`: not known.
@@ -192,7 +192,7 @@ impl TickScheduler {
         let until = self.agenda.next_ms().map_or(i64::MAX, |next| next.saturating_sub(clock::now_ms()));
         let wait = Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(POLL_MIN, POLL_MAX);
         match self.consumer.poll(wait) {
-            // A record that was on its way when its partition was paused is nothing to this member.
+            // A record that was on its way when its partition was paused: this member does not use it.
             None | Some(Ok(_)) => true,
             Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
                 tracing::error!(%error, "the consumer of the schedules cannot go on");
@@ -241,7 +241,7 @@ impl TickScheduler {
         self.outlet.hand_over(batches);
     }
 
-    /// What becomes of a tick, and the partition it belongs to. Nothing while the partitions are not known.
+    /// What becomes of a tick, and the partition it belongs to. `None` while the partitions are not known.
     fn call(&self, tick: &Tick, now_ms: i64, is_valid: bool) -> Option<(i32, TickDecision)> {
         let partition = partition_of(tick.of()?, self.partitions?);
         let held_since = self.consumer.context().held().since_ms(partition);

@@ -1,4 +1,4 @@
-//! Partitions of the events topic that this process does not hold: whether anybody takes what waits in them. Pure.
+//! Partitions of the events topic that this process does not hold: whether a worker takes what waits in them. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! A topic with append times says with each acknowledgement what the broker's clock showed between the sending and the
 //! acknowledgement. From a few of those and from monotonic time the brokers' time is known, whatever the worker's own clock
-//! shows and however it is set. Until the first acknowledgement the worker's own clock stands in.
+//! shows and however it is set. Until the first acknowledgement the worker's own clock is used.
 
 use std::collections::VecDeque;
 use std::time::Duration;

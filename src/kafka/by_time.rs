@@ -46,7 +46,7 @@ pub(super) fn offsets_at(
     Ok(offsets)
 }
 
-/// What the brokers say of that time, by partition; without those where they know no such record.
+/// The offset that brokers name for that time, by partition. A partition without such a record is left out.
 fn asked_at(
     consumer: &BaseConsumer<ClientLog>,
     topic: &str,

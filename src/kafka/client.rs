@@ -105,13 +105,13 @@ fn group_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfi
 pub(crate) fn member_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = group_config(kafka, &format!("{role}-group"), group);
     config
-        // Commits say more than an offset, which the client does not do by itself. How often is the user's to say.
+        // Commits say more than an offset, which the client does not do by itself. The user may set how often.
         .set("enable.auto.commit", "false")
         // The shortest that brokers allow by default: a killed worker's partitions stand still for this long.
         .set("session.timeout.ms", "6000")
         // In a rebalance members hear of it with their next heartbeat, and all wait for the last of them.
         .set("heartbeat.interval.ms", "500")
-        // As the session: the answer to a commit that comes later is to one that is no member any more, and the member's thread waits
+        // As the session: the answer to a commit that comes later goes to a client that is not a member any more, and the member's thread waits
         // for it.
         .set("socket.timeout.ms", "6000")
         // A partition is fetched for a moment until it is paused.
@@ -123,7 +123,7 @@ pub(crate) fn member_config(kafka: &settings::Kafka, role: &str, group: &str) ->
     with_properties(config, kafka)
 }
 
-/// Of a reader of what a member of `group` holds: assigned by hand, a member of nothing.
+/// Of a reader of the partitions that a member of `group` holds: assigned by hand, and itself not a member.
 fn reader_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
     config

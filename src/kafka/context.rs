@@ -21,7 +21,7 @@ const PROPERTIES: &str = "CONFWARN";
 
 /// And that a connection failed: each client says it of each broker.
 const CONNECTION_FAILED: &str = "FAIL";
-/// And that requests on such a connection came to nothing.
+/// And that requests on such a connection failed.
 const REQUESTS_TIMED_OUT: &str = "REQTMOUT";
 
 /// What all clients of a process would say at once while brokers are away: one of them says it, once a minute.
@@ -80,7 +80,7 @@ impl ClientContext for ClientLog {
             *self.last_failure.lock() = Some(plain(message).to_owned());
         }
         match level {
-            // Where a client goes on when what it wanted to read is there no more: records were lost.
+            // Where a client goes on when the offset that it wanted is gone: records were lost.
             _ if facility == OFFSET_RESET => {
                 if let Some(repeats) = self.repeats.of(message) {
                     tracing::warn!(client = role, facility, repeats, detail = message, "records may have been skipped");

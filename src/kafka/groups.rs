@@ -17,7 +17,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Partitions and the first offset that is not committed, by topic.
 pub(crate) type Committed = BTreeMap<String, BTreeMap<i32, i64>>;
 
-/// What `group` has committed of the topics that `wanted` takes; of a topic that it has never read nothing. Every such topic there
+/// What `group` has committed of the topics that `wanted` takes; a topic that it has never read has no offsets. Every such topic there
 /// is has an entry. Blocks for a bounded time.
 ///
 /// # Errors

@@ -1,19 +1,22 @@
 //! Toolbox for Kafka: client configuration, contexts, readers and transactions. No features.
+//!
+//! In reading order: how clients are made and what they log; small questions to brokers; a topic as a table; pieces of a topic;
+//! transactions.
 
-pub(crate) mod broker_clock;
-mod by_time;
 pub(crate) mod client;
 mod context;
-pub(crate) mod groups;
 pub(crate) mod headers;
 pub(crate) mod listing;
-pub(crate) mod record_stream;
+pub(crate) mod groups;
+pub(crate) mod broker_clock;
 pub(crate) mod table_reader;
+pub(crate) mod topic_watch;
+pub(crate) mod topic_range;
+mod by_time;
+pub(crate) mod record_stream;
+pub(crate) mod windows;
+pub(crate) mod transactions;
 #[cfg(test)]
 pub(crate) mod test_broker;
-pub(crate) mod topic_range;
-pub(crate) mod topic_watch;
-pub(crate) mod transactions;
-pub(crate) mod windows;
 
 pub(crate) use rdkafka::error::KafkaError as ClientError;

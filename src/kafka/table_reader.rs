@@ -1,7 +1,7 @@
 //! Reading a compacted topic as a table: all partitions from the start to the end there was, then following it.
 //!
 //! No group and no committed offsets: every process reads everything. A partition is read from its start once no transaction
-//! is open before the end that it had at start; then its end is what the client calls so (its end-of-partition event):
+//! is open before the end that it had at start; then its end is where the client reports the end of the partition:
 //! counting to the last offset would hang on a topic whose tail was compacted away or ends in a transaction's marker.
 //! Added partitions are read as well, and a topic that was created again is an error: the table has to be read again.
 
@@ -31,7 +31,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often it is asked whether the transactions have ended that hold up the start.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// How often it is said what holds up the start.
+/// How often the log says what holds up the start.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How long a poll waits where all is read to the end.
 const POLL_WAIT: Duration = Duration::from_millis(100);

@@ -192,7 +192,7 @@ fn behind_colon(text: Option<&str>) -> String {
     text.map(|text| format!(": {text}")).unwrap_or_default()
 }
 
-/// What the client said last about what ails it, without the names it gives its threads and states.
+/// The client's last words about its fault, without the names of its threads and states.
 fn cause(consumer: &BaseConsumer<ClientLog>) -> Option<String> {
     // Its words come out of the queue that a poll serves; nothing is assigned yet, so no record is lost.
     let until = Instant::now() + LISTEN;

@@ -78,7 +78,7 @@ pub(crate) struct TopicWatch {
 }
 
 impl TopicWatch {
-    /// Of `topic`, of which nothing is known yet. `role` names the client in logs.
+    /// A watch on `topic`, about which nothing is known yet. `role` names the client in logs.
     ///
     /// # Errors
     /// A property that librdkafka refuses.

@@ -35,7 +35,7 @@ pub(crate) struct Written {
 /// How a transaction failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransactionError {
-    /// Nothing of it happened: it may be tried again.
+    /// It did not happen: it may be tried again.
     #[error("a transaction was given up: {0}")]
     Aborted(KafkaError),
     /// It is not known what happened, or this producer may not go on.

@@ -20,7 +20,7 @@ use crate::settings;
 /// How long one poll waits: bounds how late it is seen that the caller wants no more.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 
-/// A record while it is looked at. Nothing of it is copied.
+/// A record while it is looked at, without a copy.
 pub(crate) struct Glance<'a> {
     /// Its partition.
     pub(crate) partition: i32,

@@ -28,7 +28,7 @@ impl Cause {
         Self { text: cut(&text.into()), shown: Some(cut(&shown.into())) }
     }
 
-    /// An error and what it says to be its cause, each part once.
+    /// An error and its causes, each text once.
     pub(crate) fn of_error(error: &dyn Error) -> Self {
         let mut text = error.to_string();
         let mut within = error.source();

@@ -59,7 +59,7 @@ impl ConnectError {
         &self.cause
     }
 
-    /// The address that was tried last. None before any was, and of a refused one.
+    /// The address that was tried last. `None` before the first try, and for a refused address.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
     }

@@ -21,7 +21,7 @@ pub(crate) struct ReadBudget(Arc<Budget>);
 #[derive(Debug)]
 struct Budget {
     left: AtomicUsize,
-    /// What was read since the last head began; nothing once bodies are read. As long as a budget at most.
+    /// What was read since the last head began, at most a budget. Empty while bodies are read.
     head: Mutex<Option<Vec<u8>>>,
 }
 

@@ -79,7 +79,7 @@ pub(crate) enum ResolveError {
     /// The answer is longer than [`ADDRESSES_MAX`].
     #[error("the name has more than {ADDRESSES_MAX} addresses")]
     TooMany,
-    /// Every look-up that may be under way is so, and none is old enough to give way.
+    /// As many look-ups as allowed are under way, and none of them is old enough to be given up.
     #[error("too many names are being looked up")]
     Busy,
 }
@@ -145,7 +145,7 @@ struct Running {
 struct Job {
     number: u64,
     name: Arc<str>,
-    /// Told as soon as there is something to use; then the second family may still come.
+    /// Sent as soon as there is an answer to use. The second family may still come after that.
     tell: watch::Sender<Option<Answer>>,
     gives_way: CancellationToken,
     /// It renews an answer, so it goes on although no request waits for it.
@@ -301,7 +301,7 @@ impl Shared {
         self.state.lock()
     }
 
-    /// What there is for `name`; starts a look-up if there is nothing, or if what is there is to be renewed.
+    /// The answer for `name` that is known. Starts a look-up if there is none, or if it has to be renewed.
     fn step(shared: &Arc<Self>, name: &str) -> Step {
         let now = Instant::now();
         let mut locked = shared.lock();

@@ -28,7 +28,7 @@ pub(crate) use hyper::body::Incoming;
 /// A pause after the system has no connection to give, so that the next try may find one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What becomes of a connection when as many are served as may be.
+/// What happens to a new connection when the bound is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenFull {
     /// It waits until one ends.

@@ -47,7 +47,7 @@ impl Attempt {
     pub(crate) fn parse(key: &[u8], value: &[u8]) -> Option<Self> {
         let (workspace, integration) = parts_of(key)?;
         let mut attempt: Self = serde_json::from_slice(value).ok()?;
-        // The key says whose it is, whatever a value claims.
+        // The key says to which integration it belongs, whatever the value claims.
         workspace.clone_into(&mut attempt.workspace);
         integration.clone_into(&mut attempt.integration_id);
         Some(attempt)

@@ -30,7 +30,7 @@ pub(crate) struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// Of a record of `topic` and what its headers say.
+    /// Made of a record of `topic` and its headers.
     pub(crate) fn of(topic: &str, glance: &Glance<'_>, wire: Wire) -> Self {
         Self {
             topic: topic.to_owned(),

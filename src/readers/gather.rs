@@ -1,4 +1,4 @@
-//! Looks for all that says what became of one event, in the topics where it can stand, and hands it to `trace` to be judged.
+//! Collects all records about one event, from the topics where they can be, and hands them to `trace`, which judges them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ pub(crate) struct FoundEvent {
     pub(crate) at_ms: Option<i64>,
 }
 
-/// The event at a place: in the events topic, or the one that a retry or a dead letter carries. None when nothing is there.
+/// The event at a place: in the events topic, or the one that a retry or a dead letter carries. `None` when nothing is there.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -83,7 +83,7 @@ pub(crate) fn event_of_id(
     watch: &Watch<'_>,
 ) -> Result<Page<FoundEvent>, ReadError> {
     let log = Windows::open(&settings.kafka, &settings.topics.events, "event-reader")?;
-    // As it stands in JSON: an id with a quote or a control character is looked for without them.
+    // In the form of JSON: an id with a quote or a control character is searched for without them.
     let needle = memchr::memmem::Finder::new(id.split(['"', '\\']).next().unwrap_or_default());
     let row = |glance: &Glance<'_>| {
         let value = glance.value.filter(|value| needle.find(value).is_some())?;

@@ -61,7 +61,7 @@ pub(crate) struct HealthRow {
     pub(crate) integration_id: String,
     #[serde(flatten)]
     pub(crate) state: StateRecord,
-    /// Since when a webhook of it is behind (RFC 3339); left out where none is.
+    /// Since when a webhook of it is behind (RFC 3339). Left out where no webhook is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) behind_since: Option<String>,
 }

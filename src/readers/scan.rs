@@ -130,7 +130,7 @@ pub(crate) struct Page<R> {
 
 /// A question to a topic.
 pub(crate) struct Question<'a, R> {
-    /// What makes it differ from another question to the same topic: its filters, as texts.
+    /// The filters as texts: they distinguish it from other questions to the same topic.
     pub(crate) parts: Vec<String>,
     /// Which part of the topic.
     pub(crate) span: Span,
@@ -173,7 +173,7 @@ pub(crate) fn scan<R>(
 struct Cursor<R> {
     partition: i32,
     floor: i64,
-    /// What is at this offset and beyond was looked at, or is not asked for.
+    /// Records from this offset on were looked at, or are not asked for.
     ceiling: i64,
     /// The oldest time that was looked at.
     reached_ms: Option<i64>,

@@ -8,7 +8,7 @@ use crate::inflight::job::push_hex;
 
 /// What a token begins with: a later form has another.
 const VERSION: &str = "1";
-/// Bytes of the digest that says which question it is of: no secret, a guard against mistakes.
+/// Bytes of the digest that says which question it belongs to: not a secret, but a guard against mistakes.
 const DIGEST_BYTES: usize = 8;
 /// More partitions than any topic of ours has.
 const PARTITIONS_MAX: usize = 10_000;

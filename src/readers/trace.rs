@@ -16,7 +16,7 @@ pub(crate) struct Trace {
     pub(crate) event: TracedEvent,
     pub(crate) webhooks: Vec<TracedWebhook>,
     pub(crate) account: Account,
-    /// Whether all that could say something was looked at to its end.
+    /// Whether every topic that could have a record of it was read to its end.
     pub(crate) complete: bool,
 }
 

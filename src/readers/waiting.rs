@@ -139,7 +139,7 @@ impl Place {
     }
 }
 
-/// Since when the one that is behind the longest is behind.
+/// The time since which the webhook that is behind the longest is behind.
 pub(crate) fn behind_since<'a>(places: impl Iterator<Item = &'a Place>) -> Option<String> {
     places.filter_map(Place::since_ms).min().and_then(time)
 }

@@ -151,7 +151,7 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-/// Writes anything of ours as raw JSON.
+/// Writes a value as raw JSON.
 pub(super) fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).expect("strings, values and raw members always serialize")
 }

@@ -44,7 +44,7 @@ pub(crate) struct Instance {
     pub(crate) webhooks: Vec<Fields>,
 }
 
-/// Says nothing of what is in it: it holds secrets.
+/// Shows no value, because it holds secrets.
 impl fmt::Debug for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Instance").field("webhooks", &self.webhooks.len()).finish_non_exhaustive()

@@ -1,7 +1,7 @@
 //! What makes an instance acceptable: every field's type, words, URLs and bounds, with the place of each fault. What passes here
 //! the worker can use: its own parse has the last word. Webhooks are checked in `webhook_check`.
 //!
-//! Messages name path, value and what is accepted; a secret's value never stands in one.
+//! Messages name path, value and what is accepted; they never hold a secret's value.
 
 use std::collections::HashMap;
 
@@ -97,7 +97,7 @@ pub(crate) struct Found {
     pub(crate) more: usize,
 }
 
-/// The faults, at places that `counts` says yes to, of the instance that is to be written under `key` (`<workspace>/<integration
+/// The faults, at places for which `counts` is true, of the instance that is to be written under `key` (`<workspace>/<integration
 /// id>`). Takes time and memory in proportion to the instance.
 pub(crate) fn faults(key: &str, instance: &Instance, counts: &dyn Fn(Place) -> bool) -> Found {
     let mut checker = Checker { listed: Vec::new(), more: 0, counts };
@@ -339,7 +339,7 @@ impl Checker<'_> {
     }
 }
 
-/// The values of a secret: its `value`, or its list of `values`. None if it has neither, or one of another type.
+/// The values of a secret: its `value`, or its list of `values`. `None` if it has neither, or one of another type.
 fn values(secret: &Fields) -> Option<Vec<String>> {
     let one = present(secret, "value").map(|_| secret.text("value"));
     let list = present(secret, "values").map(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());

@@ -11,7 +11,7 @@ use super::fields::{Fields, raw};
 use crate::domain::integration::SIGNING_SECRET;
 use crate::domain::signature::SigningKey;
 
-/// What stands in an answer instead of a secret's value, and in a request for "as it is stored".
+/// Replaces a secret's value in an answer. In a request it means "as it is stored".
 pub(crate) const MASK: &str = "***";
 /// The members of a secret that hold values: one, or several of a rotation.
 const VALUE_MEMBERS: [&str; 2] = ["value", "values"];
@@ -204,7 +204,7 @@ pub(super) fn rotated(secrets: Option<&RawValue>, fresh: &str, until: &str) -> R
 /// When a secret ends, RFC 3339.
 const EXPIRY: &str = "expiresAt";
 
-/// The list without secrets that ended before `now_ms`, ms since 1970; `None` if there are none of those.
+/// The list without secrets that ended before `now_ms`, ms since 1970. `None` if no secret has ended.
 pub(super) fn without_expired(secrets: &RawValue, now_ms: i64) -> Option<Box<RawValue>> {
     let mut list: Vec<Fields> = serde_json::from_str(secrets.get()).ok()?;
     let before = list.len();

@@ -202,7 +202,7 @@ pub(crate) struct Settings {
 }
 
 impl Default for Settings {
-    /// What a worker without any option works with.
+    /// The settings of a worker without any option.
     fn default() -> Self {
         options::defaults()
     }

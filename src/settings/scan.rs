@@ -60,7 +60,7 @@ pub(super) struct CommandLine {
 /// An argument that is not an option.
 struct Word {
     text: String,
-    /// It stands behind an option whose value may be a secret, so it may be a part of that.
+    /// It follows an option whose value may be a secret, so it may be a part of that value.
     secret: bool,
 }
 
@@ -238,7 +238,7 @@ fn give(given: &mut GivenOptions, row: &'static Row, value: Option<String>) -> R
     Ok(())
 }
 
-/// Adds what the environment gives and the arguments do not. Returns the variables that are no option.
+/// Adds what the environment gives and the arguments do not. Returns the variables that name no option.
 pub(super) fn environment(
     variables: impl Iterator<Item = (OsString, OsString)>,
     subcommand: Subcommand,

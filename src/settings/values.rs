@@ -38,7 +38,7 @@ impl From<String> for Expected {
 
 /// Kafka's own limit.
 const TOPIC_BYTES_MAX: usize = 249;
-/// Well above any real name, well below what a log line or a record header can bear.
+/// Well above any real name, well below what a log line or a record header can hold.
 const NAME_CHARS_MAX: usize = 200;
 
 /// `true` or `false`.

@@ -3,7 +3,7 @@
 
 use super::metrics::INVARIANT_VIOLATIONS;
 
-/// Call it where the code cannot come, before it goes on as well as it can. `what` says which state was reached.
+/// Call it where the code cannot come. The code then goes on as well as it can. `what` says which state was reached.
 ///
 /// # Panics
 /// In builds with debug assertions, which all tests have.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A loop that makes no round for this long, and for as long as it may wait for partitions that it gives up, stands still.
+/// A loop counts as standing still when it makes no round for this long plus the time that it may wait for partitions it gives up.
 const STILL_AFTER: Duration = Duration::from_mins(1);
 
 /// The state that `/livez` and `/readyz` answer.

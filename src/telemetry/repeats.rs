@@ -1,4 +1,4 @@
-//! Saying a thing once, and then how often it came again.
+//! Logging a text once, and then how often it came again.
 
 use std::collections::HashMap;
 use std::time::Duration;

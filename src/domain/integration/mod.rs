@@ -106,7 +106,7 @@ fn at_most(what: &'static str, found: usize, most: usize) -> Result<(), Unusable
 /// Whether relative URLs can continue this one.
 ///
 /// # Errors
-/// [`BadUrl`]: no URL, or one that ends in a query or a fragment, which would swallow what continues it.
+/// [`BadUrl`]: it is not a URL, or it ends in a query or a fragment, which would swallow what is appended.
 pub(crate) fn check_base_url(base: &str) -> Result<Target, BadUrl> {
     let target = Target::parse(base)?;
     if base.contains(['?', '#']) { Err(BadUrl::QueryInBase) } else { Ok(target) }
@@ -267,7 +267,7 @@ impl Integration {
         self.webhooks().find(|webhook| webhook.has_id(id))
     }
 
-    /// What signs its deliveries: nothing without a signing secret that can sign.
+    /// Signs its deliveries. Without a signing secret that can sign, nothing is signed.
     pub fn signer(&self) -> Signer {
         let keys = self.signing_secrets().filter_map(|(value, until_s)| SigningKey::parse(value, until_s).ok());
         Signer::new(keys.collect())
@@ -291,7 +291,7 @@ impl Integration {
         self.header_secrets().filter(|(name, value)| is_sendable(name, value))
     }
 
-    /// Names of the headers that it wants sent and that can't be: what the service sends itself, or what is none.
+    /// Names of the headers that it wants sent and that can't be: names that the service sends itself, or that are not header names.
     pub(crate) fn unsendable_headers(&self) -> impl Iterator<Item = &str> {
         self.header_secrets().filter(|(name, value)| !is_sendable(name, value)).map(|(name, _)| name)
     }

@@ -66,7 +66,7 @@ struct Filter<'a> {
     items: Option<Vec<Item<'a>>>,
 }
 
-/// A filter item. A field that none has is remembered: an item that left it out would match more than it says.
+/// A filter item. An unknown field is remembered: without it the item would match more than its owner means.
 #[derive(Default)]
 pub(super) struct Item<'a> {
     pub(super) event_type: Option<Text<'a>>,

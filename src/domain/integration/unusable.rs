@@ -35,10 +35,10 @@ pub enum Unusable {
     /// A period that is not valid.
     #[error("webhook `{webhook}`: {error}")]
     Period { webhook: String, error: BadPeriod },
-    /// A URL that others can't continue.
+    /// A base URL to which nothing can be appended.
     #[error("baseUrl: {0}")]
     BaseUrl(BadUrl),
-    /// A filter item with a field that none has: it would match more than its owner means.
+    /// A filter item with an unknown field: without it the item would match more than its owner means.
     #[error(
         "webhook `{webhook}`: a filter item has the field `{field}`: expected eventType, entityType and changeType"
     )]

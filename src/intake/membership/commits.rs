@@ -47,7 +47,7 @@ impl Contact {
     }
 }
 
-/// Whether the coordinator said so, to one that it still counts as a member.
+/// Whether the coordinator answered that it still counts this process as a member.
 fn is_answer(result: &KafkaResult<()>) -> bool {
     use RDKafkaErrorCode::{IllegalGeneration, InvalidCommitOffsetSize, OffsetMetadataTooLarge, RebalanceInProgress};
     match result {

@@ -3,8 +3,8 @@
 //! The member has a thread and a client of its own, which read no records: whatever a rebalance has to wait for, the
 //! partitions that stay are read on by [`super::reader`]. The path of a record does not belong here.
 //!
-//! What is settled is committed ten times a second: see [`commits`]. When a partition is given up nothing later of it begins any more, what was begun and what comes before
-//! it may end (bounded), and what is settled is committed before the next owner starts.
+//! What is settled is committed ten times a second: see [`commits`]. When a partition is given up nothing later of it begins any more.
+//! What was begun, and what comes before that, may end, within a bound. What is settled is committed before the next owner starts.
 
 mod commits;
 
@@ -68,13 +68,13 @@ pub(crate) struct MemberState {
     role: &'static str,
     repeats: Repeats,
     held: Mutex<BTreeMap<Partition, Held>>,
-    /// Partitions that came, of which it is not known where they were left off.
+    /// Partitions that were assigned and whose committed offset is not known yet.
     awaited: Mutex<Vec<Partition>>,
     /// Partitions that begin again at another offset, with that offset.
     begun_again: Mutex<Vec<(Partition, i64)>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
-    /// The cluster's id, once it was asked for; `None`: it is not known.
+    /// The cluster's id, once it was asked for. `None`: it is not known.
     cluster: OnceLock<Option<ClusterTag>>,
     /// How long the metadata of a commit may be.
     text_max: AtomicUsize,
@@ -124,7 +124,7 @@ impl Membership {
             let until_commit = self.commit_every.saturating_sub(committed.elapsed());
             match self.consumer.poll(POLL_WAIT.min(until_commit)) {
                 Some(Err(error)) if !member.poll_failed(&error, &self.fatal) => break,
-                // A record that was on its way when its partition was paused is the reader's.
+                // A record that was on its way when its partition was paused: the reader reads it too.
                 None | Some(Ok(_) | Err(_)) => {}
             }
             member.begin_awaited(&self.consumer);

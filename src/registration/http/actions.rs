@@ -1,4 +1,4 @@
-//! The routes of actions: redrive and replay, each with a preview, and resume. What they do is `crate::actions`'; here it is read who
+//! The routes of actions: redrive and replay, each with a preview, and resume. `crate::actions` carries them out. Here: which caller
 //! asks, how many run at once, how long, and how progress is reported. A run ends when its caller goes away.
 
 use std::future::Future;

@@ -191,7 +191,7 @@ pub(crate) fn no_route(path: &str) -> Response<Body> {
     problem(StatusCode::NOT_FOUND, "noSuchRoute", format!("{path} is no route; see /api/v1/docs"))
 }
 
-/// 404: a route, and nothing at its end.
+/// 404: there is such a route, but not the thing that it names.
 pub(crate) fn missing(message: impl Into<String>) -> Response<Body> {
     problem(StatusCode::NOT_FOUND, "notFound", message)
 }

@@ -52,7 +52,7 @@ pub(crate) enum BadTokens {
 const EXPECTED: &str = "a line is a token and its workspaces, separated by spaces: a name or * for all of them, and rights \
                         after a colon where it has not all: `TOKEN acme:read initech:operate,body *:read`; # begins a comment";
 
-/// The place in a [`Grant`] of what holds for every workspace.
+/// The key in a [`Grant`] of the rights that hold for every workspace.
 const EVERY: &str = "*";
 
 /// What a token may do where.
@@ -91,7 +91,7 @@ impl Grant {
         self.by_workspace.contains_key(EVERY)
     }
 
-    /// What the token may do in the workspace: what is said of it, and what is said of every one.
+    /// What the token may do in the workspace: its rights there, and those for every workspace.
     pub(crate) fn rights(&self, workspace: &str) -> Rights {
         let of = |name: &str| self.by_workspace.get(name).copied().unwrap_or_default();
         of(workspace).with(of(EVERY))

@@ -185,7 +185,7 @@ pub(super) async fn patch(
         }
         match patch.apply(&key, &stored.bytes, &mut fresh_id) {
             Err(conflict) => (Decision::Keep, Err(Box::new(answers::conflict(&conflict)))),
-            // Nothing but passed tests: nothing to write.
+            // The patch only had tests, which passed: nothing to write.
             Ok(patched) if !patched.is_written => (Decision::Keep, Ok((patched.instance, Some(stored.version)))),
             Ok(patched) => written(patched.instance, Some(stored), patched.status_written),
         }
@@ -213,7 +213,7 @@ pub(super) async fn put(
     Extension(names): Extension<Names>,
     request: Request,
 ) -> Response<Body> {
-    // Without a word about it, it is what it can only be.
+    // Where the request leaves it out, it is the only value that is accepted.
     let (precondition, body) = match asked(&api, request, &["application/json", ""]).await {
         Ok(asked) => asked,
         Err(refused) => return *refused,

@@ -10,7 +10,7 @@ use crate::domain::target::Target;
 use crate::net::address::AddressPolicy;
 use crate::registration::instance::Instance;
 
-/// Warnings in one answer: each further one says the same of another host.
+/// Warnings in one answer: each further one is the same about another host.
 const WARNINGS_MAX: usize = 10;
 
 /// A sentence for each host that no request may go to by this policy, with the first place that names it. A name is not looked

@@ -62,7 +62,7 @@ impl Directory {
         &self.integrations
     }
 
-    /// The health topic says something of a key, or nothing any more.
+    /// Takes the health topic's newest state of a key, or its removal.
     pub(super) fn said(&self, key: &str, state: Option<StateRecord>) {
         let mut health = self.health.write();
         match state {
@@ -71,7 +71,7 @@ impl Directory {
         };
     }
 
-    /// The backlog topic says of a key where a webhook of `integration` stands, or that it is level again.
+    /// Takes the place of a webhook of `integration` from the backlog topic, or its removal: it is level again.
     pub(super) fn stands(&self, integration: &str, key: &[u8], place: Option<Place>) {
         let mut behind = self.behind.write();
         if let Some(place) = place {

@@ -1,5 +1,5 @@
 //! The threads that keep the directory like the topics: the health topic's, the backlog topic's, and, where no registry holds them,
-//! the integrations topic's. A topic that can't be read is said once and tried again; what was known stays.
+//! the integrations topic's. A topic that can't be read is logged once and tried again; what was known stays.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,7 +130,7 @@ fn take_health(directory: &Directory, row: &Row<'_>) {
     }
 }
 
-/// A place of another group is not ours to show.
+/// A place of another group is not shown.
 fn take_place(group: &str, directory: &Directory, row: &Row<'_>) {
     let Some(integration) = Place::integration_of(group, row.key) else { return };
     let place = row.value.map(|value| Place::of(group, row.key, value));

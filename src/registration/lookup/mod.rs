@@ -37,7 +37,7 @@ pub(crate) struct Lookup {
 }
 
 impl Lookup {
-    /// Of the topics that the settings name; `directory` is what memory holds.
+    /// A source that reads the topics of the settings. `directory` is what memory holds.
     pub(crate) fn new(settings: Arc<Settings>, directory: Arc<Directory>) -> Self {
         Self { settings, directory }
     }
@@ -120,7 +120,7 @@ fn of_dead_letters(
     rows(dead_letters(&log, &filter, span, next.as_deref(), bounds, watch)?)
 }
 
-/// The trace of an event named by its place, its id, or a delivery of it. An event of another workspace is told like one that is
+/// The trace of an event named by its place, its id, or a delivery of it. An event of another workspace is answered like one that is
 /// not there.
 fn of_event(settings: &Settings, workspace: &str, event: &str, watch: &Watch<'_>) -> Result<Value, SourceError> {
     let missing = || Missing::Event { event: event.to_owned(), searched_back_to: None };

@@ -1,6 +1,6 @@
 //! Why a patch is not applied: its faults, gathered, counted and sorted by what is wrong, and the operations as they were sent.
 //!
-//! Values of secrets are masked here. What is at fault is decided by `draft` and `instance_check`.
+//! Values of secrets are masked here. `draft` and `instance_check` decide what is at fault.
 
 use serde_json::Value;
 use serde_json::value::RawValue;

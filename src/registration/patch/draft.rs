@@ -12,7 +12,7 @@ use crate::registration::instance_check::{Place, is_name};
 use crate::registration::json_equality::Digest;
 use crate::registration::secrets::StoredSecrets;
 
-/// A webhook in the making, and which operations wrote what of it (no field: all of it).
+/// A webhook under change, and which operation wrote which field of it (no field: all of it).
 struct Entry {
     id: Option<String>,
     fields: Fields,
@@ -41,7 +41,7 @@ pub(super) struct Draft {
     secrets: Option<Vec<Fields>>,
     written: Vec<(usize, &'static str)>,
     pub(super) status_written: bool,
-    /// The last operation that was one that writes.
+    /// The last operation that writes.
     pub(super) last_written: Option<usize>,
 }
 
@@ -305,7 +305,7 @@ impl Draft {
     }
 }
 
-/// A webhook in another's place keeps the other's id.
+/// A webhook that replaces another keeps the id of that one.
 fn replace_entry(entry: &mut Entry, number: usize, mut webhook: Fields) {
     if let Some(id) = entry.fields.get("id") {
         webhook.set("id", id.to_owned());

@@ -1,5 +1,5 @@
 //! Patches of an instance: operations read leniently, applied all or none, and what can't be applied sorted by what is
-//! wrong with it. Where patches come from and where the result goes is for `http::api`.
+//! wrong with it. `registration::http` takes patches in and stores the result.
 
 mod conflict;
 mod draft;
@@ -41,7 +41,7 @@ pub(crate) struct Patched {
     pub(crate) instance: Instance,
     /// Whether an operation wrote `/status`, be it to the same word.
     pub(crate) status_written: bool,
-    /// Whether any operation was one that writes.
+    /// Whether an operation writes.
     pub(crate) is_written: bool,
 }
 
@@ -87,7 +87,7 @@ impl Patch {
         let instance = draft.take_instance();
         if draft.last_written.is_some() && faults.count == 0 {
             let mut found = instance_check::faults(key, &instance, &|_place| true);
-            // What the worker can live with and this patch did not bring is not this patch's fault.
+            // A fault that a worker accepts and that was there before is not this patch's fault.
             if !found.listed.is_empty() && instance_check::is_usable(key, &instance) {
                 found = instance_check::faults(key, &instance, &|place| draft.culprit(place).is_some());
             }

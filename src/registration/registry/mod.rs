@@ -114,7 +114,7 @@ pub(crate) enum RegistryError {
 struct Job {
     workspace: String,
     id: String,
-    /// What the record has to be at for the change to be written: it was decided on that version.
+    /// The version that the change was decided on. The change is written only while the record has it.
     expected: Option<Version>,
     change: Change,
     reply: oneshot::Sender<Result<Version, WriteError>>,
@@ -140,7 +140,7 @@ enum Change {
 
 /// Decisions at once: each may take a second of a processor and tens of MiB.
 const DECISIONS_MAX: usize = 4;
-/// How often a change is decided anew when others of the same integration came before it.
+/// How often a change is decided again when others of the same integration came before it.
 const TRIES_MAX: usize = 100;
 
 /// What requests hold: the view, and the way to the writer.
@@ -167,7 +167,7 @@ impl Handle {
     }
 
     /// Decides on the latest record of an integration, and does what was decided if it is still the latest then; otherwise decides
-    /// again. Answers what the last decision left and the version written, if any. Decisions run beside the writer, which only compares
+    /// again. Answers what the last decision left and the version written, if any. Decisions do not run on the writer's thread, which only compares
     /// versions and writes: a long one keeps no other request from changing anything.
     ///
     /// # Errors

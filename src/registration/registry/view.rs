@@ -15,7 +15,7 @@ use crate::domain::guid::canonical_key;
 /// A page ends behind the record that brings it over this.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
-/// Where a record stands in the log: two versions of one key are the same record exactly when they are equal.
+/// The place of a record in the log: two versions of one key are the same record exactly when they are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     /// The partition.

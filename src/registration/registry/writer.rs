@@ -1,6 +1,6 @@
 //! The one writer: a thread that makes one change after the other, each a transaction of one record.
 //!
-//! What the broker did not answer clearly is looked up in the log, never guessed. A writer that a newer process fenced,
+//! Where the broker's answer is not clear, the log is read; the outcome is never guessed. A writer that a newer process fenced,
 //! or whose producer failed for good, settles the change under way and ends; it never takes the id back.
 
 use std::sync::Arc;

@@ -47,7 +47,7 @@ const TIER_SUFFIX_BYTES_MAX: usize = 12;
 /// `.deltas`
 const DELTAS_SUFFIX_BYTES: usize = 7;
 
-/// What a worker without options works with.
+/// The settings of a worker without options.
 pub(in crate::settings) fn defaults() -> Settings {
     let given = GivenOptions::new();
     settings(&mut Reader::new(Worker, &given), LogFormat::Human)

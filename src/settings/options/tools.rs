@@ -21,7 +21,7 @@ const LISTED_MAX: u64 = 200_000;
 
 const LOOK: Heading = Heading::Selection;
 
-/// The command, or none if a part that it needs is missing or has a mistake.
+/// The command. `None` if a part that it needs is missing or has a mistake.
 pub(super) fn command(reader: &mut Reader<'_>, format: LogFormat) -> Option<Command> {
     let shared = |reader: &mut Reader<'_>| Box::new(settings(reader, format));
     Some(match reader.subcommand {
@@ -108,7 +108,7 @@ fn workspace_and_integration(
     (given.or(named), Some(id))
 }
 
-/// None if a part is missing or wrong, which is a mistake already.
+/// `None` if a part is missing or wrong, which is a mistake already.
 fn integration_name(reader: &mut Reader<'_>) -> Option<IntegrationName> {
     let about = "the integration: its id, the beginning of it if only one begins so, or workspace/id";
     let (of, named) = (workspace("the integration's workspace").required(), integration(about).required());

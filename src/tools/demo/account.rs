@@ -1,5 +1,5 @@
 //! What became of every event, counted by the demo itself: from what it produced, what its receivers acknowledged, and what
-//! lies in the topics at the end. The worker's own counters take no part, but for drops, of which nothing else remains.
+//! lies in the topics at the end. The worker's own counters are used for drops only, of which nothing else remains.
 //!
 //! Pure bookkeeping: no I/O, no clock.
 
@@ -247,7 +247,7 @@ impl Account {
                 self.add(&mut balance, Pair { event, webhook }, row, remains);
             }
         }
-        // Drops in other workspaces explain nothing here and cannot be told apart: any surplus is theirs.
+        // Drops in other workspaces explain nothing here and cannot be distinguished: any surplus belongs to them.
         balance.dropped = remains.dropped.min(balance.missing);
         balance.missing -= balance.dropped;
         balance
@@ -292,7 +292,7 @@ pub(crate) struct Remains {
     pub(crate) committed: BTreeMap<(String, i32), i64>,
     /// Events that the events' group has not committed.
     pub(crate) unread_events: BTreeSet<u32>,
-    /// Deliveries that a webhook's place in the backlog topic stands for: they wait in the events topic.
+    /// Deliveries that a webhook's place in the backlog topic covers: they wait in the events topic.
     pub(crate) behind: BTreeSet<Pair>,
     /// Deliveries that the worker says it dropped by a rule, in all workspaces. Of a drop nothing else remains.
     pub(crate) dropped: u64,
@@ -340,7 +340,7 @@ pub(crate) struct Balance {
     pub(crate) requests: Requests,
     /// Deliveries that reached their receiver at least once.
     pub(crate) distinct: u64,
-    /// Requests and records of nothing that was produced or matched.
+    /// Requests and records that belong to nothing that was produced or matched.
     pub(crate) strangers: u64,
     /// Requests whose `webhook-id` was another than before.
     pub(crate) changed_ids: u64,
@@ -358,7 +358,7 @@ pub(crate) enum Fault {
         /// Some of all that left no trace, dropped ones included.
         examples: Vec<Pair>,
     },
-    /// Requests or records of nothing that was produced for that webhook.
+    /// Requests or records that belong to nothing that was produced for that webhook.
     Strangers(u64),
     /// A delivery's id changed between two attempts.
     ChangedIds(u64),

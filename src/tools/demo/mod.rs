@@ -85,7 +85,7 @@ pub(crate) enum DemoError {
     /// The registration API ended.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// A part ended, and says nothing of a reason.
+    /// A part ended without a reason.
     #[error("a part of the demo ended without being asked to")]
     Ended,
     /// The worker did not get ready.

@@ -23,7 +23,7 @@ use super::{Ledger, lock};
 use crate::domain::hash::hash_bytes;
 use crate::domain::signature::Signer;
 
-/// How long one that recovers is well and down, over and over.
+/// How long the receiver that recovers is well, and how long it is down, in turn.
 const PERIOD: Duration = Duration::from_secs(20);
 /// When in the period it goes down.
 const DOWN_FROM: Duration = Duration::from_secs(3);
@@ -126,7 +126,7 @@ impl Receiver {
         }
     }
 
-    /// What stands for the `webhook-id`, if the request is signed with the integration's secret.
+    /// A hash of the `webhook-id`, if the request is signed with the integration's secret.
     fn verified_id(&self, headers: &HeaderMap, body: &[u8]) -> Option<u32> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let id = text("webhook-id")?;

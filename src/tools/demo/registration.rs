@@ -49,7 +49,7 @@ impl Registration {
         }
         let mut token = String::new();
         push_hex(&mut token, &rand::random::<[u8; 16]>());
-        // What the account counts may be sent again and not registered anew.
+        // What the account counts may be sent again and not registered again.
         let tokens = Tokens::of(&format!("{token} {PLAYGROUND} {WORKSPACE}:read,body,operate"));
         let tokens = tokens.expect("a word of hex digits and names of workspaces are a line of a tokens file");
         Ok(Self { bound: BoundApi::bind_with(settings, Arc::new(tokens)).await?, token: Some(token) })

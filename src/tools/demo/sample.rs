@@ -1,6 +1,6 @@
 //! What the demo shows: its integrations, and the events it produces with the webhooks that each must reach.
 //!
-//! Which webhooks an event is for stands here by hand, not by the rules of `domain`: the account must not believe them.
+//! The webhooks of each event are listed here by hand and not by the rules of `domain`, because the account checks those rules.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::domain::integration::SIGNING_SECRET;
 
 /// The workspace of everything that the account counts.
 pub(crate) const WORKSPACE: &str = "demo";
-/// The workspace for trying out the registration API. It gets events too; what becomes of them is its owner's business.
+/// The workspace for trying out the registration API. It gets events too; the account does not count them.
 pub(crate) const PLAYGROUND: &str = "playground";
 /// One record in this many is not a valid event.
 const INVALID_EVERY: u32 = 200;

@@ -1,7 +1,7 @@
 //! The reader routes: how integrations are, what was attempted, what became of an event, dead letters, recent events.
 //!
 //! Served by the API and by the console alike. What is asked is read here, which caller may see what is decided here, and the number of
-//! scans at once is bounded here; where the rows come from is the [`Source`]'s business. No answer holds a row of another
+//! scans at once is bounded here; the [`Source`] decides where the rows come from. No answer holds a row of another
 //! workspace, because a question names exactly one.
 
 pub(super) mod described;
