@@ -1,6 +1,7 @@
 //! The options of a benchmark: `--name value`, each a number, each with a default.
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 
 /// The options of one run.
 pub(crate) struct Options(BTreeMap<&'static str, usize>);
@@ -9,8 +10,15 @@ impl Options {
     /// Reads the arguments. `known` has each option's name, default and what it says.
     ///
     /// # Errors
-    /// What to print instead of running: the help, or what is wrong and the help.
-    pub(crate) fn parse(known: &[(&'static str, usize, &str)]) -> Result<Self, String> {
+    /// The exit code, where the help is printed instead of running, or what is wrong and the help.
+    pub(crate) fn of_arguments(known: &[(&'static str, usize, &str)]) -> Result<Self, ExitCode> {
+        Self::parse(known).map_err(|text| {
+            eprintln!("{text}");
+            ExitCode::from(2)
+        })
+    }
+
+    fn parse(known: &[(&'static str, usize, &str)]) -> Result<Self, String> {
         let lines = known.iter().map(|(name, default, says)| format!("  --{name:<18} {says} (default {default})\n"));
         let help = format!("options:\n{}", lines.collect::<String>());
         let mut options: BTreeMap<_, _> = known.iter().map(|(name, default, _)| (*name, *default)).collect();

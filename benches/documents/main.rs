@@ -17,9 +17,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod worst;
-#[expect(dead_code, reason = "each suite uses a part of what they share")]
-#[path = "../../tests/support/mod.rs"]
-mod support;
 
 use std::fs;
 use std::io::Write as _;
@@ -30,6 +27,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::figures::{Figure, report};
 use common::options::Options;
+use common::support;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
@@ -45,12 +43,9 @@ const OPTIONS: [(&str, usize, &str); 1] = [("rounds", 5, "requests with each doc
 const TOKEN: &str = "bench-token";
 
 fn main() -> ExitCode {
-    let options = match Options::parse(&OPTIONS) {
+    let options = match Options::of_arguments(&OPTIONS) {
         Ok(options) => options,
-        Err(text) => {
-            eprintln!("{text}");
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let figures = runtime.block_on(measure(options.get("rounds")));

@@ -22,14 +22,13 @@ mod crowd;
 mod hang;
 mod lateness;
 mod memory;
-#[expect(dead_code, reason = "each suite uses a part of what they share")]
-#[path = "../../tests/support/mod.rs"]
-mod support;
 
 use std::process::ExitCode;
 
 use common::figures::{Figure, report};
 use common::options::Options;
+use common::runtime;
+use common::support;
 use support::cluster::{Cluster, ClusterOptions};
 
 const OPTIONS: [(&str, usize, &str); 17] = [
@@ -57,15 +56,11 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|first| first == "farm") {
         return memory::farm_child(&arguments[1..]);
     }
-    let options = match Options::parse(&OPTIONS) {
+    let options = match Options::of_arguments(&OPTIONS) {
         Ok(options) => options,
-        Err(text) => {
-            eprintln!("{text}");
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime = runtime();
     let figures = runtime.block_on(run(&options));
     report("isolation", "one worker, defaults but where a figure says otherwise; a real Kafka; 1 KiB events", &figures);
     ExitCode::SUCCESS

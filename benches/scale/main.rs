@@ -18,9 +18,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod index;
-#[expect(dead_code, reason = "each suite uses a part of what they share")]
-#[path = "../../tests/support/mod.rs"]
-mod support;
 mod worker;
 
 use std::process::ExitCode;
@@ -28,6 +25,8 @@ use std::process::ExitCode;
 use common::figures::report;
 use common::integrations::Population;
 use common::options::Options;
+use common::runtime;
+use common::support;
 
 const OPTIONS: [(&str, usize, &str); 7] = [
     ("webhooks", 1_000_000, "webhooks in all"),
@@ -40,12 +39,9 @@ const OPTIONS: [(&str, usize, &str); 7] = [
 ];
 
 fn main() -> ExitCode {
-    let options = match Options::parse(&OPTIONS) {
+    let options = match Options::of_arguments(&OPTIONS) {
         Ok(options) => options,
-        Err(text) => {
-            eprintln!("{text}");
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
     let population = Population {
         webhooks: options.get("webhooks"),
@@ -54,8 +50,7 @@ fn main() -> ExitCode {
     };
     let mut figures = index::measure(population, options.get("rounds"));
     if options.get("kafka") == 1 {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime = runtime();
         figures.extend(runtime.block_on(worker::measure(population, &options)));
     }
     let setting = format!(

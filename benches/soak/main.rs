@@ -17,9 +17,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[expect(dead_code, reason = "each suite uses a part of what they share")]
-#[path = "../../tests/support/mod.rs"]
-mod support;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,6 +28,8 @@ use common::figures::{Figure, percentile, report};
 use common::integrations::event;
 use common::options::Options;
 use common::probe;
+use common::runtime;
+use common::support;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use support::cluster::{Cluster, ClusterOptions};
 use support::records::{Record, admin, produce};
@@ -55,15 +54,11 @@ struct Sample {
 }
 
 fn main() -> ExitCode {
-    let options = match Options::parse(&OPTIONS) {
+    let options = match Options::of_arguments(&OPTIONS) {
         Ok(options) => options,
-        Err(text) => {
-            eprintln!("{text}");
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime = runtime();
     let samples = runtime.block_on(run(&options));
     summary(&options, &samples);
     ExitCode::SUCCESS

@@ -169,12 +169,11 @@ impl PartitionBacklog {
             return MainOffer::Give(admitted);
         }
         let times = (record.timestamp_ms, look.now_ms);
-        match behind {
-            Some(behind) => behind.fall_again(record.offset, times),
-            None => {
-                let behind = Behind::new(gauge, record.offset, times).after(&self.settled_before);
-                self.behind.insert(gauge.id(), behind);
-            }
+        if let Some(behind) = behind {
+            behind.fall_again(record.offset, times);
+        } else {
+            let behind = Behind::new(gauge, record.offset, times).after(&self.settled_before);
+            self.behind.insert(gauge.id(), behind);
         }
         MainOffer::FallsBehind
     }
