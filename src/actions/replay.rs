@@ -198,7 +198,7 @@ fn narrowed(topic: &str, bounds: Range, starts: &BTreeMap<i32, i64>, ends: Optio
             partition,
             offset = wanted,
             end,
-            "the range begins after the end: was the topic made anew?"
+            "the range begins after the end: was the topic created again?"
         );
     }
     let end = ends.and_then(|ends| ends.get(&partition).copied()).unwrap_or(bounds.end).min(bounds.end);

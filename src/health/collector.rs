@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn while_our_network_fails_nothing_counts_but_that_somebody_acknowledged() {
+    fn while_our_network_fails_nothing_counts_but_that_a_receiver_acknowledged() {
         let tally = Tally::new(1);
         let integrations: Vec<_> = (0..12).map(integration).collect();
         let mut collector = Collector::new(&RULES);

@@ -2,7 +2,7 @@
 //! integrations.
 //!
 //! Delivery does not depend on it: where the topic can't be read, or gives nothing, that is said and tried again. A topic that
-//! was made anew is read again, and what it has no more is forgotten.
+//! was created again is read again, and what is not in it any more is forgotten.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
                                 topic,
                                 partition,
                                 offset,
-                                "a topic of health counts was made anew; its records count from its start"
+                                "a topic of health counts was created again; its records count from its start"
                             );
                             book.begin_again();
                             self.committed.insert(partition, offset);

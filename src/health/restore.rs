@@ -38,7 +38,7 @@ pub(crate) enum LoadError {
 type Table = BTreeMap<String, IntegrationHealth>;
 
 /// The books of some partitions. What the health topic says of a state is the truth: the other two topics may be older, or
-/// made anew, and every worker obeys that one. Blocks.
+/// created again, and every worker obeys the health topic. Blocks.
 ///
 /// # Errors
 /// [`LoadError`]: one partition that can't be read is enough.
@@ -69,7 +69,7 @@ pub(crate) fn load(
                 partition,
                 end,
                 integrations = corrected,
-                "a topic of health counts was made anew; its records count from its start"
+                "a topic of health counts was created again; its records count from its start"
             );
         }
         books.insert(*partition, book);

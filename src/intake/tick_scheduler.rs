@@ -217,7 +217,7 @@ impl TickScheduler {
         }
         let now_ms = clock::now_ms();
         if self.agenda.is_set_back(now_ms) {
-            tracing::warn!("the clock was set back: schedules begin anew at the time it shows");
+            tracing::warn!("the clock was set back: schedules begin again at the time it shows");
             self.agenda.restart(now_ms);
             self.consumer.context().held().set_back(now_ms);
         }

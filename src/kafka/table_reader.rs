@@ -80,7 +80,7 @@ pub(crate) enum CompactedError {
         source: KafkaError,
     },
     /// It is not the topic that was read.
-    #[error("topic `{0}` was made anew: its table is read again from the start")]
+    #[error("topic `{0}` was created again: its table is read again from the start")]
     Anew(String),
     /// What was in it does not come.
     #[error("topic `{0}` was not read to its end in time: its table is read again from the start")]

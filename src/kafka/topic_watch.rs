@@ -212,9 +212,9 @@ mod tests {
 
     #[test]
     fn a_longer_log_whose_records_all_came_later_is_another() {
-        let anew = Some(LogChange::Anew { end_before: 100, end: 400 });
-        assert_eq!(change(&mark(0, 100, 100), 0, 400, Some(0)), anew);
-        assert_eq!(change(&mark(10, 100, 100), 0, 400, None), anew, "a log never begins earlier");
+        let created_again = Some(LogChange::Anew { end_before: 100, end: 400 });
+        assert_eq!(change(&mark(0, 100, 100), 0, 400, Some(0)), created_again);
+        assert_eq!(change(&mark(10, 100, 100), 0, 400, None), created_again, "a log never begins earlier");
     }
 
     #[test]

@@ -197,7 +197,7 @@ async fn an_expired_answer_stands_while_nobody_can_say_and_falls_when_the_name_i
         assert_eq!(addresses(&resolver, "a").await, [ONE], "the name server fails");
         tokio::time::advance(Duration::from_millis(600)).await;
     }
-    assert_eq!(start.elapsed(), Duration::from_secs(6), "and nobody waits for it");
+    assert_eq!(start.elapsed(), Duration::from_secs(6), "and no request waits for it");
     // The one that never ends is over after its longest time.
     tokio::time::sleep(2 * LOOKUP_MAX).await;
     resolver.resolve("a").await.unwrap();

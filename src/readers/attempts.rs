@@ -158,7 +158,7 @@ mod tests {
     fn attempt(key: &str) -> Attempt {
         let value = json!({"deliveryId": "msg_1", "webHookId": "W-1", "eventId": "e-1", "attempt": 3, "outcome": "failed",
             "reason": "status", "origin": "events/1/2", "entityIds": {"companyId": "c-1", "userId": 7},
-            "workspace": "somebody else", "at": "2021-09-28T11:08:26.903Z"});
+            "workspace": "another owner", "at": "2021-09-28T11:08:26.903Z"});
         Attempt::parse(key.as_bytes(), value.to_string().as_bytes()).unwrap()
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let attempt = attempt("acme/i-1/with-slash");
         assert_eq!((attempt.workspace.as_str(), attempt.integration_id.as_str()), ("acme", "i-1/with-slash"));
         for (workspace, expected) in
-            [("acme", true), ("acm", false), ("acme2", false), ("", false), ("somebody else", false)]
+            [("acme", true), ("acm", false), ("acme2", false), ("", false), ("another owner", false)]
         {
             let filter = AttemptFilter { workspace: Some(workspace.to_owned()), ..AttemptFilter::default() };
             assert_eq!(filter.takes_key(b"acme/i-1"), expected, "{workspace}");

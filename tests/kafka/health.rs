@@ -298,7 +298,7 @@ async fn a_network_failure_of_ours_suspends_nobody(protocol: &str) {
     let (brokers, names) = (cluster.brokers(), Names::of("health-network"));
     names.create(brokers, SCHEDULE, 3).await;
     let ids: Vec<String> = (0..14).map(|number| format!("i{number}")).collect();
-    // Ports on which nobody listens any more: that is how it looks from here when our network is down.
+    // Ports without a listener any more: that is how it looks from here when our network is down.
     let ports: Vec<u16> = ids.iter().map(|_| Receiver::start(|_| Answer::ok()).address().port()).collect();
     for (id, port) in ids.iter().zip(&ports) {
         let webhook = json!({ "id": format!("{id}-0"), "relativeUrl": format!("http://127.0.0.1:{port}/{id}"),
@@ -499,7 +499,7 @@ async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
     let window = |counts: &Counts| {
         (counts.acknowledged.clone(), counts.failed.clone(), counts.last_acknowledged_ms, counts.last_answer)
     };
-    // Nobody is left to write the last counts down: the next worker does.
+    // No owner is left to write the last counts: the next worker does.
     let mut last = Worker::start(brokers, &names, &options).await;
     let streak = wait_until("the state to be what the log says", PATIENCE, async || {
         let known = known(brokers, &names, "logged").map(|known| known.counts);

@@ -192,8 +192,27 @@ fn error_text(attribute: &syn::Attribute) -> Option<String> {
 }
 
 /// Words that people whose first language is another one stumble over, or that hide the subject.
-const AVOID: [&str; 9] =
-    ["can not", "whoever", "Whoever", "whomever", " lest ", "manieth", "hasten", "unasked", "in whichever"];
+const AVOID: [&str; 19] = [
+    "can not",
+    "whoever",
+    "Whoever",
+    "whomever",
+    " lest ",
+    "manieth",
+    "hasten",
+    "unasked",
+    "in whichever",
+    " anew",
+    "somebody",
+    "Somebody",
+    " nobody ",
+    " Nobody ",
+    "; none: ",
+    "; none of ",
+    " whence ",
+    " thereof",
+    " albeit ",
+];
 
 pub(crate) fn words_to_avoid(source: &Source) -> Vec<String> {
     if source.path.starts_with("tests/tidy/") {

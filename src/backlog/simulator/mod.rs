@@ -351,7 +351,7 @@ impl World {
         }
     }
 
-    /// The owner looks whether former owners have let places go. A place that nobody alive holds is let go when its time has
+    /// The owner looks whether former owners have released places. A place whose holder is dead is released when its time has
     /// run out.
     fn follow(&mut self) {
         let held: Vec<_> = self.process.backlog.held_elsewhere().map(Arc::clone).collect();

@@ -64,7 +64,7 @@ impl LeftOut {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The summary, if there is anything to sum up, and begins anew.
+    /// The summary, if there is anything to sum up. The next one begins from zero.
     fn take(&self) -> Option<String> {
         let acknowledged = self.acknowledged.swap(0, Ordering::Relaxed);
         let others = self.others.swap(0, Ordering::Relaxed);
