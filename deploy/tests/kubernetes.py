@@ -22,8 +22,10 @@ NAMESPACE = "crm"
 LISTEN, PORT = "10.99.0.1", 9000
 # How long a row may take to settle when all is sent: a killed worker's partitions move after 7 s, a frozen Kafka's clients come back within some.
 SETTLE_SECONDS = 120
-# One event of so many goes to the second receiver too. With 8 s an answer it takes 16 at a time, which is two a second.
-SLOW_SHARE = 50
+# One event of so many goes to the second receiver too: two a second, which is what it takes with 8 s an answer and 16 at a time.
+SLOW_SHARE = 100
+# The longest delay of any event while partitions move.
+MOVE_SECONDS = 2.0
 JUDGES_DELAYS = os.environ.get("KUBERNETES_TEST_DELAYS") != "report"
 
 
@@ -44,12 +46,13 @@ class Account:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.sent: dict = {}
+        self.entity: dict = {}
         # For each receiver the times at which an event came, and under which delivery ids.
         self.came: dict = {"good": {}, "slow": {}}
 
-    def send(self, event: str) -> None:
+    def send(self, event: str, entity: str) -> None:
         with self.lock:
-            self.sent[event] = time.time()
+            self.sent[event], self.entity[event] = time.time(), entity
 
     def take(self, receiver: str, event: str, delivery: str) -> None:
         with self.lock:
@@ -118,7 +121,7 @@ class Producer:
         event = str(uuid.uuid4())
         value = {"id": event, "offset": event, "type": "change", "entityIds": {f"{kind}Id": entity},
                  "changeData": {"type": "patch", "old": {"name": "Acme"}, "new": {"name": "Acme Ltd"}}}
-        self.account.send(event)
+        self.account.send(event, entity)
         self.process.stdin.write(f"workspace:demo\t{entity}|{json.dumps(value)}\n")
         self.process.stdin.flush()
         return event
@@ -154,15 +157,17 @@ class Trial:
                 raise SystemExit(f"not in {seconds} s: {what}")
             time.sleep(0.1)
 
-    def row(self, name: str, action, rate: int = 200, seconds: float = 20, crash: bool = False, bound: float = 3.0, slow: float = 0.0) -> None:
+    def row(self, name: str, action, rate: int = 200, seconds: float = 20, crash: bool = False, bound: float = MOVE_SECONDS, slow: float = 0.0) -> None:
         """Sends events at `rate`, does `action` after 5 s, and waits until all have come."""
         self.receivers.slow_seconds = slow
-        ended, problem = threading.Event(), []
+        ended, problem, times = threading.Event(), [], []
 
         def act() -> None:
             try:
                 time.sleep(5)
+                times.append(time.time())
                 action()
+                times.append(time.time())
             except BaseException as fault:
                 problem.append(fault)
             finally:
@@ -179,6 +184,10 @@ class Trial:
             time.sleep(0.1)
         self.rows.append((name, events, both, crash, bound))
         print(self.line(*self.rows[-1]), flush=True)
+        with self.account.lock:
+            came = {event: self.account.came["good"].get(event, []) for event in events}
+            told = [[self.account.sent[event], self.account.entity[event], [at for at, _ in came[event]]] for event in events]
+        (STATE / f"log/row-{len(self.rows)}.json").write_text(json.dumps({"name": name, "times": times, "events": told}))
 
     def counts(self, events: list, both: list) -> tuple:
         """Delays are those of the first receiver: how long others wait is what is asked."""
@@ -315,12 +324,15 @@ class Trial:
         rows = {
             "calm": lambda name: self.row("nothing (20 s)", lambda: None, bound=1.0),
             "rollout": lambda name: self.row("`rollout restart` of 2 workers", self.rollout, seconds=40),
-            "slow": lambda name: self.row("the same, one other receiver takes 8 s an answer, 50/s", self.rollout, rate=50, seconds=60, slow=8.0),
+            "scale": lambda name: self.row("`kubectl scale` 2→4→1→2", lambda: self.scale(4, 1, 2), seconds=40),
+            "upgrade": lambda name: self.row("`helm upgrade` of one value and `helm rollback`", self.upgrade_and_back, seconds=40),
+            "drain": lambda name: self.row("`kubectl drain` of node 2, then of node 1", self.drain, seconds=40),
+            "slow": lambda name: self.row("`rollout restart` beside a receiver of 8 s", self.rollout, seconds=40, slow=8.0),
+            "slow-scale": lambda name: self.row("scaling beside it", lambda: self.scale(4, 1, 2), seconds=40, slow=8.0),
+            "slow-upgrade": lambda name: self.row("upgrade and rollback beside it", self.upgrade_and_back, seconds=40, slow=8.0),
+            "slow-drain": lambda name: self.row("drain beside it", self.drain, seconds=40, slow=8.0),
             "delete": lambda name: self.row("`kubectl delete pod --force --grace-period=0`", self.delete_pod, seconds=30),
             "kill": lambda name: self.row("`kill -9` of one worker", self.kill_worker, seconds=30, crash=True, bound=8.0),
-            "scale": lambda name: self.row("`kubectl scale` 2→4→1→2", lambda: self.scale(4, 1, 2), seconds=40),
-            "upgrade": lambda name: self.row("`helm upgrade` of one value and `helm rollback`", self.upgrade_and_back, seconds=40, bound=4.0),
-            "drain": lambda name: self.row("`kubectl drain` of node 2, then of node 1", self.drain, seconds=40, bound=4.0),
             "reinstall": lambda name: self.row("`helm uninstall`, `helm install` again", self.reinstall, seconds=40, bound=60.0),
             "freeze": lambda name: self.row("Kafka frozen for 45 s, 50/s", self.freeze_kafka, rate=50, seconds=60, crash=True, bound=60.0),
         }

@@ -25,6 +25,7 @@ use super::restore::load;
 use super::rules::{Change, Health, PartitionHealth, Rules};
 use crate::clock;
 use crate::kafka::client::{Logged, health_consumer_config};
+use crate::kafka::groups::leave_empty_handed;
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
 use crate::settings;
 use crate::telemetry::chain::chain;
@@ -173,7 +174,9 @@ impl<'a> Session<'a> {
             }
         }
         // What is written down now need not be read again by the next owner.
-        self.turn(0)
+        self.turn(0)?;
+        leave_empty_handed(&self.consumer, &health_group(&self.owner.kafka.group));
+        Ok(())
     }
 
     /// Reads up to a batch, waiting only for its first delta.

@@ -5,6 +5,7 @@
 //! `tick_scheduler` fires schedules, `table_feed` follows the integrations topic. The rest measures and watches the logs that are read.
 
 pub(crate) mod membership;
+mod begun;
 mod group_offsets;
 pub(crate) mod reader;
 pub(crate) mod events;

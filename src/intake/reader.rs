@@ -173,6 +173,7 @@ impl PartitionReader {
             self.consumer.incremental_assign(&came)?;
             // A partition stays paused over an assignment if it was paused before.
             self.consumer.resume(&came)?;
+            self.member.begun.reads();
         }
         Ok(())
     }

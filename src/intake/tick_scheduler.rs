@@ -23,6 +23,7 @@ use crate::domain::table::{Rescheduled, Table};
 use crate::inflight::job::Job;
 use crate::inflight::partition::Assignment;
 use crate::kafka::client::{Logged, Own, schedule_consumer_config};
+use crate::kafka::groups::leave_empty_handed;
 use crate::kafka::listing::partitions_of;
 use crate::settings;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
@@ -114,6 +115,7 @@ impl ConsumerContext for Logged<TickMember> {
 /// Fires the scheduled webhooks that this worker holds.
 pub(crate) struct TickScheduler {
     consumer: BaseConsumer<Logged<TickMember>>,
+    group: String,
     topic: String,
     outlet: Handoff,
     table: Arc<RwLock<Table>>,
@@ -145,13 +147,15 @@ impl TickScheduler {
         metrics: Arc<Metrics>,
         drain_timeout: Duration,
     ) -> Result<Self, KafkaError> {
-        let config = schedule_consumer_config(kafka, "schedules", &schedule_group(&kafka.group));
+        let group = schedule_group(&kafka.group);
+        let config = schedule_consumer_config(kafka, "schedules", &group);
         let session_timeout = config.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
         let consumer: BaseConsumer<Logged<TickMember>> =
             config.create_with_context(Logged::new("schedules", TickMember::new()))?;
         consumer.subscribe(&[topic])?;
         Ok(Self {
             consumer,
+            group,
             topic: topic.to_owned(),
             outlet,
             table,
@@ -179,6 +183,7 @@ impl TickScheduler {
         }
         self.outlet.condition.ended(PollLoop::Schedules);
         self.firing.close();
+        leave_empty_handed(&self.consumer, &self.group);
         // The successor begins while what is under way here comes to its end.
         drop(self.consumer);
         if !self.firing.wait_quiet(self.drain_timeout) {

@@ -1,11 +1,12 @@
-//! Asking which topics there are and what a group has committed, without being a member of it.
+//! Groups: what one has committed, asked without being a member of it, and leaving one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::topic_partition_list::Offset;
+use tokio::time::Instant;
 
 use super::client::{ClientLog, group_asker_config};
 use super::topic_range::SpanError;
@@ -13,6 +14,15 @@ use crate::settings;
 
 /// How long the brokers may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a member that leaves waits until it has joined: clients join at most once a second, and a rebalance has two rounds.
+const JOIN_MAX: Duration = Duration::from_secs(3);
+/// How long a poll waits meanwhile.
+const SERVE_FOR: Duration = Duration::from_millis(20);
+/// How long the brokers may take to say how the group is.
+const STATE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How brokers name the states of a group in which its members join, in the classic protocol.
+const JOINING: [&str; 2] = ["PreparingRebalance", "CompletingRebalance"];
 
 /// Partitions and the first offset that is not committed, by topic.
 pub(crate) type Committed = BTreeMap<String, BTreeMap<i32, i64>>;
@@ -50,4 +60,36 @@ pub(crate) fn committed(
         }
     }
     Ok(committed)
+}
+
+/// Leaves the group of a consumer that is about to be dropped and holds nothing. Dropping it would not: the client library says that it
+/// leaves once it has given up partitions, and without any it ends in silence. A rebalance that is under way would wait for it, and
+/// partitions would stand still, until its session is over. A consumer that holds partitions leaves when it is dropped.
+/// Blocks for a bounded time.
+pub(crate) fn leave_empty_handed<C: ConsumerContext>(consumer: &BaseConsumer<C>, group: &str) {
+    let deadline = Instant::now() + JOIN_MAX;
+    while holds_nothing(consumer) {
+        // While it joins, the client library puts off that it leaves, and ends before it does.
+        if is_joining(consumer, group) && Instant::now() < deadline {
+            // An error ends with the consumer.
+            drop(consumer.poll(SERVE_FOR));
+        } else {
+            return consumer.unsubscribe();
+        }
+    }
+}
+
+fn holds_nothing<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
+    consumer.assignment().is_ok_and(|partitions| partitions.count() == 0)
+}
+
+/// Whether the group is in a rebalance.
+fn is_joining<C: ConsumerContext>(consumer: &BaseConsumer<C>, group: &str) -> bool {
+    match consumer.client().fetch_group_list(Some(group), STATE_TIMEOUT) {
+        Ok(found) => found.groups().iter().any(|found| found.name() == group && JOINING.contains(&found.state())),
+        Err(error) => {
+            tracing::debug!(group, %error, "no answer about the state of a group that is left");
+            false
+        }
+    }
 }

@@ -11,8 +11,9 @@ use serde_json::json;
 
 use crate::stage::{LONG, Stage, events, integration, record};
 use crate::support::cluster::Cluster;
+use crate::support::process::Signal;
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::records::{Record, produce};
+use crate::support::records::{Record, group_state, produce};
 use crate::support::wait::{PATIENCE, wait_until};
 use crate::support::worker::Worker;
 
@@ -275,4 +276,73 @@ async fn a_hold_of_a_worker_that_is_killed_while_it_stops_runs_out() {
 
 fn seen_ids(receiver: &Receiver) -> usize {
     receiver.recorded().iter().map(|request| request.delivery_id().to_owned()).collect::<BTreeSet<_>>().len()
+}
+
+/// What a worker says that holds partitions of events and of retries.
+const ASSIGNED: (&str, &[(&str, &str)]) = ("hookstream_rebalances_total", &[("kind", "assigned")]);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_ready_only_when_its_groups_have_given_it_its_part() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "ready", "1h", PARTITIONS).await;
+    let mut frozen = stage.worker(&[]).await;
+    // Its groups wait for it until its session has timed out.
+    frozen.signal(Signal::Stop);
+    let second = stage.spawn(&[]).await;
+    wait_until("the second worker to be ready", PATIENCE, async || match second.get("/readyz").await {
+        Ok((200, _)) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert!(second.metric(ASSIGNED.0, ASSIGNED.1).await >= 2.0, "it holds partitions of events and of retries");
+    frozen.signal(Signal::Continue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_gets_no_partition_is_ready_too() {
+    let cluster = Cluster::shared().await;
+    for protocol in ["classic", "consumer"] {
+        let stage = Stage::on(&cluster, "spare", "1h", 1).await;
+        let property = format!("group.protocol={protocol}");
+        let options = ["--kafka-property", property.as_str()];
+        let first = stage.worker(&options).await;
+        let second = stage.worker(&options).await;
+        drop((first, second));
+    }
+}
+
+/// Of a worker whose group would wait for it for longer than any test if it left in silence.
+const LONG_SESSION: [&str; 2] = ["--kafka-property", "session.timeout.ms=300000"];
+
+/// Waits until the group has so many members and is in this state.
+async fn group_is(cluster: &Cluster, stage: &Stage, wanted: (&str, usize)) {
+    wait_until(&format!("the group to be {wanted:?}"), PATIENCE, async || {
+        let found = group_state(cluster.brokers(), &stage.names.group());
+        if (found.0.as_str(), found.1) == wanted { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_while_it_joins_leaves_its_group() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "leaves-early", "1h", PARTITIONS).await;
+    let stays = stage.worker(&[]).await;
+    let mut leaves = stage.spawn(&LONG_SESSION).await;
+    group_is(&cluster, &stage, ("PreparingRebalance", 2)).await;
+    leaves.stop();
+    group_is(&cluster, &stage, ("Stable", 1)).await;
+    drop(stays);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_held_nothing_leaves_its_group_when_it_stops() {
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "leaves-spare", "1h", 1).await;
+    let stays = stage.worker(&[]).await;
+    let mut leaves = stage.worker(&LONG_SESSION).await;
+    group_is(&cluster, &stage, ("Stable", 2)).await;
+    leaves.stop();
+    group_is(&cluster, &stage, ("Stable", 1)).await;
+    drop(stays);
 }

@@ -270,6 +270,15 @@ pub fn committed(brokers: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> 
     offsets.collect()
 }
 
+/// The state of a group as the brokers name it, and how many members it has.
+pub fn group_state(brokers: &str, group: &str) -> (String, usize) {
+    let client = admin(brokers);
+    let found = client.inner().fetch_group_list(Some(group), PATIENCE);
+    let found = found.unwrap_or_else(|error| panic!("the state of group {group}: {error}"));
+    let found = found.groups().iter().find(|found| found.name() == group);
+    found.map_or_else(Default::default, |found| (found.state().to_owned(), found.members().len()))
+}
+
 /// The first offset after the last record of each partition.
 pub fn ends(brokers: &str, topic: &str) -> BTreeMap<i32, i64> {
     let consumer: BaseConsumer = config(brokers).create().expect("the configuration is valid");

@@ -1,7 +1,7 @@
 //! The composition root of `worker`: what is started in which order, and stopped in the reverse.
 //!
-//! Start: admin listener, topic check, table (to its end), shards, consumers; only then ready. Stop: not ready, consumers
-//! (which wait for what is under way and commit), shards, producer.
+//! Start: admin listener, topic check, table (to its end), shards, consumers; ready once these read what their groups gave them.
+//! Stop: not ready, consumers (which wait for what is under way and commit), shards, producer.
 //!
 //! This file has the order. `parts` makes what all threads share, `roles` starts the threads of each role, `ending` stops and joins
 //! them.
@@ -10,6 +10,7 @@ mod parts;
 mod roles;
 mod ending;
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::health::view::HealthView;
 use crate::inflight::pressure::Pressure;
 use crate::intake::events::Handoff;
 use crate::intake::lag::Lag;
+use crate::intake::membership::GroupMember;
 use crate::kafka::table_reader::CompactedError;
 use crate::net::descriptors::raise_limit;
 use crate::settings::Settings;
@@ -40,6 +42,12 @@ use roles::start_shards;
 
 /// How often the lag is asked for and gauges are set.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the groups have given this worker its part.
+const BEGUN_EVERY: Duration = Duration::from_millis(20);
+
+/// What this worker holds of events and of retries.
+type Groups = [Arc<GroupMember>; 2];
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -187,10 +195,12 @@ impl Started {
         let shards = shard_count(&self.settings);
         let pressure = Pressure::new(self.settings.delivery.max_queued_bytes);
         let stops = Stops { consumers: stop.child_token(), ..Stops::default() };
-        let (running, lag) = self.start(views, former_tiers, shards, &pressure, (stops, fatal))?;
-        self.condition.set_ready(true);
-        tracing::info!(shards, "ready");
-        self.measure(lag, &pressure, stop, fatal).await;
+        let (running, (lag, groups)) = self.start(views, former_tiers, shards, &pressure, (stops, fatal))?;
+        tokio::select! {
+            biased;
+            () = self.measure(lag, &pressure, stop, fatal) => {}
+            never = self.say_ready(&groups, shards) => match never {},
+        }
         self.condition.set_ready(false);
         tracing::info!("draining");
         running.stop(self.settings.delivery.drain_timeout).await;
@@ -205,7 +215,7 @@ impl Started {
         shards: usize,
         pressure: &Arc<Pressure>,
         (stops, fatal): (Stops, &CancellationToken),
-    ) -> Result<(Running, Lag), WorkerError> {
+    ) -> Result<(Running, (Lag, Groups)), WorkerError> {
         let in_flight_max = self.settings.delivery.max_in_flight;
         raise_limit(in_flight_max.saturating_add(shards * kept_max(in_flight_max, shards)));
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), stops.sink.clone(), fatal.clone())?;
@@ -228,8 +238,18 @@ impl Started {
         let now: Arc<str> = now_topic(&self.settings.topics.retry_prefix).into();
         // In the order of the metrics' labels; former tiers have none.
         let tiers = [shared.next_steps.tiers(), &[(now, Duration::ZERO)], former_tiers].concat();
-        let lag = self.start_consumers(&mut consumers, &views.table, outlet, &tiers, brokers)?;
-        Ok((Running { consumers, shards: shard_threads, reporters, sink, stops }, lag))
+        let held = self.start_consumers(&mut consumers, &views.table, outlet, &tiers, brokers)?;
+        Ok((Running { consumers, shards: shard_threads, reporters, sink, stops }, held))
+    }
+
+    /// Says that it is ready once it has its part of what its groups do, and waits for ever.
+    async fn say_ready(&self, groups: &Groups, shards: usize) -> Infallible {
+        while !groups.iter().all(|group| group.has_begun()) {
+            tokio::time::sleep(BEGUN_EVERY).await;
+        }
+        self.condition.set_ready(true);
+        tracing::info!(shards, "ready");
+        std::future::pending().await
     }
 
     /// Measures until it is time to stop.

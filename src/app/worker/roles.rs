@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::threads::{StartError, Threads};
 use super::ending::Stops;
-use super::{Started, Views, WorkerError};
+use super::{Groups, Started, Views, WorkerError};
 use crate::attempt_log::entry::AttemptLog;
 use crate::attempt_log::writer::AttemptLogWriter;
 use crate::deliver::http_courier::HttpCourier;
@@ -138,7 +138,7 @@ impl Started {
         outlet: Handoff,
         tiers: &[(Arc<str>, Duration)],
         brokers: Arc<BrokerClock>,
-    ) -> Result<Lag, WorkerError> {
+    ) -> Result<(Lag, Groups), WorkerError> {
         let Settings { kafka, topics: named, .. } = &self.settings;
         let (metrics, drain) = (|| Arc::clone(&self.metrics), self.settings.delivery.drain_timeout);
         let join = |role, group: &str, topics: &[&str]| {
@@ -156,6 +156,7 @@ impl Started {
         let stopped = outlet.stop.clone();
         threads.start("places", move || places.run(&stopped))?;
         let tier_topics = tiers.iter().map(|(topic, _)| &**topic);
+        let groups = [events_group.member(), retries_group.member()];
         let watched = (tier_topics, retries_group.member());
         let lag = Lag::new(kafka, &named.events, events_group.member(), watched, metrics())?;
         let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, metrics(), brokers)?;
@@ -163,7 +164,7 @@ impl Started {
         threads.start("retries-group", move || retries_group.run())?;
         threads.start("events", move || events.run())?;
         threads.start("retries", move || retries.run())?;
-        Ok(lag)
+        Ok((lag, groups))
     }
 
     pub(super) fn start_schedules(

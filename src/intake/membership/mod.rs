@@ -24,10 +24,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::commits::Contact;
+use super::begun::Begun;
 use super::group_offsets::{commit_now, ends_of, metadata_of};
 use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::{Logged, Own};
+use crate::kafka::groups::leave_empty_handed;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
 
@@ -74,6 +76,8 @@ pub(crate) struct MemberState {
     begun_again: Mutex<Vec<(Partition, i64)>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
+    /// Whether it has its part of the group's work.
+    pub(super) begun: Begun,
     /// The cluster's id, once it was asked for. `None`: it is not known.
     cluster: OnceLock<Option<ClusterTag>>,
     /// How long the metadata of a commit may be.
@@ -86,6 +90,7 @@ pub(crate) struct MemberState {
 /// The membership of a group: polls its client and commits, on a thread of its own.
 pub(crate) struct Membership {
     consumer: GroupConsumer,
+    group: String,
     commit_every: Duration,
     stop: CancellationToken,
     fatal: CancellationToken,
@@ -108,7 +113,12 @@ impl Membership {
         consumer.subscribe(topics)?;
         let interval = config.get(COMMIT_INTERVAL).and_then(|ms| ms.parse().ok());
         let commit_every = interval.map_or(COMMIT_EVERY, Duration::from_millis);
-        Ok(Self { consumer, commit_every, stop, fatal })
+        if config.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
+            // In this protocol a member is given what is free at once, and is not told that it is given nothing.
+            consumer.context().begun.joined();
+        }
+        let group = config.get("group.id").unwrap_or_default().to_owned();
+        Ok(Self { consumer, group, commit_every, stop, fatal })
     }
 
     /// What the member holds.
@@ -134,6 +144,7 @@ impl Membership {
                 committed = Instant::now();
             }
         }
+        leave_empty_handed(&self.consumer, &self.group);
         member.leave(&self.consumer);
         tracing::info!(group_member = member.role, "the group member has drained");
     }
@@ -149,6 +160,7 @@ impl MemberState {
             awaited: Mutex::default(),
             begun_again: Mutex::default(),
             generation: AtomicU64::new(0),
+            begun: Begun::default(),
             cluster: OnceLock::new(),
             text_max: AtomicUsize::new(TEXT_MAX),
             contact: Mutex::default(),
@@ -171,6 +183,11 @@ impl MemberState {
         self.awaited.lock()
     }
 
+    /// Whether it reads what the group gave it, or the group has nothing for it.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.is_done(Instant::now())
+    }
+
     /// Changes whenever partitions come or go.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -182,6 +199,7 @@ impl MemberState {
     }
 
     fn assigned(&self, consumer: &GroupConsumer, partitions: &TopicPartitionList) {
+        self.begun.joined();
         // A cooperative rebalance also calls members that get nothing.
         if partitions.count() == 0 {
             return;

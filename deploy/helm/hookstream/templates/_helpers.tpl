@@ -202,9 +202,10 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
+# A rollout goes on at the next look after a worker has its partitions.
 readinessProbe:
   httpGet: { path: /readyz, port: admin }
-  periodSeconds: 5
+  periodSeconds: 2
   timeoutSeconds: 5
 {{- end -}}
 

@@ -1,0 +1,54 @@
+//! Whether a group member has its part of the group's work, which is a condition of a ready worker. Which partitions it holds is
+//! [`super::membership`]'s.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a member that has joined and was given nothing may still get something: first the others give up what it is to get,
+/// and clients join at most once a second. There may be fewer partitions than members.
+const GIVEN_NOTHING_AFTER: Duration = Duration::from_secs(5);
+
+/// What a member has come to since it began to join.
+#[derive(Debug, Default)]
+pub(super) struct Begun {
+    joined: OnceLock<Instant>,
+    reads: AtomicBool,
+}
+
+impl Begun {
+    /// The group has told it what it gets, if only that it gets nothing yet.
+    pub(super) fn joined(&self) {
+        self.joined.get_or_init(Instant::now);
+    }
+
+    /// What it was given is read.
+    pub(super) fn reads(&self) {
+        self.reads.store(true, Ordering::Release);
+    }
+
+    /// Whether it reads what it was given, or was given nothing for long enough. Stays so.
+    pub(super) fn is_done(&self, now: Instant) -> bool {
+        let given_nothing = || self.joined.get().is_some_and(|joined| now >= *joined + GIVEN_NOTHING_AFTER);
+        self.reads.load(Ordering::Acquire) || given_nothing()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_has_begun_when_it_reads_or_was_given_nothing_for_some_seconds() {
+        let (begun, now) = (Begun::default(), Instant::now());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        assert!(!begun.is_done(after(1_000_000)), "it has not joined");
+        begun.joined();
+        assert!(!begun.is_done(now), "others have not given up yet what it is to get");
+        assert!(begun.is_done(after(6)), "there are more members than partitions");
+        begun.reads();
+        assert!(begun.is_done(now));
+    }
+}
