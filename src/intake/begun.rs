@@ -2,7 +2,7 @@
 //! [`super::membership`]'s.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ const GIVEN_NOTHING_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Begun {
     joined: OnceLock<Instant>,
+    rounds: AtomicU64,
     reads: AtomicBool,
 }
 
@@ -22,6 +23,12 @@ impl Begun {
     /// The group has told it what it gets, if only that it gets nothing yet.
     pub(super) fn joined(&self) {
         self.joined.get_or_init(Instant::now);
+        self.rounds.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often the group has told it.
+    pub(super) fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Acquire)
     }
 
     /// What it was given is read.

@@ -183,7 +183,8 @@ impl TickScheduler {
         }
         self.outlet.condition.ended(PollLoop::Schedules);
         self.firing.close();
-        leave_empty_handed(&self.consumer, &self.group);
+        let rounds = || self.consumer.context().generation.load(Ordering::Acquire) - 1;
+        leave_empty_handed(&self.consumer, &self.group, rounds);
         // The successor begins while what is under way here comes to its end.
         drop(self.consumer);
         if !self.firing.wait_quiet(self.drain_timeout) {

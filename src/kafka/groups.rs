@@ -65,17 +65,26 @@ pub(crate) fn committed(
 /// Leaves the group of a consumer that is about to be dropped and holds nothing. Dropping it would not: the client library says that it
 /// leaves once it has given up partitions, and without any it ends in silence. A rebalance that is under way would wait for it, and
 /// partitions would stand still, until its session is over. A consumer that holds partitions leaves when it is dropped.
-/// Blocks for a bounded time.
-pub(crate) fn leave_empty_handed<C: ConsumerContext>(consumer: &BaseConsumer<C>, group: &str) {
+/// `rounds` says how often the group has told it what it gets, if only that it gets nothing. Blocks for a bounded time.
+pub(crate) fn leave_empty_handed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    group: &str,
+    rounds: impl Fn() -> u64,
+) {
     let deadline = Instant::now() + JOIN_MAX;
+    let mut round = 0;
     while holds_nothing(consumer) {
-        // While it joins, the client library puts off that it leaves, and ends before it does.
-        if is_joining(consumer, group) && Instant::now() < deadline {
-            // An error ends with the consumer.
-            drop(consumer.poll(SERVE_FOR));
-        } else {
+        // While it joins, the client library puts off that it leaves, and ends before it does. It joins until it has heard from the group
+        // after the last round that the brokers know of.
+        let heard = rounds();
+        if is_joining(consumer, group) {
+            round = heard;
+        }
+        if rounds() > round || Instant::now() >= deadline {
             return consumer.unsubscribe();
         }
+        // An error ends with the consumer.
+        drop(consumer.poll(SERVE_FOR));
     }
 }
 

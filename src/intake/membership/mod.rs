@@ -144,7 +144,7 @@ impl Membership {
                 committed = Instant::now();
             }
         }
-        leave_empty_handed(&self.consumer, &self.group);
+        leave_empty_handed(&self.consumer, &self.group, || member.begun.rounds());
         member.leave(&self.consumer);
         tracing::info!(group_member = member.role, "the group member has drained");
     }
