@@ -144,8 +144,11 @@ pub(super) async fn prepare(
         if !filter.takes(record, &wire) {
             return Judged::Other;
         }
-        let notes =
-            Notes { sent_before: known.was_sent(&wire, record.timestamp_ms), webhook_gone: known.is_gone(&wire) };
+        let notes = Notes {
+            sent_before: known.was_sent(&wire, record.timestamp_ms),
+            webhook_gone: known.is_gone(&wire),
+            integration_paused: known.is_paused(&wire),
+        };
         if notes.sent_before && skip_sent {
             return Judged::Skipped("sent-before");
         }

@@ -1,4 +1,5 @@
-//! What a redrive should know before it sends: which deliveries were sent back before, and which webhooks are gone.
+//! What a redrive should know before it sends: which deliveries were sent back before, which webhooks are gone, and which
+//! integrations are paused.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,8 +22,15 @@ const SENT_MAX: usize = 1_000_000;
 pub(crate) struct Known {
     /// By delivery id, when it was last sent back, ms since 1970.
     sent: HashMap<Box<str>, i64>,
-    /// By integration key, its webhooks. `None` where the integrations topic could not be read.
-    webhooks: Option<BTreeMap<String, BTreeSet<String>>>,
+    /// By integration key. `None` where the integrations topic could not be read.
+    integrations: Option<BTreeMap<String, Registered>>,
+}
+
+/// An integration as it is registered now.
+struct Registered {
+    webhooks: BTreeSet<String>,
+    /// Its own status lets it get events.
+    delivers: bool,
 }
 
 impl Known {
@@ -32,7 +40,7 @@ impl Known {
     /// # Errors
     /// [`ReadError`]
     pub(crate) fn read(settings: &Settings, bounds: Bounds, stop: &CancellationToken) -> Result<Self, ReadError> {
-        Ok(Self { sent: sent(settings, bounds, stop)?, webhooks: webhooks(settings, stop)? })
+        Ok(Self { sent: sent(settings, bounds, stop)?, integrations: integrations(settings, stop)? })
     }
 
     /// Whether the dead letter of `wire`, written at `at_ms`, was sent back after that.
@@ -43,12 +51,18 @@ impl Known {
 
     /// Whether nothing is delivered to its webhook any more, because it is not registered.
     pub(crate) fn is_gone(&self, wire: &Wire) -> bool {
-        let (Some(by_key), Some(key), Some(webhook)) = (&self.webhooks, wire.integration_key(), &wire.webhook_id)
+        let (Some(by_key), Some(key), Some(webhook)) = (&self.integrations, wire.integration_key(), &wire.webhook_id)
         else {
             return false;
         };
-        let webhooks = by_key.get(&*guid::canonical_key(&key));
-        webhooks.is_none_or(|webhooks| !webhooks.contains(&*guid::canonical(webhook)))
+        let integration = by_key.get(&*guid::canonical_key(&key));
+        integration.is_none_or(|integration| !integration.webhooks.contains(&*guid::canonical(webhook)))
+    }
+
+    /// Whether nothing is delivered to its integration now, because that is paused, not configured or failed by its own status.
+    pub(crate) fn is_paused(&self, wire: &Wire) -> bool {
+        let (Some(by_key), Some(key)) = (&self.integrations, wire.integration_key()) else { return false };
+        by_key.get(&*guid::canonical_key(&key)).is_some_and(|integration| !integration.delivers)
     }
 }
 
@@ -75,10 +89,10 @@ fn sent(settings: &Settings, bounds: Bounds, stop: &CancellationToken) -> Result
     Ok(sent)
 }
 
-fn webhooks(
+fn integrations(
     settings: &Settings,
     stop: &CancellationToken,
-) -> Result<Option<BTreeMap<String, BTreeSet<String>>>, ReadError> {
+) -> Result<Option<BTreeMap<String, Registered>>, ReadError> {
     let mut by_key = BTreeMap::new();
     let read =
         read_table(&settings.kafka, &settings.topics.integrations, "redrive-known", &|| !stop.is_cancelled(), |row| {
@@ -88,7 +102,8 @@ fn webhooks(
                 None => drop(by_key.remove(&canonical)),
                 Some(Ok(integration)) => {
                     let ids = integration.webhooks().map(Webhook::id).map(|id| guid::canonical(&id).into_owned());
-                    by_key.insert(canonical, ids.collect());
+                    let delivers = integration.status().delivers();
+                    by_key.insert(canonical, Registered { webhooks: ids.collect(), delivers });
                 }
                 // The record before it stays in force.
                 Some(Err(_)) => {}
@@ -117,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_died_after_it_was_sent_back_was_not_sent_back() {
-        let known = Known { sent: HashMap::from([("d".into(), 10)]), webhooks: None };
+        let known = Known { sent: HashMap::from([("d".into(), 10)]), integrations: None };
         assert!(known.was_sent(&wire("d", "w"), Some(9)));
         assert!(!known.was_sent(&wire("d", "w"), Some(11)));
         assert!(!known.was_sent(&wire("e", "w"), Some(9)));
@@ -125,12 +140,24 @@ mod tests {
 
     #[test]
     fn a_webhook_is_gone_when_the_integrations_are_known_and_it_is_none_of_them() {
-        let webhooks = BTreeMap::from([("ws/i".to_owned(), BTreeSet::from(["w".to_owned()]))]);
-        let known = Known { sent: HashMap::new(), webhooks: Some(webhooks) };
+        let known = registered(true);
         assert!(!known.is_gone(&wire("d", "w")));
         assert!(known.is_gone(&wire("d", "x")));
         assert!(known.is_gone(&Wire { integration_id: Some("j".to_owned()), ..wire("d", "w") }));
-        let unknown = Known { sent: HashMap::new(), webhooks: None };
+        let unknown = Known { sent: HashMap::new(), integrations: None };
         assert!(!unknown.is_gone(&wire("d", "x")));
+    }
+
+    #[test]
+    fn an_integration_is_paused_by_its_own_status_and_not_where_it_is_gone() {
+        assert!(registered(false).is_paused(&wire("d", "w")));
+        assert!(!registered(true).is_paused(&wire("d", "w")));
+        let elsewhere = Wire { integration_id: Some("j".to_owned()), ..wire("d", "w") };
+        assert!(!registered(false).is_paused(&elsewhere));
+    }
+
+    fn registered(delivers: bool) -> Known {
+        let integration = Registered { webhooks: BTreeSet::from(["w".to_owned()]), delivers };
+        Known { sent: HashMap::new(), integrations: Some(BTreeMap::from([("ws/i".to_owned(), integration)])) }
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Notes {
     pub(crate) sent_before: bool,
     /// Its webhook is not registered any more: the worker drops it.
     pub(crate) webhook_gone: bool,
+    /// Its integration gets nothing by its own status: the worker drops it, or it dies again.
+    pub(crate) integration_paused: bool,
 }
 
 /// Decides what is done with each record that is read.
@@ -130,6 +132,8 @@ pub(crate) struct Account {
     pub(crate) sent_before: u64,
     /// Of `matched`, those for webhooks that are not registered any more: the worker drops them.
     pub(crate) webhooks_gone: u64,
+    /// Of `matched`, those for integrations that are paused, not configured or failed by their own status: nothing is delivered.
+    pub(crate) integrations_paused: u64,
     /// By partition, the first offset that was not dealt with: only where it stopped early.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) stopped_at: BTreeMap<i32, i64>,
@@ -159,10 +163,21 @@ impl Account {
 
     /// What was counted, for the audit topic and for callers.
     pub(crate) fn counts(&self) -> Value {
-        let Self { matched, sent, too_large, not_acknowledged, skipped, sent_before, webhooks_gone, .. } = self;
+        let Self {
+            matched,
+            sent,
+            too_large,
+            not_acknowledged,
+            skipped,
+            sent_before,
+            webhooks_gone,
+            integrations_paused,
+            ..
+        } = self;
         json!({
             "matched": matched, "sent": sent, "tooLarge": too_large, "notAcknowledged": not_acknowledged,
             "skipped": skipped, "sentBefore": sent_before, "webhooksGone": webhooks_gone,
+            "integrationsPaused": integrations_paused,
         })
     }
 
@@ -204,6 +219,10 @@ impl Account {
         }
         if self.webhooks_gone > 0 {
             lines.push(format!("of these {} are for webhooks that are gone: they are dropped", self.webhooks_gone));
+        }
+        if self.integrations_paused > 0 {
+            let count = self.integrations_paused;
+            lines.push(format!("of these {count} are for integrations that are paused: nothing is delivered to them"));
         }
         if !self.skipped.is_empty() {
             let parts: Vec<_> = self.skipped.iter().map(|(why, count)| format!("{why} {count}")).collect();
@@ -291,6 +310,7 @@ impl Resend {
                 Judged::Send(outgoing, notes) => {
                     self.account.sent_before += u64::from(notes.sent_before);
                     self.account.webhooks_gone += u64::from(notes.webhook_gone);
+                    self.account.integrations_paused += u64::from(notes.integration_paused);
                     for outgoing in outgoing {
                         if order.unless_over(self.turn(&outgoing)).await.is_none() {
                             return Ok(Ended::Interrupted);
@@ -443,6 +463,7 @@ mod tests {
         account.not_acknowledged = 1;
         account.sent_before = 3;
         account.webhooks_gone = 2;
+        account.integrations_paused = 1;
         account.skipped.insert("invalid-event", 2);
         account.skipped.insert("headers-missing", 1);
         account.stopped_early = true;
@@ -452,7 +473,9 @@ mod tests {
             account.text(),
             "redrive: read 9 records of dead, matched 5, sent 4\n\
              of these 3 were sent back before: --skip-sent leaves them out\n\
-             of these 2 are for webhooks that are gone: they are dropped\nskipped 3: headers-missing 1, invalid-event 2\n\
+             of these 2 are for webhooks that are gone: they are dropped\n\
+             of these 1 are for integrations that are paused: nothing is delivered to them\n\
+             skipped 3: headers-missing 1, invalid-event 2\n\
              not acknowledged: 1\nstopped before dead/3/77\nrun it again to send the same records again\n\
              or with --from 1970-01-01T00:00:00.000Z to go on about where it stopped"
         );

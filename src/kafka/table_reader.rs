@@ -309,15 +309,17 @@ impl Compacted {
     /// Assigns the partitions before whose end no transaction is open any more.
     fn start_closed(&mut self, patience: Duration) -> Result<(), CompactedError> {
         let mut closed = Vec::new();
+        let partitions: Vec<i32> = self.held_up.keys().copied().collect();
+        // To a client that reads what is committed, a partition ends before the first open transaction.
+        let stable = ends(&self.consumer, &self.topic, &partitions, patience).unwrap_or_else(|error| {
+            tracing::debug!(topic = self.topic, %error, "no answer about the partitions' ends");
+            BTreeMap::new()
+        });
         for held in self.held_up.values_mut() {
-            // To a client that reads what is committed, a partition ends before the first open transaction.
-            match self.consumer.fetch_watermarks(&self.topic, held.partition, patience) {
-                Ok((_, stable)) if stable >= held.end => closed.push(held.partition),
-                Ok((_, stable)) => held.position = stable,
-                Err(error) => {
-                    let partition = held.partition;
-                    tracing::debug!(topic = self.topic, partition, %error, "no answer about a partition's end");
-                }
+            match stable.get(&held.partition) {
+                Some(stable) if *stable >= held.end => closed.push(held.partition),
+                Some(stable) => held.position = *stable,
+                None => {}
             }
         }
         self.assign(&closed)?;

@@ -19,6 +19,7 @@ use super::by_time;
 use super::client::{ClientLog, span_consumer_config};
 use super::listing::partitions_of;
 use super::record_stream::RecordStream;
+use super::topic_watch;
 use crate::domain::headers::{Wire, workspace_of};
 use crate::kafka::headers::every_header;
 use crate::settings;
@@ -233,13 +234,9 @@ impl TopicRange {
         role: &'static str,
     ) -> Result<Self, SpanError> {
         let consumer = consumer(config, topic, role)?;
-        let mut bounds = Vec::new();
-        for partition in partitions(&consumer, kafka, topic)? {
-            let (start, end) = consumer
-                .fetch_watermarks(topic, partition, ANSWER_TIMEOUT)
-                .map_err(|source| SpanError::Kafka { topic: topic.to_owned(), source })?;
-            bounds.push(Range { partition, start, end });
-        }
+        let partitions = partitions(&consumer, kafka, topic)?;
+        let bounds = topic_watch::bounds(&consumer, topic, &partitions, ANSWER_TIMEOUT)
+            .map_err(|source| SpanError::Kafka { topic: topic.to_owned(), source })?;
         Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned(), bounds })
     }
 

@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::Offset;
 
 use super::client::{ClientLog, uncommitted_config};
 use super::listing::partitions_of;
+use super::topic_range::Range;
 use crate::settings;
 
 /// Looks in a row that must find a log shorter before it counts: a new leader may be a moment behind the one before.
@@ -126,6 +127,27 @@ impl TopicWatch {
         }
         Ok(look)
     }
+}
+
+/// Where the offsets of these partitions begin and, by the isolation of `client`, end. Blocks for at most twice `patience`.
+///
+/// # Errors
+/// A broker does not answer.
+pub(super) fn bounds<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[i32],
+    patience: Duration,
+) -> Result<Vec<Range>, KafkaError> {
+    let asked: Vec<_> = partitions.iter().map(|partition| (*partition, EARLIEST)).collect();
+    let starts = first_not_older(client, topic, &asked, patience)?;
+    let ends = ends(client, topic, partitions, patience)?;
+    let bounds = partitions.iter().map(|partition| {
+        let start = starts.get(partition).copied().flatten().unwrap_or_default();
+        let end = ends.get(partition).copied().unwrap_or(start);
+        Range { partition: *partition, start, end: end.max(start) }
+    });
+    Ok(bounds.collect())
 }
 
 /// Where these partitions end for `client`: by its isolation, before the first open transaction or behind it. Blocks for at

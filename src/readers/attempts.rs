@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::needle::Needle;
 use super::scan::{Bounds, Log, Page, Question, Span, Watch, scan};
 use super::{ReadError, is_guid, parts_of, same_id};
 use crate::health::records::partition_of;
@@ -72,7 +73,7 @@ pub(crate) struct AttemptFilter {
 
 impl AttemptFilter {
     /// As texts that differ where the filters do.
-    fn parts(&self) -> Vec<String> {
+    pub(super) fn parts(&self) -> Vec<String> {
         let Self { workspace, integration, webhook, reason, event, delivery, entity } = self;
         [workspace, integration, webhook, reason, event, delivery, entity]
             .into_iter()
@@ -103,10 +104,24 @@ impl AttemptFilter {
             && self.entity.as_ref().is_none_or(|wanted| is_about(attempt, wanted))
     }
 
-    /// The attempt in a record, if it is meant.
-    pub(crate) fn row(&self, glance: &Glance<'_>) -> Option<Attempt> {
-        let key = glance.key.filter(|key| self.takes_key(key))?;
-        Attempt::parse(key, glance.value?).filter(|attempt| self.takes(attempt))
+    /// What stands in the value of every attempt that is meant.
+    fn needles(&self) -> Vec<Needle> {
+        // A number can be spelled in many ways.
+        let may_be_number =
+            |id: &&String| id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'e' | b'E' | b'+' | b'-' | b'.'));
+        let entity = self.entity.as_ref().filter(|id| !may_be_number(id));
+        let ids = [self.webhook.as_ref(), self.event.as_ref(), self.delivery.as_ref(), entity];
+        ids.into_iter().flatten().map(|id| Needle::new(id)).collect()
+    }
+
+    /// Makes the attempt of a record, if it is meant.
+    pub(super) fn rows(&self) -> impl Fn(&Glance<'_>) -> Option<Attempt> {
+        let needles = self.needles();
+        move |glance| {
+            let key = glance.key.filter(|key| self.takes_key(key))?;
+            let value = glance.value.filter(|value| needles.iter().all(|needle| needle.may_be_in(value)))?;
+            Attempt::parse(key, value).filter(|attempt| self.takes(attempt))
+        }
     }
 }
 
@@ -144,8 +159,7 @@ pub(crate) fn attempts(
     watch: &Watch<'_>,
 ) -> Result<Page<Attempt>, ReadError> {
     let partitions = span.partitions.or_else(|| filter.partitions(log.bounds().len()));
-    let row = |glance: &Glance<'_>| filter.row(glance);
-    let question = Question { parts: filter.parts(), span: Span { partitions, ..span }, next, row: &row };
+    let question = Question { parts: filter.parts(), span: Span { partitions, ..span }, next, row: &filter.rows() };
     scan(log, &question, bounds, watch)
 }
 
@@ -195,6 +209,33 @@ mod tests {
         assert!(!with(&|filter| filter.webhook = Some("w-1".to_owned())), "no GUID: letter for letter");
         assert!(!with(&|filter| filter.reason = Some("timeout".to_owned())));
         assert!(!with(&|filter| filter.delivery = Some("msg_2".to_owned())));
+    }
+
+    #[test]
+    fn a_record_is_found_by_each_id_in_it_however_it_is_spelled() {
+        let guid = "e01c765d-7c9b-491a-b5ea-d0e67eb017d9";
+        let value = format!(
+            r#"{{"deliveryId":"msg_1","webHookId":"w\u002d1","eventId":"{}","outcome":"failed","entityIds":{{"a":1E2,"b":"c-1"}}}}"#,
+            guid.to_uppercase()
+        );
+        let filters = [
+            AttemptFilter { webhook: Some("w-1".to_owned()), ..AttemptFilter::default() },
+            AttemptFilter { event: Some(guid.to_owned()), ..AttemptFilter::default() },
+            AttemptFilter { delivery: Some("msg_1".to_owned()), ..AttemptFilter::default() },
+            AttemptFilter { entity: Some("c-1".to_owned()), ..AttemptFilter::default() },
+            AttemptFilter { entity: Some("100.0".to_owned()), ..AttemptFilter::default() },
+        ];
+        for filter in filters {
+            let glance = Glance {
+                partition: 0,
+                offset: 0,
+                timestamp_ms: 0,
+                key: Some(b"acme/i-1"),
+                value: Some(value.as_bytes()),
+                headers: &Vec::new,
+            };
+            assert!(filter.rows()(&glance).is_some(), "{filter:?}");
+        }
     }
 
     #[test]

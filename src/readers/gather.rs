@@ -1,164 +1,109 @@
 //! Collects all records about one event, from the topics where they can be, and hands them to `trace`, which judges them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread::{Builder, scope};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::attempts::{Attempt, AttemptFilter, attempts, key_partitions};
+use super::attempts::{Attempt, AttemptFilter, key_partitions};
 use super::dead_letters::{DeadLetter, DeadLetterFilter};
+use super::find::{FoundEvent, opened};
 use super::integrations::HealthRow;
-use super::scan::{Bounds, Log as _, Page, Question, Span, Watch, scan};
+use super::scan::{Bounds, Log as _, Page, Question, Span, Watch, name_of, scan};
+use super::token::{Token, Tokens, digest};
 use super::trace::{Account, Evidence, Trace, TracedEvent, TracedWebhook};
-use super::waiting::{Place, WaitingRetry, places, retries};
-use super::{ReadError, parts_of, read_table, same_id, time};
+use super::waiting::{Place, Tier, WaitingRetry, of_each, places, tiers};
+use super::{ReadError, joined, parts_of, read_table, time};
 use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, Obstacle, Ruling, WebhookRuling, explain, items_of};
-use crate::domain::headers::{Wire, workspace_of};
+use crate::domain::headers::Wire;
 use crate::domain::integration::Integration;
 use crate::health::rules::Health;
 use crate::inflight::job::Origin;
 use crate::kafka::groups::committed;
 use crate::kafka::table_reader::CompactedError;
-use crate::kafka::topic_range::{Range, SpanError};
+use crate::kafka::topic_range::SpanError;
 use crate::kafka::windows::{Glance, Windows};
 use crate::settings::Settings;
 
 /// The clocks of the workers that wrote the records differ by at most this, ms.
 const CLOCKS_DIFFER_MAX_MS: i64 = 60_000;
+/// The clock of the CRM, which dates events, is ahead of the brokers', which date what waits, by at most this, ms.
+const CRM_AHEAD_MAX_MS: i64 = 3_600_000;
 /// Rows that are looked at of one topic: a workspace's webhooks times their attempts.
 const ROWS_MAX: usize = 20_000;
 
-/// An event that was found.
-#[derive(Clone, Debug)]
-pub(crate) struct FoundEvent {
-    pub(crate) value: Vec<u8>,
-    pub(crate) workspace: Option<String>,
-    pub(crate) origin: Option<Origin>,
-    /// When its record was written, ms since 1970.
-    pub(crate) at_ms: Option<i64>,
-}
-
-/// The event at a place: in the events topic, or the one that a retry or a dead letter carries. `None` when nothing is there.
-///
-/// # Errors
-/// [`ReadError`]
-pub(crate) fn event_at(
-    settings: &Settings,
-    place: &Origin,
-    wanted: &dyn Fn() -> bool,
-) -> Result<Option<FoundEvent>, ReadError> {
-    let log = Windows::open(&settings.kafka, &place.topic, "event-reader")?;
-    let holds = |range: &&Range| range.partition == place.partition && (range.start..range.end).contains(&place.offset);
-    if log.bounds().iter().find(holds).is_none() {
-        return Ok(None);
-    }
-    let range = Range { partition: place.partition, start: place.offset, end: place.offset + 1 };
-    let mut found = None;
-    log.read(&[range], wanted, &mut |glance| found = found_event(place, glance))?;
-    Ok(found)
-}
-
-fn found_event(place: &Origin, glance: &Glance<'_>) -> Option<FoundEvent> {
-    let headers = (glance.headers)();
-    let wire = Wire::read(headers.iter().copied());
-    let carried = wire.origin.as_deref().and_then(Origin::parse);
-    Some(FoundEvent {
-        value: glance.value?.to_vec(),
-        workspace: workspace_of(headers.into_iter(), glance.key).map(str::to_owned),
-        at_ms: wire.event_ms.or_else(|| carried.is_none().then_some(glance.timestamp_ms)),
-        origin: carried.or_else(|| Some(place.clone())),
-    })
-}
-
-/// The newest event of that id in the events topic, of `workspace` if one is named, and how far it was looked for.
-///
-/// # Errors
-/// [`ReadError`]
-pub(crate) fn event_of_id(
-    settings: &Settings,
-    id: &str,
-    workspace: Option<&str>,
-    span: Span,
-    bounds: Bounds,
-    watch: &Watch<'_>,
-) -> Result<Page<FoundEvent>, ReadError> {
-    let log = Windows::open(&settings.kafka, &settings.topics.events, "event-reader")?;
-    // In the form of JSON: an id with a quote or a control character is searched for without them.
-    let needle = memchr::memmem::Finder::new(id.split(['"', '\\']).next().unwrap_or_default());
-    let row = |glance: &Glance<'_>| {
-        let value = glance.value.filter(|value| needle.find(value).is_some())?;
-        let envelope = Envelope::parse(value).ok()?;
-        if !same_id(id, &envelope.id) {
-            return None;
-        }
-        let place = Origin { topic: log.name().into(), partition: glance.partition, offset: glance.offset };
-        found_event(&place, glance)
-            .filter(|event| workspace.is_none_or(|wanted| event.workspace.as_deref() == Some(wanted)))
-    };
-    let parts = vec![format!("event {id}"), workspace.unwrap_or_default().to_owned()];
-    let question = Question { parts, span, next: None, row: &row };
-    scan(&log, &question, Bounds { rows: 1, ..bounds }, watch)
-}
-
-/// The event that a delivery is of, by the attempt log and the dead letters.
-///
-/// # Errors
-/// [`ReadError`]
-pub(crate) fn origin_of_delivery(
-    settings: &Settings,
-    delivery: &str,
-    workspace: Option<&str>,
-    span: &Span,
-    bounds: Bounds,
-    watch: &Watch<'_>,
-) -> Result<Option<Origin>, ReadError> {
-    let bounds = Bounds { rows: 1, ..bounds };
-    let workspace = workspace.map(str::to_owned);
-    let filter =
-        AttemptFilter { delivery: Some(delivery.to_owned()), workspace: workspace.clone(), ..AttemptFilter::default() };
-    let log = opened(settings, &settings.topics.attempts)?;
-    let logged = log.map(|log| attempts(&log, &filter, span.clone(), None, bounds, watch)).transpose()?;
-    let place = logged.and_then(|page| page.rows.into_iter().next()?.origin);
-    if let Some(origin) = place.as_deref().and_then(Origin::parse) {
-        return Ok(Some(origin));
-    }
-    let filter = DeadLetterFilter { delivery: Some(delivery.to_owned()), workspace, ..DeadLetterFilter::default() };
-    let log = opened(settings, &settings.topics.dead_letter)?;
-    let dead = log.map(|log| super::dead_letters::dead_letters(&log, &filter, span.clone(), None, bounds, watch));
-    let place = dead.transpose()?.and_then(|page| page.rows.into_iter().next()?.origin);
-    Ok(place.as_deref().and_then(Origin::parse))
-}
-
-/// A topic. `None` if it does not exist.
-fn opened(settings: &Settings, topic: &str) -> Result<Option<Windows>, ReadError> {
-    match Windows::open(&settings.kafka, topic, "trace-reader") {
-        Ok(log) => Ok(Some(log)),
-        Err(SpanError::NoTopic(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+/// A question about one event.
+pub(crate) struct Inquiry<'a> {
+    pub(crate) event: &'a FoundEvent,
+    /// The event's workspace.
+    pub(crate) workspace: &'a str,
+    /// The workspace's integrations in the order of their ids, from a caller that knows them; without them their topic is read.
+    pub(crate) registered: Option<Vec<Registered>>,
+    /// What a former answer gave as `next`.
+    pub(crate) next: Option<&'a str>,
 }
 
 /// An integration of the event's workspace.
-struct Registered {
+pub(crate) struct Registered {
     integration: Integration,
-    value: Vec<u8>,
+    value: Bytes,
     written_ms: i64,
+}
+
+impl Registered {
+    /// Of a record of the integrations topic, written at that time. `None` if it can't be used.
+    pub(crate) fn parse(key: &str, value: Bytes, written_ms: i64) -> Option<Self> {
+        Some(Self { integration: Integration::parse(key, &value).ok()?, value, written_ms })
+    }
 }
 
 /// A webhook's key: integration id and webhook id.
 type Hook = (String, String);
 
+/// What one kind of record says, by webhook.
+type ByHook<R> = BTreeMap<Hook, Vec<R>>;
+
 /// All that was found of one event.
 #[derive(Default)]
 struct Gathered {
-    attempts: BTreeMap<Hook, Vec<Attempt>>,
-    retries: BTreeMap<Hook, Vec<WaitingRetry>>,
-    dead_letters: BTreeMap<Hook, Vec<(i64, DeadLetter)>>,
-    places: BTreeMap<Hook, Place>,
+    attempts: ByHook<Attempt>,
+    deliveries: Deliveries,
     /// By integration id, its states in their order: since when, and which.
     health: BTreeMap<String, Vec<(i64, Health)>>,
+}
+
+/// Where deliveries of the event are.
+#[derive(Default)]
+struct Deliveries {
+    retries: ByHook<WaitingRetry>,
+    dead_letters: ByHook<(i64, DeadLetter)>,
+    places: BTreeMap<Hook, Place>,
     is_settled: bool,
-    complete: bool,
+}
+
+/// Where the scans that met a bound go on, and how far they have come.
+#[derive(Default)]
+struct Left {
+    tokens: Vec<Token>,
+    back_to_ms: Option<i64>,
+}
+
+impl Left {
+    /// Takes the rows of a page and keeps the rest of it.
+    fn rows<R>(&mut self, page: Page<R>) -> Vec<R> {
+        if let Some(token) = page.next {
+            self.tokens.push(token);
+            self.back_to_ms = self.back_to_ms.max(page.searched_back_to_ms);
+        }
+        page.rows
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.tokens.extend(other.tokens);
+        Self { back_to_ms: self.back_to_ms.max(other.back_to_ms), ..self }
+    }
 }
 
 /// What is looked for, where, and how far.
@@ -168,34 +113,31 @@ struct Search<'a> {
     /// The event's id.
     id: &'a str,
     workspace: &'a str,
+    /// Where a former answer's scans ended.
+    tokens: Tokens<'a>,
     bounds: Bounds,
     watch: &'a Watch<'a>,
 }
 
-impl Search<'_> {
-    /// From a little before the event on.
-    fn span(&self) -> Span {
-        Span { from_ms: self.event.at_ms.map(|ms| ms.saturating_sub(CLOCKS_DIFFER_MAX_MS)), ..Span::default() }
-    }
-}
-
-/// Says what became of `event`, an event of `workspace`. Blocks for a bounded time.
+/// Says what became of an event. `None` if it is no event. Blocks for a bounded time.
 ///
 /// # Errors
 /// [`ReadError`]
 pub(crate) fn trace(
     settings: &Settings,
-    event: &FoundEvent,
-    workspace: &str,
+    inquiry: Inquiry<'_>,
     bounds: Bounds,
     watch: &Watch<'_>,
 ) -> Result<Option<Trace>, ReadError> {
+    let Inquiry { event, workspace, registered, next } = inquiry;
     let Ok(envelope) = Envelope::parse(&event.value) else { return Ok(None) };
     let Ok(words) = EventWords::parse(&event.value, &envelope) else { return Ok(None) };
-    let registered = registered(settings, workspace, watch.wanted)?;
+    let origin = event.origin.as_ref().map(ToString::to_string);
+    let question = digest(&["trace", workspace, &words.id, origin.as_deref().unwrap_or_default()]);
     let bounds = Bounds { rows: ROWS_MAX, ..bounds };
-    let search = Search { settings, event, id: &words.id, workspace, bounds, watch };
-    let mut found = gather(&search, &registered)?;
+    let tokens = Tokens::parse(next, &question)?;
+    let search = Search { settings, event, id: &words.id, workspace, tokens, bounds, watch };
+    let (registered, mut found, left) = search.gather(registered)?;
     let mut webhooks = Vec::new();
     for Registered { integration, value, written_ms } in &registered {
         let items = items_of(value).unwrap_or_default();
@@ -215,7 +157,7 @@ pub(crate) fn trace(
     }
     Ok(Some(Trace {
         event: TracedEvent {
-            origin: event.origin.as_ref().map(ToString::to_string),
+            origin,
             at: event.at_ms.and_then(time),
             workspace: workspace.to_owned(),
             about: words.to_string(),
@@ -223,97 +165,147 @@ pub(crate) fn trace(
         },
         account: Account::of(&webhooks),
         webhooks,
-        complete: found.complete,
+        complete: left.tokens.is_empty(),
+        searched_back_to: left.back_to_ms.and_then(time),
+        next: Tokens::text(&question, &left.tokens),
     }))
 }
 
-/// The integrations of a workspace, in the order of their ids.
-fn registered(settings: &Settings, workspace: &str, wanted: &dyn Fn() -> bool) -> Result<Vec<Registered>, ReadError> {
-    let mut by_key: BTreeMap<String, Registered> = BTreeMap::new();
-    read_table(&settings.kafka, &settings.topics.integrations, "trace-integrations", wanted, |row| {
-        let Some((of, _)) = parts_of(row.key).filter(|(of, _)| *of == workspace) else { return };
-        tracing::trace!(workspace = of, "an integration was read");
-        let Ok(key) = std::str::from_utf8(row.key) else { return };
-        match row.value {
-            None => drop(by_key.remove(key)),
-            // Of a record that can't be used, the one before it stays in force.
-            Some(value) => {
-                if let Ok(integration) = Integration::parse(key, value) {
-                    let entry = Registered { integration, value: value.to_vec(), written_ms: row.timestamp_ms };
-                    by_key.insert(key.to_owned(), entry);
+impl Search<'_> {
+    /// Looks into all topics side by side: most of the time goes into waiting for brokers.
+    fn gather(&self, registered: Option<Vec<Registered>>) -> Result<(Vec<Registered>, Gathered, Left), ReadError> {
+        scope(|threads| {
+            let named = |name: &str| Builder::new().name(format!("trace-{name}"));
+            let health = named("health").spawn_scoped(threads, || self.health()).map_err(ReadError::Thread)?;
+            let deliveries = named("topics").spawn_scoped(threads, || self.deliveries()).map_err(ReadError::Thread)?;
+            let registered = registered.map_or_else(|| self.registered(), Ok)?;
+            let (attempts, left) = self.attempts(&registered)?;
+            let (deliveries, left_there) = joined(deliveries)?;
+            Ok((registered, Gathered { attempts, deliveries, health: joined(health)? }, left.and(left_there)))
+        })
+    }
+
+    /// The integrations of the workspace, in the order of their ids.
+    fn registered(&self) -> Result<Vec<Registered>, ReadError> {
+        let mut by_key: BTreeMap<String, Registered> = BTreeMap::new();
+        let Settings { kafka, topics, .. } = self.settings;
+        read_table(kafka, &topics.integrations, "trace-integrations", self.watch.wanted, |row| {
+            if parts_of(row.key).is_none_or(|(of, _)| of != self.workspace) {
+                return;
+            }
+            let Ok(key) = std::str::from_utf8(row.key) else { return };
+            match row.value {
+                None => drop(by_key.remove(key)),
+                // Of a record that can't be used, the one before it stays in force.
+                Some(value) => {
+                    if let Some(entry) = Registered::parse(key, Bytes::copy_from_slice(value), row.timestamp_ms) {
+                        by_key.insert(key.to_owned(), entry);
+                    }
                 }
             }
-        }
-    })?;
-    Ok(by_key.into_values().collect())
-}
-
-fn gather(search: &Search<'_>, registered: &[Registered]) -> Result<Gathered, ReadError> {
-    let Search { settings, event, workspace, bounds, watch, .. } = *search;
-    let mut found = Gathered { complete: true, ..Gathered::default() };
-    let origin = event.origin.as_ref().map(ToString::to_string);
-    found.attempts(search, origin.as_deref(), registered)?;
-    let (Some(origin), Some(at)) = (origin, &event.origin) else { return Ok(found) };
-    found.dead_letters(search, &origin)?;
-    let meant =
-        |wire: &Wire| wire.workspace.as_deref() == Some(workspace) && wire.origin.as_deref() == Some(origin.as_str());
-    let (waiting, complete) = retries(settings, bounds, watch, &meant)?;
-    found.complete &= complete;
-    for retry in waiting {
-        let hook = (retry.wire.integration_id.clone(), retry.wire.webhook_id.clone());
-        if let (Some(integration), Some(webhook)) = hook {
-            found.retries.entry((integration, webhook)).or_default().push(retry);
-        }
+        })?;
+        Ok(by_key.into_values().collect())
     }
-    let behind =
-        |place: &Place| place.workspace == workspace && place.partition == at.partition && place.offset <= at.offset;
-    for place in places(settings, watch.wanted, &behind)? {
-        found.places.insert((place.integration_id.clone(), place.web_hook_id.clone()), place);
-    }
-    found.health(settings, workspace, watch.wanted)?;
-    let group = committed(&settings.kafka, &settings.kafka.group, "trace-reader", &|topic| *topic == *at.topic)?;
-    let next = group.get(&*at.topic).and_then(|partitions| partitions.get(&at.partition));
-    found.is_settled = next.is_some_and(|next| *next > at.offset);
-    Ok(found)
-}
 
-impl Gathered {
-    fn attempts(
-        &mut self,
-        search: &Search<'_>,
-        origin: Option<&str>,
-        registered: &[Registered],
-    ) -> Result<(), ReadError> {
-        let Search { settings, id, workspace, bounds, watch, .. } = *search;
-        let Some(log) = opened(settings, &settings.topics.attempts)? else { return Ok(()) };
+    /// From a little before the event on.
+    fn span(&self) -> Span {
+        Span { from_ms: self.event.at_ms.map(|ms| ms.saturating_sub(CLOCKS_DIFFER_MAX_MS)), ..Span::default() }
+    }
+
+    /// Looks for rows in one topic, from where a former answer ended.
+    fn page<R>(
+        &self,
+        log: &Windows,
+        parts: Vec<String>,
+        span: Span,
+        row: &dyn Fn(&Glance<'_>) -> Option<R>,
+    ) -> Result<Page<R>, ReadError> {
+        let next = self.tokens.of(&name_of(log, &parts));
+        scan(log, &Question { parts, span, next, row }, self.bounds, self.watch)
+    }
+
+    /// The logged attempts, oldest first.
+    fn attempts(&self, registered: &[Registered]) -> Result<(ByHook<Attempt>, Left), ReadError> {
+        let (mut found, mut left) = (ByHook::new(), Left::default());
+        let Some(log) = opened(self.settings, &self.settings.topics.attempts)? else { return Ok((found, left)) };
         let count = log.bounds().len();
-        let prefix = format!("{workspace}/");
+        let prefix = format!("{}/", self.workspace);
         let partitions = registered.iter().flat_map(|it| key_partitions(&prefix, it.integration.id(), count));
         let partitions: BTreeSet<i32> = partitions.collect();
-        let span = Span { partitions: Some(partitions.into_iter().collect()), ..search.span() };
+        let span = Span { partitions: Some(partitions.into_iter().collect()), ..self.span() };
         let filter = AttemptFilter {
-            workspace: Some(workspace.to_owned()),
-            event: Some(id.to_owned()),
+            workspace: Some(self.workspace.to_owned()),
+            event: Some(self.id.to_owned()),
             ..AttemptFilter::default()
         };
-        let page = attempts(&log, &filter, span, None, bounds, watch)?;
-        self.complete &= page.complete;
+        let page = self.page(&log, filter.parts(), span, &filter.rows())?;
         // Two events may have one id: the place distinguishes them where the log knows it.
-        let is_meant =
-            |attempt: &Attempt| attempt.origin.as_deref().zip(origin).is_none_or(|(logged, origin)| logged == origin);
-        for attempt in page.rows.into_iter().rev().filter(is_meant) {
+        let origin = self.event.origin.as_ref().map(ToString::to_string);
+        let is_meant = |attempt: &Attempt| {
+            attempt.origin.as_ref().zip(origin.as_ref()).is_none_or(|(logged, origin)| logged == origin)
+        };
+        for attempt in left.rows(page).into_iter().rev().filter(is_meant) {
             let hook = (attempt.integration_id.clone(), attempt.web_hook_id.clone().unwrap_or_default());
-            self.attempts.entry(hook).or_default().push(attempt);
+            found.entry(hook).or_default().push(attempt);
         }
-        Ok(())
+        Ok((found, left))
     }
 
-    fn dead_letters(&mut self, search: &Search<'_>, origin: &str) -> Result<(), ReadError> {
-        let Search { settings, workspace, bounds, watch, .. } = *search;
-        let Some(log) = opened(settings, &settings.topics.dead_letter)? else { return Ok(()) };
+    /// Where the deliveries are now. A delivery that moves while this looks is not missed: each topic is looked at after the one
+    /// that a delivery comes from, and what moves is written to its new topic first.
+    fn deliveries(&self) -> Result<(Deliveries, Left), ReadError> {
+        let mut found = Deliveries::default();
+        let Some(at) = &self.event.origin else { return Ok((found, Left::default())) };
+        let Self { settings, workspace, .. } = *self;
+        let group = committed(&settings.kafka, &settings.kafka.group, "trace-reader", &|topic| *topic == *at.topic)?;
+        let next = group.get(&*at.topic).and_then(|partitions| partitions.get(&at.partition));
+        found.is_settled = next.is_some_and(|next| *next > at.offset);
+        let behind = |place: &Place| {
+            place.workspace == workspace && place.partition == at.partition && place.offset <= at.offset
+        };
+        for place in places(settings, self.watch.wanted, &behind)? {
+            found.places.insert((place.integration_id.clone(), place.web_hook_id.clone()), place);
+        }
+        let tiers = tiers(settings)?;
+        scope(|threads| {
+            let thread = Builder::new().name("trace-dead".to_owned());
+            let dead = thread.spawn_scoped(threads, || self.dead_letters(at)).map_err(ReadError::Thread)?;
+            let (retries, left) = self.retries(at, &tiers)?;
+            let (dead_letters, left_dead) = joined(dead)?;
+            Ok((Deliveries { retries, dead_letters, ..found }, left.and(left_dead)))
+        })
+    }
+
+    fn retries(&self, at: &Origin, tiers: &[Tier]) -> Result<(ByHook<WaitingRetry>, Left), ReadError> {
+        let origin = at.to_string();
+        let is_meant =
+            |wire: &Wire| wire.workspace.as_deref() == Some(self.workspace) && wire.origin.as_ref() == Some(&origin);
+        let from_ms = self.event.at_ms.map(|ms| ms.saturating_sub(CRM_AHEAD_MAX_MS));
+        let pages = of_each(tiers, &|tier| {
+            let (log, waiting) = tier.open(self.settings)?;
+            let row = |glance: &Glance<'_>| {
+                let wire = Wire::read((glance.headers)().into_iter());
+                is_meant(&wire).then(|| tier.retry(glance, wire))
+            };
+            self.page(&log, vec![origin.clone()], Span { from_ms, ..waiting }, &row)
+        })?;
+        let (mut found, mut left) = (ByHook::new(), Left::default());
+        for retry in pages.into_iter().flat_map(|page| left.rows(page)) {
+            if let (Some(integration), Some(webhook)) =
+                (retry.wire.integration_id.clone(), retry.wire.webhook_id.clone())
+            {
+                found.entry((integration, webhook)).or_default().push(retry);
+            }
+        }
+        Ok((found, left))
+    }
+
+    fn dead_letters(&self, at: &Origin) -> Result<(ByHook<(i64, DeadLetter)>, Left), ReadError> {
+        let (mut found, mut left) = (ByHook::new(), Left::default());
+        let Some(log) = opened(self.settings, &self.settings.topics.dead_letter)? else { return Ok((found, left)) };
         let filter = DeadLetterFilter {
-            workspace: Some(workspace.to_owned()),
-            origin: Some(origin.to_owned()),
+            workspace: Some(self.workspace.to_owned()),
+            origin: Some(at.to_string()),
             ..DeadLetterFilter::default()
         };
         let row = |glance: &Glance<'_>| {
@@ -321,34 +313,39 @@ impl Gathered {
             let letter = filter.takes(&wire).then(|| DeadLetter::of(log.name(), glance, wire))?;
             Some((glance.timestamp_ms, letter))
         };
-        let question = Question { parts: vec![origin.to_owned()], span: search.span(), next: None, row: &row };
-        let page = scan(&log, &question, bounds, watch)?;
-        self.complete &= page.complete;
-        for (at_ms, letter) in page.rows {
+        let page = self.page(&log, vec![at.to_string()], self.span(), &row)?;
+        for (at_ms, letter) in left.rows(page) {
             if let (Some(integration), Some(webhook)) = (letter.integration_id.clone(), letter.web_hook_id.clone()) {
-                self.dead_letters.entry((integration, webhook)).or_default().push((at_ms, letter));
+                found.entry((integration, webhook)).or_default().push((at_ms, letter));
             }
         }
-        Ok(())
+        Ok((found, left))
     }
 
     /// What is left of the integrations' history in the health topic.
-    fn health(&mut self, settings: &Settings, workspace: &str, wanted: &dyn Fn() -> bool) -> Result<(), ReadError> {
-        let read = read_table(&settings.kafka, &settings.topics.health, "trace-health", wanted, |row| {
+    fn health(&self) -> Result<BTreeMap<String, Vec<(i64, Health)>>, ReadError> {
+        let mut found: BTreeMap<String, Vec<(i64, Health)>> = BTreeMap::new();
+        if self.event.origin.is_none() {
+            return Ok(found);
+        }
+        let Settings { kafka, topics, .. } = self.settings;
+        let read = read_table(kafka, &topics.health, "trace-health", self.watch.wanted, |row| {
             let health = row.value.and_then(|value| HealthRow::of(row.key, value));
-            if let Some(health) = health.filter(|health| health.workspace == workspace) {
+            if let Some(health) = health.filter(|health| health.workspace == self.workspace) {
                 let state = (health.state.since_ms(), health.state.health());
-                self.health.entry(health.integration_id).or_default().push(state);
+                found.entry(health.integration_id).or_default().push(state);
             }
         });
         match read {
             Ok(()) | Err(ReadError::Topic(SpanError::NoTopic(_)) | ReadError::Table(CompactedError::NoTopic(_))) => {
-                Ok(())
+                Ok(found)
             }
             Err(error) => Err(error),
         }
     }
+}
 
+impl Gathered {
     /// Why nothing goes to an integration, or went at the event's time.
     fn obstacle(&self, event: &FoundEvent, integration: &str, explanation: &Explanation) -> Option<String> {
         let is_own = |obstacle: &&Obstacle| matches!(obstacle, Obstacle::Status(_));
@@ -366,17 +363,18 @@ impl Gathered {
     fn take(&mut self, hook: &Hook, obstacle: Option<String>) -> Evidence {
         Evidence {
             attempts: self.attempts.remove(hook).unwrap_or_default(),
-            retries: self.retries.remove(hook).unwrap_or_default(),
-            dead_letters: self.dead_letters.remove(hook).unwrap_or_default(),
-            place: self.places.remove(hook),
+            retries: self.deliveries.retries.remove(hook).unwrap_or_default(),
+            dead_letters: self.deliveries.dead_letters.remove(hook).unwrap_or_default(),
+            place: self.deliveries.places.remove(hook),
             obstacle,
-            is_settled: self.is_settled,
+            is_settled: self.deliveries.is_settled,
         }
     }
 
     /// Webhooks of which something was found and not taken yet.
     fn others(&self) -> BTreeSet<Hook> {
-        let hooks = self.attempts.keys().chain(self.retries.keys()).chain(self.dead_letters.keys());
+        let Deliveries { retries, dead_letters, .. } = &self.deliveries;
+        let hooks = self.attempts.keys().chain(retries.keys()).chain(dead_letters.keys());
         hooks.cloned().collect()
     }
 }
@@ -456,3 +454,7 @@ fn matched(hook: Hook, because: String, evidence: Evidence) -> TracedWebhook {
         ..unmatched(hook, because)
     }
 }
+
+#[cfg(test)]
+#[path = "gather_tests.rs"]
+mod tests;

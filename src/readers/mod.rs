@@ -6,13 +6,16 @@
 
 pub(crate) mod attempts;
 pub(crate) mod dead_letters;
+pub(crate) mod find;
 pub(crate) mod gather;
 pub(crate) mod integrations;
+mod needle;
 pub(crate) mod scan;
 pub(crate) mod token;
 pub(crate) mod trace;
 pub(crate) mod waiting;
 
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -45,6 +48,9 @@ pub(crate) enum ReadError {
     /// The token is of another question, or is not a token.
     #[error("the token `next` is not one of this question; begin without it")]
     Token,
+    /// The system gives no thread.
+    #[error("there is no thread to read with")]
+    Thread(#[source] std::io::Error),
     /// The caller wants no answer any more.
     #[error("stopped before the end")]
     Stopped,
@@ -76,6 +82,11 @@ pub(crate) fn read_table(
         }
     }
     Ok(())
+}
+
+/// What a thread of a question has found.
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, ReadError>>) -> Result<T, ReadError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A time of RFC 3339 in UTC, to the millisecond.

@@ -81,6 +81,9 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// Of one page of a server's answer.
     pub(crate) const PAGE: Self = Self { rows: 200, bytes: 64 << 20, time: Duration::from_secs(10) };
+    /// Of each topic that a server's trace of one event looks through: all that was written since the event counts, few records
+    /// are parsed, and what a person waits for bounds it.
+    pub(crate) const TRACE: Self = Self { bytes: 2 << 30, ..Self::PAGE };
     /// Of a question at the command line, where one person waits and sees the progress.
     pub(crate) const PATIENT: Self = Self { rows: 200, bytes: 4 << 30, time: Duration::from_secs(60) };
 }
@@ -94,6 +97,8 @@ pub(crate) struct Span {
     pub(crate) from_ms: Option<i64>,
     /// Only records before this time.
     pub(crate) to_ms: Option<i64>,
+    /// Of a partition only this offset and what is behind it; all of a partition that is missing.
+    pub(crate) floors: BTreeMap<i32, i64>,
 }
 
 /// How far a scan has come.
@@ -108,9 +113,9 @@ pub(crate) struct Progress {
 /// How a scan asks whether to go on, and says how far it has come.
 pub(crate) struct Watch<'a> {
     /// Whether an answer is still wanted.
-    pub(crate) wanted: &'a dyn Fn() -> bool,
+    pub(crate) wanted: &'a (dyn Fn() -> bool + Sync),
     /// Told after every window.
-    pub(crate) progress: &'a dyn Fn(Progress),
+    pub(crate) progress: &'a (dyn Fn(Progress) + Sync),
 }
 
 /// Rows, newest first, and how far the scan looked.
@@ -140,6 +145,12 @@ pub(crate) struct Question<'a, R> {
     pub(crate) row: &'a dyn Fn(&Glance<'_>) -> Option<R>,
 }
 
+/// The name that the tokens of a question to `log` have.
+pub(super) fn name_of(log: &dyn Log, parts: &[String]) -> String {
+    let parts: Vec<&str> = [log.name()].into_iter().chain(parts.iter().map(String::as_str)).collect();
+    token::digest(&parts)
+}
+
 /// Looks for rows from the newest record back. Blocks for a bounded time.
 ///
 /// # Errors
@@ -150,8 +161,7 @@ pub(crate) fn scan<R>(
     bounds: Bounds,
     watch: &Watch<'_>,
 ) -> Result<Page<R>, ReadError> {
-    let parts: Vec<&str> = [log.name()].into_iter().chain(question.parts.iter().map(String::as_str)).collect();
-    let name = token::digest(&parts);
+    let name = name_of(log, &question.parts);
     let token = question.next.map(|text| Token::parse(text, &name)).transpose()?;
     let began = Instant::now();
     let mut scan = Scan::begin(log, question, bounds, token.as_ref())?;
@@ -223,6 +233,7 @@ impl<R> Scan<R> {
         // A token knows a ceiling that is no higher.
         let ceilings = span.to_ms.filter(|_| token.is_none()).map(|ms| log.offsets_at(ms)).transpose()?;
         let ceilings = ceilings.unwrap_or_default();
+        let floor_of = |range: &Range| span.floors.get(&range.partition).copied().unwrap_or(range.start);
         let asked = |range: &&Range| span.partitions.as_ref().is_none_or(|asked| asked.contains(&range.partition));
         let cursors = log.bounds().iter().filter(asked).map(|range| {
             let ceiling = match token {
@@ -231,7 +242,12 @@ impl<R> Scan<R> {
             };
             Cursor {
                 partition: range.partition,
-                floor: floors.get(&range.partition).copied().unwrap_or(range.start).max(range.start),
+                floor: floors
+                    .get(&range.partition)
+                    .copied()
+                    .unwrap_or(range.start)
+                    .max(range.start)
+                    .max(floor_of(range)),
                 ceiling: ceiling.min(range.end),
                 reached_ms: None,
                 found: VecDeque::new(),

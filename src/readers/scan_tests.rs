@@ -1,6 +1,7 @@
 //! The scan on made-up logs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
@@ -191,11 +192,8 @@ fn bytes_and_time_bound_a_page_and_the_next_one_goes_on() {
 #[test]
 fn who_wants_nothing_any_more_gets_what_there_is() {
     let log = log(&[50_000]);
-    let left = Cell::new(1_000);
-    let wanted = || {
-        left.set(left.get() - 1);
-        left.get() > 0
-    };
+    let left = AtomicUsize::new(1_000);
+    let wanted = || left.fetch_sub(1, Ordering::Relaxed) > 1;
     let row = |_: &Glance<'_>| None::<()>;
     let question = Question { parts: vec![], span: Span::default(), next: None, row: &row };
     let page = scan(&log, &question, Bounds::PAGE, &Watch { wanted: &wanted, progress: &|_| {} }).unwrap();

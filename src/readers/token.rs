@@ -65,6 +65,40 @@ impl Token {
     }
 }
 
+/// Between the tokens of several scans of one answer.
+const BETWEEN: char = '~';
+
+/// The tokens of an answer that several scans make: those of the scans that are not complete.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tokens<'a>(Vec<&'a str>);
+
+impl<'a> Tokens<'a> {
+    /// Reads what [`Tokens::text`] wrote for the answer to `question`.
+    ///
+    /// # Errors
+    /// [`ReadError::Token`]: it is one of another answer.
+    pub(super) fn parse(text: Option<&'a str>, question: &str) -> Result<Self, ReadError> {
+        let Some(text) = text else { return Ok(Self::default()) };
+        let mut parts = text.split(BETWEEN);
+        if parts.next() != Some(question) {
+            return Err(ReadError::Token);
+        }
+        Ok(Self(parts.collect()))
+    }
+
+    /// The token of the scan that asks `question` (see [`digest`]), if it was not complete.
+    pub(super) fn of(&self, question: &str) -> Option<&'a str> {
+        self.0.iter().find(|token| token.split('.').nth(1) == Some(question)).copied()
+    }
+
+    /// The text of `tokens`; none when every scan is complete.
+    pub(super) fn text(question: &str, tokens: &[Token]) -> Option<String> {
+        let parts = tokens.iter().map(Token::text);
+        let text: Vec<String> = std::iter::once(question.to_owned()).chain(parts).collect();
+        (!tokens.is_empty()).then(|| text.join(&BETWEEN.to_string()))
+    }
+}
+
 fn number(text: &str) -> Option<i64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -93,6 +127,19 @@ mod tests {
         assert!(token.text().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)));
         let other = digest(&["attemptsw", "s"]);
         assert!(matches!(Token::parse(&token.text(), &other), Err(ReadError::Token)));
+    }
+
+    #[test]
+    fn each_scan_of_an_answer_finds_its_own_token_again() {
+        let (answer, one, other) = (digest(&["trace"]), digest(&["attempts"]), digest(&["dead"]));
+        let token = Token::new(one.clone(), BTreeMap::from([(3, 9)]));
+        assert_eq!(Tokens::text(&answer, &[]), None);
+        let text = Tokens::text(&answer, std::slice::from_ref(&token)).unwrap();
+        let tokens = Tokens::parse(Some(&text), &answer).unwrap();
+        assert_eq!(tokens.of(&one), Some(token.text().as_str()));
+        assert_eq!(tokens.of(&other), None);
+        assert!(matches!(Tokens::parse(Some(&text), &other), Err(ReadError::Token)));
+        assert_eq!(Tokens::parse(None, &other).unwrap().of(&one), None);
     }
 
     #[test]

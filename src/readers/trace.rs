@@ -18,6 +18,12 @@ pub(crate) struct Trace {
     pub(crate) account: Account,
     /// Whether every topic that could have a record of it was read to its end.
     pub(crate) complete: bool,
+    /// Where it was not, everything of this time and later was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) searched_back_to: Option<String>,
+    /// With what to go on; none when complete. The answer that follows has the attempts of the part before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<String>,
 }
 
 /// The event.

@@ -1,19 +1,20 @@
 //! What waits: retries in their tiers, and places of webhooks that are behind in the events topic.
 
 use std::collections::BTreeMap;
+use std::thread::{Builder, scope};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::scan::{Bounds, Log as _, Watch, walk};
-use super::{ReadError, read_table, time};
+use super::scan::Span;
+use super::{ReadError, joined, read_table, time};
 use crate::backlog::record::PlaceRecord;
 use crate::domain::guid::canonical_key;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::Reason;
 use crate::kafka::groups::committed;
 use crate::kafka::table_reader::CompactedError;
-use crate::kafka::topic_range::{Range, SpanError};
+use crate::kafka::topic_range::SpanError;
 use crate::kafka::windows::{Glance, Windows};
 use crate::settings::Settings;
 use crate::topics::names::{now_topic, retry_group, tier_delay};
@@ -55,37 +56,74 @@ impl WaitingRetry {
     }
 }
 
-/// The retries that wait in any tier there is and that `meant` takes, and whether all were looked at. Blocks for a bounded time.
+/// Tiers that are looked at side by side: each has a client.
+const SIDE_BY_SIDE: usize = 4;
+
+/// A tier there is.
+pub(crate) struct Tier {
+    topic: String,
+    delay_ms: i64,
+    committed: BTreeMap<i32, i64>,
+}
+
+impl Tier {
+    /// The tier's log, and the part of it that waits.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub(crate) fn open(&self, settings: &Settings) -> Result<(Windows, Span), ReadError> {
+        let log = Windows::open(&settings.kafka, &self.topic, "waiting-reader")?;
+        Ok((log, Span { floors: self.committed.clone(), ..Span::default() }))
+    }
+
+    /// The retry in a record.
+    pub(crate) fn retry(&self, glance: &Glance<'_>, wire: Wire) -> WaitingRetry {
+        WaitingRetry::of(&self.topic, self.delay_ms, glance, wire)
+    }
+}
+
+/// Every tier there is, with what is committed of it. A retry that moves on meanwhile is in a later tier or a dead letter: so this is
+/// asked before any of those is opened. Blocks for a bounded time.
 ///
 /// # Errors
 /// [`ReadError`]
-pub(crate) fn retries(
-    settings: &Settings,
-    bounds: Bounds,
-    watch: &Watch<'_>,
-    meant: &dyn Fn(&Wire) -> bool,
-) -> Result<(Vec<WaitingRetry>, bool), ReadError> {
+pub(crate) fn tiers(settings: &Settings) -> Result<Vec<Tier>, ReadError> {
     let prefix = &settings.topics.retry_prefix;
     let now = now_topic(prefix);
     let delay_of =
         |topic: &str| if topic == now { Some(0) } else { tier_delay(topic, prefix).map(|it| it.as_millis()) };
     let group = retry_group(&settings.kafka.group);
     let committed = committed(&settings.kafka, &group, "waiting-reader", &|topic| delay_of(topic).is_some())?;
-    let (mut found, mut complete) = (Vec::new(), true);
-    for (topic, committed) in &committed {
-        let delay_ms = delay_of(topic).and_then(|ms| i64::try_from(ms).ok()).unwrap_or_default();
-        let log = Windows::open(&settings.kafka, topic, "waiting-reader")?;
-        let start = |range: &Range| committed.get(&range.partition).map_or(range.start, |at| range.start.max(*at));
-        let ranges: Vec<Range> = log.bounds().iter().map(|range| Range { start: start(range), ..*range }).collect();
-        complete &= walk(&log, &ranges, bounds, watch, &mut |glance| {
-            let wire = Wire::read((glance.headers)().into_iter());
-            if found.len() < bounds.rows && meant(&wire) {
-                found.push(WaitingRetry::of(log.name(), delay_ms, glance, wire));
-            }
-        })?;
-        complete &= found.len() < bounds.rows;
+    let tiers = committed.into_iter().map(|(topic, committed)| {
+        let delay_ms = delay_of(&topic).and_then(|ms| i64::try_from(ms).ok()).unwrap_or_default();
+        Tier { topic, delay_ms, committed }
+    });
+    Ok(tiers.collect())
+}
+
+/// What `look` gives of each tier, a few side by side. Blocks.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn of_each<T: Send>(
+    tiers: &[Tier],
+    look: &(dyn Fn(&Tier) -> Result<T, ReadError> + Sync),
+) -> Result<Vec<T>, ReadError> {
+    let mut given = Vec::new();
+    for some in tiers.chunks(SIDE_BY_SIDE) {
+        let looked: Result<Vec<T>, ReadError> = scope(|threads| {
+            let started: Result<Vec<_>, ReadError> = some
+                .iter()
+                .map(|tier| {
+                    let thread = Builder::new().name("trace-tier".to_owned());
+                    thread.spawn_scoped(threads, move || look(tier)).map_err(ReadError::Thread)
+                })
+                .collect();
+            started?.into_iter().map(joined).collect()
+        });
+        given.extend(looked?);
     }
-    Ok((found, complete))
+    Ok(given)
 }
 
 /// A webhook's place in a partition of the events topic: it has been given everything before it.

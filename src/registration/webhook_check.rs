@@ -203,8 +203,7 @@ impl WebhookCheck<'_, '_> {
             (Some(_), None) => self.fault_at(FaultKind::ValueType, (fields, "/period"), value, expected),
             (Some(_), Some(period)) => {
                 if let Err(error) = parse_period(&period) {
-                    let what = format!("{error}; {expected}");
-                    self.fault_at(FaultKind::Data, (fields, "/period"), value, &what);
+                    self.fault_at(FaultKind::Data, (fields, "/period"), value, &error.expected());
                 }
             }
             (None, _) if trigger == Some("schedule") => {

@@ -13,7 +13,8 @@ use super::render::printable;
 use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::domain::event::{Envelope, InvalidEvent};
 use crate::inflight::job::Origin;
-use crate::readers::gather::{FoundEvent, event_at, event_of_id, origin_of_delivery, trace};
+use crate::readers::find::{FoundEvent, event_at, event_of_id, origin_of_delivery};
+use crate::readers::gather::{Inquiry, trace};
 use crate::readers::scan::{Bounds, Span, Watch};
 use crate::readers::trace::{State, Trace, TracedWebhook, Waiting};
 use crate::readers::{same_id, time};
@@ -107,7 +108,8 @@ fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> R
         (Some(workspace), _) | (None, Some(workspace)) => workspace.clone(),
         (None, None) => return Err(ToolError::NoWorkspace),
     };
-    let traced = trace(settings, &event, &workspace, Bounds::PATIENT, &watch)?;
+    let inquiry = Inquiry { event: &event, workspace: &workspace, registered: None, next: None };
+    let traced = trace(settings, inquiry, Bounds::PATIENT, &watch)?;
     bar.finish_and_clear();
     if stop.is_cancelled() {
         return Ok(Answer::Stopped);

@@ -254,11 +254,26 @@ async fn describe(kafka: &settings::Kafka, actual: &mut Actual) -> Result<(), To
         }
         Err(error) => {
             for topic in actual.topics.values_mut() {
-                topic.properties = Err(NotDescribed::Refused { why: error.to_string() });
+                topic.properties = Err(not_described(&error));
             }
         }
     }
     Ok(())
+}
+
+fn not_described(error: &KafkaError) -> NotDescribed {
+    // The client library gives no code for what became of an admin operation.
+    let code = if let KafkaError::AdminOp(code) = error { Some(*code) } else { error.rdkafka_error_code() };
+    match code {
+        Some(
+            RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::MessageTimedOut
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown,
+        ) => NotDescribed::Late,
+        Some(_) | None => NotDescribed::Refused { why: error.to_string() },
+    }
 }
 
 /// The properties of each topic. No entry for a topic whose properties this user may not see.
@@ -366,5 +381,21 @@ async fn add_partitions(admin: &AdminClient<ClientLog>, plan: &Plan, applied: &m
             Ok(_) => applied.done.push(format!("raised {topic} from {} to {wanted} partitions", finding.actual)),
             Err(error) => applied.failed.push(format!("{topic} could not be given {wanted} partitions: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_out_is_told_from_a_missing_right() {
+        for late in
+            [RDKafkaErrorCode::OperationTimedOut, RDKafkaErrorCode::RequestTimedOut, RDKafkaErrorCode::AllBrokersDown]
+        {
+            assert_eq!(not_described(&KafkaError::AdminOp(late)), NotDescribed::Late, "{late}");
+        }
+        let refused = not_described(&KafkaError::AdminOp(RDKafkaErrorCode::ClusterAuthorizationFailed));
+        assert!(matches!(refused, NotDescribed::Refused { .. }), "{refused}");
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
-    ActualTopic, DAY, Finding, Fix, HEADERS_BYTES_MAX, OUTAGE, Purpose, SMALL_RECORD_BYTES_MAX, Severity, TopicSpec,
-    count, min_in_sync,
+    ActualTopic, DAY, Finding, Fix, HEADERS_BYTES_MAX, NotDescribed, OUTAGE, Purpose, SMALL_RECORD_BYTES_MAX, Severity,
+    TopicSpec, count, min_in_sync,
 };
 use crate::domain::retry_schedule::format_duration;
 
@@ -29,12 +29,20 @@ pub(super) fn judge(spec: &TopicSpec, actual: Option<&ActualTopic>) -> Vec<Findi
         Ok(properties) => judge.properties(properties, actual.replicas),
         Err(error) => judge.add(
             "properties",
-            (format!("unknown: {error}"), "a user that may describe them".to_owned()),
+            (format!("unknown: {error}"), wanted_of(error).to_owned()),
             (Severity::Warning, "whether this topic keeps what it is given could not be checked".to_owned()),
             Fix::ByHand,
         ),
     }
     judge.findings
+}
+
+/// What it takes to know a topic's properties.
+fn wanted_of(error: &NotDescribed) -> &'static str {
+    match error {
+        NotDescribed::Late => "an answer: run it again when the brokers answer",
+        NotDescribed::Unanswered | NotDescribed::Refused { .. } => "a user that may describe them",
+    }
 }
 
 /// Collects what is found about one topic.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::retry_schedule::RetrySchedule;
 use crate::settings;
-use crate::topics::{Actual, expected, lacks_required_replicas, plan};
+use crate::topics::{Actual, NotDescribed, expected, lacks_required_replicas, plan};
 
 fn topics() -> settings::Topics {
     settings::Topics {
@@ -255,11 +255,24 @@ fn partitions_are_added_where_no_key_moves_away() {
 fn unknown_properties_are_a_warning_and_the_default_size_is_assumed() {
     let mut actual = right(3);
     for topic in actual.topics.values_mut() {
-        topic.properties = Err(super::super::NotDescribed::Refused { why: "no permission".to_owned() });
+        topic.properties = Err(NotDescribed::Refused { why: "no permission".to_owned() });
     }
     let plan = plan(&topics(), &schedule(), &actual);
     assert_eq!(plan.findings.len(), plan.specs.len());
     assert!(plan.findings.iter().all(|it| it.severity == Severity::Warning && it.actual.contains("no permission")));
+}
+
+#[test]
+fn brokers_that_did_not_answer_in_time_are_no_missing_right() {
+    let mut actual = right(3);
+    for topic in actual.topics.values_mut() {
+        topic.properties = Err(NotDescribed::Late);
+    }
+    let plan = plan(&topics(), &schedule(), &actual);
+    assert_eq!(plan.findings.len(), plan.specs.len());
+    for finding in &plan.findings {
+        assert!(finding.actual.contains("did not answer in time") && !finding.wanted.contains("a user"), "{finding:?}");
+    }
 }
 
 #[test]

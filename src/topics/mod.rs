@@ -80,6 +80,8 @@ pub(crate) struct ActualTopic {
 pub(crate) enum NotDescribed {
     #[error("the cluster did not tell them")]
     Unanswered,
+    #[error("the brokers did not answer in time")]
+    Late,
     /// In the client's words.
     #[error("{why}")]
     Refused { why: String },

@@ -19,6 +19,7 @@ export const test = async (context, integration, webhook, place) => {
 };
 
 const count = (counts) => facts([["Sent back before", counts.sentBefore || undefined], ["For webhooks that are gone", counts.webhooksGone || undefined],
+  ["For integrations that are paused", counts.integrationsPaused || undefined],
   ...Object.entries(counts.skipped || {}).map(([why, number]) => [`Left out: ${why}`, number])]);
 
 // Runs what a preview fixed. Closing the dialog or stopping ends it between two records.

@@ -50,6 +50,31 @@ export const event = async (place, context) => {
     replace(result, failure(error));
     return;
   }
+  show(result, trace, wanted, context);
+};
+
+// Adds the attempts of an older part of the log to those that are shown.
+const joined = (trace, older) => ({
+  ...trace, complete: older.complete, next: older.next, searchedBackTo: older.searchedBackTo,
+  webhooks: trace.webhooks.map((row) => {
+    const found = older.webhooks.find((other) => other.integrationId === row.integrationId && other.webHookId === row.webHookId);
+    return found ? { ...row, attempts: [...found.attempts, ...row.attempts] } : row;
+  }),
+});
+
+const further = (result, trace, wanted, context) => {
+  const button = h("button", { type: "button", onclick: async () => {
+    button.disabled = true;
+    try {
+      show(result, joined(trace, await api.get(context.workspace, ["events", wanted, "trace"], { next: trace.next }, context.signal)), wanted, context);
+    } catch (error) {
+      if (error.name !== "AbortError") replace(result, failure(error));
+    }
+  } }, "Look further back");
+  return h("div", { class: "row" }, h("p", { class: "note" }, `Not everything was looked at: the search is bounded in bytes and time, and came back to ${time(trace.searchedBackTo)}.`), button);
+};
+
+const show = (result, trace, wanted, context) => {
   const account = trace.account || {};
   const matched = (trace.webhooks || []).filter((row) => row.matches);
   const others = (trace.webhooks || []).filter((row) => !row.matches);
@@ -59,5 +84,5 @@ export const event = async (place, context) => {
     h("p", { class: "account" }, `${account.matched} matched = ${account.acknowledged} acknowledged + ${account.waiting} waiting + ${account.dead} dead + ${account.dropped} dropped`),
     h("h2", {}, `Matched (${matched.length})`), matched.length ? matched.map((row) => webhook(row, context, trace.event.origin)) : h("p", {}, "No webhook of this workspace matches."),
     h("h2", {}, `Not matched (${others.length})`), others.map((row) => webhook(row, context, trace.event.origin)),
-    trace.complete === false && h("p", { class: "note" }, "Not everything was looked at: the search is bounded in rows, bytes and time."));
+    trace.next && further(result, trace, wanted, context));
 };

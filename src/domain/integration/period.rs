@@ -9,14 +9,26 @@ pub enum BadPeriod {
     #[error("a webhook of trigger type schedule needs schedule.period")]
     Missing,
     /// Not `[d.]hh:mm:ss`.
-    #[error("period `{0}`: expected [d.]hh:mm:ss with hours 00-23, minutes and seconds 00-59")]
+    #[error("period `{0}`: {expected}", expected = self.expected())]
     Malformed(String),
     /// Shorter than allowed.
-    #[error("period `{0}`: at least 00:00:10")]
+    #[error("period `{0}`: {expected}", expected = self.expected())]
     TooShort(String),
     /// Longer than allowed.
-    #[error("period `{0}`: at most {PERIOD_DAYS_MAX} days")]
+    #[error("period `{0}`: {expected}", expected = self.expected())]
     TooLong(String),
+}
+
+impl BadPeriod {
+    /// What is accepted instead.
+    pub(crate) fn expected(&self) -> String {
+        match self {
+            Self::Missing => "expected [d.]hh:mm:ss, since the trigger type is schedule".to_owned(),
+            Self::Malformed(_) => "expected [d.]hh:mm:ss with hours 00-23, minutes and seconds 00-59".to_owned(),
+            Self::TooShort(_) => "expected at least 00:00:10".to_owned(),
+            Self::TooLong(_) => format!("expected at most {PERIOD_DAYS_MAX} days"),
+        }
+    }
 }
 
 /// The shortest period: the contract's.

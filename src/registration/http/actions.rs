@@ -157,6 +157,8 @@ struct Counts {
     sent_before: u64,
     /// Of those that match, how many are for webhooks that are not registered any more.
     webhooks_gone: u64,
+    /// Of those that match, how many are for integrations that get nothing by their own status, such as `paused`.
+    integrations_paused: u64,
 }
 
 /// One line of a run's progress, a JSON object each. The last one is `done`, or says the error.

@@ -27,7 +27,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{Method, Response};
 use axum::middleware::{self, Next};
-use axum::response::Html;
+use axum::response::{Html, Redirect};
 use axum::routing;
 use prometheus::IntCounterVec;
 use serde::Serialize;
@@ -378,6 +378,8 @@ fn router(api: Arc<Api>) -> Router {
         .merge(Arc::clone(&api.readers).routes())
         .route("/api/v1/openapi.json", open(routing::get(openapi::document)))
         .route("/api/v1/docs", open(routing::get(|| async { Html(openapi::PAGE) })))
+        // The page names the description beside it: so it has one address, whatever a proxy puts before it.
+        .route("/api/v1/docs/", open(routing::get(|| async { Redirect::permanent("../docs") })))
         .fallback(|request: Request| async move { answers::no_route(request.uri().path()) })
         .layer(middleware::from_fn_with_state(Arc::clone(&api), bounded))
         .with_state(api)

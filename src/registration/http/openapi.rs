@@ -90,12 +90,12 @@ pub(super) const TYPES: [(&str, &str); 5] = [
     (
         "Counts",
         r#"{"matched":5,"sent":5,"tooLarge":0,"notAcknowledged":0,"skipped":{"invalid-event":3},"sentBefore":0,
-        "webhooksGone":0}"#,
+        "webhooksGone":0,"integrationsPaused":0}"#,
     ),
     (
         "Progress",
         r#"{"counts":{"matched":5,"sent":5,"tooLarge":0,"notAcknowledged":0,"skipped":{"invalid-event":3},
-        "sentBefore":0,"webhooksGone":0},"done":true,"stoppedEarly":false}"#,
+        "sentBefore":0,"webhooksGone":0,"integrationsPaused":0},"done":true,"stoppedEarly":false}"#,
     ),
     (
         "TestAnswer",

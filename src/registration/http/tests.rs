@@ -518,6 +518,11 @@ async fn the_description_and_its_page_need_no_token_and_nothing_from_outside() {
     let page = client.ask("GET", "/api/v1/docs", &[("authorization", "")], "").await;
     assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
     assert!(!page.text.contains("http://") && !page.text.contains("https://"), "an outside asset");
+    let slash = client.ask("GET", "/api/v1/docs/", &[("authorization", "")], "").await;
+    assert_eq!(
+        (slash.status, slash.headers["location"].to_str().unwrap()),
+        (StatusCode::PERMANENT_REDIRECT, "../docs")
+    );
 }
 
 /// The operations of the description: path, method and what is said of it.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::domain::guid::canonical_key;
 use crate::health::records::StateRecord;
 use crate::health::rules::Health;
+use crate::readers::gather::Registered;
 use crate::readers::integrations::{HealthRow, IntegrationRow};
 use crate::readers::waiting::{Place, behind_since};
 use crate::registration::http::readers::{Asked, SourceError};
@@ -98,6 +99,11 @@ impl Directory {
         self.integrations.workspaces()
     }
 
+    /// Whether there is such an integration.
+    pub(super) fn knows(&self, workspace: &str, id: &str) -> bool {
+        self.integrations.get(workspace, id).is_some()
+    }
+
     fn state(&self, workspace: &str, id: &str) -> Option<StateRecord> {
         self.health.read().get(&format!("{workspace}/{id}")).cloned()
     }
@@ -121,6 +127,24 @@ impl Directory {
             fields.insert("health".to_owned(), self.health_of(workspace, id));
         }
         Ok(value)
+    }
+
+    /// The workspace's integrations for a trace, in the order of their ids. `None` where a record can't be used: then an older one
+    /// may be in force, which only the topic knows.
+    pub(super) fn registered(&self, workspace: &str) -> Option<Vec<Registered>> {
+        let mut registered = Vec::new();
+        let mut behind: Option<String> = None;
+        loop {
+            let batch = self.integrations.page(workspace, behind.as_deref(), BATCH);
+            behind = batch.items.last().map(|(id, _)| id.clone());
+            for (id, stored) in batch.items {
+                let key = stored.spelling.as_deref().map_or_else(|| format!("{workspace}/{id}"), str::to_owned);
+                registered.push(Registered::parse(&key, stored.bytes, stored.written_ms)?);
+            }
+            if !batch.has_more || behind.is_none() {
+                return Some(registered);
+            }
+        }
     }
 
     /// The states of the workspace's integrations in the health topic, the newest change first.
@@ -271,7 +295,7 @@ mod tests {
         let directory = Directory::new(Arc::default());
         for (offset, (key, record)) in (0..).zip(records) {
             let version = Version { partition: 0, offset };
-            directory.integrations().apply(Some(key), Some(record.to_string().into()), version);
+            directory.integrations().apply(Some(key), Some(record.to_string().into()), version, 0);
         }
         for (key, state) in states {
             directory.said(key, Some(StateRecord::parse(state.to_string().as_bytes()).unwrap()));

@@ -144,7 +144,7 @@ fn take_place(group: &str, directory: &Directory, row: &Row<'_>) {
 fn take_integration(directory: &Directory, row: &Row<'_>) {
     let version = Version { partition: row.partition, offset: row.offset };
     let value = row.value.map(bytes::Bytes::copy_from_slice);
-    if !directory.integrations().apply(std::str::from_utf8(row.key).ok(), value, version) {
+    if !directory.integrations().apply(std::str::from_utf8(row.key).ok(), value, version, row.timestamp_ms) {
         unusable(row, "its key is no workspace and id");
     }
 }

@@ -20,9 +20,10 @@ pub(crate) use self::follow::Followers;
 use super::http::readers::{Answering, Asked, Missing, Question, Source, SourceError};
 use crate::inflight::job::Origin;
 use crate::kafka::windows::Windows;
-use crate::readers::attempts::{AttemptFilter, attempts};
+use crate::readers::attempts::{Attempt, AttemptFilter, attempts};
 use crate::readers::dead_letters::{DeadLetterFilter, dead_letters};
-use crate::readers::gather::{event_at, event_of_id, origin_of_delivery, trace};
+use crate::readers::find::{FoundEvent, event_at, event_of_id, origin_of_delivery};
+use crate::readers::gather::{Inquiry, trace};
 use crate::readers::scan::{Bounds, Page, Span, Watch};
 use crate::readers::{ReadError, time};
 use crate::settings::Settings;
@@ -77,15 +78,37 @@ fn answer(
         }
         Question::Instance { id } => directory.instance(workspace, &id),
         Question::Health(asked) => directory.health(workspace, &asked),
-        Question::Attempts(asked) => of_attempts(settings, workspace, asked, &watch),
+        Question::Attempts(asked) => rows(of_attempts(settings, workspace, asked, &watch)?),
+        Question::AttemptsOf { id, asked } => {
+            let is_first = asked.next.is_none();
+            let asked = Asked { integration: Some(id.clone()), ..asked };
+            let page = of_attempts(settings, workspace, asked, &watch)?;
+            let is_nothing = is_first && page.complete && page.rows.is_empty();
+            // What was deleted may have attempts still.
+            if is_nothing && !directory.knows(workspace, &id) {
+                return Err(Missing::Instance { id }.into());
+            }
+            rows(page)
+        }
         Question::DeadLetters(asked) => of_dead_letters(settings, workspace, asked, &watch),
-        Question::Trace { event } => of_event(settings, workspace, &event, &watch),
+        Question::Trace { event, next } => {
+            let found = found_event(settings, workspace, &event, &watch)?;
+            let registered = directory.registered(workspace);
+            let inquiry = Inquiry { event: &found, workspace, registered, next: next.as_deref() };
+            let traced = trace(settings, inquiry, Bounds::TRACE, &watch)?;
+            Ok(serde_json::to_value(&traced.ok_or(Missing::NoEvent)?)?)
+        }
         Question::Record { place } => record::show(settings, workspace, &place, &watch),
         Question::Lab { filter } => lab::judge(settings, workspace, &filter, &watch),
     }
 }
 
-fn of_attempts(settings: &Settings, workspace: &str, asked: Asked, watch: &Watch<'_>) -> Result<Value, SourceError> {
+fn of_attempts(
+    settings: &Settings,
+    workspace: &str,
+    asked: Asked,
+    watch: &Watch<'_>,
+) -> Result<Page<Attempt>, ReadError> {
     let (span, bounds, next) = (span(&asked), bounds(&asked), asked.next);
     let filter = AttemptFilter {
         workspace: Some(workspace.to_owned()),
@@ -96,8 +119,8 @@ fn of_attempts(settings: &Settings, workspace: &str, asked: Asked, watch: &Watch
         delivery: asked.delivery,
         entity: asked.entity,
     };
-    let log = Windows::open(&settings.kafka, &settings.topics.attempts, "attempts-reader").map_err(ReadError::from)?;
-    rows(attempts(&log, &filter, span, next.as_deref(), bounds, watch)?)
+    let log = Windows::open(&settings.kafka, &settings.topics.attempts, "attempts-reader")?;
+    attempts(&log, &filter, span, next.as_deref(), bounds, watch)
 }
 
 fn of_dead_letters(
@@ -120,9 +143,13 @@ fn of_dead_letters(
     rows(dead_letters(&log, &filter, span, next.as_deref(), bounds, watch)?)
 }
 
-/// The trace of an event named by its place, its id, or a delivery of it. An event of another workspace is answered like one that is
-/// not there.
-fn of_event(settings: &Settings, workspace: &str, event: &str, watch: &Watch<'_>) -> Result<Value, SourceError> {
+/// The event named by its place, its id, or a delivery of it. An event of another workspace is told like one that is not there.
+fn found_event(
+    settings: &Settings,
+    workspace: &str,
+    event: &str,
+    watch: &Watch<'_>,
+) -> Result<FoundEvent, SourceError> {
     let missing = || Missing::Event { event: event.to_owned(), searched_back_to: None };
     let (found, searched_back_to_ms) = match Origin::parse(event) {
         Some(place) => {
@@ -139,12 +166,10 @@ fn of_event(settings: &Settings, workspace: &str, event: &str, watch: &Watch<'_>
             (page.rows.into_iter().next(), page.searched_back_to_ms)
         }
     };
-    let Some(found) = found.filter(|found| found.workspace.as_deref() == Some(workspace)) else {
+    found.filter(|found| found.workspace.as_deref() == Some(workspace)).ok_or_else(|| {
         let searched_back_to = searched_back_to_ms.and_then(time);
-        return Err(Missing::Event { event: event.to_owned(), searched_back_to }.into());
-    };
-    let traced = trace(settings, &found, workspace, Bounds::PAGE, watch)?;
-    Ok(serde_json::to_value(&traced.ok_or(Missing::NoEvent)?)?)
+        Missing::Event { event: event.to_owned(), searched_back_to }.into()
+    })
 }
 
 /// Whether a place is one where events of workspaces stand: no other topic is read for a caller.
@@ -156,7 +181,7 @@ fn check_holds_events(settings: &Settings, place: &Origin) -> Option<()> {
 
 fn span(asked: &Asked) -> Span {
     let ms = |time: Option<Timestamp>| time.map(Timestamp::as_millisecond);
-    Span { partitions: None, from_ms: ms(asked.from), to_ms: ms(asked.to) }
+    Span { from_ms: ms(asked.from), to_ms: ms(asked.to), ..Span::default() }
 }
 
 fn bounds(asked: &Asked) -> Bounds {
@@ -172,4 +197,41 @@ fn rows<R: Serialize>(page: Page<R>) -> Result<Value, SourceError> {
         "complete": page.complete,
         "next": page.next.map(|token| token.text()),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+    use super::*;
+    use crate::kafka::client::producer_config;
+    use crate::registration::registry::{Version, View};
+
+    #[test]
+    fn an_integration_is_missing_when_it_is_not_registered_and_nothing_is_logged_of_it() {
+        let cluster = MockCluster::new(1).unwrap();
+        let mut settings = Settings::default();
+        settings.kafka.brokers = cluster.bootstrap_servers();
+        cluster.create_topic(&settings.topics.attempts, 1, 1).unwrap();
+        let producer: BaseProducer = producer_config(&settings.kafka, "test").create().unwrap();
+        let value = json!({ "deliveryId": "msg_1", "attempt": 1, "outcome": "failed" }).to_string();
+        producer.send(BaseRecord::to(&settings.topics.attempts).key("acme/deleted").payload(&value)).unwrap();
+        producer.flush(Duration::from_secs(20)).unwrap();
+        let view = Arc::new(View::default());
+        view.apply(Some("acme/new"), Some(Bytes::from_static(b"{}")), Version { partition: 0, offset: 0 }, 0);
+        let directory = Directory::new(view);
+        let rows_of = |id: &str| {
+            let question = Question::AttemptsOf { id: id.to_owned(), asked: Asked { limit: 9, ..Asked::default() } };
+            let answer = answer(&settings, &directory, "acme", question, &CancellationToken::new());
+            answer.map(|page| page["rows"].as_array().map(Vec::len))
+        };
+        assert_eq!(rows_of("deleted").unwrap(), Some(1));
+        assert_eq!(rows_of("new").unwrap(), Some(0));
+        let unknown = rows_of("unknown").unwrap_err();
+        assert!(matches!(unknown, SourceError::Missing(Missing::Instance { .. })), "{unknown}");
+    }
 }

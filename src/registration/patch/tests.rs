@@ -285,6 +285,17 @@ fn values_that_can_not_be_are_refused() {
 }
 
 #[test]
+fn a_bad_period_and_what_is_expected_are_said_once() {
+    for (period, expected) in [("00:00:09", "00:00:10"), ("soon", "hh:mm:ss"), ("40000.00:00:00", "days")] {
+        let value = format!(r#"{{"period":"{period}"}}"#);
+        let message = apply(&op("replace", "/webHooks/two/schedule", &value)).unwrap_err().message;
+        for said in [period, expected, "expected"] {
+            assert_eq!(message.matches(said).count(), 1, "{said} in {message}");
+        }
+    }
+}
+
+#[test]
 fn what_a_later_operation_mends_is_no_fault() {
     let first = op("add", "/webHooks", r#"{"id":"n","relativeUrl":"/n","triggerType":"entityEvent"}"#);
     applies(&format!("{first},{}", op("add", "/webHooks/n/filter", r#"{"items":[{}]}"#)), &[]);

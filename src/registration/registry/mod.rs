@@ -362,8 +362,8 @@ pub(crate) mod testing {
                 let version = Version { partition: 0, offset };
                 offset += 1;
                 match job.change {
-                    Change::Put(bytes) => view.apply(Some(&key), Some(bytes.into()), version),
-                    Change::Delete => view.apply(Some(&key), None, version),
+                    Change::Put(bytes) => view.apply(Some(&key), Some(bytes.into()), version, 0),
+                    Change::Delete => view.apply(Some(&key), None, version, 0),
                 };
                 drop(job.reply.send(Ok(version)));
             }

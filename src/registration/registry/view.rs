@@ -37,6 +37,8 @@ pub(crate) struct Stored {
     pub(crate) bytes: Bytes,
     /// Its place in the log.
     pub(crate) version: Version,
+    /// When it was written, ms since 1970.
+    pub(crate) written_ms: i64,
     /// The record's key, where the GUID in it is not in small letters.
     pub(crate) spelling: Option<Arc<str>>,
 }
@@ -71,8 +73,9 @@ impl View {
         self.state.lock()
     }
 
-    /// Applies one record; `None` is a tombstone. Returns whether the key is one of ours. A GUID in it may be in either case.
-    pub(crate) fn apply(&self, key: Option<&str>, value: Option<Bytes>, version: Version) -> bool {
+    /// Applies one record, written at that time; `None` is a tombstone. Returns whether the key is one of ours. A GUID in it may be
+    /// in either case.
+    pub(crate) fn apply(&self, key: Option<&str>, value: Option<Bytes>, version: Version, written_ms: i64) -> bool {
         let sent = key;
         let key = key.map(canonical_key);
         let spelling = sent.filter(|sent| key.as_deref() != Some(sent)).map(Into::into);
@@ -80,7 +83,7 @@ impl View {
         let names = names.filter(|(workspace, id)| !workspace.is_empty() && !id.is_empty());
         let mut state = self.lock();
         if let Some((workspace, id)) = names {
-            state.put(workspace, id, value.map(|bytes| Stored { bytes, version, spelling }));
+            state.put(workspace, id, value.map(|bytes| Stored { bytes, version, written_ms, spelling }));
         }
         state.applied.insert(version.partition, version.offset);
         drop(state);
@@ -159,7 +162,7 @@ mod tests {
 
     fn put(view: &View, key: &str, value: Option<&'static str>, offset: i64) -> bool {
         let version = Version { partition: 0, offset };
-        view.apply(Some(key), value.map(|text| Bytes::from_static(text.as_bytes())), version)
+        view.apply(Some(key), value.map(|text| Bytes::from_static(text.as_bytes())), version, 0)
     }
 
     #[test]
@@ -189,7 +192,7 @@ mod tests {
     fn keys_of_others_are_told_and_pass_by() {
         let view = View::default();
         for key in [None, Some("plain"), Some("/a"), Some("a/")] {
-            assert!(!view.apply(key, Some(Bytes::new()), Version { partition: 0, offset: 7 }));
+            assert!(!view.apply(key, Some(Bytes::new()), Version { partition: 0, offset: 7 }, 0));
         }
         assert!(view.wait_for(Version { partition: 0, offset: 7 }, Duration::ZERO));
         assert!(!view.wait_for(Version { partition: 0, offset: 8 }, Duration::ZERO));
@@ -222,7 +225,7 @@ mod tests {
         let view = View::default();
         for number in 0..9 {
             let version = Version { partition: 0, offset: number };
-            view.apply(Some(&format!("ws/{number}")), Some(Bytes::from(vec![b' '; 1 << 20])), version);
+            view.apply(Some(&format!("ws/{number}")), Some(Bytes::from(vec![b' '; 1 << 20])), version, 0);
         }
         let page = view.page("ws", None, 100);
         assert_eq!((page.items.len(), page.has_more), (5, true));

@@ -424,7 +424,7 @@ impl StatusView {
         let paint = Paint { colour: wishes.colour };
         let draws = wishes.draws && io::stdout().is_terminal();
         let mut ticks = tokio::time::interval(if draws { FRAME_EVERY } else { LINE_EVERY });
-        let mut stopped = false;
+        let (mut stopped, mut lines) = (false, Lines::default());
         if !draws {
             let places = self.places.named().map(|(name, value)| format!("{name} {value}"));
             if let Err(error) = print(&places.join("\n")) {
@@ -438,7 +438,7 @@ impl StatusView {
                 _ = ticks.tick() => {}
             }
             let reading = self.reading();
-            let shown = if draws { screen::draw(reading.frame(paint)) } else { print(&reading.line()) };
+            let shown = if draws { screen::draw(reading.frame(paint)) } else { lines.print(reading.line(), print) };
             if let Err(error) = shown {
                 tracing::warn!(%error, "the view ends: stdout cannot be written");
                 break;
@@ -475,6 +475,23 @@ impl StatusView {
     }
 }
 
+/// The lines of a demo whose stdout is no terminal: one that says what the one before said is left out.
+#[derive(Default)]
+struct Lines {
+    last: String,
+}
+
+impl Lines {
+    fn print(&mut self, line: String, print: impl FnOnce(&str) -> io::Result<()>) -> io::Result<()> {
+        if line == self.last {
+            return Ok(());
+        }
+        print(&line)?;
+        self.last = line;
+        Ok(())
+    }
+}
+
 fn print(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
@@ -484,6 +501,19 @@ fn print(line: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_says_nothing_new_is_not_printed_again() {
+        let (mut lines, mut printed) = (Lines::default(), Vec::new());
+        for line in ["0s starting", "0s starting", "0s producing", "1s producing", "0s starting"] {
+            let print = |line: &str| {
+                printed.push(line.to_owned());
+                Ok(())
+            };
+            lines.print(line.to_owned(), print).unwrap();
+        }
+        assert_eq!(printed, ["0s starting", "0s producing", "1s producing", "0s starting"]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_when_it_is_so_when_told_or_when_patience_ends() {

@@ -119,7 +119,7 @@ pub(crate) fn overview() {}
     params(InWorkspace, ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
         ("reason" = Option<String>, Query, description = "Only failures of this reason word", max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"),
         OfAttempt, Between, Paging),
-    responses((status = 200, body = AttemptsPage, description = "A page"), AnyReader, AnyRequest)
+    responses((status = 200, body = AttemptsPage, description = "A page"), (status = 409, body = Problem, description = "There is no such instance, and nothing is logged of one"), AnyReader, AnyRequest)
 )]
 pub(crate) fn attempts_of_instance() {}
 
@@ -135,7 +135,8 @@ pub(crate) fn attempts() {}
 /// letter, and the account. Needs the right `read`.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/events/{event}/trace", operation_id = "traceEvent", tag = "readers",
-    params(InWorkspace, ("event" = String, Path, description = "The event's id, a delivery's id, or its place `topic/partition/offset` with `/` written as `%2F`", min_length = 1, max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")),
+    params(InWorkspace, ("event" = String, Path, description = "The event's id, a delivery's id, or its place `topic/partition/offset` with `/` written as `%2F`", min_length = 1, max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$"),
+        ("next" = Option<String>, Query, description = "What the answer before gave as `next`: the attempts of the part before follow")),
     responses((status = 200, body = EventTrace, description = "The event and its account"), (status = 404, body = Problem, description = "There is no such event in this workspace"), AnyReader, AnyRequest)
 )]
 pub(crate) fn trace() {}
@@ -319,6 +320,10 @@ struct EventTrace {
     account: EventAccount,
     /// Whether all that could say something was looked at.
     complete: bool,
+    /// Where it was not: everything of this time and later was looked at.
+    searched_back_to: Option<String>,
+    /// Where it was not: what to give as `next` to go on. The answer then has the attempts of the part before.
+    next: Option<String>,
 }
 
 #[derive(ToSchema)]

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::errors::{BadQuestion, Missing, SourceError};
 use self::query::{
-    Draft, FILTER_BYTES_MAX, Find, NEXT_CHARS_MAX, NoParameters, Parameters, WORD_CHARS_MAX, limit, word,
+    Draft, FILTER_BYTES_MAX, Find, GoOn, NEXT_CHARS_MAX, NoParameters, Parameters, WORD_CHARS_MAX, limit, word,
 };
 use super::auth::Tokens;
 use super::rights::{Right, Rights};
@@ -70,10 +70,12 @@ pub(crate) enum Question {
     Health(Asked),
     /// Attempts, newest first.
     Attempts(Asked),
+    /// Attempts of one integration, newest first. One that is not registered and of which nothing is logged is missing.
+    AttemptsOf { id: String, asked: Asked },
     /// Dead letters, newest first.
     DeadLetters(Asked),
     /// What became of an event, named by its place or its id.
-    Trace { event: String },
+    Trace { event: String, next: Option<String> },
     /// One record of the events or the dead-letter topic, with its value.
     Record { place: String },
     /// How a draft filter judges recent events.
@@ -154,6 +156,7 @@ impl Readers {
                 answers::json(StatusCode::OK, &value)
             }
             Err(SourceError::Bad(bad)) => answers::bad_request(chain(&bad)),
+            Err(SourceError::Missing(Missing::Instance { id })) => answers::no_instance(&id),
             Err(SourceError::Missing(missing)) => answers::missing(missing.to_string()),
             Err(error) => {
                 tracing::warn!(error = chain(&error), "a reader could not answer");
@@ -303,7 +306,8 @@ async fn attempts(
     query: QueryOf<Parameters>,
 ) -> Response<Body> {
     let question = |(workspace, id): (String, String), query: Parameters, _| {
-        Ok((workspace, Question::Attempts(Asked { integration: Some(canonical(&id).into_owned()), ..query.asked()? })))
+        let id = canonical(&id).into_owned();
+        Ok((workspace, Question::AttemptsOf { id, asked: query.asked()? }))
     };
     respond(&readers, &headers, path, query, question).await
 }
@@ -332,11 +336,11 @@ async fn trace(
     State(readers): State<Arc<Readers>>,
     headers: HeaderMap,
     path: PathOf<(String, String)>,
-    query: QueryOf<NoParameters>,
+    query: QueryOf<GoOn>,
 ) -> Response<Body> {
-    let question = |(workspace, event): (String, String), _: NoParameters, _| {
+    let question = |(workspace, event): (String, String), query: GoOn, _| {
         let event = word("event", Some(event), WORD_CHARS_MAX)?.unwrap_or_default();
-        Ok((workspace, Question::Trace { event }))
+        Ok((workspace, Question::Trace { event, next: word("next", query.next, NEXT_CHARS_MAX)? }))
     };
     respond(&readers, &headers, path, query, question).await
 }
@@ -345,11 +349,11 @@ async fn trace_at(
     State(readers): State<Arc<Readers>>,
     headers: HeaderMap,
     path: PathOf<(String, String, String, String)>,
-    query: QueryOf<NoParameters>,
+    query: QueryOf<GoOn>,
 ) -> Response<Body> {
-    let question = |(workspace, topic, partition, offset): (String, String, String, String), _: NoParameters, _| {
+    let question = |(workspace, topic, partition, offset): (String, String, String, String), query: GoOn, _| {
         let event = word("event", Some(format!("{topic}/{partition}/{offset}")), WORD_CHARS_MAX)?.unwrap_or_default();
-        Ok((workspace, Question::Trace { event }))
+        Ok((workspace, Question::Trace { event, next: word("next", query.next, NEXT_CHARS_MAX)? }))
     };
     respond(&readers, &headers, path, query, question).await
 }
@@ -396,7 +400,10 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// Remembers what it was asked and gives always the same rows.
+    /// An integration that there is not.
+    pub(crate) const NOWHERE: &str = "nowhere";
+
+    /// Remembers what it was asked and gives always the same rows, but for [`NOWHERE`].
     #[derive(Default)]
     pub(crate) struct Told {
         /// What it was asked.
@@ -409,10 +416,17 @@ pub(crate) mod testing {
 
     impl Source for Told {
         fn ask(&self, workspace: String, question: Question, stop: CancellationToken) -> Answering {
+            let missing = match &question {
+                Question::AttemptsOf { id, .. } if id == NOWHERE => Some(Missing::Instance { id: id.clone() }),
+                _ => None,
+            };
             self.asked.lock().push((workspace, question));
             self.stops.lock().push(stop);
             let held = self.held.clone();
             Box::pin(async move {
+                if let Some(missing) = missing {
+                    return Err(missing.into());
+                }
                 if let Some(held) = held {
                     held.cancelled().await;
                 }

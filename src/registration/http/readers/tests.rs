@@ -83,13 +83,22 @@ async fn answers_of_receivers_are_for_tokens_that_may_see_bodies() {
 }
 
 #[tokio::test]
+async fn attempts_of_an_unknown_instance_are_answered_as_every_route_of_it_answers() {
+    let client = client(Told::default());
+    let (status, _, answer) = client.get("/api/v1/acme/integrations/instances/nowhere/attempts", "all").await;
+    assert_eq!(
+        (status.as_u16(), answer),
+        (409, json!({"status": "notFound", "message": "IntegrationInstance nowhere not found"}))
+    );
+}
+
+#[tokio::test]
 async fn a_question_is_what_path_and_query_say() {
     let client = client(Told::default());
     let query = "webhook=w&reason=tls&entity=c-1&from=2026-01-31T12:00:00Z&limit=7&next=1.2";
     client.get(&format!("/api/v1/acme/integrations/instances/i1/attempts?{query}"), "all").await;
     let word = |text: &str| Some(text.to_owned());
     let expected = Asked {
-        integration: word("i1"),
         webhook: word("w"),
         reason: word("tls"),
         entity: word("c-1"),
@@ -98,10 +107,13 @@ async fn a_question_is_what_path_and_query_say() {
         next: word("1.2"),
         ..Asked::default()
     };
-    assert_eq!(client.last(), ("acme".to_owned(), Question::Attempts(expected)));
+    assert_eq!(client.last(), ("acme".to_owned(), Question::AttemptsOf { id: "i1".to_owned(), asked: expected }));
     for path in ["events/crm.object-events%2F0%2F5/trace", "events/crm.object-events/0/5/trace"] {
         client.get(&format!("/api/v1/acme/{path}"), "all").await;
-        assert_eq!(client.last().1, Question::Trace { event: "crm.object-events/0/5".to_owned() });
+        let event = "crm.object-events/0/5".to_owned();
+        assert_eq!(client.last().1, Question::Trace { event: event.clone(), next: None });
+        client.get(&format!("/api/v1/acme/{path}?next=1.2~3"), "all").await;
+        assert_eq!(client.last().1, Question::Trace { event, next: word("1.2~3") });
     }
     client.get("/api/v1/acme/dead-letters?limit=100000", "all").await;
     assert_eq!(client.last().1, Question::DeadLetters(Asked { limit: ROWS_MAX, ..Asked::default() }));
