@@ -1,3 +1,5 @@
+//! Traces over a mock cluster: bounds, and how one goes on.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
