@@ -279,6 +279,19 @@ pub(crate) fn window_consumer_config(kafka: &settings::Kafka, role: &str) -> Cli
     config
 }
 
+/// Of a reader's consumer that reads large pieces: the queue is not empty before the next answer comes.
+pub(crate) fn large_window_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
+    let mut config = table_consumer_config(kafka, role);
+    for (key, value) in
+        [("queued.max.messages.kbytes", "8192"), ("fetch.wait.max.ms", "10"), ("fetch.queue.backoff.ms", "1")]
+    {
+        if !is_set(kafka, key) {
+            config.set(key, value);
+        }
+    }
+    config
+}
+
 /// Of a tool's producer: the tool gives up early and says so, where the sink never stops trying.
 pub(crate) fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);

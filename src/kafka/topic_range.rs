@@ -233,15 +233,23 @@ impl TopicRange {
         topic: &str,
         role: &'static str,
     ) -> Result<Self, SpanError> {
-        let consumer = consumer(config, topic, role)?;
+        Self::open_over(Arc::new(consumer(config, topic, role)?), kafka, topic)
+    }
+
+    /// The same with a client that there is.
+    pub(super) fn open_over(
+        consumer: Arc<BaseConsumer<ClientLog>>,
+        kafka: &settings::Kafka,
+        topic: &str,
+    ) -> Result<Self, SpanError> {
         let partitions = partitions(&consumer, kafka, topic)?;
         let bounds = topic_watch::bounds(&consumer, topic, &partitions, ANSWER_TIMEOUT)
             .map_err(|source| SpanError::Kafka { topic: topic.to_owned(), source })?;
-        Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned(), bounds })
+        Ok(Self { consumer, topic: topic.to_owned(), bounds })
     }
 
     /// The client.
-    pub(super) fn consumer(&self) -> &BaseConsumer<ClientLog> {
+    pub(super) fn consumer(&self) -> &Arc<BaseConsumer<ClientLog>> {
         &self.consumer
     }
 

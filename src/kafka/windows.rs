@@ -3,15 +3,16 @@
 //! No group, no commits. The caller decides which pieces; nothing here looks into a record.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::client::window_consumer_config;
+use super::client::{ClientLog, large_window_consumer_config, window_consumer_config};
 use super::record_stream::is_transient;
 use super::topic_range::{Range, SILENCE_MAX, SpanError, TopicRange};
 use crate::kafka::headers::every_header;
@@ -43,6 +44,32 @@ impl Glance<'_> {
     }
 }
 
+/// A client that reads pieces of several topics, one after another: a connection takes longer than a small piece.
+pub(crate) struct WindowReader {
+    consumer: Arc<BaseConsumer<ClientLog>>,
+    kafka: settings::Kafka,
+}
+
+impl WindowReader {
+    /// A client that connects when it is first asked.
+    ///
+    /// # Errors
+    /// [`SpanError::Kafka`]: its configuration is not valid.
+    pub(crate) fn new(kafka: &settings::Kafka, role: &'static str) -> Result<Self, SpanError> {
+        let consumer = window_consumer_config(kafka, role).create_with_context(ClientLog::of_tool(role));
+        let consumer = consumer.map_err(|source| SpanError::Kafka { topic: role.to_owned(), source })?;
+        Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone() })
+    }
+
+    /// Takes the bounds of `topic` as they are now. `&mut`: one topic at a time. Blocks for a bounded time.
+    ///
+    /// # Errors
+    /// [`SpanError`]
+    pub(crate) fn open(&mut self, topic: &str) -> Result<Windows, SpanError> {
+        Ok(Windows { topic: TopicRange::open_over(Arc::clone(&self.consumer), &self.kafka, topic)? })
+    }
+}
+
 /// A topic with the bounds it had when it was opened, of which any piece can be read at any time.
 pub(crate) struct Windows {
     topic: TopicRange,
@@ -55,6 +82,14 @@ impl Windows {
     /// [`SpanError`]
     pub(crate) fn open(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, SpanError> {
         Ok(Self { topic: TopicRange::open_with(&window_consumer_config(kafka, role), kafka, topic, role)? })
+    }
+
+    /// The same for large pieces: it fetches more ahead.
+    ///
+    /// # Errors
+    /// [`SpanError`]
+    pub(crate) fn open_large(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, SpanError> {
+        Ok(Self { topic: TopicRange::open_with(&large_window_consumer_config(kafka, role), kafka, topic, role)? })
     }
 
     /// The topic's name.

@@ -116,7 +116,7 @@ pub(crate) fn origin_of_delivery(
 
 /// A topic. `None` if it does not exist.
 pub(super) fn opened(settings: &Settings, topic: &str) -> Result<Option<Windows>, ReadError> {
-    match Windows::open(&settings.kafka, topic, "trace-reader") {
+    match Windows::open_large(&settings.kafka, topic, "trace-reader") {
         Ok(log) => Ok(Some(log)),
         Err(SpanError::NoTopic(_)) => Ok(None),
         Err(error) => Err(error.into()),

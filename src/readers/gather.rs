@@ -10,10 +10,10 @@ use super::attempts::{Attempt, AttemptFilter, key_partitions};
 use super::dead_letters::{DeadLetter, DeadLetterFilter};
 use super::find::{FoundEvent, opened};
 use super::integrations::HealthRow;
-use super::scan::{Bounds, Log as _, Page, Question, Span, Watch, name_of, scan};
+use super::scan::{Bounds, Log as _, Page, Question, Span, Watch, name_of, scan, walk};
 use super::token::{Token, Tokens, digest};
 use super::trace::{Account, Evidence, Trace, TracedEvent, TracedWebhook};
-use super::waiting::{Place, Tier, WaitingRetry, of_each, places, tiers};
+use super::waiting::{Place, Places, Tier, WaitingRetry, tiers};
 use super::{ReadError, joined, parts_of, read_table, time};
 use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, Obstacle, Ruling, WebhookRuling, explain, items_of};
@@ -22,9 +22,8 @@ use crate::domain::integration::Integration;
 use crate::health::rules::Health;
 use crate::inflight::job::Origin;
 use crate::kafka::groups::committed;
-use crate::kafka::table_reader::CompactedError;
 use crate::kafka::topic_range::SpanError;
-use crate::kafka::windows::{Glance, Windows};
+use crate::kafka::windows::{Glance, WindowReader, Windows};
 use crate::settings::Settings;
 
 /// The clocks of the workers that wrote the records differ by at most this, ms.
@@ -70,8 +69,6 @@ type ByHook<R> = BTreeMap<Hook, Vec<R>>;
 struct Gathered {
     attempts: ByHook<Attempt>,
     deliveries: Deliveries,
-    /// By integration id, its states in their order: since when, and which.
-    health: BTreeMap<String, Vec<(i64, Health)>>,
 }
 
 /// Where deliveries of the event are.
@@ -81,6 +78,8 @@ struct Deliveries {
     dead_letters: ByHook<(i64, DeadLetter)>,
     places: BTreeMap<Hook, Place>,
     is_settled: bool,
+    /// By integration id, its states in their order: since when, and which.
+    health: BTreeMap<String, Vec<(i64, Health)>>,
 }
 
 /// Where the scans that met a bound go on, and how far they have come.
@@ -172,16 +171,15 @@ pub(crate) fn trace(
 }
 
 impl Search<'_> {
-    /// Looks into all topics side by side: most of the time goes into waiting for brokers.
+    /// Looks into the attempt log and the other topics side by side: most of the time goes into waiting for brokers.
     fn gather(&self, registered: Option<Vec<Registered>>) -> Result<(Vec<Registered>, Gathered, Left), ReadError> {
         scope(|threads| {
-            let named = |name: &str| Builder::new().name(format!("trace-{name}"));
-            let health = named("health").spawn_scoped(threads, || self.health()).map_err(ReadError::Thread)?;
-            let deliveries = named("topics").spawn_scoped(threads, || self.deliveries()).map_err(ReadError::Thread)?;
+            let thread = Builder::new().name("trace-topics".to_owned());
+            let deliveries = thread.spawn_scoped(threads, || self.deliveries()).map_err(ReadError::Thread)?;
             let registered = registered.map_or_else(|| self.registered(), Ok)?;
             let (attempts, left) = self.attempts(&registered)?;
             let (deliveries, left_there) = joined(deliveries)?;
-            Ok((registered, Gathered { attempts, deliveries, health: joined(health)? }, left.and(left_there)))
+            Ok((registered, Gathered { attempts, deliveries }, left.and(left_there)))
         })
     }
 
@@ -251,58 +249,101 @@ impl Search<'_> {
         Ok((found, left))
     }
 
-    /// Where the deliveries are now. A delivery that moves while this looks is not missed: each topic is looked at after the one
-    /// that a delivery comes from, and what moves is written to its new topic first.
+    /// Where the deliveries are now, and what is left of the integrations' history. A delivery that moves while this looks is not
+    /// missed: each topic is looked at after the one that a delivery comes from, and what moves is written to its new topic first.
     fn deliveries(&self) -> Result<(Deliveries, Left), ReadError> {
-        let mut found = Deliveries::default();
-        let Some(at) = &self.event.origin else { return Ok((found, Left::default())) };
-        let Self { settings, workspace, .. } = *self;
-        let group = committed(&settings.kafka, &settings.kafka.group, "trace-reader", &|topic| *topic == *at.topic)?;
-        let next = group.get(&*at.topic).and_then(|partitions| partitions.get(&at.partition));
-        found.is_settled = next.is_some_and(|next| *next > at.offset);
-        let behind = |place: &Place| {
-            place.workspace == workspace && place.partition == at.partition && place.offset <= at.offset
-        };
-        for place in places(settings, self.watch.wanted, &behind)? {
-            found.places.insert((place.integration_id.clone(), place.web_hook_id.clone()), place);
-        }
-        let tiers = tiers(settings)?;
+        let Some(at) = &self.event.origin else { return Ok((Deliveries::default(), Left::default())) };
+        let kafka = &self.settings.kafka;
+        let mut reader = WindowReader::new(kafka, "trace-reader")?;
         scope(|threads| {
-            let thread = Builder::new().name("trace-dead".to_owned());
-            let dead = thread.spawn_scoped(threads, || self.dead_letters(at)).map_err(ReadError::Thread)?;
-            let (retries, left) = self.retries(at, &tiers)?;
-            let (dead_letters, left_dead) = joined(dead)?;
-            Ok((Deliveries { retries, dead_letters, ..found }, left.and(left_dead)))
+            let named = |name: &str| Builder::new().name(format!("trace-{name}"));
+            let settled = named("group").spawn_scoped(threads, || self.is_settled(at)).map_err(ReadError::Thread)?;
+            let tiers = named("tiers").spawn_scoped(threads, || tiers(self.settings)).map_err(ReadError::Thread)?;
+            let health = self.health(&mut reader)?;
+            let is_settled = joined(settled)?;
+            let places = self.places(&mut reader, at)?;
+            let (retries, left) = self.retries(&mut reader, at, &joined(tiers)?)?;
+            let (dead_letters, left_dead) = self.dead_letters(&mut reader, at)?;
+            Ok((Deliveries { retries, dead_letters, places, is_settled, health }, left.and(left_dead)))
         })
     }
 
-    fn retries(&self, at: &Origin, tiers: &[Tier]) -> Result<(ByHook<WaitingRetry>, Left), ReadError> {
+    /// Whether the group has committed the event.
+    fn is_settled(&self, at: &Origin) -> Result<bool, ReadError> {
+        let kafka = &self.settings.kafka;
+        let group = committed(kafka, &kafka.group, "trace-group", &|topic| *topic == *at.topic)?;
+        let next = group.get(&*at.topic).and_then(|partitions| partitions.get(&at.partition));
+        Ok(next.is_some_and(|next| *next > at.offset))
+    }
+
+    fn places(&self, reader: &mut WindowReader, at: &Origin) -> Result<BTreeMap<Hook, Place>, ReadError> {
+        let behind = |place: &Place| {
+            place.workspace == self.workspace && place.partition == at.partition && place.offset <= at.offset
+        };
+        let mut places = Places::new(&self.settings.kafka.group, &behind);
+        self.table(reader, &self.settings.topics.backlog, &mut |key, value| places.take(key, value))?;
+        Ok(places.all().map(|place| ((place.integration_id.clone(), place.web_hook_id.clone()), place)).collect())
+    }
+
+    /// Shows the records of a compacted topic, those of one key in their order. A topic that is not there has none.
+    fn table(
+        &self,
+        reader: &mut WindowReader,
+        topic: &str,
+        take: &mut dyn FnMut(&[u8], Option<&[u8]>),
+    ) -> Result<(), ReadError> {
+        let log = match reader.open(topic) {
+            Ok(log) => log,
+            Err(SpanError::NoTopic(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let is_whole = walk(&log, log.bounds(), Bounds::TABLE, self.watch, &mut |glance| {
+            take(glance.key.unwrap_or_default(), glance.value);
+        })?;
+        if is_whole { Ok(()) } else { Err(ReadError::Stopped) }
+    }
+
+    fn retries(
+        &self,
+        reader: &mut WindowReader,
+        at: &Origin,
+        tiers: &[Tier],
+    ) -> Result<(ByHook<WaitingRetry>, Left), ReadError> {
         let origin = at.to_string();
         let is_meant =
             |wire: &Wire| wire.workspace.as_deref() == Some(self.workspace) && wire.origin.as_ref() == Some(&origin);
         let from_ms = self.event.at_ms.map(|ms| ms.saturating_sub(CRM_AHEAD_MAX_MS));
-        let pages = of_each(tiers, &|tier| {
-            let (log, waiting) = tier.open(self.settings)?;
+        let (mut found, mut left) = (ByHook::new(), Left::default());
+        for tier in tiers {
+            let log = reader.open(tier.topic())?;
+            let Some(waiting) = tier.waiting(log.bounds()) else { continue };
             let row = |glance: &Glance<'_>| {
                 let wire = Wire::read((glance.headers)().into_iter());
                 is_meant(&wire).then(|| tier.retry(glance, wire))
             };
-            self.page(&log, vec![origin.clone()], Span { from_ms, ..waiting }, &row)
-        })?;
-        let (mut found, mut left) = (ByHook::new(), Left::default());
-        for retry in pages.into_iter().flat_map(|page| left.rows(page)) {
-            if let (Some(integration), Some(webhook)) =
-                (retry.wire.integration_id.clone(), retry.wire.webhook_id.clone())
-            {
-                found.entry((integration, webhook)).or_default().push(retry);
+            let page = self.page(&log, vec![origin.clone()], Span { from_ms, ..waiting }, &row)?;
+            for retry in left.rows(page) {
+                if let (Some(integration), Some(webhook)) =
+                    (retry.wire.integration_id.clone(), retry.wire.webhook_id.clone())
+                {
+                    found.entry((integration, webhook)).or_default().push(retry);
+                }
             }
         }
         Ok((found, left))
     }
 
-    fn dead_letters(&self, at: &Origin) -> Result<(ByHook<(i64, DeadLetter)>, Left), ReadError> {
+    fn dead_letters(
+        &self,
+        reader: &mut WindowReader,
+        at: &Origin,
+    ) -> Result<(ByHook<(i64, DeadLetter)>, Left), ReadError> {
         let (mut found, mut left) = (ByHook::new(), Left::default());
-        let Some(log) = opened(self.settings, &self.settings.topics.dead_letter)? else { return Ok((found, left)) };
+        let log = match reader.open(&self.settings.topics.dead_letter) {
+            Ok(log) => log,
+            Err(SpanError::NoTopic(_)) => return Ok((found, left)),
+            Err(error) => return Err(error.into()),
+        };
         let filter = DeadLetterFilter {
             workspace: Some(self.workspace.to_owned()),
             origin: Some(at.to_string()),
@@ -323,25 +364,16 @@ impl Search<'_> {
     }
 
     /// What is left of the integrations' history in the health topic.
-    fn health(&self) -> Result<BTreeMap<String, Vec<(i64, Health)>>, ReadError> {
+    fn health(&self, reader: &mut WindowReader) -> Result<BTreeMap<String, Vec<(i64, Health)>>, ReadError> {
         let mut found: BTreeMap<String, Vec<(i64, Health)>> = BTreeMap::new();
-        if self.event.origin.is_none() {
-            return Ok(found);
-        }
-        let Settings { kafka, topics, .. } = self.settings;
-        let read = read_table(kafka, &topics.health, "trace-health", self.watch.wanted, |row| {
-            let health = row.value.and_then(|value| HealthRow::of(row.key, value));
+        self.table(reader, &self.settings.topics.health, &mut |key, value| {
+            let health = value.and_then(|value| HealthRow::of(key, value));
             if let Some(health) = health.filter(|health| health.workspace == self.workspace) {
                 let state = (health.state.since_ms(), health.state.health());
                 found.entry(health.integration_id).or_default().push(state);
             }
-        });
-        match read {
-            Ok(()) | Err(ReadError::Topic(SpanError::NoTopic(_)) | ReadError::Table(CompactedError::NoTopic(_))) => {
-                Ok(found)
-            }
-            Err(error) => Err(error),
-        }
+        })?;
+        Ok(found)
     }
 }
 
@@ -353,7 +385,7 @@ impl Gathered {
             return Some(obstacle.to_string());
         }
         let at_ms = event.at_ms?;
-        let states = self.health.get(integration)?;
+        let states = self.deliveries.health.get(integration)?;
         let (since, state) = states.iter().rev().find(|(since, _)| *since <= at_ms).or_else(|| states.last())?;
         let was_suspended = *state == Health::Failed && *since <= at_ms;
         let since = Timestamp::from_millisecond(*since).ok()?;

@@ -52,7 +52,7 @@ fn a_trace_that_met_a_bound_goes_on_until_every_attempt_was_given_once() {
         let inquiry = Inquiry { event: &event, workspace, registered: Some(registered()), next };
         trace(&settings, inquiry, bounds, &watch).map(Option::unwrap)
     };
-    let one_window = Bounds { bytes: 1, ..Bounds::TRACE };
+    let one_window = Bounds { bytes: 1, ..Bounds::PAGE };
     let (mut numbers, mut parts, mut next) = (Vec::new(), 0, None::<String>);
     loop {
         let trace = part("acme", next.as_deref(), one_window).unwrap();

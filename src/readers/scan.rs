@@ -76,16 +76,42 @@ pub(crate) struct Bounds {
     pub(crate) bytes: u64,
     /// Time from its begin.
     pub(crate) time: Duration,
+    /// How large the windows are.
+    pub(crate) windows: Sizes,
+}
+
+/// How large the windows of a scan are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// Records of the first window of a partition.
+    first: i64,
+    /// Records of the largest.
+    most: i64,
+    /// Bytes that a window should have at most, by the records seen so far.
+    bytes: u64,
+}
+
+impl Sizes {
+    /// Of a search for the last few rows, which ends early.
+    const LAST: Self = Self { first: WINDOW_MIN, most: WINDOW_MAX, bytes: WINDOW_BYTES };
+    /// Of a search that looks at everything: each window costs a few answers of the brokers.
+    const ALL: Self = Self { first: WINDOW_MAX, most: 4 * WINDOW_MAX, bytes: 8 * WINDOW_BYTES };
 }
 
 impl Bounds {
     /// Of one page of a server's answer.
-    pub(crate) const PAGE: Self = Self { rows: 200, bytes: 64 << 20, time: Duration::from_secs(10) };
+    pub(crate) const PAGE: Self =
+        Self { rows: 200, bytes: 64 << 20, time: Duration::from_secs(10), windows: Sizes::LAST };
     /// Of each topic that a server's trace of one event looks through: all that was written since the event counts, few records
     /// are parsed, and what a person waits for bounds it.
-    pub(crate) const TRACE: Self = Self { bytes: 2 << 30, ..Self::PAGE };
+    pub(crate) const TRACE: Self = Self { bytes: 2 << 30, windows: Sizes::ALL, ..Self::PAGE };
     /// Of a question at the command line, where one person waits and sees the progress.
-    pub(crate) const PATIENT: Self = Self { rows: 200, bytes: 4 << 30, time: Duration::from_secs(60) };
+    pub(crate) const PATIENT: Self =
+        Self { rows: 200, bytes: 4 << 30, time: Duration::from_secs(60), windows: Sizes::LAST };
+    /// The same of a trace.
+    pub(crate) const PATIENT_TRACE: Self = Self { windows: Sizes::ALL, ..Self::PATIENT };
+    /// Of a compacted topic, which is read to its end: what is in it and the silence of the brokers bound it.
+    pub(crate) const TABLE: Self = Self { bytes: u64::MAX, time: Duration::MAX, ..Self::PATIENT };
 }
 
 /// Which part of a topic is meant.
@@ -214,6 +240,7 @@ struct Scan<R> {
     cursors: Vec<Cursor<R>>,
     span: Span,
     rows_max: usize,
+    windows: Sizes,
     window: i64,
     rows: Vec<R>,
     given_ms: Option<i64>,
@@ -257,7 +284,8 @@ impl<R> Scan<R> {
             cursors: cursors.collect(),
             span,
             rows_max: bounds.rows.max(1),
-            window: WINDOW_MIN,
+            windows: bounds.windows,
+            window: bounds.windows.first,
             rows: Vec::new(),
             given_ms: None,
             read: 0,
@@ -342,8 +370,9 @@ impl<R> Scan<R> {
             }
         }
         let average = (self.bytes / self.read.max(1)).max(1);
-        let fitting = i64::try_from(WINDOW_BYTES / average).unwrap_or(WINDOW_MAX);
-        self.window = (self.window * 2).min(WINDOW_MAX).min(fitting).max(1);
+        let Sizes { most, bytes, .. } = self.windows;
+        let fitting = i64::try_from(bytes / average).unwrap_or(most);
+        self.window = (self.window * 2).min(most).min(fitting).max(1);
         Ok(true)
     }
 

@@ -1,21 +1,20 @@
 //! What waits: retries in their tiers, and places of webhooks that are behind in the events topic.
 
 use std::collections::BTreeMap;
-use std::thread::{Builder, scope};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::scan::Span;
-use super::{ReadError, joined, read_table, time};
+use super::{ReadError, read_table, time};
 use crate::backlog::record::PlaceRecord;
 use crate::domain::guid::canonical_key;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::Reason;
 use crate::kafka::groups::committed;
 use crate::kafka::table_reader::CompactedError;
-use crate::kafka::topic_range::SpanError;
-use crate::kafka::windows::{Glance, Windows};
+use crate::kafka::topic_range::{Range, SpanError};
+use crate::kafka::windows::Glance;
 use crate::settings::Settings;
 use crate::topics::names::{now_topic, retry_group, tier_delay};
 
@@ -56,9 +55,6 @@ impl WaitingRetry {
     }
 }
 
-/// Tiers that are looked at side by side: each has a client.
-const SIDE_BY_SIDE: usize = 4;
-
 /// A tier there is.
 pub(crate) struct Tier {
     topic: String,
@@ -67,13 +63,16 @@ pub(crate) struct Tier {
 }
 
 impl Tier {
-    /// The tier's log, and the part of it that waits.
-    ///
-    /// # Errors
-    /// [`ReadError`]
-    pub(crate) fn open(&self, settings: &Settings) -> Result<(Windows, Span), ReadError> {
-        let log = Windows::open(&settings.kafka, &self.topic, "waiting-reader")?;
-        Ok((log, Span { floors: self.committed.clone(), ..Span::default() }))
+    /// Its name.
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The part of its log that waits. `None` when nothing does.
+    pub(crate) fn waiting(&self, bounds: &[Range]) -> Option<Span> {
+        let waits = |range: &Range| self.committed.get(&range.partition).is_none_or(|committed| *committed < range.end);
+        let is_waiting = bounds.iter().any(|range| !range.is_empty() && waits(range));
+        is_waiting.then(|| Span { floors: self.committed.clone(), ..Span::default() })
     }
 
     /// The retry in a record.
@@ -99,31 +98,6 @@ pub(crate) fn tiers(settings: &Settings) -> Result<Vec<Tier>, ReadError> {
         Tier { topic, delay_ms, committed }
     });
     Ok(tiers.collect())
-}
-
-/// What `look` gives of each tier, a few side by side. Blocks.
-///
-/// # Errors
-/// [`ReadError`]
-pub(crate) fn of_each<T: Send>(
-    tiers: &[Tier],
-    look: &(dyn Fn(&Tier) -> Result<T, ReadError> + Sync),
-) -> Result<Vec<T>, ReadError> {
-    let mut given = Vec::new();
-    for some in tiers.chunks(SIDE_BY_SIDE) {
-        let looked: Result<Vec<T>, ReadError> = scope(|threads| {
-            let started: Result<Vec<_>, ReadError> = some
-                .iter()
-                .map(|tier| {
-                    let thread = Builder::new().name("trace-tier".to_owned());
-                    thread.spawn_scoped(threads, move || look(tier)).map_err(ReadError::Thread)
-                })
-                .collect();
-            started?.into_iter().map(joined).collect()
-        });
-        given.extend(looked?);
-    }
-    Ok(given)
 }
 
 /// A webhook's place in a partition of the events topic: it has been given everything before it.
@@ -210,20 +184,42 @@ pub(crate) fn places(
     wanted: &dyn Fn() -> bool,
     meant: &dyn Fn(&Place) -> bool,
 ) -> Result<Vec<Place>, ReadError> {
-    let mut by_key = BTreeMap::new();
-    let group = &settings.kafka.group;
+    let mut places = Places::new(&settings.kafka.group, meant);
     let read = read_table(&settings.kafka, &settings.topics.backlog, "backlog-reader", wanted, |row| {
-        let place = row.value.and_then(|value| Place::of(group, row.key, value)).filter(|place| meant(place));
-        match place {
-            Some(place) => by_key.insert(row.key.to_vec(), place),
-            None => by_key.remove(row.key),
-        };
+        places.take(row.key, row.value);
     });
     match read {
         Ok(()) | Err(ReadError::Topic(SpanError::NoTopic(_)) | ReadError::Table(CompactedError::NoTopic(_))) => {
-            Ok(by_key.into_values().collect())
+            Ok(places.all().collect())
         }
         Err(error) => Err(error),
+    }
+}
+
+/// The places of one group that `meant` takes, out of the records of the backlog topic.
+pub(crate) struct Places<'a> {
+    group: &'a str,
+    meant: &'a dyn Fn(&Place) -> bool,
+    by_key: BTreeMap<Vec<u8>, Place>,
+}
+
+impl<'a> Places<'a> {
+    pub(crate) fn new(group: &'a str, meant: &'a dyn Fn(&Place) -> bool) -> Self {
+        Self { group, meant, by_key: BTreeMap::new() }
+    }
+
+    /// Takes the next record of a key.
+    pub(crate) fn take(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let place = value.and_then(|value| Place::of(self.group, key, value)).filter(|place| (self.meant)(place));
+        match place {
+            Some(place) => self.by_key.insert(key.to_vec(), place),
+            None => self.by_key.remove(key),
+        };
+    }
+
+    /// Those that are behind.
+    pub(crate) fn all(self) -> impl Iterator<Item = Place> {
+        self.by_key.into_values()
     }
 }
 

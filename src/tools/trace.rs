@@ -109,7 +109,7 @@ fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> R
         (None, None) => return Err(ToolError::NoWorkspace),
     };
     let inquiry = Inquiry { event: &event, workspace: &workspace, registered: None, next: None };
-    let traced = trace(settings, inquiry, Bounds::PATIENT, &watch)?;
+    let traced = trace(settings, inquiry, Bounds::PATIENT_TRACE, &watch)?;
     bar.finish_and_clear();
     if stop.is_cancelled() {
         return Ok(Answer::Stopped);

@@ -39,7 +39,7 @@ const ACTIONS_MAX: usize = 4;
 /// How long one preview reads. What it has not come to is not part of what it fixes.
 const PREVIEW_MAX: Duration = Duration::from_secs(10);
 /// How long a preview or a run looks for what was sent back before, and how much of it.
-const KNOWN: Bounds = Bounds { rows: 200, bytes: 256 << 20, time: Duration::from_secs(5) };
+const KNOWN: Bounds = Bounds { bytes: 256 << 20, time: Duration::from_secs(5), ..Bounds::PAGE };
 /// How long one run sends: less than a connection lives. The last line says what is left, and it can be run again.
 const RUN_MAX: Duration = Duration::from_mins(9);
 /// How long a resumption may take until a worker has done it: less than a request may take.

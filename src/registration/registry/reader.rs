@@ -55,7 +55,7 @@ fn apply(log: &Log, view: &View, homes: &mut KeyHomes, row: &Row<'_>) {
         return view.pass(version);
     }
     let key = std::str::from_utf8(row.key).ok();
-    if !view.apply(key, row.value.map(Bytes::copy_from_slice), version, written_ms) {
+    if !view.apply(key, row.value.map(Bytes::copy_from_slice), version, row.timestamp_ms) {
         tracing::warn!(topic = %log.topic, partition, offset, "key is not <workspace>/<integration id>, passed by");
     }
 }
