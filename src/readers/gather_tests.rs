@@ -1,37 +1,20 @@
 //! Traces over a mock cluster: bounds, and how one goes on.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use serde_json::json;
 
 use super::*;
-use crate::kafka::client::producer_config;
+use crate::kafka::test_broker;
 
 const EVENT: &str = r#"{"id":"e-1","type":"change","entityIds":{"companyId":"c-1"},"changeData":{"type":"patch"}}"#;
 /// More than one window of a scan.
 const ATTEMPTS: u32 = 700;
 
-fn settings(cluster: &MockCluster<'static, DefaultProducerContext>) -> Settings {
-    let mut settings = Settings::default();
-    settings.kafka.brokers = cluster.bootstrap_servers();
-    settings
-}
-
-/// One integration, and a log with attempts of the event and as many of another.
-fn logged(settings: &Settings) {
-    let producer: BaseProducer = producer_config(&settings.kafka, "test").create().unwrap();
-    for number in 1..=ATTEMPTS {
-        for event in ["e-1", "e-2"] {
-            let value = json!({ "deliveryId": "msg_1", "webHookId": "w-1", "eventId": event, "attempt": number, "outcome": "failed" });
-            let value = value.to_string();
-            let record = BaseRecord::to(&settings.topics.attempts).partition(0).key("acme/i-1").payload(&value);
-            producer.send(record).unwrap();
-        }
-    }
-    producer.flush(Duration::from_secs(20)).unwrap();
+/// A log with attempts of the event and as many of another.
+fn logged() -> Vec<String> {
+    let attempt = |number: u32, event: &str| json!({ "deliveryId": "msg_1", "webHookId": "w-1", "eventId": event, "attempt": number, "outcome": "failed" });
+    (1..=ATTEMPTS).flat_map(|number| ["e-1", "e-2"].map(|event| attempt(number, event).to_string())).collect()
 }
 
 fn registered() -> Vec<Registered> {
@@ -42,10 +25,11 @@ fn registered() -> Vec<Registered> {
 
 #[test]
 fn a_trace_that_met_a_bound_goes_on_until_every_attempt_was_given_once() {
-    let cluster = MockCluster::new(1).unwrap();
-    let settings = settings(&cluster);
-    cluster.create_topic(&settings.topics.attempts, 1, 1).unwrap();
-    logged(&settings);
+    let mut settings = Settings::default();
+    let logged = logged();
+    let records: Vec<(&str, &str)> = logged.iter().map(|value| ("acme/i-1", value.as_str())).collect();
+    let (_cluster, kafka) = test_broker::that_holds(&settings.topics.attempts, &records);
+    settings.kafka = kafka;
     let event = FoundEvent { value: EVENT.into(), workspace: None, origin: None, at_ms: None };
     let watch = Watch { wanted: &|| true, progress: &|_| {} };
     let part = |workspace, next: Option<&str>, bounds| {

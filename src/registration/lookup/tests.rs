@@ -1,25 +1,17 @@
 //! Answers over a mock cluster.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::*;
-use crate::kafka::client::producer_config;
+use crate::kafka::test_broker;
 use crate::registration::registry::{Version, View};
 
 #[test]
 fn an_integration_is_missing_when_it_is_not_registered_and_nothing_is_logged_of_it() {
-    let cluster = MockCluster::new(1).unwrap();
-    let mut settings = Settings::default();
-    settings.kafka.brokers = cluster.bootstrap_servers();
-    cluster.create_topic(&settings.topics.attempts, 1, 1).unwrap();
-    let producer: BaseProducer = producer_config(&settings.kafka, "test").create().unwrap();
     let value = json!({ "deliveryId": "msg_1", "attempt": 1, "outcome": "failed" }).to_string();
-    producer.send(BaseRecord::to(&settings.topics.attempts).key("acme/deleted").payload(&value)).unwrap();
-    producer.flush(Duration::from_secs(20)).unwrap();
+    let mut settings = Settings::default();
+    let (_cluster, kafka) = test_broker::that_holds(&settings.topics.attempts, &[("acme/deleted", &value)]);
+    settings.kafka = kafka;
     let view = Arc::new(View::default());
     view.apply(Some("acme/new"), Some(Bytes::from_static(b"{}")), Version { partition: 0, offset: 0 }, 0);
     let directory = Directory::new(view);
