@@ -24,7 +24,7 @@ pub(crate) struct FoundEvent {
     pub(crate) at_ms: Option<i64>,
 }
 
-/// The event at a place: in the events topic, or the one that a retry or a dead letter carries. None when nothing is there.
+/// The event at a place: in the events topic, or the one that a retry or a dead letter carries. `None` when nothing is there.
 ///
 /// # Errors
 /// [`ReadError`]

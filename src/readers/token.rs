@@ -91,7 +91,7 @@ impl<'a> Tokens<'a> {
         self.0.iter().find(|token| token.split('.').nth(1) == Some(question)).copied()
     }
 
-    /// The text of `tokens`; none when every scan is complete.
+    /// The text of `tokens`. `None` when every scan is complete.
     pub(super) fn text(question: &str, tokens: &[Token]) -> Option<String> {
         let parts = tokens.iter().map(Token::text);
         let text: Vec<String> = std::iter::once(question.to_owned()).chain(parts).collect();

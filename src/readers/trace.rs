@@ -21,7 +21,7 @@ pub(crate) struct Trace {
     /// Where it was not, everything of this time and later was looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) searched_back_to: Option<String>,
-    /// With what to go on; none when complete. The answer that follows has the attempts of the part before.
+    /// With what to go on. `None` when complete. The answer that follows has the attempts of the part before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<String>,
 }

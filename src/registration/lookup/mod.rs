@@ -143,7 +143,7 @@ fn of_dead_letters(
     rows(dead_letters(&log, &filter, span, next.as_deref(), bounds, watch)?)
 }
 
-/// The event named by its place, its id, or a delivery of it. An event of another workspace is told like one that is not there.
+/// The event named by its place, its id, or a delivery of it. An event of another workspace is answered like one that is not there.
 fn found_event(
     settings: &Settings,
     workspace: &str,
