@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::FutureProducer;
 
 use crate::deliver::publish::{Outgoing, publish_once};
-use crate::kafka::client::{ClientLog, tool_producer_config};
+use crate::kafka::client::tool_producer_config;
+use crate::kafka::producer::Publisher;
 use crate::kafka::topic_range::{SpanError, check_topic};
 use crate::settings;
 
@@ -30,7 +30,7 @@ pub(crate) enum RequeueError {
 
 /// A way into one topic.
 pub(crate) struct TierProducer {
-    producer: FutureProducer<ClientLog>,
+    producer: Publisher,
     topic: Arc<str>,
 }
 
@@ -41,8 +41,7 @@ impl TierProducer {
     /// [`SpanError`]
     pub(crate) fn open(kafka: &settings::Kafka, topic: Arc<str>, role: &'static str) -> Result<Self, SpanError> {
         check_topic(kafka, &topic, role)?;
-        let producer = tool_producer_config(kafka, role)
-            .create_with_context(ClientLog::new(role))
+        let producer = Publisher::open(&tool_producer_config(kafka, role), role)
             .map_err(|source| SpanError::Kafka { topic: topic.to_string(), source })?;
         Ok(Self { producer, topic })
     }

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
 use crate::kafka::client::{Logged, Own, fix, producer_config};
+use crate::kafka::producer::PolledProducer;
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 
@@ -48,7 +49,7 @@ impl ProducerContext for Logged<Deliveries> {
 /// Writes the attempt log.
 pub(crate) struct AttemptLogWriter {
     kafka: settings::Kafka,
-    producer: ThreadedProducer<Logged<Deliveries>>,
+    producer: PolledProducer<Logged<Deliveries>>,
     /// When the producer was last replaced.
     replaced: Option<Instant>,
     topic: String,
@@ -59,14 +60,14 @@ pub(crate) struct AttemptLogWriter {
 fn producer_of(
     kafka: &settings::Kafka,
     metrics: &Arc<Metrics>,
-) -> Result<ThreadedProducer<Logged<Deliveries>>, KafkaError> {
+) -> Result<PolledProducer<Logged<Deliveries>>, KafkaError> {
     let context = Logged::new("attempts", Deliveries { metrics: Arc::clone(metrics) });
     let mut config = producer_config(kafka, "attempts");
     fix(&mut config, "queue.buffering.max.messages", QUEUE_RECORDS_MAX);
     fix(&mut config, "queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX);
     // Nothing waits for these records, and larger batches cost less.
     fix(&mut config, "linger.ms", "50");
-    config.create_with_context(context)
+    PolledProducer::new(&config, context)
 }
 
 impl AttemptLogWriter {
@@ -102,7 +103,7 @@ impl AttemptLogWriter {
     }
 
     fn write(&mut self, key: &str, record: &[u8]) {
-        if let Err((error, _)) = self.producer.send(BaseRecord::to(&self.topic).key(key).payload(record)) {
+        if let Err((error, _)) = self.producer.send(BaseRecord::to(&self.topic).key(key.as_bytes()).payload(record)) {
             self.metrics.health.attempt_log_dropped.inc();
             tracing::debug!(topic = self.topic, %error, "an attempt was not logged");
             self.replace_if_fatal();

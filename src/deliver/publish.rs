@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders, Timestamp};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::message::Timestamp;
+use rdkafka::producer::Producer as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::kafka::broker_clock::BrokerClock;
-use crate::kafka::client::{ClientLog, producer_config, single_record_producer_config};
+use crate::kafka::client::{producer_config, single_record_producer_config};
+use crate::kafka::producer::{Publication, Publisher};
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
@@ -66,9 +67,9 @@ pub(crate) trait Publish {
 /// Publishes records to Kafka. Cheap to clone.
 #[derive(Clone)]
 pub struct Sink {
-    producer: FutureProducer<ClientLog>,
+    producer: Arc<Publisher>,
     /// Sends each record alone; made when a batch was too large for a topic, which says nothing about its records.
-    lone: Arc<OnceLock<FutureProducer<ClientLog>>>,
+    lone: Arc<OnceLock<Publisher>>,
     repeats: Arc<Repeats>,
     kafka: Arc<settings::Kafka>,
     brokers: Arc<BrokerClock>,
@@ -82,7 +83,7 @@ pub struct Sink {
 impl Publish for Sink {
     async fn publish(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
         let mut backoff = BACKOFF_MIN;
-        let mut producer = &self.producer;
+        let mut producer = &*self.producer;
         loop {
             let sent = Instant::now();
             let published = tokio::select! {
@@ -98,7 +99,7 @@ impl Publish for Sink {
                 Err(error) => error,
             };
             if is_too_large(&error) {
-                if !std::ptr::eq(producer, &raw const self.producer) {
+                if !std::ptr::eq(producer, &raw const *self.producer) {
                     return Err(PublishError::TooLarge);
                 }
                 // It may have been too large only together with others.
@@ -136,7 +137,7 @@ impl Sink {
         stop: CancellationToken,
         fatal: CancellationToken,
     ) -> Result<Self, KafkaError> {
-        let producer = producer_config(kafka, "sink").create_with_context(ClientLog::new("sink"))?;
+        let producer = Arc::new(Publisher::open(&producer_config(kafka, "sink"), "sink")?);
         Ok(Self {
             producer,
             lone: Arc::default(),
@@ -156,11 +157,9 @@ impl Sink {
 
     /// The producer that sends each record alone. `None` when it can't be made, which is logged; its configuration was good
     /// for the other one.
-    fn lone_producer(&self) -> Option<&FutureProducer<ClientLog>> {
+    fn lone_producer(&self) -> Option<&Publisher> {
         if self.lone.get().is_none() {
-            match single_record_producer_config(&self.kafka, "sink-alone")
-                .create_with_context(ClientLog::new("sink-alone"))
-            {
+            match Publisher::open(&single_record_producer_config(&self.kafka, "sink-alone"), "sink-alone") {
                 // Another thread may have been faster; one of the two producers is dropped.
                 Ok(made) => drop(self.lone.set(made)),
                 Err(error) => tracing::error!(%error, "no producer for single records"),
@@ -181,23 +180,10 @@ impl Sink {
 }
 
 /// Publishes a record and says when it was appended. How long that is tried is the client's `message.timeout.ms`.
-pub(crate) async fn publish_once(
-    producer: &FutureProducer<ClientLog>,
-    outgoing: &Outgoing,
-) -> Result<Timestamp, KafkaError> {
-    let headers = outgoing.headers.iter().fold(OwnedHeaders::new_with_capacity(12), |headers, (key, value)| {
-        headers.insert(Header { key, value: Some(value) })
-    });
-    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&outgoing.topic).headers(headers);
-    if let Some(key) = &outgoing.key {
-        record = record.key(key);
-    }
-    if let Some(payload) = &outgoing.payload {
-        record = record.payload(payload);
-    }
-    // A full queue empties as records are acknowledged or time out; the wait is bounded by their time-out.
-    let sent = producer.send(record, rdkafka::util::Timeout::Never).await;
-    sent.map(|delivery| delivery.timestamp).map_err(|(error, _record)| error)
+pub(crate) async fn publish_once(producer: &Publisher, outgoing: &Outgoing) -> Result<Timestamp, KafkaError> {
+    let Outgoing { topic, key, payload, headers } = outgoing;
+    let (key, value) = (key.as_deref(), payload.as_deref());
+    producer.publish(&Publication { topic, partition: None, key, value, headers }).await
 }
 
 /// The broker's word for a batch beyond the topic's limit, and for one beyond its segments.

@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::Producer as _;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +24,9 @@ use super::tally::Tally;
 use super::view::HealthView;
 use crate::clock;
 use crate::kafka::broker_clock::BrokerClock;
-use crate::kafka::client::{ClientLog, producer_config};
+use crate::kafka::client::producer_config;
 use crate::kafka::listing::partitions_of;
+use crate::kafka::producer::{Publication, Publisher};
 use crate::settings;
 use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
@@ -58,14 +59,14 @@ struct Ended {
     is_acknowledged: bool,
 }
 
-fn producer_of(kafka: &settings::Kafka) -> Result<FutureProducer<ClientLog>, KafkaError> {
-    producer_config(kafka, "health-deltas").create_with_context(ClientLog::new("health-deltas"))
+fn producer_of(kafka: &settings::Kafka) -> Result<Arc<Publisher>, KafkaError> {
+    Publisher::open(&producer_config(kafka, "health-deltas"), "health-deltas").map(Arc::new)
 }
 
 /// Publishes what is counted.
 pub(crate) struct DeltaPublisher {
     kafka: settings::Kafka,
-    producer: FutureProducer<ClientLog>,
+    producer: Arc<Publisher>,
     brokers: Arc<BrokerClock>,
     /// Records under way, by partition.
     under_way: HashMap<i32, usize>,
@@ -264,22 +265,26 @@ impl DeltaPublisher {
     /// Publishes a record after a wait.
     fn publish(&mut self, outgoing: Outgoing, after: Duration) -> BoxFuture<'static, Ended> {
         *self.under_way.entry(outgoing.partition).or_default() += 1;
-        let (producer, topic, metrics) = (self.producer.clone(), self.topic.clone(), Arc::clone(&self.metrics));
+        let (producer, topic, metrics) = (Arc::clone(&self.producer), self.topic.clone(), Arc::clone(&self.metrics));
         let brokers = Arc::clone(&self.brokers);
         async move {
             tokio::time::sleep(after).await;
             let sent = Instant::now();
-            let record = FutureRecord::to(&topic).partition(outgoing.partition).key(&outgoing.key);
-            let is_acknowledged = match producer.send(record.payload(&*outgoing.value), Duration::ZERO).await {
-                Ok(delivery) => {
-                    brokers.acknowledged(sent, delivery.timestamp);
+            let (key, value) = (Some(outgoing.key.as_bytes()), Some(&*outgoing.value));
+            let (partition, headers) = (Some(outgoing.partition), &[][..]);
+            let is_acknowledged = match producer
+                .publish(&Publication { topic: &topic, partition, key, value, headers })
+                .await
+            {
+                Ok(appended) => {
+                    brokers.acknowledged(sent, appended);
                     true
                 }
-                Err((error, _record)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
                     tracing::error!(topic, "what is counted for health is larger than its topic takes and is dropped");
                     true
                 }
-                Err((error, _record)) => {
+                Err(error) => {
                     metrics.deliver.publish_errors.with_label_values(&[&topic]).inc();
                     tracing::debug!(topic, %error, "what is counted for health was not reported and is reported again");
                     false
@@ -306,7 +311,7 @@ pub(crate) enum TopicError {
 ///
 /// # Errors
 /// [`TopicError`]
-pub(super) fn partition_count(producer: &FutureProducer<ClientLog>, topic: &str) -> Result<i32, TopicError> {
+pub(super) fn partition_count(producer: &Publisher, topic: &str) -> Result<i32, TopicError> {
     let partitions = partitions_of(producer.client(), topic, ASK_TIMEOUT)?;
     match i32::try_from(partitions.len()) {
         Ok(count) if count > 0 => Ok(count),

@@ -1,13 +1,11 @@
 //! Publishes one request to resume, for a tool: with the integration's key, so that it reaches the owner.
 
-use std::time::Duration;
-
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::publisher::{TopicError, partition_count};
 use super::records::{ResumeRequest, partition_of};
-use crate::kafka::client::{ClientLog, producer_config};
+use crate::kafka::client::producer_config;
+use crate::kafka::producer::{Publication, Publisher};
 use crate::settings;
 
 /// Why a request was not published.
@@ -36,12 +34,12 @@ pub(crate) async fn publish(
     topic: &str,
     request: &ResumeRequest,
 ) -> Result<(), ResumeRequestError> {
-    let producer: FutureProducer<ClientLog> =
-        producer_config(kafka, "resume").create_with_context(ClientLog::new("resume"))?;
+    let producer = Publisher::open(&producer_config(kafka, "resume"), "resume")?;
     let partitions = partition_count(&producer, topic)
         .map_err(|source| ResumeRequestError::Topic { topic: topic.to_owned(), source })?;
     let value = request.record();
-    let record =
-        FutureRecord::to(topic).partition(partition_of(&request.key, partitions)).key(&request.key).payload(&value);
-    producer.send(record, Duration::ZERO).await.map(|_delivery| ()).map_err(|(error, _record)| error.into())
+    let (key, value) = (Some(request.key.as_bytes()), Some(&*value));
+    let partition = Some(partition_of(&request.key, partitions));
+    producer.publish(&Publication { topic, partition, key, value, headers: &[] }).await?;
+    Ok(())
 }

@@ -1,10 +1,11 @@
 //! Toolbox for Kafka: client configuration, contexts, readers and transactions. No features.
 //!
-//! In reading order: how clients are made and what they log; small questions to brokers; a topic as a table; pieces of a topic;
+//! In reading order: how clients are made, what they log and how records are produced; small questions to brokers; a topic as a table; pieces of a topic;
 //! transactions.
 
 pub(crate) mod client;
 mod context;
+pub(crate) mod producer;
 pub(crate) mod headers;
 pub(crate) mod listing;
 pub(crate) mod groups;

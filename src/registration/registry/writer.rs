@@ -10,7 +10,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use super::{
     run_thread, transactional_id,
 };
 use crate::kafka::client::{ClientLog, Logged, Own, fix, producer_config};
+use crate::kafka::producer::PolledProducer;
 
 /// How long the broker waits for the end of a transaction before it ends it itself.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -106,7 +107,7 @@ struct Record<'a> {
 struct Writer {
     log: Log,
     view: Arc<View>,
-    producer: ThreadedProducer<Logged<Deliveries>>,
+    producer: PolledProducer<Logged<Deliveries>>,
     delivered: std_mpsc::Receiver<Delivered>,
     /// Of the last record sent.
     number: u64,
@@ -131,8 +132,7 @@ impl Writer {
         ] {
             fix(&mut config, key, &value);
         }
-        let producer: ThreadedProducer<Logged<Deliveries>> = config
-            .create_with_context(Logged::new(ROLE, Deliveries { sender }))
+        let producer = PolledProducer::new(&config, Logged::new(ROLE, Deliveries { sender }))
             .map_err(log.error("creating the producer"))?;
         let checker: BaseConsumer<ClientLog> = consumer_config(&log.kafka)
             .create_with_context(ClientLog::new(ROLE))
@@ -226,7 +226,7 @@ impl Writer {
 
     fn send(&mut self, record: &Record<'_>) -> Result<Version, RDKafkaErrorCode> {
         self.number += 1;
-        let mut sent = BaseRecord::with_opaque_to(&self.log.topic, Box::new(self.number)).key(record.key);
+        let mut sent = BaseRecord::with_opaque_to(&self.log.topic, Box::new(self.number)).key(record.key.as_bytes());
         sent.payload = record.value;
         sent.partition = record.home;
         self.producer.send(sent).map_err(|(error, _record)| code_of(&error))?;
