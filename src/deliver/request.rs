@@ -12,6 +12,7 @@ use rand::RngCore;
 use crate::domain::integration::{HEADER_BYTES_MAX, HEADER_SECRETS_MAX, Integration, Webhook};
 use crate::domain::signature::Signer;
 use crate::domain::target::{Authority, BadUrl, Target};
+use crate::domain::text::push_hex;
 use crate::inflight::job::Delivery;
 
 /// The contract's: sent with a request, and to be sent back with the answer.
@@ -107,7 +108,7 @@ impl SignedRequest {
         let mut text = String::with_capacity(TOKEN_LEN + 36 + 10 + 2 + 48);
         let mut token = [0u8; TOKEN_LEN / 2];
         rng.fill_bytes(&mut token);
-        crate::inflight::job::push_hex(&mut text, &token);
+        push_hex(&mut text, &token);
         let mut ends = [text.len(); 5];
         text.push_str(&delivery.id);
         ends[1] = text.len();

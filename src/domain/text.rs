@@ -173,3 +173,12 @@ impl<'de, T: de::Deserialize<'de>> de::Deserialize<'de> for Object<T> {
 pub(super) fn text<'a>(text: Option<&'a Text<'_>>) -> Option<&'a str> {
     text.map(|text| &*text.0)
 }
+
+/// Appends `bytes` as lower-case hex.
+pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }));
+        }
+    }
+}

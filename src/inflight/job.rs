@@ -9,7 +9,6 @@ use super::lane_gauge::{Admitted, LaneGauge};
 use super::offsets::Sequence;
 use super::partition::{Active, Assignment, FromLane};
 use super::pressure::HeldBytes;
-use crate::domain::guid::{canonical, canonical_key};
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::DeadReason;
@@ -420,78 +419,9 @@ pub struct DeadLetter {
     pub(crate) gauge: Option<Arc<LaneGauge>>,
 }
 
-/// The id of the delivery of an event to a webhook: the same in every process, after a crash, in a replay and when the
-/// topics are mirrored, since it is made of the event's own id and not of its place.
-pub(crate) fn delivery_id(integration_key: &str, webhook_id: &str, event_id: &str) -> Box<str> {
-    id_of([integration_key, webhook_id, "event", event_id])
-}
-
-/// The id of the delivery of a webhook's tick at `at_ms`, ms since 1970.
-pub(crate) fn tick_id(integration_key: &str, webhook_id: &str, at_ms: i64) -> Box<str> {
-    id_of([integration_key, webhook_id, "tick", &at_ms.to_string()])
-}
-
-/// 128 bits of a SHA-256 over the parts, GUIDs among them in one spelling. Golden values hold it: the id of a delivery never
-/// changes from one version to the next.
-fn id_of(parts: [&str; 4]) -> Box<str> {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    let [integration_key, others @ ..] = parts;
-    for part in std::iter::once(canonical_key(integration_key)).chain(others.map(canonical)) {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part.as_bytes());
-    }
-    let digest = context.finish();
-    let mut id = String::with_capacity(36);
-    id.push_str("msg_");
-    push_hex(&mut id, digest.as_ref().get(..16).unwrap_or_default());
-    id.into()
-}
-
-/// Appends `bytes` as lower-case hex.
-pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_id_of_a_delivery_differs_in_every_part() {
-        let id = delivery_id("ws/i", "w", "e");
-        assert_eq!(id.len(), 36);
-        for other in [
-            delivery_id("wt/i", "w", "e"),
-            delivery_id("ws/j", "w", "e"),
-            delivery_id("ws/i", "v", "e"),
-            delivery_id("ws/i", "w", "f"),
-            delivery_id("ws/iw", "", "e"),
-            delivery_id("ws/i", "w", "5"),
-            tick_id("ws/i", "w", 5),
-        ] {
-            assert_ne!(id, other);
-        }
-        assert_ne!(delivery_id("ws/i", "w", "5"), tick_id("ws/i", "w", 5));
-    }
-
-    #[test]
-    fn the_id_of_a_delivery_is_the_same_in_every_version() {
-        assert_eq!(&*delivery_id("ws/i", "w", "e"), "msg_eb5a09ab70d2289a3e41cb717f4e5d8c");
-        assert_eq!(&*tick_id("ws/i", "w", 1_632_827_300_000), "msg_21001c86e220dc58cd3fee7c1d40f8cf");
-    }
-
-    #[test]
-    fn the_id_of_a_delivery_does_not_depend_on_the_spelling_of_guids() {
-        let small = "a5aad3c1-777b-4ae5-8ca1-60b94c0423e5";
-        let capitals = small.to_ascii_uppercase();
-        let of = |id: &str| delivery_id(&format!("ws/{id}"), id, id);
-        assert_eq!(of(small), of(&capitals));
-        assert_ne!(delivery_id("ws/i", "w", "e"), delivery_id("ws/i", "w", "E"));
-    }
 
     #[test]
     fn origins_read_back() {

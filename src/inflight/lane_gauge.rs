@@ -5,12 +5,15 @@
 //! circuits and the requests belong to the shard.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::delivery_id::DeliveryIds;
 use super::pressure::Pressure;
+use crate::domain::hash::BuildHash64;
+use crate::domain::integration::Integration;
 
 /// First attempts that wait in one lane: enough work for a fast receiver while the next batch is read, and little enough that
 /// thousands of lanes that are full need only a few MiB.
@@ -35,6 +38,7 @@ pub(crate) struct LaneGauge {
     id: u64,
     integration: Box<str>,
     webhook: Box<str>,
+    delivery_ids: DeliveryIds,
     events: AtomicUsize,
     bytes: AtomicUsize,
     retries: AtomicUsize,
@@ -91,6 +95,7 @@ impl LaneGauge {
             id,
             integration: integration.into(),
             webhook: webhook.into(),
+            delivery_ids: DeliveryIds::new(integration, webhook),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             retries: AtomicUsize::new(0),
@@ -120,6 +125,11 @@ impl LaneGauge {
     /// The id of the webhook.
     pub(crate) fn webhook(&self) -> &str {
         &self.webhook
+    }
+
+    /// Makes the ids of the webhook's deliveries.
+    pub(crate) fn delivery_ids(&self) -> &DeliveryIds {
+        &self.delivery_ids
     }
 
     /// Takes a first attempt of an event of `bytes` bytes, if there is room for it. Only the events thread asks.
@@ -243,6 +253,9 @@ pub struct LaneGauges {
 struct Known {
     /// By the integration's key and the webhook's id. Both come from outside: the standard library's seeded hash.
     gauges: HashMap<Box<str>, HashMap<Box<str>, Arc<LaneGauge>>>,
+    /// The same by the address of the integration and the webhook's place in it: most events find their webhooks here. A weak
+    /// reference keeps the address from being used again.
+    by_address: HashMap<(usize, usize), (Weak<Integration>, Arc<LaneGauge>), BuildHash64>,
     next_id: u64,
     /// How many there are, and at how many those that are not used any more are forgotten.
     count: usize,
@@ -255,16 +268,24 @@ const SWEEP_AT_MIN: usize = 1024;
 impl LaneGauges {
     /// The gauge of a webhook, made if there is none.
     pub(crate) fn of(&self, integration: &str, webhook: &str) -> Arc<LaneGauge> {
+        self.known.lock().of(integration, webhook, &self.returns)
+    }
+
+    /// The gauge of the webhook at `place` of an integration, made if there is none. None if the integration has no such place.
+    pub(crate) fn of_place(&self, integration: &Arc<Integration>, place: usize) -> Option<Arc<LaneGauge>> {
         let mut known = self.known.lock();
-        if let Some(gauge) = known.gauges.get(integration).and_then(|webhooks| webhooks.get(webhook)) {
-            return Arc::clone(gauge);
+        let address = (Arc::as_ptr(integration).addr(), place);
+        if let Some((_, gauge)) = known.by_address.get(&address) {
+            return Some(Arc::clone(gauge));
         }
-        known.sweep();
-        known.next_id += 1;
-        known.count += 1;
-        let gauge = LaneGauge::new(known.next_id, integration, webhook, &self.returns);
-        known.gauges.entry(integration.into()).or_default().insert(webhook.into(), Arc::clone(&gauge));
-        gauge
+        let webhook = integration.webhook(place)?.id();
+        let gauge = known.of(integration.key(), &webhook, &self.returns);
+        // Integrations whose record changed have left theirs.
+        if known.by_address.len() >= 2 * known.count.max(SWEEP_AT_MIN) {
+            known.by_address.clear();
+        }
+        known.by_address.insert(address, (Arc::downgrade(integration), Arc::clone(&gauge)));
+        Some(gauge)
     }
 
     /// Takes the numbers of returns that are complete: nothing that was admitted before is still on its way to the lane, from where
@@ -276,10 +297,23 @@ impl LaneGauges {
 }
 
 impl Known {
+    fn of(&mut self, integration: &str, webhook: &str, returns: &Arc<Returns>) -> Arc<LaneGauge> {
+        if let Some(gauge) = self.gauges.get(integration).and_then(|webhooks| webhooks.get(webhook)) {
+            return Arc::clone(gauge);
+        }
+        self.sweep();
+        self.next_id += 1;
+        self.count += 1;
+        let gauge = LaneGauge::new(self.next_id, integration, webhook, returns);
+        self.gauges.entry(integration.into()).or_default().insert(webhook.into(), Arc::clone(&gauge));
+        gauge
+    }
+
     fn sweep(&mut self) {
         if self.count < self.sweep_at.max(SWEEP_AT_MIN) {
             return;
         }
+        self.by_address.clear();
         self.gauges.retain(|_, webhooks| {
             webhooks.retain(|_, gauge| Arc::strong_count(gauge) > 1);
             !webhooks.is_empty()
@@ -380,6 +414,20 @@ mod tests {
         drop(on_its_way);
         assert_eq!(gauges.take_returns().len(), 1);
         assert!(gauges.take_returns().is_empty());
+    }
+
+    #[test]
+    fn a_webhook_keeps_its_gauge_when_its_integration_changes_and_addresses_are_bounded() {
+        let gauges = LaneGauges::default();
+        let record = br#"{"baseUrl":"https://example.com","webHooks":[{"id":"w","triggerType":"entityEvent"}]}"#;
+        let kept = gauges.of("ws/i", "w");
+        for _change in 0..10 * SWEEP_AT_MIN {
+            let integration = Arc::new(Integration::parse("ws/i", record).unwrap());
+            assert_eq!(gauges.of_place(&integration, 0).unwrap().id(), kept.id());
+            assert_eq!(gauges.of_place(&integration, 0).unwrap().id(), kept.id());
+            assert!(gauges.of_place(&integration, 1).is_none());
+        }
+        assert!(gauges.known.lock().by_address.len() <= 2 * SWEEP_AT_MIN);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is under way: the values that move between stages, and the accounts of what is settled and what is held. No Kafka, no HTTP.
 
+pub(crate) mod delivery_id;
 pub(crate) mod job;
 pub(crate) mod ended;
 pub(crate) mod lane_gauge;

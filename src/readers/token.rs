@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::ReadError;
-use crate::inflight::job::push_hex;
+use crate::domain::text::push_hex;
 
 /// What a token begins with: a later form has another.
 const VERSION: &str = "1";

@@ -14,8 +14,9 @@ use crate::deliver::http_courier::HttpCourier;
 use crate::deliver::request::{RequestTemplate, SignedRequest};
 use crate::domain::integration::{Integration, Trigger, Webhook};
 use crate::domain::outcome::Outcome;
+use crate::domain::text::push_hex;
 use crate::inflight::ended::Keep;
-use crate::inflight::job::{Delivery, Event, Origin, push_hex};
+use crate::inflight::job::{Delivery, Event, Origin};
 use crate::inflight::pressure::Pressure;
 
 /// A test delivery sent by that courier.

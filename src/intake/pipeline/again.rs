@@ -10,7 +10,7 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DeadReason, DropReason};
 use crate::domain::ticks;
-use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, Requeue, tick_id};
+use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, Requeue};
 use crate::inflight::partition::Assignment;
 use crate::telemetry::metrics::TickOutcome;
 use crate::telemetry::never::never;
@@ -63,11 +63,10 @@ impl Pipeline {
                 if self.is_given_up(&retry.wire, retry.now_ms) {
                     return dead_retry(event, retry.wire, DeadReason::Exhausted, batches);
                 }
-                let Some(hook) = integration.webhook(webhook) else {
+                let Some(gauge) = self.gauges.of_place(&integration, webhook) else {
                     return never("a webhook that was found has no place");
                 };
-                let shard = hook.host_hash() as usize % self.shards;
-                let gauge = self.gauges.of(integration.key(), &hook.id());
+                let shard = self.shard_of(&integration, webhook);
                 let Some(admitted) = gauge.try_admit_retry(&self.pressure) else {
                     let requeue = Requeue { event, wire: retry.wire, tier: retry.due.tier };
                     return push(shard, Job::Requeue(Box::new(requeue)), batches);
@@ -106,15 +105,15 @@ impl Pipeline {
 
     /// Takes a tick that this worker fires: adds its job to `batches`. It may begin while `assignment` is open.
     pub fn tick(&self, tick: &Tick, partition: i32, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
-        let Some(hook) = tick.of() else { return never("a tick is of no webhook") };
-        let webhook_id = hook.id();
-        let payload = Bytes::from(ticks::body(&webhook_id, tick.at_ms));
+        let Some(gauge) = self.gauges.of_place(&tick.integration, tick.webhook) else {
+            return never("a tick is of no webhook");
+        };
+        let payload = Bytes::from(ticks::body(gauge.webhook(), tick.at_ms));
         let origin = Origin { topic: Arc::clone(&self.integrations_topic), partition, offset: tick.at_ms };
         let held = self.pressure.hold(payload.len());
-        let id = tick_id(tick.integration.key(), &webhook_id, tick.at_ms);
+        let id = gauge.delivery_ids().of_tick(tick.at_ms);
         let event = Event::tick(payload, origin, tick.at_ms, assignment, held);
-        let shard = hook.host_hash() as usize % self.shards;
-        let gauge = self.gauges.of(tick.integration.key(), &webhook_id);
+        let shard = self.shard_of(&tick.integration, tick.webhook);
         let delivery = Delivery {
             event: Arc::new(event),
             integration: Arc::clone(&tick.integration),

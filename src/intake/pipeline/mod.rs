@@ -12,10 +12,10 @@ use crate::backlog::partition::{CatchUpOffer, Look, MainOffer, Offered, Partitio
 use crate::clock;
 use crate::domain::event::{Envelope, InvalidEvent};
 use crate::domain::headers::Wire;
-use crate::domain::integration::{Integration, Status};
+use crate::domain::integration::{Integration, Status, Webhook};
 use crate::domain::outcome::{DeadReason, DropReason, Reason};
 use crate::domain::table::Table;
-use crate::inflight::job::{DeadLetter, Delivery, Event, Job, Origin, delivery_id};
+use crate::inflight::job::{DeadLetter, Delivery, Event, Job, Origin};
 use crate::inflight::lane_gauge::{Admitted, LaneGauge, LaneGauges};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Pressure;
@@ -172,15 +172,13 @@ impl Pipeline {
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
             matched = true;
-            let Some(hook) = integration.webhook(webhook) else {
-                return never("a webhook that matched has no place");
-            };
             let dropped = dropped(integration);
             if let Some(reason) = dropped.filter(|_| backlog.is_empty()) {
                 return self.metrics.drop_delivery(reason);
             }
-            let (webhook_id, host) = (hook.id(), hook.host_hash());
-            let gauge = self.gauges.of(integration.key(), &webhook_id);
+            let Some(gauge) = self.gauges.of_place(integration, webhook) else {
+                return never("a webhook that matched has no place");
+            };
             if let Some(reason) = dropped {
                 // What comes after its place is dropped by the catch-up reader.
                 if !backlog.is_given_later(&gauge, record.offset) {
@@ -191,7 +189,7 @@ impl Pipeline {
             match backlog.offer_main(&gauge, offered(record), look) {
                 MainOffer::Give(admitted) => {
                     let integration = Arc::clone(integration);
-                    given.push(Given { integration, webhook, webhook_id, host, gauge, admitted });
+                    given.push(Given { integration, webhook, gauge, admitted });
                 }
                 MainOffer::Behind => {}
                 MainOffer::FallsBehind => fallen.push(gauge),
@@ -232,10 +230,17 @@ impl Pipeline {
         }
     }
 
+    /// The shard of a webhook's host.
+    fn shard_of(&self, integration: &Integration, webhook: usize) -> usize {
+        let hash = integration.webhook(webhook).map_or(0, Webhook::host_hash);
+        hash as usize % self.shards
+    }
+
     fn give(&self, event: &Arc<Event>, event_id: &str, given: Vec<Given>, batches: &mut [Vec<Job>]) {
-        for Given { integration, webhook, webhook_id, host, gauge, admitted } in given {
+        for Given { integration, webhook, gauge, admitted } in given {
+            let shard = self.shard_of(&integration, webhook);
             let delivery = Delivery {
-                id: delivery_id(integration.key(), &webhook_id, event_id),
+                id: gauge.delivery_ids().of_event(event_id),
                 event: Arc::clone(event),
                 integration,
                 webhook,
@@ -246,7 +251,7 @@ impl Pipeline {
                 gauge,
                 admitted: Some(admitted),
             };
-            push(host as usize % self.shards, Job::Deliver(delivery), batches);
+            push(shard, Job::Deliver(delivery), batches);
         }
     }
 
@@ -268,19 +273,17 @@ impl Pipeline {
         let (mut given, mut expired, mut stalled) = (Vec::new(), Vec::new(), false);
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
-            let Some(hook) = integration.webhook(webhook) else {
+            let Some(gauge) = self.gauges.of_place(integration, webhook) else {
                 return never("a webhook that matched has no place");
             };
-            let (webhook_id, host) = (hook.id(), hook.host_hash());
-            let gauge = self.gauges.of(integration.key(), &webhook_id);
             match backlog.offer_catch_up(&gauge, offered(record), dropped(integration), look) {
                 CatchUpOffer::Give(admitted) => {
                     let integration = Arc::clone(integration);
-                    given.push(Given { integration, webhook, webhook_id, host, gauge, admitted });
+                    given.push(Given { integration, webhook, gauge, admitted });
                 }
                 CatchUpOffer::Skip => {}
                 CatchUpOffer::Drop(reason) => self.metrics.drop_delivery(reason),
-                CatchUpOffer::Expire => expired.push((Arc::clone(integration), webhook_id, host, gauge)),
+                CatchUpOffer::Expire => expired.push((Arc::clone(integration), webhook, gauge)),
                 CatchUpOffer::Stall => stalled = true,
             }
         });
@@ -293,9 +296,10 @@ impl Pipeline {
             event.order_keys = envelope.order_keys();
             let event = Arc::new(event);
             self.give(&event, &envelope.id, given, batches);
-            for (integration, webhook_id, host, gauge) in expired {
-                let letter = Box::new(waited_too_long(&event, &envelope.id, (&integration, webhook_id), gauge));
-                push(host as usize % self.shards, Job::DeadLetter(letter), batches);
+            for (integration, webhook, gauge) in expired {
+                let shard = self.shard_of(&integration, webhook);
+                let letter = Box::new(waited_too_long(&event, &envelope.id, &integration, gauge));
+                push(shard, Job::DeadLetter(letter), batches);
             }
         }
         if !stalled {
@@ -309,8 +313,6 @@ impl Pipeline {
 struct Given {
     integration: Arc<Integration>,
     webhook: usize,
-    webhook_id: String,
-    host: u32,
     gauge: Arc<LaneGauge>,
     admitted: Admitted,
 }
@@ -343,17 +345,12 @@ fn offered(record: &Record<'_>) -> Offered {
 }
 
 /// The dead letter of an event that waited behind an open circuit for longer than the whole schedule.
-fn waited_too_long(
-    event: &Arc<Event>,
-    event_id: &str,
-    (integration, webhook_id): (&Integration, String),
-    gauge: Arc<LaneGauge>,
-) -> DeadLetter {
+fn waited_too_long(event: &Arc<Event>, event_id: &str, integration: &Integration, gauge: Arc<LaneGauge>) -> DeadLetter {
     let wire = Wire {
         workspace: Some(integration.workspace().to_owned()),
         integration_id: Some(integration.id().to_owned()),
-        delivery_id: Some(delivery_id(integration.key(), &webhook_id, event_id).into()),
-        webhook_id: Some(webhook_id),
+        delivery_id: Some(gauge.delivery_ids().of_event(event_id).into()),
+        webhook_id: Some(gauge.webhook().to_owned()),
         attempt: Some(0),
         origin: Some(event.origin.to_string()),
         error: Some(Reason::CircuitOpen),

@@ -12,7 +12,7 @@ use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq as _;
 
 use super::rights::{Right, Rights};
-use crate::inflight::job::push_hex;
+use crate::domain::text::push_hex;
 use crate::registration::instance_check::is_name;
 
 /// The other header a token may come in.

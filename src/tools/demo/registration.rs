@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::sample::{PLAYGROUND, WORKSPACE};
 use crate::app::api::surroundings;
 use crate::console::{BoundConsole, Forward};
-use crate::inflight::job::push_hex;
+use crate::domain::text::push_hex;
 use crate::registration::http::{ApiError, BoundApi, Tokens};
 use crate::settings::Settings;
 use crate::telemetry::metrics::Metrics;
