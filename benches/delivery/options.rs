@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) integrations: usize,
     pub(crate) signed: bool,
     pub(crate) skip_unmatched: bool,
+    /// Events a second; none: all are there when the worker starts.
+    pub(crate) rate: Option<usize>,
 }
 
 pub(crate) const HELP: &str = "options:
@@ -61,7 +63,8 @@ pub(crate) const HELP: &str = "options:
   --in-flight N             requests at once (default 64)
   --integrations N          integrations that take turns, a webhook each (default 1)
   --unsigned                without a signing secret
-  --skip-unmatched          without the events that match nothing";
+  --skip-unmatched          without the events that match nothing
+  --rate N                  N events a second come while the worker runs, instead of all before; without those that match nothing";
 
 impl Options {
     pub(crate) fn parse(arguments: &[String]) -> Result<Self, String> {
@@ -76,6 +79,7 @@ impl Options {
             integrations: 1,
             signed: true,
             skip_unmatched: false,
+            rate: None,
         };
         let mut rest = arguments.iter();
         while let Some(name) = rest.next() {
@@ -102,6 +106,10 @@ impl Options {
             ("--events", _) => self.events = number()?,
             ("--size", _) => self.size = number()?,
             ("--in-flight", _) => self.in_flight = number()?,
+            ("--rate", _) => {
+                self.rate = Some(number()?.max(1));
+                self.skip_unmatched = true;
+            }
             ("--integrations", _) => self.integrations = number()?,
             _ => return Err(format!("{name} {value}: not an option\n{HELP}")),
         }

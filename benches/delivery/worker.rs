@@ -16,6 +16,9 @@ use super::{PATIENCE, own_cpu};
 /// The mock cluster keeps 5 MiB a partition: less than that, with room for what a record has around it.
 const EMBEDDED_PARTITION_BYTES: usize = 4 << 20;
 const KAFKA_PARTITIONS: i32 = 12;
+const EVENTS: &str = "events";
+/// Of events that come at a rate, how many come together.
+const PACED_TOGETHER: usize = 20;
 
 /// A worker's CPU time, and how fast it was.
 pub(crate) struct Measured {
@@ -29,6 +32,8 @@ pub(crate) struct Measured {
 pub(crate) struct Bench {
     brokers: String,
     options: Options,
+    /// Of a topic of events.
+    partitions: i32,
     _mock: Option<Process>,
 }
 
@@ -36,21 +41,26 @@ impl Bench {
     pub(crate) fn prepare(options: &Options, brokers: Option<String>, sink: &str) -> Self {
         let embedded_partitions = (options.events * (options.size + 100)).div_ceil(EMBEDDED_PARTITION_BYTES);
         let embedded_partitions = i32::try_from(embedded_partitions).expect("few");
-        let mock = brokers.is_none().then(|| start_mock(embedded_partitions));
+        let mock = brokers.is_none().then(|| start_mock(embedded_partitions, options));
         let brokers = brokers.unwrap_or_else(|| {
             let lines = mock.as_ref().expect("without a Kafka there is a mock").lines();
             lines.find(Duration::from_secs(10), |line| Some(line.to_owned())).expect("the mock says where it listens")
         });
         let partitions = if options.broker == Broker::Kafka { KAFKA_PARTITIONS } else { embedded_partitions };
         if options.broker == Broker::Kafka {
-            create_topics(&brokers, partitions);
+            for topic in events_topics(options) {
+                create_topics(&brokers, &topic, partitions);
+            }
         }
-        let bench = Self { brokers, options: options.clone(), _mock: mock };
-        bench.fill(sink, partitions);
+        let bench = Self { brokers, options: options.clone(), partitions, _mock: mock };
+        bench.register(sink);
+        if options.rate.is_none() {
+            produce(&bench.brokers, EVENTS, bench.events());
+        }
         bench
     }
 
-    fn fill(&self, sink: &str, partitions: i32) {
+    fn register(&self, sink: &str) {
         let secrets = if self.options.signed {
             serde_json::json!([{"id": "webhook.signingSecret", "value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}])
         } else {
@@ -65,14 +75,28 @@ impl Bench {
         let matched = (0..integrations).map(|number| Record::new(format!("ws{number}/i"), integration.to_string()));
         produce(&self.brokers, "matched.integrations", matched);
         produce(&self.brokers, "unmatched.integrations", [Record::new("other/i", integration.to_string())]);
-        let events = (0..self.options.events).map(|number| {
-            let event = event(number, self.options.size);
-            let partition = i32::try_from(number % usize::try_from(partitions).expect("positive")).expect("small");
-            Record::new(format!("c{number}"), event)
+    }
+
+    fn events(&self) -> impl Iterator<Item = Record> {
+        let partitions = usize::try_from(self.partitions).expect("positive");
+        let (size, integrations) = (self.options.size, self.options.integrations);
+        (0..self.options.events).map(move |number| {
+            Record::new(format!("c{number}"), event(number, size))
                 .header("workspace", format!("ws{}", number % integrations))
-                .in_partition(partition)
-        });
-        produce(&self.brokers, "events", events);
+                .in_partition(i32::try_from(number % partitions).expect("small"))
+        })
+    }
+
+    /// The same at `rate` a second.
+    fn paced(&self, rate: usize) -> impl Iterator<Item = Record> {
+        let began = Instant::now();
+        self.events().enumerate().map(move |(number, record)| {
+            let due = began + Duration::from_secs_f64(number as f64 / rate as f64);
+            if number % PACED_TOGETHER == 0 {
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            record
+        })
     }
 
     /// CPU per delivery when every event matches one webhook.
@@ -88,6 +112,7 @@ impl Bench {
     fn measure(&self, kind: &str, round: usize, series: &str) -> Measured {
         let group = format!("bench-{kind}-{round}");
         let integrations = format!("{kind}.integrations");
+        let topic = if self.options.rate.is_some() { format!("{EVENTS}-{round}") } else { EVENTS.to_owned() };
         let in_flight = self.options.in_flight.to_string();
         let arguments = [
             "worker",
@@ -96,7 +121,7 @@ impl Bench {
             "--group",
             &group,
             "--events-topic",
-            "events",
+            &topic,
             "--integrations-topic",
             &integrations,
             "--max-in-flight",
@@ -123,8 +148,13 @@ impl Bench {
             })
             .unwrap_or_else(|| panic!("the worker does not listen:\n{}", worker.lines().tail(20)));
         let total = self.options.events as f64;
-        let first = wait_for(&mut worker, &admin, series, total * 0.02);
-        let last = wait_for(&mut worker, &admin, series, total);
+        let (first, last) = std::thread::scope(|scope| {
+            if let Some(rate) = self.options.rate {
+                scope.spawn(move || produce(&self.brokers, &topic, self.paced(rate)));
+            }
+            let first = wait_for(&mut worker, &admin, series, total * 0.02);
+            (first, wait_for(&mut worker, &admin, series, total))
+        });
         worker.signal(Signal::Term);
         let code = worker.wait(PATIENCE);
         assert_eq!(code, 0, "the worker ends well:\n{}", worker.lines().tail(20));
@@ -179,13 +209,21 @@ fn value_of(admin: &str, series: &str) -> f64 {
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
 }
 
+/// One that holds the events of all rounds; at a rate, one for each round.
+fn events_topics(options: &Options) -> Vec<String> {
+    match options.rate {
+        Some(_) => (1..=options.rounds).map(|round| format!("{EVENTS}-{round}")).collect(),
+        None => vec![EVENTS.to_owned()],
+    }
+}
+
 /// As anyone creates them.
-fn create_topics(brokers: &str, partitions: i32) {
+fn create_topics(brokers: &str, events: &str, partitions: i32) {
     let partitions = partitions.to_string();
     for kind in ["matched", "unmatched"] {
         let integrations = format!("{kind}.integrations");
         let output = Command::new(env!("CARGO_BIN_EXE_hookstream"))
-            .args(["topics", "apply", "--brokers", brokers, "--events-topic", "events"])
+            .args(["topics", "apply", "--brokers", brokers, "--events-topic", events])
             .args(["--integrations-topic", &integrations])
             .args(["--topic-partitions", &partitions, "--topic-replication-factor", "1"])
             .output()
@@ -204,20 +242,22 @@ fn event(number: usize, size: usize) -> String {
     format!("{head}{filling}{tail}")
 }
 
-fn start_mock(partitions: i32) -> Process {
+fn start_mock(partitions: i32, options: &Options) -> Process {
     let own = std::env::current_exe().expect("the benchmark's own path").display().to_string();
-    Process::start("mock cluster", &own, &["mock", &partitions.to_string()], &[])
+    let (partitions, topics) = (partitions.to_string(), events_topics(options).join(","));
+    Process::start("mock cluster", &own, &["mock", &partitions, &topics], &[])
 }
 
 /// The child: a mock cluster until its parent is gone.
 pub(crate) fn mock_child(arguments: &[String]) -> ExitCode {
     let event_partitions = arguments.first().and_then(|count| count.parse().ok()).expect("how many partitions");
     let cluster = MockCluster::new(1).expect("a mock cluster");
-    for topic in ["events", "matched.integrations", "unmatched.integrations"] {
-        let partitions = if topic == "events" { event_partitions } else { 1 };
-        cluster.create_topic(topic, partitions, 1).expect("a topic");
+    for topic in arguments.get(1).expect("the topics of events").split(',') {
+        cluster.create_topic(topic, event_partitions, 1).expect("a topic");
     }
     for topic in [
+        "matched.integrations",
+        "unmatched.integrations",
         "webhooks.dead-letter",
         "webhooks.attempts",
         "webhooks.backlog",
