@@ -50,7 +50,7 @@ pub(crate) struct Options {
     pub(crate) integrations: usize,
     pub(crate) signed: bool,
     pub(crate) skip_unmatched: bool,
-    /// Events a second; none: all are there when the worker starts.
+    /// Events a second. Without it, all are there when the worker starts.
     pub(crate) rate: Option<usize>,
 }
 

@@ -152,7 +152,9 @@ impl Bench {
             if let Some(rate) = self.options.rate {
                 scope.spawn(move || produce(&self.brokers, &topic, self.paced(rate)));
             }
-            let first = wait_for(&mut worker, &admin, series, total * 0.02);
+            // At a rate, what came before the worker had its partitions is delivered by half time.
+            let begin = if self.options.rate.is_some() { 0.5 } else { 0.02 };
+            let first = wait_for(&mut worker, &admin, series, total * begin);
             (first, wait_for(&mut worker, &admin, series, total))
         });
         worker.signal(Signal::Term);

@@ -107,7 +107,7 @@ impl ProducerContext for Logged<Acknowledgements> {
             Ok(message) => Ok(rdkafka::Message::timestamp(message)),
             Err((error, _message)) => Err(error.clone()),
         };
-        // Nobody waits any more for a publication that was dropped.
+        // A publication that was dropped is waited for no more.
         drop(waiting.send(result));
     }
 }
