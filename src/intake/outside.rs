@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 
 use crate::kafka::client::ClientLog;
+use crate::kafka::waits::whole_millis;
 
 /// How long a look may take in all.
 const LOOK_MAX: Duration = Duration::from_secs(2);
@@ -66,7 +67,7 @@ fn look_at(
         return true;
     }
     while places.keys().any(|partition| !found.contains_key(partition)) && Instant::now() < deadline {
-        let (partition, stands) = match client.poll(deadline.saturating_duration_since(Instant::now())) {
+        let (partition, stands) = match client.poll(whole_millis(deadline.saturating_duration_since(Instant::now()))) {
             Some(Ok(message)) => (message.partition(), Found::Records),
             Some(Err(KafkaError::PartitionEOF(partition))) => (partition, Found::Markers),
             Some(Err(error)) if is_unreadable(&error) => return false,

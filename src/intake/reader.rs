@@ -18,6 +18,7 @@ use super::membership::GroupMember;
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Reading;
 use crate::kafka::client::ClientLog;
+use crate::kafka::waits::whole_millis;
 use crate::telemetry::metrics::Metrics;
 
 /// How many records a partition may have between its settled prefix and the last one read: wide enough that receivers
@@ -126,7 +127,7 @@ impl PartitionReader {
             tracing::error!(%error, "the partitions that a member holds cannot be read");
             return Ok(Polled::Broken);
         }
-        let Some(message) = self.consumer.poll(wait).transpose()? else { return Ok(Polled::Nothing) };
+        let Some(message) = self.consumer.poll(whole_millis(wait)).transpose()? else { return Ok(Polled::Nothing) };
         let sources = self.sources.get(&message.partition()).into_iter().flatten();
         let source = sources.into_iter().find(|source| &**source.assignment.topic() == message.topic());
         let Some(Source { assignment, .. }) = source else {

@@ -6,6 +6,7 @@
 pub(crate) mod client;
 mod context;
 pub(crate) mod producer;
+pub(crate) mod waits;
 pub(crate) mod headers;
 pub(crate) mod listing;
 pub(crate) mod groups;

@@ -30,6 +30,7 @@ use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::{Logged, Own};
 use crate::kafka::groups::leave_empty_handed;
+use crate::kafka::waits::whole_millis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
 
@@ -132,7 +133,7 @@ impl Membership {
         let mut committed = Instant::now();
         while !self.stop.is_cancelled() {
             let until_commit = self.commit_every.saturating_sub(committed.elapsed());
-            match self.consumer.poll(POLL_WAIT.min(until_commit)) {
+            match self.consumer.poll(whole_millis(POLL_WAIT.min(until_commit))) {
                 Some(Err(error)) if !member.poll_failed(&error, &self.fatal) => break,
                 // A record that was on its way when its partition was paused: the reader reads it too.
                 None | Some(Ok(_) | Err(_)) => {}
