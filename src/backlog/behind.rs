@@ -172,8 +172,16 @@ impl Behind {
 
     /// Lets the place cover a delivery of the main reader that takes long, so that its record does not wait for it.
     pub(super) fn cover(&mut self, event: Arc<Event>) {
+        self.forget_what_is_settled();
         self.open.insert(event.origin.offset);
         self.pin(event);
+    }
+
+    /// What was skipped for it before bounds no commit any more, if all of that is settled.
+    fn forget_what_is_settled(&mut self) {
+        if !self.is_served && self.open.is_empty() {
+            self.uncovered = None;
+        }
     }
 
     /// Holds the place if deliveries are open when the partition is given up at `position`: the next owner gives it nothing until they
@@ -227,10 +235,7 @@ impl Behind {
 
     /// It falls behind again at `next`.
     pub(super) fn fall_again(&mut self, next: i64, (timestamp_ms, now_ms): (i64, i64)) {
-        if !self.is_served && self.open.is_empty() {
-            // What was skipped before is settled.
-            self.uncovered = None;
-        }
+        self.forget_what_is_settled();
         self.is_served = true;
         self.standing = Standing::Delivered;
         self.from = next;
