@@ -422,6 +422,8 @@ pub struct DeadLetter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inflight::lane_gauge::LaneGauges;
+    use crate::inflight::pressure::Pressure;
 
     #[test]
     fn origins_read_back() {
@@ -430,5 +432,47 @@ mod tests {
         for bad in ["", "a", "a/1", "a/1/x", "a/x/1", "/1/2", "a/1/2/3"] {
             assert_eq!(Origin::parse(bad), None, "{bad}");
         }
+    }
+
+    /// An event of a partition whose webhooks have places.
+    fn event(assignment: &Arc<Assignment>, offset: i64, is_caught_up: bool) -> Event {
+        let held = Pressure::new(1 << 20).hold(0);
+        let origin = Origin { topic: Arc::clone(assignment.topic()), partition: 0, offset };
+        if is_caught_up {
+            return Event::caught_up(Bytes::new(), origin, 0, assignment, held);
+        }
+        let sequence = assignment.admit(offset);
+        Event::new(Bytes::new(), origin, 0, Some((assignment, sequence)), held)
+    }
+
+    #[test]
+    fn a_dead_letter_without_an_attempt_is_published_while_its_partition_is_given_up_and_no_attempt_begins() {
+        for is_caught_up in [false, true] {
+            let assignment = Assignment::new("events".into(), 0);
+            assignment.use_places();
+            let event = event(&assignment, 5, is_caught_up);
+            assignment.close();
+            assert!(event.begin().is_err() && event.begin_publication().is_ok());
+            assignment.end();
+            assert!(event.begin_publication().is_err(), "the next owner does it");
+        }
+    }
+
+    #[test]
+    fn an_event_for_thousands_of_webhooks_is_settled_with_the_last_of_them_in_any_order() {
+        const WEBHOOKS: usize = 3_000;
+        let (assignment, gauges) = (Assignment::new("events".into(), 0), LaneGauges::default());
+        let mut gauges: Vec<_> = (0..WEBHOOKS).map(|number| gauges.of("ws/i", &number.to_string())).collect();
+        let event = event(&assignment, 5, false);
+        // Neither the order of their ids nor that in which they matched.
+        gauges.sort_by_key(|gauge| (gauge.id() * 7_919) % 3_001);
+        event.open_for(gauges.iter().take(2_000), gauges.iter().skip(2_000));
+        gauges.reverse();
+        for gauge in &gauges {
+            assert_eq!(assignment.committable(), None);
+            event.release(gauge);
+            event.release(gauge);
+        }
+        assert_eq!(assignment.committable(), Some(6));
     }
 }

@@ -167,9 +167,7 @@ impl Keeper {
     }
 
     fn take_over(&mut self, ready: &[Arc<Assignment>], loaded: Loaded, gauges: &LaneGauges) {
-        // Above each epoch that was written before, and above that of a former owner which may still write: it read the brokers' clock
-        // earlier.
-        let epoch = self.tools.brokers.now_ms().max(loaded.table.epoch + 1);
+        let epoch = epoch_after(self.tools.brokers.now_ms(), loaded.table.epoch);
         for assignment in ready {
             self.next_number += 1;
             self.parts.push(Part::new(self.next_number, assignment, epoch));
@@ -341,5 +339,37 @@ impl Keeper {
         let oldest = behind().map(|behind| behind.oldest_ms).min();
         let age_ms = oldest.map_or(0, |oldest| now_ms.saturating_sub(oldest).max(0));
         self.tools.metrics.backlog.age_seconds.set(Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64());
+    }
+}
+
+/// The number of a new owner of partitions, which takes over at `brokers_ms`, where `latest` is the highest number in what the backlog topic
+/// holds. It is above what a former owner may still write: the brokers' clock showed less when that one took over.
+fn epoch_after(brokers_ms: i64, latest: i64) -> i64 {
+    brokers_ms.max(latest.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Timestamp;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn owners_are_numbered_by_the_brokers_clock_whatever_their_own_clocks_show() {
+        const BROKERS_MS: i64 = 1_000_000_000_000;
+        // Of one worker after another, each with a clock of its own, which is years ahead of the brokers'.
+        let (mut latest, mut in_kafka) = (0, 0);
+        for second in [0, 1, 2] {
+            let brokers = BrokerClock::new();
+            assert!(clock::now_ms() > BROKERS_MS + 1_000_000_000);
+            brokers.acknowledged(Instant::now(), Timestamp::LogAppendTime(BROKERS_MS + second * 1_000));
+            tokio::time::advance(Duration::from_millis(5)).await;
+            let epoch = epoch_after(brokers.now_ms(), in_kafka);
+            assert!(epoch > latest, "also above one of whom Kafka has nothing yet");
+            assert!(epoch < BROKERS_MS + 10_000);
+            (latest, in_kafka) = (epoch, if second == 1 { epoch } else { in_kafka });
+        }
+        assert_eq!(epoch_after(5, 9), 10, "above all that Kafka has, if the brokers' clock was set back");
+        assert_eq!(epoch_after(i64::MAX, i64::MAX), i64::MAX);
     }
 }

@@ -1,16 +1,18 @@
 //! Webhooks that are behind: bursts, receivers that were away, failing neighbours, crashes. No slot is spent, no order lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rdkafka::admin::AdminOptions;
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::stage::{LONG, Ledger, Stage, event, event_number, events, integration};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver, Recorded};
-use crate::support::records::Record;
+use crate::support::records::{Record, admin};
 use crate::support::wait::wait_until;
 use crate::support::worker::Worker;
 
@@ -106,7 +108,7 @@ async fn a_burst_survives_a_kill_up_to_repeats() {
     receiver.wait_for(BURST / 3, LONG).await;
     worker.sigkill();
     let worker = stage.worker(&[]).await;
-    let all = || receiver.recorded().iter().map(event_number).collect::<std::collections::BTreeSet<_>>().len();
+    let all = || receiver.recorded().iter().map(event_number).collect::<BTreeSet<_>>().len();
     wait_until("every event to be requested", LONG, async || if all() == BURST { Ok(()) } else { Err(all()) }).await;
     level(&stage, &worker).await;
     stage.settled(LONG).await;
@@ -128,7 +130,7 @@ async fn a_burst_survives_a_worker_that_comes_and_one_that_goes_without_a_repeat
     let second = stage.worker(&[]).await;
     receiver.wait_for(BURST / 2, LONG).await;
     first.stop();
-    let all = || receiver.recorded().iter().map(event_number).collect::<std::collections::BTreeSet<_>>().len();
+    let all = || receiver.recorded().iter().map(event_number).collect::<BTreeSet<_>>().len();
     wait_until("every event to be requested", LONG, async || if all() == BURST { Ok(()) } else { Err(all()) }).await;
     level(&stage, &second).await;
     stage.settled(LONG).await;
@@ -234,4 +236,35 @@ async fn a_webhook_with_very_many_events_does_not_make_ten_others_wait() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert!(receiver.count() < MANY);
     drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_deletes_before_a_webhook_got_it_is_counted_and_said() {
+    const EVENTS: usize = 400;
+    const KEPT_FROM: i64 = 300;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "expired", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::status(500));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let mut first = stage.worker(&[]).await;
+    stage.send(of_few_entities("e", EVENTS));
+    // Its circuit opens, it falls behind, and the group's commits go on.
+    stage.read_through(LONG).await;
+    first.stop();
+    let mut kept = TopicPartitionList::new();
+    kept.add_partition_offset(&stage.names.events(), 0, Offset::Offset(KEPT_FROM)).unwrap();
+    admin(cluster.brokers()).delete_records(&kept, &AdminOptions::new()).await.unwrap();
+    receiver.answer_with(|_| Answer::ok());
+    let second = stage.worker(&[]).await;
+    level(&stage, &second).await;
+    let requested: BTreeSet<usize> = receiver.recorded().iter().map(event_number).collect();
+    let expired = second.metric("hookstream_dropped_total", &[("reason", "expired")]).await;
+    println!("{} of {EVENTS} requested, {expired} expired", requested.len());
+    let kept_from = usize::try_from(KEPT_FROM).unwrap();
+    assert!((kept_from..EVENTS).all(|number| requested.contains(&number)), "what is left is given");
+    let expired: usize = expired.to_string().parse().unwrap();
+    assert!((EVENTS - requested.len()..=kept_from).contains(&expired), "{expired}");
+    let said = second.lines().find(LONG, |line| line.contains("retention deleted events").then(|| line.to_owned()));
+    let said = said.expect("a line about it");
+    assert!(said.contains("ERROR") && said.contains("to=300"), "{said}");
 }

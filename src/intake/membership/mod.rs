@@ -459,3 +459,38 @@ impl ConsumerContext for GroupMember {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::retry_schedule::RetrySchedule;
+
+    fn member() -> GroupMember {
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        MemberState::member("events", metrics, Duration::ZERO)
+    }
+
+    #[test]
+    fn reading_begins_at_the_end_of_a_log_that_lost_the_committed_offset() {
+        let (member, key) = (member(), (Arc::from("events"), 3));
+        let ends = |end| BTreeMap::from([(key.clone(), end)]);
+        assert_eq!(member.within_log(100, &key, &ends(90)), 90);
+        assert_eq!(member.metrics.intake.logs_changed.with_label_values(&["truncated"]).get(), 1);
+        for ends in [ends(100), ends(101), BTreeMap::new()] {
+            assert_eq!(member.within_log(100, &key, &ends), 100);
+        }
+        assert_eq!(member.metrics.intake.logs_changed.with_label_values(&["truncated"]).get(), 1);
+    }
+
+    #[test]
+    fn a_commit_names_settled_runs_only_where_the_cluster_is_known() {
+        for (cluster, names_runs) in [(None, false), (Some(ClusterTag::of("a-cluster")), true)] {
+            let (member, mut offsets) = (member(), TopicPartitionList::new());
+            member.cluster.set(cluster).unwrap();
+            let progress = Progress { offset: 10, beyond: std::iter::once(12..14).collect(), changes: 1 };
+            member.list(&mut offsets, &Assignment::new("events".into(), 3), &progress);
+            let element = offsets.find_partition("events", 3).unwrap();
+            assert_eq!((element.offset(), element.metadata().is_empty()), (Offset::Offset(10), !names_runs));
+        }
+    }
+}

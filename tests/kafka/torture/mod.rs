@@ -214,6 +214,7 @@ fn judge(torture: &Torture, size: &Size, account: &Account, lost: usize) -> Stri
     let (acknowledged, repeated, of_another_id) = account.counts();
     let out_of_order = account.out_of_order();
     let abrupt = torture.abrupt;
+    let by_fault = report::by_fault(&torture.marks, &account.repeats());
     let page = format!(
         "# Torture\n\nSeed {}, {} events at {} a second to {} webhooks; {:.0} s; faults: {:?}.\n\n\
          {} requests, {acknowledged} deliveries acknowledged, {} of {} accounted for, dead letters {:?}, {} lost, \
@@ -229,11 +230,16 @@ fn judge(torture: &Torture, size: &Size, account: &Account, lost: usize) -> Stri
         COUNTED.len() * size.events,
         balance.dead,
         balance.lost.len(),
-        report::table(&torture.marks, &report::by_fault(&torture.marks, &account.repeats())),
+        report::table(&torture.marks, &by_fault),
     );
     assert_eq!((balance.lost.len(), of_another_id, out_of_order), (0, 0, 0), "{page}");
     // What was under way, and what was settled since the last commit: here two seconds of work, on a generous bound.
-    let bound = abrupt * (WORKERS * 16 * WEBHOOKS.len() + 2 * size.rate * WEBHOOKS.len());
+    let in_flight = WORKERS * 16 * WEBHOOKS.len();
+    let bound = abrupt * (in_flight + 2 * size.rate * WEBHOOKS.len());
     assert!(repeated <= bound as u64, "at most {bound}: {page}");
+    // A coordinator that is silent for a second lets nothing more be handed over. A burst is five seconds' worth at once.
+    let bound = in_flight + (2 + 5) * size.rate * WEBHOOKS.len();
+    let most = by_fault.iter().map(|of| of.count).max().unwrap_or_default();
+    assert!(most <= bound, "at most {bound} a fault: {page}");
     page
 }
