@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::place::{Place, Stored};
+use super::place::{Place, SettledBefore, Stored};
 use crate::domain::outcome::BehindReason;
 use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::LaneGauge;
@@ -34,15 +34,6 @@ pub(crate) enum Standing {
     Dropped,
     /// It is removed or disabled.
     Gone,
-}
-
-/// What was settled for a webhook before its partition came here, as far as the group's commits say.
-#[derive(Clone, Debug)]
-struct SettledBefore {
-    /// Runs of offsets that are settled for it.
-    settled: Arc<[Range<i64>]>,
-    /// The commits say nothing from this offset on.
-    up_to: i64,
 }
 
 /// Which process has requests to the webhook under way that its place covers. Until they end no other process gives it anything.
@@ -296,10 +287,7 @@ impl Behind {
 
     /// Whether the group had settled that offset for it before the partition came here.
     fn was_settled(&self, offset: i64) -> bool {
-        self.settled_before.as_ref().is_some_and(|before| {
-            let after = before.settled.partition_point(|run| run.end <= offset);
-            offset < before.up_to && before.settled.get(after).is_some_and(|run| run.contains(&offset))
-        })
+        self.settled_before.as_ref().is_some_and(|before| before.names(offset))
     }
 
     /// It leaves a pass that has come to `position`. If it took part, it was offered everything before that.
@@ -353,8 +341,7 @@ impl Behind {
     /// reader gives it what follows.
     pub(super) fn level_at(&mut self, position: i64) -> bool {
         // The main reader passes over what the group had settled, also over what only the webhook's place covers.
-        let passes_over =
-            |before: &SettledBefore| before.settled.last().is_some_and(|run| run.end > position.max(before.up_to));
+        let passes_over = |before: &SettledBefore| before.reaches_beyond(position);
         let is_level = self.is_served
             && !self.settled_before.as_ref().is_some_and(passes_over)
             && self.hold == Hold::None

@@ -1,6 +1,8 @@
 //! The place of one webhook in one partition: the offsets that it is still to be given. Pure values.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Offsets that a place names one by one. Of more the rest is given again from the first one that is left out.
 const OFFSETS_MAX: usize = 1_024;
@@ -91,6 +93,28 @@ impl Place {
         }
         let is_whole = rest.is_empty() && next.is_none_or(|next| end <= next);
         is_whole.then(|| Self::new(todo.into_iter(), next))
+    }
+}
+
+/// What was settled for a webhook before its partition came here, as far as the group's commits say.
+#[derive(Clone, Debug)]
+pub(super) struct SettledBefore {
+    /// Runs of offsets that are settled for it.
+    pub(super) settled: Arc<[Range<i64>]>,
+    /// The commits say nothing from this offset on.
+    pub(super) up_to: i64,
+}
+
+impl SettledBefore {
+    /// Whether that offset was settled.
+    pub(super) fn names(&self, offset: i64) -> bool {
+        let after = self.settled.partition_point(|run| run.end <= offset);
+        offset < self.up_to && self.settled.get(after).is_some_and(|run| run.contains(&offset))
+    }
+
+    /// Whether there are runs beyond `position` of which they say nothing for the webhook.
+    pub(super) fn reaches_beyond(&self, position: i64) -> bool {
+        self.settled.last().is_some_and(|run| run.end > position.max(self.up_to))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::admin::AdminOptions;
 use rdkafka::{Offset, TopicPartitionList};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::stage::{LONG, Ledger, Stage, event, event_number, events, integration};
@@ -266,5 +266,9 @@ async fn what_retention_deletes_before_a_webhook_got_it_is_counted_and_said() {
     assert!((EVENTS - requested.len()..=kept_from).contains(&expired), "{expired}");
     let said = second.lines().find(LONG, |line| line.contains("retention deleted events").then(|| line.to_owned()));
     let said = said.expect("a line about it");
-    assert!(said.contains("ERROR") && said.contains("to=300"), "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&said["level"], &said["integration"], &said["to"]),
+        (&json!("ERROR"), &json!("ws/i"), &json!(KEPT_FROM))
+    );
 }
