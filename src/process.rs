@@ -17,18 +17,18 @@ const MISTAKES: u8 = 2;
 pub fn main() -> ExitCode {
     let parsed = match settings::from_process() {
         Ok(parsed) => parsed,
-        Err(mistakes) => return complain(&mistakes),
+        Err(mistakes) => return print_mistakes(&mistakes),
     };
     match parsed.command {
         Command::Help { topic, asked: true } => return answer(settings::help(topic).trim_end()),
-        Command::Help { topic, asked: false } => return complain(&[settings::help(topic).trim_end()]),
+        Command::Help { topic, asked: false } => return print_mistakes(&[settings::help(topic).trim_end()]),
         Command::Version => return answer(concat!("hookstream ", env!("CARGO_PKG_VERSION"))),
         Command::Completions(shell) => return answer(settings::completions(shell).trim_end()),
         Command::Man => return answer(settings::man().trim_end()),
         _ => {}
     }
     if let Err(error) = logs::init(&parsed.logs) {
-        return complain(&[error]);
+        return print_mistakes(&[error]);
     }
     panic::set_hook(Box::new(log_panic));
     for warning in &parsed.warnings {
@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if let Some(Mistakes(lines)) = error.downcast_ref() {
-                return complain(lines);
+                return print_mistakes(lines);
             }
             tracing::error!(error = chain(error.as_ref()), "stopped");
             ExitCode::FAILURE
@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Writes each complaint as a line on stderr.
-fn complain(lines: &[impl Display]) -> ExitCode {
+fn print_mistakes(lines: &[impl Display]) -> ExitCode {
     let mut stderr = io::stderr().lock();
     for line in lines {
         if writeln!(stderr, "{line}").is_err() {

@@ -66,12 +66,12 @@ impl Api {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), ServeError> {
         let Self { settings, admin, bound, metrics, condition } = self;
         raise_limit(CONNECTIONS_MAX);
-        let surroundings = surroundings(&settings, &metrics, &condition);
+        let api_context = api_context(&settings, &metrics, &condition);
         let address = admin.address();
         let admin_stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(admin.run(metrics, condition, admin_stop.clone()));
-        let serving = bound.run(&settings, surroundings, stop);
+        let serving = bound.run(&settings, api_context, stop);
         let mut serving = std::pin::pin!(serving);
         let ended = tokio::select! {
             biased;
@@ -89,7 +89,7 @@ impl Api {
 }
 
 /// What the API needs of the process around it; the test delivery connects as a worker would.
-pub(crate) fn surroundings(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Readiness>) -> ApiContext {
+pub(crate) fn api_context(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Readiness>) -> ApiContext {
     let policy = AddressPolicy::new(settings.delivery.allow_private_networks.clone());
     let connector = Connector::system(policy, settings.delivery.connect_timeout);
     let courier = HttpCourier::new(connector, settings.delivery.request_timeout, Arc::clone(metrics));

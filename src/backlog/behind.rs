@@ -460,7 +460,7 @@ impl Behind {
     }
 
     /// Lets the next write come at once, if Kafka does not have the place as it is and no write is under way.
-    pub(super) fn hurry(&mut self) {
+    pub(super) fn write_soon(&mut self) {
         if !self.is_stored() && self.stored.writing.is_none() {
             self.stored.at_ms = None;
         }

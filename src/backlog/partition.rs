@@ -436,8 +436,8 @@ impl PartitionBacklog {
     }
 
     /// Lets each place that differs from what Kafka has be written at once.
-    pub(crate) fn hurry(&mut self) {
-        self.behind.values_mut().for_each(Behind::hurry);
+    pub(crate) fn write_soon(&mut self) {
+        self.behind.values_mut().for_each(Behind::write_soon);
     }
 
     /// Whether Kafka has every place as it is here.

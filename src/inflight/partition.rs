@@ -265,7 +265,7 @@ impl Assignment {
 
     /// When `unsettled_max` records are unsettled, asks lanes to return the earlier half of those that wait, because they hold back
     /// commits.
-    pub(crate) fn relieve(&self, unsettled_max: usize) {
+    pub(crate) fn recall_oldest(&self, unsettled_max: usize) {
         let state = self.state();
         if state.places_stored.is_some() && !state.closing && state.tracker.unsettled_len() >= unsettled_max {
             let below = state.tracker.settled_below() + unsettled_max as Sequence / 2;

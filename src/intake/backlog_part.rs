@@ -153,7 +153,7 @@ impl Part {
             );
         }
         self.backlog.release(is_over);
-        self.backlog.hurry();
+        self.backlog.write_soon();
     }
 
     /// Passes on how far giving up has come, after places were written.

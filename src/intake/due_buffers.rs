@@ -21,7 +21,7 @@ const RECORDS_MIN: usize = 4;
 /// Bytes of all partitions together. Beyond it each keeps only its next retry.
 const ALL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A buffer may be as many times larger while all of it falls due within [`RESUME_TAKES_MS`].
-const STRETCH: usize = 4;
+const GROWTH: usize = 4;
 /// A client that has nothing to fetch looks at what was resumed once a second.
 const RESUME_TAKES_MS: i64 = 1_500;
 
@@ -151,25 +151,26 @@ impl DueBuffer {
     }
 
     fn is_full(&self, now_ms: i64, all_bytes: usize) -> bool {
-        let (stretch, records) = (self.stretch(now_ms), self.waiting.len());
-        records >= stretch * RECORDS_MAX
-            || records >= RECORDS_MIN && self.bytes >= stretch * BYTES_MAX
+        let (growth, records) = (self.growth(now_ms), self.waiting.len());
+        records >= growth * RECORDS_MAX
+            || records >= RECORDS_MIN && self.bytes >= growth * BYTES_MAX
             || records > 0 && all_bytes >= ALL_BYTES_MAX
     }
 
     /// Whether a partition that was paused should be read again.
     fn is_low(&self, now_ms: i64, all_bytes: usize) -> bool {
-        let (stretch, records) = (self.stretch(now_ms), self.waiting.len());
-        let is_small = self.bytes <= stretch * BYTES_MAX / 2 || records <= RECORDS_MIN / 2;
-        records == 0 || records <= stretch * RECORDS_MAX / 2 && is_small && all_bytes <= ALL_BYTES_MAX / 2
+        let (growth, records) = (self.growth(now_ms), self.waiting.len());
+        let is_small = self.bytes <= growth * BYTES_MAX / 2 || records <= RECORDS_MIN / 2;
+        records == 0 || records <= growth * RECORDS_MAX / 2 && is_small && all_bytes <= ALL_BYTES_MAX / 2
     }
 
-    /// The larger buffer is used while all of it is handed over before more can be fetched. While a retry is overdue, more is not fetched.
-    fn stretch(&self, now_ms: i64) -> usize {
+    /// By how many times a buffer may be larger now: while all that is in it is handed over before more can be fetched, and no retry is
+    /// overdue.
+    fn growth(&self, now_ms: i64) -> usize {
         let overdue = self.next_due_ms().is_some_and(|first| first <= now_ms);
         let last = self.waiting.back();
         let runs_out = !overdue && last.is_none_or(|last| last.due_ms <= now_ms.saturating_add(RESUME_TAKES_MS));
-        if runs_out { STRETCH } else { 1 }
+        if runs_out { GROWTH } else { 1 }
     }
 }
 

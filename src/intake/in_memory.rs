@@ -51,7 +51,7 @@ pub fn turn_in_memory(
             break;
         }
     }
-    backlog.hurry();
+    backlog.write_soon();
     for write in backlog.writes_due(clock::now_ms()) {
         backlog.written(write.gauge.id(), true);
     }

@@ -138,7 +138,7 @@ impl Lag {
             let partition = assignment.partition();
             let (Some(range), Some(stable)) = (look.ranges.get(&partition), stable.get(&partition)) else { continue };
             let before = self.seen.get(&partition).copied();
-            let seen = see(assignment, *range, *stable, before, now);
+            let seen = progress_of(assignment, *range, *stable, before, now);
             self.seen.insert(partition, seen);
         }
         self.follow_others(&look, now);
@@ -273,7 +273,7 @@ impl Lag {
 }
 
 /// What is known of a partition now.
-fn see(assignment: &Assignment, range: LogRange, stable: i64, before: Option<Seen>, now: Instant) -> Seen {
+fn progress_of(assignment: &Assignment, range: LogRange, stable: i64, before: Option<Seen>, now: Instant) -> Seen {
     let next = log_changes::next_of(assignment, range);
     let was_open = before.is_some_and(|before| before.stable == stable && before.range.high > stable);
     let before = before.filter(|before| before.next == next);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     fn seen(assignment: &Assignment, high: i64, stable: i64, before: Option<Seen>) -> Seen {
-        see(assignment, LogRange { low: 0, high }, stable, before, Instant::now())
+        progress_of(assignment, LogRange { low: 0, high }, stable, before, Instant::now())
     }
 
     #[tokio::test]

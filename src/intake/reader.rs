@@ -185,7 +185,7 @@ impl PartitionReader {
         let mut resume = TopicPartitionList::new();
         for Source { assignment, paused } in self.sources.values_mut().flatten() {
             // What waits in the lanes of slow receivers comes back before it holds up the others.
-            assignment.relieve(WINDOW / 2);
+            assignment.recall_oldest(WINDOW / 2);
             let span = assignment.unsettled_len();
             if !*paused && span >= WINDOW {
                 *paused = true;

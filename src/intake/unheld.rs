@@ -46,7 +46,7 @@ impl Unheld {
 
     /// The places where a look from outside has to say whether records wait: where nothing was committed for long.
     pub(super) fn places(&self, now: Instant) -> BTreeMap<i32, i64> {
-        let asked = self.others.iter().filter(|(_, other)| other.found.is_none() && stands(other, now));
+        let asked = self.others.iter().filter(|(_, other)| other.found.is_none() && is_standing(other, now));
         asked.map(|(partition, other)| (*partition, other.next)).collect()
     }
 
@@ -61,13 +61,13 @@ impl Unheld {
 
     /// The partitions in which records wait that no worker reads: from which offset on, and how many.
     pub(super) fn waiting(&self, now: Instant) -> impl Iterator<Item = (i32, i64, i64)> {
-        let waits = move |other: &Other| stands(other, now) && other.found.is_some_and(|it| it != Found::Markers);
+        let waits = move |other: &Other| is_standing(other, now) && other.found.is_some_and(|it| it != Found::Markers);
         let waiting = self.others.iter().filter(move |(_, other)| waits(other));
         waiting.map(|(partition, other)| (*partition, other.next, other.end - other.next))
     }
 }
 
-fn stands(other: &Other, now: Instant) -> bool {
+fn is_standing(other: &Other, now: Instant) -> bool {
     other.end > other.next && now.saturating_duration_since(other.since) >= UNHELD_AFTER
 }
 

@@ -211,7 +211,7 @@ impl CachedName {
     }
 
     /// The look-up that would tell has ended.
-    fn land(&mut self, tell: &watch::Sender<Option<Answer>>) {
+    fn end(&mut self, tell: &watch::Sender<Option<Answer>>) {
         if self.pending.as_ref().is_some_and(|pending| pending.same_channel(tell)) {
             self.pending = None;
         }
@@ -390,7 +390,7 @@ impl Shared {
         let is_unwanted = job.tell.receiver_count() == 0 && job.tell.borrow().is_none();
         if is_unwanted {
             state.running.remove(&job.number);
-            state.cache.entry(&job.name).land(&job.tell);
+            state.cache.entry(&job.name).end(&job.tell);
         }
         is_unwanted
     }
@@ -426,7 +426,7 @@ impl Shared {
         let answer: Result<Arc<[IpAddr]>, _> = found.map(|records| records.addresses.into());
         let mut state = self.lock();
         let known = state.cache.entry(&job.name);
-        known.land(&job.tell);
+        known.end(&job.tell);
         match &answer {
             Ok(addresses) => known.stale = Some((Arc::clone(addresses), until + STALE_MAX)),
             Err(ResolveError::Unanswered(_) | ResolveError::Busy) => {}

@@ -144,7 +144,7 @@ pub(crate) fn trace(
         for ruling in &explanation.webhooks {
             let Some(webhook) = integration.webhook(ruling.index) else { continue };
             let hook = (integration.id().to_owned(), webhook.id());
-            let obstacle = found.obstacle(event, &hook.0, &explanation);
+            let obstacle = found.why_not_sent(event, &hook.0, &explanation);
             let evidence = found.take(&hook, obstacle);
             webhooks.push(traced(hook, ruling, evidence, event, *written_ms));
         }
@@ -379,7 +379,7 @@ impl Search<'_> {
 
 impl Gathered {
     /// Why nothing goes to an integration, or went at the event's time.
-    fn obstacle(&self, event: &FoundEvent, integration: &str, explanation: &Explanation) -> Option<String> {
+    fn why_not_sent(&self, event: &FoundEvent, integration: &str, explanation: &Explanation) -> Option<String> {
         let is_own = |obstacle: &&Obstacle| matches!(obstacle, Obstacle::Status(_));
         if let Some(obstacle) = explanation.obstacles.iter().find(is_own) {
             return Some(obstacle.to_string());

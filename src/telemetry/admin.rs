@@ -79,7 +79,7 @@ fn answer(method: &Method, path: &str, metrics: &Metrics, condition: &Readiness)
             response.headers_mut().insert(header::CONTENT_TYPE, of_prometheus);
             response
         }
-        "/livez" => match condition.still(Instant::now()) {
+        "/livez" => match condition.stalled_loop(Instant::now()) {
             None => text(StatusCode::OK, b"ok\n".to_vec()),
             Some(name) => text(StatusCode::SERVICE_UNAVAILABLE, format!("the {name} loop stands still\n").into_bytes()),
         },

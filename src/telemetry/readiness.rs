@@ -72,7 +72,7 @@ impl Readiness {
     }
 
     /// The loop that stands still at `now`, if there is one.
-    pub(super) fn still(&self, now: Instant) -> Option<&'static str> {
+    pub(super) fn stalled_loop(&self, now: Instant) -> Option<&'static str> {
         let (now, limit) = (self.since_began(now), as_ms(STILL_AFTER + self.drain_timeout));
         let still = |beat: &Heartbeat| match beat.0.load(Ordering::Relaxed) {
             0 => false,
@@ -108,15 +108,15 @@ mod tests {
         let readiness = Readiness::default();
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
-        assert_eq!(readiness.still(after(1_000_000)), None);
+        assert_eq!(readiness.stalled_loop(after(1_000_000)), None);
         readiness.beat(PollLoop::Retries);
-        assert_eq!(readiness.still(now), None);
-        assert_eq!(readiness.still(after(62)), Some("retries"));
+        assert_eq!(readiness.stalled_loop(now), None);
+        assert_eq!(readiness.stalled_loop(after(62)), Some("retries"));
         readiness.ended(PollLoop::Retries);
-        assert_eq!(readiness.still(after(62)), None);
+        assert_eq!(readiness.stalled_loop(after(62)), None);
         let patient = Readiness::new(Duration::from_mins(1));
         patient.beat(PollLoop::Retries);
-        assert_eq!(patient.still(after(119)), None, "it may be draining");
-        assert_eq!(patient.still(after(122)), Some("retries"));
+        assert_eq!(patient.stalled_loop(after(119)), None, "it may be draining");
+        assert_eq!(patient.stalled_loop(after(122)), Some("retries"));
     }
 }

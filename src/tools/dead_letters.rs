@@ -155,7 +155,7 @@ pub(crate) async fn list(
     if json {
         tracing::info!(topic, read, matched, "all dead letters were looked at");
     } else if matched == 0 {
-        write_line(out, &format!("Nothing matches; {} read", render::were(read)))?;
+        write_line(out, &format!("Nothing matches; {} read", render::records_were(read)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

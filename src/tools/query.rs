@@ -145,7 +145,7 @@ fn write_rows<R: Serialize>(
         return Ok(ExitCode::SUCCESS);
     }
     if listed.rows.is_empty() {
-        write_line(out, &format!("Nothing matches; {} read", render::were(listed.read)))?;
+        write_line(out, &format!("Nothing matches; {} read", render::records_were(listed.read)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = shown.iter().map(cells).collect();
@@ -318,7 +318,7 @@ impl<W: io::Write> Listing<'_, W> {
         let is_limited = self.shown as u64 >= self.query.limit;
         let mut lines = Vec::new();
         if self.shown == 0 {
-            lines.push(format!("Nothing matches; {} read{back}", render::were(looked.read)));
+            lines.push(format!("Nothing matches; {} read{back}", render::records_were(looked.read)));
             lines.push("(Acknowledged attempts are in the log only with --attempt-log all.)".to_owned());
         }
         match (&back_to, looked.complete) {

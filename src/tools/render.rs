@@ -26,7 +26,7 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// A count of records with its verb.
-pub(super) fn were(count: u64) -> String {
+pub(super) fn records_were(count: u64) -> String {
     if count == 1 { "1 was".to_owned() } else { format!("{count} were") }
 }
 

@@ -318,7 +318,7 @@ impl World {
             return;
         }
         self.process.backlog.hold(self.now_ms);
-        self.process.backlog.hurry();
+        self.process.backlog.write_soon();
         self.write();
         self.process.assignment.set_commit_bound(self.process.backlog.commit_bound());
         self.process.assignment.set_places_stored(self.process.backlog.is_stored());
@@ -341,7 +341,7 @@ impl World {
             }
             process.listen(self.now_ms);
             process.backlog.release(false);
-            process.backlog.hurry();
+            process.backlog.write_soon();
             if !process.backlog.is_held_here() && process.backlog.is_stored() {
                 process.assignment.end();
                 self.former.remove(index);

@@ -53,7 +53,7 @@ struct Row<'a> {
 }
 
 impl Directory {
-    /// Joins `integrations`, which another thread fills, with the health topic, whose records go to [`Self::said`].
+    /// Joins `integrations`, which another thread fills, with the health topic, whose records go to [`Self::set_state`].
     pub(crate) fn new(integrations: Arc<View>) -> Self {
         Self { integrations, health: RwLock::default(), behind: RwLock::default() }
     }
@@ -64,7 +64,7 @@ impl Directory {
     }
 
     /// Takes the health topic's newest state of a key, or its removal.
-    pub(super) fn said(&self, key: &str, state: Option<StateRecord>) {
+    pub(super) fn set_state(&self, key: &str, state: Option<StateRecord>) {
         let mut health = self.health.write();
         match state {
             Some(state) => health.insert(key.to_owned(), state),
@@ -73,7 +73,7 @@ impl Directory {
     }
 
     /// Takes the place of a webhook of `integration` from the backlog topic, or its removal: it is level again.
-    pub(super) fn stands(&self, integration: &str, key: &[u8], place: Option<Place>) {
+    pub(super) fn set_place(&self, integration: &str, key: &[u8], place: Option<Place>) {
         let mut behind = self.behind.write();
         if let Some(place) = place {
             behind.entry(integration.to_owned()).or_default().insert(key.to_owned(), place);
@@ -298,7 +298,7 @@ mod tests {
             directory.integrations().apply(Some(key), Some(record.to_string().into()), version, 0);
         }
         for (key, state) in states {
-            directory.said(key, Some(StateRecord::parse(state.to_string().as_bytes()).unwrap()));
+            directory.set_state(key, Some(StateRecord::parse(state.to_string().as_bytes()).unwrap()));
         }
         directory
     }
@@ -333,7 +333,7 @@ mod tests {
                 reason: None,
                 since: Some(since.to_owned()),
             };
-            directory.stands("acme/b", key, Some(place));
+            directory.set_place("acme/b", key, Some(place));
         }
         let since = json!("2026-01-31T12:00:00.000Z");
         let page = directory.overview("acme", None, 10, None).unwrap();
@@ -341,9 +341,9 @@ mod tests {
         assert_eq!((&page["rows"][1]["behindSince"], &page["rows"][2]["behindSince"]), (&since, &Value::Null));
         assert_eq!(directory.health_of("acme", "b"), json!({"status": "active", "behindSince": since}));
         assert_eq!(directory.health_of("other", "b"), json!({"status": "active"}), "another workspace's is not seen");
-        directory.stands("acme/b", keys[1], None);
+        directory.set_place("acme/b", keys[1], None);
         assert_eq!(directory.health_of("acme", "b")["behindSince"], "2026-01-31T12:00:05.000Z");
-        directory.stands("acme/b", keys[0], None);
+        directory.set_place("acme/b", keys[0], None);
         assert_eq!(directory.health_of("acme", "b"), json!({"status": "active"}));
     }
 

@@ -125,7 +125,7 @@ impl Follower {
 fn take_health(directory: &Directory, row: &Row<'_>) {
     let Ok(key) = std::str::from_utf8(row.key) else { return unusable(row, "its key is not UTF-8") };
     match row.value.map(StateRecord::parse).transpose() {
-        Ok(state) => directory.said(key, state),
+        Ok(state) => directory.set_state(key, state),
         Err(error) => unusable(row, &chain(&error)),
     }
 }
@@ -136,8 +136,8 @@ fn take_place(group: &str, directory: &Directory, row: &Row<'_>) {
     let place = row.value.map(|value| Place::of(group, row.key, value));
     match place {
         Some(None) => unusable(row, "it is no place"),
-        Some(Some(place)) => directory.stands(&integration, row.key, Some(place)),
-        None => directory.stands(&integration, row.key, None),
+        Some(Some(place)) => directory.set_place(&integration, row.key, Some(place)),
+        None => directory.set_place(&integration, row.key, None),
     }
 }
 

@@ -65,7 +65,7 @@ impl Draft {
     }
 
     /// The last operation that wrote where a fault lies.
-    pub(super) fn culprit(&self, place: Place) -> Option<usize> {
+    pub(super) fn last_writer(&self, place: Place) -> Option<usize> {
         match place {
             Place::Field(field) => self.last_of(field),
             Place::Webhook(index, fields) => {

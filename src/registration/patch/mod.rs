@@ -89,10 +89,10 @@ impl Patch {
             let mut found = instance_check::faults(key, &instance, &|_place| true);
             // A fault that a worker accepts and that was there before is not this patch's fault.
             if !found.listed.is_empty() && instance_check::is_usable(key, &instance) {
-                found = instance_check::faults(key, &instance, &|place| draft.culprit(place).is_some());
+                found = instance_check::faults(key, &instance, &|place| draft.last_writer(place).is_some());
             }
             for fault in &found.listed {
-                faults.add(draft.culprit(fault.place), List::of(fault.kind), &fault.message);
+                faults.add(draft.last_writer(fault.place), List::of(fault.kind), &fault.message);
             }
             faults.count += found.more;
         }

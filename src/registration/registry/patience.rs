@@ -30,7 +30,7 @@ impl Silence {
     ///
     /// # Errors
     /// It has lasted too long: the process ends, and its supervisor starts it again.
-    pub(super) fn lasts(&mut self, log: &Log, doing: &'static str, error: KafkaError) -> Result<(), RegistryError> {
+    pub(super) fn wait(&mut self, log: &Log, doing: &'static str, error: KafkaError) -> Result<(), RegistryError> {
         if log.stop.is_cancelled() {
             return Err(RegistryError::Stopped);
         }
@@ -54,7 +54,7 @@ pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Resul
         match partitions_of(consumer.client(), &log.topic, BROKER_TIMEOUT) {
             Ok(partitions) if partitions.is_empty() => return Err(RegistryError::NoTopic(log.topic.clone())),
             Ok(partitions) => return Ok(partitions),
-            Err(error) => silence.lasts(log, DOING, error)?,
+            Err(error) => silence.wait(log, DOING, error)?,
         }
     }
 }

@@ -143,7 +143,7 @@ impl Writer {
         loop {
             match producer.init_transactions(BROKER_TIMEOUT) {
                 Ok(()) => return Ok(Self { log, view, producer, delivered, number: 0 }),
-                Err(error) if is_retriable(&error) => silence.lasts(&log, TAKING_ID, error)?,
+                Err(error) if is_retriable(&error) => silence.wait(&log, TAKING_ID, error)?,
                 Err(error) => return Err(log.error(TAKING_ID)(error)),
             }
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::sample::{PLAYGROUND, WORKSPACE};
-use crate::app::api::surroundings;
+use crate::app::api::api_context;
 use crate::console::{BoundConsole, Forward};
 use crate::domain::text::push_hex;
 use crate::registration::http::{ApiError, BoundApi, Tokens};
@@ -81,8 +81,8 @@ impl Registration {
         stop: CancellationToken,
     ) -> Result<(), ApiError> {
         // Its readiness is not used: `/readyz` shows the worker's.
-        let surroundings = surroundings(&settings, &metrics, &Arc::new(Readiness::default()));
-        self.bound.run(&settings, surroundings, stop).await
+        let api_context = api_context(&settings, &metrics, &Arc::new(Readiness::default()));
+        self.bound.run(&settings, api_context, stop).await
     }
 }
 

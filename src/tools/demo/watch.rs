@@ -56,9 +56,9 @@ impl Watch {
         let topics: Vec<String> = self.tiers.iter().cloned().chain([self.dead_letters.clone()]).collect();
         let mut observer = Observer::open(&self.kafka, &topics)?;
         while !ended.is_cancelled() {
-            observer.read(POLL_WAIT, |seen| self.see(&seen))?;
+            observer.read(POLL_WAIT, |seen| self.take(&seen))?;
         }
-        observer.read_to_end(|seen| self.see(&seen))?;
+        observer.read_to_end(|seen| self.take(&seen))?;
         let retries_group = retry_group(&self.kafka.group);
         Ok(Remains {
             committed: committed(&self.kafka, &retries_group, &self.tiers)?,
@@ -100,7 +100,7 @@ impl Watch {
         Ok(behind)
     }
 
-    fn see(&self, seen: &Seen<'_>) {
+    fn take(&self, seen: &Seen<'_>) {
         if seen.wire.workspace.as_deref() == Some(PLAYGROUND) {
             return;
         }
