@@ -281,7 +281,9 @@ impl Search<'_> {
             place.workspace == self.workspace && place.partition == at.partition && place.offset <= at.offset
         };
         let mut places = Places::new(&self.settings.kafka.group, &behind);
-        self.table(reader, &self.settings.topics.backlog, &mut |key, value| places.take(key, value))?;
+        self.table(reader, &self.settings.topics.backlog, &mut |glance| {
+            places.take(glance.key.unwrap_or_default(), glance.value);
+        })?;
         Ok(places.all().map(|place| ((place.integration_id.clone(), place.web_hook_id.clone()), place)).collect())
     }
 
@@ -290,16 +292,14 @@ impl Search<'_> {
         &self,
         reader: &mut WindowReader,
         topic: &str,
-        take: &mut dyn FnMut(&[u8], Option<&[u8]>),
+        take: &mut dyn FnMut(&Glance<'_>),
     ) -> Result<(), ReadError> {
         let log = match reader.open(topic) {
             Ok(log) => log,
             Err(SpanError::NoTopic(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let is_whole = walk(&log, log.bounds(), Bounds::TABLE, self.watch, &mut |glance| {
-            take(glance.key.unwrap_or_default(), glance.value);
-        })?;
+        let is_whole = walk(&log, log.bounds(), Bounds::TABLE, self.watch, take)?;
         if is_whole { Ok(()) } else { Err(ReadError::Stopped) }
     }
 
@@ -366,8 +366,8 @@ impl Search<'_> {
     /// What is left of the integrations' history in the health topic.
     fn health(&self, reader: &mut WindowReader) -> Result<BTreeMap<String, Vec<(i64, Health)>>, ReadError> {
         let mut found: BTreeMap<String, Vec<(i64, Health)>> = BTreeMap::new();
-        self.table(reader, &self.settings.topics.health, &mut |key, value| {
-            let health = value.and_then(|value| HealthRow::of(key, value));
+        self.table(reader, &self.settings.topics.health, &mut |glance| {
+            let health = glance.key.zip(glance.value).and_then(|(key, value)| HealthRow::of(key, value));
             if let Some(health) = health.filter(|health| health.workspace == self.workspace) {
                 let state = (health.state.since_ms(), health.state.health());
                 found.entry(health.integration_id).or_default().push(state);

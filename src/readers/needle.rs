@@ -23,7 +23,7 @@ enum Spelling {
     /// A GUID: letters in either case.
     Guid(Vec<u8>),
     /// Any other id: as it is.
-    Exact(Finder<'static>),
+    Exact(Box<Finder<'static>>),
 }
 
 impl Needle {
@@ -33,7 +33,7 @@ impl Needle {
         let spelling = if is_guid(id) {
             Spelling::Guid(id.as_bytes().to_vec())
         } else {
-            Spelling::Exact(Finder::new(id).into_owned())
+            Spelling::Exact(Box::new(Finder::new(id).into_owned()))
         };
         Self { spelling, escape: Finder::new(if is_plain { NUMBERED } else { ESCAPED }).into_owned() }
     }
