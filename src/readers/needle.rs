@@ -98,7 +98,8 @@ mod tests {
         fn no_record_that_holds_the_id_is_passed_over(id in ".{1,12}", before in ".{0,40}", numbered in any::<bool>()) {
             let mut json = json!({ "answer": before, "eventId": id }).to_string();
             if numbered {
-                let spelled: String = id.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+                let units = id.encode_utf16();
+                let spelled = units.fold(String::new(), |text, unit| text + &format!("\\u{unit:04x}"));
                 json = format!("{{\"eventId\":\"{spelled}\"}}");
             }
             let read: serde_json::Value = serde_json::from_str(&json).unwrap();
