@@ -8,8 +8,17 @@ pub(crate) fn workspace_of<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     key: Option<&'a [u8]>,
 ) -> Option<&'a str> {
+    workspace_and_source(headers, key).map(|(workspace, _is_key)| workspace)
+}
+
+/// The same, and whether it is the key's.
+pub(crate) fn workspace_and_source<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    key: Option<&'a [u8]>,
+) -> Option<(&'a str, bool)> {
     let header = headers.filter(|(name, _)| *name == WORKSPACE).map(|(_, value)| value).last();
-    std::str::from_utf8(header.or(key)?).ok().filter(|name| !name.is_empty())
+    let name = std::str::from_utf8(header.or(key)?).ok().filter(|name| !name.is_empty())?;
+    Some((name, header.is_none()))
 }
 
 /// The workspace.

@@ -15,7 +15,7 @@ use super::membership::GroupMember;
 use super::pipeline::{Pipeline, Record};
 use super::reader::{PartitionReader, Polled};
 use crate::backlog::places::ReaderGone;
-use crate::domain::headers::workspace_of;
+use crate::domain::headers::workspace_and_source;
 use crate::inflight::job::Job;
 use crate::inflight::pressure::{Pressure, Reading};
 use crate::kafka::client::events_reader_config;
@@ -242,15 +242,14 @@ impl EventConsumer {
 
 /// A record as the pipeline takes it.
 pub(crate) fn record_of<M: Message>(message: &M) -> Record<'_> {
-    let headers = || message.headers().map(readable_headers).into_iter().flatten();
-    let workspace = workspace_of(headers(), message.key());
-    let is_workspace_key = workspace.is_some() && workspace_of(headers(), None).is_none();
+    let headers = message.headers().map(readable_headers).into_iter().flatten();
+    let (workspace, is_workspace_key) = workspace_and_source(headers, message.key()).unzip();
     Record {
         offset: message.offset(),
         timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
         key: message.key(),
         value: message.payload(),
         workspace,
-        is_workspace_key,
+        is_workspace_key: is_workspace_key.unwrap_or(false),
     }
 }
