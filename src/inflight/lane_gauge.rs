@@ -249,13 +249,16 @@ pub struct LaneGauges {
     returns: Arc<Returns>,
 }
 
+/// By the address of an integration and a webhook's place in it.
+type GaugesByAddress = HashMap<(usize, usize), (Weak<Integration>, Arc<LaneGauge>), BuildHash64>;
+
 #[derive(Debug, Default)]
 struct Known {
     /// By the integration's key and the webhook's id. Both come from outside: the standard library's seeded hash.
     gauges: HashMap<Box<str>, HashMap<Box<str>, Arc<LaneGauge>>>,
     /// The same by the address of the integration and the webhook's place in it: most events find their webhooks here. A weak
     /// reference keeps the address from being used again.
-    by_address: HashMap<(usize, usize), (Weak<Integration>, Arc<LaneGauge>), BuildHash64>,
+    by_address: GaugesByAddress,
     next_id: u64,
     /// How many there are, and at how many those that are not used any more are forgotten.
     count: usize,
