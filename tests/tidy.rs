@@ -158,3 +158,9 @@ fn the_table_of_rooms_has_every_room() {
         assert!(is_there, "ARCHITECTURE.md has no row for {room}");
     }
 }
+
+#[test]
+fn the_table_of_rooms_goes_from_the_top_down() {
+    let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    assert_eq!(documents::rooms_out_of_order(&page, rooms::layer), [""; 0]);
+}

@@ -66,6 +66,30 @@ pub(crate) fn missing(step: &Step, sources: &[Source]) -> Option<String> {
     (!source.has(&["fn", name])).then(|| format!("{} has no function {name}", step.file))
 }
 
+/// Rooms that stand above one which may import them, in the table whose rows go from the top down. `layer` is a room's, the lowest first.
+pub(crate) fn rooms_out_of_order(page: &str, layer: impl Fn(&str) -> Option<usize>) -> Vec<String> {
+    let section = page.split_once("## Rooms").map_or("", |(_, after)| after.split("\n## ").next().unwrap_or_default());
+    let cells = section.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split(" | ").next());
+    let rows: Vec<Vec<&str>> = cells
+        .map(|cell| {
+            let names = cell.split('`').skip(1).step_by(2);
+            names.map(|name| name.trim_end_matches(".rs").trim_end_matches('/')).collect()
+        })
+        .collect();
+    let mut wrong = Vec::new();
+    for (above, below) in rows.iter().zip(rows.iter().skip(1)) {
+        for (upper, lower) in above.iter().flat_map(|upper| below.iter().map(move |lower| (upper, lower))) {
+            if layer(upper) < layer(lower) {
+                wrong.push(format!("{upper} stands above {lower}, which may import it"));
+            }
+        }
+    }
+    if rows.len() < 2 {
+        wrong.push("the table is not found".to_owned());
+    }
+    wrong
+}
+
 const PLACES: &str = "## Where do I add …";
 /// What paths of the table may leave out.
 const ROOTS: [&str; 2] = ["", "src/"];

@@ -39,7 +39,7 @@ pub(crate) fn arrows_up(source: &Source) -> Vec<String> {
     let mut violations = Vec::new();
     for target in imported(source) {
         let there = layer(&target);
-        // The root's own items, such as a function of lib.rs, are nobody's room.
+        // The root's own items, such as a function of lib.rs, belong to no room.
         if target != room && there.is_some() && there >= here {
             violations.push(format!("imports {target}, which is not below {room}"));
         }

@@ -1,6 +1,6 @@
 //! The rules themselves under test: a small sample breaks each of them, and its good twin breaks none.
 
-use crate::documents::{Step, missing, steps_back, walk, wrong_places};
+use crate::documents::{Step, missing, rooms_out_of_order, steps_back, walk, wrong_places};
 use crate::source::Source;
 use crate::{rooms, style};
 
@@ -133,6 +133,21 @@ fn a_step_back_to_an_earlier_room_is_found_up_to_the_way_back() {
         assert_eq!(steps_back(&page(second), root), Vec::from_iter(wrong), "{second}");
     }
     assert_eq!(steps_back("# A", root), ["the walk is not found"]);
+}
+
+#[test]
+fn a_row_above_one_that_may_import_it_is_found() {
+    let page = |second: &str| {
+        format!("## Rooms\n\n| room |\n| --- |\n| `app/` | a |\n| {second} | b |\n| `net/` | c |\n\n## A\n")
+    };
+    for (second, wrong) in [
+        ("`intake/`", None),
+        ("`process.rs`, `run.rs`", Some("app stands above process, which may import it")),
+        ("`clock.rs`", Some("clock stands above net, which may import it")),
+    ] {
+        assert_eq!(rooms_out_of_order(&page(second), rooms::layer).into_iter().next().as_deref(), wrong, "{second}");
+    }
+    assert_eq!(rooms_out_of_order("# A", rooms::layer), ["the table is not found"]);
 }
 
 #[test]
