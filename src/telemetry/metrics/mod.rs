@@ -233,6 +233,8 @@ fn within(histograms: &[Histogram], share: f64) -> Option<Within> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
     use crate::domain::integration::STATUS_WORDS;
 
@@ -258,6 +260,50 @@ mod tests {
         }
         assert!(text.contains("process_resident_memory_bytes "));
         assert!(text.contains("hookstream_build_info{version="));
+    }
+
+    /// Type and labels of each metric, by name.
+    type Described<'a> = BTreeMap<&'a str, (&'a str, BTreeSet<&'a str>)>;
+
+    /// What the rows of the page say.
+    fn described(page: &str) -> Described<'_> {
+        let rows = page.lines().filter(|line| line.starts_with("| `"));
+        let cells = rows.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>());
+        cells
+            .filter(|cells| cells.len() == 4)
+            .map(|cells| {
+                let labels = cells[2].split('`').skip(1).step_by(2).collect();
+                (cells[0].trim_matches('`'), (cells[1], labels))
+            })
+            .collect()
+    }
+
+    /// What Prometheus gets, where no value of a label has a comma.
+    fn exported(text: &str) -> Described<'_> {
+        let mut found = Described::new();
+        let mut name = "";
+        for line in text.lines() {
+            if let Some((metric, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                name = metric;
+                found.insert(name, (kind, BTreeSet::new()));
+            } else if let (Some((_, rest)), Some((_, labels))) = (line.split_once('{'), found.get_mut(name)) {
+                let pairs = rest.split('}').next().unwrap_or_default().split(',');
+                labels.extend(pairs.filter_map(|pair| pair.split('=').next()).filter(|label| *label != "le"));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_page_about_metrics_has_name_type_and_labels_of_each() {
+        let metrics = Metrics::new(&RetrySchedule::parse("30s").unwrap());
+        // What has no series before there is something to say.
+        metrics.expect_writes(["dead".to_owned()]);
+        metrics.api_requests.with_label_values(&["GET", "2xx"]);
+        metrics.intake.consumer_lag.with_label_values(&["events", "0"]);
+        metrics.intake.open_transactions.follow("events", &[0]);
+        let text = String::from_utf8(metrics.text()).unwrap();
+        assert_eq!(exported(&text), described(include_str!("../../../docs/metrics.md")));
     }
 
     #[test]
