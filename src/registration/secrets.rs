@@ -201,6 +201,12 @@ pub(super) fn rotated(secrets: Option<&RawValue>, fresh: &str, until: &str) -> R
     Ok(raw(&list))
 }
 
+/// How many signing secrets stand in a list, ended ones included.
+pub(super) fn signing_secrets(secrets: &RawValue) -> usize {
+    let list: Vec<Fields> = serde_json::from_str(secrets.get()).unwrap_or_default();
+    list.iter().filter(|secret| secret.text("id").as_deref() == Some(SIGNING_SECRET)).count()
+}
+
 /// When a secret ends, RFC 3339.
 const EXPIRY: &str = "expiresAt";
 

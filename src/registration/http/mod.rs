@@ -111,13 +111,13 @@ pub(crate) struct TestRequest {
 pub(crate) struct TestAnswer {
     /// Whether it was acknowledged.
     pub(crate) acknowledged: bool,
-    /// Why not, as one word. Left out when it was.
+    /// Why not, as one word. Null when it was.
     #[schema(example = "echo-missing")]
     pub(crate) reason: Option<String>,
-    /// The cause in words. Left out when it was acknowledged.
+    /// The cause in words. Null when it was acknowledged.
     #[schema(example = "the certificate is refused: it expired at 2026-01-01T00:00:00Z", max_length = 300)]
     pub(crate) error: Option<String>,
-    /// The address that was connected to, or that was tried last. Left out when there was none, or it was refused.
+    /// The address that was connected to, or that was tried last. Null when there was none, or it was refused.
     #[schema(example = "198.51.100.7:443")]
     pub(crate) address: Option<String>,
     /// The delivery's id, as the receiver got it in `webhook-id`.

@@ -21,7 +21,7 @@ use crate::registration::instance::Instance;
 use crate::registration::instance_check::is_usable;
 use crate::registration::patch::Conflict;
 use crate::registration::registry::{Decision, Stored, Version};
-use crate::registration::secrets::rotated;
+use crate::registration::secrets::{rotated, signing_secrets};
 use crate::telemetry::chain::chain;
 
 /// How long the former secrets sign on unless the request says otherwise.
@@ -60,8 +60,9 @@ pub(super) struct NewSecret {
     /// Shown here and never again.
     #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     value: String,
-    /// Until when the former ones sign as well.
-    former_until: String,
+    /// Until when the former ones sign as well. Null when none does.
+    #[schema(example = "2026-02-01T12:00:00Z")]
+    former_until: Option<String>,
 }
 
 /// Makes a new signing secret. The former ones sign too for the time that is named.
@@ -95,11 +96,7 @@ pub(super) async fn rotate(
     let now_ms = clock::now_ms();
     let until_ms = now_ms.saturating_add(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
     let until = jiff::Timestamp::from_millisecond(until_ms).unwrap_or_default().to_string();
-    let made = NewSecret {
-        id: crate::domain::integration::SIGNING_SECRET,
-        value: secret.clone(),
-        former_until: until.clone(),
-    };
+    let made = NewSecret { id: crate::domain::integration::SIGNING_SECRET, value: secret.clone(), former_until: None };
     let (id, key) = (names.id.clone(), names.key());
     let decide = move |stored: Option<&Stored>| {
         let Some(stored) = stored else { return keeping(answers::no_instance(&id)) };
@@ -120,18 +117,21 @@ pub(super) async fn rotate(
             Ok((instance, _)) if !is_usable(&key, &instance) => {
                 keeping(answers::conflict(&Conflict::of("with one secret more the instance could not be used")))
             }
-            Ok(_) => (decision, Ok(())),
+            Ok((instance, _)) => {
+                let former_signs = instance.fields.get("secrets").is_some_and(|secrets| signing_secrets(secrets) > 1);
+                (decision, Ok(former_signs.then(|| until.clone())))
+            }
             Err(refused) => (Decision::Keep, Err(refused)),
         }
     };
     match api.registry.change(&names.workspace, &names.id, decide).await {
-        Ok((Ok(()), version)) => answered(made, version),
+        Ok((Ok(former_until), version)) => answered(NewSecret { former_until, ..made }, version),
         Ok((Err(refused), _)) => *refused,
         Err(error) => answers::not_written(&error),
     }
 }
 
-fn keeping(refused: Response<Body>) -> (Decision, Result<(), Refused>) {
+fn keeping<T>(refused: Response<Body>) -> (Decision, Result<T, Refused>) {
     (Decision::Keep, Err(Box::new(refused)))
 }
 

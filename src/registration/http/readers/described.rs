@@ -157,10 +157,11 @@ pub(crate) struct InstanceHealth {
     status: String,
     /// When it changed to that.
     since: Option<String>,
-    /// Failed attempts by reason word.
+    /// Failed attempts by reason word, at the time of `since`.
     failures: Option<Object>,
-    /// The HTTP status of the last answer.
+    /// The HTTP status of the last answer, at the time of `since`.
     last_status: Option<u16>,
+    /// When the last attempt was acknowledged, at the time of `since`.
     last_acknowledged_at: Option<String>,
     /// Where a suspension began to drop: an offset of the events topic by partition.
     first_dropped: Option<Object>,
