@@ -249,20 +249,24 @@ pub struct LaneGauges {
     returns: Arc<Returns>,
 }
 
-/// By the address of an integration and a webhook's place in it.
-type GaugesByAddress = HashMap<(usize, usize), (Weak<Integration>, Arc<LaneGauge>), BuildHash64>;
-
 #[derive(Debug, Default)]
 struct Known {
     /// By the integration's key and the webhook's id. Both come from outside: the standard library's seeded hash.
     gauges: HashMap<Box<str>, HashMap<Box<str>, Arc<LaneGauge>>>,
-    /// The same by the address of the integration and the webhook's place in it: most events find their webhooks here. A weak
-    /// reference keeps the address from being used again.
-    by_address: GaugesByAddress,
+    /// The same by the address of the integration and the webhook's place in it: most events find their webhooks here.
+    by_address: HashMap<(usize, usize), AtAddress, BuildHash64>,
     next_id: u64,
     /// How many there are, and at how many those that are not used any more are forgotten.
     count: usize,
     sweep_at: usize,
+}
+
+/// The gauge of a webhook of the integration at an address.
+#[derive(Debug)]
+struct AtAddress {
+    gauge: Arc<LaneGauge>,
+    /// Keeps the address from being used for another.
+    _integration: Weak<Integration>,
 }
 
 /// Gauges that are not looked through for unused ones.
@@ -278,8 +282,8 @@ impl LaneGauges {
     pub(crate) fn of_place(&self, integration: &Arc<Integration>, place: usize) -> Option<Arc<LaneGauge>> {
         let mut known = self.known.lock();
         let address = (Arc::as_ptr(integration).addr(), place);
-        if let Some((_, gauge)) = known.by_address.get(&address) {
-            return Some(Arc::clone(gauge));
+        if let Some(known) = known.by_address.get(&address) {
+            return Some(Arc::clone(&known.gauge));
         }
         let webhook = integration.webhook(place)?.id();
         let gauge = known.of(integration.key(), &webhook, &self.returns);
@@ -287,7 +291,8 @@ impl LaneGauges {
         if known.by_address.len() >= 2 * known.count.max(SWEEP_AT_MIN) {
             known.by_address.clear();
         }
-        known.by_address.insert(address, (Arc::downgrade(integration), Arc::clone(&gauge)));
+        let at = AtAddress { gauge: Arc::clone(&gauge), _integration: Arc::downgrade(integration) };
+        known.by_address.insert(address, at);
         Some(gauge)
     }
 
