@@ -33,7 +33,7 @@ def own_receiver() -> None:
         "HOOKSTREAM_LISTEN": own[9000],
     }
     with tempfile.TemporaryDirectory(prefix="hookstream-demo-") as folder:
-        walk = Walk(folder=Path(folder), replaced=replaced, environment=environment, shown={"THE-TOKEN": r"^token +(\w+)$"})
+        walk = Walk(folder=Path(folder), replaced=replaced, environment=environment, shown={"THE-TOKEN": r"^token +(\w+)$", "THE-BROKER": r"^broker +(\S+)$"})
         walk.run(blocks("Your own receiver in the demo"))
 
 

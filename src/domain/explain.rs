@@ -151,10 +151,17 @@ pub(crate) enum WhyNot {
     },
 }
 
+/// `a` or `an`, as the word asks for.
+fn article(word: &str) -> &'static str {
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+}
+
 impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EventType { wanted, actual } => write!(f, "eventType {wanted}, but the event is a {actual}"),
+            Self::EventType { wanted, actual } => {
+                write!(f, "eventType {wanted}, but the event is {} {actual}", article(actual))
+            }
             Self::UnknownEventType(wanted) => {
                 write!(f, "eventType {wanted} is none of {}: it matches nothing", EVENT_WORDS.join(", "))
             }
@@ -171,7 +178,11 @@ impl fmt::Display for WhyNot {
                 write!(f, "changeType {wanted} is none of {}: it matches nothing", CHANGE_WORDS.join(", "))
             }
             Self::ChangeTypeOnLink { wanted, event } => {
-                write!(f, "changeType {wanted}, and an item with a change type never matches a {event}")
+                write!(
+                    f,
+                    "changeType {wanted}, and an item with a change type never matches {} {event}",
+                    article(event)
+                )
             }
         }
     }
@@ -376,6 +387,8 @@ mod tests {
         check(&json!({}), &patch, &[]);
         check(&json!({"eventType": "CHANGE", "entityType": "Company", "changeType": "Patch"}), &patch, &[]);
         check(&json!({"eventType": "link"}), &patch, &["eventType link, but the event is a change"]);
+        let unlink = json!({"id": "e", "type": "unlink", "entityIds": {"companyId": "1"}});
+        check(&json!({"eventType": "link"}), &unlink, &["eventType link, but the event is an unlink"]);
         check(
             &json!({"eventType": "merge"}),
             &patch,

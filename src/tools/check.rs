@@ -113,10 +113,13 @@ async fn lines(settings: &Settings) -> Result<Vec<Line>, ToolError> {
     lines.push(Line::new("brokers", State::Ok, format!("{} answer", settings.kafka.brokers)));
     match cluster::plan(&settings.kafka, &settings.topics, &settings.delivery.schedule).await {
         Ok(plan) if plan.findings.is_empty() => lines.push(Line::new("topics", State::Ok, "as they should be")),
-        Ok(plan) => lines.extend(plan.findings.iter().map(|finding| {
-            let state = if finding.severity == Severity::Error { State::Error } else { State::Warning };
-            Line::new("topics", state, sentence(finding))
-        })),
+        Ok(plan) => {
+            lines.extend(plan.findings.iter().map(|finding| {
+                let state = if finding.severity == Severity::Error { State::Error } else { State::Warning };
+                Line::new("topics", state, sentence(finding))
+            }));
+            lines.extend(plan.notes.into_iter().map(|note| Line::new("topics", State::Warning, note)));
+        }
         Err(error) => lines.push(Line::new("topics", State::Error, error.to_string())),
     }
     let rights = blocking("reading a record of each topic", {

@@ -83,8 +83,10 @@ async fn given(settings: &Settings, event: &EventSource) -> Result<Given, ToolEr
             let from = path.display().to_string();
             let name = from.clone();
             let value = blocking("reading the event", move || {
-                let file =
-                    std::fs::File::open(&path).map_err(|source| ToolError::Input { from: name.clone(), source })?;
+                let file = std::fs::File::open(&path).map_err(|source| match source.kind() {
+                    io::ErrorKind::NotFound => ToolError::NoEventFile { given: name.clone() },
+                    _ => ToolError::Input { from: name.clone(), source },
+                })?;
                 bounded(file, &name)
             });
             Ok(Given { value: value.await?, from, workspace: None, written: None })

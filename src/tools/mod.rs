@@ -42,6 +42,12 @@ pub(crate) enum ToolError {
     /// `from` is a path, or standard input.
     #[error("the event cannot be read from {from}")]
     Input { from: String, source: io::Error },
+    /// What was given for an event is no place, and there is no such file.
+    #[error(
+        "there is no file {given}: an event is named by topic/partition/offset, or - for standard input; \
+         `hookstream trace {given}` finds one by its id and says its place"
+    )]
+    NoEventFile { given: String },
     #[error("the event in {from} is larger than {EVENT_BYTES_MAX} bytes")]
     EventTooLarge { from: String },
     #[error("{from} is no event and becomes a dead letter of reason invalid-event")]

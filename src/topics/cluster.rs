@@ -113,7 +113,10 @@ pub(crate) async fn plan(
     topics: &settings::Topics,
     schedule: &RetrySchedule,
 ) -> Result<Plan, TopicsError> {
-    Ok(super::plan(topics, schedule, &read(kafka, &names(topics, schedule), None).await?))
+    let actual = read(kafka, &names(topics, schedule), Some(&topics.retry_prefix)).await?;
+    let mut plan = super::plan(topics, schedule, &actual);
+    plan.notes.extend(super::other_schedule(topics, &plan, &actual));
+    Ok(plan)
 }
 
 /// What a worker calls before it reads anything.
@@ -311,10 +314,8 @@ async fn create(admin: &AdminClient<ClientLog>, plan: &Plan, applied: &mut Appli
             for result in results {
                 match result {
                     Ok(name) => {
-                        let shape = specs
-                            .iter()
-                            .find(|spec| spec.name == name)
-                            .map(|spec| format!(" with {} partitions and {} replicas", spec.partitions, spec.replicas));
+                        let shape =
+                            specs.iter().find(|spec| spec.name == name).map(|spec| format!(" with {}", spec.shape()));
                         applied.done.push(format!("created {name}{}", shape.unwrap_or_default()));
                     }
                     // Another apply was faster; what it made is looked at below.

@@ -18,7 +18,7 @@ pub(super) fn judge(spec: &TopicSpec, actual: Option<&ActualTopic>) -> Vec<Findi
             topic: spec.name.clone(),
             subject: "topic",
             actual: "missing".to_owned(),
-            wanted: format!("{} and {}", count(spec.partitions, "partition"), count(spec.replicas, "replica")),
+            wanted: spec.shape(),
             cost: format!("{cost} (a topic that this user may not describe looks missing too)"),
             fix: Fix::Create,
         }];

@@ -276,6 +276,19 @@ fn brokers_that_did_not_answer_in_time_are_no_missing_right() {
 }
 
 #[test]
+fn missing_tiers_beside_those_of_another_schedule_are_told() {
+    let actual = right(3);
+    let told = |schedule: &str| {
+        let plan = plan(&topics(), &RetrySchedule::parse(schedule).unwrap(), &actual);
+        super::super::other_schedule(&topics(), &plan, &actual)
+    };
+    assert_eq!(told("30s,1h"), None);
+    assert_eq!(told("30s"), None, "none is missing");
+    let note = told("2s,1h").unwrap();
+    assert!(note.contains("another schedule (retry.30s)") && note.contains("--retry-schedule"), "{note}");
+}
+
+#[test]
 fn the_events_topic_is_its_owners_to_alter() {
     assert_eq!(finding("events", "retention.ms", "1000").fix, Fix::ByHand);
     assert_eq!(finding("events", "cleanup.policy", "compact").fix, Fix::ByHand);

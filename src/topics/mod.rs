@@ -55,6 +55,13 @@ pub(crate) struct TopicSpec {
     pub(crate) properties: Vec<(&'static str, String)>,
 }
 
+impl TopicSpec {
+    /// What it is created with, in words.
+    fn shape(&self) -> String {
+        format!("{} and {}", count(self.partitions, "partition"), count(self.replicas, "replica"))
+    }
+}
+
 /// What a cluster has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Actual {
@@ -298,6 +305,23 @@ pub(crate) fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: 
         ));
     }
     Plan { specs, findings, notes }
+}
+
+/// That tiers are missing where those of another schedule are: the workers may have one that was not given here.
+fn other_schedule(topics: &settings::Topics, plan: &Plan, actual: &Actual) -> Option<String> {
+    let is_tier = |name: &str| names::tier_delay(name, &topics.retry_prefix);
+    plan.findings.iter().find(|finding| finding.fix == Fix::Create && is_tier(&finding.topic).is_some())?;
+    let is_expected = |name: &str| plan.specs.iter().any(|spec| spec.name == name);
+    let others = actual.topics.keys().filter(|name| !is_expected(name));
+    let mut others: Vec<_> = others.filter_map(|name| Some((is_tier(name)?, name.as_str()))).collect();
+    others.sort_unstable();
+    let named: Vec<_> = others.into_iter().map(|(_, name)| name).collect();
+    (!named.is_empty()).then(|| {
+        format!(
+            "there are tiers of another schedule ({}): if the workers have it, give it here too, with --retry-schedule",
+            named.join(", ")
+        )
+    })
 }
 
 /// Whether `topics apply` would create a topic with fewer replicas than wanted although all of them are required. Topics that exist

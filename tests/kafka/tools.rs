@@ -446,7 +446,10 @@ async fn an_explanation_names_what_decided() {
     std::fs::write(file.path(), link).unwrap();
     let from_file = run(brokers, &names, &[&explain[..], &["--event", file.path().to_str().unwrap()]].concat()).await;
     assert_eq!(from_file.code, 1, "no webhook gets it: {}", from_file.out);
-    assert!(from_file.out.contains("eventType change, but the event is a unlink"), "{}", from_file.out);
+    assert!(from_file.out.contains("eventType change, but the event is an unlink"), "{}", from_file.out);
+    let by_id = run(brokers, &names, &[&explain[..], &["--event", "3c75d291"]].concat()).await;
+    assert_eq!(by_id.code, 1, "{}", by_id.log);
+    assert!(by_id.log.contains("`hookstream trace 3c75d291` finds one by its id"), "{}", by_id.log);
     let contact = String::from_utf8(event(2, "contact").value.unwrap()).unwrap();
     let only = [&explain[..], &["--event", "-", "--webhook", "contacts"]].concat();
     let from_stdin = run_with(brokers, &names, &only, &contact).await;
