@@ -91,7 +91,9 @@ impl Rig {
         let connector = Connector::system(policy, settings.connect_timeout);
         let (permits, probe_permits) = permits(settings.max_in_flight);
         let delivery = settings.clone();
+        let table = Arc::new(RwLock::new(Table::default()));
         let shared = Arc::new(Shared {
+            table: Arc::clone(&table),
             courier: HttpCourier::new(connector, settings.request_timeout, Arc::clone(&metrics)),
             sink: Sink::new(&kafka, Arc::clone(&metrics), stop, fatal).expect("a producer"),
             metrics: Arc::clone(&metrics),
@@ -108,7 +110,6 @@ impl Rig {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(run_shard(0, shared, inbound));
         });
-        let table = Arc::new(RwLock::new(Table::default()));
         let pipeline = Pipeline::new(PipelineParts {
             table: Arc::clone(&table),
             pressure: Arc::clone(&pressure),

@@ -222,7 +222,7 @@ impl Started {
         let mut reporters = Threads::new(fatal);
         let brokers = sink.brokers();
         let reports = self.start_reports(&mut reporters, &views.health, shards, &stops, Arc::clone(&brokers))?;
-        let shared = self.shared(sink.clone(), pressure, reports, shards);
+        let shared = self.shared(sink.clone(), (views, pressure), reports, shards);
         let mut shard_threads = Threads::new(fatal);
         let senders = start_shards(&mut shard_threads, shards, &shared)?;
         let outlet = Handoff {

@@ -41,7 +41,7 @@ impl Started {
     pub(super) fn shared(
         &self,
         sink: Sink,
-        pressure: &Arc<Pressure>,
+        (views, pressure): (&Views, &Arc<Pressure>),
         reports: Reports,
         shards: usize,
     ) -> Arc<Shared<HttpCourier, Sink>> {
@@ -57,6 +57,7 @@ impl Started {
             courier: HttpCourier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
             sink,
             metrics: Arc::clone(&self.metrics),
+            table: Arc::clone(&views.table),
             pressure: Arc::clone(pressure),
             permits,
             probe_permits,

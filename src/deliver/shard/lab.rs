@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::{Outcome, Reason};
 use crate::domain::retry_schedule::RetrySchedule;
+use crate::domain::table::Table;
 use crate::health::tally::Tally;
 use crate::inflight::ended::Keep;
 use crate::inflight::job::{Delivery, Due, Event, Job, Origin};
@@ -306,7 +307,11 @@ impl Lab {
         let metrics = Arc::new(Metrics::new(&settings.schedule));
         let (log, logged) = AttemptLog::new(settings::AttemptLog::All, Arc::clone(&metrics)).unwrap();
         let (requests, probes) = permits(settings.max_in_flight);
+        let integration = Arc::new(Integration::parse(INTEGRATION, record.as_bytes()).unwrap());
+        let mut table = Table::default();
+        table.put(Arc::clone(&integration));
         let shared = Arc::new(Shared {
+            table: Arc::new(RwLock::new(table)),
             courier: Arc::clone(&receivers),
             sink: Arc::clone(&topics),
             metrics: Arc::clone(&metrics),
@@ -330,7 +335,7 @@ impl Lab {
             assignment,
             permits: [&shared.permits, &shared.probe_permits].map(|permits| permits.available_permits()),
             shared,
-            integration: Arc::new(Integration::parse(INTEGRATION, record.as_bytes()).unwrap()),
+            integration,
             gauges: LaneGauges::default(),
             jobs: Some(jobs),
             running,
@@ -351,6 +356,12 @@ impl Lab {
 
     pub(super) fn gauge(&self, webhook: &str) -> Arc<LaneGauge> {
         self.gauges.of(INTEGRATION, webhook)
+    }
+
+    /// Puts another record of the integration into the table. No delivery says so.
+    pub(super) fn change(&self, record: &serde_json::Value) {
+        let integration = Integration::parse(INTEGRATION, record.to_string().as_bytes()).unwrap();
+        self.shared.table.write().put(Arc::new(integration));
     }
 
     /// Hands an event about `entity` to a webhook, as the events thread does. Returns whether its lane took it.

@@ -1,6 +1,7 @@
-//! What a shard looks after ten times a second, because no event does: probes, lanes of partitions that are given up, idle
-//! connections, lanes and hosts that are not needed any more. Nothing here starts a request.
+//! What a shard looks after ten times a second, because no event does: records that changed, probes, lanes of partitions that are given
+//! up, idle connections, lanes and hosts that are not needed any more. Nothing here starts a request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,6 +9,8 @@ use tokio::time::Instant;
 use super::Shard;
 use crate::deliver::courier::Courier;
 use crate::deliver::publish::Publish;
+use crate::domain::integration::Integration;
+use crate::domain::table::Table;
 
 /// How often a shard looks after its lanes.
 pub(super) const MAINTENANCE_EVERY: Duration = Duration::from_millis(100);
@@ -18,6 +21,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     /// Looks after what no event does.
     pub(super) fn look(&mut self) {
         let now = Instant::now();
+        self.follow_records(now);
         self.look_for_probes(now);
         let (mut recalled, mut forgotten) = (Vec::new(), Vec::new());
         for (index, lane) in &mut self.lanes {
@@ -50,6 +54,27 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.look_at_hosts(now);
     }
 
+    /// What waits is requested as its integration's record says now, where no newer delivery brings that record. What is for a webhook that
+    /// gets nothing any more goes back, and is dropped where that is counted.
+    fn follow_records(&mut self, now: Instant) {
+        let shared = Arc::clone(&self.shared);
+        // While the table is written, the next look comes soon.
+        let Some(table) = shared.table.try_read() else { return };
+        let is_changed = |known: &Arc<Integration>| table.get(known.key()).is_none_or(|now| !Arc::ptr_eq(known, now));
+        let waiting = self.lanes.iter().filter(|(_, lane)| lane.queue.waiting() > 0);
+        let changed = waiting.filter(|(_, lane)| is_changed(&lane.prepared_from.0));
+        let changed: Vec<_> = changed
+            .map(|(index, lane)| (index, target(&table, lane.prepared_from.0.key(), lane.gauge.webhook())))
+            .collect();
+        drop(table);
+        for (index, target) in changed {
+            if !target.is_some_and(|target| self.prepare_anew(index, target, now)) {
+                let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
+                self.turn_back(index, waiting.unwrap_or_default());
+            }
+        }
+    }
+
     fn look_at_hosts(&mut self, now: Instant) {
         let in_use: std::collections::HashSet<usize> = self.lanes.iter().map(|(_, lane)| lane.host).collect();
         self.kept.purge(now);
@@ -69,4 +94,11 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             }
         }
     }
+}
+
+/// The integration of that key and the place of one of its webhooks, if that is delivered to.
+fn target(table: &Table, key: &str, webhook_id: &str) -> Option<(Arc<Integration>, usize)> {
+    let integration = table.get(key).filter(|integration| integration.status().delivers())?;
+    let webhook = integration.webhook_by_id(webhook_id).filter(|webhook| !webhook.is_disabled())?;
+    Some((Arc::clone(integration), webhook.index()))
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use parking_lot::RwLock;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use slab::Slab;
@@ -36,6 +37,7 @@ use crate::clock;
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DropReason, Reason};
+use crate::domain::table::Table;
 use crate::domain::target::Authority;
 use crate::inflight::job::{DeadLetter, Delivery, Job, Requeue};
 use crate::inflight::lane_gauge::LaneGauge;
@@ -60,6 +62,8 @@ pub struct Shared<C, P> {
     pub sink: P,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The integrations as they are now.
+    pub table: Arc<RwLock<Table>>,
     /// How much the process holds.
     pub pressure: Arc<Pressure>,
     /// One permit a request under way, probes not counted.
@@ -319,19 +323,12 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         {
             return Some(index);
         }
+        let prepared_from = (Arc::clone(&delivery.integration), delivery.webhook);
+        if let Some(index) = known {
+            return self.prepare_anew(index, prepared_from, now).then_some(index);
+        }
         let prepared = Arc::new(RequestTemplate::new(&delivery.integration, delivery.webhook).ok()?);
         let host = self.host_for(prepared.authority(), now);
-        let prepared_from = (Arc::clone(&delivery.integration), delivery.webhook);
-        if let Some(index) = known
-            && let Some(lane) = self.lanes.get_mut(index)
-        {
-            lane.prepared = prepared;
-            lane.prepared_from = prepared_from;
-            let before = std::mem::replace(&mut lane.host, host);
-            self.leave_host(index, before);
-            self.follow_circuits(index);
-            return known;
-        }
         let index = self.lanes.insert(Lane {
             gauge: Arc::clone(&delivery.gauge),
             host,
@@ -347,6 +344,22 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         });
         self.lane_of.insert(key, index);
         Some(index)
+    }
+
+    /// Makes the requests of a lane as another record says. Returns whether requests can be made of it.
+    fn prepare_anew(&mut self, index: usize, from: (Arc<Integration>, usize), now: Instant) -> bool {
+        let Ok(prepared) = RequestTemplate::new(&from.0, from.1).map(Arc::new) else { return false };
+        let host = self.host_for(prepared.authority(), now);
+        let Some(lane) = self.lanes.get_mut(index) else {
+            never("a lane that is in use is gone");
+            return false;
+        };
+        lane.prepared = prepared;
+        lane.prepared_from = from;
+        let before = std::mem::replace(&mut lane.host, host);
+        self.leave_host(index, before);
+        self.follow_circuits(index);
+        true
     }
 
     /// A lane that waits for a host takes its turn with it when it goes to another.

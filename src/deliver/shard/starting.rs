@@ -120,7 +120,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         while let Some(lane) = self.lanes.get_mut(lane_index)
             && let Some((place, mut delivery)) = lane.queue.pop()
         {
-            if delivery.integration.is_suspended() {
+            if lane.prepared_from.0.is_suspended() {
                 lane.queue.finish(place);
                 self.suspended(delivery);
                 continue;

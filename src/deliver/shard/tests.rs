@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::lab::{Answer, Lab, Seen, settings};
 use crate::clock::now_ms;
 use crate::domain::outcome::Reason;
@@ -393,4 +395,41 @@ async fn a_shard_without_consumers_ends_with_its_last_request_and_its_publicatio
     lab.end().await;
     assert_eq!(lab.topics.written(), [("retry.1s".to_owned(), "1".to_owned())]);
     assert_eq!(lab.elapsed(), secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_goes_where_the_record_says_now_though_no_newer_delivery_brings_it() {
+    let mut lab = Lab::start(settings(), ONE, |_| Answer::acknowledged().after(secs(5)));
+    for _ in 0..3 {
+        assert!(lab.feed("hook", 1).await);
+    }
+    lab.at(1_000).await;
+    let moved = json!({"id": "hook", "relativeUrl": "http://r.example/moved", "triggerType": "entityEvent"});
+    lab.change(&json!({"webHooks": [moved]}));
+    lab.settled().await;
+    let webhooks: Vec<_> = lab.receivers.seen().into_iter().map(|seen| (seen.offset, seen.webhook)).collect();
+    assert_eq!(webhooks, [(0, "hook"), (1, "moved"), (2, "moved")].map(|(offset, at)| (offset, at.to_owned())));
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_webhook_that_gets_nothing_any_more_goes_back_and_is_not_requested() {
+    let hook = json!({"id": "hook", "relativeUrl": ONE[0], "triggerType": "entityEvent"});
+    for record in [
+        json!({"status": "paused", "webHooks": [hook]}),
+        json!({"webHooks": []}),
+        json!({"webHooks": [{"id": "hook", "relativeUrl": ONE[0], "triggerType": "entityEvent", "disabled": true}]}),
+    ] {
+        let mut lab = Lab::start(settings(), ONE, |_| Answer::acknowledged().after(secs(5)));
+        for _ in 0..3 {
+            assert!(lab.feed("hook", 1).await);
+        }
+        lab.at(1_000).await;
+        lab.change(&record);
+        lab.at(2_000).await;
+        assert_eq!(lab.returned(), [1, 2], "{record}");
+        lab.at(20_000).await;
+        assert_eq!(lab.receivers.count(), 1, "{record}");
+        lab.end().await;
+    }
 }
