@@ -119,7 +119,7 @@ impl PartitionReader {
     /// Polls once, waiting `wait` at most, after it has assigned the member's new partitions and unassigned those that it gave up.
     ///
     /// # Errors
-    /// What the client says. See [`GroupMember::poll_failed`].
+    /// What the client says. See `MemberState::poll_failed`.
     pub(crate) fn poll(&mut self, wait: Duration) -> KafkaResult<Polled<'_>> {
         if self.generation != self.member.generation()
             && let Err(error) = self.follow()
