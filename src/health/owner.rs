@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -175,8 +176,11 @@ impl<'a> Session<'a> {
         }
         // What is written down now need not be read again by the next owner.
         self.turn(0)?;
-        // Its callbacks do not count rounds: the brokers' word alone is taken.
-        leave_empty_handed(&self.consumer, &health_group(&self.owner.kafka.group), || u64::MAX);
+        // Its callbacks do not count rounds: the brokers' word alone is taken, and each look counts as one.
+        let looks = AtomicU64::new(0);
+        leave_empty_handed(&self.consumer, &health_group(&self.owner.kafka.group), || {
+            looks.fetch_add(1, Ordering::Relaxed)
+        });
         Ok(())
     }
 

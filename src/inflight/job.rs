@@ -261,7 +261,7 @@ impl Event {
     /// Waits until its partition is the next owner's, which gets it again; never ends where no next owner gets it.
     pub(crate) async fn given_up(&self) {
         match &self.ticket {
-            Some(Ticket::Record(assignment, _) | Ticket::Place(assignment)) => assignment.over().await,
+            Some(Ticket::Record(assignment, _) | Ticket::Place(assignment)) => assignment.passed_on().await,
             Some(Ticket::Tick(_)) | None => std::future::pending().await,
         }
     }

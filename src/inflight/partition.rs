@@ -102,6 +102,8 @@ pub struct Assignment {
     quiet: Condvar,
     /// Cancelled when it is given up: the events thread takes no more reports. Changes under the lock of `state` only.
     over: CancellationToken,
+    /// Cancelled when the next owner gets what is not settled here.
+    passed_on: CancellationToken,
 }
 
 impl Assignment {
@@ -121,8 +123,8 @@ impl Assignment {
         let named_before = settled_before.clone();
         let state = State { settled_before: settled_before.into(), named_before, ..State::default() };
         let (recalled_below, state) = (AtomicU64::new(0), Mutex::new(state));
-        let (quiet, over) = (Condvar::new(), CancellationToken::new());
-        Arc::new(Self { topic, partition, start, recalled_below, state, quiet, over })
+        let (over, passed_on) = (CancellationToken::new(), CancellationToken::new());
+        Arc::new(Self { topic, partition, start, recalled_below, state, quiet: Condvar::new(), over, passed_on })
     }
 
     /// Where reading begins. `None`: at the start of the log.
@@ -284,9 +286,9 @@ impl Assignment {
         self.over.is_cancelled()
     }
 
-    /// Waits until it is given up and the events thread takes no more reports.
-    pub(crate) async fn over(&self) {
-        self.over.cancelled().await;
+    /// Waits until the next owner gets what is not settled here.
+    pub(crate) async fn passed_on(&self) {
+        self.passed_on.cancelled().await;
     }
 
     /// Notes that the last commit is made. An assignment that uses places ends when the deliveries under way have ended; any other
@@ -311,8 +313,14 @@ impl Assignment {
         self.state().settled_before.iter().cloned().collect()
     }
 
-    /// It is given up.
+    /// It is given up: the next owner gets what is not settled.
     pub(crate) fn end(&self) {
+        self.passed_on.cancel();
+        self.end_with_its_log();
+    }
+
+    /// It is given up, and its records are read by no next owner: the log has lost them. What became of them is still published.
+    pub(crate) fn end_with_its_log(&self) {
         let mut state = self.state();
         self.over.cancel();
         state.from_lanes.clear();
@@ -375,7 +383,7 @@ impl Assignment {
     /// is closing.
     pub(crate) fn begin_publication(self: &Arc<Self>, sequence: Option<Sequence>) -> Option<Active> {
         let mut state = self.state();
-        if state.places_stored.is_some() && !self.is_over() {
+        if state.places_stored.is_some() && !self.passed_on.is_cancelled() {
             state.active += 1;
             drop(state);
             return Some(Active(Arc::clone(self)));

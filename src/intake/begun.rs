@@ -16,6 +16,7 @@ const GIVEN_NOTHING_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Begun {
     joined: OnceLock<Instant>,
     rounds: AtomicU64,
+    given: AtomicBool,
     reads: AtomicBool,
 }
 
@@ -31,6 +32,11 @@ impl Begun {
         self.rounds.load(Ordering::Acquire)
     }
 
+    /// Whether the group has given it partitions.
+    pub(super) fn given(&self, some: bool) {
+        self.given.store(some, Ordering::Release);
+    }
+
     /// What it was given is read.
     pub(super) fn reads(&self) {
         self.reads.store(true, Ordering::Release);
@@ -38,7 +44,8 @@ impl Begun {
 
     /// Whether it reads what it was given, or was given nothing for long enough. Stays so.
     pub(super) fn is_done(&self, now: Instant) -> bool {
-        let given_nothing = || self.joined.get().is_some_and(|joined| now >= *joined + GIVEN_NOTHING_AFTER);
+        let long_ago = || self.joined.get().is_some_and(|joined| now >= *joined + GIVEN_NOTHING_AFTER);
+        let given_nothing = || !self.given.load(Ordering::Acquire) && long_ago();
         self.reads.load(Ordering::Acquire) || given_nothing()
     }
 }
@@ -55,6 +62,8 @@ mod tests {
         begun.joined();
         assert!(!begun.is_done(now), "others have not given up yet what it is to get");
         assert!(begun.is_done(after(6)), "there are more members than partitions");
+        begun.given(true);
+        assert!(!begun.is_done(after(1_000_000)), "what it was given is not read yet");
         begun.reads();
         assert!(begun.is_done(now));
     }

@@ -177,9 +177,13 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             let (event, reason) = (delivery.event, DeadReason::Suspended);
             return self.dead_letter(DeadLetter { event, reason, key: None, value, wire: *wire, gauge: None });
         }
-        // Its partition may have another owner by now, which drops it.
+        self.drop_first_attempt(delivery, DropReason::Suspended);
+    }
+
+    /// Drops a first attempt, counted. Its partition may have another owner by now, which drops it.
+    pub(super) fn drop_first_attempt(&self, delivery: Delivery, reason: DropReason) {
         let Ok(_active) = delivery.event.begin() else { return give_up(&self.shared.metrics, &delivery) };
-        self.shared.metrics.drop_delivery(DropReason::Suspended);
+        self.shared.metrics.drop_delivery(reason);
         if delivery.event.is_tick {
             self.shared.metrics.tick(TickOutcome::Dropped);
         }

@@ -320,8 +320,8 @@ impl Lab {
             probe_permits: probes,
             next_steps: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
             reports: Reports::new(Arc::new(Tally::new(1)), Some(log)),
+            shards: settings.threads,
             settings,
-            shards: 1,
         });
         let (jobs, inbound) = mpsc::channel(BATCHES_MAX);
         let mut running = JoinSet::new();

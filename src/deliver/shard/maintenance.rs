@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::Shard;
 use crate::deliver::courier::Courier;
 use crate::deliver::publish::Publish;
-use crate::domain::integration::Integration;
+use crate::domain::integration::{Integration, Webhook};
+use crate::domain::outcome::DropReason;
 use crate::domain::table::Table;
 
 /// How often a shard looks after its lanes.
@@ -37,42 +38,82 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             }
         }
         for index in recalled {
-            let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
-            self.turn_back(index, waiting.unwrap_or_default());
+            self.turn_back_waiting(index);
         }
         for index in forgotten {
-            let lane = self.lanes.remove(index);
-            self.lane_of.remove(&lane.gauge.id());
-            lane.gauge.unblock();
-            if lane.circuit.is_open() {
-                self.shared.metrics.deliver.webhook_circuits_open.dec();
-            }
-            if lane.allowance.is_restricted() {
-                self.shared.metrics.deliver.webhooks_restricted.dec();
-            }
+            self.forget(index);
         }
         self.look_at_hosts(now);
     }
 
-    /// What waits is requested as its integration's record says now, where no newer delivery brings that record. What is for a webhook that
-    /// gets nothing any more goes back, and is dropped where that is counted.
+    fn forget_if_idle(&mut self, index: usize) {
+        if self.lanes.get(index).is_some_and(|lane| lane.queue.is_empty() && !lane.scheduled) {
+            self.forget(index);
+        }
+    }
+
+    fn forget(&mut self, index: usize) {
+        let lane = self.lanes.remove(index);
+        self.lane_of.remove(&lane.gauge.id());
+        lane.gauge.unblock();
+        if lane.circuit.is_open() {
+            self.shared.metrics.deliver.webhook_circuits_open.dec();
+        }
+        if lane.allowance.is_restricted() {
+            self.shared.metrics.deliver.webhooks_restricted.dec();
+        }
+    }
+
+    /// What waits is requested as its integration's record says now, where no newer delivery brings that record. What is for another
+    /// shard's host goes back, as what comes to a pause does; what is for a webhook that is gone is dropped.
     fn follow_records(&mut self, now: Instant) {
         let shared = Arc::clone(&self.shared);
         // While the table is written, the next look comes soon.
         let Some(table) = shared.table.try_read() else { return };
         let is_changed = |known: &Arc<Integration>| table.get(known.key()).is_none_or(|now| !Arc::ptr_eq(known, now));
-        let waiting = self.lanes.iter().filter(|(_, lane)| lane.queue.waiting() > 0);
-        let changed = waiting.filter(|(_, lane)| is_changed(&lane.prepared_from.0));
+        let in_use = self.lanes.iter().filter(|(_, lane)| lane.queue.waiting() > 0 || lane.gauge.is_blocked());
+        let changed = in_use.filter(|(_, lane)| is_changed(&lane.prepared_from.0));
         let changed: Vec<_> = changed
             .map(|(index, lane)| (index, target(&table, lane.prepared_from.0.key(), lane.gauge.webhook())))
             .collect();
         drop(table);
         for (index, target) in changed {
-            if !target.is_some_and(|target| self.prepare_anew(index, target, now)) {
-                let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
-                self.turn_back(index, waiting.unwrap_or_default());
+            match target {
+                Ok((integration, webhook)) if self.has_host_of(&integration, webhook) => {
+                    if !self.prepare_anew(index, (integration, webhook), now) {
+                        self.turn_back_waiting(index);
+                    }
+                }
+                Ok(_) => {
+                    self.turn_back_waiting(index);
+                    self.forget_if_idle(index);
+                }
+                Err(Some(reason)) => self.drop_waiting(index, reason),
+                Err(None) => self.turn_back_waiting(index),
             }
         }
+    }
+
+    /// Whether the host of a webhook is this shard's.
+    fn has_host_of(&self, integration: &Integration, webhook: usize) -> bool {
+        let hash = integration.webhook(webhook).map(Webhook::host_hash);
+        hash.is_some_and(|hash| hash as usize % self.shared.shards == self.index)
+    }
+
+    fn turn_back_waiting(&mut self, index: usize) {
+        let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
+        self.turn_back(index, waiting.unwrap_or_default());
+    }
+
+    /// Drops first attempts, counted. Retries go back to their tiers, and are dropped when they are due.
+    fn drop_waiting(&mut self, index: usize, reason: DropReason) {
+        let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
+        let (retries, first): (Vec<_>, Vec<_>) =
+            waiting.unwrap_or_default().into_iter().partition(|delivery| delivery.wire.is_some());
+        for delivery in first {
+            self.drop_first_attempt(delivery, reason);
+        }
+        self.turn_back(index, retries);
     }
 
     fn look_at_hosts(&mut self, now: Instant) {
@@ -96,9 +137,16 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 }
 
-/// The integration of that key and the place of one of its webhooks, if that is delivered to.
-fn target(table: &Table, key: &str, webhook_id: &str) -> Option<(Arc<Integration>, usize)> {
-    let integration = table.get(key).filter(|integration| integration.status().delivers())?;
-    let webhook = integration.webhook_by_id(webhook_id).filter(|webhook| !webhook.is_disabled())?;
-    Some((Arc::clone(integration), webhook.index()))
+/// The integration of that key and the place of one of its webhooks. An error where it is not delivered to: with a reason if what was
+/// to be delivered to it is dropped for good.
+fn target(table: &Table, key: &str, webhook_id: &str) -> Result<(Arc<Integration>, usize), Option<DropReason>> {
+    let integration = table.get(key).ok_or(DropReason::IntegrationGone)?;
+    let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;
+    if webhook.is_disabled() {
+        return Err(Some(DropReason::WebhookDisabled));
+    }
+    if !integration.status().delivers() {
+        return Err(None);
+    }
+    Ok((Arc::clone(integration), webhook.index()))
 }

@@ -364,14 +364,14 @@ impl<C: Courier, P: Publish> Shard<C, P> {
 
     /// A lane that waits for a host takes its turn with it when it goes to another.
     fn leave_host(&mut self, lane_index: usize, before: usize) {
-        if self.lanes.get(lane_index).is_some_and(|lane| lane.host == before) {
-            return;
-        }
-        if let Some(host) = self.hosts.get_mut(before)
-            && let Some(place) = host.waiting.iter().position(|waiting| *waiting == lane_index)
-        {
+        let Some(lane) = self.lanes.get(lane_index).filter(|lane| lane.host != before) else { return };
+        let Some(host) = self.hosts.get_mut(before) else { return };
+        if let Some(place) = host.waiting.iter().position(|waiting| *waiting == lane_index) {
             host.waiting.remove(place);
             self.runnable.push_back(lane_index);
+        } else if lane.scheduled {
+            // It may have had its former host's turn.
+            self.wake_next(before);
         }
     }
 

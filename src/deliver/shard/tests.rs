@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::lab::{Answer, Lab, Seen, settings};
 use crate::clock::now_ms;
-use crate::domain::outcome::Reason;
+use crate::domain::integration::Integration;
+use crate::domain::outcome::{DropReason, Reason};
 use crate::settings::{Delivery, Ordering};
 
 const ONE: &[&str] = &["http://r.example/hook"];
@@ -29,6 +30,20 @@ async fn with_open_circuit(urls: &[&str], answer: fn() -> Answer) -> Lab {
     }
     lab.until("the lane is blocked", |lab| lab.gauge("hook").is_blocked()).await;
     lab
+}
+
+fn record_of(url: &str) -> serde_json::Value {
+    json!({"webHooks": [{"id": "hook", "relativeUrl": url, "triggerType": "entityEvent"}]})
+}
+
+/// A record that moves the webhook to a host of the second of two shards.
+fn record_elsewhere() -> serde_json::Value {
+    let shard_of = |record: &serde_json::Value| {
+        let integration = Integration::parse("ws/i", record.to_string().as_bytes()).unwrap();
+        integration.webhook(0).unwrap().host_hash() % 2
+    };
+    let records = (0..100).map(|number| record_of(&format!("http://r{number}.example/hook")));
+    records.into_iter().find(|record| shard_of(record) == 1).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,6 +101,20 @@ async fn what_kafka_does_not_have_when_a_partition_is_lost_is_left_to_its_next_o
     lab.topics.set_up(true);
     lab.end().await;
     assert_eq!((lab.topics.written().len(), lab.assignment.committable()), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_kafka_does_not_have_when_a_log_has_lost_its_records_is_still_published() {
+    let mut lab = Lab::start(unordered(), ONE, |seen| Answer::status(500).after(secs(20 * seen.offset.unsigned_abs())));
+    lab.topics.set_up(false);
+    assert!(lab.feed("hook", 1).await && lab.feed("hook", 2).await);
+    lab.at(10_000).await;
+    lab.assignment.close();
+    lab.assignment.end_with_its_log();
+    lab.at(30_000).await;
+    lab.topics.set_up(true);
+    lab.end().await;
+    assert_eq!((lab.topics.written().len(), lab.metrics.deliver.publications_given_up.get()), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -404,8 +433,7 @@ async fn what_waits_goes_where_the_record_says_now_though_no_newer_delivery_brin
         assert!(lab.feed("hook", 1).await);
     }
     lab.at(1_000).await;
-    let moved = json!({"id": "hook", "relativeUrl": "http://r.example/moved", "triggerType": "entityEvent"});
-    lab.change(&json!({"webHooks": [moved]}));
+    lab.change(&record_of("http://r.example/moved"));
     lab.settled().await;
     let webhooks: Vec<_> = lab.receivers.seen().into_iter().map(|seen| (seen.offset, seen.webhook)).collect();
     assert_eq!(webhooks, [(0, "hook"), (1, "moved"), (2, "moved")].map(|(offset, at)| (offset, at.to_owned())));
@@ -413,14 +441,12 @@ async fn what_waits_goes_where_the_record_says_now_though_no_newer_delivery_brin
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_webhook_that_gets_nothing_any_more_goes_back_and_is_not_requested() {
-    let hook = json!({"id": "hook", "relativeUrl": ONE[0], "triggerType": "entityEvent"});
-    for record in [
-        json!({"status": "paused", "webHooks": [hook]}),
-        json!({"webHooks": []}),
-        json!({"webHooks": [{"id": "hook", "relativeUrl": ONE[0], "triggerType": "entityEvent", "disabled": true}]}),
-    ] {
-        let mut lab = Lab::start(settings(), ONE, |_| Answer::acknowledged().after(secs(5)));
+async fn what_waits_for_a_webhook_that_is_paused_or_goes_to_another_shards_host_goes_back() {
+    let mut paused = record_of(ONE[0]);
+    paused["status"] = json!("paused");
+    for record in [paused, record_elsewhere()] {
+        let settings = Delivery { threads: 2, ..settings() };
+        let mut lab = Lab::start(settings, ONE, |_| Answer::acknowledged().after(secs(5)));
         for _ in 0..3 {
             assert!(lab.feed("hook", 1).await);
         }
@@ -430,6 +456,39 @@ async fn what_waits_for_a_webhook_that_gets_nothing_any_more_goes_back_and_is_no
         assert_eq!(lab.returned(), [1, 2], "{record}");
         lab.at(20_000).await;
         assert_eq!(lab.receivers.count(), 1, "{record}");
+        lab.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_does_not_hold_a_webhook_whose_host_is_another_shards_by_now() {
+    let settings = Delivery { threads: 2, ..unordered() };
+    let mut lab = Lab::start(settings, ONE, |_| Answer::status(500));
+    for entity in 0..FAILURES_TO_OPEN {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.until("the lane is blocked", |lab| lab.gauge("hook").is_blocked()).await;
+    lab.change(&record_elsewhere());
+    lab.until("the lane is free", |lab| !lab.gauge("hook").is_blocked()).await;
+    assert_eq!(lab.metrics.deliver.webhook_circuits_open.get(), 0);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_webhook_that_is_gone_is_dropped_and_counted() {
+    let disabled = json!({"id": "hook", "relativeUrl": ONE[0], "triggerType": "entityEvent", "disabled": true});
+    let record = |hooks: &[serde_json::Value]| json!({"webHooks": hooks});
+    for (record, reason) in [(record(&[]), DropReason::WebhookGone), (record(&[disabled]), DropReason::WebhookDisabled)]
+    {
+        let mut lab = Lab::start(settings(), ONE, |_| Answer::acknowledged().after(secs(5)));
+        for _ in 0..3 {
+            assert!(lab.feed("hook", 1).await);
+        }
+        lab.at(1_000).await;
+        lab.change(&record);
+        lab.settled().await;
+        let dropped = lab.metrics.dropped().find(|(of, _)| *of == reason).map(|(_, count)| count);
+        assert_eq!((lab.receivers.count(), dropped), (1, Some(2)), "{record}");
         lab.end().await;
     }
 }

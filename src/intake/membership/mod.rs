@@ -205,6 +205,7 @@ impl MemberState {
         if partitions.count() == 0 {
             return;
         }
+        self.begun.given(true);
         if let Err(error) = consumer.pause(partitions) {
             tracing::warn!(group_member = self.role, %error, "partitions that another client reads could not be paused");
         }
@@ -294,7 +295,7 @@ impl MemberState {
             }
             if let Some(before) = self.held().insert(key, Held { assignment, committed: 0 }) {
                 before.assignment.close();
-                before.assignment.end();
+                before.assignment.end_with_its_log();
             }
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
@@ -341,6 +342,7 @@ impl MemberState {
             .collect()
         };
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.begun.given(!self.held().is_empty() || !self.awaited().is_empty());
         if leaving.is_empty() {
             return;
         }
