@@ -358,8 +358,8 @@ fn first_look(watch: &mut TopicWatch) -> Result<Look, KafkaError> {
     let deadline = Instant::now() + OPEN_TIMEOUT;
     loop {
         match watch.look(clock::now_ms(), OPEN_TIMEOUT) {
-            Err(error) if has_no_leader(&error) && Instant::now() < deadline => {
-                tracing::debug!(%error, "a partition has no leader yet");
+            Err(error) if passes_soon(&error) && Instant::now() < deadline => {
+                tracing::debug!(%error, "the ends of a topic are not known yet");
                 #[expect(clippy::disallowed_methods, reason = "the table's own thread, which waits here anyway")]
                 std::thread::sleep(LEADER_WAIT);
             }
@@ -368,12 +368,15 @@ fn first_look(watch: &mut TopicWatch) -> Result<Look, KafkaError> {
     }
 }
 
-/// Whether the error says that a partition has no leader yet, or another one than the client knows: both pass.
-fn has_no_leader(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch};
+/// Whether the error says that a partition has no leader yet, or another one than the client knows, or that the client has let go of the
+/// broker that it asked: all pass.
+fn passes_soon(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{
+        DestroyBroker, FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch,
+    };
     matches!(
         error.rdkafka_error_code(),
-        Some(NotLeaderForPartition | LeaderNotAvailable | FencedLeaderEpoch | UnknownLeaderEpoch)
+        Some(NotLeaderForPartition | LeaderNotAvailable | FencedLeaderEpoch | UnknownLeaderEpoch | DestroyBroker)
     )
 }
 
@@ -385,6 +388,12 @@ mod tests {
 
     use super::*;
     use crate::kafka::client::producer_config;
+
+    #[test]
+    fn an_answer_that_a_broker_took_with_it_is_asked_for_again() {
+        assert!(passes_soon(&KafkaError::MetadataFetch(RDKafkaErrorCode::DestroyBroker)));
+        assert!(!passes_soon(&KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed)));
+    }
 
     #[test]
     fn a_topic_whose_partitions_have_no_leader_yet_or_another_one_is_waited_for() {
