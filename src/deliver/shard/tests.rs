@@ -87,13 +87,19 @@ async fn a_delivery_is_settled_only_when_kafka_has_what_follows() {
     lab.end().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_kafka_does_not_have_when_a_partition_is_lost_is_left_to_its_next_owner() {
+/// A lab in which Kafka takes nothing: one failed delivery waits for it, another for its receiver.
+async fn with_two_that_fail_without_kafka() -> Lab {
     let mut lab = Lab::start(unordered(), ONE, |seen| Answer::status(500).after(secs(20 * seen.offset.unsigned_abs())));
     lab.topics.set_up(false);
     assert!(lab.feed("hook", 1).await && lab.feed("hook", 2).await);
     lab.at(10_000).await;
-    assert_eq!(lab.receivers.count(), 2, "the first waits for Kafka, the second for its receiver");
+    assert_eq!(lab.receivers.count(), 2);
+    lab
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_kafka_does_not_have_when_a_partition_is_lost_is_left_to_its_next_owner() {
+    let mut lab = with_two_that_fail_without_kafka().await;
     lab.assignment.close();
     lab.assignment.end();
     lab.at(30_000).await;
@@ -105,10 +111,7 @@ async fn what_kafka_does_not_have_when_a_partition_is_lost_is_left_to_its_next_o
 
 #[tokio::test(start_paused = true)]
 async fn what_kafka_does_not_have_when_a_log_has_lost_its_records_is_still_published() {
-    let mut lab = Lab::start(unordered(), ONE, |seen| Answer::status(500).after(secs(20 * seen.offset.unsigned_abs())));
-    lab.topics.set_up(false);
-    assert!(lab.feed("hook", 1).await && lab.feed("hook", 2).await);
-    lab.at(10_000).await;
+    let mut lab = with_two_that_fail_without_kafka().await;
     lab.assignment.close();
     lab.assignment.end_with_its_log();
     lab.at(30_000).await;
