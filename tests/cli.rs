@@ -44,6 +44,14 @@ fn help_lists_every_subcommand_on_stdout() {
         "replay",
         "resume",
         "explain",
+        "console",
+        "integrations",
+        "health",
+        "attempts",
+        "trace",
+        "check",
+        "completions",
+        "man",
     ] {
         assert!(help.lines().any(|line| line.starts_with(&format!("  {words} "))), "{words} in {help}");
     }

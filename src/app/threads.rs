@@ -11,7 +11,8 @@
 //! | `schedules`, `events-group`, `retries-group`, `events`, `retries` | `intake` | 1: first, after the drain |
 //! | `places` | `backlog::places` | with 1 |
 //!
-//! `main` runs the admin server and measures lag; it starts all others and joins them.
+//! `main` runs the admin server and measures lag; it starts all others and joins them. Only `producer` is its producer's own
+//! (`kafka::producer`): dropping the producer ends it.
 
 use std::io;
 use std::thread::JoinHandle;

@@ -2,6 +2,7 @@
 
 use super::command::{HelpTopic, Subcommand, TopicsOutput};
 use super::*;
+use crate::domain::outcome::DeadReason;
 use proptest::prelude::*;
 
 fn parse_in(args: &[&str], environment: &[(&str, &str)]) -> Result<Parsed, Vec<Mistake>> {
@@ -847,4 +848,9 @@ proptest! {
         prop_assert_eq!(settings.delivery.max_queued_bytes, bytes);
         prop_assert_eq!(settings.suspension.errors_min_attempts, count);
     }
+}
+
+#[test]
+fn the_reasons_of_dead_letters_that_are_accepted_are_those_that_there_are() {
+    assert_eq!(DEAD_LETTER_REASONS, DeadReason::ALL.map(DeadReason::word));
 }
