@@ -128,13 +128,13 @@ impl Behind {
         restored.todo = place.todo().iter().filter(is_named).copied().collect();
         restored.reason = reason;
         restored.settled_before = Some(SettledBefore { settled: Arc::clone(settled), up_to });
-        if place.is_held {
-            restored.hold = Hold::Elsewhere;
-        }
         if place.is_held && up_to <= start {
+            restored.hold = Hold::Elsewhere;
             restored.stored.acknowledged = place.clone();
             restored.uncovered = None;
         } else {
+            // Also a held one that begins beyond the start. Its owner never made its last commit, so it ended before it handed the
+            // partition over, and does not release the place. Were it waited for, this owner could commit nothing meanwhile.
             // A late write of the former owner may replace or remove it. So nothing that is skipped from the start on counts as covered
             // until Kafka has a place of this owner.
             restored.stored.doubtful = Some(place.clone());
@@ -533,6 +533,19 @@ mod tests {
         let mut behind = restored(&held(50), 60);
         behind.released(&Place::default());
         assert_eq!(behind.uncovered_from(), Some(50), "nothing covers it");
+    }
+
+    #[test]
+    fn a_place_of_an_owner_that_never_handed_over_is_not_waited_for() {
+        let mut place = Place::new([52, 55].into_iter(), Some(80));
+        place.is_held = true;
+        let mut behind = restored(&place, 60);
+        assert!(!behind.is_held_elsewhere(), "it was to be released after a commit of 80, which is not there");
+        assert_eq!((behind.uncovered_from(), behind.need()), (Some(60), 52));
+        assert!(behind.write_due(1_000, WRITE_EVERY_MS).is_some_and(|written| !written.is_held));
+        behind.written(true);
+        assert_eq!(behind.uncovered_from(), None, "commits go on");
+        assert!(restored(&place, 80).is_held_elsewhere());
     }
 
     #[test]

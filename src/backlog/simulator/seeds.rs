@@ -32,3 +32,10 @@ fn a_place_that_a_former_owner_let_go_is_not_written_again() {
 fn a_commit_never_goes_back() {
     simulate(6_997);
 }
+
+/// An owner died after it had written a held place and before its last commit. The next one could commit nothing while it waited for
+/// the release, and the one after that gave everything again.
+#[test]
+fn a_place_of_an_owner_that_never_handed_over_bounds_no_commit() {
+    simulate(56_809);
+}
