@@ -47,8 +47,9 @@ pub mod internals {
     pub use crate::deliver::next_step::NextSteps;
     pub use crate::deliver::observers::Reports;
     pub use crate::deliver::order::OrderedQueue;
+    pub use crate::deliver::permits::Permits;
     pub use crate::deliver::publish::Sink;
-    pub use crate::deliver::shard::{BATCHES_MAX, Shared, permits, run_shard};
+    pub use crate::deliver::shard::{BATCHES_MAX, Shared, run_shard};
     pub use crate::domain::agenda::Tick;
     pub use crate::domain::event::Envelope;
     pub use crate::domain::headers::Wire;

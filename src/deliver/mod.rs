@@ -7,6 +7,8 @@ pub(crate) mod shard;
 pub(crate) mod order;
 pub(crate) mod allowance;
 pub(crate) mod circuit;
+pub(crate) mod promptness;
+pub(crate) mod permits;
 pub(crate) mod request;
 pub(crate) mod connection;
 pub(crate) mod kept_pool;

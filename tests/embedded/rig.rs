@@ -19,7 +19,7 @@ use hookstream::internals::Table;
 use hookstream::internals::Tick;
 use hookstream::internals::Wire;
 use hookstream::internals::settings::{Delivery, Ordering};
-use hookstream::internals::{BATCHES_MAX, PartitionBacklog, Shared, permits, run_shard};
+use hookstream::internals::{BATCHES_MAX, PartitionBacklog, Permits, Shared, run_shard};
 use hookstream::internals::{Due, Job, Origin};
 use hookstream::internals::{DueRetry, Pipeline, PipelineParts, Record};
 use hookstream::internals::{InMemory, Pressure, turn_in_memory};
@@ -89,7 +89,6 @@ impl Rig {
         let (stop, fatal) = (CancellationToken::new(), CancellationToken::new());
         let policy = AddressPolicy::new(settings.allow_private_networks.clone());
         let connector = Connector::system(policy, settings.connect_timeout);
-        let (permits, probe_permits) = permits(settings.max_in_flight);
         let delivery = settings.clone();
         let table = Arc::new(RwLock::new(Table::default()));
         let shared = Arc::new(Shared {
@@ -98,8 +97,7 @@ impl Rig {
             sink: Sink::new(&kafka, Arc::clone(&metrics), stop, fatal).expect("a producer"),
             metrics: Arc::clone(&metrics),
             pressure: Arc::clone(&pressure),
-            permits,
-            probe_permits,
+            permits: Permits::new(settings.max_in_flight),
             next_steps: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
             reports: Reports::default(),
             settings,

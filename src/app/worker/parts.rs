@@ -8,8 +8,9 @@ use super::{Started, Views};
 use crate::deliver::http_courier::HttpCourier;
 use crate::deliver::next_step::NextSteps;
 use crate::deliver::observers::Reports;
+use crate::deliver::permits::Permits;
 use crate::deliver::publish::Sink;
-use crate::deliver::shard::{Shared, permits};
+use crate::deliver::shard::Shared;
 use crate::inflight::pressure::Pressure;
 use crate::intake::pipeline::{Pipeline, PipelineParts};
 use crate::net::address::AddressPolicy;
@@ -50,7 +51,6 @@ impl Started {
         let connector = Connector::system(policy, delivery.connect_timeout);
         let topics = &self.settings.topics;
         let max_in_flight = requests_max(delivery.max_in_flight);
-        let (permits, probe_permits) = permits(max_in_flight);
         Arc::new(Shared {
             settings: Delivery { max_in_flight, ..delivery.clone() },
             shards,
@@ -59,8 +59,7 @@ impl Started {
             metrics: Arc::clone(&self.metrics),
             table: Arc::clone(&views.table),
             pressure: Arc::clone(pressure),
-            permits,
-            probe_permits,
+            permits: Permits::new(max_in_flight),
             next_steps: NextSteps::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
             reports,
         })

@@ -114,14 +114,27 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             lane.has_failed = has_failed;
             lane.queue.finish(under_way.place);
         }
+        let is_answered = !matches!(exchanged.outcome, Outcome::Failed { status: None, .. });
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             host.in_flight -= 1;
             host.used = now;
+            let (pace, permits) = (host.promptness.pace(), &self.shared.permits);
+            if !under_way.probe {
+                host.permits -= 1;
+                permits.give_back(pace, 1);
+            }
+            host.promptness.ended(under_way.began, is_answered, now);
+            if host.promptness.pace() != pace {
+                permits.change(host.permits, pace, host.promptness.pace());
+                // It may have more requests under way now.
+                self.runnable.extend(host.waiting.drain(..));
+            }
         }
-        // No answer at all: the other connections to that host are not better.
-        if matches!(exchanged.outcome, Outcome::Failed { status: None, .. }) {
+        // The other connections to that host are not better.
+        if !is_answered {
             self.kept.close(under_way.host);
         }
+        self.wake_held_back();
         // Lanes that wait for the host come first, or a busy lane would keep its place from all others.
         self.wake_next(under_way.host);
         self.schedule(under_way.lane);

@@ -13,12 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{BATCHES_MAX, Shard, Shared, permits};
+use super::{BATCHES_MAX, Shard, Shared};
 use crate::attempt_log::entry::{AttemptLog, Entry};
 use crate::deliver::courier::{AnswerBody, AnswerRead, Courier, Exchange, Rest};
 use crate::deliver::kept_pool::Keepable;
 use crate::deliver::next_step::NextSteps;
 use crate::deliver::observers::Reports;
+use crate::deliver::permits::Permits;
 use crate::deliver::publish::{Outgoing, Publish, PublishError};
 use crate::deliver::request::SignedRequest;
 use crate::domain::headers::Wire;
@@ -46,6 +47,29 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 pub(super) fn settings() -> settings::Delivery {
     let schedule = RetrySchedule::parse("1s,5s,1m").unwrap();
     settings::Delivery { schedule, threads: 1, ..settings::Settings::default().delivery }
+}
+
+pub(super) fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// The same, in which no event waits for another.
+pub(super) fn unordered() -> settings::Delivery {
+    settings::Delivery { ordering: settings::Ordering::None, ..settings() }
+}
+
+/// URLs of webhooks `<kind>-0` and on, each on a host of its own.
+pub(super) fn crowd(kind: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("http://{kind}-{number}.example/{kind}-{number}")).collect()
+}
+
+/// Hands each webhook of a crowd so many events.
+pub(super) async fn feed_each(lab: &mut Lab, kind: &str, webhooks: usize, events: u64) {
+    for entity in 0..events {
+        for number in 0..webhooks {
+            assert!(lab.feed(&format!("{kind}-{number}"), entity).await);
+        }
+    }
 }
 
 /// A request as the courier got it.
@@ -268,7 +292,7 @@ pub(super) struct Lab {
     pub(super) metrics: Arc<Metrics>,
     pub(super) assignment: Arc<Assignment>,
     shared: Arc<Shared<Arc<Receivers>, Arc<Topics>>>,
-    permits: [usize; 2],
+    permits: [usize; 4],
     integration: Arc<Integration>,
     gauges: LaneGauges,
     jobs: Option<mpsc::Sender<Vec<Job>>>,
@@ -306,7 +330,6 @@ impl Lab {
         });
         let metrics = Arc::new(Metrics::new(&settings.schedule));
         let (log, logged) = AttemptLog::new(settings::AttemptLog::All, Arc::clone(&metrics)).unwrap();
-        let (requests, probes) = permits(settings.max_in_flight);
         let integration = Arc::new(Integration::parse(INTEGRATION, record.as_bytes()).unwrap());
         let mut table = Table::default();
         table.put(Arc::clone(&integration));
@@ -316,8 +339,7 @@ impl Lab {
             sink: Arc::clone(&topics),
             metrics: Arc::clone(&metrics),
             pressure: Pressure::new(settings.max_queued_bytes),
-            permits: requests,
-            probe_permits: probes,
+            permits: Permits::new(settings.max_in_flight),
             next_steps: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
             reports: Reports::new(Arc::new(Tally::new(1)), Some(log)),
             shards: settings.threads,
@@ -333,7 +355,7 @@ impl Lab {
             topics,
             metrics,
             assignment,
-            permits: [&shared.permits, &shared.probe_permits].map(|permits| permits.available_permits()),
+            permits: shared.permits.counts(),
             shared,
             integration,
             gauges: LaneGauges::default(),
@@ -458,11 +480,7 @@ impl Lab {
         self.jobs = None;
         self.running.join_next().await.unwrap().expect("the shard does not panic");
         assert_eq!(self.metrics.deliver.in_flight_requests.get(), 0);
-        assert_eq!(
-            [&self.shared.permits, &self.shared.probe_permits].map(|permits| permits.available_permits()),
-            self.permits,
-            "every permit is back"
-        );
+        assert_eq!(self.shared.permits.counts(), self.permits, "every permit is back");
         self.returned();
         assert_eq!(self.shared.pressure.queued(), 0);
         assert!(!self.shared.pressure.is_over_bytes());

@@ -1,4 +1,4 @@
-//! What a shard looks after ten times a second, because no event does: records that changed, probes, lanes of partitions that are given
+//! What a shard looks after ten times a second, because no event does: records that changed, probes, lanes that are held back, lanes of partitions that are given
 //! up, idle connections, lanes and hosts that are not needed any more. Nothing here starts a request.
 
 use std::sync::Arc;
@@ -24,6 +24,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let now = Instant::now();
         self.follow_records(now);
         self.look_for_probes(now);
+        self.runnable.extend(self.held_back.drain(..));
         let (mut recalled, mut forgotten) = (Vec::new(), Vec::new());
         for (index, lane) in &mut self.lanes {
             if lane.queue.waiting() > 0 {
@@ -120,7 +121,12 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let in_use: std::collections::HashSet<usize> = self.lanes.iter().map(|(_, lane)| lane.host).collect();
         self.kept.purge(now);
         let mut forgotten = Vec::new();
-        for (index, host) in &self.hosts {
+        for (index, host) in &mut self.hosts {
+            if host.in_flight > 0 {
+                let pace = host.promptness.pace();
+                host.promptness.look(now);
+                self.shared.permits.change(host.permits, pace, host.promptness.pace());
+            }
             let quiet = now.saturating_duration_since(host.used) > FORGET_AFTER;
             if quiet && host.in_flight == 0 && !in_use.contains(&index) {
                 forgotten.push(index);

@@ -18,7 +18,7 @@ use parking_lot::RwLock;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use slab::Slab;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::maintenance::MAINTENANCE_EVERY;
@@ -30,6 +30,8 @@ use super::kept_pool::{KeptPool, kept_max};
 use super::next_step::{NextRecord, NextSteps};
 use super::observers::Reports;
 use super::order::{OrderedQueue, Place};
+use super::permits::Permits;
+use super::promptness::Promptness;
 use super::publish::{Publish, PublishError, Sink};
 use super::request::{RequestTemplate, SignedRequest};
 use crate::attempt_log::entry::Entry;
@@ -66,28 +68,12 @@ pub struct Shared<C, P> {
     pub table: Arc<RwLock<Table>>,
     /// How much the process holds.
     pub pressure: Arc<Pressure>,
-    /// One permit a request under way, probes not counted.
-    pub permits: Arc<Semaphore>,
-    /// One permit a probe under way: see [`permits`].
-    pub probe_permits: Arc<Semaphore>,
+    /// One permit a request under way.
+    pub permits: Arc<Permits>,
     /// Topics of tiers and dead letters.
     pub next_steps: NextSteps,
     /// Where attempts are reported.
     pub reports: Reports,
-}
-
-/// The part of all permits that is for probes: receivers that hang must not take those of the others, nor wait for them.
-const PROBE_SHARE: usize = 8;
-
-/// The permits of a process that makes `max_in_flight` requests at once: for requests, and for probes. A process of very
-/// few has one pool for both.
-pub fn permits(max_in_flight: usize) -> (Arc<Semaphore>, Arc<Semaphore>) {
-    if max_in_flight < 2 {
-        let both = Arc::new(Semaphore::new(max_in_flight));
-        return (Arc::clone(&both), both);
-    }
-    let probes = (max_in_flight / PROBE_SHARE).max(1);
-    (Arc::new(Semaphore::new(max_in_flight - probes)), Arc::new(Semaphore::new(probes)))
 }
 
 struct Lane {
@@ -100,7 +86,7 @@ struct Lane {
     in_flight: usize,
     allowance: Allowance,
     circuit: Circuit,
-    /// It stands in the shard's queue of runnable lanes, or in its host's of waiting ones.
+    /// It stands in the shard's queue of runnable lanes, of those held back, or in its host's of waiting ones.
     scheduled: bool,
     /// Its last request failed: the next one opens a new connection, since a kept one may lead to where the receiver no longer is.
     has_failed: bool,
@@ -110,7 +96,10 @@ struct Lane {
 struct Host {
     authority: Arc<Authority>,
     in_flight: usize,
+    /// Permits that its requests hold. Probes have their own.
+    permits: usize,
     circuit: Circuit,
+    promptness: Promptness,
     /// Lanes that could start a request were the host's limit not reached.
     waiting: VecDeque<usize>,
     used: Instant,
@@ -201,6 +190,8 @@ struct Shard<C: Courier, P> {
     /// Answers that still come in.
     readings: usize,
     runnable: VecDeque<usize>,
+    /// Lanes whose hosts are late or silent, while hosts like them have their share of all requests.
+    held_back: VecDeque<usize>,
     /// Lanes whose next delivery is a probe.
     probing: VecDeque<usize>,
     /// A permit in hand, waited for when runnable lanes had none.
@@ -223,6 +214,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             kept: KeptPool::new(kept_max),
             readings: 0,
             runnable: VecDeque::new(),
+            held_back: VecDeque::new(),
             probing: VecDeque::new(),
             permit: None,
             outbox: Vec::new(),
@@ -245,7 +237,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                     Some(jobs) => self.accept(jobs),
                     None => open = false,
                 },
-                Ok(permit) = permits.acquire_owned(), if wants_permit => self.permit = Some(permit),
+                Some(permit) = permits.request(), if wants_permit => self.permit = Some(permit),
                 _ = looks.tick() => self.look(),
             }
             // Whatever else has ended by now goes into the same round.
@@ -382,7 +374,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let index = self.hosts.insert(Host {
             authority: Arc::clone(authority),
             in_flight: 0,
+            permits: 0,
             circuit: Circuit::default(),
+            promptness: Promptness::unknown(now),
             waiting: VecDeque::new(),
             used: now,
         });
@@ -411,6 +405,8 @@ fn seconds_between(from_ms: i64, to_ms: i64) -> f64 {
     Duration::from_millis(u64::try_from(to_ms.saturating_sub(from_ms)).unwrap_or(0)).as_secs_f64()
 }
 
+#[cfg(test)]
+mod crowd_tests;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let now = Instant::now();
         while let Some(lane_index) = self.probing.pop_front() {
             // Without a permit the next look tries again.
-            let Ok(permit) = Arc::clone(&self.shared.probe_permits).try_acquire_owned() else {
+            let Some(permit) = self.shared.permits.try_probe() else {
                 self.probing.clear();
                 break;
             };
@@ -46,13 +46,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                 }
                 continue;
             }
-            let permit = match self.permit.take() {
-                Some(permit) => permit,
-                None => match Arc::clone(&self.shared.permits).try_acquire_owned() {
-                    Ok(permit) => permit,
-                    Err(_) => return,
-                },
-            };
+            let Some(permit) = self.permit.take().or_else(|| self.shared.permits.try_request()) else { return };
             self.runnable.pop_front();
             if let Some(lane) = self.lanes.get_mut(lane_index) {
                 lane.scheduled = false;
@@ -60,6 +54,24 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             }
         }
         self.permit = None;
+    }
+
+    /// A lane waits until hosts like its own have fewer requests under way. Hosts of which nothing is known come first: most of them
+    /// answer.
+    fn hold_back(&mut self, lane_index: usize) {
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
+        lane.scheduled = true;
+        let host = self.hosts.get(lane.host);
+        if host.is_some_and(|host| host.in_flight == 0 && host.promptness.is_unknown()) {
+            self.held_back.push_front(lane_index);
+        } else {
+            self.held_back.push_back(lane_index);
+        }
+    }
+
+    /// Lets the next lane try that is held back.
+    pub(super) fn wake_held_back(&mut self) {
+        self.runnable.extend(self.held_back.pop_front());
     }
 
     /// Starts the next request of a lane, or gives the permit back.
@@ -70,7 +82,6 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         probe: bool,
         now: Instant,
     ) -> Option<OwnedSemaphorePermit> {
-        let host_limit = self.shared.settings.max_in_flight_per_host;
         let Some(lane) = self.lanes.get_mut(lane_index) else {
             never("a lane that is in use is gone");
             return Some(permit);
@@ -85,7 +96,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             never("the host of a lane is gone");
             return Some(permit);
         };
-        if host.in_flight >= host_limit && !probe {
+        let (pace, permits) = (host.promptness.pace(), &self.shared.permits);
+        let limit = permits.of_one_host(pace, self.shared.settings.max_in_flight_per_host);
+        if host.in_flight >= limit && !probe {
             lane.scheduled = true;
             host.waiting.push_back(lane_index);
             return Some(permit);
@@ -93,12 +106,21 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if probe && !self.is_probe_due(lane_index, now) {
             return Some(permit);
         }
+        if !probe && !permits.try_take(pace) {
+            self.hold_back(lane_index);
+            return Some(permit);
+        }
         let Some((place, active, delivery)) = self.next_of(lane_index) else {
+            if !probe {
+                self.shared.permits.give_back(pace, 1);
+            }
             self.wake_next(host_index);
             return Some(permit);
         };
         if probe {
             self.begin_probe(lane_index, now);
+        } else if let Some(host) = self.hosts.get_mut(host_index) {
+            host.permits += 1;
         }
         let (lane, host, began) = (lane_index, host_index, now);
         self.begin(UnderWay { lane, host, place, probe, began, delivery, active, _permit: permit }, now);
@@ -140,6 +162,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             return never("the lane of a request is gone");
         };
         lane.in_flight += 1;
+        host.promptness.began(host.in_flight, now);
         host.in_flight += 1;
         host.used = now;
         let wants_new = under_way.probe || std::mem::take(&mut lane.has_failed);
