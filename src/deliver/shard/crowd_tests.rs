@@ -33,6 +33,7 @@ async fn hundreds_of_hosts_that_hang_leave_half_of_the_permits_to_those_that_ans
     lab.until("the good ones answered", |lab| lab.assignment.committable() == Some(4)).await;
     feed_each(&mut lab, "hangs", 900, 2).await;
     lab.until("the hosts that hang have their share", |lab| requested(lab, "hangs").len() == 7).await;
+    lab.until("the others are shown", |lab| lab.metrics.deliver.webhooks_held_back.get() == 893).await;
     let began = lab.elapsed();
     feed_each(&mut lab, "good", 4, 25).await;
     lab.until("the good ones have all", |lab| requested(lab, "good").len() == 104).await;

@@ -24,6 +24,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let now = Instant::now();
         self.follow_records(now);
         self.look_for_probes(now);
+        self.show_held_back();
         self.runnable.extend(self.held_back.drain(..));
         let (mut recalled, mut forgotten) = (Vec::new(), Vec::new());
         for (index, lane) in &mut self.lanes {
@@ -45,6 +46,12 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             self.forget(index);
         }
         self.look_at_hosts(now);
+    }
+
+    fn show_held_back(&mut self) {
+        let held_back = i64::try_from(self.held_back.len()).unwrap_or(i64::MAX);
+        self.shared.metrics.deliver.webhooks_held_back.add(held_back - self.held_back_shown);
+        self.held_back_shown = held_back;
     }
 
     fn forget_if_idle(&mut self, index: usize) {

@@ -192,6 +192,8 @@ struct Shard<C: Courier, P> {
     runnable: VecDeque<usize>,
     /// Lanes whose hosts are late or silent, while hosts like them have their share of all requests.
     held_back: VecDeque<usize>,
+    /// How many of them the metric counts.
+    held_back_shown: i64,
     /// Lanes whose next delivery is a probe.
     probing: VecDeque<usize>,
     /// A permit in hand, waited for when runnable lanes had none.
@@ -215,6 +217,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             readings: 0,
             runnable: VecDeque::new(),
             held_back: VecDeque::new(),
+            held_back_shown: 0,
             probing: VecDeque::new(),
             permit: None,
             outbox: Vec::new(),

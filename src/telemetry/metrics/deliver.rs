@@ -32,6 +32,7 @@ pub(crate) struct DeliverMetrics {
     pub(crate) circuits_open: IntGauge,
     pub(crate) webhook_circuits_open: IntGauge,
     pub(crate) webhooks_restricted: IntGauge,
+    pub(crate) webhooks_held_back: IntGauge,
     pub(crate) connections_opened: IntCounter,
     pub(crate) stale_resends: IntCounter,
     pub(crate) publish_errors: IntCounterVec,
@@ -77,6 +78,10 @@ impl DeliverMetrics {
             webhooks_restricted: make.int_gauge(
                 "webhooks_restricted",
                 "Webhooks that get fewer requests at a time, as their receivers asked",
+            ),
+            webhooks_held_back: make.int_gauge(
+                "webhooks_held_back",
+                "Webhooks that wait because hosts that answer late or not at all have their share of all requests",
             ),
             connections_opened: make.counter("connections_opened_total", "Connections opened to receivers"),
             stale_resends: make
