@@ -18,12 +18,13 @@ use crate::deliver::publish::Outgoing;
 use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
+use crate::domain::word::one_of;
 use crate::inflight::job::Origin;
 use crate::kafka::record_stream::RecordStream;
 use crate::kafka::topic_range::{Range, SpanRecord, TopicRange};
 use crate::readers::same_id;
 use crate::readers::scan::Bounds;
-use crate::settings::{DEAD_LETTER_REASONS, DeadLetterFilter, Settings};
+use crate::settings::{DeadLetterFilter, Settings};
 use crate::topics::names::now_topic;
 
 impl From<&DeadLetterFilter> for Selection {
@@ -126,10 +127,8 @@ pub(super) async fn prepare(
     known: Bounds,
     stop: &CancellationToken,
 ) -> Result<Prepared, ActionError> {
-    if let Some(reason) = &selection.reason
-        && !DEAD_LETTER_REASONS.contains(&reason.as_str())
-    {
-        return Err(Refusal::Reason.into());
+    if let Some(reason) = &selection.reason {
+        one_of(reason, DeadReason::words()).map_err(Refusal::Reason)?;
     }
     let (reading, ranges) = read(settings, &selection, "redrive").await?;
     let looking = blocking("looking what was sent back before", {

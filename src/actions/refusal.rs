@@ -3,7 +3,7 @@
 //! The caller decides what it makes of it: a status, an exit code.
 
 use super::selection::WORD_CHARS_MAX;
-use crate::settings::DEAD_LETTER_REASONS;
+use crate::domain::word::UnknownWord;
 
 /// A selection from outside that can't be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,8 +19,8 @@ pub(crate) enum BadSelection {
 pub(crate) enum Refusal {
     #[error("from: expected a time before `to`")]
     Times,
-    #[error("reason: expected one of: {}", DEAD_LETTER_REASONS.join(", "))]
-    Reason,
+    #[error("reason: {0}")]
+    Reason(UnknownWord),
     #[error("--event: topic `{topic}` is not the dead-letter topic, which is `{dead_letters}`, nor that of the events")]
     ForeignTopic { topic: String, dead_letters: String },
     #[error("event: expected its place, such as {events}/3/1042")]

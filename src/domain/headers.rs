@@ -26,6 +26,8 @@ pub(crate) const WORKSPACE: &str = "workspace";
 const INTEGRATION: &str = "hookstream-integration-id";
 const WEBHOOK: &str = "hookstream-webhook-id";
 const DELIVERY: &str = "hookstream-delivery-id";
+/// How the ids of deliveries begin.
+pub(crate) const DELIVERY_ID_PREFIX: &str = "msg_";
 const ATTEMPT: &str = "hookstream-attempt";
 const FIRST_ATTEMPT: &str = "hookstream-first-attempt-ms";
 const DUE: &str = "hookstream-due-ms";

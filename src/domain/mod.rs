@@ -19,3 +19,4 @@ pub(crate) mod guid;
 pub(crate) mod hash;
 pub(crate) mod key_homes;
 pub(crate) mod text;
+pub(crate) mod word;

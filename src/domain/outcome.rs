@@ -64,6 +64,11 @@ impl Reason {
         }
     }
 
+    /// The words of failed requests: those that attempts have.
+    pub(crate) fn words_of_attempts() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().filter(|reason| reason.is_attempt()).map(Self::word)
+    }
+
     /// Reads a word.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.word() == word)
@@ -144,6 +149,11 @@ impl DeadReason {
             Self::Suspended => "suspended",
             Self::TooLarge => "too-large",
         }
+    }
+
+    /// All words.
+    pub(crate) fn words() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().map(Self::word)
     }
 }
 

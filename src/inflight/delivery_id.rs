@@ -3,6 +3,7 @@
 use ring::digest::{Context, SHA256};
 
 use crate::domain::guid::{canonical, canonical_key};
+use crate::domain::headers::DELIVERY_ID_PREFIX;
 use crate::domain::text::push_hex;
 
 /// The id of the delivery of an event to a webhook: the same in every process, after a crash, in a replay and when the
@@ -42,7 +43,7 @@ impl DeliveryIds {
         update(&mut context, &canonical(id));
         let digest = context.finish();
         let mut id = String::with_capacity(36);
-        id.push_str("msg_");
+        id.push_str(DELIVERY_ID_PREFIX);
         push_hex(&mut id, digest.as_ref().get(..16).unwrap_or_default());
         id.into()
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::needle::Needle;
 use super::scan::{Bounds, Log, Page, Question, Span, Watch, scan};
-use super::{ReadError, is_guid, parts_of, same_id};
+use super::{ReadError, is_guid, is_or_begins, parts_of, same_id};
 use crate::health::records::partition_of;
 use crate::kafka::windows::Glance;
 
@@ -65,6 +65,8 @@ pub(crate) struct AttemptFilter {
     pub(crate) reason: Option<String>,
     /// An event's id, or its place `topic/partition/offset`.
     pub(crate) event: Option<String>,
+    /// The beginning of an event's id.
+    pub(crate) event_prefix: Option<String>,
     /// A delivery's id: the header `webhook-id`.
     pub(crate) delivery: Option<String>,
     /// An id among the event's `entityIds`.
@@ -74,8 +76,8 @@ pub(crate) struct AttemptFilter {
 impl AttemptFilter {
     /// As texts that differ where the filters do.
     pub(super) fn parts(&self) -> Vec<String> {
-        let Self { workspace, integration, webhook, reason, event, delivery, entity } = self;
-        [workspace, integration, webhook, reason, event, delivery, entity]
+        let Self { workspace, integration, webhook, reason, event, event_prefix, delivery, entity } = self;
+        [workspace, integration, webhook, reason, event, event_prefix, delivery, entity]
             .into_iter()
             .map(|part| part.as_ref().map_or_else(|| "-".to_owned(), |part| format!("={part}")))
             .collect()
@@ -100,6 +102,10 @@ impl AttemptFilter {
         is(&self.webhook, &attempt.web_hook_id)
             && is(&self.reason, &attempt.reason)
             && (is(&self.event, &attempt.event_id) || is(&self.event, &attempt.origin))
+            && self
+                .event_prefix
+                .as_ref()
+                .is_none_or(|given| attempt.event_id.as_ref().is_some_and(|id| is_or_begins(id, given)))
             && self.delivery.as_ref().is_none_or(|wanted| *wanted == attempt.delivery_id)
             && self.entity.as_ref().is_none_or(|wanted| is_about(attempt, wanted))
     }
@@ -111,7 +117,8 @@ impl AttemptFilter {
             |id: &&String| id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'e' | b'E' | b'+' | b'-' | b'.'));
         let entity = self.entity.as_ref().filter(|id| !may_be_number(id));
         let ids = [self.webhook.as_ref(), self.event.as_ref(), self.delivery.as_ref(), entity];
-        ids.into_iter().flatten().map(|id| Needle::new(id)).collect()
+        let whole = ids.into_iter().flatten().map(|id| Needle::new(id));
+        whole.chain(self.event_prefix.as_deref().map(Needle::beginning)).collect()
     }
 
     /// Makes the attempt of a record, if it is meant.
@@ -205,6 +212,8 @@ mod tests {
         for entity in ["c-1", "7"] {
             assert!(with(&|filter| filter.entity = Some(entity.to_owned())), "{entity}");
         }
+        assert!(with(&|filter| filter.event_prefix = Some("e-1".to_owned())), "a whole id");
+        assert!(!with(&|filter| filter.event_prefix = Some("e-".to_owned())), "the beginning of an id that is no GUID");
         assert!(!with(&|filter| filter.entity = Some("companyId".to_owned())));
         assert!(!with(&|filter| filter.webhook = Some("w-1".to_owned())), "no GUID: letter for letter");
         assert!(!with(&|filter| filter.reason = Some("timeout".to_owned())));
@@ -221,6 +230,8 @@ mod tests {
         let filters = [
             AttemptFilter { webhook: Some("w-1".to_owned()), ..AttemptFilter::default() },
             AttemptFilter { event: Some(guid.to_owned()), ..AttemptFilter::default() },
+            AttemptFilter { event_prefix: Some("e01C765".to_owned()), ..AttemptFilter::default() },
+            AttemptFilter { event_prefix: Some("E01c".to_owned()), ..AttemptFilter::default() },
             AttemptFilter { delivery: Some("msg_1".to_owned()), ..AttemptFilter::default() },
             AttemptFilter { entity: Some("c-1".to_owned()), ..AttemptFilter::default() },
             AttemptFilter { entity: Some("100.0".to_owned()), ..AttemptFilter::default() },

@@ -104,6 +104,21 @@ pub(crate) fn same_id(one: &str, other: &str) -> bool {
     guid::canonical(one) == guid::canonical(other)
 }
 
+/// Shorter beginnings of ids are taken as whole ids: too many begin so.
+const PREFIX_CHARS_MIN: usize = 4;
+
+/// Whether it can be the beginning of a GUID, and is not a whole one.
+pub(crate) fn may_begin_guid(text: &str) -> bool {
+    let is_part = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    text.len() >= PREFIX_CHARS_MIN && is_part && !is_guid(text)
+}
+
+/// Whether `id` is `given`, or a GUID that begins so.
+fn is_or_begins(id: &str, given: &str) -> bool {
+    let begins = || id.get(..given.len()).is_some_and(|start| start.eq_ignore_ascii_case(given));
+    id == given || (is_guid(id) && begins())
+}
+
 /// Whether it is written like `e01c765d-7c9b-491a-b5ea-d0e67eb017d9`.
 pub(crate) fn is_guid(text: &str) -> bool {
     guid::parse(text).is_some()

@@ -20,8 +20,8 @@ pub(crate) struct Needle {
 }
 
 enum Spelling {
-    /// A GUID: letters in either case.
-    Guid(Vec<u8>),
+    /// A GUID, or the beginning of one: letters in either case.
+    AnyCase(Vec<u8>),
     /// Any other id: as it is.
     Exact(Box<Finder<'static>>),
 }
@@ -31,11 +31,17 @@ impl Needle {
     pub(crate) fn new(id: &str) -> Self {
         let is_plain = id.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\' | b'/'));
         let spelling = if is_guid(id) {
-            Spelling::Guid(id.as_bytes().to_vec())
+            Spelling::AnyCase(id.as_bytes().to_vec())
         } else {
             Spelling::Exact(Box::new(Finder::new(id).into_owned()))
         };
         Self { spelling, escape: Finder::new(if is_plain { NUMBERED } else { ESCAPED }).into_owned() }
+    }
+
+    /// Looks for ids that begin with `prefix`, in either case.
+    pub(crate) fn beginning(prefix: &str) -> Self {
+        let spelling = Spelling::AnyCase(prefix.as_bytes().to_vec());
+        Self { spelling, escape: Finder::new(NUMBERED).into_owned() }
     }
 
     /// Whether a string in `json` may be the id. `false` is certain.
@@ -48,7 +54,7 @@ impl Spelling {
     fn is_in(&self, json: &[u8]) -> bool {
         match self {
             Self::Exact(finder) => finder.find(json).is_some(),
-            Self::Guid(id) => id.first().is_some_and(|first| {
+            Self::AnyCase(id) => id.first().is_some_and(|first| {
                 memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), json)
                     .any(|at| json.get(at..at + id.len()).is_some_and(|found| found.eq_ignore_ascii_case(id)))
             }),

@@ -154,8 +154,10 @@ pub(crate) enum EventSource {
 pub(crate) enum NamedEvent {
     /// A record in Kafka.
     Place(RecordPlace),
-    /// The id of an event or of a delivery.
+    /// The id of an event.
     Id(String),
+    /// The id of a delivery: the header `webhook-id`.
+    Delivery(String),
     /// `-`: the event's JSON on standard input.
     Stdin,
 }
@@ -183,7 +185,7 @@ pub(crate) struct DeadLetterFilter {
     pub(crate) integration: Option<String>,
     /// `--webhook`
     pub(crate) webhook: Option<String>,
-    /// `--reason`: of dead letters one of [`DEAD_LETTER_REASONS`], of attempts the reason of a failure.
+    /// `--reason`: a word of `DeadReason`.
     pub(crate) reason: Option<&'static str>,
     /// `--from`: records of this time and later.
     pub(crate) from: Option<Timestamp>,
@@ -288,8 +290,8 @@ pub(crate) struct Query {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AttemptsQuery {
     pub(crate) query: Query,
-    /// `--event`: an event's id or `topic/partition/offset`.
-    pub(crate) event: Option<String>,
+    /// `--event`, or a bare argument. Never standard input.
+    pub(crate) event: Option<NamedEvent>,
     /// `--delivery`: a delivery's id.
     pub(crate) delivery: Option<String>,
     /// `--entity`: an id among an event's entities.
@@ -324,9 +326,6 @@ pub(crate) struct Trace {
     pub(crate) limit: u64,
     pub(crate) json: bool,
 }
-
-/// The words of `hookstream-reason` that `--reason` accepts.
-pub(crate) const DEAD_LETTER_REASONS: [&str; 4] = ["exhausted", "invalid-event", "suspended", "too-large"];
 
 /// How to log.
 #[derive(Clone, Debug, PartialEq, Eq)]

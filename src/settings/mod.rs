@@ -30,9 +30,8 @@ use ipnet::IpNet;
 use crate::domain::retry_schedule::RetrySchedule;
 
 pub(crate) use command::{
-    AttemptsQuery, Command, DEAD_LETTER_REASONS, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, EventSource,
-    Explain, IntegrationName, Logs, NamedEvent, Parsed, Query, Receiver, RecordPlace, Redrive, Replay, Resume, Sending,
-    Trace,
+    AttemptsQuery, Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, EventSource, Explain,
+    IntegrationName, Logs, NamedEvent, Parsed, Query, Receiver, RecordPlace, Redrive, Replay, Resume, Sending, Trace,
 };
 pub(crate) use completions::render as completions;
 pub(crate) use help::render as help;

@@ -101,7 +101,9 @@ impl Subcommand {
     /// The option whose value may also be given as a bare argument: the thing that the subcommand is about.
     pub(crate) fn argument(self) -> Option<&'static str> {
         match self {
-            Self::DeadLettersShow | Self::DeadLettersRedrive | Self::Explain | Self::Trace => Some("event"),
+            Self::DeadLettersShow | Self::DeadLettersRedrive | Self::Explain | Self::Attempts | Self::Trace => {
+                Some("event")
+            }
             Self::Completions => Some("shell"),
             _ => None,
         }

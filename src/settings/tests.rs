@@ -2,7 +2,7 @@
 
 use super::command::{HelpTopic, Subcommand, TopicsOutput};
 use super::*;
-use crate::domain::outcome::DeadReason;
+use crate::domain::outcome::{DeadReason, Reason};
 use proptest::prelude::*;
 
 fn parse_in(args: &[&str], environment: &[(&str, &str)]) -> Result<Parsed, Vec<Mistake>> {
@@ -349,7 +349,18 @@ fn what_a_tool_is_about_may_stand_without_its_option() {
     let Command::DeadLettersShow(_, show) = understood("dead-letters show crm.object-events/2/9") else {
         panic!("not show")
     };
-    assert_eq!(show.event, NamedEvent::Place(place));
+    assert_eq!(show.event, NamedEvent::Place(place.clone()));
+    for (text, expected) in [
+        ("msg_1", NamedEvent::Delivery("msg_1".to_owned())),
+        ("3c75d291", NamedEvent::Id("3c75d291".to_owned())),
+        ("order/7", NamedEvent::Id("order/7".to_owned())),
+        ("crm.object-events/2/9", NamedEvent::Place(place)),
+    ] {
+        for line in [format!("attempts {text}"), format!("attempts --event {text}")] {
+            let Command::Attempts(_, attempts) = understood(&line) else { panic!("not attempts") };
+            assert_eq!(attempts.event.as_ref(), Some(&expected), "{line}");
+        }
+    }
 }
 
 #[test]
@@ -509,7 +520,9 @@ fn bad_values_of_tools_and_receiver_say_what_is_accepted() {
         ("dead-letters redrive --rate 5 --skip-sent", &["--all"]),
         ("trace", &["--event", "required"]),
         ("trace one two", &["unexpected argument", "two"]),
-        ("attempts something", &["unexpected argument", "something"]),
+        ("attempts one two", &["unexpected argument", "two"]),
+        ("health something", &["unexpected argument", "something"]),
+        ("attempts msg_1 --delivery msg_2", &["--event `msg_1`", "--delivery `msg_2`", "contradict each other"]),
         ("trace x --event y", &["--event", "more than once"]),
         ("dead-letters list --workspace a/b", &["`a/b`", "without /"]),
         ("dead-letters list --limit 0", &["from 1"]),
@@ -851,6 +864,15 @@ proptest! {
 }
 
 #[test]
-fn the_reasons_of_dead_letters_that_are_accepted_are_those_that_there_are() {
-    assert_eq!(DEAD_LETTER_REASONS, DeadReason::ALL.map(DeadReason::word));
+fn help_names_every_accepted_reason() {
+    let about = |subcommand| options::find("reason", subcommand).expect("it takes --reason").about;
+    for (subcommand, words) in [
+        (Subcommand::DeadLettersList, DeadReason::words().collect::<Vec<_>>()),
+        (Subcommand::Attempts, Reason::words_of_attempts().collect()),
+    ] {
+        for word in words {
+            let is_named = about(subcommand).split([' ', ',']).any(|named| named == word);
+            assert!(is_named, "{word} of {subcommand:?}");
+        }
+    }
 }

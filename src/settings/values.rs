@@ -10,11 +10,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::command::{DEAD_LETTER_REASONS, EventSource, NamedEvent, RecordPlace, Shell};
+use super::command::{EventSource, NamedEvent, RecordPlace, Shell};
 use super::{AttemptLog, LogFormat, Ordering};
 use super::{kafka_property, log_filter};
-use crate::domain::outcome::Reason;
+use crate::domain::headers::DELIVERY_ID_PREFIX;
+use crate::domain::outcome::{DeadReason, Reason};
 use crate::domain::retry_schedule::{RetrySchedule, format_duration, parse_duration};
+use crate::domain::word::{UnknownWord, one_of};
 
 /// A value, or what is accepted instead.
 pub(super) type Read<T> = Result<T, Expected>;
@@ -27,6 +29,12 @@ pub(super) struct Expected(Cow<'static, str>);
 impl From<&'static str> for Expected {
     fn from(words: &'static str) -> Self {
         Self(words.into())
+    }
+}
+
+impl From<UnknownWord> for Expected {
+    fn from(unknown: UnknownWord) -> Self {
+        unknown.to_string().into()
     }
 }
 
@@ -268,18 +276,12 @@ pub(super) fn log_level(text: &str) -> Read<String> {
 
 /// A dead letter's reason.
 pub(super) fn reason(text: &str) -> Read<&'static str> {
-    DEAD_LETTER_REASONS
-        .into_iter()
-        .find(|word| *word == text)
-        .ok_or_else(|| Expected::from(format!("expected one of: {}", DEAD_LETTER_REASONS.join(", "))))
+    Ok(one_of(text, DeadReason::words())?)
 }
 
 /// Why an attempt failed.
 pub(super) fn attempt_reason(text: &str) -> Read<&'static str> {
-    let words = || Reason::ALL.into_iter().filter(|reason| reason.is_attempt()).map(Reason::word);
-    words()
-        .find(|word| *word == text)
-        .ok_or_else(|| Expected::from(format!("expected one of: {}", words().collect::<Vec<_>>().join(", "))))
+    Ok(one_of(text, Reason::words_of_attempts())?)
 }
 
 /// A point in time: RFC 3339, a date, a word, or how long ago. Days are those of UTC.
@@ -351,7 +353,17 @@ pub(super) fn named_event(text: &str) -> Read<NamedEvent> {
 
 /// An id: a slash is part of a mistaken place.
 fn named_id(text: &str) -> Read<NamedEvent> {
-    if text.contains('/') { Err("expected an id".into()) } else { id(text).map(NamedEvent::Id) }
+    if text.contains('/') { Err("expected an id".into()) } else { any_id(text) }
+}
+
+fn any_id(text: &str) -> Read<NamedEvent> {
+    let of = if text.starts_with(DELIVERY_ID_PREFIX) { NamedEvent::Delivery } else { NamedEvent::Id };
+    id(text).map(of)
+}
+
+/// An event that the attempt log is asked for: a record, or an id of any form.
+pub(super) fn logged_event(text: &str) -> Read<NamedEvent> {
+    record(text).map(NamedEvent::Place).or_else(|_no_record| any_id(text))
 }
 
 /// A dead letter: a record, or an id.

@@ -33,7 +33,7 @@ async fn whole(settings: &Settings, filter: &DeadLetterFilter) -> Result<DeadLet
 fn named(event: &NamedEvent) -> Option<String> {
     match event {
         NamedEvent::Place(RecordPlace { topic, partition, offset }) => Some(format!("{topic}/{partition}/{offset}")),
-        NamedEvent::Id(id) => Some(id.clone()),
+        NamedEvent::Id(id) | NamedEvent::Delivery(id) => Some(id.clone()),
         NamedEvent::Stdin => None,
     }
 }
@@ -267,7 +267,7 @@ pub(crate) async fn show(
     let record = found.ok_or_else(|| {
         let topic = topic.clone();
         match &options.event {
-            NamedEvent::Id(id) => ToolError::NoDeadLetter { topic, of: id.clone() },
+            NamedEvent::Id(id) | NamedEvent::Delivery(id) => ToolError::NoDeadLetter { topic, of: id.clone() },
             NamedEvent::Place(place) if place.topic != topic => {
                 ToolError::NoDeadLetter { topic, of: format!("the event {place}") }
             }

@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{ToolError, blocking};
 use crate::kafka::topic_range::SpanError;
-use crate::readers::{ReadError, is_guid, read_table};
+use crate::readers::{ReadError, may_begin_guid, read_table};
 use crate::settings::{IntegrationName, Settings};
 
-/// Fewer characters of an id are taken as they are: too many begin so.
-const PREFIX_CHARS_MIN: usize = 4;
 /// Ids that are named where several begin alike.
 const NAMED_MAX: usize = 5;
 
@@ -20,8 +18,7 @@ pub(super) async fn whole_id(
     given: Option<&str>,
 ) -> Result<Option<String>, ToolError> {
     let Some(given) = given else { return Ok(None) };
-    let is_part = given.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    if given.len() < PREFIX_CHARS_MIN || is_guid(given) || !is_part {
+    if !may_begin_guid(given) {
         return Ok(Some(given.to_owned()));
     }
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.integrations.clone());
@@ -50,12 +47,16 @@ pub(super) async fn whole_id(
         return Ok(Some(given.to_owned()));
     }
     if found.len() > 1 {
-        let named: Vec<&str> = found.iter().take(NAMED_MAX).map(String::as_str).collect();
-        let more = if found.len() > NAMED_MAX { ", …" } else { "" };
-        let named = format!("{}{more}", named.join(", "));
-        return Err(ToolError::Ambiguous { given: given.to_owned(), count: found.len(), named });
+        return Err(ToolError::Ambiguous { given: given.to_owned(), count: found.len(), named: named(&found) });
     }
     Ok(found.into_iter().next())
+}
+
+/// The first few of `ids`.
+pub(super) fn named(ids: &BTreeSet<String>) -> String {
+    let named: Vec<&str> = ids.iter().take(NAMED_MAX).map(String::as_str).collect();
+    let more = if ids.len() > NAMED_MAX { ", …" } else { "" };
+    format!("{}{more}", named.join(", "))
 }
 
 /// The name with the whole id.

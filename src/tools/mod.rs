@@ -65,6 +65,9 @@ pub(crate) enum ToolError {
     /// More integrations than one begin with what was given.
     #[error("--integration: {count} integrations begin with `{given}`: {named}")]
     Ambiguous { given: String, count: usize, named: String },
+    /// The attempts found are of more events than one.
+    #[error("--event: several events begin with `{given}`: {named}")]
+    AmbiguousEvent { given: String, named: String },
 }
 
 impl<E: Into<ActionError>> From<E> for ToolError {

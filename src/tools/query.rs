@@ -1,6 +1,7 @@
 //! `integrations`, `health` and `attempts`: the readers at the command line. Rows on stdout, newest first; how far they looked is said
 //! behind them, or with `--json` in the log.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,12 +14,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{INTERRUPTED, ToolError, blocking, lookup, render, table, write_line};
+use crate::domain::guid::canonical;
 use crate::kafka::windows::Windows;
 use crate::readers::attempts::{Attempt, AttemptFilter, attempts};
 use crate::readers::integrations::{HealthRow, IntegrationFilter, IntegrationRow, Listed, since};
 use crate::readers::scan::{Bounds, Page, Progress, Span, Watch};
-use crate::readers::{ReadError, integrations as reader, time};
-use crate::settings::{AttemptsQuery, Query, Settings};
+use crate::readers::{ReadError, integrations as reader, may_begin_guid, time};
+use crate::settings::{AttemptsQuery, NamedEvent, Query, Settings};
 
 /// Pages between the thread that reads and the one that writes.
 const PAGES_AHEAD: usize = 2;
@@ -175,15 +177,7 @@ pub(crate) async fn list_attempts(
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
     let query = resolved(settings, &options.query).await?;
-    let filter = AttemptFilter {
-        workspace: query.workspace.clone(),
-        integration: query.integration.clone(),
-        webhook: query.webhook.clone(),
-        reason: query.reason.map(str::to_owned),
-        event: options.event.clone(),
-        delivery: options.delivery.clone(),
-        entity: options.entity.clone(),
-    };
+    let filter = attempt_filter(&query, options);
     let (sender, mut pages) = mpsc::channel(PAGES_AHEAD);
     let reading = tokio::task::spawn_blocking({
         let (settings, query, stop) = (settings.clone(), query.clone(), stop.clone());
@@ -198,6 +192,34 @@ pub(crate) async fn list_attempts(
     let looked = reading.await.map_err(|_panicked| crate::actions::Ended("reading the attempts"))??;
     listing.finish(&looked)?;
     Ok(if stop.is_cancelled() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+fn attempt_filter(query: &Query, options: &AttemptsQuery) -> AttemptFilter {
+    let filter = AttemptFilter {
+        workspace: query.workspace.clone(),
+        integration: query.integration.clone(),
+        webhook: query.webhook.clone(),
+        reason: query.reason.map(str::to_owned),
+        delivery: options.delivery.clone(),
+        entity: options.entity.clone(),
+        ..AttemptFilter::default()
+    };
+    match options.event.clone() {
+        Some(NamedEvent::Place(place)) => AttemptFilter { event: Some(place.to_string()), ..filter },
+        Some(NamedEvent::Id(id)) if may_begin_guid(&id) => AttemptFilter { event_prefix: Some(id), ..filter },
+        Some(NamedEvent::Id(id)) => AttemptFilter { event: Some(id), ..filter },
+        Some(NamedEvent::Delivery(id)) => AttemptFilter { delivery: Some(id), ..filter },
+        Some(NamedEvent::Stdin) | None => filter,
+    }
+}
+
+/// Takes the events of a page to those before it. Only one event may begin with what was given.
+fn check_events(given: &str, page: &Page<Attempt>, events: &mut BTreeSet<String>) -> Result<(), ToolError> {
+    events.extend(page.rows.iter().filter_map(|row| Some(canonical(row.event_id.as_deref()?).into_owned())));
+    if events.len() <= 1 {
+        return Ok(());
+    }
+    Err(ToolError::AmbiguousEvent { given: given.to_owned(), named: lookup::named(events) })
 }
 
 /// How far was looked.
@@ -218,8 +240,8 @@ fn read_pages(
     let log = Windows::open(&settings.kafka, &settings.topics.attempts, "attempts-reader")?;
     let began = Instant::now();
     let bar = spinner();
-    let (mut looked, mut left, mut next) =
-        (Looked { read: 0, back_to_ms: None, complete: false }, query.limit, None::<String>);
+    let (mut looked, mut left, mut next, mut events) =
+        (Looked { read: 0, back_to_ms: None, complete: false }, query.limit, None::<String>, BTreeSet::new());
     while left > 0 {
         let read_before = looked.read;
         let watch = Watch {
@@ -234,6 +256,9 @@ fn read_pages(
             back_to_ms: page.searched_back_to_ms.or(looked.back_to_ms),
             complete: page.complete,
         };
+        if let Some(given) = &filter.event_prefix {
+            check_events(given, &page, &mut events)?;
+        }
         left = left.saturating_sub(page.rows.len() as u64);
         next = page.next.as_ref().map(crate::readers::token::Token::text);
         let is_over = looked.complete || !(watch.wanted)() || began.elapsed() >= Bounds::PATIENT.time;
@@ -361,5 +386,27 @@ pub(super) fn result(row: &Attempt) -> String {
     match row.status {
         Some(status) => format!("{word} {status}"),
         None => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(events: &[&str]) -> Page<Attempt> {
+        let row = |id: &&str| Attempt { event_id: Some((*id).to_owned()), ..Attempt::default() };
+        let rows = events.iter().map(row).collect();
+        Page { rows, searched_back_to_ms: None, complete: true, read: 0, next: None }
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_enough_while_one_event_begins_so() {
+        let one = "3c75d291-0000-4000-8000-000000000001";
+        let other = "3c75d291-0000-4000-8000-000000000002";
+        let mut events = BTreeSet::new();
+        assert!(check_events("3c75", &page(&[]), &mut events).is_ok());
+        assert!(check_events("3c75", &page(&[one, &one.to_uppercase()]), &mut events).is_ok());
+        let refused = check_events("3c75", &page(&[other]), &mut events).unwrap_err();
+        assert_eq!(refused.to_string(), format!("--event: several events begin with `3c75`: {one}, {other}"));
     }
 }

@@ -22,8 +22,6 @@ use crate::settings::{NamedEvent, Settings, Trace as Options};
 
 /// There is no such event.
 const NOT_FOUND: u8 = 1;
-/// How delivery ids begin.
-const DELIVERY_PREFIX: &str = "msg_";
 
 /// What came of looking for the event.
 enum Answer {
@@ -135,7 +133,7 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
             let found = event_at(settings, &origin, watch.wanted)?;
             Ok(found.ok_or(NotFound::NoRecord { place: origin }))
         }
-        NamedEvent::Id(id) if id.starts_with(DELIVERY_PREFIX) => {
+        NamedEvent::Delivery(id) => {
             let origin = origin_of_delivery(settings, id, workspace, &span, Bounds::PATIENT, watch)?;
             let Some(origin) = origin else {
                 return Ok(Err(NotFound::UnknownDelivery { id: id.clone() }));

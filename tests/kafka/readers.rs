@@ -191,7 +191,11 @@ async fn attempts_are_listed_newest_first_by_all_that_people_know() {
     assert_eq!(row["address"], bad.url("").trim_start_matches("http://").trim_end_matches('/'));
     assert!(row["origin"].as_str().unwrap().starts_with(&names.events()), "{row}");
     let delivery = row["deliveryId"].as_str().unwrap();
-    assert_eq!(list(&["--delivery", delivery]).await.len(), 2);
+    for words in [&["--delivery", delivery][..], &[delivery], &["--event", delivery]] {
+        assert_eq!(list(words).await, dead, "{words:?}");
+    }
+    assert_eq!(list(&["e-1", "--integration", "dead"]).await.len(), 2);
+    assert_eq!(list(&[row["origin"].as_str().unwrap(), "--integration", "dead"]).await.len(), 2);
     assert_eq!(list(&["--entity", "c-2", "--webhook", "w-good"]).await.len(), 1);
     assert_eq!(list(&["--reason", "timeout"]).await.len(), 0);
     assert_eq!(list(&["--workspace", "other"]).await.len(), 2);

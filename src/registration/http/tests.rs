@@ -1,5 +1,6 @@
 //! The routes over a registry in memory: every status, every shape.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use axum::http::{HeaderMap, StatusCode};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use tower_service::Service;
 
 use super::*;
+use crate::domain::outcome::{DeadReason, Reason};
 use crate::registration::registry::testing::in_memory;
 
 const INSTANCE: &str = "/api/v1/acme/integrations/instances/i1";
@@ -567,6 +569,30 @@ async fn every_operation_that_takes_a_body_has_an_example_and_those_of_instances
             assert!(described["properties"][field].is_object(), "the example of {name} has the unknown field {field}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_description_lists_the_accepted_reasons_and_says_what_each_parameter_is() {
+    let description = client().ask("GET", "/api/v1/openapi.json", &[], "").await.json();
+    let mut listed = BTreeMap::new();
+    for (path, method, what) in operations(&description) {
+        for parameter in what["parameters"].as_array().into_iter().flatten() {
+            let name = parameter["name"].as_str().unwrap();
+            assert!(parameter["description"].is_string(), "{method} {path}: {name}");
+            if name == "reason" {
+                listed.insert(path.clone(), parameter["schema"]["enum"].clone());
+            }
+        }
+    }
+    let attempts = json!(Reason::words_of_attempts().collect::<Vec<_>>());
+    let under = |route: &str| format!("/api/v1/{{workspace}}/{route}");
+    let expected = BTreeMap::from([
+        (under("attempts"), attempts.clone()),
+        (under("dead-letters"), json!(DeadReason::words().collect::<Vec<_>>())),
+        (under("health"), attempts.clone()),
+        (under("integrations/instances/{id}/attempts"), attempts),
+    ]);
+    assert_eq!(listed, expected);
 }
 
 #[tokio::test]

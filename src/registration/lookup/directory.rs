@@ -17,6 +17,7 @@ use crate::health::records::StateRecord;
 use crate::health::rules::Health;
 use crate::readers::gather::Registered;
 use crate::readers::integrations::{HealthRow, IntegrationRow};
+use crate::readers::same_id;
 use crate::readers::waiting::{Place, behind_since};
 use crate::registration::http::readers::{Asked, SourceError};
 use crate::registration::http::readers::{BadQuestion, Missing};
@@ -99,6 +100,11 @@ impl Directory {
         self.integrations.workspaces()
     }
 
+    fn has_webhook(&self, workspace: &str, id: &str, webhook: &str) -> bool {
+        let row = self.integrations.get(workspace, id).and_then(|stored| parsed(workspace, id, &stored));
+        row.is_some_and(|row| row.web_hooks.iter().any(|hook| same_id(webhook, &hook.id)))
+    }
+
     /// Whether there is such an integration.
     pub(super) fn knows(&self, workspace: &str, id: &str) -> bool {
         self.integrations.get(workspace, id).is_some()
@@ -155,10 +161,11 @@ impl Directory {
             .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
             .map_while(|(key, state)| Some((state.since_ms(), key.strip_prefix(&prefix)?, state)))
             .filter(|(since_ms, id, state)| {
-                asked.integration.as_deref().is_none_or(|wanted| wanted == *id)
-                    && asked.reason.as_deref().is_none_or(|wanted| state.failed_for(wanted))
+                asked.integration.as_deref().is_none_or(|wanted| same_id(wanted, id))
+                    && asked.reason.is_none_or(|wanted| state.failed_for(wanted))
                     && asked.from.is_none_or(|from| *since_ms >= from.as_millisecond())
                     && asked.to.is_none_or(|to| *since_ms < to.as_millisecond())
+                    && asked.webhook.as_deref().is_none_or(|wanted| self.has_webhook(workspace, id, wanted))
             })
             .collect();
         rows.sort_unstable_by_key(|(since_ms, id, _)| (Reverse(*since_ms), *id));
@@ -386,6 +393,26 @@ mod tests {
         assert_eq!(ids(&directory.health("acme", &Asked { limit: 10, ..Asked::default() }).unwrap()), ["i-acme"]);
         assert!(matches!(directory.instance("acme", "i-acme2"), Err(SourceError::Missing(_))));
         assert_eq!(directory.workspaces(), ["acm", "acme", "acme-", "acme2"]);
+    }
+
+    #[test]
+    fn health_is_of_the_integration_the_webhook_and_the_reason_that_are_asked_for() {
+        let guid = "e01c765d-7c9b-491a-b5ea-d0e67eb017d9";
+        let key = format!("acme/{guid}");
+        let directory = directory(
+            &[(key.as_str(), record("https://a.b")), ("acme/b", json!({"baseUrl": "https://a.b", "webHooks": []}))],
+            &[(key.as_str(), failed()), ("acme/b", failed())],
+        );
+        let asked = |asked: Asked| {
+            let page = directory.health("acme", &Asked { limit: 10, ..asked }).unwrap();
+            ids(&page).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(Asked::default()).len(), 2);
+        assert_eq!(asked(Asked { integration: Some(guid.to_uppercase()), ..Asked::default() }), [guid]);
+        assert_eq!(asked(Asked { webhook: Some("w".to_owned()), ..Asked::default() }), [guid]);
+        assert_eq!(asked(Asked { webhook: Some("v".to_owned()), ..Asked::default() }).len(), 0);
+        assert_eq!(asked(Asked { reason: Some("dns"), ..Asked::default() }).len(), 2);
+        assert_eq!(asked(Asked { reason: Some("tls"), ..Asked::default() }).len(), 0);
     }
 
     #[test]

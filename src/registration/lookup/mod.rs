@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::directory::Directory;
 pub(crate) use self::follow::Followers;
 use super::http::readers::{Answering, Asked, Missing, Question, Source, SourceError};
+use crate::domain::headers::DELIVERY_ID_PREFIX;
 use crate::inflight::job::Origin;
 use crate::kafka::windows::Windows;
 use crate::readers::attempts::{Attempt, AttemptFilter, attempts};
@@ -27,9 +28,6 @@ use crate::readers::gather::{Inquiry, trace};
 use crate::readers::scan::{Bounds, Page, Span, Watch};
 use crate::readers::{ReadError, time};
 use crate::settings::Settings;
-
-/// How delivery ids begin.
-const DELIVERY_PREFIX: &str = "msg_";
 
 /// Answers from one Kafka.
 pub(crate) struct Lookup {
@@ -114,8 +112,9 @@ fn of_attempts(
         workspace: Some(workspace.to_owned()),
         integration: asked.integration,
         webhook: asked.webhook,
-        reason: asked.reason,
+        reason: asked.reason.map(str::to_owned),
         event: asked.event,
+        event_prefix: None,
         delivery: asked.delivery,
         entity: asked.entity,
     };
@@ -134,7 +133,7 @@ fn of_dead_letters(
         workspace: Some(workspace.to_owned()),
         integration: asked.integration,
         webhook: asked.webhook,
-        reason: asked.reason,
+        reason: asked.reason.map(str::to_owned),
         delivery: asked.delivery,
         origin: asked.event,
     };
@@ -156,7 +155,7 @@ fn found_event(
             check_holds_events(settings, &place).ok_or_else(missing)?;
             (event_at(settings, &place, watch.wanted)?, None)
         }
-        None if event.starts_with(DELIVERY_PREFIX) => {
+        None if event.starts_with(DELIVERY_ID_PREFIX) => {
             let span = Span::default();
             let place = origin_of_delivery(settings, event, Some(workspace), &span, Bounds::PAGE, watch)?;
             (event_at(settings, &place.ok_or_else(missing)?, watch.wanted)?, None)

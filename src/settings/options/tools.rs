@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::row::{Heading, Row};
 use super::shared::{RATE_MAX, WEEK, settings};
 use crate::settings::command::{
-    AttemptsQuery, Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, Explain, IntegrationName, Query,
-    Receiver, Redrive, Replay, Resume, Sending, Subcommand, TopicsOutput, Trace,
+    AttemptsQuery, Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, Explain, IntegrationName,
+    NamedEvent, Query, Receiver, Redrive, Replay, Resume, Sending, Subcommand, TopicsOutput, Trace,
 };
 use crate::settings::mistake::Mistake;
 use crate::settings::reader::Reader;
@@ -253,15 +253,19 @@ fn query(reader: &mut Reader<'_>) -> Query {
 }
 
 fn attempts(reader: &mut Reader<'_>) -> AttemptsQuery {
-    let event = event("only attempts of this event: its id or topic/partition/offset");
+    let about = "only attempts of this event: its id, the beginning of it if only one begins so, topic/partition/offset, \
+                 or the id of a delivery; also without --event";
     let delivery = LOOK.one("delivery", "ID", "only attempts of this delivery: the header webhook-id");
     let entity = LOOK.one("entity", "ID", "only attempts of events about this entity");
-    AttemptsQuery {
-        query: query(reader),
-        event: reader.optional(event, values::id),
-        delivery: reader.optional(delivery, values::id),
-        entity: reader.optional(entity, values::id),
+    let query = query(reader);
+    let event = reader.optional(event(about), values::logged_event);
+    let delivery = reader.optional(delivery, values::id);
+    if let (Some(NamedEvent::Delivery(one)), Some(other)) = (&event, &delivery)
+        && one != other
+    {
+        reader.contradiction("event", "delivery", "expected one delivery");
     }
+    AttemptsQuery { query, event, delivery, entity: reader.optional(entity, values::id) }
 }
 
 fn trace(reader: &mut Reader<'_>) -> Option<Trace> {

@@ -6,9 +6,12 @@
     reason = "these functions and types are never used, only described; utoipa names them with `self`"
 )]
 
-use utoipa::openapi::Object;
-use utoipa::{IntoParams, IntoResponses, ToSchema};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{Object, RefOr, Schema};
+use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 
+use super::query::WORD_CHARS_MAX;
+use crate::domain::outcome::{DeadReason, Reason};
 use crate::registration::http::answers::Problem;
 use crate::registration::http::openapi::AnyRequest;
 
@@ -18,6 +21,44 @@ enum AnyReader {
     /// Too many scans are under way; `Retry-After` says when to ask again.
     #[response(status = 429)]
     Busy(#[to_schema] Problem),
+}
+
+/// An id or a search word.
+struct Word;
+
+impl PartialSchema for Word {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).max_length(Some(WORD_CHARS_MAX));
+        text.pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$")).into()
+    }
+}
+
+impl ToSchema for Word {}
+
+/// Why a request failed.
+struct AttemptReason;
+
+impl PartialSchema for AttemptReason {
+    fn schema() -> RefOr<Schema> {
+        one_of(Reason::words_of_attempts())
+    }
+}
+
+impl ToSchema for AttemptReason {}
+
+/// Why a record is a dead letter.
+struct DeadLetterReason;
+
+impl PartialSchema for DeadLetterReason {
+    fn schema() -> RefOr<Schema> {
+        one_of(DeadReason::words())
+    }
+}
+
+impl ToSchema for DeadLetterReason {}
+
+fn one_of(words: impl Iterator<Item = &'static str>) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).into()
 }
 
 /// The workspace of a path.
@@ -52,55 +93,67 @@ struct Between {
     to: Option<String>,
 }
 
-/// Which integration, and why it failed.
+/// Which integration.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct OfIntegration {
     /// Only of this integration
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    integration: Option<String>,
-    /// Only of this reason word
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    reason: Option<String>,
+    #[param(inline)]
+    integration: Option<Word>,
 }
 
-/// Which attempts of an integration.
+/// Which webhook.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OfWebhook {
+    /// Only of this webhook
+    #[param(inline)]
+    webhook: Option<Word>,
+}
+
+/// Why a request failed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OfFailure {
+    /// Only failures of this reason word
+    #[param(inline)]
+    reason: Option<AttemptReason>,
+}
+
+/// Which attempts.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct OfAttempt {
-    /// Only of this webhook
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    webhook: Option<String>,
     /// Only of this event: its id, or its place `topic/partition/offset`
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    event: Option<String>,
+    #[param(inline)]
+    event: Option<Word>,
     /// Only of this delivery: the header `webhook-id`
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    delivery: Option<String>,
+    #[param(inline)]
+    delivery: Option<Word>,
     /// Only about this entity: an id among the event's `entityIds`
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    entity: Option<String>,
+    #[param(inline)]
+    entity: Option<Word>,
 }
 
 /// Which dead letters.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct OfDeadLetter {
-    /// Only of this webhook
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    webhook: Option<String>,
+    /// Only of this reason word
+    #[param(inline)]
+    reason: Option<DeadLetterReason>,
     /// Only of the event at this place: `topic/partition/offset`
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    event: Option<String>,
+    #[param(inline)]
+    event: Option<Word>,
     /// Only of this delivery: the header `webhook-id`
-    #[param(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
-    delivery: Option<String>,
+    #[param(inline)]
+    delivery: Option<Word>,
 }
 
 /// What the health topic says of the workspace's integrations, the newest change first. Needs the right `read`.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/health", operation_id = "listHealth", tag = "readers",
-    params(InWorkspace, OfIntegration, Between, Paging),
+    params(InWorkspace, OfIntegration, OfWebhook, OfFailure, Between, Paging),
     responses((status = 200, body = HealthPage, description = "A page"), AnyReader, AnyRequest)
 )]
 pub(crate) fn health() {}
@@ -108,7 +161,7 @@ pub(crate) fn health() {}
 /// The workspace's integrations with their states, the worst first. Needs the right `read`.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/integrations/overview", operation_id = "overview", tag = "readers",
-    params(InWorkspace, ("find" = Option<String>, Query, description = "Only those whose id, URL, state or reason holds this", max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"), Paging),
+    params(InWorkspace, ("find" = inline(Option<Word>), Query, description = "Only those whose id, URL, state or reason holds this"), Paging),
     responses((status = 200, body = OverviewPage, description = "A page"), AnyReader, AnyRequest)
 )]
 pub(crate) fn overview() {}
@@ -117,8 +170,7 @@ pub(crate) fn overview() {}
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/integrations/instances/{id}/attempts", operation_id = "listAttemptsOfInstance", tag = "readers",
     params(InWorkspace, ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("reason" = Option<String>, Query, description = "Only failures of this reason word", max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"),
-        OfAttempt, Between, Paging),
+        OfWebhook, OfFailure, OfAttempt, Between, Paging),
     responses((status = 200, body = AttemptsPage, description = "A page"), (status = 409, body = Problem, description = "There is no such instance, and nothing is logged of one"), AnyReader, AnyRequest)
 )]
 pub(crate) fn attempts_of_instance() {}
@@ -126,7 +178,7 @@ pub(crate) fn attempts_of_instance() {}
 /// The attempts of the workspace, newest first. Needs the right `read`, and `body` for what receivers answered.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/attempts", operation_id = "listAttempts", tag = "readers",
-    params(InWorkspace, OfIntegration, OfAttempt, Between, Paging),
+    params(InWorkspace, OfIntegration, OfWebhook, OfFailure, OfAttempt, Between, Paging),
     responses((status = 200, body = AttemptsPage, description = "A page"), AnyReader, AnyRequest)
 )]
 pub(crate) fn attempts() {}
@@ -144,7 +196,7 @@ pub(crate) fn trace() {}
 /// Dead letters without their events, newest first. Needs the right `read`.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/dead-letters", operation_id = "listDeadLetters", tag = "readers",
-    params(InWorkspace, OfIntegration, OfDeadLetter, Between, Paging),
+    params(InWorkspace, OfIntegration, OfWebhook, OfDeadLetter, Between, Paging),
     responses((status = 200, body = DeadLettersPage, description = "A page"), AnyReader, AnyRequest)
 )]
 pub(crate) fn dead_letters() {}

@@ -6,6 +6,7 @@ use serde_json::Error as JsonError;
 
 use super::query::FILTER_BYTES_MAX;
 use crate::domain::integration::Unusable;
+use crate::domain::word::UnknownWord;
 use crate::readers::ReadError;
 use crate::registration::instance::BadInstance;
 
@@ -16,6 +17,12 @@ pub(crate) enum BadQuestion {
     Limit,
     #[error("{name}: expected at most {chars_max} characters without control characters")]
     Word { name: &'static str, chars_max: usize },
+    /// A word of a closed set.
+    #[error("{name}: {unknown}")]
+    UnknownWord { name: &'static str, unknown: UnknownWord },
+    /// The route does not look at it.
+    #[error("{name}: not a parameter of this route, which takes {}, from, to, limit and next", .taken.join(", "))]
+    Field { name: &'static str, taken: &'static [&'static str] },
     #[error("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z")]
     Time { name: &'static str },
     #[error("from: expected a time before `to`")]

@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::errors::{BadQuestion, Missing, SourceError};
 use self::query::{
-    Draft, FILTER_BYTES_MAX, Find, GoOn, NEXT_CHARS_MAX, NoParameters, Parameters, WORD_CHARS_MAX, limit, word,
+    ATTEMPTS, ATTEMPTS_OF_ONE, DEAD_LETTERS, Draft, FILTER_BYTES_MAX, Find, GoOn, HEALTH, NEXT_CHARS_MAX, NoParameters,
+    Parameters, WORD_CHARS_MAX, limit, word,
 };
 use super::auth::Tokens;
 use super::rights::{Right, Rights};
@@ -48,7 +49,7 @@ const BODY_FIELDS: [&str; 3] = ["answer", "body", "value"];
 pub(crate) struct Asked {
     pub(crate) integration: Option<String>,
     pub(crate) webhook: Option<String>,
-    pub(crate) reason: Option<String>,
+    pub(crate) reason: Option<&'static str>,
     pub(crate) event: Option<String>,
     pub(crate) delivery: Option<String>,
     pub(crate) entity: Option<String>,
@@ -281,7 +282,7 @@ async fn health(
     path: PathOf<String>,
     query: QueryOf<Parameters>,
 ) -> Response<Body> {
-    let question = |workspace, query: Parameters, _| Ok((workspace, Question::Health(query.asked()?)));
+    let question = |workspace, query: Parameters, _| Ok((workspace, Question::Health(query.asked(&HEALTH)?)));
     respond(&readers, &headers, path, query, question).await
 }
 
@@ -307,7 +308,7 @@ async fn attempts(
 ) -> Response<Body> {
     let question = |(workspace, id): (String, String), query: Parameters, _| {
         let id = canonical(&id).into_owned();
-        Ok((workspace, Question::AttemptsOf { id, asked: query.asked()? }))
+        Ok((workspace, Question::AttemptsOf { id, asked: query.asked(&ATTEMPTS_OF_ONE)? }))
     };
     respond(&readers, &headers, path, query, question).await
 }
@@ -318,7 +319,7 @@ async fn all_attempts(
     path: PathOf<String>,
     query: QueryOf<Parameters>,
 ) -> Response<Body> {
-    let question = |workspace, query: Parameters, _| Ok((workspace, Question::Attempts(query.asked()?)));
+    let question = |workspace, query: Parameters, _| Ok((workspace, Question::Attempts(query.asked(&ATTEMPTS)?)));
     respond(&readers, &headers, path, query, question).await
 }
 
@@ -328,7 +329,8 @@ async fn dead_letters(
     path: PathOf<String>,
     query: QueryOf<Parameters>,
 ) -> Response<Body> {
-    let question = |workspace, query: Parameters, _| Ok((workspace, Question::DeadLetters(query.asked()?)));
+    let question =
+        |workspace, query: Parameters, _| Ok((workspace, Question::DeadLetters(query.asked(&DEAD_LETTERS)?)));
     respond(&readers, &headers, path, query, question).await
 }
 

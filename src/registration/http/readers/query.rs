@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Asked, BadQuestion};
+use crate::domain::outcome::{DeadReason, Reason};
+use crate::domain::word::one_of;
 
 /// Rows of an answer unless `limit` says otherwise.
 const ROWS: usize = 50;
@@ -11,12 +13,34 @@ const ROWS: usize = 50;
 pub(super) const ROWS_MAX: usize = 200;
 /// A token for going on names a place in each partition: far below this for any topic.
 pub(super) const NEXT_CHARS_MAX: usize = 64 * 1024;
-/// Ids, reasons and search words.
+/// Ids and search words.
 pub(super) const WORD_CHARS_MAX: usize = 1024;
 /// A draft filter: a thousand items.
 pub(super) const FILTER_BYTES_MAX: usize = 64 * 1024;
 
-/// The query of every route; which fields a route takes is said by [`Parameters::asked`].
+/// What one route takes besides times and paging.
+pub(super) struct Takes {
+    fields: &'static [&'static str],
+    /// The reason words that its rows can have.
+    reasons: fn() -> Vec<&'static str>,
+}
+
+pub(super) const HEALTH: Takes = Takes { fields: &["integration", "webhook", "reason"], reasons: attempt_reasons };
+pub(super) const ATTEMPTS: Takes =
+    Takes { fields: &["integration", "webhook", "reason", "event", "delivery", "entity"], reasons: attempt_reasons };
+/// Its path names the integration.
+pub(super) const ATTEMPTS_OF_ONE: Takes =
+    Takes { fields: &["webhook", "reason", "event", "delivery", "entity"], reasons: attempt_reasons };
+pub(super) const DEAD_LETTERS: Takes = Takes {
+    fields: &["integration", "webhook", "reason", "event", "delivery"],
+    reasons: || DeadReason::words().collect(),
+};
+
+fn attempt_reasons() -> Vec<&'static str> {
+    Reason::words_of_attempts().collect()
+}
+
+/// The query of the routes whose rows are searched for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
@@ -67,12 +91,18 @@ pub(super) fn instant(name: &'static str, given: Option<String>) -> Result<Optio
 }
 
 impl Parameters {
-    pub(super) fn asked(self) -> Result<Asked, BadQuestion> {
+    /// What a route that takes this is asked.
+    ///
+    /// # Errors
+    /// [`BadQuestion`]
+    pub(super) fn asked(self, takes: &Takes) -> Result<Asked, BadQuestion> {
+        self.check_fields(takes)?;
+        let reason = self.reason.filter(|given| !given.is_empty()).map(|given| one_of(&given, (takes.reasons)()));
         let asked = Asked {
             limit: limit(self.limit.as_deref())?,
             integration: word("integration", self.integration, WORD_CHARS_MAX)?,
             webhook: word("webhook", self.webhook, WORD_CHARS_MAX)?,
-            reason: word("reason", self.reason, WORD_CHARS_MAX)?,
+            reason: reason.transpose().map_err(|unknown| BadQuestion::UnknownWord { name: "reason", unknown })?,
             event: word("event", self.event, WORD_CHARS_MAX)?,
             delivery: word("delivery", self.delivery, WORD_CHARS_MAX)?,
             entity: word("entity", self.entity, WORD_CHARS_MAX)?,
@@ -84,6 +114,20 @@ impl Parameters {
             return Err(BadQuestion::Times);
         }
         Ok(asked)
+    }
+
+    /// What a route would not look at is a mistake: its answer would be another than the caller asked for.
+    fn check_fields(&self, takes: &Takes) -> Result<(), BadQuestion> {
+        let given = [
+            ("integration", &self.integration),
+            ("webhook", &self.webhook),
+            ("reason", &self.reason),
+            ("event", &self.event),
+            ("delivery", &self.delivery),
+            ("entity", &self.entity),
+        ];
+        let foreign = given.into_iter().find(|(name, value)| value.is_some() && !takes.fields.contains(name));
+        foreign.map_or(Ok(()), |(name, _)| Err(BadQuestion::Field { name, taken: takes.fields }))
     }
 }
 

@@ -10,6 +10,7 @@ use tower_service::Service as _;
 use super::query::ROWS_MAX;
 use super::testing::Told;
 use super::*;
+use crate::domain::outcome::{DeadReason, Reason};
 
 struct Client {
     router: Router,
@@ -100,7 +101,7 @@ async fn a_question_is_what_path_and_query_say() {
     let word = |text: &str| Some(text.to_owned());
     let expected = Asked {
         webhook: word("w"),
-        reason: word("tls"),
+        reason: Some("tls"),
         entity: word("c-1"),
         from: Some("2026-01-31T12:00:00Z".parse().unwrap()),
         limit: 7,
@@ -134,6 +135,47 @@ async fn what_can_not_be_read_is_told_and_nothing_is_asked() {
     ] {
         let (status, _, answer) = client.get(&format!("/api/v1/{path}"), "all").await;
         assert_eq!((status.as_u16(), &answer["status"]), (400, &json!("badRequest")), "{path}: {answer}");
+    }
+    assert_eq!(client.source.asked.lock().len(), 0);
+}
+
+#[tokio::test]
+async fn a_word_of_no_reason_is_answered_with_those_that_there_are() {
+    let client = client(Told::default());
+    let (attempts, dead) = (Reason::words_of_attempts().collect::<Vec<_>>(), DeadReason::words().collect::<Vec<_>>());
+    for (route, accepted) in [
+        ("attempts", &attempts),
+        ("integrations/instances/i1/attempts", &attempts),
+        ("health", &attempts),
+        ("dead-letters", &dead),
+    ] {
+        for unknown in ["tsl", "TLS", "circuit-open"] {
+            let (status, _, answer) = client.get(&format!("/api/v1/acme/{route}?reason={unknown}"), "all").await;
+            let message = format!("reason: expected one of: {}", accepted.join(", "));
+            assert_eq!((status.as_u16(), &answer["message"]), (400, &json!(message)), "{route}");
+        }
+        for word in accepted {
+            let (status, ..) = client.get(&format!("/api/v1/acme/{route}?reason={word}"), "all").await;
+            assert_eq!(status, 200, "{word} of {route}");
+        }
+    }
+    let asked = client.source.asked.lock();
+    assert_eq!(asked.len(), 3 * attempts.len() + dead.len(), "what is refused is not asked");
+}
+
+#[tokio::test]
+async fn what_a_route_would_not_look_at_is_refused() {
+    let client = client(Told::default());
+    for path in [
+        "health?entity=e",
+        "health?delivery=msg_1",
+        "dead-letters?entity=e",
+        "integrations/instances/i1/attempts?integration=i2",
+    ] {
+        let (status, _, answer) = client.get(&format!("/api/v1/acme/{path}"), "all").await;
+        assert_eq!(status, 400, "{path}");
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.contains("not a parameter of this route, which takes "), "{message}");
     }
     assert_eq!(client.source.asked.lock().len(), 0);
 }
