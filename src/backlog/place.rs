@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Offsets that a place names one by one. Of more the rest is given again from the first one that is left out.
-const OFFSETS_MAX: usize = 1_024;
+/// Offsets that a place names one by one: those of a full lane, and as many that are under way or come back. Of more the rest is given
+/// again from the first one that is left out.
+const OFFSETS_MAX: usize = 2_048;
 
 /// The offsets that a webhook is still to be given. Without any the webhook has no place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

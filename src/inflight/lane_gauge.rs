@@ -15,15 +15,18 @@ use super::pressure::Pressure;
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 
-/// First attempts that wait in one lane: enough work for a fast receiver while the next batch is read, and little enough that
-/// thousands of lanes that are full need only a few MiB.
-pub(crate) const LANE_EVENTS_MAX: usize = 256;
+/// First attempts that wait in one lane: what a receiver of 10,000 requests a second gets in a tenth of a second. So a burst that it
+/// takes at once is not read a second time. The process's own bounds hold for all lanes together.
+const LANE_EVENTS_MAX: usize = 1_024;
 /// Bytes of first attempts that wait in one lane. One delivery of any size is always taken.
 pub(crate) const LANE_BYTES_MAX: usize = 1 << 20;
 /// Retries that wait in one lane, counted separately from first attempts: a webhook that is behind still makes its retries.
 pub(crate) const LANE_RETRIES_MAX: usize = 64;
 /// A lane takes no more than this part of the bytes that the process has left, so that some are left for the others.
-const FREE_SHARE: usize = 8;
+const FREE_BYTES_SHARE: usize = 8;
+/// And no more than this part of the first attempts that may still wait in the process: one lane alone fills to its own bound, and of
+/// a thousand each has room for some 60.
+const FREE_EVENTS_SHARE: usize = 32;
 
 /// No probe is wanted.
 const PROBE_NONE: u8 = 0;
@@ -39,6 +42,7 @@ pub(crate) struct LaneGauge {
     integration: Box<str>,
     webhook: Box<str>,
     delivery_ids: DeliveryIds,
+    lane: OfLane,
     events: AtomicUsize,
     bytes: AtomicUsize,
     retries: AtomicUsize,
@@ -50,7 +54,6 @@ pub(crate) struct LaneGauge {
     returned: AtomicU64,
     /// How much of that the events thread has taken note of.
     noted: AtomicU64,
-    returns: Arc<Returns>,
 }
 
 /// Numbers of returns that the events thread has not taken note of: a few for each lane, since none is admitted meanwhile.
@@ -90,12 +93,13 @@ impl Drop for Queued {
 }
 
 impl LaneGauge {
-    fn new(id: u64, integration: &str, webhook: &str, returns: &Arc<Returns>) -> Arc<Self> {
+    fn new(id: u64, integration: &str, webhook: &str, lane: OfLane) -> Arc<Self> {
         Arc::new(Self {
             id,
             integration: integration.into(),
             webhook: webhook.into(),
             delivery_ids: DeliveryIds::new(integration, webhook),
+            lane,
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             retries: AtomicUsize::new(0),
@@ -103,13 +107,12 @@ impl LaneGauge {
             probe: AtomicU8::new(PROBE_NONE),
             returned: AtomicU64::new(0),
             noted: AtomicU64::new(0),
-            returns: Arc::clone(returns),
         })
     }
 
     /// Of a delivery that waits in no lane.
     pub(crate) fn alone(integration: &str) -> Arc<Self> {
-        Self::new(0, integration, "", &Arc::default())
+        Self::new(0, integration, "", OfLane { events_max: LANE_EVENTS_MAX, returns: Arc::default() })
     }
 
     /// Names the webhook within this process.
@@ -166,8 +169,9 @@ impl LaneGauge {
     fn takes(&self, bytes: usize, part: usize, pressure: &Pressure) -> bool {
         let Some(free) = pressure.free_for_events() else { return false };
         let (events, waiting) = (self.events.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
-        events == 0
-            || (events < LANE_EVENTS_MAX / part && waiting + bytes <= LANE_BYTES_MAX.min(free / FREE_SHARE) / part)
+        let events_max = self.lane.events_max.min(free.events / FREE_EVENTS_SHARE);
+        let bytes_max = LANE_BYTES_MAX.min(free.bytes / FREE_BYTES_SHARE);
+        events == 0 || (events < events_max / part && waiting + bytes <= bytes_max / part)
     }
 
     /// Whether it is worth while to read for this webhook: its lane is at most half full, or wants a probe.
@@ -219,7 +223,7 @@ impl LaneGauge {
 
     /// All of that return was reported.
     pub(crate) fn end_return(self: &Arc<Self>, number: u64) {
-        self.returns.lock().push((Arc::clone(self), number));
+        self.lane.returns.lock().push((Arc::clone(self), number));
     }
 
     /// The events thread has taken note of all that was returned up to `generation`.
@@ -243,9 +247,23 @@ impl Drop for Admitted {
 }
 
 /// The gauges of all webhooks that have work in this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LaneGauges {
     known: Mutex<Known>,
+    lane: OfLane,
+}
+
+impl Default for LaneGauges {
+    fn default() -> Self {
+        Self::with_lanes_of(LANE_EVENTS_MAX)
+    }
+}
+
+/// What the gauges of all lanes have in common.
+#[derive(Clone, Debug)]
+struct OfLane {
+    /// How many first attempts may wait in one.
+    events_max: usize,
     returns: Arc<Returns>,
 }
 
@@ -264,6 +282,8 @@ struct Known {
 /// The gauge of a webhook of the integration at an address.
 #[derive(Debug)]
 struct AtAddress {
+    /// Of the gauge.
+    id: u64,
     gauge: Arc<LaneGauge>,
     /// Keeps the address from being used for another.
     _integration: Weak<Integration>,
@@ -273,46 +293,61 @@ struct AtAddress {
 const SWEEP_AT_MIN: usize = 1024;
 
 impl LaneGauges {
-    /// The gauge of a webhook, made if there is none.
-    pub(crate) fn of(&self, integration: &str, webhook: &str) -> Arc<LaneGauge> {
-        self.known.lock().of(integration, webhook, &self.returns)
+    /// Of lanes in each of which at most `events_max` first attempts wait.
+    pub(crate) fn with_lanes_of(events_max: usize) -> Self {
+        Self { known: Mutex::default(), lane: OfLane { events_max, returns: Arc::default() } }
     }
 
-    /// The gauge of the webhook at `place` of an integration, made if there is none. None if the integration has no such place.
+    /// The gauge of a webhook, made if there is none.
+    pub(crate) fn of(&self, integration: &str, webhook: &str) -> Arc<LaneGauge> {
+        self.known.lock().of(integration, webhook, &self.lane)
+    }
+
+    /// The gauge of the webhook at `place` of an integration, made if there is none. `None` if the integration has no such place.
     pub(crate) fn of_place(&self, integration: &Arc<Integration>, place: usize) -> Option<Arc<LaneGauge>> {
+        self.at_place(integration, place, |at| Arc::clone(&at.gauge))
+    }
+
+    /// The id of that gauge. The gauge itself is not touched: shards change it all the time.
+    pub(crate) fn id_of_place(&self, integration: &Arc<Integration>, place: usize) -> Option<u64> {
+        self.at_place(integration, place, |at| at.id)
+    }
+
+    fn at_place<R>(&self, integration: &Arc<Integration>, place: usize, take: impl Fn(&AtAddress) -> R) -> Option<R> {
         let mut known = self.known.lock();
         let address = (Arc::as_ptr(integration).addr(), place);
-        if let Some(known) = known.by_address.get(&address) {
-            return Some(Arc::clone(&known.gauge));
+        if let Some(at) = known.by_address.get(&address) {
+            return Some(take(at));
         }
         let webhook = integration.webhook(place)?.id();
-        let gauge = known.of(integration.key(), &webhook, &self.returns);
+        let gauge = known.of(integration.key(), &webhook, &self.lane);
         // Integrations whose record changed have left theirs.
         if known.by_address.len() >= 2 * known.count.max(SWEEP_AT_MIN) {
             known.by_address.clear();
         }
-        let at = AtAddress { gauge: Arc::clone(&gauge), _integration: Arc::downgrade(integration) };
+        let at = AtAddress { id: gauge.id(), gauge, _integration: Arc::downgrade(integration) };
+        let taken = take(&at);
         known.by_address.insert(address, at);
-        Some(gauge)
+        Some(taken)
     }
 
     /// Takes the numbers of returns that are complete: nothing that was admitted before is still on its way to the lane, from where
     /// it would come back later.
     pub(crate) fn take_returns(&self) -> Vec<(Arc<LaneGauge>, u64)> {
-        let mut returns = self.returns.lock();
+        let mut returns = self.lane.returns.lock();
         returns.extract_if(.., |(gauge, _)| gauge.events.load(Ordering::Acquire) == 0).collect()
     }
 }
 
 impl Known {
-    fn of(&mut self, integration: &str, webhook: &str, returns: &Arc<Returns>) -> Arc<LaneGauge> {
+    fn of(&mut self, integration: &str, webhook: &str, lane: &OfLane) -> Arc<LaneGauge> {
         if let Some(gauge) = self.gauges.get(integration).and_then(|webhooks| webhooks.get(webhook)) {
             return Arc::clone(gauge);
         }
         self.sweep();
         self.next_id += 1;
         self.count += 1;
-        let gauge = LaneGauge::new(self.next_id, integration, webhook, returns);
+        let gauge = LaneGauge::new(self.next_id, integration, webhook, lane.clone());
         self.gauges.entry(integration.into()).or_default().insert(webhook.into(), Arc::clone(&gauge));
         gauge
     }
@@ -371,6 +406,19 @@ mod tests {
         }
         assert!((64..=128).contains(&held.len()), "{} KiB of one MiB", held.len());
         assert!(modest.try_admit_event(1 << 10, &pressure).is_some());
+    }
+
+    #[test]
+    fn however_many_lanes_are_full_another_takes_a_burst() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 30));
+        let fill = |webhook: &str| {
+            let gauge = gauges.of("ws/i", webhook);
+            std::iter::from_fn(|| gauge.try_admit_event(10, &pressure)).collect::<Vec<_>>()
+        };
+        let full: Vec<_> = (0..100).map(|webhook| fill(&webhook.to_string())).collect();
+        assert_eq!(full[0].len(), LANE_EVENTS_MAX);
+        let another = fill("another").len();
+        assert!((100..LANE_EVENTS_MAX).contains(&another), "{another}");
     }
 
     #[test]

@@ -27,6 +27,15 @@ pub struct Pressure {
     publishing: AtomicUsize,
 }
 
+/// What first attempts may still take of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Free {
+    /// How many more may wait.
+    pub(crate) events: usize,
+    /// Bytes: three quarters of the bound are for first attempts.
+    pub(crate) bytes: usize,
+}
+
 /// Whether consumers may read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
@@ -60,13 +69,11 @@ impl Pressure {
         self.event_bytes.load(Ordering::Relaxed) >= self.event_bytes_max
     }
 
-    /// Bytes that first attempts may still take: three quarters of the bound are theirs. None when not one more may wait.
-    pub(crate) fn free_for_events(&self) -> Option<usize> {
-        if self.queued() >= QUEUED_MAX {
-            return None;
-        }
-        let free = (self.event_bytes_max / 4 * 3).checked_sub(self.event_bytes.load(Ordering::Relaxed))?;
-        (free > 0).then_some(free)
+    /// What first attempts may still take. `None` when not one more may wait.
+    pub(crate) fn free_for_events(&self) -> Option<Free> {
+        let events = QUEUED_MAX.checked_sub(self.queued())?;
+        let bytes = (self.event_bytes_max / 4 * 3).checked_sub(self.event_bytes.load(Ordering::Relaxed))?;
+        (events > 0 && bytes > 0).then_some(Free { events, bytes })
     }
 
     /// A delivery waits.
@@ -140,7 +147,10 @@ mod tests {
     fn bytes_are_a_hard_bound_and_come_back() {
         let pressure = Pressure::new(100);
         let first = pressure.hold(60);
-        assert_eq!((pressure.reading(), pressure.free_for_events()), (Reading::Go, Some(15)));
+        assert_eq!(
+            (pressure.reading(), pressure.free_for_events()),
+            (Reading::Go, Some(Free { events: QUEUED_MAX, bytes: 15 }))
+        );
         let second = pressure.hold(60);
         assert_eq!((pressure.reading(), pressure.free_for_events()), (Reading::Wait, None));
         drop(second);

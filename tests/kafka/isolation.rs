@@ -18,7 +18,8 @@ use crate::support::worker::Worker;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_a_refusing_and_a_dripping_receiver_cost_a_good_one_nothing() {
-    const EVENTS: usize = 1000;
+    // More than wait in a lane, so that a receiver which hangs falls behind.
+    const EVENTS: usize = 2000;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "isolation", "1h", 1).await;
     let good = Receiver::start(|_| Answer::ok());
@@ -49,7 +50,7 @@ async fn a_hanging_a_refusing_and_a_dripping_receiver_cost_a_good_one_nothing() 
         Err((good.count(), text.lines().filter(told).map(str::to_owned).collect::<Vec<_>>()))
     })
     .await;
-    stage.knows(&worker, "hookstream_deliveries_total", &[("outcome", "acknowledged")], 1000.0).await;
+    stage.knows(&worker, "hookstream_deliveries_total", &[("outcome", "acknowledged")], 2000.0).await;
     assert_eq!(
         worker.metric("hookstream_attempts_total", &[("reason", "timeout")]).await.to_bits(),
         0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::partition::PartitionBacklog;
 use super::super::place::Place;
-use super::WEBHOOKS;
+use super::{LANE_EVENTS, WEBHOOKS};
 use crate::domain::outcome::BehindReason;
 use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::{Admitted, LaneGauge, LaneGauges};
@@ -67,7 +67,7 @@ impl Process {
         epoch: u64,
     ) -> Self {
         let (start, settled) = committed;
-        let registry = LaneGauges::default();
+        let registry = LaneGauges::with_lanes_of(LANE_EVENTS);
         let gauges: Vec<_> = (0..WEBHOOKS).map(|webhook| registry.of("ws/i", &webhook.to_string())).collect();
         let assignment = Assignment::resumed("events".into(), 0, Some(*start), settled.clone());
         assignment.use_places();
