@@ -415,6 +415,9 @@ impl Behind {
     /// Lets records go that do not wait for this webhook any more: Kafka has a place that covers them, or the webhook does not need
     /// them.
     pub(super) fn settle_safe_pins(&mut self) {
+        if self.pins.is_empty() {
+            return;
+        }
         let mut pins = std::mem::take(&mut self.pins);
         pins.retain(|(offset, event)| {
             let is_unsafe = self.needs(*offset) && !self.stored.covers(*offset);

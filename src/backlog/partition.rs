@@ -154,9 +154,9 @@ impl PartitionBacklog {
         self.behind.values()
     }
 
-    /// Whether the main reader skips that offset for that webhook, because the catch-up reader gives it later.
-    pub(crate) fn is_given_later(&self, gauge: &LaneGauge, offset: i64) -> bool {
-        self.behind.get(&gauge.id()).is_some_and(|behind| !behind.is_given_by_main(offset))
+    /// Whether the main reader skips that offset for the webhook whose gauge has that id, because the catch-up reader gives it later.
+    pub(crate) fn is_given_later(&self, webhook: u64, offset: i64) -> bool {
+        self.behind.get(&webhook).is_some_and(|behind| !behind.is_given_by_main(offset))
     }
 
     /// The main reader offers a record to a webhook that it matched.
@@ -471,11 +471,14 @@ mod tests {
         backlog.main_passed(10);
         assert_eq!(backlog.plan(look), Plan::Seek(10));
         backlog.caught_up();
-        assert!(backlog.is_given_later(&gauge, 12), "the main reader passes over 12, which only the place stands for");
+        assert!(
+            backlog.is_given_later(gauge.id(), 12),
+            "the main reader passes over 12, which only the place stands for"
+        );
         backlog.main_passed(19);
         assert_eq!(backlog.plan(look), Plan::Seek(11));
         backlog.caught_up();
-        assert!(!backlog.is_given_later(&gauge, 20));
+        assert!(!backlog.is_given_later(gauge.id(), 20));
     }
     /// What a pass offers `gauge` of the offsets from where it begins up to the main reader's position, and it takes.
     fn given(backlog: &mut PartitionBacklog, gauge: &Arc<LaneGauge>, look: Look<'_>) -> Vec<i64> {
@@ -507,7 +510,7 @@ mod tests {
             (fall_at + 1..fall_at + 6).for_each(|offset| backlog.main_passed(offset));
             let expected = if fall_at == 11 { vec![11, 15, 16] } else { vec![17, 18, 19, 22] };
             assert_eq!(given(&mut backlog, &gauge, look), expected);
-            assert!(!backlog.is_given_later(&gauge, backlog.position()), "it is level");
+            assert!(!backlog.is_given_later(gauge.id(), backlog.position()), "it is level");
         }
     }
 

@@ -89,6 +89,20 @@ impl State {
     }
 }
 
+/// What the thread that reads has not put into the tracker yet, whose lock the shards want too. It is locked before the state, and has
+/// cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Untracked {
+    /// Offsets of records that need nothing more.
+    skipped: Vec<i64>,
+    /// Whether the last owner may have settled records that are not read yet.
+    may_pass_over: bool,
+}
+
+/// Records that need nothing more which are kept until the tracker gets them: one lock for as many.
+const SKIPPED_MAX: usize = 256;
+
 /// One assignment of one partition.
 #[derive(Debug)]
 pub struct Assignment {
@@ -98,6 +112,7 @@ pub struct Assignment {
     start: Option<i64>,
     /// Lanes return records of a lower sequence that wait in them; all, when the assignment is given up.
     recalled_below: AtomicU64,
+    untracked: Mutex<Untracked>,
     state: Mutex<State>,
     quiet: Condvar,
     /// Cancelled when it is given up: the events thread takes no more reports. Changes under the lock of `state` only.
@@ -121,10 +136,12 @@ impl Assignment {
         settled_before: Vec<Range<i64>>,
     ) -> Arc<Self> {
         let named_before = settled_before.clone();
+        let untracked = Mutex::new(Untracked { skipped: Vec::new(), may_pass_over: !settled_before.is_empty() });
         let state = State { settled_before: settled_before.into(), named_before, ..State::default() };
         let (recalled_below, state) = (AtomicU64::new(0), Mutex::new(state));
         let (over, passed_on) = (CancellationToken::new(), CancellationToken::new());
-        Arc::new(Self { topic, partition, start, recalled_below, state, quiet: Condvar::new(), over, passed_on })
+        let quiet = Condvar::new();
+        Arc::new(Self { topic, partition, start, recalled_below, untracked, state, quiet, over, passed_on })
     }
 
     /// Where reading begins. `None`: at the start of the log.
@@ -147,24 +164,37 @@ impl Assignment {
         self.state.lock()
     }
 
+    /// The state with all that was read in its tracker.
+    fn state_as_read(&self, untracked: &mut Untracked) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        untracked.skipped.drain(..).for_each(|offset| state.tracker.admit_settled(offset));
+        state
+    }
+
     /// Takes a record whose deliveries will settle it.
     pub fn admit(&self, offset: i64) -> Sequence {
-        let mut state = self.state();
+        let mut state = self.state_as_read(&mut self.untracked.lock());
         state.first_read.get_or_insert(offset);
         state.tracker.admit(offset)
     }
 
     /// Takes a record that needs nothing more.
     pub(crate) fn admit_settled(&self, offset: i64) {
-        self.state().tracker.admit_settled(offset);
+        let mut untracked = self.untracked.lock();
+        untracked.skipped.push(offset);
+        if untracked.skipped.len() >= SKIPPED_MAX {
+            drop(self.state_as_read(&mut untracked));
+        }
     }
 
     /// Takes a record that the last owner has settled already. Returns whether it was one; if not, nothing changes.
     pub(crate) fn admit_if_settled_before(&self, offset: i64) -> bool {
-        let mut state = self.state();
-        if state.settled_before.is_empty() {
+        let mut untracked = self.untracked.lock();
+        if !untracked.may_pass_over {
             return false;
         }
+        let mut state = self.state_as_read(&mut untracked);
+        untracked.may_pass_over = !state.settled_before.is_empty();
         // The client was set back to the start of another log: the same offsets are other records.
         if self.start.is_some_and(|start| offset < start) {
             state.settled_before.clear();
@@ -185,7 +215,7 @@ impl Assignment {
     /// What may be committed, with at most `runs_max` runs beyond the offset. `None` while nothing is settled but what the last
     /// owner had settled, or while nothing was settled since `known`, the [`Progress::changes`] that are committed.
     pub(crate) fn progress(&self, known: u64, runs_max: usize) -> Option<Progress> {
-        let state = self.state();
+        let state = self.state_as_read(&mut self.untracked.lock());
         let changes = state.tracker.changes() + state.bound_changes;
         if changes == known {
             return None;
@@ -339,7 +369,7 @@ impl Assignment {
 
     /// The offset that may be committed.
     pub fn committable(&self) -> Option<i64> {
-        self.state().tracker.committable()
+        self.state_as_read(&mut self.untracked.lock()).tracker.committable()
     }
 
     /// The first offset read: where the group had left off.
@@ -349,7 +379,7 @@ impl Assignment {
 
     /// How many records lie between the settled prefix and the last one read.
     pub(crate) fn unsettled_len(&self) -> usize {
-        self.state().tracker.unsettled_len()
+        self.state_as_read(&mut self.untracked.lock()).tracker.unsettled_len()
     }
 
     /// Begins work on one of its records, unless the assignment is closing and the record is later than all that were
@@ -463,6 +493,22 @@ mod tests {
         assignment.settle(second);
         assert_eq!(assignment.committable(), Some(14));
         assert!(assignment.admit_if_settled_before(25), "20 to 24 are not in the log any more");
+    }
+
+    #[test]
+    fn records_that_need_nothing_are_committed_in_the_order_in_which_they_were_read() {
+        let assignment = resumed(0, &[3..5]);
+        let progress = || assignment.progress(0, 9).map(|progress| (progress.offset, progress.beyond));
+        assignment.admit_settled(0);
+        assert_eq!(progress(), Some((1, vec![3..5])));
+        assignment.admit_settled(1);
+        let open = assignment.admit(2);
+        assert!(assignment.admit_if_settled_before(3) && assignment.admit_if_settled_before(4));
+        let many = 5..6 + i64::try_from(SKIPPED_MAX).unwrap();
+        many.clone().for_each(|offset| assignment.admit_settled(offset));
+        assert_eq!((progress(), assignment.unsettled_len()), (Some((2, vec![3..many.end])), SKIPPED_MAX + 4));
+        assignment.settle(open);
+        assert_eq!((assignment.committable(), assignment.unsettled_len()), (Some(many.end), 0));
     }
 
     #[test]

@@ -183,7 +183,8 @@ impl Part {
             return false;
         }
         let partition = self.assignment.partition();
-        self.plan = self.backlog.plan(pipeline.look());
+        let now_ms = clock::now_ms();
+        self.plan = self.backlog.plan(pipeline.look(now_ms));
         self.planned = Instant::now();
         match self.plan {
             Plan::Rest => return false,
@@ -196,12 +197,13 @@ impl Part {
             }
         }
         if let Some(message) = reader.take_stalled(partition)
-            && !pipeline.catch_up(&record_of(&message), &self.assignment, &mut self.backlog, batches)
+            && !pipeline.catch_up(&record_of(&message, now_ms), &self.assignment, &mut self.backlog, batches)
         {
             reader.stall(partition, message);
             return false;
         }
-        (0..CATCH_UP_BATCH).all(|_| self.backlog.is_reading() && self.read_one(reader, metrics, pipeline, batches))
+        (0..CATCH_UP_BATCH)
+            .all(|_| self.backlog.is_reading() && self.read_one(reader, metrics, pipeline, (now_ms, batches)))
     }
 
     fn begin(&mut self, reader: &mut CatchUpReader, offset: i64) -> bool {
@@ -215,13 +217,13 @@ impl Part {
         begun.is_ok()
     }
 
-    /// Reads one record. Returns whether more may be there.
+    /// Reads one record. `now_ms` is when the batch began, ms since 1970. Returns whether more may be there.
     fn read_one(
         &mut self,
         reader: &mut CatchUpReader,
         metrics: &Metrics,
         pipeline: &Pipeline,
-        batches: &mut [Vec<Job>],
+        (now_ms, batches): (i64, &mut [Vec<Job>]),
     ) -> bool {
         let partition = self.assignment.partition();
         let (offset, stalled) = match reader.poll(partition) {
@@ -230,7 +232,7 @@ impl Part {
                 let mut stalled = None;
                 if self.backlog.is_next(message.offset()) {
                     metrics.backlog.records_read.inc();
-                    let record = record_of(&message);
+                    let record = record_of(&message, now_ms);
                     if !pipeline.catch_up(&record, &self.assignment, &mut self.backlog, batches) {
                         stalled = Some(message.detach());
                     }

@@ -15,6 +15,7 @@ use super::membership::GroupMember;
 use super::pipeline::{Pipeline, Record};
 use super::reader::{PartitionReader, Polled};
 use crate::backlog::places::ReaderGone;
+use crate::clock;
 use crate::domain::headers::workspace_and_source;
 use crate::inflight::job::Job;
 use crate::inflight::pressure::{Pressure, Reading};
@@ -186,7 +187,7 @@ impl EventConsumer {
                 generation = Some(self.reader.generation());
                 self.reader.pause_all(true);
             }
-            can_go_on = self.poll(Duration::from_millis(20), &mut batches).is_some();
+            can_go_on = self.poll(Duration::from_millis(20), &mut None, &mut batches).is_some();
             self.keeper.turn(&self.outlet.pipeline, self.reading(), &mut batches);
             // A record that was on its way when its partition was paused.
             self.outlet.hand_over(&mut batches);
@@ -200,8 +201,9 @@ impl EventConsumer {
     /// Reads up to a batch, waiting only for its first record. Returns whether the consumer can go on.
     fn read_batch(&mut self, batches: &mut [Vec<Job>]) -> bool {
         let mut wait = self.keeper.patience().unwrap_or(POLL_WAIT);
+        let mut read_ms = None;
         for _ in 0..BATCH {
-            match self.poll(wait, batches) {
+            match self.poll(wait, &mut read_ms, batches) {
                 // What is there is taken together, but not beyond the bound: one event may be a mebibyte.
                 Some(true) if self.outlet.pressure.is_over_bytes() => return true,
                 Some(true) => wait = Duration::ZERO,
@@ -212,8 +214,9 @@ impl EventConsumer {
         true
     }
 
-    /// Polls once. Returns whether there was a record. `None` when the consumer can't go on.
-    fn poll(&mut self, wait: Duration, batches: &mut [Vec<Job>]) -> Option<bool> {
+    /// Polls once. `read_ms` is when the first record of the batch came, ms since 1970. Returns whether there was a record. `None` when
+    /// the consumer can't go on.
+    fn poll(&mut self, wait: Duration, read_ms: &mut Option<i64>, batches: &mut [Vec<Job>]) -> Option<bool> {
         match self.reader.poll(wait) {
             Ok(Polled::Nothing) => Some(false),
             Ok(Polled::Broken) => {
@@ -231,7 +234,8 @@ impl EventConsumer {
             Ok(Polled::Record(message, assignment)) => {
                 // The next owner reads a record of a partition that is given up just now.
                 if let Some(backlog) = self.keeper.backlog(assignment) {
-                    self.outlet.pipeline.event(&record_of(&message), assignment, backlog, batches);
+                    let read_ms = *read_ms.get_or_insert_with(clock::now_ms);
+                    self.outlet.pipeline.event(&record_of(&message, read_ms), assignment, backlog, batches);
                 }
                 Some(true)
             }
@@ -240,8 +244,8 @@ impl EventConsumer {
     }
 }
 
-/// A record as the pipeline takes it.
-pub(crate) fn record_of<M: Message>(message: &M) -> Record<'_> {
+/// A record as the pipeline takes it. Its batch was read at `read_ms`, ms since 1970.
+pub(crate) fn record_of<M: Message>(message: &M, read_ms: i64) -> Record<'_> {
     let headers = message.headers().map(readable_headers).into_iter().flatten();
     let (workspace, is_workspace_key) = workspace_and_source(headers, message.key()).unzip();
     Record {
@@ -251,5 +255,6 @@ pub(crate) fn record_of<M: Message>(message: &M) -> Record<'_> {
         value: message.payload(),
         workspace,
         is_workspace_key: is_workspace_key.unwrap_or(false),
+        read_ms,
     }
 }

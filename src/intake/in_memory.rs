@@ -33,7 +33,8 @@ pub fn turn_in_memory(
     for (gauge, number) in returns {
         gauge.note_return(number);
     }
-    while backlog.plan(pipeline.look()) != Plan::Rest
+    let now_ms = clock::now_ms();
+    while backlog.plan(pipeline.look(now_ms)) != Plan::Rest
         && let Some(offset) = backlog.pass_position()
     {
         let at = usize::try_from(offset).ok().and_then(|index| log.get(index));
@@ -46,13 +47,14 @@ pub fn turn_in_memory(
             value: Some(value),
             workspace,
             is_workspace_key: false,
+            read_ms: now_ms,
         };
         if !pipeline.catch_up(&record, assignment, backlog, batches) {
             break;
         }
     }
     backlog.write_soon();
-    for write in backlog.writes_due(clock::now_ms()) {
+    for write in backlog.writes_due(now_ms) {
         backlog.written(write.gauge.id(), true);
     }
 }

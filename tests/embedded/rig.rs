@@ -148,6 +148,7 @@ impl Rig {
                 value: Some(value.as_bytes()),
                 workspace: Some(workspace),
                 is_workspace_key: false,
+                read_ms: jiff::Timestamp::now().as_millisecond(),
             };
             let mut log = self.log.lock();
             let (workspace, timestamp_ms) = (workspace.to_owned(), record.timestamp_ms);

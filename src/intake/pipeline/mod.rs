@@ -9,7 +9,6 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::backlog::partition::{CatchUpOffer, Look, MainOffer, Offered, PartitionBacklog};
-use crate::clock;
 use crate::domain::event::{Envelope, InvalidEvent};
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Status, Webhook};
@@ -40,6 +39,8 @@ pub struct Record<'a> {
     pub workspace: Option<&'a str>,
     /// Whether the key stands in for a header `workspace` that is not there.
     pub is_workspace_key: bool,
+    /// When its batch was read, ms since 1970.
+    pub read_ms: i64,
 }
 
 /// Turns records into jobs.
@@ -102,9 +103,9 @@ impl Pipeline {
         &self.gauges
     }
 
-    /// What decides about webhooks that are behind, now.
-    pub(crate) fn look(&self) -> Look<'_> {
-        Look { pressure: &self.pressure, wait_max_ms: self.wait_max_ms, now_ms: clock::now_ms() }
+    /// What decides about webhooks that are behind at `now_ms`, ms since 1970.
+    pub(crate) fn look(&self, now_ms: i64) -> Look<'_> {
+        Look { pressure: &self.pressure, wait_max_ms: self.wait_max_ms, now_ms }
     }
 
     /// Takes an event record off the main reader: admits it and adds its jobs to `batches`, one a shard.
@@ -167,25 +168,22 @@ impl Pipeline {
         backlog: &mut PartitionBacklog,
         batches: &mut [Vec<Job>],
     ) {
-        let look = self.look();
+        let look = self.look(record.read_ms);
         let (mut given, mut fallen, mut matched) = (Vec::new(), Vec::new(), false);
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
             matched = true;
-            let dropped = dropped(integration);
-            if let Some(reason) = dropped.filter(|_| backlog.is_empty()) {
+            // What comes after its place is given or dropped by the catch-up reader.
+            let id = if backlog.is_empty() { None } else { self.gauges.id_of_place(integration, webhook) };
+            if id.is_some_and(|id| backlog.is_given_later(id, record.offset)) {
+                return;
+            }
+            if let Some(reason) = dropped(integration) {
                 return self.metrics.drop_delivery(reason);
             }
             let Some(gauge) = self.gauges.of_place(integration, webhook) else {
                 return never("a webhook that matched has no place");
             };
-            if let Some(reason) = dropped {
-                // What comes after its place is dropped by the catch-up reader.
-                if !backlog.is_given_later(&gauge, record.offset) {
-                    self.metrics.drop_delivery(reason);
-                }
-                return;
-            }
             match backlog.offer_main(&gauge, offered(record), look) {
                 MainOffer::Give(admitted) => {
                     let integration = Arc::clone(integration);
@@ -269,7 +267,7 @@ impl Pipeline {
             backlog.catch_up_passed(record.offset);
             return true;
         };
-        let look = self.look();
+        let look = self.look(record.read_ms);
         let (mut given, mut expired, mut stalled) = (Vec::new(), Vec::new(), false);
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
@@ -411,7 +409,15 @@ mod tests {
             let value: &[u8] = br#"{"id":"e","type":"change","entityIds":{"contactId":"1"}}"#;
             let (offset, workspace) =
                 (i64::try_from(metrics.intake.events(EventOutcome::Unmatched)).unwrap(), Some(workspace));
-            let record = Record { offset, timestamp_ms: 0, key: None, value: Some(value), workspace, is_workspace_key };
+            let record = Record {
+                offset,
+                timestamp_ms: 0,
+                key: None,
+                value: Some(value),
+                workspace,
+                is_workspace_key,
+                read_ms: 0,
+            };
             pipeline.event(&record, &assignment, &mut PartitionBacklog::default(), &mut [Vec::new()]);
             metrics.intake.unknown_workspace_events.get()
         };
@@ -435,7 +441,7 @@ mod tests {
             let value = format!(r#"{{"id":"e","type":"change","entityIds":{{"{entity}Id":"1"}}}}"#);
             let (key, value) = (None, Some(value.as_bytes()));
             let workspace = Some(workspace);
-            let record = Record { offset, timestamp_ms: 0, key, value, workspace, is_workspace_key: false };
+            let record = Record { offset, timestamp_ms: 0, key, value, workspace, is_workspace_key: false, read_ms: 0 };
             let mut batches = [Vec::new()];
             pipeline.event(&record, &assignment, &mut PartitionBacklog::default(), &mut batches);
             batches[0].len()
