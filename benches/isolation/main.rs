@@ -1,5 +1,5 @@
 //! What receivers cost each other, and what waiting costs: a receiver that hangs beside 99 good ones, how late retries
-//! are, memory of idle connections and of events that wait in the tiers.
+//! are, memory of idle connections and of events that wait in the tiers or in the log, events for thousands of webhooks.
 //!
 //! `cargo bench --bench isolation -- --help` lists the options. Prints a table and writes JSON.
 #![expect(
@@ -17,6 +17,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod backlog;
 mod busy;
 mod crowd;
 mod hang;
@@ -31,7 +32,7 @@ use common::runtime;
 use common::support;
 use support::cluster::{Cluster, ClusterOptions};
 
-const OPTIONS: [(&str, usize, &str); 17] = [
+const OPTIONS: [(&str, usize, &str); 20] = [
     ("rounds", 5, "rounds of each figure with a hanging receiver"),
     ("throughput", 1, "0: not the throughput with one that hangs"),
     ("latency", 1, "0: not the latency with one that hangs"),
@@ -48,6 +49,9 @@ const OPTIONS: [(&str, usize, &str); 17] = [
     ("busy-events", 4_000, "events for the receiver that takes few at a time"),
     ("connections", 10_000, "idle connections"),
     ("retries", 1_000, "retries a second that fall due"),
+    ("behind", 1_000_000, "events that wait for a slow webhook; 0: not that figure"),
+    ("wide", 5_000, "webhooks that get every event; 0: not that figure"),
+    ("wide-events", 20, "events for each of them"),
     ("tier-events", 1_000_000, "events that wait in the tiers"),
 ];
 
@@ -92,6 +96,12 @@ async fn run(options: &Options) -> Vec<Figure> {
     }
     if options.get("waiting") == 1 {
         figures.extend(memory::waiting(brokers, options).await);
+    }
+    if options.get("behind") > 0 {
+        figures.extend(backlog::slow(brokers, options).await);
+    }
+    if options.get("wide") > 0 {
+        figures.extend(backlog::wide(brokers, options).await);
     }
     figures
 }

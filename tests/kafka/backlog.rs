@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::stage::{LONG, Ledger, Stage, event, event_number, events, integration};
 use crate::support::cluster::Cluster;
-use crate::support::receiver::{Answer, Receiver, Recorded};
+use crate::support::receiver::{Answer, Misbehaviour, Receiver, Recorded};
 use crate::support::records::{Record, admin};
 use crate::support::wait::wait_until;
 use crate::support::worker::Worker;
@@ -214,6 +214,43 @@ async fn a_receiver_that_comes_back_gets_what_it_missed_in_order_within_seconds(
     level(&stage, &worker).await;
     assert_in_order(&receiver.recorded());
     assert!(failed < 60, "{failed} requests while it was away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_webhooks_that_are_back_at_once_are_caught_up_in_one_pass_of_each_partition() {
+    const WEBHOOKS: usize = 500;
+    const EVENTS: usize = 60;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "one-pass", "1h", 12).await;
+    let receiver = Receiver::forgetful(|_| Answer::misbehave(Misbehaviour::Close));
+    let mut value = integration("i", &receiver.url(""));
+    let webhook = value["webHooks"][0].clone();
+    value["webHooks"] = (0..WEBHOOKS)
+        .map(|number| {
+            let mut webhook = webhook.clone();
+            webhook["id"] = json!(format!("w-{number}"));
+            webhook
+        })
+        .collect();
+    stage.put([&value]);
+    let worker = stage.worker(&[]).await;
+    stage.send(of_few_entities("before", 12));
+    let behind = async || worker.metric("hookstream_webhooks_behind", &[("reason", "circuit-open")]).await;
+    wait_until("all webhooks to be behind", LONG, async || match behind().await {
+        all if all > WEBHOOKS as f64 - 0.5 => Ok(()),
+        some => Err(some),
+    })
+    .await;
+    stage.send(of_few_entities("e", EVENTS));
+    stage.read_through(LONG).await;
+    let read = async || worker.metric("hookstream_backlog_records_read_total", &[]).await;
+    let before = read().await;
+    let back = Instant::now();
+    receiver.answer_with(|_| Answer::ok());
+    level(&stage, &worker).await;
+    let again = read().await - before;
+    println!("{again} records read for {WEBHOOKS} webhooks that missed {EVENTS}, in {:?}", back.elapsed());
+    assert!(again <= 2.0 * (EVENTS + 12) as f64, "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
