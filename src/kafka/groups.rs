@@ -21,6 +21,8 @@ const JOIN_MAX: Duration = Duration::from_secs(3);
 const SERVE_FOR: Duration = Duration::from_millis(20);
 /// How long the brokers may take to say how the group is.
 const STATE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the brokers may take to describe a topic, which is asked for the sake of the next round only.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How brokers name the states of a group in which its members join, in the classic protocol.
 const JOINING: [&str; 2] = ["PreparingRebalance", "CompletingRebalance"];
 
@@ -86,6 +88,22 @@ pub(crate) fn leave_empty_handed<C: ConsumerContext>(
         // An error ends with the consumer.
         drop(consumer.poll(SERVE_FOR));
     }
+}
+
+/// Lets a member whose round has ended join the next one at once. A rebalance that moves partitions has two rounds, and what moves stands
+/// still between them. By itself the client library joins at most once a second, whether the round before failed or not; an answer about
+/// a topic ends that wait. Called once a round, so rounds that fail are still a second apart. Blocks for a bounded time.
+pub(crate) fn join_next_round_at_once<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) {
+    if let Err(error) = consumer.client().fetch_metadata(Some(topic), DESCRIBE_TIMEOUT) {
+        tracing::debug!(topic, %error, "no answer about a topic; the next round of the group may come a second later");
+    }
+}
+
+/// Has the client do what is due: it sends a heartbeat, by which a member hears of the next round. By itself the client looks once a second,
+/// and when it is asked for something, whatever `heartbeat.interval.ms` says. Nothing is sent for the question itself.
+pub(crate) fn wake<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
+    // What the member holds is known; an error comes again with the next poll.
+    drop(consumer.assignment());
 }
 
 fn holds_nothing<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {

@@ -163,6 +163,41 @@ async fn restarts_one_by_one_and_scaling_delay_no_event_for_long_and_repeat_none
     assert!(seen.longest() <= DELAY_MAX, "{seen:?}");
 }
 
+/// When the worker last said `message` of its group of events, in seconds of the day.
+fn last_said(worker: &Worker, message: &str) -> f64 {
+    let lines = worker.lines().all();
+    let said = lines.iter().rev().find(|line| line.contains(message) && line.contains("\"group_member\":\"events\""));
+    let line: serde_json::Value = serde_json::from_str(said.expect("the worker said it")).unwrap();
+    let (_, time) = line["timestamp"].as_str().unwrap().trim_end_matches('Z').split_once('T').unwrap();
+    time.split(':').fold(0.0, |seconds, part| seconds * 60.0 + part.parse::<f64>().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_move_do_not_wait_for_the_second_between_two_joins_of_the_client() {
+    const DAY: f64 = 86_400.0;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "rounds", "1h", PARTITIONS).await;
+    // A member hears of a rebalance with its next heartbeat: what is left of the wait is the client's.
+    let often = ["--kafka-property", "heartbeat.interval.ms=50"];
+    let mut stays = stage.worker(&often).await;
+    let mut moves = Vec::new();
+    // On a busy machine one of them may take long for other reasons.
+    for _ in 0..4 {
+        let comes = stage.worker(&often).await;
+        moves
+            .push((last_said(&comes, "partitions assigned") - last_said(&stays, "partitions revoked")).rem_euclid(DAY));
+        let mut workers = [stays, comes];
+        balanced(&workers).await;
+        workers[1].stop();
+        let [left, _] = workers;
+        stays = left;
+        balanced(std::slice::from_ref(&stays)).await;
+    }
+    println!("seconds from revocation to assignment: {moves:?}");
+    let shortest = moves.iter().copied().fold(DAY, f64::min);
+    assert!(shortest < 0.35, "seconds from revocation to assignment: {moves:?}");
+}
+
 /// An integration that wants events about one kind of entity only.
 fn of_type(id: &str, url: &str, entity: &str) -> serde_json::Value {
     let mut integration = integration(id, url);

@@ -29,7 +29,7 @@ use super::group_offsets::{commit_now, ends_of, metadata_of};
 use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::{Logged, Own};
-use crate::kafka::groups::leave_empty_handed;
+use crate::kafka::groups::{join_next_round_at_once, leave_empty_handed, wake};
 use crate::kafka::waits::whole_millis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
@@ -41,6 +41,8 @@ const COMMIT_INTERVAL: &str = "auto.commit.interval.ms";
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// How long a poll waits: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How often a client is woken that has nothing to commit: a commit wakes it too. It sends heartbeats as often.
+const WAKE_EVERY: Duration = Duration::from_millis(500);
 /// How long the coordinator may take to say where a new partition was left off. It is asked again at the next turn.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the brokers may take to say which cluster they are. Asked for once; without it commits hold offsets only.
@@ -92,6 +94,8 @@ pub(crate) struct MemberState {
 pub(crate) struct Membership {
     consumer: GroupConsumer,
     group: String,
+    /// One of those that it subscribes to.
+    topic: String,
     commit_every: Duration,
     stop: CancellationToken,
     fatal: CancellationToken,
@@ -119,7 +123,8 @@ impl Membership {
             consumer.context().begun.joined();
         }
         let group = config.get("group.id").unwrap_or_default().to_owned();
-        Ok(Self { consumer, group, commit_every, stop, fatal })
+        let topic = topics.first().copied().unwrap_or_default().to_owned();
+        Ok(Self { consumer, group, topic, commit_every, stop, fatal })
     }
 
     /// What the member holds.
@@ -131,6 +136,7 @@ impl Membership {
     pub(crate) fn run(self) {
         let member = self.consumer.context();
         let mut committed = Instant::now();
+        let (mut round, mut woken) = (0, Instant::now());
         while !self.stop.is_cancelled() {
             let until_commit = self.commit_every.saturating_sub(committed.elapsed());
             match self.consumer.poll(whole_millis(POLL_WAIT.min(until_commit))) {
@@ -140,6 +146,15 @@ impl Membership {
             }
             member.begin_awaited(&self.consumer);
             member.take_begun_again(&self.consumer);
+            if round != member.begun.rounds() {
+                round = member.begun.rounds();
+                join_next_round_at_once(&self.consumer, &self.topic);
+            }
+            // Others wait for a new member to hear of the round in which it is given something.
+            if !member.has_begun() || woken.elapsed() >= WAKE_EVERY {
+                wake(&self.consumer);
+                woken = Instant::now();
+            }
             if committed.elapsed() >= self.commit_every {
                 member.commit_settled(&self.consumer, &[]);
                 committed = Instant::now();
