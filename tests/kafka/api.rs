@@ -119,7 +119,7 @@ pub(crate) struct Api {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     etag: String,
-    json: Value,
+    pub(crate) json: Value,
 }
 
 /// One request; the error is that there was no answer.
@@ -148,6 +148,19 @@ impl Api {
     pub(crate) fn admin(&self) -> SocketAddr {
         let address = self.process.lines().find(PATIENCE, |line| line_address(line, "\"admin listening\""));
         address.unwrap_or_else(|| panic!("no admin listener:\n{}", self.process.lines().tail(40)))
+    }
+
+    /// The memory that it has now, in bytes. [`Api::memory_peak`] counts from here.
+    pub(crate) fn memory_from_now_on(&self) -> u64 {
+        std::fs::write(format!("/proc/{}/clear_refs", self.process.pid()), "5").unwrap();
+        self.memory_peak()
+    }
+
+    /// The most memory that it has had at once, in bytes.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) async fn ask(&self, method: Method, path: &str, body: &str) -> Answer {

@@ -26,6 +26,7 @@ mod failures;
 mod faults;
 mod harness;
 mod health;
+mod hostile;
 mod schedules;
 mod security;
 mod shapes;
