@@ -159,7 +159,8 @@ impl Snapshot {
         self.tiers.iter().map(|(_, _, waiting)| waiting).sum()
     }
 
-    fn under_way(&self) -> u64 {
+    /// Deliveries that the worker holds: those that wait for their turn, and the requests under way.
+    fn in_worker(&self) -> u64 {
         u64::try_from(self.queued.saturating_add(self.in_flight)).unwrap_or_default()
     }
 
@@ -215,11 +216,11 @@ impl Snapshot {
     fn deliveries(&self, paint: Paint) -> Vec<String> {
         let [matched, unmatched, invalid] = self.events;
         let (acknowledged, waiting, dead) = (self.acknowledged, self.waiting(), self.dead_letters());
-        let under_way = self.under_way();
-        let all = (acknowledged + waiting + dead + under_way).max(1);
+        let in_worker = self.in_worker();
+        let all = (acknowledged + waiting + dead + in_worker).max(1);
         let part = |count: u64| (count * BAR_WIDTH).div_ceil(all);
         let (red, yellow) = (part(dead), part(waiting));
-        let dim = part(under_way).min(BAR_WIDTH.saturating_sub(red + yellow));
+        let dim = part(in_worker).min(BAR_WIDTH.saturating_sub(red + yellow));
         let green = if acknowledged == 0 { 0 } else { BAR_WIDTH.saturating_sub(red + yellow + dim) };
         let bar = |columns: u64| "█".repeat(usize::try_from(columns).unwrap_or_default());
         vec![
@@ -229,9 +230,9 @@ impl Snapshot {
                 matched + unmatched + invalid
             ),
             format!(
-                "{} {:>7}   {}   {}   {}   under way {under_way}",
+                "{} {:>7}   {}   {}   {}   in worker {in_worker}",
                 paint.bold("deliveries  "),
-                all - u64::from(acknowledged + waiting + dead + under_way == 0),
+                all - u64::from(acknowledged + waiting + dead + in_worker == 0),
                 paint.green(&format!("acknowledged {acknowledged}")),
                 paint.yellow(&format!("in a tier {waiting}")),
                 paint.red(&format!("dead {dead}")),
@@ -288,7 +289,7 @@ impl Snapshot {
             format!("wait now     {wait}"),
             format!("{}{dead}", paint.bold("dead letters")),
             format!(
-                "in flight {}   circuits open {}   webhooks behind {}",
+                "requests under way {}   circuits open {}   webhooks behind {}",
                 self.in_flight, self.circuits_open, self.behind,
             ),
             format!("retry lateness p99 {}   delivery p50 {}", within(self.lateness), within(self.latency)),
@@ -358,6 +359,8 @@ mod tests {
             "acknowledged 1001",
             "in a tier 28",
             "dead 9",
+            "in worker 7",
+            "requests under way 2",
             "circuits open 1",
             "behind 2",
             "<=25ms",
