@@ -16,13 +16,11 @@ use crate::telemetry::repeats::Repeats;
 
 /// librdkafka's log facility for an offset that did not exist.
 const OFFSET_RESET: &str = "OFFSET";
-/// And that a property is not used.
-const PROPERTIES: &str = "CONFWARN";
-
 /// And that a connection failed: each client says it of each broker.
 const CONNECTION_FAILED: &str = "FAIL";
-/// And that requests on such a connection failed.
-const REQUESTS_TIMED_OUT: &str = "REQTMOUT";
+/// What people need not act on: a property that another kind of client takes, requests on a connection that has failed, and a
+/// producer that asks again for its id while a cluster begins.
+const MOMENTARY: [&str; 3] = ["CONFWARN", "REQTMOUT", "GETPID"];
 
 /// What all clients of a process would say at once while brokers are away: one of them says it, once a minute.
 static OUTAGE: LazyLock<Repeats> = LazyLock::new(|| Repeats::every(Duration::from_mins(1)));
@@ -42,6 +40,11 @@ fn plain(words: &str) -> &str {
     let words = words.rsplit_once("]: ").map_or(words, |(_, words)| words);
     let words = words.split_once("/bootstrap: ").map_or(words, |(_, words)| words);
     words.split(" (after ").next().unwrap_or(words)
+}
+
+/// The client library's own words, as they are.
+fn debug(client: &str, facility: &str, detail: &str) {
+    tracing::debug!(client, facility, detail, "kafka client");
 }
 
 impl ClientLog {
@@ -79,40 +82,32 @@ impl ClientContext for ClientLog {
         if facility == CONNECTION_FAILED {
             *self.last_failure.lock() = Some(plain(message).to_owned());
         }
+        let detail = plain(message);
         match level {
             // Where a client goes on when the offset that it wanted is gone: records were lost.
             _ if facility == OFFSET_RESET => {
                 if let Some(repeats) = self.repeats.of(message) {
-                    tracing::warn!(client = role, facility, repeats, detail = message, "records may have been skipped");
+                    tracing::warn!(client = role, repeats, detail, "records may have been skipped");
                 }
             }
             // The tool itself says what is wrong, in its own words.
-            _ if self.is_quiet => tracing::debug!(client = role, facility, detail = message, "kafka client"),
+            _ if self.is_quiet || MOMENTARY.contains(&facility) => debug(role, facility, message),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 if let Some(repeats) = self.repeats.of(facility) {
-                    tracing::warn!(client = role, facility, repeats, detail = message, "kafka client");
+                    tracing::warn!(client = role, repeats, detail, "kafka client");
                 }
-            }
-            // Properties that one kind of client takes and another does not.
-            RDKafkaLogLevel::Warning if facility == PROPERTIES => {
-                tracing::debug!(client = role, facility, detail = message, "kafka client");
-            }
-            _ if facility == REQUESTS_TIMED_OUT => {
-                tracing::debug!(client = role, facility, detail = message, "kafka client");
             }
             _ if facility == CONNECTION_FAILED => {
                 if let Some(repeats) = OUTAGE.of(facility) {
-                    tracing::info!(client = role, facility, repeats, detail = message, "kafka client");
+                    tracing::info!(client = role, repeats, detail, "kafka client");
                 }
             }
             RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
                 if let Some(repeats) = self.repeats.of(facility) {
-                    tracing::info!(client = role, facility, repeats, detail = message, "kafka client");
+                    tracing::info!(client = role, repeats, detail, "kafka client");
                 }
             }
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-                tracing::debug!(client = role, facility, detail = message, "kafka client");
-            }
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => debug(role, facility, message),
         }
     }
 
@@ -139,6 +134,7 @@ impl ClientContext for ClientLog {
             return;
         }
         if let Some(repeats) = self.repeats.of(&text) {
+            let reason = plain(reason);
             tracing::warn!(client = self.role, error = text, reason, repeats, "kafka client error");
         }
     }
@@ -195,6 +191,33 @@ impl<T: Own> ClientContext for Logged<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_client_library_speaks_plainly_and_of_what_passes_only_at_debug_level() {
+        let said = crate::telemetry::logs::testing::logged(|| {
+            let client = ClientLog::new("retries");
+            let at = |level, facility: &str, words: &str| client.log(level, facility, words);
+            at(RDKafkaLogLevel::Warning, "GETPID", "[thrd:main]: Failed to acquire idempotence PID: retrying");
+            at(RDKafkaLogLevel::Warning, "CONFWARN", "[thrd:app]: Configuration property acks is a producer property");
+            at(RDKafkaLogLevel::Warning, "REQTMOUT", "[thrd:b:1/1]: b:1/1: Timed out 1 in-flight requests");
+            at(
+                RDKafkaLogLevel::Error,
+                "SESSTMOUT",
+                "[thrd:main]: Consumer group session timed out (in join-state steady)",
+            );
+            client.error(
+                KafkaError::Global(RDKafkaErrorCode::SSL),
+                "ssl://b:1/bootstrap: certificate expired (after 3ms in state SSL)",
+            );
+        });
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 2, "{said}");
+        assert!(lines[0].contains("Consumer group session timed out"), "{said}");
+        assert!(lines[1].contains("certificate expired"), "{said}");
+        for inner in ["thrd:", "SESSTMOUT", "bootstrap", "in state", "facility"] {
+            assert!(!said.contains(inner), "{inner} in {said}");
+        }
+    }
 
     #[test]
     fn the_cause_of_an_outage_is_said_without_the_client_librarys_inner_names() {

@@ -59,15 +59,18 @@ where
     if io::stderr().is_terminal() { layer } else { layer.with_ansi(false) }
 }
 
+/// What is logged, for tests.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod testing {
     use std::sync::Arc;
 
     use parking_lot::Mutex;
+    use tracing_subscriber::filter::LevelFilter;
+
+    use super::*;
 
     #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
+    pub(super) struct Captured(Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -81,15 +84,29 @@ mod tests {
     }
 
     impl Captured {
-        fn text(&self) -> String {
+        pub(super) fn text(&self) -> String {
             String::from_utf8(self.0.lock().clone()).unwrap()
         }
 
-        fn writer(&self) -> impl for<'writer> MakeWriter<'writer> + Send + Sync + 'static {
+        pub(super) fn writer(&self) -> impl for<'writer> MakeWriter<'writer> + Send + Sync + 'static {
             let captured = self.clone();
             move || captured.clone()
         }
     }
+
+    /// The lines for people that `run` logs on this thread at the level that processes have unless told otherwise.
+    pub(crate) fn logged(run: impl FnOnce()) -> String {
+        let captured = Captured::default();
+        let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(human(captured.writer()));
+        tracing::subscriber::with_default(subscriber, run);
+        captured.text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::Captured;
+    use super::*;
 
     #[test]
     fn json_lines_are_flat_objects() {
