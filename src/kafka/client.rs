@@ -279,10 +279,16 @@ pub(crate) fn window_consumer_config(kafka: &settings::Kafka, role: &str) -> Cli
     config
 }
 
-/// Of a reader's consumer that reads large pieces: it asks for more as soon as its queue has room.
+/// Of a reader's consumer that reads large pieces: it asks for more as soon as its queue has room. Two of them read side by side, so
+/// each fetches half of what one would: memory is what bounds them.
 pub(crate) fn large_window_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
-    for (key, value) in [("fetch.wait.max.ms", "10"), ("fetch.queue.backoff.ms", "1")] {
+    for (key, value) in [
+        ("queued.max.messages.kbytes", "2048"),
+        ("fetch.max.bytes", "2097152"),
+        ("fetch.wait.max.ms", "10"),
+        ("fetch.queue.backoff.ms", "1"),
+    ] {
         if !is_set(kafka, key) {
             config.set(key, value);
         }

@@ -20,6 +20,8 @@ use crate::settings;
 
 /// How long one poll waits: bounds how late it is seen that the caller wants no more.
 const POLL_WAIT: Duration = Duration::from_millis(50);
+/// Records between two questions whether the caller wants more: a millisecond or less.
+const ASK_EVERY: u32 = 256;
 
 /// A record while it is looked at, without a copy.
 pub(crate) struct Glance<'a> {
@@ -131,18 +133,21 @@ impl Windows {
         }
         let consumer = self.topic.consumer();
         consumer.assign(&assignment).map_err(failed)?;
-        let mut heard = Instant::now();
+        let (mut silence, mut is_queue_empty, mut since_asked) = (Silence::default(), false, 0_u32);
         while let Some((_, first)) = open.first_key_value() {
-            if !wanted() {
-                break;
+            if is_queue_empty || since_asked >= ASK_EVERY {
+                since_asked = 0;
+                if !wanted() {
+                    break;
+                }
             }
-            if heard.elapsed() >= SILENCE_MAX {
-                let (partition, offset) = (first.partition, first.start);
-                return Err(SpanError::Silent { topic: self.topic().to_owned(), partition, offset });
-            }
-            match consumer.poll(POLL_WAIT) {
+            since_asked += 1;
+            // A poll that does not wait needs no clock, which takes longer than most records do.
+            let polled = consumer.poll(if is_queue_empty { POLL_WAIT } else { Duration::ZERO });
+            is_queue_empty = polled.is_none();
+            match polled {
                 Some(Ok(message)) => {
-                    heard = Instant::now();
+                    silence.ends();
                     let Some(range) = open.get_mut(&message.partition()) else { continue };
                     if (range.start..range.end).contains(&message.offset()) {
                         range.start = message.offset() + 1;
@@ -154,16 +159,35 @@ impl Windows {
                 }
                 // The end as it is now is not before the end as it was.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    heard = Instant::now();
+                    silence.ends();
                     open.remove(&partition);
                 }
                 Some(Err(source)) if !is_transient(&source) => return Err(failed(source)),
+                Some(Err(_)) | None if silence.is_too_long() => {
+                    let (partition, offset) = (first.partition, first.start);
+                    return Err(SpanError::Silent { topic: self.topic().to_owned(), partition, offset });
+                }
                 Some(Err(_)) | None => {}
             }
         }
         // Nothing more is fetched ahead while the caller thinks.
         consumer.unassign().map_err(failed)?;
         Ok(open.is_empty())
+    }
+}
+
+/// Since when the brokers give nothing.
+#[derive(Default)]
+struct Silence(Option<Instant>);
+
+impl Silence {
+    fn ends(&mut self) {
+        self.0 = None;
+    }
+
+    /// Begins or goes on. Whether it has lasted for [`SILENCE_MAX`].
+    fn is_too_long(&mut self) -> bool {
+        self.0.get_or_insert_with(Instant::now).elapsed() >= SILENCE_MAX
     }
 }
 

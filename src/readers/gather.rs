@@ -12,11 +12,11 @@ use super::find::{FoundEvent, opened};
 use super::integrations::HealthRow;
 use super::scan::{Bounds, Log as _, Page, Question, Span, Watch, name_of, scan, walk};
 use super::token::{Token, Tokens, digest};
-use super::trace::{Account, Evidence, Trace, TracedEvent, TracedWebhook};
+use super::trace::{Account, Evidence, Hook, Trace, TracedEvent, matched, traced};
 use super::waiting::{Place, Places, Tier, WaitingRetry, tiers};
 use super::{ReadError, joined, parts_of, read_table, time};
 use crate::domain::event::Envelope;
-use crate::domain::explain::{EventWords, Explanation, Obstacle, Ruling, WebhookRuling, explain, items_of};
+use crate::domain::explain::{EventWords, Explanation, Obstacle, explain, items_of};
 use crate::domain::headers::Wire;
 use crate::domain::integration::Integration;
 use crate::health::rules::Health;
@@ -32,6 +32,10 @@ const CLOCKS_DIFFER_MAX_MS: i64 = 60_000;
 const CRM_AHEAD_MAX_MS: i64 = 3_600_000;
 /// Rows that are looked at of one topic: a workspace's webhooks times their attempts.
 const ROWS_MAX: usize = 20_000;
+
+/// Clients that read the attempt log side by side, each its share of the partitions: one thread takes fewer records a second out of
+/// a client than brokers give. More would need more memory, and more cores than a small machine has.
+const LOG_READERS: i32 = 2;
 
 /// A question about one event.
 pub(crate) struct Inquiry<'a> {
@@ -57,9 +61,6 @@ impl Registered {
         Some(Self { integration: Integration::parse(key, &value).ok()?, value, written_ms })
     }
 }
-
-/// A webhook's key: integration id and webhook id.
-type Hook = (String, String);
 
 /// What one kind of record says, by webhook.
 type ByHook<R> = BTreeMap<Hook, Vec<R>>;
@@ -224,19 +225,45 @@ impl Search<'_> {
 
     /// The logged attempts, oldest first.
     fn attempts(&self, registered: &[Registered]) -> Result<(ByHook<Attempt>, Left), ReadError> {
+        scope(|threads| {
+            let read = |share: i32| move || self.attempts_of_share(registered, share);
+            let spawned = (1..LOG_READERS).map(|share| {
+                let thread = Builder::new().name(format!("trace-attempts-{share}"));
+                thread.spawn_scoped(threads, read(share)).map_err(ReadError::Thread)
+            });
+            let spawned = spawned.collect::<Result<Vec<_>, _>>()?;
+            let (mut found, mut left) = self.attempts_of_share(registered, 0)?;
+            for thread in spawned {
+                let (others, left_there) = joined(thread)?;
+                left = left.and(left_there);
+                for (hook, attempts) in others {
+                    let all = found.entry(hook).or_default();
+                    all.extend(attempts);
+                    // The records of one key are in two partitions where its GUID is spelled in two ways.
+                    all.sort_by(|one, other| one.at.cmp(&other.at));
+                }
+            }
+            Ok((found, left))
+        })
+    }
+
+    /// Those in the partitions of one reader.
+    fn attempts_of_share(&self, registered: &[Registered], share: i32) -> Result<(ByHook<Attempt>, Left), ReadError> {
         let (mut found, mut left) = (ByHook::new(), Left::default());
         let Some(log) = opened(self.settings, &self.settings.topics.attempts)? else { return Ok((found, left)) };
         let count = log.bounds().len();
         let prefix = format!("{}/", self.workspace);
         let partitions = registered.iter().flat_map(|it| key_partitions(&prefix, it.integration.id(), count));
-        let partitions: BTreeSet<i32> = partitions.collect();
+        let partitions: BTreeSet<i32> = partitions.filter(|partition| partition % LOG_READERS == share).collect();
         let span = Span { partitions: Some(partitions.into_iter().collect()), ..self.span() };
         let filter = AttemptFilter {
             workspace: Some(self.workspace.to_owned()),
             event: Some(self.id.to_owned()),
             ..AttemptFilter::default()
         };
-        let page = self.page(&log, filter.parts(), span, &filter.rows())?;
+        // The token of one share is not that of another.
+        let parts = [filter.parts(), vec![format!("share {share}")]].concat();
+        let page = self.page(&log, parts, span, &filter.rows())?;
         // Two events may have one id: the place distinguishes them where the log knows it.
         let origin = self.event.origin.as_ref().map(ToString::to_string);
         let is_meant = |attempt: &Attempt| {
@@ -408,82 +435,6 @@ impl Gathered {
         let Deliveries { retries, dead_letters, .. } = &self.deliveries;
         let hooks = self.attempts.keys().chain(retries.keys()).chain(dead_letters.keys());
         hooks.cloned().collect()
-    }
-}
-
-fn traced(
-    hook: Hook,
-    ruling: &WebhookRuling,
-    evidence: Evidence,
-    event: &FoundEvent,
-    written_ms: i64,
-) -> TracedWebhook {
-    let because = because(ruling);
-    if !matches!(ruling.ruling, Ruling::Matches { .. }) {
-        if evidence.is_found() {
-            let because = format!("it matched when the event was read; by its filter of today: {because}");
-            return matched(hook, because, evidence);
-        }
-        return unmatched(hook, because);
-    }
-    let is_newer = event.at_ms.is_some_and(|at_ms| written_ms > at_ms);
-    if is_newer && !evidence.is_found() && evidence.place.is_none() {
-        let written = time(written_ms).unwrap_or_default();
-        return matched(hook, format!("{because} (as the integration is registered since {written})"), evidence);
-    }
-    matched(hook, because, evidence)
-}
-
-fn because(ruling: &WebhookRuling) -> String {
-    match ruling.ruling {
-        Ruling::Matches { item } => {
-            let words = ruling.items.get(item).map(|item| item.item.to_string()).unwrap_or_default();
-            format!("item {item} {words} matches")
-        }
-        Ruling::Disabled => "the webhook is disabled".to_owned(),
-        Ruling::Scheduled => "the webhook is scheduled: events do not fire it".to_owned(),
-        Ruling::NoItems => "the filter has no items, and so matches nothing".to_owned(),
-        Ruling::NoItemMatches => {
-            let items = ruling.items.iter().enumerate().map(|(index, item)| {
-                let why: Vec<String> = item.why_not.iter().map(ToString::to_string).collect();
-                format!("item {index} {}: {}", item.item, why.join(", "))
-            });
-            items.collect::<Vec<_>>().join("; ")
-        }
-    }
-}
-
-fn unmatched((integration_id, web_hook_id): Hook, because: String) -> TracedWebhook {
-    TracedWebhook {
-        integration_id,
-        web_hook_id,
-        matches: false,
-        because,
-        state: None,
-        state_because: None,
-        delivery_id: None,
-        attempts: Vec::new(),
-        waiting: None,
-        dead_letter: None,
-    }
-}
-
-fn matched(hook: Hook, because: String, evidence: Evidence) -> TracedWebhook {
-    let attempts = evidence.attempts.clone();
-    let of_retry = evidence.retries.iter().find_map(|retry| retry.wire.delivery_id.clone());
-    let of_letter = || evidence.dead_letters.iter().find_map(|(_, letter)| letter.delivery_id.clone());
-    let of_attempt = || attempts.first().map(|attempt| attempt.delivery_id.clone());
-    let delivery_id = of_retry.or_else(of_letter).or_else(of_attempt);
-    let finding = evidence.finding();
-    TracedWebhook {
-        matches: true,
-        state: Some(finding.state),
-        state_because: Some(finding.because),
-        delivery_id,
-        attempts,
-        waiting: finding.waiting,
-        dead_letter: finding.dead_letter,
-        ..unmatched(hook, because)
     }
 }
 

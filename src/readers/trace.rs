@@ -7,7 +7,10 @@ use serde::Serialize;
 
 use super::attempts::Attempt;
 use super::dead_letters::DeadLetter;
+use super::find::FoundEvent;
+use super::time;
 use super::waiting::{Place, WaitingRetry};
+use crate::domain::explain::{Ruling, WebhookRuling};
 
 /// The event, and each webhook's part in it.
 #[derive(Clone, Debug, Serialize)]
@@ -95,6 +98,9 @@ pub(crate) enum Waiting {
     /// The webhook is behind.
     Behind(Place),
 }
+
+/// A webhook's key: integration id and webhook id.
+pub(super) type Hook = (String, String);
 
 /// What the matched webhooks add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -193,6 +199,84 @@ impl Evidence {
             State::Acknowledged,
             "its event is settled and nothing else is left of it; the log lists no acknowledgements by default",
         )
+    }
+}
+
+/// A registered webhook, by what its filter says and by what was found of it. `written_ms`: when its integration was registered so.
+pub(super) fn traced(
+    hook: Hook,
+    ruling: &WebhookRuling,
+    evidence: Evidence,
+    event: &FoundEvent,
+    written_ms: i64,
+) -> TracedWebhook {
+    let because = because(ruling);
+    if !matches!(ruling.ruling, Ruling::Matches { .. }) {
+        if evidence.is_found() {
+            let because = format!("it matched when the event was read; by its filter of today: {because}");
+            return matched(hook, because, evidence);
+        }
+        return unmatched(hook, because);
+    }
+    let is_newer = event.at_ms.is_some_and(|at_ms| written_ms > at_ms);
+    if is_newer && !evidence.is_found() && evidence.place.is_none() {
+        let written = time(written_ms).unwrap_or_default();
+        return matched(hook, format!("{because} (as the integration is registered since {written})"), evidence);
+    }
+    matched(hook, because, evidence)
+}
+
+fn because(ruling: &WebhookRuling) -> String {
+    match ruling.ruling {
+        Ruling::Matches { item } => {
+            let words = ruling.items.get(item).map(|item| item.item.to_string()).unwrap_or_default();
+            format!("item {item} {words} matches")
+        }
+        Ruling::Disabled => "the webhook is disabled".to_owned(),
+        Ruling::Scheduled => "the webhook is scheduled: events do not fire it".to_owned(),
+        Ruling::NoItems => "the filter has no items, and so matches nothing".to_owned(),
+        Ruling::NoItemMatches => {
+            let items = ruling.items.iter().enumerate().map(|(index, item)| {
+                let why: Vec<String> = item.why_not.iter().map(ToString::to_string).collect();
+                format!("item {index} {}: {}", item.item, why.join(", "))
+            });
+            items.collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+fn unmatched((integration_id, web_hook_id): Hook, because: String) -> TracedWebhook {
+    TracedWebhook {
+        integration_id,
+        web_hook_id,
+        matches: false,
+        because,
+        state: None,
+        state_because: None,
+        delivery_id: None,
+        attempts: Vec::new(),
+        waiting: None,
+        dead_letter: None,
+    }
+}
+
+/// A webhook that the event matched.
+pub(super) fn matched(hook: Hook, because: String, evidence: Evidence) -> TracedWebhook {
+    let attempts = evidence.attempts.clone();
+    let of_retry = evidence.retries.iter().find_map(|retry| retry.wire.delivery_id.clone());
+    let of_letter = || evidence.dead_letters.iter().find_map(|(_, letter)| letter.delivery_id.clone());
+    let of_attempt = || attempts.first().map(|attempt| attempt.delivery_id.clone());
+    let delivery_id = of_retry.or_else(of_letter).or_else(of_attempt);
+    let finding = evidence.finding();
+    TracedWebhook {
+        matches: true,
+        state: Some(finding.state),
+        state_because: Some(finding.because),
+        delivery_id,
+        attempts,
+        waiting: finding.waiting,
+        dead_letter: finding.dead_letter,
+        ..unmatched(hook, because)
     }
 }
 
