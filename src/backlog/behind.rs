@@ -153,7 +153,8 @@ impl Behind {
         Self { is_served: false, uncovered: None, ..Self::new(gauge, position, times) }
     }
 
-    /// One that is not behind, and whose place in Kafka is to be removed: a former owner wrote it late.
+    /// One that is not behind, and whose place in Kafka is to be removed: a former owner wrote it late. Everything before that is settled
+    /// for it.
     pub(super) fn removed_late(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: (i64, i64)) -> Self {
         let mut removed_late = Self::level(gauge, position, times);
         // Kafka may have it no more.
@@ -176,9 +177,11 @@ impl Behind {
     }
 
     /// Holds the place if deliveries are open when the partition is given up at `position`: the next owner gives it nothing until they
-    /// have ended.
+    /// have ended. Also of one that is gone: it may come back before they end.
     pub(super) fn hold(&mut self, position: i64, times: (i64, i64)) {
-        if self.open.is_empty() || self.hold != Hold::None || self.standing == Standing::Gone {
+        // A pass that is not over may have left some of them behind.
+        self.settle_safe_pins();
+        if self.open.is_empty() || self.hold != Hold::None {
             return;
         }
         if !self.is_served {
@@ -292,33 +295,39 @@ impl Behind {
 
     /// It leaves a pass that has come to `position`. If it took part, it was offered everything before that.
     pub(super) fn leave(&mut self, pass: u64, start: i64, position: i64) {
-        if self.takes_part(pass, start) {
-            self.next = self.next.max(position);
-        }
+        self.pass_ended(pass, start, position);
         self.left = pass;
     }
 
-    /// A pass ends at `position`. If it took part, nothing below that is left to be given to it, also if a record that was returned
-    /// does not match any more.
+    /// A pass ends at `position`. If it took part, nothing below that is left to be given to it.
     pub(super) fn pass_ended(&mut self, pass: u64, start: i64, position: i64) {
         if self.takes_part(pass, start) {
-            self.next = self.next.max(position);
-            self.todo = self.todo.split_off(&position);
+            self.passed(position);
+            self.settle_safe_pins();
         }
     }
 
     /// It was given that offset.
     pub(super) fn give(&mut self, offset: i64, timestamp_ms: i64) {
-        self.pass_over(offset);
+        self.passed(offset + 1);
         self.open.insert(offset);
         self.oldest_ms = timestamp_ms;
         self.given = if self.gauge.is_blocked() { 0 } else { self.given.saturating_add(1) };
     }
 
-    /// That offset is not to be given to it any more.
+    /// The pass in which it takes part has come to that offset, which is not to be given to it any more.
     pub(super) fn pass_over(&mut self, offset: i64) {
-        self.todo.remove(&offset);
-        self.next = self.next.max(offset + 1);
+        self.passed(offset + 1);
+        self.settle_safe_pins();
+    }
+
+    /// It was offered everything below `position` that matches it. What did not match when it was read is not given later, after what
+    /// comes behind it.
+    fn passed(&mut self, position: i64) {
+        self.next = self.next.max(position);
+        if self.todo.first().is_some_and(|first| *first < position) {
+            self.todo = self.todo.split_off(&position);
+        }
     }
 
     /// A delivery that its place covers is settled.
@@ -358,6 +367,7 @@ impl Behind {
     pub(super) fn cut(&mut self, low: i64) {
         self.todo = self.todo.split_off(&low);
         self.next = self.next.max(low);
+        self.settle_safe_pins();
     }
 
     /// It is to get nothing any more.
@@ -549,6 +559,19 @@ mod tests {
         behind.written(true);
         assert_eq!(behind.uncovered_from(), None, "commits go on");
         assert!(restored(&place, 80).is_held_elsewhere());
+    }
+
+    #[test]
+    fn a_webhook_that_is_gone_is_held_while_requests_are_under_way() {
+        let mut behind = Behind::new(&gauge(), 100, TIMES);
+        behind.give(100, 0);
+        behind.abandon();
+        behind.hold(150, TIMES);
+        let held = behind.place();
+        assert!(held.is_held && held.covers(100) && !held.covers(149) && held.covers(150));
+        behind.settled(100);
+        behind.release(false);
+        assert!(!behind.place().is_held);
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl PartitionBacklog {
             return false;
         }
         let removed = Behind::removed_late(gauge, place, self.position, (now_ms, now_ms));
-        self.behind.insert(gauge.id(), removed);
+        self.behind.insert(gauge.id(), removed.after(&self.settled_before));
         true
     }
 

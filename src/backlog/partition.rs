@@ -401,10 +401,11 @@ impl PartitionBacklog {
         cut
     }
 
-    /// Looks again at whether webhooks still get anything. Returns those that are gone.
+    /// Looks again at whether webhooks still get anything. Returns those that are gone. A place that is held here stays: the next owner
+    /// looks, and must know of the requests under way.
     pub(crate) fn judge(&mut self, standing: impl Fn(&LaneGauge) -> Standing) -> Vec<Arc<LaneGauge>> {
         let mut gone = Vec::new();
-        for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
+        for behind in self.behind.values_mut().filter(|behind| behind.is_served && !behind.is_held_here()) {
             behind.standing = standing(&behind.gauge);
             if behind.standing == Standing::Gone {
                 behind.abandon();
@@ -458,8 +459,12 @@ fn has_room_in_lane(behind: &Behind, look: Look<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::inflight::job::Origin;
     use crate::inflight::lane_gauge::LaneGauges;
+    use crate::inflight::partition::Assignment;
 
     #[test]
     fn a_restored_webhook_is_level_only_beyond_what_the_last_owner_had_settled() {
@@ -512,6 +517,64 @@ mod tests {
             assert_eq!(given(&mut backlog, &gauge, look), expected);
             assert!(!backlog.is_given_later(gauge.id(), backlog.position()), "it is level");
         }
+    }
+
+    #[test]
+    fn what_did_not_match_when_a_pass_read_it_is_not_given_after_a_later_event() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let gauge = gauges.of("ws/i", "w");
+        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let mut backlog = PartitionBacklog::new(20, Vec::new());
+        backlog.restore(&gauge, &Place::new([3, 7, 9].into_iter(), Some(20)), (BehindReason::LaneFull, 0));
+        assert_eq!(backlog.plan(look), Plan::Seek(3));
+        // Offset 3 is offered to nobody: the webhook is disabled just then.
+        (3..7).for_each(|offset| backlog.catch_up_passed(offset));
+        let record = |offset| Offered { offset, timestamp_ms: 0, bytes: 1 };
+        assert!(matches!(backlog.offer_catch_up(&gauge, record(7), None, look), CatchUpOffer::Give(_)));
+        backlog.catch_up_passed(7);
+        gauge.block();
+        assert!(matches!(backlog.offer_catch_up(&gauge, record(9), None, look), CatchUpOffer::Stall));
+        gauge.unblock();
+        backlog.abandon_pass();
+        assert_eq!(backlog.plan(look), Plan::Seek(9), "3 comes before what was given");
+    }
+
+    #[test]
+    fn a_record_is_not_kept_unsettled_for_a_webhook_that_it_matches_no_more() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let gauge = gauges.of("ws/i", "w");
+        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let (assignment, mut backlog) = (Assignment::new("events".into(), 0), PartitionBacklog::default());
+        gauge.block();
+        let record = Offered { offset: 0, timestamp_ms: 0, bytes: 1 };
+        assert!(matches!(backlog.offer_main(&gauge, record, look), MainOffer::FallsBehind));
+        let ticket = Some((&assignment, assignment.admit(0)));
+        let origin = Origin { topic: "events".into(), partition: 0, offset: 0 };
+        let event = Event::new(Bytes::new(), origin, 0, ticket, pressure.hold(0));
+        event.open_for(std::iter::empty(), std::iter::once(&gauge));
+        backlog.pin(&gauge, Arc::new(event));
+        backlog.main_passed(0);
+        gauge.unblock();
+        assert_eq!((backlog.plan(look), assignment.committable()), (Plan::Seek(0), None));
+        // It is offered to nobody: the webhook's filter is another by now.
+        backlog.catch_up_passed(0);
+        backlog.caught_up();
+        assert_eq!(assignment.committable(), Some(1));
+    }
+
+    #[test]
+    fn a_webhook_whose_late_place_was_removed_is_not_given_again_what_the_last_owner_had_settled() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let gauge = gauges.of("ws/i", "w");
+        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let mut backlog = PartitionBacklog::new(10, vec![12..15]);
+        assert!(backlog.remove_late(&gauge, &Place::from(5), 0));
+        gauge.block();
+        let record = Offered { offset: 10, timestamp_ms: 0, bytes: 1 };
+        assert!(matches!(backlog.offer_main(&gauge, record, look), MainOffer::FallsBehind));
+        (10..17).for_each(|offset| backlog.main_passed(offset));
+        gauge.unblock();
+        assert_eq!(given(&mut backlog, &gauge, look), [10, 11, 15, 16]);
     }
 
     #[test]

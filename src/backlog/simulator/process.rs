@@ -17,6 +17,8 @@ use crate::inflight::pressure::Pressure;
 #[derive(Default)]
 pub(super) struct Receiver {
     pub(super) settled: BTreeSet<i64>,
+    /// What came while it was paused, suspended or removed.
+    pub(super) dropped: BTreeSet<i64>,
     pub(super) requested: BTreeSet<i64>,
     /// What a commit and the webhook's place said to be settled when the present process began: it requests nothing of that.
     pub(super) known: BTreeSet<i64>,
@@ -24,6 +26,11 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
+    /// Whether nothing is to be done for an event any more.
+    pub(super) fn has_ended(&self, offset: i64) -> bool {
+        self.settled.contains(&offset) || self.dropped.contains(&offset)
+    }
+
     /// A process begins with this commit and this place of the webhook.
     pub(super) fn learn(&mut self, (committed, beyond): &(i64, Vec<Range<i64>>), place: Option<&Place>) {
         let all = (0..*committed).chain(beyond.iter().cloned().flatten());
