@@ -489,18 +489,6 @@ impl Behind {
     pub(super) fn is_over(&self) -> bool {
         !self.is_served && self.open.is_empty() && self.pins.is_empty() && self.is_stored()
     }
-
-    /// How many records wait until its place is acknowledged.
-    #[cfg(test)]
-    pub(super) fn pinned(&self) -> usize {
-        self.pins.len()
-    }
-
-    /// What it is to be given again, was given, and from where on it is to be given everything.
-    #[cfg(test)]
-    pub(super) fn state(&self) -> (&BTreeSet<i64>, &BTreeSet<i64>, i64) {
-        (&self.todo, &self.open, self.next)
-    }
 }
 
 #[cfg(test)]
@@ -605,5 +593,17 @@ mod tests {
         assert!(behind.write_due(5_000, WRITE_EVERY_MS).is_some());
         behind.written(false);
         assert!(behind.write_due(1_000, WRITE_EVERY_MS).is_some());
+    }
+
+    impl Behind {
+        /// How many records wait until its place is acknowledged.
+        pub(in crate::backlog) fn pinned(&self) -> usize {
+            self.pins.len()
+        }
+
+        /// What it is to be given again, was given, and from where on it is to be given everything.
+        pub(in crate::backlog) fn state(&self) -> (&BTreeSet<i64>, &BTreeSet<i64>, i64) {
+            (&self.todo, &self.open, self.next)
+        }
     }
 }
