@@ -35,7 +35,7 @@ pub(crate) async fn slow(brokers: &str, options: &Options) -> Vec<Figure> {
         names.create(brokers, SCHEDULE, PARTITIONS).await;
         let farm = Farm::start(0, 1, Behaviour::good(Duration::from_secs(8)), false);
         put(brokers, &names, &farm, 1, 1);
-        let worker = Worker::start(brokers, &names, &["--attempt-log", "off"]).await;
+        let worker = Worker::start(brokers, &names, &["--retry-schedule", SCHEDULE, "--attempt-log", "off"]).await;
         tokio::time::sleep(REST).await;
         let (base, _) = probe::memory(worker.pid());
         produce(brokers, &names.events(), (0..events).map(for_all));
@@ -80,7 +80,7 @@ async fn deliver(brokers: &str, events: usize, webhooks: usize) -> (f64, f64) {
     names.create(brokers, SCHEDULE, PARTITIONS).await;
     let farm = Farm::start(0, HOSTS, Behaviour::good(Duration::ZERO), false);
     put(brokers, &names, &farm, webhooks, HOSTS);
-    let worker = Worker::start(brokers, &names, &["--attempt-log", "off"]).await;
+    let worker = Worker::start(brokers, &names, &["--retry-schedule", SCHEDULE, "--attempt-log", "off"]).await;
     tokio::time::sleep(REST).await;
     let ((base, _), before) = (probe::memory(worker.pid()), worker.cpu_time());
     produce(brokers, &names.events(), (0..events).map(for_all));

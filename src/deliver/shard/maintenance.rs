@@ -132,7 +132,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             if host.in_flight > 0 {
                 let pace = host.promptness.pace();
                 host.promptness.look(now);
-                self.shared.permits.change(host.permits, pace, host.promptness.pace());
+                if host.promptness.pace() != pace {
+                    self.shared.permits.change(host.permits, pace, host.promptness.pace());
+                }
             }
             let quiet = now.saturating_duration_since(host.used) > FORGET_AFTER;
             if quiet && host.in_flight == 0 && !in_use.contains(&index) {
