@@ -1,45 +1,41 @@
-//! How soon a host answers: what decides how many of the process's requests may be under way to hosts like it.
+//! How soon a webhook's requests end: what decides how many of the process's requests may be under way to webhooks like it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A request that ends within this time holds its permit for so short that it keeps no other host waiting.
+/// A request that ends within this time holds its permit for so short that it keeps no other webhook waiting.
 const PROMPT: Duration = Duration::from_secs(1);
 
-/// How a host's requests end.
+/// How a webhook's requests end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
     /// Within [`PROMPT`], in whatever way.
     Prompt,
-    /// With an answer that comes later.
+    /// Later, with an answer.
     Late,
-    /// Without an answer, later; or none has ended yet.
+    /// Later, without an answer.
     Silent,
+    /// None has ended yet.
+    Unknown,
 }
 
-/// What is known of a host's pace.
+/// What is known of a webhook's pace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Promptness {
     pace: Pace,
     /// When the last request ended, or the first one that is under way began, if that is later.
     heard: Instant,
-    is_unknown: bool,
 }
 
 impl Promptness {
-    /// Of a host that had no request yet.
+    /// Of a webhook that had no request yet.
     pub(crate) fn unknown(now: Instant) -> Self {
-        Self { pace: Pace::Silent, heard: now, is_unknown: true }
+        Self { pace: Pace::Unknown, heard: now }
     }
 
     pub(crate) fn pace(&self) -> Pace {
         self.pace
-    }
-
-    /// Whether no request has ended yet.
-    pub(crate) fn is_unknown(&self) -> bool {
-        self.is_unknown
     }
 
     /// A request begins beside `in_flight` others.
@@ -51,6 +47,7 @@ impl Promptness {
 
     /// A request ended that `began` then, with an answer or without.
     pub(crate) fn ended(&mut self, began: Instant, is_answered: bool, now: Instant) {
+        self.heard = now;
         self.pace = if now.saturating_duration_since(began) <= PROMPT {
             Pace::Prompt
         } else if is_answered {
@@ -58,14 +55,21 @@ impl Promptness {
         } else {
             Pace::Silent
         };
-        (self.heard, self.is_unknown) = (now, false);
     }
 
-    /// Requests are under way: a prompt host that has ended none of them for [`PROMPT`] is late.
-    pub(crate) fn look(&mut self, now: Instant) {
-        if self.pace == Pace::Prompt && now.saturating_duration_since(self.heard) > PROMPT {
-            self.pace = Pace::Late;
+    /// The pace that a webhook has by now whose requests are under way, if it is another: none of them has ended for [`PROMPT`].
+    pub(crate) fn overdue(&self, now: Instant) -> Option<Pace> {
+        let is_overdue = now.saturating_duration_since(self.heard) > PROMPT;
+        match self.pace {
+            Pace::Prompt if is_overdue => Some(Pace::Late),
+            Pace::Unknown if is_overdue => Some(Pace::Silent),
+            Pace::Prompt | Pace::Unknown | Pace::Late | Pace::Silent => None,
         }
+    }
+
+    /// It counts with this pace until a request ends.
+    pub(crate) fn set(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 }
 
@@ -76,10 +80,9 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_has_the_pace_of_its_last_request_and_is_silent_before_the_first() {
-        let mut host = Promptness::unknown(Instant::now());
-        assert!(host.is_unknown());
-        assert_eq!(host.pace(), Pace::Silent);
+    async fn a_webhook_has_the_pace_of_its_last_request() {
+        let mut webhook = Promptness::unknown(Instant::now());
+        assert_eq!(webhook.pace(), Pace::Unknown);
         for (takes, is_answered, pace) in [
             (PROMPT, false, Pace::Prompt),
             (PROMPT + MOMENT, true, Pace::Late),
@@ -87,29 +90,27 @@ mod tests {
             (MOMENT, true, Pace::Prompt),
         ] {
             let began = Instant::now();
-            host.began(0, began);
+            webhook.began(0, began);
             tokio::time::advance(takes).await;
-            host.ended(began, is_answered, Instant::now());
-            assert_eq!((host.pace(), host.is_unknown()), (pace, false));
+            webhook.ended(began, is_answered, Instant::now());
+            assert_eq!(webhook.pace(), pace);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_prompt_host_is_late_once_it_has_ended_none_of_its_requests_for_a_second() {
-        let mut host = Promptness::unknown(Instant::now());
-        host.ended(Instant::now(), true, Instant::now());
+    async fn it_is_overdue_once_none_of_its_requests_has_ended_for_a_second() {
+        let mut webhook = Promptness::unknown(Instant::now());
+        tokio::time::advance(PROMPT + MOMENT).await;
+        assert_eq!(webhook.overdue(Instant::now()), Some(Pace::Silent));
+        webhook.ended(Instant::now(), true, Instant::now());
         tokio::time::advance(PROMPT * 5).await;
-        let began = Instant::now();
-        host.began(0, began);
+        webhook.began(0, Instant::now());
         tokio::time::advance(PROMPT).await;
-        host.began(1, Instant::now());
-        host.look(Instant::now());
-        assert_eq!(host.pace(), Pace::Prompt);
+        webhook.began(1, Instant::now());
+        assert_eq!(webhook.overdue(Instant::now()), None);
         tokio::time::advance(MOMENT).await;
-        host.look(Instant::now());
-        assert_eq!(host.pace(), Pace::Late);
-        host.ended(Instant::now(), true, Instant::now());
-        host.look(Instant::now());
-        assert_eq!(host.pace(), Pace::Prompt, "one of them answers: it is at work");
+        assert_eq!(webhook.overdue(Instant::now()), Some(Pace::Late));
+        webhook.ended(Instant::now(), true, Instant::now());
+        assert_eq!(webhook.overdue(Instant::now()), None, "one of them is answered: the receiver is at work");
     }
 }

@@ -109,32 +109,30 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     fn free(&mut self, under_way: &UnderWay, exchanged: &Exchange<C>, now: Instant) {
         let has_failed = exchanged.outcome != Outcome::Acknowledged;
         self.shared.metrics.deliver.in_flight_requests.dec();
+        let is_answered = !matches!(exchanged.outcome, Outcome::Failed { status: None, .. });
         if let Some(lane) = self.lanes.get_mut(under_way.lane) {
             lane.in_flight -= 1;
             lane.has_failed = has_failed;
             lane.queue.finish(under_way.place);
+            let (pace, permits) = (lane.promptness.pace(), &self.shared.permits);
+            if !under_way.probe {
+                lane.permits -= 1;
+                permits.give_back(pace, 1);
+            }
+            lane.promptness.ended(under_way.began, is_answered, now);
+            if lane.promptness.pace() != pace {
+                permits.change(lane.permits, pace, lane.promptness.pace());
+                self.pace_changed(under_way.lane, pace);
+            }
         }
-        let is_answered = !matches!(exchanged.outcome, Outcome::Failed { status: None, .. });
         if let Some(host) = self.hosts.get_mut(under_way.host) {
             host.in_flight -= 1;
             host.used = now;
-            let (pace, permits) = (host.promptness.pace(), &self.shared.permits);
-            if !under_way.probe {
-                host.permits -= 1;
-                permits.give_back(pace, 1);
-            }
-            host.promptness.ended(under_way.began, is_answered, now);
-            if host.promptness.pace() != pace {
-                permits.change(host.permits, pace, host.promptness.pace());
-                // It may have more requests under way now.
-                self.runnable.extend(host.waiting.drain(..));
-            }
         }
         // The other connections to that host are not better.
         if !is_answered {
             self.kept.close(under_way.host);
         }
-        self.wake_held_back();
         // Lanes that wait for the host come first, or a busy lane would keep its place from all others.
         self.wake_next(under_way.host);
         self.schedule(under_way.lane);

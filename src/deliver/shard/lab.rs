@@ -292,7 +292,7 @@ pub(super) struct Lab {
     pub(super) metrics: Arc<Metrics>,
     pub(super) assignment: Arc<Assignment>,
     shared: Arc<Shared<Arc<Receivers>, Arc<Topics>>>,
-    permits: [usize; 4],
+    permits: [isize; 5],
     integration: Arc<Integration>,
     gauges: LaneGauges,
     jobs: Option<mpsc::Sender<Vec<Job>>>,
@@ -355,7 +355,7 @@ impl Lab {
             topics,
             metrics,
             assignment,
-            permits: shared.permits.counts(),
+            permits: shared.permits.free(),
             shared,
             integration,
             gauges: LaneGauges::default(),
@@ -480,7 +480,7 @@ impl Lab {
         self.jobs = None;
         self.running.join_next().await.unwrap().expect("the shard does not panic");
         assert_eq!(self.metrics.deliver.in_flight_requests.get(), 0);
-        assert_eq!(self.shared.permits.counts(), self.permits, "every permit is back");
+        assert_eq!(self.shared.permits.free(), self.permits, "every permit is back");
         self.returned();
         assert_eq!(self.shared.pressure.queued(), 0);
         assert!(!self.shared.pressure.is_over_bytes());

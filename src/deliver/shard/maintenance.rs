@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Shard;
+use super::{Lane, Shard};
 use crate::deliver::courier::Courier;
+use crate::deliver::permits::Permits;
+use crate::deliver::promptness::Pace;
 use crate::deliver::publish::Publish;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::outcome::DropReason;
@@ -25,9 +27,13 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.follow_records(now);
         self.look_for_probes(now);
         self.show_held_back();
-        self.runnable.extend(self.held_back.drain(..));
         let (mut recalled, mut forgotten) = (Vec::new(), Vec::new());
         for (index, lane) in &mut self.lanes {
+            if lane.in_flight > 0
+                && let Some(pace) = lane.promptness.overdue(now)
+            {
+                follow_pace(lane, pace, &self.shared.permits);
+            }
             if lane.queue.waiting() > 0 {
                 if lane.queue.any_waiting(|delivery| delivery.event.is_recalled()) {
                     recalled.push(index);
@@ -49,7 +55,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 
     fn show_held_back(&mut self) {
-        let held_back = i64::try_from(self.held_back.len()).unwrap_or(i64::MAX);
+        let held_back = self.waits.held_back.iter().map(|held_back| held_back.lanes.len());
+        let held_back = i64::try_from(held_back.sum::<usize>()).unwrap_or(i64::MAX);
         self.shared.metrics.deliver.webhooks_held_back.add(held_back - self.held_back_shown);
         self.held_back_shown = held_back;
     }
@@ -128,14 +135,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let in_use: std::collections::HashSet<usize> = self.lanes.iter().map(|(_, lane)| lane.host).collect();
         self.kept.purge(now);
         let mut forgotten = Vec::new();
-        for (index, host) in &mut self.hosts {
-            if host.in_flight > 0 {
-                let pace = host.promptness.pace();
-                host.promptness.look(now);
-                if host.promptness.pace() != pace {
-                    self.shared.permits.change(host.permits, pace, host.promptness.pace());
-                }
-            }
+        for (index, host) in &self.hosts {
             let quiet = now.saturating_duration_since(host.used) > FORGET_AFTER;
             if quiet && host.in_flight == 0 && !in_use.contains(&index) {
                 forgotten.push(index);
@@ -150,6 +150,17 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             }
         }
     }
+}
+
+/// Counts a lane's permits by the pace that it has by now. Unknown ones stay it where silent ones have their share.
+fn follow_pace(lane: &mut Lane, pace: Pace, permits: &Permits) {
+    let before = lane.promptness.pace();
+    if before == Pace::Prompt {
+        permits.change(lane.permits, before, pace);
+    } else if !permits.try_change(lane.permits, before, pace) {
+        return;
+    }
+    lane.promptness.set(pace);
 }
 
 /// The integration of that key and the place of one of its webhooks. An error where it is not delivered to: with a reason if what was

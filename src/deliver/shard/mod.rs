@@ -6,9 +6,11 @@
 mod circuits;
 mod ending;
 mod maintenance;
+mod permit_waits;
 mod starting;
 
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::maintenance::MAINTENANCE_EVERY;
+use self::permit_waits::PermitWaits;
 use super::allowance::Allowance;
 use super::circuit::Circuit;
 use super::courier::{AnswerBody as _, AnswerRead, Courier, Exchange};
@@ -31,7 +34,7 @@ use super::next_step::{NextRecord, NextSteps};
 use super::observers::Reports;
 use super::order::{OrderedQueue, Place};
 use super::permits::Permits;
-use super::promptness::Promptness;
+use super::promptness::{Pace, Promptness};
 use super::publish::{Publish, PublishError, Sink};
 use super::request::{RequestTemplate, SignedRequest};
 use crate::attempt_log::entry::Entry;
@@ -84,6 +87,9 @@ struct Lane {
     prepared_from: (Arc<Integration>, usize),
     queue: OrderedQueue<Delivery>,
     in_flight: usize,
+    /// Permits that its requests hold. Probes have their own.
+    permits: usize,
+    promptness: Promptness,
     allowance: Allowance,
     circuit: Circuit,
     /// It stands in the shard's queue of runnable lanes, of those held back, or in its host's of waiting ones.
@@ -93,13 +99,21 @@ struct Lane {
     fed: Instant,
 }
 
+/// Requests to a webhook of which none has ended yet: a few show how soon they end.
+const UNKNOWN_MAX: usize = 4;
+
+impl Lane {
+    /// Requests that may be under way now.
+    fn requests_max(&self) -> usize {
+        let most = self.allowance.requests();
+        if self.promptness.pace() == Pace::Unknown { most.min(UNKNOWN_MAX) } else { most }
+    }
+}
+
 struct Host {
     authority: Arc<Authority>,
     in_flight: usize,
-    /// Permits that its requests hold. Probes have their own.
-    permits: usize,
     circuit: Circuit,
-    promptness: Promptness,
     /// Lanes that could start a request were the host's limit not reached.
     waiting: VecDeque<usize>,
     used: Instant,
@@ -190,14 +204,11 @@ struct Shard<C: Courier, P> {
     /// Answers that still come in.
     readings: usize,
     runnable: VecDeque<usize>,
-    /// Lanes whose hosts are late or silent, while hosts like them have their share of all requests.
-    held_back: VecDeque<usize>,
-    /// How many of them the metric counts.
+    waits: PermitWaits,
+    /// How many lanes that are held back the metric counts.
     held_back_shown: i64,
     /// Lanes whose next delivery is a probe.
     probing: VecDeque<usize>,
-    /// A permit in hand, waited for when runnable lanes had none.
-    permit: Option<OwnedSemaphorePermit>,
     /// What was decided and is not begun.
     outbox: Vec<Work<C>>,
     rng: StdRng,
@@ -205,6 +216,7 @@ struct Shard<C: Courier, P> {
 
 impl<C: Courier, P: Publish> Shard<C, P> {
     fn new(index: usize, shared: Arc<Shared<C, P>>) -> Self {
+        let waits = PermitWaits::new(&shared.permits);
         let kept_max = kept_max(shared.settings.max_in_flight, shared.shards);
         Self {
             index,
@@ -216,10 +228,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             kept: KeptPool::new(kept_max),
             readings: 0,
             runnable: VecDeque::new(),
-            held_back: VecDeque::new(),
+            waits,
             held_back_shown: 0,
             probing: VecDeque::new(),
-            permit: None,
             outbox: Vec::new(),
             rng: StdRng::from_os_rng(),
         }
@@ -231,8 +242,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut open = true;
         while open || !work.is_empty() {
-            let permits = Arc::clone(&self.shared.permits);
-            let wants_permit = self.permit.is_none() && !self.runnable.is_empty();
+            let wants_permit = !self.runnable.is_empty();
             tokio::select! {
                 biased;
                 Some(done) = work.next(), if !work.is_empty() => self.finish(done),
@@ -240,7 +250,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                     Some(jobs) => self.accept(jobs),
                     None => open = false,
                 },
-                Some(permit) = permits.request(), if wants_permit => self.permit = Some(permit),
+                () = poll_fn(|context| self.waits.poll(wants_permit, context)) => {}
                 _ = looks.tick() => self.look(),
             }
             // Whatever else has ended by now goes into the same round.
@@ -251,6 +261,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             work.extend(self.outbox.drain(..).map(|work| perform(Arc::clone(&self.shared), work)));
             // The tasks that drive connections share this thread: a round that always finds something must not keep them out.
             tokio::task::yield_now().await;
+        }
+        for (_, lane) in &mut self.lanes {
+            lane.queue.drain_waiting().iter().for_each(|delivery| give_up(&self.shared.metrics, delivery));
         }
     }
 
@@ -331,6 +344,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             prepared_from,
             queue: OrderedQueue::default(),
             in_flight: 0,
+            permits: 0,
+            promptness: Promptness::unknown(now),
             allowance: Allowance::new(self.shared.settings.max_in_flight_per_webhook),
             circuit: Circuit::default(),
             scheduled: false,
@@ -377,9 +392,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let index = self.hosts.insert(Host {
             authority: Arc::clone(authority),
             in_flight: 0,
-            permits: 0,
             circuit: Circuit::default(),
-            promptness: Promptness::unknown(now),
             waiting: VecDeque::new(),
             used: now,
         });

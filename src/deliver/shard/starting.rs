@@ -5,10 +5,13 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::permit_waits::HeldBack;
 use super::{Shard, UnderWay, Work, give_up, seconds_between};
 use crate::clock;
 use crate::deliver::courier::Courier;
 use crate::deliver::order::Place;
+use crate::deliver::permits::kind_of;
+use crate::deliver::promptness::Pace;
 use crate::deliver::publish::Publish;
 use crate::deliver::request::SignedRequest;
 use crate::inflight::job::Delivery;
@@ -18,7 +21,7 @@ use crate::telemetry::never::never;
 impl<C: Courier, P: Publish> Shard<C, P> {
     pub(super) fn schedule(&mut self, lane_index: usize) {
         let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
-        if !lane.scheduled && lane.queue.has_ready() && lane.in_flight < lane.allowance.requests() {
+        if !lane.scheduled && lane.queue.has_ready() && lane.in_flight < lane.requests_max() {
             lane.scheduled = true;
             self.runnable.push_back(lane_index);
         }
@@ -36,6 +39,18 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             };
             drop(self.start_one(lane_index, permit, true, now));
         }
+        loop {
+            self.start_runnable(now);
+            if !self.runnable.is_empty() {
+                return;
+            }
+            let Some(lane_index) = self.waits.held_back.iter_mut().find_map(HeldBack::wake) else { break };
+            self.runnable.push_front(lane_index);
+        }
+        self.waits.give_back_unused();
+    }
+
+    fn start_runnable(&mut self, now: Instant) {
         while let Some(lane_index) = self.runnable.front().copied() {
             if self.is_blocked(lane_index) {
                 self.runnable.pop_front();
@@ -46,32 +61,34 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                 }
                 continue;
             }
-            let Some(permit) = self.permit.take().or_else(|| self.shared.permits.try_request()) else { return };
+            let Some(permit) = self.waits.permit.take().or_else(|| self.waits.queue.take_now()) else { return };
             self.runnable.pop_front();
             if let Some(lane) = self.lanes.get_mut(lane_index) {
                 lane.scheduled = false;
-                self.permit = self.start_one(lane_index, permit, false, now);
+                self.waits.permit = self.start_one(lane_index, permit, false, now);
             }
         }
-        self.permit = None;
     }
 
-    /// A lane waits until hosts like its own have fewer requests under way. Hosts of which nothing is known come first: most of them
-    /// answer.
-    fn hold_back(&mut self, lane_index: usize) {
-        let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
+    /// A lane waits until webhooks like its own have fewer requests under way. The turn that it may have at its host is another's.
+    fn hold_back(&mut self, lane_index: usize, kind: usize) {
+        let (Some(lane), Some(held_back)) = (self.lanes.get_mut(lane_index), self.waits.held_back.get_mut(kind)) else {
+            return never("a lane that is in use is gone");
+        };
         lane.scheduled = true;
-        let host = self.hosts.get(lane.host);
-        if host.is_some_and(|host| host.in_flight == 0 && host.promptness.is_unknown()) {
-            self.held_back.push_front(lane_index);
-        } else {
-            self.held_back.push_back(lane_index);
-        }
+        held_back.lanes.push_back(lane_index);
+        let host = lane.host;
+        self.wake_next(host);
     }
 
-    /// Lets the next lane try that is held back.
-    pub(super) fn wake_held_back(&mut self) {
-        self.runnable.extend(self.held_back.pop_front());
+    /// A lane has another pace: where it is held back it tries again.
+    pub(super) fn pace_changed(&mut self, lane_index: usize, before: Pace) {
+        let held_back = kind_of(before).and_then(|kind| self.waits.held_back.get_mut(kind));
+        let Some(held_back) = held_back else { return };
+        if let Some(place) = held_back.lanes.iter().position(|held_back| *held_back == lane_index) {
+            held_back.lanes.remove(place);
+            self.runnable.push_back(lane_index);
+        }
     }
 
     /// Starts the next request of a lane, or gives the permit back.
@@ -88,7 +105,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         };
         let host_index = lane.host;
         // A cut since it was scheduled: it comes again when one of its requests ends.
-        if lane.in_flight >= lane.allowance.requests() && !probe {
+        if lane.in_flight >= lane.requests_max() && !probe {
             self.wake_next(host_index);
             return Some(permit);
         }
@@ -96,9 +113,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             never("the host of a lane is gone");
             return Some(permit);
         };
-        let (pace, permits) = (host.promptness.pace(), &self.shared.permits);
-        let limit = permits.of_one_host(pace, self.shared.settings.max_in_flight_per_host);
-        if host.in_flight >= limit && !probe {
+        if host.in_flight >= self.shared.settings.max_in_flight_per_host && !probe {
             lane.scheduled = true;
             host.waiting.push_back(lane_index);
             return Some(permit);
@@ -106,21 +121,24 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if probe && !self.is_probe_due(lane_index, now) {
             return Some(permit);
         }
-        if !probe && !permits.try_take(pace) {
-            self.hold_back(lane_index);
+        let pace = self.lanes.get(lane_index).map_or(Pace::Unknown, |lane| lane.promptness.pace());
+        let kind = if probe { None } else { kind_of(pace) };
+        let held_back = kind.and_then(|kind| self.waits.held_back.get_mut(kind));
+        let share = held_back.map(HeldBack::take_share);
+        if let (Some(kind), Some(None)) = (kind, &share) {
+            self.hold_back(lane_index, kind);
             return Some(permit);
         }
         let Some((place, active, delivery)) = self.next_of(lane_index) else {
-            if !probe {
-                self.shared.permits.give_back(pace, 1);
-            }
             self.wake_next(host_index);
             return Some(permit);
         };
         if probe {
             self.begin_probe(lane_index, now);
-        } else if let Some(host) = self.hosts.get_mut(host_index) {
-            host.permits += 1;
+        } else if let Some(lane) = self.lanes.get_mut(lane_index) {
+            lane.permits += 1;
+            // The lane gives it back, in the share that it has by then.
+            share.flatten().into_iter().for_each(OwnedSemaphorePermit::forget);
         }
         let (lane, host, began) = (lane_index, host_index, now);
         self.begin(UnderWay { lane, host, place, probe, began, delivery, active, _permit: permit }, now);
@@ -161,8 +179,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let (Some(lane), Some(host)) = (self.lanes.get_mut(under_way.lane), self.hosts.get_mut(under_way.host)) else {
             return never("the lane of a request is gone");
         };
+        lane.promptness.began(lane.in_flight, now);
         lane.in_flight += 1;
-        host.promptness.began(host.in_flight, now);
         host.in_flight += 1;
         host.used = now;
         let wants_new = under_way.probe || std::mem::take(&mut lane.has_failed);

@@ -1,0 +1,73 @@
+//! What a shard waits for in turn with the others: permits for its lanes, and shares of them. Nothing here starts a request.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::deliver::permits::{KINDS, PermitQueue, Permits};
+
+/// Lanes of a kind that wait until webhooks like theirs hold less than their share of all permits.
+pub(super) struct HeldBack {
+    pub(super) lanes: VecDeque<usize>,
+    queue: PermitQueue,
+    /// What came for the first of them.
+    share: Option<OwnedSemaphorePermit>,
+}
+
+impl HeldBack {
+    /// A place in the share for a lane that has its turn, if there is one now. Those that wait come before one that does not.
+    pub(super) fn take_share(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.share.take().or_else(|| if self.lanes.is_empty() { self.queue.take_now() } else { None })
+    }
+
+    /// The first lane, if there is a place for it now.
+    pub(super) fn wake(&mut self) -> Option<usize> {
+        if self.share.is_none() && !self.lanes.is_empty() {
+            self.share = self.queue.take_now();
+        }
+        self.share.as_ref().and_then(|_| self.lanes.pop_front())
+    }
+}
+
+/// What a shard waits for in turn with the others: permits, and shares of them.
+pub(super) struct PermitWaits {
+    pub(super) queue: PermitQueue,
+    /// A permit in hand, waited for when runnable lanes had none.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) held_back: [HeldBack; KINDS],
+}
+
+impl PermitWaits {
+    pub(super) fn new(permits: &Permits) -> Self {
+        let held_back = |queue| HeldBack { lanes: VecDeque::new(), queue, share: None };
+        Self { queue: permits.queue(), permit: None, held_back: permits.share_queues().map(held_back) }
+    }
+
+    /// No lane can start a request: what is in hand is for other shards.
+    pub(super) fn give_back_unused(&mut self) {
+        self.permit = None;
+        self.queue.leave();
+        for held_back in &mut self.held_back {
+            held_back.share = None;
+            if held_back.lanes.is_empty() {
+                held_back.queue.leave();
+            }
+        }
+    }
+
+    /// Ready when something came. `wants_permit`: a lane can't run without.
+    pub(super) fn poll(&mut self, wants_permit: bool, context: &mut Context<'_>) -> Poll<()> {
+        let mut came = false;
+        if let Poll::Ready(permit) = self.queue.poll_wanted(wants_permit && self.permit.is_none(), context) {
+            (self.permit, came) = (permit, true);
+        }
+        for held_back in &mut self.held_back {
+            let wants_share = held_back.share.is_none() && !held_back.lanes.is_empty();
+            if let Poll::Ready(share) = held_back.queue.poll_wanted(wants_share, context) {
+                (held_back.share, came) = (share, true);
+            }
+        }
+        if came { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
