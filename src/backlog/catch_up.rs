@@ -2,7 +2,7 @@
 //! no group and has one queue a partition. What it does not poll stays in the client's bounded prefetch. The pipeline matches the
 //! records, not this file.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub(crate) enum Next<'a> {
 pub(crate) struct CatchUpReader {
     consumer: Arc<BaseConsumer<ClientLog>>,
     topic: String,
-    sources: HashMap<i32, Source>,
+    sources: BTreeMap<i32, Source>,
 }
 
 impl CatchUpReader {
@@ -55,7 +55,7 @@ impl CatchUpReader {
     /// A property that librdkafka refuses.
     pub(crate) fn new(kafka: &settings::Kafka, topic: &str) -> KafkaResult<Self> {
         let consumer = catch_up_reader_config(kafka).create_with_context(ClientLog::new("catch-up"))?;
-        Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned(), sources: HashMap::new() })
+        Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned(), sources: BTreeMap::new() })
     }
 
     /// Reads a partition on from `offset`.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -40,12 +40,14 @@ pub(crate) enum FromLane {
     },
 }
 
+/// What shards and readers share. It has cache lines of its own: what the events thread looks at in each of its rounds, for each
+/// partition, is not among what shards change with each delivery.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 struct State {
     tracker: OffsetTracker,
     /// Attempts and publications under way.
     active: u32,
-    closing: bool,
     /// The latest record that work was begun on.
     begun: Option<Sequence>,
     /// The first offset read.
@@ -103,6 +105,9 @@ struct Untracked {
 /// Records that need nothing more which are kept until the tracker gets them: one lock for as many.
 const SKIPPED_MAX: usize = 256;
 
+/// No commit bound was set: no offset is below zero.
+const NO_BOUND: i64 = -1;
+
 /// One assignment of one partition.
 #[derive(Debug)]
 pub struct Assignment {
@@ -115,8 +120,14 @@ pub struct Assignment {
     untracked: Mutex<Untracked>,
     state: Mutex<State>,
     quiet: Condvar,
-    /// Cancelled when it is given up: the events thread takes no more reports. Changes under the lock of `state` only.
-    over: CancellationToken,
+    /// No later record begins any more. Like `over` and `bound`, it changes under the lock of `state` only.
+    closing: AtomicBool,
+    /// It is given up: the events thread takes no more reports.
+    over: AtomicBool,
+    /// Whether lanes may have reported anything since the reports were taken.
+    has_reports: AtomicBool,
+    /// The state's `commit_bound`, or [`NO_BOUND`].
+    bound: AtomicI64,
     /// Cancelled when the next owner gets what is not settled here.
     passed_on: CancellationToken,
 }
@@ -139,9 +150,20 @@ impl Assignment {
         let untracked = Mutex::new(Untracked { skipped: Vec::new(), may_pass_over: !settled_before.is_empty() });
         let state = State { settled_before: settled_before.into(), named_before, ..State::default() };
         let (recalled_below, state) = (AtomicU64::new(0), Mutex::new(state));
-        let (over, passed_on) = (CancellationToken::new(), CancellationToken::new());
-        let quiet = Condvar::new();
-        Arc::new(Self { topic, partition, start, recalled_below, untracked, state, quiet, over, passed_on })
+        Arc::new(Self {
+            topic,
+            partition,
+            start,
+            recalled_below,
+            untracked,
+            state,
+            quiet: Condvar::new(),
+            closing: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            has_reports: AtomicBool::new(false),
+            bound: AtomicI64::new(NO_BOUND),
+            passed_on: CancellationToken::new(),
+        })
     }
 
     /// Where reading begins. `None`: at the start of the log.
@@ -256,10 +278,14 @@ impl Assignment {
     /// Sets the first offset that may not be committed: from there on a record counts as settled because a webhook has a place, and
     /// Kafka does not have that place yet.
     pub(crate) fn set_commit_bound(&self, bound: i64) {
-        let mut state = self.state();
-        if state.commit_bound.replace(bound) != Some(bound) {
-            state.bound_changes += 1;
+        // Most often nothing has changed.
+        if self.bound.load(Ordering::Acquire) == bound {
+            return;
         }
+        let mut state = self.state();
+        self.bound.store(bound, Ordering::Release);
+        state.commit_bound = Some(bound);
+        state.bound_changes += 1;
     }
 
     /// The first offset that may not be committed.
@@ -279,6 +305,7 @@ impl Assignment {
         let mut state = self.state();
         if !self.is_over() {
             state.from_lanes.push(from_lane);
+            self.has_reports.store(true, Ordering::Release);
         }
     }
 
@@ -299,7 +326,7 @@ impl Assignment {
     /// commits.
     pub(crate) fn recall_oldest(&self, unsettled_max: usize) {
         let state = self.state();
-        if state.places_stored.is_some() && !state.closing && state.tracker.unsettled_len() >= unsettled_max {
+        if state.places_stored.is_some() && !self.is_closing() && state.tracker.unsettled_len() >= unsettled_max {
             let below = state.tracker.settled_below() + unsettled_max as Sequence / 2;
             self.recalled_below.store(below, Ordering::Release);
         }
@@ -313,7 +340,7 @@ impl Assignment {
 
     /// Whether it is given up, and the events thread takes no more reports.
     pub(crate) fn is_over(&self) -> bool {
-        self.over.is_cancelled()
+        self.over.load(Ordering::Acquire)
     }
 
     /// Waits until the next owner gets what is not settled here.
@@ -352,17 +379,22 @@ impl Assignment {
     /// It is given up, and its records are read by no next owner: the log has lost them. What became of them is still published.
     pub(crate) fn end_with_its_log(&self) {
         let mut state = self.state();
-        self.over.cancel();
+        self.over.store(true, Ordering::Release);
         state.from_lanes.clear();
     }
 
     /// What lanes have reported since the last call.
     pub(crate) fn take_reports(&self) -> Vec<FromLane> {
+        if !self.has_reports.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        // Before the lock: a report that comes meanwhile sets it again.
+        self.has_reports.store(false, Ordering::Release);
         std::mem::take(&mut self.state().from_lanes)
     }
 
     fn notify_if_quiet(&self, state: &State) {
-        if state.closing && state.is_quiet() {
+        if self.is_closing() && state.is_quiet() {
             self.quiet.notify_all();
         }
     }
@@ -387,7 +419,7 @@ impl Assignment {
     pub(crate) fn begin(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
         let mut state = self.state();
         let is_latest = state.begun.is_none_or(|begun| sequence > begun);
-        if state.closing && (is_latest || state.places_stored.is_some()) {
+        if self.is_closing() && (is_latest || state.places_stored.is_some()) {
             return None;
         }
         if is_latest {
@@ -401,7 +433,7 @@ impl Assignment {
     /// Begins work that has no record, unless the assignment is closing.
     pub(crate) fn begin_apart(self: &Arc<Self>) -> Option<Active> {
         let mut state = self.state();
-        if state.closing {
+        if self.is_closing() {
             return None;
         }
         state.active += 1;
@@ -424,13 +456,13 @@ impl Assignment {
 
     /// Whether it is closing: what need not be begun is left to the next owner.
     pub(crate) fn is_closing(&self) -> bool {
-        self.state().closing
+        self.closing.load(Ordering::Acquire)
     }
 
     /// Lets no later record begin any more.
     pub fn close(&self) {
         let mut state = self.state();
-        state.closing = true;
+        self.closing.store(true, Ordering::Release);
         if state.places_stored.is_some() {
             state.places_stored = Some(false);
             self.recalled_below.store(Sequence::MAX, Ordering::Release);

@@ -293,8 +293,12 @@ impl Part {
 
 /// Passes to `backlog` which deliveries lanes have settled or returned.
 pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
+    let reports = assignment.take_reports();
+    if reports.is_empty() {
+        return;
+    }
     let now_ms = clock::now_ms();
-    for from_lane in assignment.take_reports() {
+    for from_lane in reports {
         match from_lane {
             FromLane::Settled { gauge, offset } => backlog.settled(&gauge, offset),
             FromLane::Returned { gauge, event, pinned } => backlog.returned(&gauge, &event, pinned, now_ms),

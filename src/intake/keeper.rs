@@ -81,12 +81,16 @@ impl Tools {
 pub(crate) struct Keeper {
     tools: Tools,
     parts: Vec<Part>,
+    /// Which of them was asked for last: most records follow one of the same partition.
+    last: usize,
+    /// Which of them has the first turn.
+    first: usize,
     /// Partitions that came since the last question about places.
     awaited: Vec<Arc<Assignment>>,
     /// Partitions that wait for its answer.
     asked: Vec<Arc<Assignment>>,
     next_number: u64,
-    /// When places that are held elsewhere were last asked for.
+    /// When the keeper last looked for places that are held elsewhere.
     followed: Instant,
     /// When the keeper last looked for places that former owners wrote late.
     swept: Instant,
@@ -103,6 +107,8 @@ impl Keeper {
         Self {
             tools,
             parts: Vec::new(),
+            last: 0,
+            first: 0,
             awaited: Vec::new(),
             asked: Vec::new(),
             next_number: 0,
@@ -149,8 +155,11 @@ impl Keeper {
 
     /// Asks for the places of new partitions, of those where former owners hold some, and now and then of all.
     fn ask(&mut self) {
-        let is_waiting = self.parts.iter().any(Part::waits_for_holders);
-        let is_due = is_waiting && self.followed.elapsed() >= FOLLOW_EVERY;
+        let mut is_due = self.followed.elapsed() >= FOLLOW_EVERY;
+        if is_due {
+            self.followed = Instant::now();
+            is_due = self.parts.iter().any(Part::waits_for_holders);
+        }
         let sweeps = !self.parts.is_empty() && self.swept.elapsed() >= SWEEP_EVERY;
         if self.awaited.is_empty() && !is_due && !sweeps {
             return;
@@ -159,7 +168,6 @@ impl Keeper {
         let new = self.awaited.iter().map(|assignment| assignment.partition());
         if self.tools.loader.ask(new.chain(read).collect()) {
             self.asked = std::mem::take(&mut self.awaited);
-            self.followed = Instant::now();
             if sweeps {
                 self.swept = Instant::now();
             }
@@ -200,8 +208,11 @@ impl Keeper {
 
     /// The backlog of a partition that is read.
     pub(crate) fn backlog(&mut self, assignment: &Arc<Assignment>) -> Option<&mut PartitionBacklog> {
-        let part = self.parts.iter_mut().find(|part| Arc::ptr_eq(&part.assignment, assignment));
-        part.map(|part| &mut part.backlog)
+        let is_it = |part: &Part| Arc::ptr_eq(&part.assignment, assignment);
+        if !self.parts.get(self.last).is_some_and(is_it) {
+            self.last = self.parts.iter().position(is_it)?;
+        }
+        self.parts.get_mut(self.last).map(|part| &mut part.backlog)
     }
 
     /// Whether it holds no partition.
@@ -267,10 +278,10 @@ impl Keeper {
         let began = Instant::now();
         let Tools { reader, metrics, .. } = &mut self.tools;
         reader.serve();
-        let count = self.parts.len().max(1);
         // Each turn begins with another partition, in case the time is up before the last.
-        self.parts.rotate_left(1 % count);
-        for part in &mut self.parts {
+        self.first = (self.first + 1) % self.parts.len().max(1);
+        let (after, first) = self.parts.split_at_mut(self.first);
+        for part in first.iter_mut().chain(after) {
             if part.assignment.is_closing() || (part.backlog.is_empty() && !part.is_read) {
                 continue;
             }
