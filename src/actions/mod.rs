@@ -1,6 +1,6 @@
 //! What operators do: send dead letters back, replay past events, resume an integration.
 //!
-//! A library for the command line, the API and the page alike. One [`Selection`] says what is meant; a preview counts it and fixes
+//! A library: the command line, the API and the page use it. One [`Selection`] says what is meant; a preview counts it and fixes
 //! it; a run sends exactly that. Each action leaves one record in the audit topic. Nothing here knows HTTP or a terminal.
 
 pub(crate) mod audit;

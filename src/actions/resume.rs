@@ -39,7 +39,7 @@ pub(crate) enum Outcome {
     NotSuspended,
     /// The request stands, and no worker has granted it yet.
     Pending,
-    /// Its own status keeps everything from it, whatever its health is.
+    /// Its own status keeps all events from it, whatever its health is.
     OwnStatusFailed,
     /// There is no such integration.
     Unknown,

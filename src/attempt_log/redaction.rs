@@ -82,7 +82,7 @@ impl Secrets {
         masked
     }
 
-    /// The text without those whose letters and digits are in it once escapes are undone.
+    /// The text without the secrets whose letters and digits stand in it once escapes are undone.
     fn mask_escaped(&self, text: &str) -> String {
         let mut places = Vec::new();
         let letters = bare(text.as_bytes(), Some(&mut places));

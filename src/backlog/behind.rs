@@ -58,13 +58,13 @@ pub(crate) struct Behind {
     pub(crate) reason: BehindReason,
     /// See `reason`.
     pub(crate) since_ms: i64,
-    /// The timestamp of the first event that it is to be given, as far as known, ms since 1970.
+    /// The timestamp of the first event that it still has to get, as far as known, ms since 1970.
     pub(crate) oldest_ms: i64,
     /// Whether it still gets anything.
     pub(crate) standing: Standing,
     /// While it is behind, the main reader gives it what comes before this and skips the rest.
     from: i64,
-    /// Everything from here on is to be given.
+    /// It still has to get everything from here on.
     next: i64,
     /// Below `next`: given once, returned by the lane, to be given again.
     todo: BTreeSet<i64>,
@@ -123,7 +123,7 @@ impl Behind {
         let up_to = place.next().unwrap_or(i64::MAX);
         let mut restored = Self::new(gauge, start.min(up_to), (since_ms, since_ms));
         restored.from = start.min(place.first().unwrap_or(start));
-        // What lies beyond the start is to be given anyway, unless a run says that it was settled.
+        // The webhook gets what lies beyond the start anyway, unless a run says that it was settled.
         let is_named = |offset: &&i64| **offset < start || settled.iter().any(|run| run.contains(*offset));
         restored.todo = place.todo().iter().filter(is_named).copied().collect();
         restored.reason = reason;
@@ -153,8 +153,8 @@ impl Behind {
         Self { is_served: false, uncovered: None, ..Self::new(gauge, position, times) }
     }
 
-    /// One that is not behind, and whose place in Kafka is to be removed: a former owner wrote it late. Everything before that is settled
-    /// for it.
+    /// One that is not behind, and has a place in Kafka that a former owner wrote late: this one removes it. Everything before that is
+    /// settled for it.
     pub(super) fn removed_late(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: (i64, i64)) -> Self {
         let mut removed_late = Self::level(gauge, position, times);
         // Kafka may have it no more.
@@ -253,7 +253,7 @@ impl Behind {
         }
     }
 
-    /// The first offset that it is to be given.
+    /// The first offset that it still has to get.
     pub(super) fn need(&self) -> i64 {
         self.todo.first().map_or(self.next, |first| self.next.min(*first))
     }
@@ -283,7 +283,7 @@ impl Behind {
         self.is_served && self.left != pass && self.need() >= start && self.hold == Hold::None
     }
 
-    /// Whether it is to be given that offset.
+    /// Whether it still has to get that offset.
     pub(super) fn wants(&self, offset: i64) -> bool {
         self.todo.contains(&offset) || (offset >= self.next && !self.was_settled(offset))
     }
@@ -439,7 +439,7 @@ impl Behind {
         self.pins = pins;
     }
 
-    /// What is to be written now; the empty place for a tombstone.
+    /// What this worker has to write now; the empty place for a tombstone.
     pub(super) fn write_due(&mut self, now_ms: i64, write_every_ms: i64) -> Option<Place> {
         // A clock that was set back counts as time that has passed.
         let age = self.stored.at_ms.map(|at| now_ms.saturating_sub(at)).filter(|age| *age >= 0).unwrap_or(i64::MAX);

@@ -134,7 +134,7 @@ impl PartitionBacklog {
         self.behind.insert(gauge.id(), behind);
     }
 
-    /// Whether no webhook is behind and nothing is to be written.
+    /// Whether no webhook is behind and there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.behind.is_empty()
     }
@@ -415,7 +415,7 @@ impl PartitionBacklog {
         gone
     }
 
-    /// What is to be written to the backlog topic now. Forgets each webhook of which nothing is left.
+    /// The records for the backlog topic that are due now. Forgets each webhook that has got everything.
     pub(crate) fn writes_due(&mut self, now_ms: i64) -> Vec<PlaceWrite> {
         self.behind.retain(|_, behind| !behind.is_over());
         // A partition writes no more than a thousand places a second, however many webhooks are behind in it.

@@ -33,12 +33,12 @@ impl Place {
         Self { next: Some(next), ..Self::default() }
     }
 
-    /// Whether nothing is to be given.
+    /// Whether the webhook has got everything.
     pub(crate) fn is_none(&self) -> bool {
         self.todo.is_empty() && self.next.is_none()
     }
 
-    /// The first offset that is to be given.
+    /// The first offset that the webhook still has to get.
     pub(crate) fn first(&self) -> Option<i64> {
         self.todo.first().copied().or(self.next)
     }
@@ -48,17 +48,17 @@ impl Place {
         &self.todo
     }
 
-    /// Everything from here on is to be given.
+    /// The webhook still has to get everything from here on.
     pub(crate) fn next(&self) -> Option<i64> {
         self.next
     }
 
-    /// Whether that offset is to be given.
+    /// Whether the webhook still has to get that offset.
     pub(crate) fn covers(&self, offset: i64) -> bool {
         self.next.is_some_and(|next| offset >= next) || self.todo.contains(&offset)
     }
 
-    /// What both are to be given.
+    /// The offsets that either place has.
     pub(crate) fn meet(&self, other: &Self) -> Self {
         let all = self.todo.union(&other.todo).copied();
         let next = self.next.and_then(|next| other.next.map(|other| next.max(other)));

@@ -26,7 +26,7 @@ pub(crate) struct PlaceRecord {
     pub(crate) integration: String,
     /// The webhook's id.
     pub(crate) web_hook: String,
-    /// The first offset that the webhook is to be given.
+    /// The first offset that the webhook still has to get.
     pub(crate) offset: i64,
     /// Which of the offsets from there on. Without it: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +46,7 @@ pub(crate) struct PlaceRecord {
 struct Exact {
     /// `<cluster>.<offset>`
     of: String,
-    /// The offsets that the webhook is to be given, as runs from the first one on: gap and length in turn.
+    /// The offsets that the webhook still has to get, as runs from the first one on: gap and length in turn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     todo: Vec<i64>,
     /// And everything from here on.
@@ -114,7 +114,7 @@ impl PlaceRecord {
         (exact.of == self.binding(cluster?)).then_some(exact)
     }
 
-    /// What the webhook is to be given on this cluster. One that can't be read counts as everything from its first offset on.
+    /// What the webhook still has to get, on this cluster. One that can't be read counts as everything from its first offset on.
     pub(crate) fn place(&self, cluster: Option<ClusterTag>) -> Place {
         let exact = self.exact(cluster).and_then(|exact| Place::of_runs(self.offset, &exact.todo, exact.next));
         let mut place = exact.filter(|place| !place.is_none()).unwrap_or_else(|| Place::from(self.offset));

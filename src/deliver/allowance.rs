@@ -79,7 +79,7 @@ impl Allowance {
         Self { limit, reduced: None }
     }
 
-    /// Requests that may be under way now: none right after a cut, until one is acknowledged or none is left.
+    /// Requests that may be under way now. 0 right after a cut, until one is acknowledged or all have ended.
     pub(crate) fn requests(&self) -> usize {
         if self.reduced.is_some_and(|reduced| reduced.holds) { 0 } else { self.size() }
     }

@@ -72,7 +72,7 @@ async fn read_head(tcp: &mut TcpStream) -> Option<(String, String)> {
     Some((head, echo))
 }
 
-/// Answers the one request of each connection with `answer`, where `{echo}` stands for its token, and holds on until the other end is
+/// Answers the one request of each connection with `answer`, with its token in place of `{echo}`, and holds on until the other end is
 /// closed.
 fn answer_with(listener: TcpListener, answer: &str) -> JoinSet<()> {
     let answer = answer.to_owned();

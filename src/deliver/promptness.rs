@@ -10,7 +10,7 @@ const PROMPT: Duration = Duration::from_secs(1);
 /// How a webhook's requests end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// Within [`PROMPT`], in whatever way.
+    /// Within [`PROMPT`], acknowledged or not.
     Prompt,
     /// Later, with an answer.
     Late,

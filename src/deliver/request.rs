@@ -26,7 +26,7 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 /// came another way.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadRequest {
-    /// The URL is none.
+    /// The URL is not valid.
     #[error(transparent)]
     Url(#[from] BadUrl),
     /// More header secrets than the contract allows.
@@ -46,7 +46,7 @@ impl RequestTemplate {
     /// Prepares the requests of a webhook.
     ///
     /// # Errors
-    /// [`BadRequest`], whatever the record holds: nothing in it may end this thread.
+    /// [`BadRequest`]: nothing that the record holds may end this thread.
     pub(crate) fn new(integration: &Integration, webhook: usize) -> Result<Self, BadRequest> {
         let url = integration.webhook(webhook).map(Webhook::url).unwrap_or_default();
         let target = Target::parse(&url)?;

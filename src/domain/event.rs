@@ -28,7 +28,7 @@ pub struct Envelope<'a> {
     pub(crate) id: Cow<'a, str>,
     /// `type`: change, link, unlink, or a word this version does not know.
     pub(crate) event: EventWord,
-    /// `changeData.type`, or that there is none.
+    /// `changeData.type`; a variant of its own where it is missing.
     pub(crate) change: ChangeWord,
     /// The ids in `entityIds`: at least one.
     pub(crate) entities: Vec<Entity>,

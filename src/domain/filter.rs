@@ -102,7 +102,7 @@ pub struct EventFacts<'a> {
 }
 
 impl EventFacts<'_> {
-    /// A bit for each of its entities: an item whose [`FilterItem::interest`] has none of them does not match.
+    /// A bit for each of its entities: an item whose [`FilterItem::interest`] has no such bit does not match.
     pub(crate) fn interest(&self) -> u64 {
         self.entities.iter().fold(0, |bits, entity| bits | entity.entity_type.bit())
     }

@@ -70,7 +70,7 @@ struct Webhooks {
     /// `None` if they are of several.
     name: Option<Box<str>>,
     groups: Box<[Group]>,
-    /// Places of webhooks whose item others have too.
+    /// Places of webhooks that share their item with others.
     places: Box<[u32]>,
     members: Vec<Member>,
 }

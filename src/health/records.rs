@@ -1,6 +1,6 @@
 //! The records of the health topics, written and read in one place.
 //!
-//! `<health topic>` holds changes of state, for everybody. Beside it two topics are this program's own, with the same
+//! `<health topic>` holds changes of state, for any consumer. Beside it two topics are this program's own, with the same
 //! number of partitions and an integration in the same partition of each: `.deltas` holds what workers count and requests
 //! to resume, `.counts` what the owner of a partition has made of them. All are JSON; unknown fields are ignored.
 

@@ -43,7 +43,7 @@ impl Tally {
         counts.lock()
     }
 
-    /// Counts an attempt that ended at `at_ms`. Slots without a request are none.
+    /// Counts an attempt that ended at `at_ms`. Slots without a request are not attempts.
     pub fn count(&self, shard: usize, integration: &Arc<Integration>, outcome: &Outcome, at_ms: i64) {
         let by_network = match outcome {
             Outcome::Acknowledged => false,

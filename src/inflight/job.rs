@@ -244,7 +244,7 @@ impl Event {
         }
     }
 
-    /// Whether it is to be given back from the lane in which it waits.
+    /// Whether the lane in which it waits has to give it back.
     pub(crate) fn is_recalled(&self) -> bool {
         match &self.ticket {
             Some(Ticket::Record(assignment, sequence)) => assignment.is_recalled(Some(*sequence)),
@@ -374,7 +374,7 @@ impl Delivery {
         self.integration.webhook(self.webhook)
     }
 
-    /// Settles it: nothing more is to be done for this event and this webhook.
+    /// Settles it: this event needs nothing more for this webhook.
     pub(crate) fn settle(self) {
         self.event.settle(Some(&self.gauge));
     }

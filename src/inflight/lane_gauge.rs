@@ -56,7 +56,7 @@ pub(crate) struct LaneGauge {
     noted: AtomicU64,
 }
 
-/// Numbers of returns that the events thread has not taken note of: a few for each lane, since none is admitted meanwhile.
+/// Numbers of returns that the events thread has not taken note of: a few for each lane, since it admits no delivery meanwhile.
 type Returns = Mutex<Vec<(Arc<LaneGauge>, u64)>>;
 
 /// What kind of delivery asks to be admitted.
@@ -298,12 +298,12 @@ impl LaneGauges {
         Self { known: Mutex::default(), lane: OfLane { events_max, returns: Arc::default() } }
     }
 
-    /// The gauge of a webhook, made if there is none.
+    /// The gauge of a webhook; a new one where it is missing.
     pub(crate) fn of(&self, integration: &str, webhook: &str) -> Arc<LaneGauge> {
         self.known.lock().of(integration, webhook, &self.lane)
     }
 
-    /// The gauge of the webhook at `place` of an integration, made if there is none. `None` if the integration has no such place.
+    /// The gauge of the webhook at `place` of an integration; a new one where it is missing. `None` if the integration has no such place.
     pub(crate) fn of_place(&self, integration: &Arc<Integration>, place: usize) -> Option<Arc<LaneGauge>> {
         self.at_place(integration, place, |at| Arc::clone(&at.gauge))
     }

@@ -29,7 +29,7 @@ pub(crate) enum FromLane {
         /// Of which event.
         offset: i64,
     },
-    /// A delivery that waited in a lane is returned: it is to be given again.
+    /// A delivery that waited in a lane is returned: the webhook gets it again later.
     Returned {
         /// Of which webhook.
         gauge: Arc<LaneGauge>,

@@ -21,13 +21,13 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// The group has told it what it gets, if only that it gets nothing yet.
+    /// The group has given it an assignment, which may be empty.
     pub(super) fn joined(&self) {
         self.joined.get_or_init(Instant::now);
         self.rounds.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How often the group has told it.
+    /// How often the group has given it one.
     pub(super) fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Acquire)
     }

@@ -161,7 +161,7 @@ impl EventConsumer {
         if self.reader.member().is_out_of_touch() { Reading::Wait } else { self.outlet.pressure.reading() }
     }
 
-    /// Rests while nothing more is to be handed over; when that lasts, pauses the partitions and goes on polling.
+    /// Rests while the commits are not answered; when that lasts, pauses the partitions and goes on polling.
     fn wait_for_room(&mut self) -> bool {
         let began = Instant::now();
         while self.reading() == Reading::Wait {

@@ -39,7 +39,7 @@ pub(super) fn next_of(assignment: &Assignment, range: LogRange) -> i64 {
     next.unwrap_or(range.low).max(range.low)
 }
 
-/// Where a partition begins again whose next offset to be settled is `next`. `None`: it is not held, and goes on as it is.
+/// Where a partition begins again; `next` is its next unsettled offset. `None`: the worker does not hold it, and it goes on as it is.
 fn start_of(change: LogChange, range: LogRange, next: Option<i64>) -> Option<i64> {
     match change {
         LogChange::Anew { .. } => Some(range.low),

@@ -207,7 +207,7 @@ impl PartitionReader {
         }
     }
 
-    /// Pauses or resumes all partitions whose window does not hold them paused.
+    /// Pauses or resumes all partitions, except those that a full window keeps paused.
     pub(crate) fn pause_all(&self, paused: bool) {
         let mut list = TopicPartitionList::new();
         for Source { assignment, .. } in self.sources.values().flatten().filter(|source| !source.paused) {

@@ -193,7 +193,7 @@ impl TickScheduler {
         tracing::info!("the schedules have drained");
     }
 
-    /// Serves the group until the next tick comes, or something else is to be looked at. Returns whether it can go on.
+    /// Serves the group until the next tick comes, or something else needs a look. Returns whether it can go on.
     fn poll(&self) -> bool {
         let until = self.agenda.next_ms().map_or(i64::MAX, |next| next.saturating_sub(clock::now_ms()));
         let wait = Duration::from_millis(u64::try_from(until).unwrap_or(0)).clamp(POLL_MIN, POLL_MAX);

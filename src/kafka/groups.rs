@@ -67,7 +67,7 @@ pub(crate) fn committed(
 /// Leaves the group of a consumer that is about to be dropped and holds nothing. Dropping it would not: the client library says that it
 /// leaves once it has given up partitions, and without any it ends in silence. A rebalance that is under way would wait for it, and
 /// partitions would stand still, until its session is over. A consumer that holds partitions leaves when it is dropped.
-/// `rounds` says how often the group has told it what it gets, if only that it gets nothing. Blocks for a bounded time.
+/// `rounds` says how often the group has given it an assignment, empty ones included. Blocks for a bounded time.
 pub(crate) fn leave_empty_handed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     group: &str,

@@ -60,7 +60,7 @@ impl<C: ProducerContext + 'static> PolledProducer<C> {
     }
 }
 
-/// A record with what its acknowledgement is told.
+/// A record with what its acknowledgement is passed to.
 type Sent<'a, C> = BaseRecord<'a, [u8], [u8], <C as ProducerContext>::DeliveryOpaque>;
 
 impl<C: ProducerContext + 'static> Deref for PolledProducer<C> {

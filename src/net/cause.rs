@@ -18,7 +18,7 @@ pub(crate) struct Cause {
 }
 
 impl Cause {
-    /// The same words for everybody.
+    /// The words that all callers get.
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self { text: cut(&text.into()), shown: None }
     }

@@ -48,7 +48,7 @@ const SOCKETS_EACH: usize = 16;
 const GIVES_WAY_AFTER: Duration = Duration::from_millis(250);
 /// Names remembered, in each of two generations.
 const GENERATION_MAX: usize = 16_384;
-/// Addresses kept of one answer, more than any honest one has. All of them are checked, so none is passed over: a longer
+/// Addresses kept of one answer, more than any honest one has. Each of them is checked: a longer
 /// answer is a failure.
 const ADDRESSES_MAX: usize = 64;
 
@@ -301,7 +301,7 @@ impl Shared {
         self.state.lock()
     }
 
-    /// The answer for `name` that is known. Starts a look-up if there is none, or if it has to be renewed.
+    /// The known answer for `name`. Starts a look-up if there is no answer, or if it has to be renewed.
     fn step(shared: &Arc<Self>, name: &str) -> Step {
         let now = Instant::now();
         let mut locked = shared.lock();

@@ -1,6 +1,6 @@
 //! The questions of people that run webhooks: did it arrive, why not, when is the next try.
 //!
-//! A library over Kafka's topics, for the command line, the HTTP readers and the page alike. Every answer says how far it looked.
+//! A library over Kafka's topics: the command line, the HTTP readers and the page use it. Every answer says how far it looked.
 //! Nothing here knows HTTP or a terminal, keeps anything between two questions, or writes to Kafka. Every function blocks its
 //! thread for a bounded time.
 

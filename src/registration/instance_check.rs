@@ -97,7 +97,7 @@ pub(crate) struct Found {
     pub(crate) more: usize,
 }
 
-/// The faults, at places for which `counts` is true, of the instance that is to be written under `key` (`<workspace>/<integration
+/// The faults, at places for which `counts` is true, of the instance that a caller wants to write under `key` (`<workspace>/<integration
 /// id>`). Takes time and memory in proportion to the instance.
 pub(crate) fn faults(key: &str, instance: &Instance, counts: &dyn Fn(Place) -> bool) -> Found {
     let mut checker = Checker { listed: Vec::new(), more: 0, counts };

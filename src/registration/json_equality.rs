@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 /// Values nested deeper are compared letter by letter from there on, so that no document is read a thousand times.
 const DEPTH_MAX: usize = 64;
 
-/// Of a JSON value: equal for equal values, different for others (but for a chance of one in 2^64).
+/// Of a JSON value: equal for equal values, different for others, except with a chance of one in 2^64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Digest(u128);
 

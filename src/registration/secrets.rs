@@ -255,7 +255,7 @@ pub(super) fn equal_with_masks(named: &[Fields], stored: &[Fields]) -> bool {
         })
 }
 
-/// Masks every text but ids, whatever the shape: a secret sent to a wrong place is still one.
+/// Masks every text except ids, in any shape: a secret in a wrong place is still a secret.
 pub(super) fn mask_texts(value: &mut Value) {
     match value {
         Value::String(text) => MASK.clone_into(text),

@@ -132,7 +132,7 @@ impl Subcommand {
             Self::ResumeRequest => "set a suspended integration active again",
             Self::Explain => "say for one event and one integration which webhooks match, and why or why not",
             Self::Integrations => "list the integrations with their webhooks and how they are",
-            Self::Health => "list what the health topic says: who fails or is suspended, since when and why",
+            Self::Health => "list the integrations that fail or are suspended, since when and why",
             Self::Attempts => "list the attempts that were logged, the newest first",
             Self::Trace => {
                 "say what became of one event at each webhook of its workspace, and whether all is accounted for"

@@ -38,13 +38,13 @@ fn mistakes(args: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
     }
 }
 
-/// Exactly one mistake, whose line is exactly this.
+/// Exactly one mistake, and its line is exactly this.
 #[track_caller]
 fn refused(line: &str, expected: &str) {
     assert_eq!(mistakes(&line.split_whitespace().collect::<Vec<_>>(), &[]), [expected], "{line}");
 }
 
-/// Exactly one mistake, whose line holds all of these.
+/// Exactly one mistake, and its line holds all of these.
 #[track_caller]
 fn refused_with(line: &str, parts: &[&str]) {
     let mistakes = mistakes(&line.split_whitespace().collect::<Vec<_>>(), &[]);

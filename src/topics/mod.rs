@@ -137,7 +137,7 @@ pub struct Finding {
     pub(crate) fix: Fix,
 }
 
-/// What differs, what is to be created, and what else to know.
+/// What differs, which topics are missing, and what else the user should know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Every topic as it must be, in the order of an event's path.

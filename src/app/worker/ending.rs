@@ -1,5 +1,5 @@
 //! How a worker ends: what is asked to stop in which order, and how long each part may take. Every thread that `roles` starts is joined
-//! here, but for the feeds, which `super` joins last.
+//! here, except for the feeds, which `super` joins last.
 
 use std::time::Duration;
 

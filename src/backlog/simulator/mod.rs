@@ -53,7 +53,7 @@ struct World {
     late: VecDeque<(u64, usize, Place)>,
     committed: (i64, Vec<Range<i64>>),
     process: Process,
-    /// Those who gave the partition up and have requests under way.
+    /// Former owners of the partition that have requests under way.
     former: Vec<Process>,
     /// Those who lost the partition and do not know it.
     frozen: Vec<Process>,

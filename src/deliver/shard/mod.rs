@@ -320,7 +320,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// The lane of a delivery's webhook, made if there is none, with its requests as the integration says now.
+    /// The lane of a delivery's webhook, a new one where it is missing, with its requests as the integration says now.
     fn lane_for(&mut self, delivery: &Delivery, now: Instant) -> Option<usize> {
         let key = delivery.gauge.id();
         let known = self.lane_of.get(&key).copied();

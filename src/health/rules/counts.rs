@@ -20,7 +20,7 @@ const REASONS: usize = 10;
 pub struct Failures([u32; REASONS]);
 
 impl Failures {
-    /// Adds failed attempts. Slots without a request are none and are left out.
+    /// Adds failed attempts. Slots without a request are not attempts and are left out.
     pub(crate) fn add(&mut self, reason: Reason, count: u32) {
         if let Some(counted) = self.0.get_mut(reason as usize) {
             *counted = counted.saturating_add(count);
@@ -39,7 +39,7 @@ impl Failures {
         self.0.iter().map(|count| u64::from(*count)).sum()
     }
 
-    /// Whether there is none.
+    /// Whether nothing is counted.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|count| *count == 0)
     }
@@ -336,7 +336,7 @@ pub fn second_of(ms: i64) -> u32 {
     u32::try_from(ms.div_euclid(1000).max(0)).unwrap_or(u32::MAX)
 }
 
-/// The entry of `part`, made if there is none.
+/// The entry of `part`; a new one where it is missing.
 fn place<T: Default>(parts: &mut Vec<(u32, T)>, part: u32) -> &mut T {
     let index = match parts.binary_search_by_key(&part, |(known, _)| *known) {
         Ok(index) => index,

@@ -45,7 +45,7 @@ pub struct PartitionHealth {
     /// Oldest first.
     unwritten: VecDeque<Unwritten>,
     resume_requests: Vec<PendingResume>,
-    /// Those whose state time alone can change.
+    /// Integrations whose state changes by time alone.
     watched: BTreeSet<Box<str>>,
     /// The offset after the last delta that came.
     next_offset: Option<i64>,

@@ -62,7 +62,7 @@ fn is_answer(result: &KafkaResult<()>) -> bool {
 }
 
 impl MemberState {
-    /// Whether the coordinator has not answered commits for so long that nothing more is to be handed over. Says when that begins and
+    /// Whether the coordinator has not answered commits for so long that the consumers must hand nothing more over. Says when that begins and
     /// ends: the member's own thread waits for the answer.
     pub(crate) fn is_out_of_touch(&self) -> bool {
         let mut contact = self.contact.lock();
@@ -79,7 +79,7 @@ impl MemberState {
         is_silent
     }
 
-    /// Nothing is to be committed any more of what the coordinator did not answer.
+    /// Forgets the commits that the coordinator did not answer.
     pub(super) fn forget_silence(&self) {
         self.contact.lock().silent_since = None;
     }

@@ -119,7 +119,7 @@ impl Membership {
         let interval = config.get(COMMIT_INTERVAL).and_then(|ms| ms.parse().ok());
         let commit_every = interval.map_or(COMMIT_EVERY, Duration::from_millis);
         if config.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
-            // In this protocol a member is given what is free at once, and is not told that it is given nothing.
+            // In this protocol the group gives a member what is free at once, and sends no empty assignment.
             consumer.context().begun.joined();
         }
         let group = config.get("group.id").unwrap_or_default().to_owned();

@@ -179,7 +179,7 @@ struct Api {
     tests: Arc<Semaphore>,
     test_timeout: Duration,
     requests: IntCounterVec,
-    /// Reads on what is too much of bodies whose requests are answered: at most one a connection, for a bounded time.
+    /// Reads the rest of bodies that were too large, after their requests were answered: at most one a connection, for a bounded time.
     discarded: TaskTracker,
 }
 

@@ -301,7 +301,7 @@ struct Operation {
     /// `/IntegrationInstance` (add appends a webhook), `/baseUrl`, `/status`, `/features`, `/settings`, `/secrets`.
     #[schema(example = "/IntegrationInstance")]
     path: String,
-    /// Needed but for `remove`.
+    /// Needed except for `remove`.
     #[schema(required = false)]
     value: serde_json::Value,
 }

@@ -53,7 +53,7 @@ impl Rights {
         self.0 & Self::from(right).0 != 0
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }

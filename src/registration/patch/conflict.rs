@@ -114,7 +114,7 @@ pub(super) fn in_words(messages: &[impl AsRef<str>], count: usize) -> String {
 /// A secret's value is masked text by text up to this size; a larger one, or one that is nested too deeply, as a whole.
 const MASKED_BYTES_MAX: usize = 64 * 1024;
 
-/// An operation as it was sent, but for the values of secrets.
+/// An operation as it was sent, with the values of secrets masked.
 fn without_secrets(sent: &RawValue) -> Box<RawValue> {
     let Ok(mut operation) = serde_json::from_str::<Fields>(sent.get()) else { return sent.to_owned() };
     let is_secret = operation.text("path").is_none_or(|path| path.to_ascii_lowercase().starts_with("/secrets"));

@@ -406,7 +406,7 @@ mod tests {
         let handle = Handle::new(Arc::default(), jobs);
         let first = handle.change("ws", "a", |_| put(()));
         let second = handle.change("ws", "a", |_| put(()));
-        // One waits for the writer, whichever it is.
+        // One of the two waits for the writer.
         let refused = tokio::select! { refused = first => refused, refused = second => refused };
         assert_eq!(refused, Err(WriteError::Full));
     }

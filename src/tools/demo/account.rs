@@ -342,7 +342,7 @@ pub(crate) struct Balance {
     pub(crate) distinct: u64,
     /// Requests and records that belong to nothing that was produced or matched.
     pub(crate) strangers: u64,
-    /// Requests whose `webhook-id` was another than before.
+    /// Requests with another `webhook-id` than the attempt before.
     pub(crate) changed_ids: u64,
     /// Requests without the right signature.
     pub(crate) unsigned: u64,

@@ -177,7 +177,7 @@ fn topics(settings: &Settings) -> Vec<String> {
 /// The settings with what the demo needs: its broker, and receivers on loopback.
 fn on_stage(mut settings: Settings, brokers: &str) -> Settings {
     brokers.clone_into(&mut settings.kafka.brokers);
-    // This broker sleeps out every empty fetch, whatever comes meanwhile.
+    // This broker waits out every empty fetch, even when records come meanwhile.
     settings.kafka.properties.push(("fetch.wait.max.ms".to_owned(), "10".to_owned()));
     let loopback = IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
     settings.delivery.allow_private_networks.push(loopback);
@@ -418,7 +418,7 @@ impl StatusView {
         }
     }
 
-    /// Shows until `stop`, and once more then.
+    /// Shows until `stop`, and then one last time.
     async fn run(self, stop: CancellationToken) {
         let wishes = terminal();
         let paint = Paint { colour: wishes.colour };
@@ -475,7 +475,7 @@ impl StatusView {
     }
 }
 
-/// The lines of a demo whose stdout is no terminal: one that says what the one before said is left out.
+/// The lines of a demo whose stdout is not a terminal. A line that repeats the one before is left out.
 #[derive(Default)]
 struct Lines {
     last: String,

@@ -66,7 +66,7 @@ pub(crate) async fn produce(
     }
 }
 
-/// How many events are to be there after this time.
+/// How many events have to be produced after this time.
 fn due(elapsed: Duration, rate: u32) -> u64 {
     u64::try_from(elapsed.as_millis() * u128::from(rate) / 1000).unwrap_or(u64::MAX)
 }

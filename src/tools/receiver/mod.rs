@@ -70,7 +70,7 @@ pub(crate) struct Summary {
     pub(crate) acknowledged: u64,
     /// All others.
     pub(crate) failed: u64,
-    /// Of the acknowledged: those whose `webhook-id` had been acknowledged before.
+    /// Acknowledged deliveries whose `webhook-id` had been acknowledged before.
     pub(crate) duplicates: u64,
     /// Of the failed: those with a secret given and no valid signature.
     pub(crate) invalid_signatures: u64,

@@ -217,7 +217,7 @@ pub(crate) struct InstanceHealth {
     last_acknowledged_at: Option<String>,
     /// Where a suspension began to drop: an offset of the events topic by partition.
     first_dropped: Option<Object>,
-    /// Since when a webhook of it is behind; left out where none is.
+    /// Since when a webhook of it is behind; left out where no webhook is.
     behind_since: Option<String>,
 }
 

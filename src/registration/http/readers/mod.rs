@@ -1,6 +1,6 @@
 //! The reader routes: how integrations are, what was attempted, what became of an event, dead letters, recent events.
 //!
-//! Served by the API and by the console alike. What is asked is read here, which caller may see what is decided here, and the number of
+//! The API and the console serve them. This room reads what is asked, decides which caller may see what, and bounds the number of
 //! scans at once is bounded here; the [`Source`] decides where the rows come from. No answer holds a row of another
 //! workspace, because a question names exactly one.
 
@@ -405,7 +405,7 @@ pub(crate) mod testing {
     /// An integration that there is not.
     pub(crate) const NOWHERE: &str = "nowhere";
 
-    /// Remembers what it was asked and gives always the same rows, but for [`NOWHERE`].
+    /// Remembers what it was asked and always gives the same rows, except for [`NOWHERE`].
     #[derive(Default)]
     pub(crate) struct Told {
         /// What it was asked.
