@@ -229,7 +229,51 @@ try {
   await page.getByRole("dialog").waitFor({ state: "detached" });
   assert.ok(await details.evaluate((element) => element === document.activeElement), "focus returns to what opened the dialog");
 
+  // Pages of one row: each look further back adds the row before, and none is shown twice.
+  const older = page.getByRole("button", { name: "Look further back" });
+  const onePerPage = (route) => { const url = new URL(route.request().url()); url.searchParams.set("limit", "1"); return route.continue({ url: url.href }); };
+  const lookBack = async (row) => {
+    const shown = async () => (await row.allTextContents()).length;
+    for (const count of [1, 2]) {
+      await until(`${count} rows`, async () => await shown() === count);
+      await older.focus();
+      await page.keyboard.press("Enter");
+    }
+    await until("three rows", async () => await shown() === 3);
+    const details = await row.evaluateAll((buttons) => buttons.map((button) => button.getAttribute("aria-label") || button.textContent));
+    assert.equal(new Set(details).size, 3, `a row is shown twice: ${details.join("; ")}`);
+  };
+  await page.route(/\/(attempts|dead-letters)\?/, onePerPage);
+  await page.getByRole("combobox", { name: "Reason" }).selectOption("echo-missing");
+  await page.getByRole("button", { name: "Look", exact: true }).click();
+  await lookBack(page.getByRole("button", { name: /^Details of the attempt/ }));
+  await sound(page, "attempts further back");
+  await go(page, "demo/dead-letters", "Dead letters");
+  await lookBack(page.getByRole("button", { name: /^Details of webhooks.dead-letter/ }));
+  await page.unroute(/\/(attempts|dead-letters)\?/);
+
   const [attempt] = await rows("demo", "attempts?limit=1");
+  // A trace that met a bound says so, and goes on. The bound is this test's: the demo's log is short.
+  const asked = [];
+  await page.route(/\/trace(\?|$)/, async (route) => {
+    const url = new URL(route.request().url());
+    asked.push(url.searchParams.get("next"));
+    url.searchParams.delete("next");
+    const response = await route.fetch({ url: url.href });
+    const trace = await response.json();
+    if (asked.length === 1) Object.assign(trace, { complete: false, next: "1.more", searchedBackTo: "2026-01-31T12:00:00.000Z", webhooks: trace.webhooks.slice(0, 1) });
+    return route.fulfill({ response, json: trace });
+  });
+  await go(page, `demo/event?event=${encodeURIComponent(attempt.origin)}`, "Event");
+  await page.getByText("Not everything was looked at").waitFor();
+  await sound(page, "a trace that met a bound");
+  const told = await page.locator("main").textContent();
+  await older.click();
+  await page.getByText("Not everything was looked at").waitFor({ state: "detached" });
+  assert.deepEqual(asked, [null, "1.more"], "the page goes on where the answer before ended");
+  assert.notEqual(await page.locator("main").textContent(), told, "what is found further back is shown");
+  await page.unroute(/\/trace(\?|$)/);
+  await go(page, "demo/integration/c81e4f6d-92ab-4c37-8d11-b5a90e63f703", "c81e4f6d-92ab-4c37-8d11-b5a90e63f703");
   await go(page, `demo/event?event=${encodeURIComponent(attempt.origin)}`, "Event");
   await page.getByText(/\d+ matched = \d+ acknowledged \+ \d+ waiting \+ \d+ dead \+ \d+ dropped/).waitFor();
   await page.getByRole("button", { name: "Show the event's bytes" }).click();

@@ -54,13 +54,16 @@ export const event = async (place, context) => {
 };
 
 // Adds the attempts of an older part of the log to those that are shown.
-const joined = (trace, older) => ({
-  ...trace, complete: older.complete, next: older.next, searchedBackTo: older.searchedBackTo,
-  webhooks: trace.webhooks.map((row) => {
-    const found = older.webhooks.find((other) => other.integrationId === row.integrationId && other.webHookId === row.webHookId);
+const joined = (trace, older) => {
+  const same = (one) => (other) => other.integrationId === one.integrationId && other.webHookId === one.webHookId;
+  const known = trace.webhooks.map((row) => {
+    const found = older.webhooks.find(same(row));
     return found ? { ...row, attempts: [...found.attempts, ...row.attempts] } : row;
-  }),
-});
+  });
+  // A webhook that is not registered any more shows in the part of the log that has its attempts.
+  const more = older.webhooks.filter((row) => !trace.webhooks.some(same(row)));
+  return { ...trace, complete: older.complete, next: older.next, searchedBackTo: older.searchedBackTo, webhooks: [...known, ...more] };
+};
 
 const further = (result, trace, wanted, context) => {
   const button = h("button", { type: "button", onclick: async () => {

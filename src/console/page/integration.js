@@ -51,12 +51,13 @@ const attempts = async (place, context, webhooks) => {
   const { workspace, signal, name, query } = context;
   const webhook = h("select", { name: "webhook" }, h("option", { value: "" }, "every webhook"),
     webhooks.map((one) => h("option", { value: one.id, selected: one.id === query.get("webhook") }, one.id)));
-  const reason = h("input", { name: "reason", size: 14, value: query.get("reason") || "", placeholder: "status, tls, …" });
+  const reason = h("select", { name: "reason" }, h("option", { value: "" }, "every reason"),
+    words.attemptReasons.map((one) => h("option", { value: one, selected: one === query.get("reason") }, one)));
   const entity = h("input", { name: "entity", size: 20, value: query.get("entity") || "" });
   const from = h("input", { name: "from", size: 22, value: query.get("from") || "", placeholder: "2026-01-31T12:00:00Z" });
   const live = h("input", { type: "checkbox" });
   const listed = h("div", {}, h("p", { class: "note" }, "Looking through the attempt log…"));
-  const asked = () => ({ webhook: webhook.value, reason: reason.value.trim(), entity: entity.value.trim(), from: from.value.trim() });
+  const asked = () => ({ webhook: webhook.value, reason: reason.value, entity: entity.value.trim(), from: from.value.trim() });
   const form = h("form", { class: "row", onsubmit: (submit) => { submit.preventDefault(); context.keep(asked()); load(null); } },
     h("label", {}, "Webhook", webhook), h("label", {}, "Reason", reason), h("label", {}, "Entity id", entity), h("label", {}, "From", from),
     h("button", { type: "submit" }, "Look"), h("label", {}, "Live", live));

@@ -14,6 +14,9 @@ const REASONS = {
   "circuit-open": () => "No request was made: the webhook's circuit was open for longer than the whole schedule.",
 };
 
+// The reasons of requests that were made, as the attempt log has them.
+export const attemptReasons = Object.keys(REASONS).filter((reason) => reason !== "circuit-open");
+
 const DEAD = {
   exhausted: "Every attempt of the schedule failed.",
   "invalid-event": "The record is no event, so no webhook can be asked for.",
