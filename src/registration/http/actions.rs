@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
 use super::instances::{Refused, asked};
-use super::openapi::{AnyBody, AnyRequest, Conflicting};
+use super::openapi::{AnyBody, AnyRequest, Conflicting, InWorkspace};
 use super::{Api, Caller, Names, answers};
 use crate::actions::audit::Audit;
 use crate::actions::resend::{Account, Order, Prepared, Resent, resend};
@@ -199,7 +199,7 @@ pub(super) struct ResumeAnswer {
 /// Counts the dead letters that a redrive would send, and fixes them.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/redrive/preview", operation_id = "previewRedrive", tag = "actions",
-    params(("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")),
+    params(InWorkspace),
     request_body(content = Selection, content_type = "application/json"),
     responses((status = 200, body = Preview, description = "What would be sent"), (status = 409, body = Conflicting, description = "It can't be sent; the message says why"), (status = 429, body = answers::Problem, description = "Too many actions are under way"), AnyRequest, AnyBody)
 )]
@@ -214,7 +214,7 @@ pub(super) async fn preview_redrive(
 /// Counts the deliveries that a replay would make, and fixes them.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/replay/preview", operation_id = "previewReplay", tag = "actions",
-    params(("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")),
+    params(InWorkspace),
     request_body(content = Selection, content_type = "application/json"),
     responses((status = 200, body = Preview, description = "What would be sent"), (status = 409, body = Conflicting, description = "It can't be sent; the message says why"), (status = 429, body = answers::Problem, description = "Too many actions are under way"), AnyRequest, AnyBody)
 )]
@@ -229,7 +229,7 @@ pub(super) async fn preview_replay(
 /// Sends the dead letters that a preview fixed. Closing the connection stops it between two records.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/redrive", operation_id = "redrive", tag = "actions",
-    params(("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")),
+    params(InWorkspace),
     request_body(content = RunBody, content_type = "application/json"),
     responses((status = 200, body = Progress, content_type = "application/x-ndjson", description = "Progress, a line each"), (status = 409, body = Conflicting, description = "It can't be sent; the message says why"), (status = 429, body = answers::Problem, description = "Too many actions are under way"), AnyRequest, AnyBody)
 )]
@@ -245,7 +245,7 @@ pub(super) async fn redrive(
 /// Makes the deliveries that a preview fixed, with the ids they had. Closing the connection stops it between two records.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/replay", operation_id = "replay", tag = "actions",
-    params(("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")),
+    params(InWorkspace),
     request_body(content = RunBody, content_type = "application/json"),
     responses((status = 200, body = Progress, content_type = "application/x-ndjson", description = "Progress, a line each"), (status = 409, body = Conflicting, description = "It can't be sent; the message says why"), (status = 429, body = answers::Problem, description = "Too many actions are under way"), AnyRequest, AnyBody)
 )]
@@ -261,7 +261,7 @@ pub(super) async fn replay(
 /// Ends the suspension of an integration.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/resume", operation_id = "resume", tag = "actions",
-    params(("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")),
+    params(InWorkspace),
     request_body(content = ResumeBody, content_type = "application/json"),
     responses((status = 200, body = ResumeAnswer, description = "What came of it"), (status = 409, body = Conflicting, description = "There is no such integration, or its own status is failed"), (status = 429, body = answers::Problem, description = "Too many actions are under way"), AnyRequest, AnyBody)
 )]

@@ -17,7 +17,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::openapi::{
-    AnyBody, AnyChange, AnyRequest, Conflicting, Deleted, InstancesPage, IntegrationInstance, PatchBody, Success,
+    AnyBody, AnyChange, AnyRequest, Conflicting, Deleted, InWorkspace, InstancesPage, IntegrationInstance, OfInstance,
+    PatchBody, Success,
 };
 use super::precondition::Precondition;
 use super::warnings::warnings;
@@ -55,8 +56,8 @@ type Decided = Result<(Instance, Option<Version>), Refused>;
     operation_id = "getInstance",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        InWorkspace,
+        OfInstance,
         ("If-None-Match" = Option<String>, Header, description = "Versions that are known already")
     ),
     responses((status = 200, body = IntegrationInstance, description = "The instance, secret values masked", headers(("ETag" = String, description = "Its version"))), (status = 304, description = "The version is known"), (status = 409, body = Conflicting, description = "There is no such instance"), AnyRequest)
@@ -105,7 +106,7 @@ struct Page {
     operation_id = "listInstances",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        InWorkspace,
         ("limit" = Option<i64>, Query, description = "Instances on a page; 100 unless given, and never more than 1000", minimum = 1),
         ("after" = Option<String>, Query, description = "The id behind which the page begins")
     ),
@@ -156,8 +157,8 @@ fn shown(id: &str, stored: &Stored) -> Box<RawValue> {
     operation_id = "patchInstance",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        InWorkspace,
+        OfInstance,
         ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
     ),
     request_body(content = PatchBody, content_type = "application/json-patch+json"),
@@ -200,8 +201,8 @@ pub(super) async fn patch(
     operation_id = "putInstance",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        InWorkspace,
+        OfInstance,
         ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *"),
         ("If-None-Match" = Option<String>, Header, description = "Versions that are known already")
     ),
@@ -252,8 +253,8 @@ pub(super) async fn put(
     operation_id = "deleteInstance",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        InWorkspace,
+        OfInstance,
         ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
     ),
     responses((status = 200, body = Deleted, description = "The instance is gone"), AnyRequest, AnyChange)
@@ -289,8 +290,8 @@ pub(super) async fn delete(
     operation_id = "testWebhook",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        InWorkspace,
+        OfInstance,
         ("webhook" = String, Path, description = "The webhook's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")
     ),
     responses((status = 200, body = TestAnswer, description = "What the receiver said"), (status = 409, body = Conflicting, description = "There is no such instance or webhook, or nothing can be sent to it"), AnyRequest)

@@ -15,7 +15,7 @@ use axum::http::StatusCode;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
+use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 
 use super::answers::{self, Problem};
 use super::readers::described;
@@ -386,6 +386,26 @@ pub(super) struct InstancesPage {
     has_more: bool,
     /// What to give as `after` for the next page.
     next: Option<String>,
+}
+
+/// The workspace of a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "only described")]
+pub(super) struct InWorkspace {
+    /// The workspace
+    #[param(min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")]
+    workspace: String,
+}
+
+/// The integration of a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "only described")]
+pub(super) struct OfInstance {
+    /// The integration's id
+    #[param(min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")]
+    id: String,
 }
 
 /// What any request may be answered with.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::instances::{Refused, asked, other_version, written};
-use super::openapi::{AnyBody, AnyChange, AnyRequest};
+use super::openapi::{AnyBody, AnyChange, AnyRequest, InWorkspace, OfInstance};
 use super::{Api, Names, answers};
 use crate::clock;
 use crate::domain::retry_schedule::{BadDuration, parse_duration};
@@ -72,8 +72,8 @@ pub(super) struct NewSecret {
     operation_id = "rotateSigningSecret",
     tag = "instances",
     params(
-        ("workspace" = String, Path, description = "The workspace", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
-        ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+        InWorkspace,
+        OfInstance,
         ("If-Match" = Option<String>, Header, description = "The version to change: an ETag, a list of them, or *")
     ),
     request_body(content = Option<RotateBody>, content_type = "application/json"),

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 use super::query::WORD_CHARS_MAX;
 use crate::domain::outcome::{DeadReason, Reason};
 use crate::registration::http::answers::Problem;
-use crate::registration::http::openapi::AnyRequest;
+use crate::registration::http::openapi::{AnyRequest, InWorkspace, OfInstance};
 
 /// What a reader may be answered with besides.
 #[derive(IntoResponses)]
@@ -59,15 +59,6 @@ impl ToSchema for DeadLetterReason {}
 
 fn one_of(words: impl Iterator<Item = &'static str>) -> RefOr<Schema> {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).into()
-}
-
-/// The workspace of a path.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Path)]
-struct InWorkspace {
-    /// The workspace
-    #[param(min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")]
-    workspace: String,
 }
 
 /// How much, and from where on.
@@ -169,7 +160,7 @@ pub(crate) fn overview() {}
 /// The attempts of one integration, newest first. Needs the right `read`, and `body` for what receivers answered.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/integrations/instances/{id}/attempts", operation_id = "listAttemptsOfInstance", tag = "readers",
-    params(InWorkspace, ("id" = String, Path, description = "The integration's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$"),
+    params(InWorkspace, OfInstance,
         OfWebhook, OfFailure, OfAttempt, Between, Paging),
     responses((status = 200, body = AttemptsPage, description = "A page"), (status = 409, body = Problem, description = "There is no such instance, and nothing is logged of one"), AnyReader, AnyRequest)
 )]
