@@ -54,6 +54,12 @@ pub(crate) struct LaneGauge {
     returned: AtomicU64,
     /// How much of that the events thread has taken note of.
     noted: AtomicU64,
+    /// The shard that first attempts go to.
+    shard: AtomicUsize,
+    /// First attempts whose request is under way.
+    in_request: AtomicUsize,
+    /// First attempts are to go to another shard, and wait for those before them.
+    is_moving: AtomicBool,
 }
 
 /// Numbers of returns that the events thread has not taken note of: a few for each lane, since it admits no delivery meanwhile.
@@ -107,6 +113,9 @@ impl LaneGauge {
             probe: AtomicU8::new(PROBE_NONE),
             returned: AtomicU64::new(0),
             noted: AtomicU64::new(0),
+            shard: AtomicUsize::new(usize::MAX),
+            in_request: AtomicUsize::new(0),
+            is_moving: AtomicBool::new(false),
         })
     }
 
@@ -135,11 +144,31 @@ impl LaneGauge {
         &self.delivery_ids
     }
 
+    /// First attempts go to that shard from now on, since the webhook's host is there. Until what waits or is under way in another shard
+    /// has ended, none is taken: it would overtake them. Only the events thread calls it.
+    pub(crate) fn go_to(&self, shard: usize) {
+        let is_there = self.shard.load(Ordering::Relaxed) == shard;
+        if is_there && !self.is_moving.load(Ordering::Relaxed) {
+            return;
+        }
+        let may_go = is_there || self.is_empty();
+        if may_go {
+            self.shard.store(shard, Ordering::Relaxed);
+        }
+        self.is_moving.store(!may_go, Ordering::Relaxed);
+    }
+
+    /// Whether no first attempt waits or is under way.
+    fn is_empty(&self) -> bool {
+        // In this order: a delivery that begins counts as under way before it waits no more.
+        self.events.load(Ordering::Acquire) == 0 && self.in_request.load(Ordering::Acquire) == 0
+    }
+
     /// Takes a first attempt of an event of `bytes` bytes, if there is room for it. Only the events thread asks.
     pub(crate) fn try_admit_event(self: &Arc<Self>, bytes: usize, pressure: &Arc<Pressure>) -> Option<Admitted> {
         let noted = self.noted.load(Ordering::Acquire);
         // What was returned comes before this one: it is given first.
-        if self.returned.load(Ordering::Acquire) != noted {
+        if self.returned.load(Ordering::Acquire) != noted || self.is_moving.load(Ordering::Relaxed) {
             return None;
         }
         if self.is_blocked() {
@@ -177,6 +206,9 @@ impl LaneGauge {
     /// Whether it is worth while to read for this webhook: its lane is at most half full, or wants a probe.
     pub(crate) fn has_room(&self, pressure: &Pressure) -> bool {
         if self.returned.load(Ordering::Acquire) != self.noted.load(Ordering::Acquire) {
+            return false;
+        }
+        if self.is_moving.load(Ordering::Relaxed) && !self.is_empty() {
             return false;
         }
         if self.is_blocked() { self.probe.load(Ordering::Acquire) == PROBE_ANY } else { self.takes(0, 2, pressure) }
@@ -229,6 +261,26 @@ impl LaneGauge {
     /// The events thread has taken note of all that was returned up to `generation`.
     pub(crate) fn note_return(&self, generation: u64) {
         self.noted.fetch_max(generation, Ordering::AcqRel);
+    }
+}
+
+/// A first attempt whose request is under way, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InRequest(Arc<LaneGauge>);
+
+impl Admitted {
+    /// The delivery waits no more: its request begins. `None` of a retry, which is in no order.
+    pub(crate) fn begin(self) -> Option<InRequest> {
+        matches!(self.kind, Kind::Event(_)).then(|| {
+            self.gauge.in_request.fetch_add(1, Ordering::Release);
+            InRequest(Arc::clone(&self.gauge))
+        })
+    }
+}
+
+impl Drop for InRequest {
+    fn drop(&mut self) {
+        self.0.in_request.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -415,8 +467,8 @@ mod tests {
             let gauge = gauges.of("ws/i", webhook);
             std::iter::from_fn(|| gauge.try_admit_event(10, &pressure)).collect::<Vec<_>>()
         };
-        let lanes: Vec<_> = (0..100).map(|webhook| fill(&webhook.to_string())).collect();
-        assert_eq!(lanes[0].len(), LANE_EVENTS_MAX);
+        let full: Vec<_> = (0..100).map(|webhook| fill(&webhook.to_string())).collect();
+        assert_eq!(full[0].len(), LANE_EVENTS_MAX);
         let another = fill("another").len();
         assert!((100..LANE_EVENTS_MAX).contains(&another), "{another}");
     }
@@ -444,6 +496,25 @@ mod tests {
         assert!(gauge.has_room(&pressure) && gauge.try_admit_event(1, &pressure).is_some());
         assert!(gauge.try_admit_event(1, &pressure).is_none());
         gauge.unblock();
+        assert!(gauge.try_admit_event(1, &pressure).is_some());
+    }
+
+    #[test]
+    fn nothing_is_taken_for_another_shard_while_some_wait_or_are_under_way_in_the_one_before() {
+        let (gauge, pressure) = gauge();
+        gauge.go_to(0);
+        let waiting = gauge.try_admit_event(1, &pressure).unwrap();
+        gauge.go_to(1);
+        assert!(gauge.try_admit_event(1, &pressure).is_none() && !gauge.has_room(&pressure), "one waits");
+        let under_way = waiting.begin();
+        gauge.go_to(1);
+        assert!(gauge.try_admit_event(1, &pressure).is_none() && !gauge.has_room(&pressure), "it is under way");
+        gauge.go_to(0);
+        assert!(gauge.try_admit_event(1, &pressure).is_some(), "the host is where it was");
+        gauge.go_to(1);
+        drop(under_way);
+        assert!(gauge.has_room(&pressure), "it is worth while to ask again");
+        gauge.go_to(1);
         assert!(gauge.try_admit_event(1, &pressure).is_some());
     }
 

@@ -61,7 +61,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.update_allowance(&under_way, &exchanged, now);
         self.free(&under_way, &exchanged, now);
         self.update_circuits(&under_way, &exchanged, now);
-        let UnderWay { delivery, active, host, .. } = under_way;
+        let UnderWay { delivery, active, host, in_request, .. } = under_way;
+        drop(in_request);
         let at_ms = clock::now_ms();
         self.shared.metrics.deliver.attempt_duration.observe(exchanged.took.as_secs_f64());
         let failed = self.failed(&delivery, &exchanged.outcome, at_ms);

@@ -45,7 +45,7 @@ use crate::domain::outcome::{DropReason, Reason};
 use crate::domain::table::Table;
 use crate::domain::target::Authority;
 use crate::inflight::job::{DeadLetter, Delivery, Job, Requeue};
-use crate::inflight::lane_gauge::LaneGauge;
+use crate::inflight::lane_gauge::{InRequest, LaneGauge};
 use crate::inflight::partition::Active;
 use crate::inflight::pressure::{HeldPublication, Pressure};
 use crate::settings;
@@ -135,6 +135,8 @@ struct UnderWay {
     began: Instant,
     delivery: Delivery,
     active: Option<Active>,
+    /// Of a first attempt, once it has begun.
+    in_request: Option<InRequest>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -333,7 +335,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
         let prepared_from = (Arc::clone(&delivery.integration), delivery.webhook);
         if let Some(index) = known {
-            return self.prepare_anew(index, prepared_from, now).then_some(index);
+            // A batch that was matched before the record changed brings the record before.
+            let is_older = self.lanes.get(index).is_some_and(|lane| self.is_current(&lane.prepared_from.0));
+            return (is_older || self.prepare_anew(index, prepared_from, now)).then_some(index);
         }
         let prepared = Arc::new(RequestTemplate::new(&delivery.integration, delivery.webhook).ok()?);
         let host = self.host_for(prepared.authority(), now);
@@ -354,6 +358,12 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         });
         self.lane_of.insert(key, index);
         Some(index)
+    }
+
+    /// Whether the table has that record. Not known while the table is written: then the next look sets it right.
+    fn is_current(&self, integration: &Arc<Integration>) -> bool {
+        let table = self.shared.table.try_read();
+        table.is_some_and(|table| table.get(integration.key()).is_some_and(|now| Arc::ptr_eq(now, integration)))
     }
 
     /// Makes the requests of a lane as another record says. Returns whether requests can be made of it.

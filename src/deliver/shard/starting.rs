@@ -15,6 +15,7 @@ use crate::deliver::promptness::Pace;
 use crate::deliver::publish::Publish;
 use crate::deliver::request::SignedRequest;
 use crate::inflight::job::Delivery;
+use crate::inflight::lane_gauge::Admitted;
 use crate::inflight::partition::Active;
 use crate::telemetry::never::never;
 
@@ -141,7 +142,10 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             share.flatten().into_iter().for_each(OwnedSemaphorePermit::forget);
         }
         let (lane, host, began) = (lane_index, host_index, now);
-        self.begin(UnderWay { lane, host, place, probe, began, delivery, active, _permit: permit }, now);
+        self.begin(
+            UnderWay { lane, host, place, probe, began, delivery, active, in_request: None, _permit: permit },
+            now,
+        );
         self.schedule(lane_index);
         None
     }
@@ -158,7 +162,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     /// The next delivery of a lane whose partition is not being given up.
     fn next_of(&mut self, lane_index: usize) -> Option<(Place, Option<Active>, Delivery)> {
         while let Some(lane) = self.lanes.get_mut(lane_index)
-            && let Some((place, mut delivery)) = lane.queue.pop()
+            && let Some((place, delivery)) = lane.queue.pop()
         {
             if lane.prepared_from.0.is_suspended() {
                 lane.queue.finish(place);
@@ -166,7 +170,6 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                 continue;
             }
             if let Ok(active) = delivery.event.begin() {
-                delivery.admitted = None;
                 return Some((place, active, delivery));
             }
             lane.queue.finish(place);
@@ -189,6 +192,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let metrics = &self.shared.metrics;
         metrics.deliver.in_flight_requests.inc();
         let delivery = &mut under_way.delivery;
+        under_way.in_request = delivery.admitted.take().and_then(Admitted::begin);
         delivery.first_attempt_ms.get_or_insert(now_ms);
         // A probe waited for its circuit: that says nothing about how late this worker is.
         if !under_way.probe

@@ -425,16 +425,22 @@ async fn a_shard_without_consumers_ends_with_its_last_request_and_its_publicatio
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_goes_where_the_record_says_now_though_no_newer_delivery_brings_it() {
+async fn what_waits_goes_where_the_record_says_now_though_no_newer_delivery_brings_it_and_an_older_one_comes() {
     let mut lab = Lab::start(settings(), ONE, |_| Answer::acknowledged().after(secs(5)));
     for _ in 0..3 {
         assert!(lab.feed("hook", 1).await);
     }
     lab.at(1_000).await;
     lab.change(&record_of("http://r.example/moved"));
+    // Matched before the change, it comes between the last look and the next request.
+    lab.at(4_950).await;
+    assert!(lab.feed("hook", 1).await);
     lab.settled().await;
     let webhooks: Vec<_> = lab.receivers.seen().into_iter().map(|seen| (seen.offset, seen.webhook)).collect();
-    assert_eq!(webhooks, [(0, "hook"), (1, "moved"), (2, "moved")].map(|(offset, at)| (offset, at.to_owned())));
+    assert_eq!(
+        webhooks,
+        [(0, "hook"), (1, "moved"), (2, "moved"), (3, "moved")].map(|(offset, at)| (offset, at.to_owned()))
+    );
     lab.end().await;
 }
 

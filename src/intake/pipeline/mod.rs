@@ -184,10 +184,12 @@ impl Pipeline {
             let Some(gauge) = self.gauges.of_place(integration, webhook) else {
                 return never("a webhook that matched has no place");
             };
+            let shard = self.shard_of(integration, webhook);
+            gauge.go_to(shard);
             match backlog.offer_main(&gauge, offered(record), look) {
                 MainOffer::Give(admitted) => {
                     let integration = Arc::clone(integration);
-                    given.push(Given { integration, webhook, gauge, admitted });
+                    given.push(Given { integration, webhook, shard, gauge, admitted });
                 }
                 MainOffer::Behind => {}
                 MainOffer::FallsBehind => fallen.push(gauge),
@@ -235,8 +237,7 @@ impl Pipeline {
     }
 
     fn give(&self, event: &Arc<Event>, event_id: &str, given: Vec<Given>, batches: &mut [Vec<Job>]) {
-        for Given { integration, webhook, gauge, admitted } in given {
-            let shard = self.shard_of(&integration, webhook);
+        for Given { integration, webhook, shard, gauge, admitted } in given {
             let delivery = Delivery {
                 id: gauge.delivery_ids().of_event(event_id),
                 event: Arc::clone(event),
@@ -274,10 +275,12 @@ impl Pipeline {
             let Some(gauge) = self.gauges.of_place(integration, webhook) else {
                 return never("a webhook that matched has no place");
             };
+            let shard = self.shard_of(integration, webhook);
+            gauge.go_to(shard);
             match backlog.offer_catch_up(&gauge, offered(record), dropped(integration), look) {
                 CatchUpOffer::Give(admitted) => {
                     let integration = Arc::clone(integration);
-                    given.push(Given { integration, webhook, gauge, admitted });
+                    given.push(Given { integration, webhook, shard, gauge, admitted });
                 }
                 CatchUpOffer::Skip => {}
                 CatchUpOffer::Drop(reason) => self.metrics.drop_delivery(reason),
@@ -311,6 +314,8 @@ impl Pipeline {
 struct Given {
     integration: Arc<Integration>,
     webhook: usize,
+    /// Of its host.
+    shard: usize,
     gauge: Arc<LaneGauge>,
     admitted: Admitted,
 }
