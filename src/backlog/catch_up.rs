@@ -2,6 +2,7 @@
 //! no group and has one queue a partition. What it does not poll stays in the client's bounded prefetch. The pipeline matches the
 //! records, not this file.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ struct Source {
     /// The record that no webhook had room for.
     stalled: Option<OwnedMessage>,
     /// Where the pass began, until its first record came.
-    begun_at: Option<i64>,
+    begun_at: Cell<Option<i64>>,
 }
 
 /// What there is to read.
@@ -66,12 +67,12 @@ impl CatchUpReader {
         if !self.sources.contains_key(&partition) {
             let queue = self.consumer.split_partition_queue(&self.topic, partition);
             let queue = queue.ok_or_else(|| KafkaError::Subscription(format!("partition {partition}")))?;
-            let source = Source { queue, is_assigned: false, stalled: None, begun_at: None };
+            let source = Source { queue, is_assigned: false, stalled: None, begun_at: Cell::new(None) };
             self.sources.insert(partition, source);
         }
         let Some(source) = self.sources.get_mut(&partition) else { return Ok(()) };
         source.stalled = None;
-        source.begun_at = Some(offset);
+        source.begun_at.set(Some(offset));
         if source.is_assigned {
             return self.consumer.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT);
         }
@@ -118,8 +119,8 @@ impl CatchUpReader {
     }
 
     /// Where the pass began: only for the first call after [`CatchUpReader::begin`].
-    pub(crate) fn take_beginning(&mut self, partition: i32) -> Option<i64> {
-        self.sources.get_mut(&partition)?.begun_at.take()
+    pub(crate) fn take_beginning(&self, partition: i32) -> Option<i64> {
+        self.sources.get(&partition)?.begun_at.take()
     }
 
     /// Where the log of a partition begins now. Blocks for a bounded time.

@@ -229,6 +229,8 @@ impl Part {
         let (offset, stalled) = match reader.poll(partition) {
             Ok(Next::Nothing) => return false,
             Ok(Next::Record(message)) => {
+                // First: a webhook that is offered this record passes over what it was to get before.
+                self.notice_cut(reader, metrics, Some(message.offset()));
                 let mut stalled = None;
                 if self.backlog.is_next(message.offset()) {
                     metrics.backlog.records_read.inc();
@@ -239,13 +241,15 @@ impl Part {
                 }
                 (Some(message.offset()), stalled)
             }
-            Ok(Next::End) => (None, None),
+            Ok(Next::End) => {
+                self.notice_cut(reader, metrics, None);
+                (None, None)
+            }
             Err(error) => {
                 tracing::debug!(partition, %error, "a poll for webhooks that are behind failed");
                 return false;
             }
         };
-        self.notice_cut(reader, metrics, offset);
         if let Some(message) = stalled {
             reader.stall(partition, message);
             return false;
@@ -266,7 +270,7 @@ impl Part {
     }
 
     /// Looks whether the first record of a pass is where it should be: the log may begin later by now.
-    fn notice_cut(&mut self, reader: &mut CatchUpReader, metrics: &Metrics, first: Option<i64>) {
+    fn notice_cut(&mut self, reader: &CatchUpReader, metrics: &Metrics, first: Option<i64>) {
         let partition = self.assignment.partition();
         let Some(begun_at) = reader.take_beginning(partition).filter(|begun_at| first != Some(*begun_at)) else {
             return;
