@@ -375,6 +375,7 @@ class Trial:
         # The first events find nothing warm: they belong to no row.
         warm = [self.producer.send(str(uuid.uuid4())) for _ in range(100)]
         self.until("the first events come", lambda: not self.account.missing(warm, []))
+        self.until("the plain consumer has them", lambda: all(event in self.account.came["witness"] for event in warm))
         for name in wanted or rows:
             rows[name](name)
 

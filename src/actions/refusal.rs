@@ -21,11 +21,11 @@ pub(crate) enum Refusal {
     Times,
     #[error("reason: {0}")]
     Reason(UnknownWord),
-    #[error("--event: topic `{topic}` is not the dead-letter topic, which is `{dead_letters}`, nor that of the events")]
+    #[error("event: topic `{topic}` is not the dead-letter topic, which is `{dead_letters}`, nor that of the events")]
     ForeignTopic { topic: String, dead_letters: String },
     #[error("event: expected its place, such as {events}/3/1042")]
     NoPlace { events: String },
-    #[error("integration: a replay is for one")]
+    #[error("integration: is missing; a replay is for one integration")]
     NoIntegrationNamed,
     #[error("there is no integration `{key}` in topic `{topic}`: check --workspace and --integration")]
     NoIntegration { key: String, topic: String },
@@ -34,16 +34,15 @@ pub(crate) enum Refusal {
     #[error("integration `{key}` is {status}: nothing is delivered to it; set its status to active first")]
     Inactive { key: String, status: &'static str },
     #[error(
-        "integration `{key}` is suspended since {since}: what is replayed now would become dead letters; run `hookstream \
-         resume` for it first"
+        "integration `{key}` is suspended since {since}: what is replayed now would become dead letters; resume it first"
     )]
     Suspended { key: String, since: String },
-    #[error("--webhook: integration `{key}` has no webhook `{webhook}`")]
+    #[error("webhook: integration `{key}` has no webhook `{webhook}`")]
     NoWebhook { key: String, webhook: String },
-    #[error("--webhook: webhook `{webhook}` is disabled: nothing is delivered to it")]
+    #[error("webhook: webhook `{webhook}` is disabled: nothing is delivered to it")]
     Disabled { webhook: String },
-    #[error("--webhook: webhook `{webhook}` is scheduled: events do not fire it")]
+    #[error("webhook: webhook `{webhook}` is scheduled: events do not fire it")]
     Scheduled { webhook: String },
-    #[error("no suspension of `{key}` is recorded in topic `{health}`: say with --from where to begin")]
+    #[error("from: no suspension of `{key}` is recorded in topic `{health}`: say where to begin")]
     NoSuspension { key: String, health: String },
 }

@@ -2,7 +2,8 @@
 //! offsets, so that a run reads the same records and no other. No Kafka here.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::ActionError;
@@ -38,11 +39,11 @@ pub(crate) struct Selection {
     #[schema(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     pub(crate) event: Option<String>,
     /// Records of this time and later.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "time")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) from: Option<Timestamp>,
     /// Records before this time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "time")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) to: Option<Timestamp>,
     /// Not those that were sent back since they died.
@@ -51,6 +52,13 @@ pub(crate) struct Selection {
     /// What a preview fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fixed: Option<Fixed>,
+}
+
+/// Says what is expected in our words: the library's do not name RFC 3339.
+fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    let expected = "from, to: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z";
+    text.map(|text| text.parse().map_err(|_error| D::Error::custom(expected))).transpose()
 }
 
 /// What a preview fixed, as it gave it.
@@ -173,6 +181,15 @@ mod tests {
         assert_eq!(selection.fixed.as_ref().unwrap().ranges[0].0, Range { partition: 0, start: 3, end: 9 });
         assert_eq!(serde_json::to_value(&selection).unwrap(), written);
         assert_eq!(serde_json::to_value(read(json!({"webhook": ""})).unwrap()).unwrap(), json!({}));
+    }
+
+    #[test]
+    fn a_time_that_is_not_read_is_answered_with_what_is_expected() {
+        for name in ["from", "to"] {
+            let told = serde_json::from_value::<Selection>(json!({ name: "1h" })).unwrap_err().to_string();
+            assert!(told.starts_with("from, to: expected a time as RFC 3339 writes it"), "{told}");
+            assert_eq!(read(json!({ name: null })), Some(Selection::default()));
+        }
     }
 
     #[test]

@@ -467,8 +467,8 @@ mod tests {
             let gauge = gauges.of("ws/i", webhook);
             std::iter::from_fn(|| gauge.try_admit_event(10, &pressure)).collect::<Vec<_>>()
         };
-        let full: Vec<_> = (0..100).map(|webhook| fill(&webhook.to_string())).collect();
-        assert_eq!(full[0].len(), LANE_EVENTS_MAX);
+        let lanes: Vec<_> = (0..100).map(|webhook| fill(&webhook.to_string())).collect();
+        assert_eq!(lanes[0].len(), LANE_EVENTS_MAX);
         let another = fill("another").len();
         assert!((100..LANE_EVENTS_MAX).contains(&another), "{another}");
     }

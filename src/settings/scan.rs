@@ -322,7 +322,9 @@ fn topic(words: &[Word]) -> Result<HelpTopic, Mistake> {
     };
     let second = words.get(1);
     let Some(member) = family(&first.text).next() else {
-        let hint = closest(&first.text, first_words().into_iter()).map(|word| format!("did you mean `{word}`? "));
+        let member = Subcommand::ALL.into_iter().find(|member| member.second_word() == Some(&first.text));
+        let meant = member.map(Subcommand::words).or_else(|| closest(&first.text, first_words().into_iter()));
+        let hint = meant.map(|words| format!("did you mean `{words}`? "));
         let accepted = format!("{}expected one of: {}", hint.unwrap_or_default(), first_words().join(", "));
         return Err(first.mistake("unknown subcommand", &accepted));
     };

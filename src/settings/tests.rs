@@ -684,6 +684,7 @@ fn unknown_subcommands_are_told_with_the_known_ones() {
     for (line, parts) in [
         ("wroker", &["unknown subcommand `wroker`", "did you mean `worker`?", "dead-letters"][..]),
         ("help wroker", &["unknown subcommand `wroker`"]),
+        ("redrive --all", &["unknown subcommand `redrive`", "did you mean `dead-letters redrive`?"]),
         ("topics", &["topics", "plan, apply"]),
         ("topics aply", &["`aply`", "plan, apply"]),
         ("help dead-letters nonsense", &["`nonsense`", "list, show, redrive"]),

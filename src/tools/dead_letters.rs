@@ -156,6 +156,10 @@ pub(crate) async fn list(
         tracing::info!(topic, read, matched, "all dead letters were looked at");
     } else if matched == 0 {
         write_line(out, &format!("Nothing matches; {} read", render::records_were(read)))?;
+        let named = &options.filter;
+        if let Some(hint) = render::names_hint(named.workspace.as_deref(), named.integration.as_deref()) {
+            write_line(out, hint)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -26,6 +26,8 @@ use crate::settings::{AttemptsQuery, NamedEvent, Query, Settings};
 const PAGES_AHEAD: usize = 2;
 /// A question that is answered sooner needs no progress.
 const SILENT: Duration = Duration::from_secs(1);
+/// `msg_` and 32 hexadecimal digits.
+const DELIVERY_ID_CHARS: usize = 36;
 
 impl Query {
     fn filter(&self) -> IntegrationFilter {
@@ -148,6 +150,9 @@ fn write_rows<R: Serialize>(
     }
     if listed.rows.is_empty() {
         write_line(out, &format!("Nothing matches; {} read", render::records_were(listed.read)))?;
+        if let Some(hint) = render::names_hint(query.workspace.as_deref(), query.integration.as_deref()) {
+            write_line(out, hint)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = shown.iter().map(cells).collect();
@@ -183,7 +188,8 @@ pub(crate) async fn list_attempts(
         let (settings, query, stop) = (settings.clone(), query.clone(), stop.clone());
         move || read_pages(&settings, &query, &filter, &stop, &sender)
     });
-    let mut listing = Listing { query: &query, out, shown: 0 };
+    let mut listing =
+        Listing { query: &query, out, shown: 0, id_hint: id_hint(options.event.as_ref(), options.delivery.as_deref()) };
     while let Some(page) = pages.recv().await {
         if !listing.write(&page)? {
             return Ok(ExitCode::SUCCESS);
@@ -210,6 +216,20 @@ fn attempt_filter(query: &Query, options: &AttemptsQuery) -> AttemptFilter {
         Some(NamedEvent::Id(id)) => AttemptFilter { event: Some(id), ..filter },
         Some(NamedEvent::Delivery(id)) => AttemptFilter { delivery: Some(id), ..filter },
         Some(NamedEvent::Stdin) | None => filter,
+    }
+}
+
+/// The beginning of an event's id is enough, that of a delivery's id or of a place is not.
+fn id_hint(event: Option<&NamedEvent>, delivery: Option<&str>) -> Option<&'static str> {
+    let is_cut = |id: &str| id.chars().count() < DELIVERY_ID_CHARS;
+    let whole_id = "(The id of a delivery is needed whole: msg_ and 32 hexadecimal digits.)";
+    match event {
+        _ if delivery.is_some_and(is_cut) => Some(whole_id),
+        Some(NamedEvent::Delivery(id)) if is_cut(id) => Some(whole_id),
+        Some(NamedEvent::Id(id)) if id.contains('/') => {
+            Some("(The place of an event is topic/partition/offset, such as crm.object-events/3/1042.)")
+        }
+        _ => None,
     }
 }
 
@@ -303,6 +323,8 @@ struct Listing<'a, W> {
     query: &'a Query,
     out: &'a mut W,
     shown: usize,
+    /// What to say of the id where it names nothing.
+    id_hint: Option<&'static str>,
 }
 
 const ATTEMPTS_HEADING: [&str; 9] =
@@ -345,6 +367,8 @@ impl<W: io::Write> Listing<'_, W> {
         if self.shown == 0 {
             lines.push(format!("Nothing matches; {} read{back}", render::records_were(looked.read)));
             lines.push("(Acknowledged attempts are in the log only with --attempt-log all.)".to_owned());
+            let hint = render::names_hint(self.query.workspace.as_deref(), self.query.integration.as_deref());
+            lines.extend([hint, self.id_hint].into_iter().flatten().map(str::to_owned));
         }
         match (&back_to, looked.complete) {
             (Some(time), false) if is_limited => {
@@ -397,6 +421,17 @@ mod tests {
         let row = |id: &&str| Attempt { event_id: Some((*id).to_owned()), ..Attempt::default() };
         let rows = events.iter().map(row).collect();
         Page { rows, searched_back_to_ms: None, complete: true, read: 0, next: None }
+    }
+
+    #[test]
+    fn an_id_that_is_cut_off_is_told() {
+        let hint = |event| id_hint(Some(&event), None);
+        let id = |text: &str| text.to_owned();
+        assert!(hint(NamedEvent::Delivery(id("msg_65d776ee"))).unwrap().contains("32"));
+        assert_eq!(hint(NamedEvent::Delivery(id("msg_65d776ee344e099142ffee203f4f99d6"))), None);
+        assert!(hint(NamedEvent::Id(id("crm.object-events/3"))).unwrap().contains("topic/partition/offset"));
+        assert_eq!(hint(NamedEvent::Id(id("3c75d291"))), None);
+        assert!(id_hint(None, Some("msg_65")).is_some());
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub(super) fn records_were(count: u64) -> String {
     if count == 1 { "1 was".to_owned() } else { format!("{count} were") }
 }
 
+/// Where nothing was found of a name: a wrong name finds nothing too.
+pub(super) fn names_hint(workspace: Option<&str>, integration: Option<&str>) -> Option<&'static str> {
+    let is_named = workspace.or(integration).is_some();
+    is_named.then_some("(Is the name right? `hookstream integrations` lists each integration with its workspace.)")
+}
+
 /// The text, or a dash without one.
 pub(super) fn or_dash(text: Option<&str>) -> Cow<'_, str> {
     text.map_or(Cow::Borrowed("-"), printable)

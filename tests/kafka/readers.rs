@@ -260,9 +260,10 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     assert!(resumed.out.contains(guid) && resumed.out.contains("would be set active again"), "{}", resumed.out);
     let table = run(brokers, names, &["health"]).await.out;
     assert!(table.contains("timeout 9, dns 7") && table.contains("503"), "{table}");
+    let hint = "(Is the name right? `hookstream integrations` lists each integration with its workspace.)\n";
     for (words, expected) in [
-        (["health", "--workspace", "other"], "Nothing matches; 1 was read\n"),
-        (["health", "--reason", "connect"], "Nothing matches; 1 was read\n"),
+        (["health", "--workspace", "other"], format!("Nothing matches; 1 was read\n{hint}")),
+        (["health", "--reason", "connect"], "Nothing matches; 1 was read\n".to_owned()),
     ] {
         assert_eq!(run(brokers, names, &words).await.out, expected, "{words:?}");
     }

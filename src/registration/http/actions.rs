@@ -453,7 +453,7 @@ fn selection(api: &Api, names: &Names, sender: Sender, given: Selection) -> Resu
     if sender == Sender::Replay {
         let id = integration.as_deref().unwrap_or_default();
         if id.is_empty() {
-            return Err(Box::new(answers::refused("integration: a replay is for one")));
+            return Err(Box::new(answers::refused("integration: is missing; a replay is for one integration")));
         }
         if api.registry.view().get(&names.workspace, id).is_none() {
             return Err(Box::new(answers::no_instance(id)));

@@ -1,6 +1,7 @@
 //! The shapes of every answer, exactly. What they say was decided before.
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -168,6 +169,12 @@ pub(crate) fn bad_request(message: impl Into<String>) -> Response<Body> {
     problem(StatusCode::BAD_REQUEST, "badRequest", message)
 }
 
+/// 400: a query that can't be read, without the words of the library that reads it.
+pub(crate) fn bad_query(rejection: &QueryRejection) -> Response<Body> {
+    let text = rejection.body_text();
+    bad_request(text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text))
+}
+
 /// 401
 pub(crate) fn unauthorized() -> Response<Body> {
     let message = "a known token is needed: Authorization: Bearer …, or X-XCOM-AccessKey: …";
@@ -180,7 +187,7 @@ pub(crate) fn forbidden(workspace: &str, has: Rights, needed: Right) -> Response
     let message = if has.is_empty() {
         format!("the token is not for the workspace {workspace}")
     } else {
-        format!("the token has not the right `{}` in the workspace {workspace}, but {has}", needed.word())
+        format!("the token does not have the right `{}` in the workspace {workspace}; it has {has}", needed.word())
     };
     problem(StatusCode::FORBIDDEN, "forbidden", message)
 }

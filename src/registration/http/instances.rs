@@ -119,7 +119,7 @@ pub(super) async fn list(
 ) -> Response<Body> {
     let Query(query) = match query {
         Ok(query) => query,
-        Err(error) => return answers::bad_request(error.body_text()),
+        Err(error) => return answers::bad_query(&error),
     };
     let limit = match query.limit.as_deref().map(str::parse::<i64>) {
         None => PAGE_ITEMS,

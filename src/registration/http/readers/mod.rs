@@ -245,7 +245,7 @@ where
     };
     let query = match query {
         Ok(Query(query)) => query,
-        Err(error) => return answers::bad_request(error.body_text()),
+        Err(error) => return answers::bad_query(&error),
     };
     match question(path, query, rights) {
         Ok((workspace, question)) => readers.answer(workspace, question, rights).await,

@@ -135,6 +135,7 @@ async fn what_can_not_be_read_is_told_and_nothing_is_asked() {
     ] {
         let (status, _, answer) = client.get(&format!("/api/v1/{path}"), "all").await;
         assert_eq!((status.as_u16(), &answer["status"]), (400, &json!("badRequest")), "{path}: {answer}");
+        assert!(!answer["message"].as_str().unwrap().contains("deserialize"), "{path}: {answer}");
     }
     assert_eq!(client.source.asked.lock().len(), 0);
 }
