@@ -567,7 +567,7 @@ mod tests {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
         let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
-        let mut backlog = PartitionBacklog::new(10, vec![12..15]);
+        let mut backlog = PartitionBacklog::new(10, std::iter::once(12..15).collect());
         assert!(backlog.remove_late(&gauge, &Place::from(5), 0));
         gauge.block();
         let record = Offered { offset: 10, timestamp_ms: 0, bytes: 1 };

@@ -126,8 +126,8 @@ impl World {
     /// at the end that is left. What was in memory of it is lost here with the process: its outcome is not known.
     fn truncate(&mut self) {
         let end = if self.fate.random_bool(0.2) { 0 } else { self.fate.random_range(0..=self.process.main) };
-        for matches in self.matches.iter_mut().skip(usize::try_from(end).unwrap()) {
-            matches.iter_mut().for_each(|matches| *matches = self.fate.random_bool(0.5));
+        for is_matched in self.matches.iter_mut().skip(usize::try_from(end).unwrap()).flatten() {
+            *is_matched = self.fate.random_bool(0.5);
         }
         let assignment = &self.process.assignment;
         let next = assignment.committable().or(assignment.start()).unwrap_or(0);

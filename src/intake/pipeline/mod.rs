@@ -213,7 +213,7 @@ impl Pipeline {
         if !fallen.is_empty() {
             backlog.fall(fallen, &event, assignment);
         }
-        self.give(&event, &envelope.id, given, batches);
+        Self::give(&event, &envelope.id, given, batches);
     }
 
     /// Most often the key is an entity's id, and the CRM has forgotten the header.
@@ -236,7 +236,7 @@ impl Pipeline {
         hash as usize % self.shards
     }
 
-    fn give(&self, event: &Arc<Event>, event_id: &str, given: Vec<Given>, batches: &mut [Vec<Job>]) {
+    fn give(event: &Arc<Event>, event_id: &str, given: Vec<Given>, batches: &mut [Vec<Job>]) {
         for Given { integration, webhook, shard, gauge, admitted } in given {
             let delivery = Delivery {
                 id: gauge.delivery_ids().of_event(event_id),
@@ -296,7 +296,7 @@ impl Pipeline {
             let mut event = Event::caught_up(payload, origin, record.timestamp_ms, assignment, held);
             event.order_keys = envelope.order_keys();
             let event = Arc::new(event);
-            self.give(&event, &envelope.id, given, batches);
+            Self::give(&event, &envelope.id, given, batches);
             for (integration, webhook, gauge) in expired {
                 let shard = self.shard_of(&integration, webhook);
                 let letter = Box::new(waited_too_long(&event, &envelope.id, &integration, gauge));
