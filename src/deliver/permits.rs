@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt as _;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::promptness::Pace;
 
@@ -48,7 +48,7 @@ impl Share {
     }
 
     fn try_take(&self, count: usize) -> bool {
-        u32::try_from(count).is_ok_and(|count| self.free.try_acquire_many(count).map(|taken| taken.forget()).is_ok())
+        u32::try_from(count).is_ok_and(|count| self.free.try_acquire_many(count).map(SemaphorePermit::forget).is_ok())
     }
 
     fn take_in_any_case(&self, count: usize) {

@@ -218,8 +218,8 @@ async fn a_receiver_that_comes_back_gets_what_it_missed_in_order_within_seconds(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_webhooks_that_are_back_at_once_are_caught_up_in_one_pass_of_each_partition() {
-    const WEBHOOKS: usize = 500;
-    const EVENTS: usize = 60;
+    const WEBHOOKS: u16 = 500;
+    const EVENTS: u16 = 60;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "one-pass", "1h", 12).await;
     let receiver = Receiver::forgetful(|_| Answer::misbehave(Misbehaviour::Close));
@@ -242,9 +242,9 @@ async fn many_webhooks_that_are_back_at_once_are_caught_up_in_one_pass_of_each_p
         _ => Ok(()),
     })
     .await;
-    stage.send(of_few_entities("e", EVENTS));
+    stage.send(of_few_entities("e", usize::from(EVENTS)));
     wait_until("all webhooks to be behind", LONG, async || match behind().await {
-        all if all > WEBHOOKS as f64 - 0.5 => Ok(()),
+        all if all > f64::from(WEBHOOKS) - 0.5 => Ok(()),
         some => Err(some),
     })
     .await;
@@ -256,7 +256,7 @@ async fn many_webhooks_that_are_back_at_once_are_caught_up_in_one_pass_of_each_p
     level(&stage, &worker).await;
     let again = read().await - before;
     println!("{again} records read for {WEBHOOKS} webhooks that missed {EVENTS}, in {:?}", back.elapsed());
-    assert!(again <= 2.0 * (EVENTS + 12) as f64, "{again}");
+    assert!(again <= 2.0 * f64::from(EVENTS + 12), "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,8 +122,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if probe && !self.is_probe_due(lane_index, now) {
             return Some(permit);
         }
-        let pace = self.lanes.get(lane_index).map_or(Pace::Unknown, |lane| lane.promptness.pace());
-        let kind = if probe { None } else { kind_of(pace) };
+        let paced = self.lanes.get(lane_index).filter(|_| !probe);
+        let kind = paced.and_then(|lane| kind_of(lane.promptness.pace()));
         let held_back = kind.and_then(|kind| self.waits.held_back.get_mut(kind));
         let share = held_back.map(HeldBack::take_share);
         if let (Some(kind), Some(None)) = (kind, &share) {
