@@ -133,8 +133,9 @@ impl Behind {
             restored.stored.acknowledged = place.clone();
             restored.uncovered = None;
         } else {
-            // Also a held one that begins beyond the start. Its owner never made its last commit, so it ended before it handed the
-            // partition over, and does not release the place. Were it waited for, this owner could commit nothing meanwhile.
+            // Also a held one that begins beyond the start. Its owner's last commit was never made: it ended before it handed the
+            // partition over and does not release the place, or that commit failed. Were the release waited for, this owner could commit
+            // nothing meanwhile. A request that the former owner still makes after a failed commit may be made here too.
             // A late write of the former owner may replace or remove it. So nothing that is skipped from the start on counts as covered
             // until Kafka has a place of this owner.
             restored.stored.doubtful = Some(place.clone());

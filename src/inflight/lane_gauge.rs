@@ -22,6 +22,9 @@ const LANE_EVENTS_MAX: usize = 1_024;
 pub(crate) const LANE_BYTES_MAX: usize = 1 << 20;
 /// Retries that wait in one lane, counted separately from first attempts: a webhook that is behind still makes its retries.
 pub(crate) const LANE_RETRIES_MAX: usize = 64;
+/// The lane of a webhook that does not answer promptly takes this part of its bounds: a receiver that is fast needs a long lane, and
+/// hundreds of others are not to take what the process holds.
+const SLOW_LANE_PART: usize = 8;
 /// A lane takes no more than this part of the bytes that the process has left, so that some are left for the others.
 const FREE_BYTES_SHARE: usize = 8;
 /// And no more than this part of the first attempts that may still wait in the process: one lane alone fills to its own bound, and of
@@ -50,6 +53,8 @@ pub(crate) struct LaneGauge {
     blocked: AtomicBool,
     /// Whether the shard wants a delivery to probe with, and of which kind.
     probe: AtomicU8,
+    /// Its requests take long, or are not known to take less.
+    is_slow: AtomicBool,
     /// How often the shard has returned what waited.
     returned: AtomicU64,
     /// How much of that the events thread has taken note of.
@@ -111,6 +116,7 @@ impl LaneGauge {
             retries: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
             probe: AtomicU8::new(PROBE_NONE),
+            is_slow: AtomicBool::new(false),
             returned: AtomicU64::new(0),
             noted: AtomicU64::new(0),
             shard: AtomicUsize::new(usize::MAX),
@@ -198,9 +204,15 @@ impl LaneGauge {
     fn takes(&self, bytes: usize, part: usize, pressure: &Pressure) -> bool {
         let Some(free) = pressure.free_for_events() else { return false };
         let (events, waiting) = (self.events.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
-        let events_max = self.lane.events_max.min(free.events / FREE_EVENTS_SHARE);
-        let bytes_max = LANE_BYTES_MAX.min(free.bytes / FREE_BYTES_SHARE);
+        let slow_part = if self.is_slow.load(Ordering::Relaxed) { SLOW_LANE_PART } else { 1 };
+        let events_max = (self.lane.events_max / slow_part).min(free.events / FREE_EVENTS_SHARE);
+        let bytes_max = (LANE_BYTES_MAX / slow_part).min(free.bytes / FREE_BYTES_SHARE);
         events == 0 || (events < events_max / part && waiting + bytes <= bytes_max / part)
+    }
+
+    /// Whether its requests take long, or are not known to take less.
+    pub(crate) fn set_slow(&self, is_slow: bool) {
+        self.is_slow.store(is_slow, Ordering::Relaxed);
     }
 
     /// Whether it is worth while to read for this webhook: its lane is at most half full, or wants a probe.
@@ -471,6 +483,19 @@ mod tests {
         assert_eq!(lanes[0].len(), LANE_EVENTS_MAX);
         let another = fill("another").len();
         assert!((100..LANE_EVENTS_MAX).contains(&another), "{another}");
+    }
+
+    #[test]
+    fn hundreds_of_slow_webhooks_with_full_lanes_leave_room_to_a_prompt_one() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(64 << 20));
+        let fill = |webhook: &str, is_slow| {
+            let gauge = gauges.of("ws/i", webhook);
+            gauge.set_slow(is_slow);
+            std::iter::from_fn(|| gauge.try_admit_event(1_024, &pressure)).collect::<Vec<_>>()
+        };
+        let lanes: Vec<_> = (0..300).map(|webhook| fill(&webhook.to_string(), true)).collect();
+        assert_eq!(lanes[0].len(), LANE_EVENTS_MAX / SLOW_LANE_PART);
+        assert!(fill("prompt", false).len() > 100);
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let lane = self.lanes.remove(index);
         self.lane_of.remove(&lane.gauge.id());
         lane.gauge.unblock();
+        lane.gauge.set_slow(false);
         if lane.circuit.is_open() {
             self.shared.metrics.deliver.webhook_circuits_open.dec();
         }
@@ -161,6 +162,7 @@ fn follow_pace(lane: &mut Lane, pace: Pace, permits: &Permits) {
         return;
     }
     lane.promptness.set(pace);
+    lane.gauge.set_slow(true);
 }
 
 /// The integration of that key and the place of one of its webhooks. An error where it is not delivered to: with a reason if what was

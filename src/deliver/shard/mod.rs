@@ -341,6 +341,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
         let prepared = Arc::new(RequestTemplate::new(&delivery.integration, delivery.webhook).ok()?);
         let host = self.host_for(prepared.authority(), now);
+        delivery.gauge.set_slow(true);
         let index = self.lanes.insert(Lane {
             gauge: Arc::clone(&delivery.gauge),
             host,

@@ -82,8 +82,11 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.wake_next(host);
     }
 
-    /// A lane has another pace: where it is held back it tries again.
+    /// A lane has another pace since a request ended: where it is held back it tries again.
     pub(super) fn pace_changed(&mut self, lane_index: usize, before: Pace) {
+        if let Some(lane) = self.lanes.get(lane_index) {
+            lane.gauge.set_slow(lane.promptness.pace() != Pace::Prompt);
+        }
         let held_back = kind_of(before).and_then(|kind| self.waits.held_back.get_mut(kind));
         let Some(held_back) = held_back else { return };
         if let Some(place) = held_back.lanes.iter().position(|held_back| *held_back == lane_index) {
