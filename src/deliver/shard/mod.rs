@@ -89,6 +89,8 @@ struct Lane {
     in_flight: usize,
     /// Permits that its requests hold. Probes have their own.
     permits: usize,
+    /// A place in the share of a kind, for its next request: it was held back and has its turn.
+    share: Option<(usize, OwnedSemaphorePermit)>,
     promptness: Promptness,
     allowance: Allowance,
     circuit: Circuit,
@@ -350,6 +352,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             queue: OrderedQueue::default(),
             in_flight: 0,
             permits: 0,
+            share: None,
             promptness: Promptness::unknown(now),
             allowance: Allowance::new(self.shared.settings.max_in_flight_per_webhook),
             circuit: Circuit::default(),

@@ -16,17 +16,18 @@ pub(super) struct HeldBack {
 }
 
 impl HeldBack {
-    /// A place in the share for a lane that has its turn, if there is one now. Those that wait come before one that does not.
+    /// A place in the share, if there is one now. Lanes that wait come before one that does not.
     pub(super) fn take_share(&mut self) -> Option<OwnedSemaphorePermit> {
-        self.share.take().or_else(|| if self.lanes.is_empty() { self.queue.take_now() } else { None })
+        if self.lanes.is_empty() { self.queue.take_now() } else { None }
     }
 
-    /// The first lane, if there is a place for it now.
-    pub(super) fn wake(&mut self) -> Option<usize> {
-        if self.share.is_none() && !self.lanes.is_empty() {
-            self.share = self.queue.take_now();
+    /// The first lane and its place in the share, if there is one now.
+    pub(super) fn wake(&mut self) -> Option<(usize, OwnedSemaphorePermit)> {
+        if self.lanes.is_empty() {
+            return None;
         }
-        self.share.as_ref().and_then(|_| self.lanes.pop_front())
+        let share = self.share.take().or_else(|| self.queue.take_now())?;
+        self.lanes.pop_front().map(|lane| (lane, share))
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Shard, UnderWay, Work, give_up, seconds_between};
 use crate::clock;
 use crate::deliver::courier::Courier;
 use crate::deliver::order::Place;
-use crate::deliver::permits::kind_of;
+use crate::deliver::permits::{KINDS, kind_of};
 use crate::deliver::promptness::Pace;
 use crate::deliver::publish::Publish;
 use crate::deliver::request::SignedRequest;
@@ -40,15 +40,22 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             };
             drop(self.start_one(lane_index, permit, true, now));
         }
-        loop {
-            self.start_runnable(now);
-            if !self.runnable.is_empty() {
-                return;
-            }
-            let Some(lane_index) = self.waits.held_back.iter_mut().find_map(HeldBack::wake) else { break };
-            self.runnable.push_front(lane_index);
+        for kind in 0..KINDS {
+            self.wake_held_back(kind);
         }
-        self.waits.give_back_unused();
+        self.start_runnable(now);
+        if self.runnable.is_empty() {
+            self.waits.give_back_unused();
+        }
+    }
+
+    /// Lanes that are held back get their turn for permits as far as their share reaches.
+    fn wake_held_back(&mut self, kind: usize) {
+        while let Some((lane_index, share)) = self.waits.held_back.get_mut(kind).and_then(HeldBack::wake) {
+            let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
+            lane.share = Some((kind, share));
+            self.runnable.push_back(lane_index);
+        }
     }
 
     fn start_runnable(&mut self, now: Instant) {
@@ -56,7 +63,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             if self.is_blocked(lane_index) {
                 self.runnable.pop_front();
                 if let Some(lane) = self.lanes.get_mut(lane_index) {
-                    lane.scheduled = false;
+                    (lane.scheduled, lane.share) = (false, None);
                     let host = lane.host;
                     self.wake_next(host);
                 }
@@ -108,6 +115,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             return Some(permit);
         };
         let host_index = lane.host;
+        let kind = if probe { None } else { kind_of(lane.promptness.pace()) };
+        // Where it can't be used it goes back.
+        let woken = lane.share.take().filter(|(of, _)| Some(*of) == kind).map(|(_, share)| share);
         // A cut since it was scheduled: it comes again when one of its requests ends.
         if lane.in_flight >= lane.requests_max() && !probe {
             self.wake_next(host_index);
@@ -125,10 +135,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if probe && !self.is_probe_due(lane_index, now) {
             return Some(permit);
         }
-        let paced = self.lanes.get(lane_index).filter(|_| !probe);
-        let kind = paced.and_then(|lane| kind_of(lane.promptness.pace()));
         let held_back = kind.and_then(|kind| self.waits.held_back.get_mut(kind));
-        let share = held_back.map(HeldBack::take_share);
+        let share = held_back.map(|held_back| woken.or_else(|| held_back.take_share()));
         if let (Some(kind), Some(None)) = (kind, &share) {
             self.hold_back(lane_index, kind);
             return Some(permit);
