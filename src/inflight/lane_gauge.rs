@@ -164,6 +164,12 @@ impl LaneGauge {
         self.is_moving.store(!may_go, Ordering::Relaxed);
     }
 
+    /// Whether first attempts go to that shard. Until the webhook's host is forgotten there, the shard of its former host has a lane for
+    /// this gauge too, and is not to set what it says.
+    pub(crate) fn is_at(&self, shard: usize) -> bool {
+        [shard, usize::MAX].contains(&self.shard.load(Ordering::Relaxed))
+    }
+
     /// Whether no first attempt waits or is under way.
     fn is_empty(&self) -> bool {
         // In this order: a delivery that begins counts as under way before it waits no more.

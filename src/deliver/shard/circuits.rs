@@ -108,14 +108,14 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     pub(super) fn follow_circuits(&mut self, lane_index: usize) {
         let is_blocked = self.is_blocked(lane_index);
         let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
-        if is_blocked == lane.gauge.is_blocked() {
+        if is_blocked == lane.is_blocked {
             return;
         }
+        lane.is_blocked = is_blocked;
+        lane.show(self.index);
         if !is_blocked {
-            lane.gauge.unblock();
             return self.schedule(lane_index);
         }
-        lane.gauge.block();
         let waiting = lane.queue.drain_waiting();
         self.turn_back(lane_index, waiting);
         if let Some(lane) = self.lanes.get(lane_index) {
@@ -182,8 +182,12 @@ impl<C: Courier, P: Publish> Shard<C, P> {
 
     /// Finds the lanes that may probe: those with a delivery are started, the others are given one.
     pub(super) fn look_for_probes(&mut self, now: Instant) {
-        let blocked: Vec<usize> =
-            self.lanes.iter().filter(|(_, lane)| lane.gauge.is_blocked()).map(|(index, _)| index).collect();
+        let blocked: Vec<usize> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.is_blocked && lane.gauge.is_at(self.index))
+            .map(|(index, _)| index)
+            .collect();
         if blocked.is_empty() {
             return;
         }

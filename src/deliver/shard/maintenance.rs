@@ -27,13 +27,14 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.follow_records(now);
         self.look_for_probes(now);
         self.show_held_back();
-        let (mut recalled, mut forgotten) = (Vec::new(), Vec::new());
+        let (mut recalled, mut forgotten, mut slower) = (Vec::new(), Vec::new(), Vec::new());
         for (index, lane) in &mut self.lanes {
             if lane.in_flight > 0
                 && let Some(pace) = lane.promptness.overdue(now)
             {
-                follow_pace(lane, pace, &self.shared.permits);
+                slower.extend(follow_pace(lane, pace, &self.shared.permits).map(|before| (index, before)));
             }
+            lane.show(self.index);
             if lane.queue.waiting() > 0 {
                 if lane.queue.any_waiting(|delivery| delivery.event.is_recalled()) {
                     recalled.push(index);
@@ -44,6 +45,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             } else {
                 lane.queue.rest();
             }
+        }
+        for (index, before) in slower {
+            self.pace_changed(index, before);
         }
         for index in recalled {
             self.turn_back_waiting(index);
@@ -70,8 +74,10 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     fn forget(&mut self, index: usize) {
         let lane = self.lanes.remove(index);
         self.lane_of.remove(&lane.gauge.id());
-        lane.gauge.unblock();
-        lane.gauge.set_slow(false);
+        if lane.gauge.is_at(self.index) {
+            lane.gauge.unblock();
+            lane.gauge.set_slow(false);
+        }
         if lane.circuit.is_open() {
             self.shared.metrics.deliver.webhook_circuits_open.dec();
         }
@@ -87,7 +93,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         // While the table is written, the next look comes soon.
         let Some(table) = shared.table.try_read() else { return };
         let is_changed = |known: &Arc<Integration>| table.get(known.key()).is_none_or(|now| !Arc::ptr_eq(known, now));
-        let in_use = self.lanes.iter().filter(|(_, lane)| lane.queue.waiting() > 0 || lane.gauge.is_blocked());
+        let in_use = self.lanes.iter().filter(|(_, lane)| lane.queue.waiting() > 0 || lane.is_blocked);
         let changed = in_use.filter(|(_, lane)| is_changed(&lane.prepared_from.0));
         let changed: Vec<_> = changed
             .map(|(index, lane)| (index, target(&table, lane.prepared_from.0.key(), lane.gauge.webhook())))
@@ -153,16 +159,17 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 }
 
-/// Counts a lane's permits by the pace that it has by now. Unknown ones stay it where silent ones have their share.
-fn follow_pace(lane: &mut Lane, pace: Pace, permits: &Permits) {
+/// Counts a lane's permits by the pace that it has by now, and returns the one before. An unknown one stays unknown where silent ones have
+/// their share.
+fn follow_pace(lane: &mut Lane, pace: Pace, permits: &Permits) -> Option<Pace> {
     let before = lane.promptness.pace();
     if before == Pace::Prompt {
         permits.change(lane.permits, before, pace);
     } else if !permits.try_change(lane.permits, before, pace) {
-        return;
+        return None;
     }
     lane.promptness.set(pace);
-    lane.gauge.set_slow(true);
+    Some(before)
 }
 
 /// The integration of that key and the place of one of its webhooks. An error where it is not delivered to: with a reason if what was

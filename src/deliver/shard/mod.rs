@@ -94,6 +94,8 @@ struct Lane {
     promptness: Promptness,
     allowance: Allowance,
     circuit: Circuit,
+    /// Its circuit, or its host's, was open when it was looked at last.
+    is_blocked: bool,
     /// It stands in the shard's queue of runnable lanes, of those held back, or in its host's of waiting ones.
     scheduled: bool,
     /// Its last request failed: the next one opens a new connection, since a kept one may lead to where the receiver no longer is.
@@ -109,6 +111,17 @@ impl Lane {
     fn requests_max(&self) -> usize {
         let most = self.allowance.requests();
         if self.promptness.pace() == Pace::Unknown { most.min(UNKNOWN_MAX) } else { most }
+    }
+
+    /// Lets the events thread see whether it is blocked and how much room it has, where first attempts go to this shard.
+    fn show(&self, shard: usize) {
+        if !self.gauge.is_at(shard) {
+            return;
+        }
+        if self.is_blocked != self.gauge.is_blocked() {
+            if self.is_blocked { self.gauge.block() } else { self.gauge.unblock() }
+        }
+        self.gauge.set_slow(self.promptness.pace() != Pace::Prompt);
     }
 }
 
@@ -306,6 +319,10 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
         lane.fed = now;
         let is_outdated = delivery.admitted.as_ref().is_none_or(|admitted| lane.gauge.is_outdated(admitted));
+        if is_blocked {
+            lane.is_blocked = true;
+            lane.show(self.index);
+        }
         // An open circuit keeps one delivery, to probe with.
         let is_refused = is_blocked && lane.queue.waiting() > 0;
         if is_outdated || is_refused || delivery.event.is_recalled() {
@@ -318,6 +335,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         };
         lane.queue.push(delivery, keys);
         if is_blocked {
+            // The shard has what it probes with.
             lane.gauge.block();
         } else {
             self.schedule(lane_index);
@@ -356,6 +374,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             promptness: Promptness::unknown(now),
             allowance: Allowance::new(self.shared.settings.max_in_flight_per_webhook),
             circuit: Circuit::default(),
+            is_blocked: false,
             scheduled: false,
             has_failed: false,
             fed: now,

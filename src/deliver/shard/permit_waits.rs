@@ -45,15 +45,15 @@ impl PermitWaits {
         Self { queue: permits.queue(), permit: None, held_back: permits.share_queues().map(held_back) }
     }
 
-    /// No lane can start a request: what is in hand is for other shards.
-    pub(super) fn give_back_unused(&mut self) {
-        self.permit = None;
-        self.queue.leave();
-        for held_back in &mut self.held_back {
+    /// What is in hand, and no lane needs it, is for other shards.
+    pub(super) fn give_back_unused(&mut self, wants_permit: bool) {
+        if !wants_permit {
+            self.permit = None;
+            self.queue.leave();
+        }
+        for held_back in self.held_back.iter_mut().filter(|held_back| held_back.lanes.is_empty()) {
             held_back.share = None;
-            if held_back.lanes.is_empty() {
-                held_back.queue.leave();
-            }
+            held_back.queue.leave();
         }
     }
 

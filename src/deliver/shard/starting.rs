@@ -44,9 +44,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             self.wake_held_back(kind);
         }
         self.start_runnable(now);
-        if self.runnable.is_empty() {
-            self.waits.give_back_unused();
-        }
+        self.waits.give_back_unused(!self.runnable.is_empty());
     }
 
     /// Lanes that are held back get their turn for permits as far as their share reaches.
@@ -89,10 +87,10 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.wake_next(host);
     }
 
-    /// A lane has another pace since a request ended: where it is held back it tries again.
+    /// A lane has another pace: where it is held back it tries again.
     pub(super) fn pace_changed(&mut self, lane_index: usize, before: Pace) {
         if let Some(lane) = self.lanes.get(lane_index) {
-            lane.gauge.set_slow(lane.promptness.pace() != Pace::Prompt);
+            lane.show(self.index);
         }
         let held_back = kind_of(before).and_then(|kind| self.waits.held_back.get_mut(kind));
         let Some(held_back) = held_back else { return };
