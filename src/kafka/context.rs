@@ -35,9 +35,10 @@ pub(crate) struct ClientLog {
     last_failure: Mutex<Option<String>>,
 }
 
-/// The client library's words about a connection, without the names of its threads and states.
+/// The client library's words, without the name of its thread, which comes first, and its states.
 fn plain(words: &str) -> &str {
-    let words = words.rsplit_once("]: ").map_or(words, |(_, words)| words);
+    let words =
+        words.strip_prefix("[thrd:").and_then(|words| words.split_once("]: ")).map_or(words, |(_, words)| words);
     let words = words.split_once("/bootstrap: ").map_or(words, |(_, words)| words);
     words.split(" (after ").next().unwrap_or(words)
 }

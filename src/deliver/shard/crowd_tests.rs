@@ -70,8 +70,9 @@ async fn of_a_webhook_that_is_not_known_a_few_requests_show_how_soon_it_answers(
     feed_each(&mut lab, "late", 1, 10).await;
     lab.at(1_000).await;
     assert_eq!(lab.receivers.count(), 4);
+    lab.at(1_200).await;
+    assert_eq!(lab.receivers.count(), 10, "it is known that they take more than a second");
     lab.settled().await;
-    assert_eq!(lab.elapsed().as_secs(), 4, "the other six are under way together");
     lab.end().await;
 }
 

@@ -87,7 +87,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.wake_next(host);
     }
 
-    /// A lane has another pace: where it is held back it tries again.
+    /// A lane has another pace: where it is held back it tries again, and it may have more requests under way than before.
     pub(super) fn pace_changed(&mut self, lane_index: usize, before: Pace) {
         if let Some(lane) = self.lanes.get(lane_index) {
             lane.show(self.index);
@@ -97,6 +97,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if let Some(place) = held_back.lanes.iter().position(|held_back| *held_back == lane_index) {
             held_back.lanes.remove(place);
             self.runnable.push_back(lane_index);
+        } else {
+            self.schedule(lane_index);
         }
     }
 
