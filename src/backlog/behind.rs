@@ -371,13 +371,16 @@ impl Behind {
         self.settle_safe_pins();
     }
 
+    /// Whether its place is removed here if it is to get nothing any more. A held place stays until it is released: owners commit what they
+    /// skip because that place covers it, also one that comes after this one and for which the webhook is back.
+    pub(super) fn may_be_abandoned(&self) -> bool {
+        self.is_served && self.hold == Hold::None
+    }
+
     /// It is to get nothing any more.
     pub(super) fn abandon(&mut self) {
         self.standing = Standing::Gone;
         self.is_served = false;
-        if self.hold == Hold::Elsewhere {
-            self.hold = Hold::None;
-        }
         self.todo.clear();
         for (_, event) in self.pins.drain(..) {
             event.release(&self.gauge);
@@ -450,6 +453,7 @@ impl Behind {
         let place = self.place();
         let is_stale = !place.is_none() && age >= WRITE_AGAIN_MS;
         if place == self.stored.acknowledged && self.stored.doubtful.is_none() && !is_stale {
+            self.uncovered = None;
             return None;
         }
         self.stored.writing = Some(place.clone());
@@ -460,12 +464,13 @@ impl Behind {
     /// The write under way ended.
     pub(super) fn written(&mut self, is_acknowledged: bool) {
         let Some(place) = self.stored.writing.take() else { return };
-        if !std::mem::take(&mut self.is_writing_older) && is_acknowledged {
-            self.uncovered = None;
-        }
+        let is_older = std::mem::take(&mut self.is_writing_older);
         if is_acknowledged {
             self.stored.acknowledged = place;
             self.stored.doubtful = None;
+            if !is_older || self.stored.has(|| self.place()) {
+                self.uncovered = None;
+            }
         } else {
             self.stored.doubtful =
                 Some(self.stored.doubtful.as_ref().map_or(place.clone(), |before| before.meet(&place)));
@@ -475,15 +480,16 @@ impl Behind {
 
     /// Lets the next write come at once, if Kafka does not have the place as it is and no write is under way.
     pub(super) fn write_soon(&mut self) {
-        if !self.is_stored() && self.stored.writing.is_none() {
+        if self.stored.has(|| self.place()) {
+            self.uncovered = None;
+        } else if self.hold != Hold::Elsewhere && self.stored.writing.is_none() {
             self.stored.at_ms = None;
         }
     }
 
     /// Whether Kafka has the place as it is here.
     pub(super) fn is_stored(&self) -> bool {
-        let is_quiet = self.stored.writing.is_none() && self.stored.doubtful.is_none();
-        self.hold == Hold::Elsewhere || (is_quiet && self.stored.acknowledged == self.place())
+        self.hold == Hold::Elsewhere || self.stored.has(|| self.place())
     }
 
     /// Whether nothing is left of it.
@@ -579,6 +585,36 @@ mod tests {
         assert!(behind.level_at(101));
         behind.fall_again(200, TIMES);
         assert_eq!(behind.uncovered_from(), Some(200));
+    }
+
+    #[test]
+    fn a_write_that_began_before_a_webhook_fell_behind_covers_what_it_skips_if_its_place_is_still_the_same() {
+        let mut behind = restored(&Place::from(50), 50);
+        assert_eq!(behind.write_due(1_000, WRITE_EVERY_MS), Some(Place::from(50)));
+        assert!(behind.level_at(50));
+        behind.fall_again(50, TIMES);
+        behind.written(true);
+        assert_eq!((behind.uncovered_from(), behind.write_due(2_000, WRITE_EVERY_MS)), (None, None));
+    }
+
+    #[test]
+    fn a_place_that_is_in_kafka_as_it_is_bounds_no_commit_however_it_came_to_be_so() {
+        let as_in_kafka = || {
+            let mut behind = restored(&Place::new([48].into_iter(), Some(50)), 50);
+            assert!(behind.write_due(1_000, WRITE_EVERY_MS).is_some());
+            behind.give(48, 0);
+            assert!(behind.level_at(50));
+            behind.fall_again(50, TIMES);
+            assert!(behind.level_at(50));
+            behind.written(true);
+            behind.fall_again(50, TIMES);
+            behind
+        };
+        let mut behind = as_in_kafka();
+        assert_eq!((behind.write_due(2_000, WRITE_EVERY_MS), behind.uncovered_from()), (None, None));
+        let mut behind = as_in_kafka();
+        behind.write_soon();
+        assert_eq!(behind.uncovered_from(), None, "it is also known when the partition is given up at once");
     }
 
     #[test]

@@ -401,11 +401,10 @@ impl PartitionBacklog {
         cut
     }
 
-    /// Looks again at whether webhooks still get anything. Returns those that are gone. A place that is held here stays: the next owner
-    /// looks, and must know of the requests under way.
+    /// Looks again at whether webhooks still get anything. Returns those that are gone. A place that is held stays until it is released.
     pub(crate) fn judge(&mut self, standing: impl Fn(&LaneGauge) -> Standing) -> Vec<Arc<LaneGauge>> {
         let mut gone = Vec::new();
-        for behind in self.behind.values_mut().filter(|behind| behind.is_served && !behind.is_held_here()) {
+        for behind in self.behind.values_mut().filter(|behind| behind.may_be_abandoned()) {
             behind.standing = standing(&behind.gauge);
             if behind.standing == Standing::Gone {
                 behind.abandon();
@@ -560,6 +559,21 @@ mod tests {
         backlog.catch_up_passed(0);
         backlog.caught_up();
         assert_eq!(assignment.committable(), Some(1));
+    }
+
+    #[test]
+    fn a_held_place_stays_until_it_is_released_also_of_a_webhook_that_is_gone() {
+        let gauges = LaneGauges::default();
+        let gauge = gauges.of("ws/i", "w");
+        let mut backlog = PartitionBacklog::new(20, Vec::new());
+        let mut held = Place::new([3].into_iter(), Some(10));
+        held.is_held = true;
+        backlog.restore(&gauge, &held, (BehindReason::LaneFull, 0));
+        assert!(backlog.judge(|_| Standing::Gone).is_empty());
+        assert_eq!((backlog.writes_due(1_000).len(), backlog.held_elsewhere().count()), (0, 1));
+        backlog.released(&gauge, &Place::from(10));
+        assert_eq!(backlog.judge(|_| Standing::Gone).len(), 1);
+        assert!(backlog.writes_due(2_000).iter().all(|write| write.place.is_none()), "it is removed now");
     }
 
     #[test]

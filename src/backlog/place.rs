@@ -142,6 +142,12 @@ impl Stored {
             && self.writing.as_ref().is_none_or(covers)
     }
 
+    /// Whether Kafka has exactly that place, and no write may have changed it. It covers all that was skipped, also if its write began before
+    /// that.
+    pub(super) fn has(&self, place: impl FnOnce() -> Place) -> bool {
+        self.writing.is_none() && self.doubtful.is_none() && self.acknowledged == place()
+    }
+
     /// Whether a place in Kafka covers `offset`, and no write under way may replace it by one that does not.
     pub(super) fn covers(&self, offset: i64) -> bool {
         let covers = |place: &Place| place.covers(offset);

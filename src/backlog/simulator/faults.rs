@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
-use super::super::behind::Standing;
+use super::super::behind::{Behind, Standing};
 use super::process::Process;
 use super::{FORMER_MAX, WEBHOOKS, World};
 
@@ -88,7 +88,8 @@ impl World {
         let webhooks: Vec<_> = self.process.gauges.iter().map(|gauge| gauge.id()).collect();
         let table = &self.table;
         let standing = |id| webhooks.iter().position(|webhook| *webhook == id).map_or(Standing::Gone, |at| table[at]);
-        for behind in self.process.backlog.all().filter(|behind| standing(behind.gauge.id()) == Standing::Gone) {
+        let removed = self.process.backlog.all().filter(|behind| behind.may_be_abandoned());
+        for behind in removed.filter(|behind| standing(behind.gauge.id()) == Standing::Gone) {
             let (webhook, place) = (self.process.webhook(&behind.gauge), behind.place());
             // What the last owner's commit named as settled is not read again: only the place stood for it.
             let read = self.process.backlog.settled_before.last().map_or(0, |run| run.end).max(self.process.main);
@@ -145,8 +146,10 @@ impl World {
     fn restart(&mut self) -> Process {
         for (webhook, (epoch, _)) in &self.stored {
             let id = self.process.gauges[*webhook].id();
-            if *epoch < self.epoch && self.process.backlog.all().all(|behind| behind.gauge.id() != id) {
-                // A former owner wrote it after this one had removed it, and this one has not seen it: it is given again.
+            let has_place = |behind: &Behind| behind.gauge.id() == id && !behind.is_over();
+            if *epoch < self.epoch && !self.process.backlog.all().any(has_place) {
+                // A former owner wrote it after this one had removed it, and this one has not seen it: it is given again. The removal may
+                // have been acknowledged just now, so that the webhook is not forgotten yet.
                 self.receivers[*webhook].requested.clear();
             }
         }
