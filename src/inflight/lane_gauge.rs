@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_lanes_are_full_another_takes_a_burst() {
+    fn a_hundred_full_lanes_leave_another_room_for_a_burst() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 30));
         let fill = |webhook: &str| {
             let gauge = gauges.of("ws/i", webhook);

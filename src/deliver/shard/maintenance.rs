@@ -1,5 +1,5 @@
-//! What a shard looks after ten times a second, because no event does: records that changed, probes, lanes that are held back, lanes of partitions that are given
-//! up, idle connections, lanes and hosts that are not needed any more. Nothing here starts a request.
+//! What a shard looks after ten times a second, because no event does: records that changed, probes, webhooks that turned slow, lanes of
+//! partitions that are given up, idle connections, lanes and hosts that are not needed any more. Nothing here starts a request.
 
 use std::sync::Arc;
 use std::time::Duration;

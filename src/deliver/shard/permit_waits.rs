@@ -16,11 +16,6 @@ pub(super) struct HeldBack {
 }
 
 impl HeldBack {
-    /// A place in the share, if there is one now. Lanes that wait come before one that does not.
-    pub(super) fn take_share(&mut self) -> Option<OwnedSemaphorePermit> {
-        if self.lanes.is_empty() { self.queue.take_now() } else { None }
-    }
-
     /// The first lane and its place in the share, if there is one now.
     pub(super) fn wake(&mut self) -> Option<(usize, OwnedSemaphorePermit)> {
         if self.lanes.is_empty() {
@@ -43,6 +38,12 @@ impl PermitWaits {
     pub(super) fn new(permits: &Permits) -> Self {
         let held_back = |queue| HeldBack { lanes: VecDeque::new(), queue, share: None };
         Self { queue: permits.queue(), permit: None, held_back: permits.share_queues().map(held_back) }
+    }
+
+    /// A place in the share of a kind, if there is one now. Lanes that wait come before one that does not.
+    pub(super) fn take_share(&mut self, kind: usize) -> Option<OwnedSemaphorePermit> {
+        let held_back = self.held_back.get_mut(kind).filter(|held_back| held_back.lanes.is_empty())?;
+        held_back.queue.take_now()
     }
 
     /// What is in hand, and no lane needs it, is for other shards.

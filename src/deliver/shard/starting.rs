@@ -135,9 +135,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if probe && !self.is_probe_due(lane_index, now) {
             return Some(permit);
         }
-        let held_back = kind.and_then(|kind| self.waits.held_back.get_mut(kind));
-        let share = held_back.map(|held_back| woken.or_else(|| held_back.take_share()));
-        if let (Some(kind), Some(None)) = (kind, &share) {
+        let share = woken.or_else(|| self.waits.take_share(kind?));
+        if let Some(kind) = kind.filter(|_| share.is_none()) {
             self.hold_back(lane_index, kind);
             return Some(permit);
         }
@@ -150,7 +149,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         } else if let Some(lane) = self.lanes.get_mut(lane_index) {
             lane.permits += 1;
             // The lane gives it back, in the share that it has by then.
-            share.flatten().into_iter().for_each(OwnedSemaphorePermit::forget);
+            share.into_iter().for_each(OwnedSemaphorePermit::forget);
         }
         let (lane, host, began) = (lane_index, host_index, now);
         self.begin(
