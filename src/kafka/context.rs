@@ -231,6 +231,7 @@ mod tests {
                 "[thrd:127.0.0.1:1/1]: 127.0.0.1:1/1: Disconnected (after 9ms in state UP)",
                 "127.0.0.1:1/1: Disconnected",
             ),
+            ("[thrd:main]: events [0]: offset reset (at offset 5)", "events [0]: offset reset (at offset 5)"),
             ("SASL authentication error", "SASL authentication error"),
         ] {
             assert_eq!(plain(said), plainly);

@@ -61,7 +61,8 @@ async fn a_fast_receiver_does_not_notice_one_that_hangs() {
     rig.feed((0..400).map(|n| (["hanging", "fast"][n % 2], "a"))).await;
     fast.wait_for(200, PATIENCE).await;
     assert!(fed.elapsed() < Duration::from_secs(3), "{:?}", fed.elapsed());
-    assert!((1..=settings().max_in_flight_per_webhook).contains(&hanging.count()), "{}", hanging.count());
+    // Four until it is known that it is slow, then as many as any webhook.
+    assert!((4..=settings().max_in_flight_per_webhook).contains(&hanging.count()), "{}", hanging.count());
     assert_eq!(rig.count("hookstream_retries_total", &[]), 0, "what waits spends no slot");
 }
 
