@@ -45,6 +45,8 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 const WAKE_EVERY: Duration = Duration::from_millis(500);
 /// How long the coordinator may take to say where a new partition was left off. It is asked again at the next turn.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the coordinator may take to answer a member that was given nothing yet. It is asked again at the next turn.
+const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the brokers may take to say which cluster they are. Asked for once; without it commits hold offsets only.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -96,6 +98,9 @@ pub(crate) struct Membership {
     group: String,
     /// One of those that it subscribes to.
     topic: String,
+    /// Whether the group protocol is `consumer`. Its group gives a member what is free at once and sends no empty assignment, so a member
+    /// that holds nothing has joined once its coordinator answers.
+    is_told_nothing: bool,
     commit_every: Duration,
     stop: CancellationToken,
     fatal: CancellationToken,
@@ -118,13 +123,11 @@ impl Membership {
         consumer.subscribe(topics)?;
         let interval = config.get(COMMIT_INTERVAL).and_then(|ms| ms.parse().ok());
         let commit_every = interval.map_or(COMMIT_EVERY, Duration::from_millis);
-        if config.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
-            // In this protocol the group gives a member what is free at once, and sends no empty assignment.
-            consumer.context().begun.joined();
-        }
+        let protocol = config.get("group.protocol");
+        let is_told_nothing = protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"));
         let group = config.get("group.id").unwrap_or_default().to_owned();
         let topic = topics.first().copied().unwrap_or_default().to_owned();
-        Ok(Self { consumer, group, topic, commit_every, stop, fatal })
+        Ok(Self { consumer, group, topic, is_told_nothing, commit_every, stop, fatal })
     }
 
     /// What the member holds.
@@ -136,6 +139,7 @@ impl Membership {
     pub(crate) fn run(self) {
         let member = self.consumer.context();
         let mut committed = Instant::now();
+        let mut asks = self.is_told_nothing;
         let (mut round, mut woken) = (0, Instant::now());
         while !self.stop.is_cancelled() {
             let until_commit = self.commit_every.saturating_sub(committed.elapsed());
@@ -144,6 +148,7 @@ impl Membership {
                 // A record that was on its way when its partition was paused: the reader reads it too.
                 None | Some(Ok(_) | Err(_)) => {}
             }
+            asks = asks && member.begun.rounds() == 0 && !self.is_answered();
             member.begin_awaited(&self.consumer);
             member.take_begun_again(&self.consumer);
             if round != member.begun.rounds() {
@@ -163,6 +168,20 @@ impl Membership {
         leave_empty_handed(&self.consumer, &self.group, || member.begun.rounds());
         member.leave(&self.consumer);
         tracing::info!(group_member = member.role, "the group member has drained");
+    }
+
+    /// Asks the coordinator, and waits for a bounded time. Returns whether it answered: then the member has joined.
+    fn is_answered(&self) -> bool {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(&self.topic, 0);
+        match self.consumer.committed_offsets(asked, COORDINATOR_TIMEOUT) {
+            Ok(_) => self.consumer.context().begun.joined(),
+            Err(error) => {
+                tracing::debug!(group = self.group, %error, "the coordinator has not answered yet");
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -485,6 +504,17 @@ mod tests {
     fn member() -> GroupMember {
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
         MemberState::member("events", metrics, Duration::ZERO)
+    }
+
+    #[test]
+    fn a_member_whose_coordinator_has_not_answered_has_not_begun_in_either_protocol() {
+        for protocol in ["classic", "consumer"] {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", "127.0.0.1:1").set("group.id", "g").set("group.protocol", protocol);
+            let (stop, fatal) = (CancellationToken::new(), CancellationToken::new());
+            let membership = Membership::join(&config, &["events"], member(), stop, fatal).unwrap();
+            assert!(!membership.member().begun.is_done(Instant::now() + Duration::from_hours(1)), "{protocol}");
+        }
     }
 
     #[test]
