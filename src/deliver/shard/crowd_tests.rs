@@ -132,6 +132,39 @@ async fn a_webhook_does_not_notice_that_another_of_its_host_hangs_beside_a_crowd
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_webhook_has_its_turn_where_its_host_is_busy_and_others_use_up_the_share_of_late_ones() {
+    let mut urls = crowd("late", 40);
+    urls.extend(["late-a", "good-a", "good-b", "good-c"].map(|id| format!("http://shared.example/{id}")));
+    let urls: Vec<&str> = urls.iter().map(|url| &**url).collect();
+    let settings = Delivery { max_in_flight: 64, max_in_flight_per_host: 4, ..unordered() };
+    let mut lab = Lab::start(settings, &urls, |seen| match seen.webhook.as_str() {
+        "good-a" | "good-b" | "good-c" => Answer::acknowledged().after(SOON),
+        // They end one by one.
+        _ => Answer::acknowledged().after(secs(2) + Duration::from_millis(seen.offset.unsigned_abs() * 37 % 1_000)),
+    });
+    feed_each(&mut lab, "late", 40, 1).await;
+    for webhook in ["late-a", "good-a", "good-b", "good-c"] {
+        assert!(lab.feed(webhook, 1).await);
+    }
+    lab.settled().await;
+    // 60 s of work for the crowd, of which 28 are requested at a time, and all the time more for the host than it takes.
+    feed_each(&mut lab, "late", 40, 21).await;
+    assert!(lab.feed("late-a", 1).await);
+    let began = lab.elapsed();
+    while lab.elapsed() < began + secs(20) {
+        for _ in 0..20 {
+            lab.feed("good-a", 1).await;
+            lab.feed("good-b", 1).await;
+            lab.feed("good-c", 1).await;
+        }
+        lab.at(u64::try_from(lab.elapsed().as_millis()).unwrap() + 500).await;
+    }
+    assert_eq!(requested(&lab, "late-a").len(), 2, "40 others have one turn each before it");
+    lab.settled().await;
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn receivers_that_hang_take_no_permit_of_a_probe() {
     let hosts = crowd("hangs", 7);
     let urls: Vec<&str> = ["http://r.example/hook"].into_iter().chain(hosts.iter().map(|url| &**url)).collect();

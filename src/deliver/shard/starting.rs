@@ -129,7 +129,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         };
         if host.in_flight >= self.shared.settings.max_in_flight_per_host && !probe {
             lane.scheduled = true;
-            host.waiting.push_back(lane_index);
+            let turn = kind.zip(woken);
+            self.wait_for_host(lane_index, turn);
             return Some(permit);
         }
         if probe && !self.is_probe_due(lane_index, now) {
@@ -158,6 +159,23 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         );
         self.schedule(lane_index);
         None
+    }
+
+    /// A lane waits until its host has fewer requests under way. One that has its `turn` in the share of its kind would lose it, and find
+    /// the share used up when it is its turn here: it keeps it and is the next. Only one does, or a host would take what others need.
+    fn wait_for_host(&mut self, lane_index: usize, turn: Option<(usize, OwnedSemaphorePermit)>) {
+        let host = self.lanes.get(lane_index).and_then(|lane| self.hosts.get_mut(lane.host));
+        let Some(host) = host else { return never("the host of a lane is gone") };
+        let next = host.waiting.front().and_then(|next| self.lanes.get(*next));
+        let keeps = turn.is_some() && next.is_none_or(|next| next.share.is_none());
+        if keeps {
+            host.waiting.push_front(lane_index);
+        } else {
+            host.waiting.push_back(lane_index);
+        }
+        if let Some(lane) = self.lanes.get_mut(lane_index) {
+            lane.share = turn.filter(|_| keeps);
+        }
     }
 
     /// Lets the next lane try that waits for the host: the lane that had the turn does not need it.
