@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::events::record_of;
 use super::pipeline::Pipeline;
 use crate::backlog::catch_up::{CatchUpReader, Next};
-use crate::backlog::partition::{PartitionBacklog, Plan};
+use crate::backlog::partition::{PartitionBacklog, PlaceWrite, Plan};
 use crate::backlog::place::Place;
 use crate::backlog::places::Loaded;
 use crate::backlog::record::PlaceTable;
@@ -29,6 +29,8 @@ const REST_EACH: Duration = Duration::from_micros(2);
 /// How long requests under way may take until places are held for them: most receivers answer sooner, and lanes return what
 /// waits within a tenth of a second.
 const GRACE: Duration = Duration::from_millis(250);
+/// A delivery that is open for so long, in ms, gets a place, so that commits go on without it.
+const COVER_AFTER_MS: i64 = 500;
 
 /// One partition that is read, or was and is being given up.
 pub(super) struct Part {
@@ -135,9 +137,21 @@ impl Part {
         }
     }
 
+    /// Passes each place that is due to `write`, which writes it to the backlog topic. `drain` bounds how long requests under way
+    /// hold places when the partition is given up.
+    pub(super) fn write_places(&mut self, now_ms: i64, drain: Duration, write: impl FnMut(PlaceWrite)) {
+        if self.assignment.is_closing() {
+            self.close(now_ms, drain);
+        } else {
+            self.backlog.cover_open(now_ms - COVER_AFTER_MS, now_ms);
+        }
+        self.backlog.writes_due(now_ms).into_iter().for_each(write);
+        self.closed();
+    }
+
     /// Goes on giving the partition up: holds places for deliveries that do not end soon, and releases them when they have ended, at
     /// the latest after `drain`.
-    pub(super) fn close(&mut self, now_ms: i64, drain: Duration) {
+    fn close(&mut self, now_ms: i64, drain: Duration) {
         let since = *self.closing.get_or_insert_with(Instant::now);
         let is_soon = since.elapsed() < GRACE && self.backlog.has_open();
         if !self.has_held && !is_soon {
@@ -157,7 +171,7 @@ impl Part {
     }
 
     /// Passes on how far giving up has come, after places were written.
-    pub(super) fn closed(&self) {
+    fn closed(&self) {
         self.bound_commits();
         if !self.has_held {
             return;

@@ -34,6 +34,21 @@ pub fn turn_in_memory(
         gauge.note_return(number);
     }
     let now_ms = clock::now_ms();
+    catch_up_in_memory(pipeline, log, (assignment, &mut *backlog), now_ms, batches);
+    backlog.write_soon();
+    for write in backlog.writes_due(now_ms) {
+        backlog.written(write.gauge.id(), true);
+    }
+}
+
+/// Reads records of `log` for webhooks that are behind at `now_ms`, ms since 1970, as far as they have room.
+pub(super) fn catch_up_in_memory(
+    pipeline: &Pipeline,
+    log: &[InMemory],
+    (assignment, backlog): (&Arc<Assignment>, &mut PartitionBacklog),
+    now_ms: i64,
+    batches: &mut [Vec<Job>],
+) {
     while backlog.plan(pipeline.look(now_ms)) != Plan::Rest
         && let Some(offset) = backlog.pass_position()
     {
@@ -52,9 +67,5 @@ pub fn turn_in_memory(
         if !pipeline.catch_up(&record, assignment, backlog, batches) {
             break;
         }
-    }
-    backlog.write_soon();
-    for write in backlog.writes_due(now_ms) {
-        backlog.written(write.gauge.id(), true);
     }
 }

@@ -31,8 +31,6 @@ const CATCH_UP_MAX: Duration = Duration::from_millis(10);
 const WRITE_EVERY: Duration = Duration::from_millis(50);
 /// How often the keeper looks whether webhooks still get anything, and sets gauges.
 const JUDGE_EVERY: Duration = Duration::from_secs(1);
-/// A delivery that is open for so long, in ms, gets a place, so that commits go on without it.
-const COVER_AFTER_MS: i64 = 500;
 /// How often the keeper asks whether former owners have released places.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
 /// How often the keeper looks for places that former owners wrote late: each costs repeats if the next owner finds it.
@@ -304,15 +302,8 @@ impl Keeper {
         let now_ms = clock::now_ms();
         let Tools { writer, drain, .. } = &self.tools;
         for part in &mut self.parts {
-            if part.assignment.is_closing() {
-                part.close(now_ms, *drain);
-            } else {
-                part.backlog.cover_open(now_ms - COVER_AFTER_MS, now_ms);
-            }
-            for write in part.backlog.writes_due(now_ms) {
-                writer.write(part.number, part.partition(), part.epoch, &write);
-            }
-            part.closed();
+            let (number, partition, epoch) = (part.number, part.partition(), part.epoch);
+            part.write_places(now_ms, *drain, |place| writer.write(number, partition, epoch, &place));
         }
     }
 

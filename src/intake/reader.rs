@@ -35,6 +35,30 @@ struct Source {
     paused: bool,
 }
 
+/// What the window of a partition changes about its reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WindowTurn {
+    Pause,
+    Resume,
+    Stay,
+}
+
+impl Source {
+    /// Pauses a partition whose window is full. Resumes one whose window is less than half full, unless `reading` is to wait.
+    fn turn(&mut self, reading: Reading) -> WindowTurn {
+        let unsettled = self.assignment.unsettled_len();
+        if !self.paused && unsettled >= WINDOW {
+            self.paused = true;
+            WindowTurn::Pause
+        } else if self.paused && unsettled < WINDOW / 2 && reading == Reading::Go {
+            self.paused = false;
+            WindowTurn::Resume
+        } else {
+            WindowTurn::Stay
+        }
+    }
+}
+
 /// What a poll gave.
 pub(crate) enum Polled<'a> {
     /// Nothing within the wait.
@@ -183,17 +207,15 @@ impl PartitionReader {
     pub(crate) fn keep_windows(&mut self, reading: Reading) {
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();
-        for Source { assignment, paused } in self.sources.values_mut().flatten() {
+        for source in self.sources.values_mut().flatten() {
             // What waits in the lanes of slow receivers comes back before it holds up the others.
-            assignment.recall_oldest(WINDOW / 2);
-            let span = assignment.unsettled_len();
-            if !*paused && span >= WINDOW {
-                *paused = true;
-                pause.add_partition(assignment.topic(), assignment.partition());
-            } else if *paused && span < WINDOW / 2 && reading == Reading::Go {
-                *paused = false;
-                resume.add_partition(assignment.topic(), assignment.partition());
-            }
+            source.assignment.recall_oldest(WINDOW / 2);
+            let list = match source.turn(reading) {
+                WindowTurn::Pause => &mut pause,
+                WindowTurn::Resume => &mut resume,
+                WindowTurn::Stay => continue,
+            };
+            list.add_partition(source.assignment.topic(), source.assignment.partition());
         }
         self.pause_and_resume(&pause, &resume);
     }
@@ -219,5 +241,27 @@ impl PartitionReader {
             Ok(()) => self.metrics.intake.paused_partitions.set(if paused { count } else { 0 }),
             Err(error) => tracing::warn!(%error, paused, "partitions could not be paused or resumed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_paused_when_its_window_is_full_and_goes_on_when_it_is_less_than_half_full() {
+        let assignment = Assignment::new("events".into(), 0);
+        let mut source = Source { assignment: Arc::clone(&assignment), paused: false };
+        let window = i64::try_from(WINDOW).unwrap();
+        let read: Vec<_> = (0..window - 1).map(|offset| assignment.admit(offset)).collect();
+        assert_eq!(source.turn(Reading::Go), WindowTurn::Stay);
+        assignment.admit(window);
+        assert_eq!([source.turn(Reading::Go), source.turn(Reading::Go)], [WindowTurn::Pause, WindowTurn::Stay]);
+        let half = WINDOW / 2;
+        read.iter().take(half).for_each(|sequence| assignment.settle(*sequence));
+        assert_eq!(source.turn(Reading::Go), WindowTurn::Stay, "half of the window is open");
+        assignment.settle(read[half]);
+        assert_eq!(source.turn(Reading::Wait), WindowTurn::Stay, "the process has no room");
+        assert_eq!([source.turn(Reading::Go), source.turn(Reading::Go)], [WindowTurn::Resume, WindowTurn::Stay]);
     }
 }

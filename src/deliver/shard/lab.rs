@@ -44,27 +44,27 @@ const NEVER: Duration = Duration::from_hours(1);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// As a worker's, with three retries: after 1 s, 5 s and 1 m.
-pub(super) fn settings() -> settings::Delivery {
+pub(crate) fn settings() -> settings::Delivery {
     let schedule = RetrySchedule::parse("1s,5s,1m").unwrap();
     settings::Delivery { schedule, threads: 1, ..settings::Settings::default().delivery }
 }
 
-pub(super) fn secs(secs: u64) -> Duration {
+pub(crate) fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
 /// The same, in which no event waits for another.
-pub(super) fn unordered() -> settings::Delivery {
+pub(crate) fn unordered() -> settings::Delivery {
     settings::Delivery { ordering: settings::Ordering::None, ..settings() }
 }
 
 /// URLs of webhooks `<kind>-0` and on, each on a host of its own.
-pub(super) fn crowd(kind: &str, count: usize) -> Vec<String> {
+pub(crate) fn crowd(kind: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("http://{kind}-{number}.example/{kind}-{number}")).collect()
 }
 
 /// Hands each webhook of a crowd so many events.
-pub(super) async fn feed_each(lab: &mut Lab, kind: &str, webhooks: usize, events: u64) {
+pub(crate) async fn feed_each(lab: &mut Lab, kind: &str, webhooks: usize, events: u64) {
     for entity in 0..events {
         for number in 0..webhooks {
             assert!(lab.feed(&format!("{kind}-{number}"), entity).await);
@@ -74,23 +74,23 @@ pub(super) async fn feed_each(lab: &mut Lab, kind: &str, webhooks: usize, events
 
 /// A request as the courier got it.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// When, in ms since the test began.
-    pub(super) at_ms: u128,
+    pub(crate) at_ms: u128,
     /// The webhook's id.
-    pub(super) webhook: String,
+    pub(crate) webhook: String,
     /// The event's offset.
-    pub(super) offset: i64,
+    pub(crate) offset: i64,
     /// Its number by the header.
-    pub(super) attempt: u32,
+    pub(crate) attempt: u32,
     /// How many were under way to all receivers, itself included.
-    pub(super) under_way: usize,
+    pub(crate) under_way: usize,
     /// Whether it goes over a connection that carried another before.
-    pub(super) is_kept: bool,
+    pub(crate) is_kept: bool,
 }
 
 /// What a receiver makes of a request.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     outcome: Outcome,
     after: Duration,
     body_takes: Duration,
@@ -101,29 +101,29 @@ impl Answer {
         Self { outcome, after: Duration::ZERO, body_takes: Duration::ZERO }
     }
 
-    pub(super) fn acknowledged() -> Self {
+    pub(crate) fn acknowledged() -> Self {
         Self::of(Outcome::Acknowledged)
     }
 
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self::of(Outcome::Failed { reason: Reason::Status, status: Some(status), retry_after: None })
     }
 
-    pub(super) fn retry_after(wait: Duration) -> Self {
+    pub(crate) fn retry_after(wait: Duration) -> Self {
         Self::of(Outcome::Failed { reason: Reason::Status, status: Some(503), retry_after: Some(wait) })
     }
 
-    pub(super) fn failed(reason: Reason) -> Self {
+    pub(crate) fn failed(reason: Reason) -> Self {
         Self::of(Outcome::failed(reason))
     }
 
     /// The verdict falls after this time.
-    pub(super) fn after(self, after: Duration) -> Self {
+    pub(crate) fn after(self, after: Duration) -> Self {
         Self { after, ..self }
     }
 
     /// The body comes this long after the verdict.
-    pub(super) fn body_takes(self, body_takes: Duration) -> Self {
+    pub(crate) fn body_takes(self, body_takes: Duration) -> Self {
         Self { body_takes, ..self }
     }
 }
@@ -131,7 +131,7 @@ impl Answer {
 type Script = Box<dyn FnMut(&Seen) -> Answer + Send>;
 
 /// All receivers, and the courier to them.
-pub(super) struct Receivers {
+pub(crate) struct Receivers {
     began: Instant,
     script: Mutex<Script>,
     seen: Mutex<Vec<Seen>>,
@@ -140,26 +140,26 @@ pub(super) struct Receivers {
 }
 
 impl Receivers {
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().clone()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.seen.lock().len()
     }
 
     /// Of each request the event's offset and when it was made, in ms since the test began.
-    pub(super) fn times(&self) -> Vec<(i64, u128)> {
+    pub(crate) fn times(&self) -> Vec<(i64, u128)> {
         self.seen.lock().iter().map(|seen| (seen.offset, seen.at_ms)).collect()
     }
 
     /// How many bodies were not read to their end.
-    pub(super) fn cut_off(&self) -> usize {
+    pub(crate) fn cut_off(&self) -> usize {
         self.cut_off.load(Ordering::Relaxed)
     }
 
     /// From now on they do this.
-    pub(super) fn answer_with(&self, script: impl FnMut(&Seen) -> Answer + Send + 'static) {
+    pub(crate) fn answer_with(&self, script: impl FnMut(&Seen) -> Answer + Send + 'static) {
         *self.script.lock() = Box::new(script);
     }
 }
@@ -175,7 +175,7 @@ impl Courier for Arc<Receivers> {
         let seen = Seen {
             at_ms: started.duration_since(self.began).as_millis(),
             webhook: parts.uri.path().trim_start_matches('/').to_owned(),
-            offset: std::str::from_utf8(&body).unwrap().parse().unwrap(),
+            offset: offset_of(&body),
             attempt: parts.headers["x-xcom-delivery-attempt"].to_str().unwrap().parse().unwrap(),
             under_way: self.under_way.fetch_add(1, Ordering::Relaxed) + 1,
             is_kept: kept.is_some(),
@@ -197,8 +197,14 @@ impl Courier for Arc<Receivers> {
     }
 }
 
+/// The offset that a test puts into its events: the whole body, or the id.
+fn offset_of(body: &[u8]) -> i64 {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+    body.as_i64().unwrap_or_else(|| body["id"].as_str().unwrap().parse().unwrap())
+}
+
 /// A connection that never breaks.
-pub(super) struct LabConnection {
+pub(crate) struct LabConnection {
     idle_since: Instant,
 }
 
@@ -217,7 +223,7 @@ impl Keepable for LabConnection {
 }
 
 /// A body on its way.
-pub(super) struct LabBody {
+pub(crate) struct LabBody {
     takes: Duration,
     connection: LabConnection,
     cut_off: Arc<AtomicUsize>,
@@ -238,7 +244,7 @@ impl AnswerBody for LabBody {
 }
 
 /// Kafka, and the publisher to it.
-pub(super) struct Topics {
+pub(crate) struct Topics {
     records: Mutex<Vec<Outgoing>>,
     is_up: watch::Sender<bool>,
     /// Topics that take no record of any size.
@@ -247,16 +253,16 @@ pub(super) struct Topics {
 
 impl Topics {
     /// The in-sync replicas acknowledge, or do not.
-    pub(super) fn set_up(&self, is_up: bool) {
+    pub(crate) fn set_up(&self, is_up: bool) {
         self.is_up.send_replace(is_up);
     }
 
-    pub(super) fn refuse_as_too_large(&self, topic: &'static str) {
+    pub(crate) fn refuse_as_too_large(&self, topic: &'static str) {
         self.too_small.lock().push(topic);
     }
 
     /// Of each record its topic and the attempts made by its header.
-    pub(super) fn written(&self) -> Vec<(String, String)> {
+    pub(crate) fn written(&self) -> Vec<(String, String)> {
         self.records
             .lock()
             .iter()
@@ -265,7 +271,7 @@ impl Topics {
     }
 
     /// The reason words of the dead letters.
-    pub(super) fn reasons(&self) -> Vec<String> {
+    pub(crate) fn reasons(&self) -> Vec<String> {
         self.records.lock().iter().map(|record| header(record, "hookstream-reason")).collect()
     }
 }
@@ -286,12 +292,12 @@ impl Publish for Arc<Topics> {
 }
 
 /// A shard, and a partition of which it gets events.
-pub(super) struct Lab {
-    pub(super) receivers: Arc<Receivers>,
-    pub(super) topics: Arc<Topics>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) assignment: Arc<Assignment>,
-    shared: Arc<Shared<Arc<Receivers>, Arc<Topics>>>,
+pub(crate) struct Lab {
+    pub(crate) receivers: Arc<Receivers>,
+    pub(crate) topics: Arc<Topics>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) assignment: Arc<Assignment>,
+    pub(crate) shared: Arc<Shared<Arc<Receivers>, Arc<Topics>>>,
     permits: [isize; 5],
     integration: Arc<Integration>,
     gauges: LaneGauges,
@@ -300,13 +306,13 @@ pub(super) struct Lab {
     /// What is logged of attempts.
     logged: std::sync::mpsc::Receiver<Entry>,
     /// When the first attempt of retries was made, ms since 1970.
-    pub(super) first_attempt_ms: Option<i64>,
+    pub(crate) first_attempt_ms: Option<i64>,
     next_offset: i64,
 }
 
 impl Lab {
     /// Starts a shard for the webhooks at `urls`; a webhook's id is the path of its URL.
-    pub(super) fn start(
+    pub(crate) fn start(
         settings: settings::Delivery,
         urls: &[&str],
         script: impl FnMut(&Seen) -> Answer + Send + 'static,
@@ -367,27 +373,27 @@ impl Lab {
         }
     }
 
-    pub(super) fn pressure(&self) -> Arc<Pressure> {
+    pub(crate) fn pressure(&self) -> Arc<Pressure> {
         Arc::clone(&self.shared.pressure)
     }
 
     /// Time since the test began.
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.receivers.began.elapsed()
     }
 
-    pub(super) fn gauge(&self, webhook: &str) -> Arc<LaneGauge> {
+    pub(crate) fn gauge(&self, webhook: &str) -> Arc<LaneGauge> {
         self.gauges.of(INTEGRATION, webhook)
     }
 
     /// Puts another record of the integration into the table. No delivery says so.
-    pub(super) fn change(&self, record: &serde_json::Value) {
+    pub(crate) fn change(&self, record: &serde_json::Value) {
         let integration = Integration::parse(INTEGRATION, record.to_string().as_bytes()).unwrap();
         self.shared.table.write().put(Arc::new(integration));
     }
 
     /// Hands an event about `entity` to a webhook, as the events thread does. Returns whether its lane took it.
-    pub(super) async fn feed(&mut self, webhook: &str, entity: u64) -> bool {
+    pub(crate) async fn feed(&mut self, webhook: &str, entity: u64) -> bool {
         let (gauge, payload) = (self.gauge(webhook), Bytes::from(self.next_offset.to_string()));
         let admitted = gauge.try_admit_event(payload.len(), &self.shared.pressure);
         if admitted.is_none() {
@@ -401,7 +407,7 @@ impl Lab {
     }
 
     /// Hands a retry out of `tier` to a webhook, of which `attempts` were made. Its lane has to have room for it.
-    pub(super) async fn retry(&mut self, webhook: &str, attempts: u32, tier: usize) {
+    pub(crate) async fn retry(&mut self, webhook: &str, attempts: u32, tier: usize) {
         let gauge = self.gauge(webhook);
         let event = self.event(Bytes::from(self.next_offset.to_string()));
         let admitted = gauge.try_admit_retry(&self.shared.pressure).expect("the lane has room for a retry");
@@ -435,17 +441,21 @@ impl Lab {
     }
 
     async fn hand_over(&self, job: Job) {
-        self.jobs.as_ref().unwrap().send(vec![job]).await.unwrap();
+        self.hand_over_all(vec![job]).await;
+    }
+
+    pub(crate) async fn hand_over_all(&self, jobs: Vec<Job>) {
+        self.jobs.as_ref().unwrap().send(jobs).await.unwrap();
     }
 
     /// The records of the attempts since the last time.
-    pub(super) fn logged(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn logged(&self) -> Vec<serde_json::Value> {
         self.logged.try_iter().map(|entry| serde_json::from_slice(&entry.record("lab")).unwrap()).collect()
     }
 
     /// What lanes have given back since the last time, by its offset; the lanes then take events again, as when the events thread
     /// has taken note.
-    pub(super) fn returned(&self) -> Vec<i64> {
+    pub(crate) fn returned(&self) -> Vec<i64> {
         for (gauge, number) in self.gauges.take_returns() {
             gauge.note_return(number);
         }
@@ -457,12 +467,12 @@ impl Lab {
     }
 
     /// Lets the clock go on to `ms` after the test began.
-    pub(super) async fn at(&self, ms: u64) {
+    pub(crate) async fn at(&self, ms: u64) {
         sleep_until(self.receivers.began + Duration::from_millis(ms)).await;
     }
 
     /// Lets the clock go on until `is_so`.
-    pub(super) async fn until(&mut self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
         let began = Instant::now();
         while !is_so(self) {
             assert!(began.elapsed() < NEVER, "{what}: does not come");
@@ -471,12 +481,12 @@ impl Lab {
     }
 
     /// Lets the clock go on until all that was handed over is settled.
-    pub(super) async fn settled(&mut self) {
+    pub(crate) async fn settled(&mut self) {
         self.until("all is settled", |lab| lab.assignment.committable() == Some(lab.next_offset)).await;
     }
 
     /// Drops the consumers' end and waits for the shard's. Nothing is held then.
-    pub(super) async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         self.jobs = None;
         self.running.join_next().await.unwrap().expect("the shard does not panic");
         assert_eq!(self.metrics.deliver.in_flight_requests.get(), 0);

@@ -457,6 +457,6 @@ fn seconds_between(from_ms: i64, to_ms: i64) -> f64 {
 #[cfg(test)]
 mod crowd_tests;
 #[cfg(test)]
-mod lab;
+pub(crate) mod lab;
 #[cfg(test)]
 mod tests;

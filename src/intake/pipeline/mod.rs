@@ -381,6 +381,11 @@ fn dropped(integration: &Integration) -> Option<DropReason> {
 }
 
 #[cfg(test)]
+mod flow_lab;
+#[cfg(test)]
+mod flow_tests;
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 
