@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::panic;
 use std::process::ExitCode;
 
-use crate::run::{Mistakes, run};
-use crate::settings::{self, Command};
+use crate::run::{Mistakes, ToolFailed, run};
+use crate::settings::{self, Command, LogFormat};
 use crate::telemetry::chain::chain;
 use crate::telemetry::{logs, panics};
 
@@ -40,7 +40,11 @@ pub fn main() -> ExitCode {
             if let Some(Mistakes(lines)) = error.downcast_ref() {
                 return print_mistakes(lines);
             }
-            tracing::error!(error = chain(error.as_ref()), "stopped");
+            match error.downcast_ref::<ToolFailed>() {
+                Some(failed) if parsed.logs.format == LogFormat::Human => print_lines(&[format!("error: {failed}")]),
+                // Each line of stderr is an object, also that of a tool.
+                _ => tracing::error!(error = chain(error.as_ref()), "stopped"),
+            }
             ExitCode::FAILURE
         }
     }
@@ -48,6 +52,11 @@ pub fn main() -> ExitCode {
 
 /// Writes each complaint as a line on stderr.
 fn print_mistakes(lines: &[impl Display]) -> ExitCode {
+    print_lines(lines);
+    ExitCode::from(MISTAKES)
+}
+
+fn print_lines(lines: &[impl Display]) {
     let mut stderr = io::stderr().lock();
     for line in lines {
         if writeln!(stderr, "{line}").is_err() {
@@ -55,7 +64,6 @@ fn print_mistakes(lines: &[impl Display]) -> ExitCode {
             break;
         }
     }
-    ExitCode::from(MISTAKES)
 }
 
 /// Writes what was asked for on stdout.

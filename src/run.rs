@@ -15,6 +15,7 @@ use crate::app::console::ConsoleProcess;
 use crate::app::worker::Worker;
 use crate::registration::http::unusable_files;
 use crate::settings::Command;
+use crate::telemetry::chain::chain;
 use crate::tools::demo::{self, StopSignals};
 use crate::tools::{check, dead_letters, explain, query, receiver, replay, resume, topics, trace};
 
@@ -23,10 +24,15 @@ use crate::tools::{check, dead_letters, explain, query, receiver, replay, resume
 #[error("{}", .0.join("; "))]
 pub(crate) struct Mistakes(pub(crate) Vec<String>);
 
+/// Why a tool did not do what it was asked: one line for the person that runs it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ToolFailed(String);
+
 /// Carries out a command. Returns the exit code of the process.
 ///
 /// # Errors
-/// [`Mistakes`] before anything is done; otherwise what ended the command before its time.
+/// [`Mistakes`] before anything is done; [`ToolFailed`] of a tool; otherwise what ended the command before its time.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Worker(settings) => until_stopped(|[stop]| async move {
@@ -62,7 +68,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             tracing::info!(?summary, "stopped");
             Ok(ExitCode::SUCCESS)
         }),
-        tool => run_tool(tool),
+        tool => run_tool(tool).map_err(|error| ToolFailed(chain(error.as_ref())).into()),
     }
 }
 

@@ -112,6 +112,20 @@ fn an_unknown_subcommand_is_a_mistake() {
 }
 
 #[test]
+fn a_tool_says_its_error_once_in_plain_words() {
+    let words = ["explain", "--workspace", "w", "--integration", "i", "--event", "no-such-file"];
+    let output = hookstream(&words, &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.starts_with("error: there is no file no-such-file: "), "{said}");
+    assert!(output.stdout.is_empty());
+    let output = hookstream(&[&words[..], &["--log-format", "json"]].concat(), &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let line: serde_json::Value = serde_json::from_str(said.trim_end()).unwrap();
+    assert!(line["error"].as_str().unwrap().starts_with("there is no file no-such-file: "), "{said}");
+}
+
+#[test]
 fn a_flag_wins_over_its_variable() {
     let environment = [("HOOKSTREAM_ORDERING", "from-environment"), ("HOOKSTREAM_MAX_IN_FLIGHT", "0")];
     let lines = mistakes(&["worker", "--ordering", "from-flag"], &environment);

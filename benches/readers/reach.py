@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """How fast the readers answer, and what they cost deliveries, on a Kafka of one node on this machine.
 
-    benches/readers/reach.py [--gigabytes 0.1] [--rounds 4] [--only readers|scans] BINARY [BINARY ...]
+    benches/readers/reach.py [--gigabytes 0.1] [--since 0.01] [--rounds 4] [--only readers|scans] BINARY [BINARY ...]
 
-Writes 101,000 integrations, 1,000 of them in the workspace of one event, and attempts of those 1,000 (none of them of the event).
-Then it asks each binary's console in turn: medians, and the process's peak of memory over idle. With the last binary a worker
+Writes 101,000 integrations, 1,000 of them in the workspace of two events, and attempts of those 1,000 (none of them of an event):
+gigabytes in all, one event before them and one before the last of them (--since gigabytes). The records are compressed as the
+worker compresses them, and what receivers answer differs from record to record. Then it asks each binary's console in turn: medians, and the process's peak of memory over idle. With the last binary a worker
 delivers the same events by turns with nothing beside it and with four scans under way. Needs what deploy/kafka needs. Everything
 listens on the loopback address and ends with the script.
 """
@@ -13,6 +14,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import statistics
@@ -22,12 +24,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WEBHOOKS, OTHERS = 1_000, 100_000
 EVENTS, RECEIVING = 20_000, 4  # of one round of deliveries, and webhooks that get each
 PATIENCE_S = 240
+# A trace begins so long before its event, because clocks differ: what was written in that time is not since the event.
+CLOCKS_DIFFER_S = 61
+ANSWERS = 4_096  # that differ, far more than a batch holds
 
 
 def free_port():
@@ -57,18 +61,19 @@ class Stage:
         wait(lambda: subprocess.run(apply, capture_output=True).returncode == 0, "Kafka")
 
     def produce(self, topic, lines, headers=False):
+        """`lines` are texts or bytes."""
         options = ["parse.key=true", "key.separator=\t"]
         if headers:
             options += ["parse.headers=true", "headers.delimiter=\t", "headers.key.separator=:"]
         command = ["java", "-Xmx512m", "-cp", f"{ROOT}/target/kafka-libs/*", "org.apache.kafka.tools.ConsoleProducer",
                    "--bootstrap-server", self.brokers, "--topic", topic, "--batch-size", "20000"]
         command += [part for option in options for part in ("--property", option)]
-        for option in ("batch.size=262144", "linger.ms=20", "buffer.memory=134217728"):
+        for option in ("batch.size=262144", "linger.ms=20", "buffer.memory=134217728", "compression.type=lz4"):
             command += ["--producer-property", option]
         with open(self.folder / "producer.log", "a") as log:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
             for line in lines:
-                process.stdin.write(line.encode() + b"\n")
+                process.stdin.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
             process.stdin.close()
             assert process.wait() == 0, f"see {log.name}"
 
@@ -128,19 +133,28 @@ def integration(workspace, number, port, entity):
     return f"{workspace}/i-{number}\t{json.dumps(value)}"
 
 
-def attempts(gigabytes):
-    size, number = 0, 0
+def answers():
+    """What receivers may say: pages of 420 characters that no batch repeats."""
+    words = random.Random(1)
+    return ["<html><body>error " + words.randbytes(200).hex()[:388] + "</body></html>" for _ in range(ANSWERS)]
+
+
+def attempts(first, gigabytes):
+    """Records of attempts from number `first` on, as bytes: ten million of them are made while one waits."""
+    size, number, said = 0, first, answers()
     while size < gigabytes * 1e9:
-        of, at = number % WEBHOOKS, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        value = {"deliveryId": f"msg_{number:032x}", "webHookId": f"w-{of}", "eventId": str(uuid.UUID(int=number)), "attempt": 1,
-                 "url": "https://a.example/cb", "outcome": "failed", "reason": "status",
-                 "error": "the answer has status 500, not 200", "status": 500, "durationMs": 12, "answer": "z" * 420,
-                 "address": "192.0.2.1:443", "origin": f"crm.object-events/0/{number + 10}",
-                 "entityIds": {"companyId": str(number)}, "nextAttemptAt": "2026-01-31T12:00:00Z", "worker": "w", "at": at}
-        line = f"acme/i-{of}\t{json.dumps(value)}"
-        size, number = size + len(line), number + 1
-        yield line
-    print(f"{number} attempts, {size / 1e9:.2f} GB", flush=True)
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        for number in range(number, number + WEBHOOKS):
+            of = number % WEBHOOKS
+            line = (f'acme/i-{of}\t{{"deliveryId":"msg_{number:032x}","webHookId":"w-{of}","eventId":"{number:08x}-0000-4000-8000-'
+                    f'{number:012x}","attempt":1,"url":"https://a.example/cb","outcome":"failed","reason":"status","error":"the answer'
+                    f' has status 500, not 200","status":500,"durationMs":12,"answer":"{said[number * 7 % ANSWERS]}","address":'
+                    f'"192.0.2.1:443","origin":"crm.object-events/0/{number + 10}","entityIds":{{"companyId":"{number}"}},'
+                    f'"nextAttemptAt":"2026-01-31T12:00:00Z","worker":"w","at":"{at}"}}').encode()
+            size += len(line)
+            yield line
+        number += 1
+    print(f"{number - first} attempts, {size / 1e9:.2f} GB", flush=True)
 
 
 def readers(stage, binary, tokens):
@@ -163,14 +177,12 @@ def readers(stage, binary, tokens):
               f" complete {answer.get('complete')}, peak over idle {memory_mb(console, 'VmHWM') - idle:.0f} MB,"
               f" load {os.getloadavg()[0]:.1f}", flush=True)
 
-    def is_there(partition):
-        with contextlib.suppress(urllib.error.HTTPError):
-            return ask(f"acme/events/crm.object-events%2F{partition}%2F0/trace")
-
     hour_ago = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
     measure(f"acme/integrations/instances/i-7/attempts?limit=50&from={hour_ago}", 20)
-    traced = next(partition for partition in range(12) if is_there(partition))
-    measure(f"acme/events/crm.object-events%2F{traced}%2F0/trace", 5)
+    for event_id in ("ev-1", "ev-0"):
+        place = ask(f"acme/events/{event_id}/trace")[1]["event"]["origin"].replace("/", "%2F")
+        print(f"  {event_id}:", flush=True)
+        measure(f"acme/events/{place}/trace", 5)
     measure("big/integrations/overview?limit=200", 20)
     measure("big/integrations/overview?limit=200&find=i-77", 10)
     return console, port
@@ -222,6 +234,7 @@ def scans(stage, binary, port, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=0.1)
+    parser.add_argument("--since", type=float, help="gigabytes of them since the newer event; a tenth unless given")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--only", choices=["readers", "scans"])
     parser.add_argument("binary", nargs="+")
@@ -233,7 +246,11 @@ def main():
         own = (integration("acme", n, stage.receiver, "contact" if n else "company") for n in range(WEBHOOKS))
         stage.produce("webhooks.integrations", own)
         stage.produce("webhooks.integrations", (integration("big", n, stage.receiver, "contact") for n in range(OTHERS)))
-        stage.produce("webhooks.attempts", attempts(given.gigabytes))
+        since = given.gigabytes / 10 if given.since is None else given.since
+        stage.produce("webhooks.attempts", attempts(0, given.gigabytes - since))
+        time.sleep(CLOCKS_DIFFER_S)
+        stage.produce("crm.object-events", [event(1, "acme")], headers=True)
+        stage.produce("webhooks.attempts", attempts(100_000_000, since))
         tokens = pathlib.Path(folder) / "tokens"
         tokens.write_text("tok *\n")
         for binary in given.binary:

@@ -216,6 +216,7 @@ try {
   await go(page, "demo/integration/c81e4f6d-92ab-4c37-8d11-b5a90e63f703", "c81e4f6d-92ab-4c37-8d11-b5a90e63f703");
   const details = page.getByRole("button", { name: /^Details of the attempt/ }).first();
   await details.waitFor();
+  await page.getByText("webhook.signingSecret (2 values, as in a rotation)", { exact: true }).waitFor();
   await sound(page, "integration");
   await picture(page, "integration");
   await page.getByLabel("Live").check();
@@ -319,6 +320,11 @@ try {
   await fast.box.getByText(`Done: ${fast.count} sent.`).waitFor();
   await sound(page, "redrive");
   await page.keyboard.press("Escape");
+
+  await page.getByLabel("Integration").fill("not-registered");
+  await page.getByRole("button", { name: "Look", exact: true }).click();
+  await page.getByText("Nothing was found: no integration not-registered is registered in workspace demo.").waitFor();
+  await sound(page, "dead letters of an integration that is not registered");
 
   await go(page, "demo/lab", "Filter lab");
   await page.getByRole("button", { name: "Try it" }).click();

@@ -1,4 +1,5 @@
-//! Which partitions a topic has: the one place that asks. The caller decides what follows.
+//! Which partitions a topic has: the one place that asks, and what a name that no topic has was probably meant to be. The caller
+//! decides what follows.
 
 use std::time::Duration;
 
@@ -33,6 +34,28 @@ pub(crate) fn partitions_of<C: ClientContext>(
     Ok(partitions)
 }
 
+/// Letters by which a name may differ from the one that was meant.
+const SLIPS_MAX: usize = 2;
+/// Of a shorter name, so many letters are too large a part.
+const NEAR_CHARS_MIN: usize = 6;
+
+/// The topic whose name is nearest to `topic`, if only a slip is between them. Where the brokers do not say what there is, none is
+/// known. Blocks for at most `patience`.
+pub(crate) fn nearest<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> Option<String> {
+    if topic.chars().count() < NEAR_CHARS_MIN {
+        return None;
+    }
+    let metadata = match client.fetch_metadata(None, patience) {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            tracing::debug!(%error, "the topics cannot be listed");
+            return None;
+        }
+    };
+    let near = metadata.topics().iter().map(|found| (strsim::osa_distance(topic, found.name()), found.name()));
+    near.filter(|(slips, _)| *slips <= SLIPS_MAX).min().map(|(_, name)| name.to_owned())
+}
+
 fn is_unknown(code: Option<RDKafkaErrorCode>) -> bool {
     matches!(code, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic))
 }
@@ -53,6 +76,19 @@ mod tests {
         config.set("bootstrap.servers", cluster.bootstrap_servers());
         let consumer: BaseConsumer = config.create().expect("a consumer");
         assert_eq!(partitions_of(consumer.client(), "there", Duration::from_secs(20)).unwrap(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_name_with_a_slip_leads_to_the_topic_that_was_meant() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("crm.object-events", 1, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let near = |name| nearest(consumer.client(), name, Duration::from_secs(20));
+        assert_eq!(near("crm.objekt-events").as_deref(), Some("crm.object-events"));
+        assert_eq!(near("webhooks.attempts"), None);
+        assert_eq!(near("crm"), None);
     }
 
     #[test]

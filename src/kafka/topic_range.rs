@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::by_time;
 use super::client::{ClientLog, span_consumer_config};
-use super::listing::partitions_of;
+use super::listing::{nearest, partitions_of};
 use super::record_stream::RecordStream;
 use super::topic_watch;
 use crate::domain::headers::{Wire, workspace_of};
@@ -45,8 +45,8 @@ pub(crate) enum SpanError {
         cause: Option<String>,
     },
     /// It is not there.
-    #[error("topic `{0}` does not exist; `hookstream topics apply` creates it")]
-    NoTopic(String),
+    #[error(transparent)]
+    NoTopic(MissingTopic),
     /// A record is not there.
     #[error("there is no record {topic}/{partition}/{offset}: {instead}")]
     NoRecord {
@@ -80,6 +80,23 @@ pub(crate) enum SpanError {
     /// The reading thread ended without having said why.
     #[error("the reading of topic `{0}` ended without being asked to; see the log")]
     Ended(String),
+}
+
+/// A topic that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("topic `{topic}` does not exist{}", meant(near.as_deref()))]
+pub(crate) struct MissingTopic {
+    /// Its name, as it was given.
+    pub(crate) topic: String,
+    /// A topic of nearly that name.
+    pub(crate) near: Option<String>,
+}
+
+fn meant(near: Option<&str>) -> String {
+    near.map_or_else(
+        || "; `hookstream topics apply` creates it".to_owned(),
+        |near| format!(", but `{near}` does; if the name is right, `hookstream topics apply` creates it"),
+    )
 }
 
 /// A record that was read.
@@ -180,7 +197,10 @@ fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic
         partitions_of(consumer.client(), topic, ANSWER_TIMEOUT.saturating_sub(SAY_AFTER))
     });
     match asked {
-        Ok(partitions) if partitions.is_empty() => Err(SpanError::NoTopic(topic.to_owned())),
+        Ok(partitions) if partitions.is_empty() => {
+            let near = nearest(consumer.client(), topic, ANSWER_TIMEOUT);
+            Err(SpanError::NoTopic(MissingTopic { topic: topic.to_owned(), near }))
+        }
         Ok(partitions) => Ok(partitions),
         Err(error) if is_away(&error) => {
             Err(SpanError::NoBroker { brokers: kafka.brokers.clone(), cause: cause(consumer) })

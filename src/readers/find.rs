@@ -2,11 +2,13 @@
 //!
 //! What became of the event is looked for in `gather`.
 
+use std::time::Duration;
+
 use super::attempts::{AttemptFilter, attempts};
 use super::dead_letters::{DeadLetterFilter, dead_letters};
 use super::needle::Needle;
 use super::scan::{Bounds, Log as _, Page, Question, Span, Watch, scan};
-use super::{ReadError, same_id};
+use super::{ReadError, is_or_begins, may_begin_guid, same_id};
 use crate::domain::event::Envelope;
 use crate::domain::headers::{Wire, workspace_of};
 use crate::inflight::job::Origin;
@@ -56,7 +58,59 @@ fn found_event(place: &Origin, glance: &Glance<'_>) -> Option<FoundEvent> {
     })
 }
 
-/// The newest event of that id in the events topic, of `workspace` if one is named, and how far it was looked for.
+/// How long a search that has an event goes on for others whose ids begin alike.
+const OTHERS: Bounds = Bounds { rows: NAMED_MAX, time: Duration::from_secs(2), ..Bounds::PAGE };
+/// Ids that are named where several begin alike.
+const NAMED_MAX: usize = 3;
+
+/// What came of looking for an event.
+#[derive(Debug)]
+pub(crate) enum FoundById {
+    /// The newest one.
+    Event(Box<FoundEvent>),
+    /// Several ids begin with what was given.
+    Several(Vec<String>),
+    /// None, as far as was looked.
+    Nothing {
+        /// Records that were looked at.
+        read: u64,
+        /// Everything of this time and later was looked at, ms since 1970.
+        searched_back_to_ms: Option<i64>,
+    },
+}
+
+/// The newest event in the events topic, of `workspace` if one is named, that has that id, or a GUID that begins so.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn event_named(
+    settings: &Settings,
+    id: &str,
+    workspace: Option<&str>,
+    span: &Span,
+    bounds: Bounds,
+    watch: &Watch<'_>,
+) -> Result<FoundById, ReadError> {
+    let named = Named { id, workspace, is_beginning: may_begin_guid(id), other_than: None };
+    let page = named.look(settings, span, Bounds { rows: 1, ..bounds }, watch)?;
+    let Some((found_id, event)) = page.rows.into_iter().next() else {
+        return Ok(FoundById::Nothing { read: page.read, searched_back_to_ms: page.searched_back_to_ms });
+    };
+    if !named.is_beginning || found_id == id {
+        return Ok(FoundById::Event(Box::new(event)));
+    }
+    let others = Named { other_than: Some(&found_id), ..named }.look(settings, span, OTHERS, watch)?;
+    let mut ids: Vec<String> = others.rows.into_iter().map(|(other, _)| other).collect();
+    if ids.is_empty() {
+        return Ok(FoundById::Event(Box::new(event)));
+    }
+    ids.push(found_id);
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(FoundById::Several(ids))
+}
+
+/// The newest event of exactly that id in the events topic, of `workspace` if one is named.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -64,25 +118,52 @@ pub(crate) fn event_of_id(
     settings: &Settings,
     id: &str,
     workspace: Option<&str>,
-    span: Span,
+    span: &Span,
     bounds: Bounds,
     watch: &Watch<'_>,
-) -> Result<Page<FoundEvent>, ReadError> {
-    let log = Windows::open(&settings.kafka, &settings.topics.events, "event-reader")?;
-    let needle = Needle::new(id);
-    let row = |glance: &Glance<'_>| {
-        let value = glance.value.filter(|value| needle.may_be_in(value))?;
-        let envelope = Envelope::parse(value).ok()?;
-        if !same_id(id, &envelope.id) {
-            return None;
-        }
-        let place = Origin { topic: log.name().into(), partition: glance.partition, offset: glance.offset };
-        found_event(&place, glance)
-            .filter(|event| workspace.is_none_or(|wanted| event.workspace.as_deref() == Some(wanted)))
-    };
-    let parts = vec![format!("event {id}"), workspace.unwrap_or_default().to_owned()];
-    let question = Question { parts, span, next: None, row: &row };
-    scan(&log, &question, Bounds { rows: 1, ..bounds }, watch)
+) -> Result<Option<FoundEvent>, ReadError> {
+    let named = Named { id, workspace, is_beginning: false, other_than: None };
+    let page = named.look(settings, span, Bounds { rows: 1, ..bounds }, watch)?;
+    Ok(page.rows.into_iter().next().map(|(_, event)| event))
+}
+
+/// Events by their id.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    id: &'a str,
+    workspace: Option<&'a str>,
+    /// Also those whose id is a GUID that begins so.
+    is_beginning: bool,
+    other_than: Option<&'a str>,
+}
+
+impl Named<'_> {
+    fn takes(&self, id: &str) -> bool {
+        let is_meant = if self.is_beginning { is_or_begins(id, self.id) } else { same_id(self.id, id) };
+        is_meant && self.other_than.is_none_or(|other| !same_id(other, id))
+    }
+
+    /// The newest such events with their ids.
+    fn look(
+        &self,
+        settings: &Settings,
+        span: &Span,
+        bounds: Bounds,
+        watch: &Watch<'_>,
+    ) -> Result<Page<(String, FoundEvent)>, ReadError> {
+        let log = Windows::open(&settings.kafka, &settings.topics.events, "event-reader")?;
+        let needle = if self.is_beginning { Needle::beginning(self.id) } else { Needle::new(self.id) };
+        let row = |glance: &Glance<'_>| {
+            let value = glance.value.filter(|value| needle.may_be_in(value))?;
+            let id = Envelope::parse(value).ok()?.id.into_owned();
+            let place = Origin { topic: log.name().into(), partition: glance.partition, offset: glance.offset };
+            let event = found_event(&place, glance).filter(|_event| self.takes(&id))?;
+            let is_of = self.workspace.is_none_or(|wanted| event.workspace.as_deref() == Some(wanted));
+            is_of.then_some((id, event))
+        };
+        let parts = vec![format!("event {}", self.id), self.workspace.unwrap_or_default().to_owned()];
+        scan(&log, &Question { parts, span: span.clone(), next: None, row: &row }, bounds, watch)
+    }
 }
 
 /// The event that a delivery is of, by the attempt log and the dead letters.
@@ -120,5 +201,21 @@ pub(super) fn opened(settings: &Settings, topic: &str) -> Result<Option<Windows>
         Ok(log) => Ok(Some(log)),
         Err(SpanError::NoTopic(_)) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_a_guid_takes_each_that_begins_so_and_a_whole_id_only_itself() {
+        let guid = "3c75d291-0000-4000-8000-000000000001";
+        let named = |id, is_beginning| Named { id, workspace: None, is_beginning, other_than: None };
+        assert!(named("3C75", true).takes(guid) && !named("3c76", true).takes(guid));
+        assert!(named("3c75", true).takes("3c75"), "a whole id that looks like the beginning of a GUID");
+        assert!(!named("3c75", false).takes(guid) && named(guid, false).takes(&guid.to_uppercase()));
+        let other = Named { other_than: Some(guid), ..named("3c75", true) };
+        assert!(!other.takes(&guid.to_uppercase()) && other.takes(&guid.replace("01", "02")));
     }
 }

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 pub(crate) use super::fields::Fields;
 use super::fields::raw;
+use super::json_words::{BadJson, words_of};
 pub(crate) use super::secrets::{BadMask, MASK};
 use super::secrets::{StoredSecrets, mask, without_expired};
 
@@ -19,11 +20,11 @@ pub(crate) const ZERO_ID: &str = "00000000-0000-0000-0000-000000000000";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadInstance {
     /// Not a JSON object.
-    #[error("expected a JSON object, an IntegrationInstance: {0}")]
-    NotAnObject(String),
+    #[error("expected an IntegrationInstance; {0}")]
+    NotAnObject(BadJson),
     /// `webHooks` is not an array of objects.
-    #[error("/webHooks: expected an array of objects: {0}")]
-    Webhooks(String),
+    #[error("/webHooks: expected a list of objects; {0}")]
+    Webhooks(BadJson),
     /// A masked secret that no stored one can fill.
     #[error("/secrets: {0}")]
     Mask(BadMask),
@@ -58,10 +59,10 @@ impl Instance {
     /// [`BadInstance`] if it is not an object, or its `webHooks` is not an array of objects.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadInstance> {
         let fields: Fields =
-            serde_json::from_slice(bytes).map_err(|error| BadInstance::NotAnObject(error.to_string()))?;
+            serde_json::from_slice(bytes).map_err(|error| BadInstance::NotAnObject(words_of(&error)))?;
         let webhooks = match fields.get("webHooks").map(RawValue::get) {
             None | Some("null") => Vec::new(),
-            Some(text) => serde_json::from_str(text).map_err(|error| BadInstance::Webhooks(error.to_string()))?,
+            Some(text) => serde_json::from_str(text).map_err(|error| BadInstance::Webhooks(words_of(&error)))?,
         };
         Ok(Self { fields, webhooks })
     }

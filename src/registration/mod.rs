@@ -4,6 +4,7 @@ pub(crate) mod http;
 pub(crate) mod patch;
 mod fields;
 mod json_equality;
+mod json_words;
 mod secrets;
 mod webhook_check;
 pub(crate) mod instance;

@@ -147,19 +147,22 @@ pub(crate) async fn list(
         }
     };
     let Listing { matched, json, .. } = listing;
+    let left_out = listing.left_out();
     listing.finish()?;
     if is_interrupted {
         tracing::warn!(topic, read, matched, "interrupted: there may be more");
         return Ok(ExitCode::from(INTERRUPTED));
     }
     if json {
-        tracing::info!(topic, read, matched, "all dead letters were looked at");
+        tracing::info!(topic, read, matched, shown = matched - left_out, "all dead letters were looked at");
     } else if matched == 0 {
         write_line(out, &format!("Nothing matches; {} read", render::records_were(read)))?;
-        let named = &options.filter;
-        if let Some(hint) = render::names_hint(named.workspace.as_deref(), named.integration.as_deref()) {
-            write_line(out, hint)?;
-        }
+    } else if let Some(more) = render::more(usize::try_from(left_out).unwrap_or(usize::MAX), "match") {
+        write_line(out, &more)?;
+    }
+    if matched == 0 {
+        let DeadLetterFilter { workspace, integration, .. } = &options.filter;
+        lookup::say_unregistered(settings, workspace.as_deref(), integration.as_deref(), json, out).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -195,6 +198,11 @@ impl<'a, W: io::Write> Listing<'a, W> {
         }
         self.kept.push_back(text);
         Ok(true)
+    }
+
+    /// How many of those that matched the limit keeps back: the older ones.
+    fn left_out(&self) -> u64 {
+        self.limit.map_or(0, |limit| self.matched.saturating_sub(limit as u64))
     }
 
     fn finish(self) -> Result<(), ToolError> {

@@ -61,7 +61,8 @@ pub(crate) async fn integrations(
     let query = resolved(settings, query).await?;
     let listed = listed(settings, &query, stop, reader::integrations).await?;
     let heading = ["INTEGRATION", "STATUS", "HEALTH", "SINCE", "BEHIND SINCE", "WEBHOOKS", "CHANGED", "URLS"];
-    write_rows(&query, &listed, &heading, integration_cells, out)
+    write_rows(&query, &listed, &heading, integration_cells, out)?;
+    ended(settings, &query, listed.rows.is_empty(), out).await
 }
 
 fn integration_cells(row: &IntegrationRow) -> Vec<String> {
@@ -98,7 +99,8 @@ pub(crate) async fn health(
     let query = resolved(settings, query).await?;
     let listed = listed(settings, &query, stop, reader::health_of).await?;
     let heading = ["INTEGRATION", "HEALTH", "SINCE", "BEHIND SINCE", "LAST STATUS", "LAST ACKNOWLEDGED", "FAILURES"];
-    write_rows(&query, &listed, &heading, health_cells, out)
+    write_rows(&query, &listed, &heading, health_cells, out)?;
+    ended(settings, &query, listed.rows.is_empty(), out).await
 }
 
 fn health_cells(row: &HealthRow) -> Vec<String> {
@@ -113,6 +115,20 @@ fn health_cells(row: &HealthRow) -> Vec<String> {
         state.last_acknowledged_at().map_or_else(|| "-".to_owned(), since),
         if failures.is_empty() { "-".to_owned() } else { failures },
     ]
+}
+
+/// Where nothing was found, a name may be wrong.
+async fn ended(
+    settings: &Settings,
+    query: &Query,
+    is_nothing: bool,
+    out: &mut impl io::Write,
+) -> Result<ExitCode, ToolError> {
+    if is_nothing {
+        let Query { workspace, integration, json, .. } = query;
+        lookup::say_unregistered(settings, workspace.as_deref(), integration.as_deref(), *json, out).await?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn listed<R: Send + 'static>(
@@ -131,7 +147,7 @@ fn write_rows<R: Serialize>(
     heading: &[&str],
     cells: impl Fn(&R) -> Vec<String>,
     out: &mut impl io::Write,
-) -> Result<ExitCode, ToolError> {
+) -> Result<(), ToolError> {
     let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
     let shown = listed.rows.get(..limit.min(listed.rows.len())).unwrap_or_default();
     if query.json {
@@ -146,25 +162,22 @@ fn write_rows<R: Serialize>(
             shown = shown.len(),
             "all records were looked at"
         );
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     if listed.rows.is_empty() {
         write_line(out, &format!("Nothing matches; {} read", render::records_were(listed.read)))?;
-        if let Some(hint) = render::names_hint(query.workspace.as_deref(), query.integration.as_deref()) {
-            write_line(out, hint)?;
-        }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     let rows: Vec<Vec<String>> = shown.iter().map(cells).collect();
     for line in table::lines(heading, &rows, table::line_width(query.wide)) {
         if !write_line(out, &line)? {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(());
         }
     }
-    if shown.len() < listed.rows.len() {
-        write_line(out, &format!("{} more match: --limit shows more", listed.rows.len() - shown.len()))?;
+    if let Some(more) = render::more(listed.rows.len() - shown.len(), "match") {
+        write_line(out, &more)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn json(value: &impl Serialize) -> Result<String, ToolError> {
@@ -196,7 +209,9 @@ pub(crate) async fn list_attempts(
         }
     }
     let looked = reading.await.map_err(|_panicked| crate::actions::Ended("reading the attempts"))??;
+    let is_nothing = listing.shown == 0;
     listing.finish(&looked)?;
+    ended(settings, &query, is_nothing, out).await?;
     Ok(if stop.is_cancelled() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
@@ -367,8 +382,7 @@ impl<W: io::Write> Listing<'_, W> {
         if self.shown == 0 {
             lines.push(format!("Nothing matches; {} read{back}", render::records_were(looked.read)));
             lines.push("(Acknowledged attempts are in the log only with --attempt-log all.)".to_owned());
-            let hint = render::names_hint(self.query.workspace.as_deref(), self.query.integration.as_deref());
-            lines.extend([hint, self.id_hint].into_iter().flatten().map(str::to_owned));
+            lines.extend(self.id_hint.map(str::to_owned));
         }
         match (&back_to, looked.complete) {
             (Some(time), false) if is_limited => {

@@ -30,10 +30,9 @@ pub(super) fn records_were(count: u64) -> String {
     if count == 1 { "1 was".to_owned() } else { format!("{count} were") }
 }
 
-/// Where nothing was found of a name: a wrong name finds nothing too.
-pub(super) fn names_hint(workspace: Option<&str>, integration: Option<&str>) -> Option<&'static str> {
-    let is_named = workspace.or(integration).is_some();
-    is_named.then_some("(Is the name right? `hookstream integrations` lists each integration with its workspace.)")
+/// That there are more than a limit shows. `None` where there are not.
+pub(super) fn more(count: usize, what: &str) -> Option<String> {
+    (count > 0).then(|| format!("{count} more {what}: --limit shows more"))
 }
 
 /// The text, or a dash without one.

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{INTERRUPTED, ToolError, render, write_line};
+use super::{INTERRUPTED, ToolError, lookup, write_line};
 use crate::actions::audit::{Audit, command_line};
 use crate::actions::resend::{Account, Order, Resent, resend};
 use crate::actions::selection::Selection;
@@ -57,9 +57,9 @@ pub(super) async fn send(
     };
     write_line(out, &text)?;
     let found_nothing = sender == Sender::Redrive && account.matched == 0 && account.skipped.is_empty();
-    let hint = render::names_hint(selection.workspace.as_deref(), selection.integration.as_deref());
-    if let Some(hint) = hint.filter(|_hint| found_nothing && !sending.json) {
-        write_line(out, hint)?;
+    if found_nothing {
+        let Selection { workspace, integration, .. } = &selection;
+        lookup::say_unregistered(settings, workspace.as_deref(), integration.as_deref(), sending.json, out).await?;
     }
     if ended? {
         return Ok(ExitCode::from(INTERRUPTED));

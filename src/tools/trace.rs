@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::explain::bounded;
 use super::query::{result, show, spinner};
-use super::render::printable;
-use super::{INTERRUPTED, ToolError, blocking, write_line};
+use super::render::{more, printable};
+use super::{INTERRUPTED, ToolError, blocking, lookup, write_line};
 use crate::domain::event::{Envelope, InvalidEvent};
 use crate::inflight::job::Origin;
-use crate::readers::find::{FoundEvent, event_at, event_of_id, origin_of_delivery};
+use crate::readers::find::{FoundById, FoundEvent, event_at, event_named, event_of_id, origin_of_delivery};
 use crate::readers::gather::{Inquiry, trace};
 use crate::readers::scan::{Bounds, Span, Watch};
 use crate::readers::trace::{State, Trace, TracedWebhook, Waiting};
@@ -25,7 +25,8 @@ const NOT_FOUND: u8 = 1;
 
 /// What came of looking for the event.
 enum Answer {
-    Traced(Box<Trace>),
+    /// And how many attempts the limit keeps back.
+    Traced(Box<Trace>, usize),
     NotFound(NotFound),
     Stopped,
 }
@@ -69,8 +70,8 @@ pub(crate) async fn run(
     });
     // A thread that waits for standard input is left behind.
     let Some(answer) = stop.run_until_cancelled(answer).await else { return Ok(ExitCode::from(INTERRUPTED)) };
-    let trace = match answer? {
-        Answer::Traced(trace) => trace,
+    let (trace, left_out) = match answer? {
+        Answer::Traced(trace, left_out) => (trace, left_out),
         Answer::NotFound(why) => {
             if options.json {
                 tracing::warn!(why = %why, "there is nothing to trace");
@@ -87,6 +88,11 @@ pub(crate) async fn run(
         text_of(&trace)
     };
     write_line(out, &text)?;
+    match more(left_out, "attempts") {
+        Some(_) if options.json => tracing::warn!(left_out, "more attempts than --limit shows"),
+        Some(more) => drop(write_line(out, &more)?),
+        None => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,7 +119,10 @@ fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> R
         return Ok(Answer::Stopped);
     }
     Ok(match traced {
-        Some(trace) => Answer::Traced(Box::new(shown(trace, options))),
+        Some(trace) => {
+            let (trace, left_out) = shown(trace, options);
+            Answer::Traced(Box::new(trace), left_out)
+        }
         None => Answer::NotFound(NotFound::NoEvent),
     })
 }
@@ -141,46 +150,51 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
             let found = event_at(settings, &origin, watch.wanted)?;
             Ok(found.ok_or_else(|| NotFound::EventGone { delivery: id.clone(), place: origin }))
         }
-        NamedEvent::Id(id) => {
-            let page = event_of_id(settings, id, workspace, span, Bounds::PATIENT, watch)?;
-            let unknown = || NotFound::UnknownEvent {
-                topic: settings.topics.events.clone(),
-                id: id.clone(),
-                read: page.read,
-                back_to: page.searched_back_to_ms.and_then(time),
-            };
-            Ok(page.rows.into_iter().next().ok_or_else(unknown))
-        }
+        NamedEvent::Id(id) => match event_named(settings, id, workspace, &span, Bounds::PATIENT, watch)? {
+            FoundById::Event(event) => Ok(Ok(*event)),
+            FoundById::Several(ids) => {
+                let named = lookup::named(&ids.into_iter().collect());
+                Err(ToolError::AmbiguousEvent { given: id.clone(), named })
+            }
+            FoundById::Nothing { read, searched_back_to_ms } => {
+                let (topic, id) = (settings.topics.events.clone(), id.clone());
+                let back_to = searched_back_to_ms.and_then(time);
+                Ok(Err(NotFound::UnknownEvent { topic, id, read, back_to }))
+            }
+        },
         NamedEvent::Stdin => {
             let value = bounded(io::stdin().lock(), "standard input")?;
             let id = match Envelope::parse(&value) {
                 Ok(envelope) => envelope.id.into_owned(),
                 Err(error) => return Ok(Err(NotFound::NoEventGiven(error))),
             };
-            let page = event_of_id(settings, &id, workspace, span, Bounds::PATIENT, watch)?;
+            let found = event_of_id(settings, &id, workspace, &span, Bounds::PATIENT, watch)?;
             // One that is in no topic is traced by its id alone.
             let given = FoundEvent { value, workspace: options.workspace.clone(), origin: None, at_ms: None };
-            Ok(Ok(page.rows.into_iter().next().unwrap_or(given)))
+            Ok(Ok(found.unwrap_or(given)))
         }
     }
 }
 
-/// Only the webhooks and attempts that were asked for. The account stays that of the whole event.
-fn shown(mut trace: Trace, options: &Options) -> Trace {
+/// Only the webhooks and attempts that were asked for, and how many attempts the limit keeps back. The account stays that of the
+/// whole event.
+fn shown(mut trace: Trace, options: &Options) -> (Trace, usize) {
     let is = |wanted: &Option<String>, actual: &str| wanted.as_ref().is_none_or(|wanted| same_id(wanted, actual));
     trace.webhooks.retain(|webhook| {
         is(&options.integration, &webhook.integration_id) && is(&options.webhook, &webhook.web_hook_id)
     });
     let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
+    let mut left_out = 0;
     for webhook in &mut trace.webhooks {
         webhook
             .attempts
             .retain(|attempt| options.reason.is_none_or(|wanted| attempt.reason.as_deref() == Some(wanted)));
         // Newest first, as everywhere.
         webhook.attempts.reverse();
+        left_out += webhook.attempts.len().saturating_sub(limit);
         webhook.attempts.truncate(limit);
     }
-    trace
+    (trace, left_out)
 }
 
 fn text_of(trace: &Trace) -> String {

@@ -169,6 +169,26 @@ async fn one_event_is_accounted_for_at_each_webhook_of_its_workspace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_traced_by_the_beginning_of_its_id_while_no_other_begins_so() {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let stage = Stage::on(&cluster, "trace-prefix", SCHEDULE, 3).await;
+    let ids = ["3c75d291-0000-4000-8000-000000000001", "3c75d291-0000-4000-8000-000000000002"];
+    let alone = "4d86e3a2-0000-4000-8000-000000000003";
+    stage.send(ids.into_iter().chain([alone]).map(|id| event(id, "c-1")));
+    let traced = run(brokers, &stage.names, &["trace", "4D86", "--workspace", WORKSPACE, "--json"]).await;
+    assert_eq!(traced.json()["event"]["id"], alone, "{}", traced.log);
+    let several = run(brokers, &stage.names, &["trace", "3c75", "--workspace", WORKSPACE]).await;
+    let [one, other] = ids;
+    let expected = format!("several events begin with `3c75`: {one}, {other}");
+    assert_eq!((several.code, several.log.contains(&expected)), (1, true), "{}", several.log);
+    let (events, wrong) = (stage.names.events(), format!("{}x", stage.names.events()));
+    let misspelt = run(brokers, &stage.names, &["trace", &format!("{wrong}/0/0")]).await;
+    let expected = format!("topic `{wrong}` does not exist, but `{events}` does");
+    assert_eq!((misspelt.code, misspelt.log.contains(&expected)), (1, true), "{}", misspelt.log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attempts_are_listed_newest_first_by_all_that_people_know() {
     let (cluster, stage, [good, bad, _third]) = stage("attempts").await;
     let (brokers, names) = (cluster.brokers(), &stage.names);
@@ -260,13 +280,16 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     assert!(resumed.out.contains(guid) && resumed.out.contains("would be set active again"), "{}", resumed.out);
     let table = run(brokers, names, &["health"]).await.out;
     assert!(table.contains("timeout 9, dns 7") && table.contains("503"), "{table}");
-    let hint = "(Is the name right? `hookstream integrations` lists each integration with its workspace.)\n";
-    for (words, expected) in [
-        (["health", "--workspace", "other"], format!("Nothing matches; 1 was read\n{hint}")),
-        (["health", "--reason", "connect"], "Nothing matches; 1 was read\n".to_owned()),
-    ] {
-        assert_eq!(run(brokers, names, &words).await.out, expected, "{words:?}");
+    let unknown = "is registered in workspace `ws`; `hookstream integrations` lists each with its workspace\n";
+    for command in ["integrations", "health", "attempts", "dead-letters list"] {
+        let words: Vec<&str> = command.split(' ').chain(["--workspace", "ws", "--integration"]).collect();
+        let out = run(brokers, names, &[&words[..], &["nope"]].concat()).await.out;
+        assert!(out.starts_with("Nothing matches; "), "{command}: {out}");
+        assert!(out.ends_with(&format!("No integration `nope` {unknown}")), "{command}: {out}");
+        let out = run(brokers, names, &[&words[..], &["shop", "--from", "1h", "--to", "59m"]].concat()).await.out;
+        assert!(out.starts_with("Nothing matches; ") && !out.contains("No integration"), "{command}: {out}");
     }
+    assert_eq!(run(brokers, names, &["health", "--reason", "connect"]).await.out, "Nothing matches; 1 was read\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -171,8 +171,9 @@ async fn dead_letters_are_listed_newest_last_and_shown_whole() {
 
     let newest = run(brokers, &names, &["dead-letters", "list", "--reason", "suspended", "--limit", "4"]).await;
     let lines: Vec<_> = newest.out.lines().collect();
-    assert_eq!((newest.code, lines.len()), (0, 5), "a heading and as many as asked for: {}", newest.out);
-    for (line, listed) in lines[1..].iter().zip(&suspended[SUSPENDED - 4..]) {
+    assert_eq!((newest.code, lines.len()), (0, 6), "a heading and as many as asked for: {}", newest.out);
+    assert_eq!(lines[5], format!("{} more match: --limit shows more", SUSPENDED - 4));
+    for (line, listed) in lines[1..5].iter().zip(&suspended[SUSPENDED - 4..]) {
         assert!(line.starts_with(&place(listed)), "the newest: {line} {listed}");
     }
 
@@ -490,7 +491,11 @@ async fn where_nothing_is_or_answers_the_tools_say_so_soon() {
     let names = Names::of("nothing");
     let missing = run(cluster.brokers(), &names, &["dead-letters", "list"]).await;
     assert_eq!(missing.code, 1);
-    assert!(missing.log.contains("does not exist; `hookstream topics apply` creates it"), "{}", missing.log);
+    assert!(
+        missing.log.contains("does not exist") && missing.log.contains("`hookstream topics apply` creates it"),
+        "{}",
+        missing.log
+    );
     let explain = ["explain", "--workspace", "w", "--integration", "i", "--event", "-"];
     let event = String::from_utf8(event(1, "company").value.unwrap()).unwrap();
     let unreachable = "127.0.0.1:1";

@@ -30,7 +30,7 @@ export const integration = async (place, context) => {
       ["Last acknowledgement", health.lastAcknowledgedAt ? time(health.lastAcknowledgedAt) : undefined],
       ["Behind since", health.behindSince ? `${time(health.behindSince)} (${ago(health.behindSince)}): it is given its events in order, from where it stands` : undefined],
       ["Base URL", instance.baseUrl && h("code", {}, instance.baseUrl)],
-      ["Secrets", (instance.secrets || []).map((secret) => secret.id).join(", ") || "none: requests are not signed"],
+      ["Secrets", words.secrets(instance.secrets)],
     ]),
     table("Webhooks", [
       { title: "Webhook", cell: (row) => h("span", { class: "mono" }, row.id) },

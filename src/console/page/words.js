@@ -62,9 +62,18 @@ export const filter = (webhook) => {
 
 // How a scan ended, so that a short list is never taken for all there is.
 export const searched = (page, time, what) => {
+  if (page.hint) return `Nothing was found: ${page.hint}.`;
   const back = page.searchedBackTo ? `Searched back to ${time(page.searchedBackTo)}` : "Searched";
   if (page.complete) return `${back}: these are all ${what} that the topic still holds.`;
   return `${back}: older ${what} were not looked at yet.`;
+};
+
+// Which secrets an integration has, each id once: during a rotation two values have one id.
+export const secrets = (list) => {
+  const counts = new Map();
+  for (const { id } of list || []) counts.set(id, (counts.get(id) || 0) + 1);
+  const named = [...counts].map(([id, count]) => (count > 1 ? `${id} (${count} values, as in a rotation)` : id));
+  return named.join(", ") || "none: requests are not signed";
 };
 
 // One argument for a shell, whatever is in it.

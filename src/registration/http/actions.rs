@@ -14,7 +14,7 @@ use prometheus::{IntCounter, IntCounterVec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,7 @@ use crate::actions::{ActionError, Sender};
 use crate::domain::guid;
 use crate::kafka::topic_range::SpanError;
 use crate::readers::scan::Bounds;
+use crate::registration::json_words;
 use crate::settings::Settings;
 use crate::telemetry::chain::chain;
 
@@ -56,6 +57,8 @@ const LINES_MAX: usize = 4;
 /// What actions need, and those under way.
 pub(super) struct Actions {
     settings: Arc<Settings>,
+    /// The way into the audit topic, once it is open.
+    audit: OnceCell<Arc<Audit>>,
     turns: Arc<Semaphore>,
     runs: TaskTracker,
     stop: CancellationToken,
@@ -68,6 +71,7 @@ impl Actions {
     pub(super) fn new(settings: &Settings, unwritten: &IntCounterVec) -> Self {
         Self {
             settings: Arc::new(settings.clone()),
+            audit: OnceCell::new(),
             turns: Arc::new(Semaphore::new(ACTIONS_MAX)),
             runs: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -85,12 +89,19 @@ impl Actions {
         Arc::clone(&self.turns).try_acquire_owned().map_err(|_none| busy())
     }
 
+    /// The way into the audit topic. It is opened once for the process: a producer takes about a second until its first record is
+    /// acknowledged. If the topic cannot be reached, the next action tries again.
+    async fn audit(&self) -> Result<Arc<Audit>, ActionError> {
+        let open = || async { Audit::open(&self.settings).await.map(Arc::new) };
+        self.audit.get_or_try_init(open).await.cloned()
+    }
+
     /// Leaves the record of a test delivery. It has happened and changed nothing, so it is answered in any case; a record that is missing
     /// is logged and counted.
     pub(super) async fn tested(&self, who: &str, names: &Names, acknowledged: bool) {
         let selection = Selection { webhook: names.webhook.clone(), ..about(names, names.id.clone()) };
         let counts = json!({ "acknowledged": u8::from(acknowledged), "failed": u8::from(!acknowledged) });
-        let written = async { Audit::open(&self.settings).await?.record(who, "test", &selection, &counts).await };
+        let written = async { self.audit().await?.record(who, "test", &selection, &counts).await };
         if let Err(error) = written.await {
             self.unrecorded.inc();
             tracing::error!(who, error = chain(&error), "a test delivery leaves no record in the audit topic");
@@ -307,7 +318,7 @@ async fn run(
     }
     let turn = api.actions.turn()?;
     let settings = &api.actions.settings;
-    let audit = Audit::open(settings).await.map_err(refused)?;
+    let audit = api.actions.audit().await.map_err(refused)?;
     let stop = api.actions.stop.child_token();
     let prepared = sender.prepare(settings, selection, false, KNOWN, &stop).await.map_err(refused)?;
     let requeue = Some(sender.requeue(settings).await.map_err(refused)?);
@@ -409,7 +420,7 @@ async fn resumed(api: &Api, names: &Names, caller: Caller, request: Request) -> 
     let selection = selection(api, names, Sender::Replay, about(names, integration))?;
     let _turn = api.actions.turn()?;
     let settings = &api.actions.settings;
-    let audit = Audit::open(settings).await.map_err(refused)?;
+    let audit = api.actions.audit().await.map_err(refused)?;
     let stop = api.actions.stop.child_token();
     let _stops_when_dropped = stop.clone().drop_guard();
     let id = selection.integration.clone().unwrap_or_default();
@@ -443,7 +454,7 @@ async fn body<T: DeserializeOwned>(api: &Api, request: Request) -> Result<T, Ref
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Box::new(answers::bad_request("expected a JSON object")));
     }
-    serde_json::from_slice(&body).map_err(|error| Box::new(answers::bad_request(error.to_string())))
+    json_words::read(&body).map_err(|bad| Box::new(answers::bad_request(bad.to_string())))
 }
 
 /// The selection in the path's workspace. An integration that is not there has nothing to replay.

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::rights::{Right, Rights};
 use crate::registration::instance::Instance;
+use crate::registration::json_words;
 use crate::registration::patch::Conflict;
 use crate::registration::registry::{Version, WriteError};
 
@@ -172,7 +173,8 @@ pub(crate) fn bad_request(message: impl Into<String>) -> Response<Body> {
 /// 400: a query that can't be read, without the words of the library that reads it.
 pub(crate) fn bad_query(rejection: &QueryRejection) -> Response<Body> {
     let text = rejection.body_text();
-    bad_request(text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text))
+    let said = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+    bad_request(json_words::of_query(said))
 }
 
 /// 401

@@ -475,6 +475,67 @@ async fn lists_come_in_pages() {
     }
 }
 
+/// What a library says of a text that it cannot read.
+const NOT_OUR_WORDS: [&str; 6] =
+    [" at line ", "missing field", "unknown field", "invalid type", "struct ", "Failed to deserialize"];
+
+#[tokio::test]
+async fn each_route_says_what_is_wrong_with_a_body_or_a_query_in_our_words() {
+    let client = client();
+    client.seed().await;
+    let actions = ["redrive", "redrive/preview", "replay", "replay/preview", "resume"];
+    let mut routes: Vec<(&str, String, &str)> =
+        actions.iter().map(|action| ("POST", format!("/api/v1/acme/actions/{action}"), "application/json")).collect();
+    routes.push(("POST", format!("{INSTANCE}/secrets/rotate"), "application/json"));
+    routes.push(("PUT", INSTANCE.to_owned(), "application/json"));
+    routes.push(("PATCH", INSTANCE.to_owned(), PATCH));
+    let bodies = [
+        "",
+        "{",
+        "[]",
+        "7",
+        "\"text\"",
+        "null",
+        "{\"\":1}",
+        "{} {}",
+        "{\"operations\":7}",
+        "{\"operations\":[7,{}]}",
+        "{\"selection\":7}",
+        "{\"integration\":[]}",
+        "{\"selection\":{\"fixed\":{}}}",
+        "{\"keepOldFor\":7}",
+        "{\"webHooks\":[7]}",
+        "{\"operations\":[{\"op\":\"add\",\"path\":\"/webHooks\",\"value\":[]}]}",
+        "{\"secrets\":7,\"settings\":7,\"baseUrl\":[]}",
+    ];
+    for (method, path, kind) in &routes {
+        for body in bodies {
+            let answer = client.ask(method, path, &[("content-type", *kind)], body).await;
+            let foreign = NOT_OUR_WORDS.iter().find(|words| answer.text.contains(*words));
+            assert_eq!(foreign, None, "{method} {path} {body}: {}", answer.text);
+        }
+    }
+    let answer = client.ask("POST", &routes[0].1, &[("content-type", "application/json")], "{}").await;
+    assert_eq!((answer.status, &answer.json()["message"]), (StatusCode::BAD_REQUEST, &json!("selection: is missing")));
+    for path in [
+        "attempts",
+        "dead-letters",
+        "health",
+        "events",
+        "integrations/overview",
+        "integrations/instances",
+        "events/e/trace",
+    ] {
+        for query in ["nope=1", "limit=x", "limit=1&limit=2", "from=1h", "filter=x", "filter=1&filter=2", "next=%ff"] {
+            let answer = client.ask("GET", &format!("/api/v1/acme/{path}?{query}"), &[], "").await;
+            let foreign = NOT_OUR_WORDS.iter().find(|words| answer.text.contains(*words));
+            assert_eq!(foreign, None, "{path}?{query}: {}", answer.text);
+        }
+    }
+    let answer = client.ask("GET", "/api/v1/acme/events", &[], "").await;
+    assert_eq!((answer.status, &answer.json()["message"]), (StatusCode::BAD_REQUEST, &json!("filter: is missing")));
+}
+
 #[tokio::test]
 async fn a_test_delivery_says_what_the_receiver_said_and_why_it_failed() {
     let client = client();

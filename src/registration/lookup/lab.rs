@@ -14,6 +14,7 @@ use crate::kafka::windows::{Glance, Windows};
 use crate::readers::scan::{Bounds, Question, Span, Watch, scan};
 use crate::readers::{ReadError, time};
 use crate::registration::http::readers::BadQuestion;
+use crate::registration::json_words;
 use crate::settings::Settings;
 
 /// Events that a draft is tried on: enough to see a rare kind, few enough to come at once.
@@ -46,7 +47,7 @@ struct Row {
 
 impl Draft {
     fn parse(workspace: &str, filter: &str) -> Result<Self, BadQuestion> {
-        let filter: Value = serde_json::from_str(filter).map_err(BadQuestion::NoJson)?;
+        let filter: Value = json_words::read(filter.as_bytes()).map_err(BadQuestion::NoJson)?;
         let webhook = json!({ "id": DRAFT, "relativeUrl": "", "triggerType": "entityEvent", "filter": filter });
         let record = json!({ "baseUrl": "https://draft.invalid", "webHooks": [webhook] }).to_string();
         let integration =

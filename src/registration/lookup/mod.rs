@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::directory::Directory;
 pub(crate) use self::follow::Followers;
-use super::http::readers::{Answering, Asked, Missing, Question, Source, SourceError};
+use super::http::readers::{Answering, Asked, BadQuestion, Missing, Question, Source, SourceError};
+use crate::domain::guid::canonical;
 use crate::domain::headers::DELIVERY_ID_PREFIX;
 use crate::inflight::job::Origin;
 use crate::kafka::windows::Windows;
 use crate::readers::attempts::{Attempt, AttemptFilter, attempts};
 use crate::readers::dead_letters::{DeadLetterFilter, dead_letters};
-use crate::readers::find::{FoundEvent, event_at, event_of_id, origin_of_delivery};
+use crate::readers::find::{FoundById, FoundEvent, event_at, event_named, origin_of_delivery};
 use crate::readers::gather::{Inquiry, trace};
 use crate::readers::scan::{Bounds, Page, Span, Watch};
 use crate::readers::{ReadError, time};
@@ -75,8 +76,15 @@ fn answer(
             directory.overview(workspace, find.as_deref(), limit, next.as_deref())
         }
         Question::Instance { id } => directory.instance(workspace, &id),
-        Question::Health(asked) => directory.health(workspace, &asked),
-        Question::Attempts(asked) => rows(of_attempts(settings, workspace, asked, &watch)?),
+        Question::Health(asked) => {
+            let page = directory.health(workspace, &asked)?;
+            Ok(with_hint(page, directory, workspace, asked.integration.as_deref()))
+        }
+        Question::Attempts(asked) => {
+            let integration = asked.integration.clone();
+            let page = rows(of_attempts(settings, workspace, asked, &watch)?)?;
+            Ok(with_hint(page, directory, workspace, integration.as_deref()))
+        }
         Question::AttemptsOf { id, asked } => {
             let is_first = asked.next.is_none();
             let asked = Asked { integration: Some(id.clone()), ..asked };
@@ -88,7 +96,11 @@ fn answer(
             }
             rows(page)
         }
-        Question::DeadLetters(asked) => of_dead_letters(settings, workspace, asked, &watch),
+        Question::DeadLetters(asked) => {
+            let integration = asked.integration.clone();
+            let page = of_dead_letters(settings, workspace, asked, &watch)?;
+            Ok(with_hint(page, directory, workspace, integration.as_deref()))
+        }
         Question::Trace { event, next } => {
             let found = found_event(settings, workspace, &event, &watch)?;
             let registered = directory.registered(workspace);
@@ -160,10 +172,11 @@ fn found_event(
             let place = origin_of_delivery(settings, event, Some(workspace), &span, Bounds::PAGE, watch)?;
             (event_at(settings, &place.ok_or_else(missing)?, watch.wanted)?, None)
         }
-        None => {
-            let page = event_of_id(settings, event, Some(workspace), Span::default(), Bounds::PAGE, watch)?;
-            (page.rows.into_iter().next(), page.searched_back_to_ms)
-        }
+        None => match event_named(settings, event, Some(workspace), &Span::default(), Bounds::PAGE, watch)? {
+            FoundById::Event(event) => (Some(*event), None),
+            FoundById::Several(ids) => return Err(BadQuestion::SeveralEvents { ids }.into()),
+            FoundById::Nothing { searched_back_to_ms, .. } => (None, searched_back_to_ms),
+        },
     };
     found.filter(|found| found.workspace.as_deref() == Some(workspace)).ok_or_else(|| {
         let searched_back_to = searched_back_to_ms.and_then(time);
@@ -196,6 +209,17 @@ fn rows<R: Serialize>(page: Page<R>) -> Result<Value, SourceError> {
         "complete": page.complete,
         "next": page.next.map(|token| token.text()),
     }))
+}
+
+/// Says of a page without rows that the integration it is about is not registered: a name with a slip finds nothing too.
+fn with_hint(mut page: Value, directory: &Directory, workspace: &str, integration: Option<&str>) -> Value {
+    let Some(id) = integration.filter(|id| !directory.knows(workspace, &canonical(id))) else { return page };
+    let is_empty = page.get("rows").and_then(Value::as_array).is_some_and(Vec::is_empty);
+    if let Some(fields) = page.as_object_mut().filter(|_fields| is_empty) {
+        let hint = format!("no integration {id} is registered in workspace {workspace}");
+        fields.insert("hint".to_owned(), hint.into());
+    }
+    page
 }
 
 #[cfg(test)]

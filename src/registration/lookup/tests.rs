@@ -25,3 +25,29 @@ fn an_integration_is_missing_when_it_is_not_registered_and_nothing_is_logged_of_
     let unknown = rows_of("unknown").unwrap_err();
     assert!(matches!(unknown, SourceError::Missing(Missing::Instance { .. })), "{unknown}");
 }
+
+#[test]
+fn a_page_without_rows_says_that_the_integration_asked_for_is_not_registered() {
+    let value = json!({ "deliveryId": "msg_1", "attempt": 1, "outcome": "failed" }).to_string();
+    let mut settings = Settings::default();
+    let (cluster, kafka) = test_broker::that_holds(&settings.topics.attempts, &[("acme/deleted", &value)]);
+    cluster.create_topic(&settings.topics.dead_letter, 1, 1).unwrap();
+    settings.kafka = kafka;
+    let guid = "e01c765d-7c9b-491a-b5ea-d0e67eb017d9";
+    let view = Arc::new(View::default());
+    let version = Version { partition: 0, offset: 0 };
+    view.apply(Some(&format!("acme/{guid}")), Some(Bytes::from_static(b"{}")), version, 0);
+    let directory = Directory::new(view);
+    let hint = |question: Question| {
+        let page = answer(&settings, &directory, "acme", question, &CancellationToken::new()).unwrap();
+        page.get("hint").map(|hint| hint.as_str().unwrap().to_owned())
+    };
+    let of = |id: &str| Asked { integration: Some(id.to_owned()), limit: 9, ..Asked::default() };
+    let unknown = Some("no integration unknown is registered in workspace acme".to_owned());
+    for question in [Question::Health, Question::Attempts, Question::DeadLetters] {
+        assert_eq!(hint(question(of("unknown"))), unknown);
+        assert_eq!(hint(question(of(&guid.to_uppercase()))), None, "registered, and nothing is found of it");
+        assert_eq!(hint(question(Asked { limit: 9, ..Asked::default() })), None);
+    }
+    assert_eq!(hint(Question::Attempts(of("deleted"))), None, "rows are there");
+}

@@ -14,6 +14,7 @@ use self::draft::Draft;
 use self::operation::Operation;
 use super::instance::{BadInstance, Instance};
 use super::instance_check;
+use super::json_words::{BadJson, words_of};
 use crate::domain::integration::WEBHOOKS_MAX;
 
 /// Operations in one patch: more are a mistake or an attack.
@@ -23,8 +24,11 @@ pub(crate) const OPERATIONS_MAX: usize = 2_000;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadPatch {
     /// Not JSON, or not an object with a list of operations.
-    #[error("expected {{\"operations\":[{{\"op\",\"path\",\"value\"}}]}}: {0}")]
-    Malformed(String),
+    #[error("expected {{\"operations\":[{{\"op\",\"path\",\"value\"}}]}}; {0}")]
+    Malformed(BadJson),
+    /// The list alone.
+    #[error("expected {{\"operations\":[{{\"op\",\"path\",\"value\"}}]}}, not the list alone")]
+    Array,
     /// Too many operations.
     #[error("{0} operations; at most {OPERATIONS_MAX} in one patch")]
     TooMany(usize),
@@ -57,9 +61,9 @@ impl Patch {
         }
         // A struct would be read from an array too.
         if body.trim_ascii_start().first() == Some(&b'[') {
-            return Err(BadPatch::Malformed("an array".to_owned()));
+            return Err(BadPatch::Array);
         }
-        let body: Body = serde_json::from_slice(body).map_err(|error| BadPatch::Malformed(error.to_string()))?;
+        let body: Body = serde_json::from_slice(body).map_err(|error| BadPatch::Malformed(words_of(&error)))?;
         if body.operations.len() > OPERATIONS_MAX {
             return Err(BadPatch::TooMany(body.operations.len()));
         }

@@ -342,11 +342,11 @@ fn faults_the_worker_lives_with_do_not_bar_other_patches() {
 
 #[test]
 fn bodies_that_are_no_patch_are_refused() {
-    for bad in ["", "[]", "{}", r#"{"operations":{}}"#, r#"{"operations":[1,}"#, r#"{"operations":null}"#, "null"] {
+    for bad in ["", "{}", r#"{"operations":{}}"#, r#"{"operations":[1,}"#, r#"{"operations":null}"#, "null"] {
         assert!(matches!(Patch::parse(bad.as_bytes()), Err(BadPatch::Malformed(_))), "{bad}");
     }
     for none in ["[]", r#"[[{"op":"test"}]]"#, " [{}]"] {
-        assert!(matches!(Patch::parse(none.as_bytes()), Err(BadPatch::Malformed(_))), "{none}");
+        assert_eq!(Patch::parse(none.as_bytes()).unwrap_err(), BadPatch::Array, "{none}");
     }
     let many = format!(r#"{{"operations":[{}1]}}"#, "1,".repeat(OPERATIONS_MAX));
     assert_eq!(Patch::parse(many.as_bytes()).unwrap_err(), BadPatch::TooMany(OPERATIONS_MAX + 1));

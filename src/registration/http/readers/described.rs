@@ -178,7 +178,7 @@ pub(crate) fn attempts() {}
 /// letter, and the account. Needs the right `read`.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/events/{event}/trace", operation_id = "traceEvent", tag = "readers",
-    params(InWorkspace, ("event" = String, Path, description = "The event's id, a delivery's id, or its place `topic/partition/offset` with `/` written as `%2F`", min_length = 1, max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$"),
+    params(InWorkspace, ("event" = String, Path, description = "The event's id, the beginning of it if no other id begins so, a delivery's id, or its place `topic/partition/offset` with `/` written as `%2F`", min_length = 1, max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$"),
         ("next" = Option<String>, Query, description = "What the answer before gave as `next`: the attempts of the part before follow")),
     responses((status = 200, body = EventTrace, description = "The event and its account"), (status = 404, body = Problem, description = "There is no such event in this workspace"), AnyReader, AnyRequest)
 )]
@@ -233,6 +233,8 @@ struct HealthPage {
     complete: bool,
     /// What to give as `next` for more.
     next: Option<String>,
+    /// Without rows: that the integration asked for is not registered.
+    hint: Option<String>,
 }
 
 /// An integration of the overview.
@@ -315,6 +317,8 @@ struct AttemptsPage {
     complete: bool,
     /// What to give as `next` to go on.
     next: Option<String>,
+    /// Without rows: that the integration asked for is not registered.
+    hint: Option<String>,
 }
 
 /// A dead letter, without its event.
@@ -353,6 +357,8 @@ struct DeadLettersPage {
     complete: bool,
     /// What to give as `next` to go on.
     next: Option<String>,
+    /// Without rows: that the integration asked for is not registered.
+    hint: Option<String>,
 }
 
 /// An event, each webhook's part in it, and the account: matched = acknowledged + waiting + dead + dropped.

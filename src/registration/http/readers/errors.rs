@@ -9,6 +9,7 @@ use crate::domain::integration::Unusable;
 use crate::domain::word::UnknownWord;
 use crate::readers::ReadError;
 use crate::registration::instance::BadInstance;
+use crate::registration::json_words::BadJson;
 
 /// A question that can't be understood: the field, and what is expected.
 #[derive(Debug, thiserror::Error)]
@@ -34,10 +35,12 @@ pub(crate) enum BadQuestion {
     Token(ReadError),
     #[error("expected a place: topic/partition/offset")]
     Place,
+    #[error("event: the ids of several events begin so: {}", .ids.join(", "))]
+    SeveralEvents { ids: Vec<String> },
     #[error("filter: expected at most {FILTER_BYTES_MAX} bytes")]
     LongFilter,
     #[error("filter")]
-    NoJson(#[source] JsonError),
+    NoJson(#[source] BadJson),
     #[error("filter")]
     Filter(#[source] Unusable),
 }
