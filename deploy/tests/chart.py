@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -299,6 +300,7 @@ def check(report: Report) -> None:
     report.check("a mistake in the options fails the topics' job at once", job_fails_fast)
     report.check("helm test asks with the release's own connection, behind the policy of the topics", helm_test)
     report.check("the API's port is what its clients expect", api_port)
+    report.check("the notes wait for every deployment and name the API's port", notes)
     report.check("the rules are valid as the operator gets them", rules)
     report.check("without an API no rule misses it", rules_without_api)
     report.check("the dashboard arrives whole", dashboard)
@@ -596,6 +598,29 @@ def api_port() -> None:
     for change, port in (({}, 80), ({"api.tlsSecret.name": "tls"}, 443), ({"api.service.port": 8000, "api.tlsSecret.name": "tls"}, 8000)):
         [service] = objects(render(change))["Service", "rel-hookstream-api"]["spec"]["ports"]
         need(service["port"] == port, f"{change}: {service}")
+
+
+def notes_of(change: dict) -> str:
+    """What an installation says at its end. `helm template` leaves it out, so a copy of the chart puts it into an object."""
+    with tempfile.TemporaryDirectory() as folder:
+        chart = Path(folder) / "hookstream"
+        shutil.copytree(CHART, chart)
+        text = '{{ include (print $.Template.BasePath "/NOTES.txt") . | quote }}'
+        (chart / "templates/said.yaml").write_text(f"kind: ConfigMap\nmetadata: {{ name: said }}\ndata: {{ text: {text} }}\n")
+        (Path(folder) / "values.yaml").write_text(yaml.safe_dump(values_of(change)))
+        told = must(os.environ["HELM_BIN"], "template", "rel", chart, "--namespace", "crm", "--kube-version", KUBERNETES[-1], "-f", f"{folder}/values.yaml")
+    return objects(told)["ConfigMap", "said"]["data"]["text"]
+
+
+def notes() -> None:
+    for change in ({}, {"console.enabled": True}, {"api.enabled": False}):
+        said, found = notes_of(change), objects(render(change))
+        waited = set(re.findall(r"rollout status deployment/(\S+)", said))
+        there = {name for kind, name in found if kind == "Deployment"}
+        need(waited == there, f"with {change} it waits for {waited} of {there}")
+        need("helm test rel --namespace crm" in said and "a group of its own" in said, said)
+    for change, port in (({}, "port 80, without TLS"), ({"api.tlsSecret.name": "tls"}, "port 443.")):
+        need(port in notes_of(change), f"{port}: {notes_of(change)}")
 
 
 def rules() -> None:
