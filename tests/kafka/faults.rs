@@ -202,6 +202,26 @@ async fn brokers_of_three_go_one_by_one_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn leaders_that_move_between_brokers_cost_no_delivery_and_repeat_none() {
+    const PART: usize = 1_000;
+    let cluster: OwnCluster = Cluster::start(3).await;
+    let stage = Stage::replicated(&cluster, "leaders", "500ms,1s", 6, 3).await;
+    let pair = Pair::on(&stage, Duration::from_millis(2));
+    let mut worker = stage.worker(&[]).await;
+    for part in 0..3 {
+        let events = events("e", 3 * PART).skip(part * PART).take(PART);
+        send_and_move_on(&stage, &pair, events, 200).await;
+        // While most of the part is on its way.
+        let moved = tokio::task::block_in_place(|| cluster.move_leaders());
+        println!("{moved} partitions have another leader");
+        assert!(moved > 0);
+    }
+    pair.balance(&stage, 3 * PART, "leaders that moved three times").await;
+    assert_eq!(pair.ledger.duplicates(), 0, "a worker that kept its partitions repeats nothing");
+    worker.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_only_broker_dies_and_comes_back_and_nothing_is_lost() {
     const PART: usize = 400;
     let mut cluster: OwnCluster = Cluster::start(1).await;

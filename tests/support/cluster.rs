@@ -3,7 +3,7 @@
 //! Each node is a combined broker and controller (`KRaft`) in a process of its own, with its data in a temporary folder.
 //! Processes and folder are gone when the cluster is dropped, and also when the test process is killed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::MetadataPartition;
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -185,6 +186,54 @@ impl Cluster {
         self.wait_ready().unwrap_or_else(|error| panic!("restart node {index}: {error}"));
     }
 
+    /// Gives each partition another leader, in order as an operator's tool does: nothing stops, and no record is copied. Returns how many
+    /// partitions have another leader then; replicas that lag behind can't be given one.
+    pub fn move_leaders(&self) -> usize {
+        let (before, plan) = (self.leaders(), self.rotated_replicas());
+        let node = self.nodes.first().unwrap_or_else(|| panic!("the cluster is not ours to change"));
+        node.write("reassignment.json", &plan).unwrap_or_else(|error| panic!("{error}"));
+        let file = node.path("reassignment.json");
+        let reassign = ["reassign.ReassignPartitionsCommand", "--execute", "--reassignment-json-file", &file];
+        let elect = ["LeaderElectionCommand", "--election-type", "PREFERRED", "--all-topic-partitions"];
+        for [class, arguments @ ..] in [reassign, elect] {
+            let mut main = vec![format!("org.apache.kafka.tools.{class}")];
+            main.extend(["--bootstrap-server", &self.brokers].map(str::to_owned));
+            main.extend(arguments.map(str::to_owned));
+            let mut tool = node.java(class, &[String::from("-XX:TieredStopAtLevel=1")], &main);
+            let code = tool.wait(START_TIME_MAX);
+            // An election fails where one replica is not in sync, and succeeds elsewhere.
+            assert!(code == 0 || class == elect[0], "{class} ended with code {code}:\n{}", tool.lines().tail(20));
+        }
+        let after = self.leaders();
+        before.iter().filter(|(partition, leader)| after.get(*partition).is_some_and(|other| other != *leader)).count()
+    }
+
+    /// The leader of each partition.
+    fn leaders(&self) -> BTreeMap<(String, i32), i32> {
+        self.partitions(|topic, partition| ((topic.to_owned(), partition.id()), partition.leader()))
+            .into_iter()
+            .collect()
+    }
+
+    /// For the tool that reassigns partitions: the replicas of each in another order, so that another is the preferred leader.
+    fn rotated_replicas(&self) -> String {
+        let partitions = self.partitions(|topic, partition| {
+            let mut replicas = partition.replicas().to_vec();
+            let leader = replicas.iter().position(|replica| *replica == partition.leader()).unwrap_or_default();
+            let next = (leader + 1) % replicas.len();
+            replicas.rotate_left(next);
+            serde_json::json!({ "topic": topic, "partition": partition.id(), "replicas": replicas })
+        });
+        serde_json::json!({ "version": 1, "partitions": partitions }).to_string()
+    }
+
+    fn partitions<T>(&self, what: impl Fn(&str, &MetadataPartition) -> T) -> Vec<T> {
+        let metadata = self.client().fetch_metadata(None, START_TIME_MAX);
+        let metadata = metadata.unwrap_or_else(|error| panic!("what the cluster has: {error}"));
+        let topics = metadata.topics().iter();
+        topics.flat_map(|topic| topic.partitions().iter().map(|partition| what(topic.name(), partition))).collect()
+    }
+
     fn end(&mut self, index: usize, signal: Signal) {
         self.process(index).signal(signal);
         self.process(index).wait(STOP_TIME_MAX);
@@ -263,15 +312,18 @@ impl Cluster {
         }
     }
 
-    /// The ports of the brokers that the cluster says it has.
-    fn known_brokers(&self, timeout: Duration) -> BTreeSet<u16> {
-        let client: BaseConsumer = ClientConfig::new()
+    fn client(&self) -> BaseConsumer {
+        ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
             .set("reconnect.backoff.max.ms", "200")
             .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
             .create()
-            .expect("the configuration is valid");
-        match client.fetch_metadata(None, timeout) {
+            .expect("the configuration is valid")
+    }
+
+    /// The ports of the brokers that the cluster says it has.
+    fn known_brokers(&self, timeout: Duration) -> BTreeSet<u16> {
+        match self.client().fetch_metadata(None, timeout) {
             Ok(metadata) => metadata.brokers().iter().filter_map(|broker| u16::try_from(broker.port()).ok()).collect(),
             Err(_) => BTreeSet::new(),
         }

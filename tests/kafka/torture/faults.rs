@@ -52,6 +52,8 @@ pub(super) enum Fault {
     KillBroker,
     StopBroker,
     FreezeBroker,
+    /// Another broker leads each partition, and nothing stops.
+    MoveLeaders,
     /// A worker hears no broker past its session, goes on with its requests, and comes back.
     SilenceWorker,
     /// Connections to a broker are cut, and new ones refused.
@@ -65,7 +67,7 @@ pub(super) enum Fault {
     PauseAndResume,
 }
 
-pub(super) const FAULTS: [Fault; 14] = [
+pub(super) const FAULTS: [Fault; 15] = [
     Fault::KillWorker,
     Fault::StopWorker,
     Fault::FreezeWorker,
@@ -73,6 +75,7 @@ pub(super) const FAULTS: [Fault; 14] = [
     Fault::KillBroker,
     Fault::StopBroker,
     Fault::FreezeBroker,
+    Fault::MoveLeaders,
     Fault::SilenceWorker,
     Fault::CutBroker,
     Fault::SlowNetwork,
@@ -123,6 +126,8 @@ pub(super) struct Victims {
     base: String,
     pub(super) mood: Arc<Mutex<Mood>>,
     moved: usize,
+    /// How often a partition was given another leader.
+    pub(super) leaders_moved: usize,
 }
 
 pub(super) fn integration(name: &str, base: &str, path: &str, status: &str) -> Value {
@@ -132,7 +137,8 @@ pub(super) fn integration(name: &str, base: &str, path: &str, status: &str) -> V
 impl Victims {
     /// A cluster with its topics, no worker yet, receivers below `base`.
     pub(super) fn new(cluster: OwnCluster, links: Links, stage: Stage, base: String, mood: Arc<Mutex<Mood>>) -> Self {
-        Self { cluster, links, stage, workers: Vec::new(), stopped: Vec::new(), started: 0, base, mood, moved: 0 }
+        let (workers, stopped) = (Vec::new(), Vec::new());
+        Self { cluster, links, stage, workers, stopped, started: 0, base, mood, moved: 0, leaders_moved: 0 }
     }
 
     pub(super) async fn start_worker(&mut self) {
@@ -167,6 +173,11 @@ impl Victims {
             | Fault::JumpClock => self.worker_fault(fault, rng).await,
             Fault::KillBroker | Fault::StopBroker | Fault::FreezeBroker | Fault::CutBroker => {
                 self.broker_fault(fault, rng.random_range(0..3)).await;
+            }
+            Fault::MoveLeaders => {
+                let moved = tokio::task::block_in_place(|| self.cluster.move_leaders());
+                println!("{moved} partitions have another leader");
+                self.leaders_moved += moved;
             }
             Fault::SlowNetwork => self.trouble(Trouble::Slow(SLOW), Between::All).await,
             Fault::ChangeMood => {

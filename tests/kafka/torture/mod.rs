@@ -1,5 +1,5 @@
-//! Everything at once, in an order that a seed decides: three brokers that die and freeze, four workers that are killed, stopped,
-//! frozen past their session and scaled, a network between them that is cut, silent and slow, clocks that jump, receivers that come and
+//! Everything at once, in an order that a seed decides: three brokers that die and freeze, leaders that move, four workers that are killed,
+//! stopped, frozen past their session and scaled, a network between them that is cut, silent and slow, clocks that jump, receivers that come and
 //! go, bursts, integrations that move, are paused, suspended and resumed. An account outside of the workers says what was lost, repeated
 //! and out of order.
 //!
@@ -232,6 +232,7 @@ fn judge(torture: &Torture, size: &Size, account: &Account, lost: usize) -> Stri
         balance.lost.len(),
         report::table(&torture.marks, &by_fault),
     );
+    assert!(torture.victims.leaders_moved > 0, "no leader ever moved: {page}");
     assert_eq!((balance.lost.len(), of_another_id, out_of_order), (0, 0, 0), "{page}");
     // What was under way, and what was settled since the last commit: here two seconds of work, on a generous bound.
     let in_flight = WORKERS * 16 * WEBHOOKS.len();
