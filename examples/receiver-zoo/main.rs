@@ -39,12 +39,17 @@ fn arguments() -> anyhow::Result<Option<SocketAddr>> {
     }
 }
 
-fn row(name: &str, url: &str, expected: Expected, does: &str) {
-    let expected = match expected {
+fn in_words(expected: Expected) -> String {
+    match expected {
         Expected::Acknowledged => String::from("acknowledged"),
         Expected::Failed { reason, cause: "" } => reason.to_owned(),
         Expected::Failed { reason, cause } => format!("{reason}: {cause}"),
-    };
+    }
+}
+
+fn row(name: &str, url: &str, expected: Expected, again: Option<Expected>, does: &str) {
+    let again = again.map(|again| format!("; the next on that connection: {}", in_words(again)));
+    let expected = in_words(expected) + &again.unwrap_or_default();
     println!("{name}\t{url}\t{expected}\t{does}");
 }
 
@@ -55,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
     let zoo = Zoo::start(folder.path());
     println!("name\turl\texpected\tit ...");
     for animal in zoo.animals() {
-        row(animal.name, &animal.url, animal.expected, animal.does);
+        row(animal.name, &animal.url, animal.expected, animal.again, animal.does);
     }
     let mut name_server = None;
     if let Some(address) = dns {
@@ -63,7 +68,7 @@ async fn main() -> anyhow::Result<()> {
         let port = zoo.scripted().address().port();
         for name in zoo_names() {
             let short = name.name.split('.').next().unwrap_or(name.name);
-            row(short, &format!("http://{}:{port}/good", name.name), name.expected, name.does);
+            row(short, &format!("http://{}:{port}/good", name.name), name.expected, None, name.does);
         }
         println!("\nThe name server listens on {}.", server.address);
         name_server = Some(server);

@@ -29,7 +29,7 @@ fn contact(number: usize) -> crate::support::records::Record {
 
 /// How the attempts of an animal differ from what is expected; nothing if they do not.
 fn difference(animal: &Animal, attempts: &[&Value]) -> Option<String> {
-    let wrong = attempts.iter().find(|attempt| match animal.expected {
+    let wrong = attempts.iter().enumerate().find(|(number, attempt)| match animal.expected_of(*number) {
         Expected::Acknowledged => attempt["outcome"] != "acknowledged",
         Expected::Failed { reason, cause } => {
             let said = attempt["error"].as_str().unwrap_or_default();
@@ -37,8 +37,10 @@ fn difference(animal: &Animal, attempts: &[&Value]) -> Option<String> {
         }
     });
     let is_complete = attempts.len() == VISITS;
-    let wrong = wrong.map(ToString::to_string).or((!is_complete).then(|| attempts.len().to_string()))?;
-    Some(format!("{}: expected {:?}, found {wrong}", animal.name, animal.expected))
+    let wrong = wrong
+        .map(|(number, attempt)| format!("{attempt} as attempt {number}"))
+        .or((!is_complete).then(|| attempts.len().to_string()))?;
+    Some(format!("{}: expected {:?}, found {wrong}", animal.name, (animal.expected, animal.again)))
 }
 
 #[tokio::test(flavor = "multi_thread")]

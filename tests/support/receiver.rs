@@ -19,6 +19,9 @@ use super::wait::wait_until;
 /// The header whose value must come back.
 pub const ECHO: &str = "x-xcom-integration-echo";
 
+/// How many lines or answers that never end are sent by one write.
+const AT_ONCE: usize = 1_000;
+
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Recorded {
@@ -476,11 +479,14 @@ async fn reply(stream: &mut TcpStream, request: &Recorded, answer: &Answer) -> b
         }
         Some(Misbehaviour::EndlessHeaders) => {
             let begun = stream.write_all(b"HTTP/1.1 200 OK\r\n").await.is_ok();
-            while begun && stream.write_all(b"x-more: and-more-and-more-and-more\r\n").await.is_ok() {}
+            // Many at once: any bound is reached at once too, also on a busy machine.
+            let lines = b"x-more: and-more-and-more-and-more\r\n".repeat(AT_ONCE);
+            while begun && stream.write_all(&lines).await.is_ok() {}
             false
         }
         Some(Misbehaviour::EndlessInterim) => {
-            while stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n").await.is_ok() {}
+            let answers = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(AT_ONCE);
+            while stream.write_all(&answers).await.is_ok() {}
             false
         }
         Some(Misbehaviour::EndlessBody) => {

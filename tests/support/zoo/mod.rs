@@ -8,6 +8,7 @@ pub mod names;
 mod ports;
 mod tls;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::thread::JoinHandle;
 
@@ -24,10 +25,19 @@ pub struct Animal {
     pub name: &'static str,
     /// What it does.
     pub does: &'static str,
-    /// What a sender says of each attempt.
+    /// What a sender says of each attempt, or of the first one on a connection.
     pub expected: Expected,
+    /// What it says of the next attempt on that connection, where that is something else; the one after it makes a new connection.
+    pub again: Option<Expected>,
     /// Where it gets its requests.
     pub url: String,
+}
+
+impl Animal {
+    /// What a sender says of attempt `number`, from 0, if it makes one after another.
+    pub fn expected_of(&self, number: usize) -> Expected {
+        self.again.filter(|_| !number.is_multiple_of(2)).unwrap_or(self.expected)
+    }
 }
 
 /// A receiver that has a port of its own, before the port is known.
@@ -49,7 +59,7 @@ impl Housed {
         let address = self.listener.local_addr().expect("a listener has an address");
         let scheme = if self.https { "https" } else { "http" };
         let url = format!("{scheme}://{address}/{}", self.name);
-        Animal { name: self.name, does: self.does, expected: self.expected, url }
+        Animal { name: self.name, does: self.does, expected: self.expected, again: None, url }
     }
 }
 
@@ -65,15 +75,17 @@ impl Zoo {
     /// Starts them on free ports of loopback. Writes the certificate that the good TLS receiver's leads to into `folder`, as
     /// [`Zoo::trusted`].
     pub fn start(folder: &Path) -> Self {
-        let scripted = Receiver::start(|request| {
+        // Made once: a bomb takes longer to make than a busy machine has for an answer.
+        let answers: HashMap<&str, Answer> = http::all().into_iter().map(|one| (one.name, one.answer)).collect();
+        let scripted = Receiver::start(move |request| {
             let name = request.path.trim_matches('/');
-            http::all().into_iter().find(|one| one.name == name).map_or_else(|| Answer::status(404), |one| one.answer)
+            answers.get(name).cloned().unwrap_or_else(|| Answer::status(404))
         });
         let mut animals: Vec<Animal> = http::all()
             .into_iter()
             .map(|one| {
                 let url = scripted.url(&format!("/{}", one.name));
-                Animal { name: one.name, does: one.does, expected: one.expected, url }
+                Animal { name: one.name, does: one.does, expected: one.expected, again: None, url }
             })
             .collect();
         let mut serving = JoinSet::new();

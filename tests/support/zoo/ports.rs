@@ -65,6 +65,7 @@ pub(super) fn start(serving: &mut JoinSet<()>) -> Vec<Animal> {
             SockRef::from(&tcp).set_recv_buffer_size(1).expect("a small buffer");
             std::future::pending::<()>().await;
         }),
+        half_open(serving),
         every(serving, "speaks-first", "greets as another protocol does", failed("protocol", ""), async |mut tcp| {
             if tcp.write_all(b"SSH-2.0-OpenSSH_9.6\r\n").await.is_ok() {
                 read_on(&mut tcp).await;
@@ -78,6 +79,20 @@ pub(super) fn start(serving: &mut JoinSet<()>) -> Vec<Animal> {
             }
         }),
     ]
+}
+
+/// A connection that is open for the sender alone, as after a firewall or a machine has forgotten it without a word.
+fn half_open(serving: &mut JoinSet<()>) -> Animal {
+    let does = "answers the first request of a connection, then forgets the connection without closing it";
+    let animal = every(serving, "half-open", does, Acknowledged, async |mut tcp| {
+        if let Some(head) = read_head(&mut tcp).await
+            && skip(&mut tcp, head.length).await.is_some()
+            && answer(&mut tcp, &head).await.is_some()
+        {
+            std::future::pending::<()>().await;
+        }
+    });
+    Animal { again: Some(LATE), ..animal }
 }
 
 /// What a request's head says.
@@ -124,7 +139,7 @@ pub(super) async fn serve_well(mut stream: impl AsyncRead + AsyncWrite + Unpin) 
 }
 
 /// Closes by a reset: a linger time of zero.
-fn reset(tcp: &TcpStream) {
+pub(super) fn reset(tcp: &TcpStream) {
     SockRef::from(tcp).set_linger(Some(Duration::ZERO)).expect("a linger time");
 }
 

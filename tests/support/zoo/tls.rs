@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::names::Expected::{self, Acknowledged};
 use super::names::failed;
-use super::ports::{accept, listen, serve_well};
+use super::ports::{accept, listen, reset, serve_well};
 use super::{Animal, Housed};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
@@ -142,6 +142,11 @@ fn without_a_handshake(serving: &mut JoinSet<()>) -> Vec<Animal> {
         does: "closes the connection in the handshake",
         expected: refused("closed the connection during the TLS handshake"),
     };
+    let resets = Shown {
+        name: "tls-resets",
+        does: "resets the connection in the handshake",
+        expected: refused("Connection reset by peer"),
+    };
     let hangs = Shown {
         name: "tls-hangs",
         does: "never answers the handshake",
@@ -158,6 +163,11 @@ fn without_a_handshake(serving: &mut JoinSet<()>) -> Vec<Animal> {
             let mut hello = [0; 4096];
             // Whatever came of it, the connection ends.
             let _read = tcp.read(&mut hello).await;
+        }),
+        house(serving, resets, async |mut tcp| {
+            if tcp.read_u8().await.is_ok() {
+                reset(&tcp);
+            }
         }),
         house(serving, hangs, read_on),
     ]
