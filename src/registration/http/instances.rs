@@ -74,13 +74,15 @@ pub(super) async fn get(
     if Precondition::of(&headers).is_ok_and(|precondition| precondition.is_known(Some(stored.version))) {
         return answers::not_modified(stored.version);
     }
-    match Instance::parse(&stored.bytes) {
+    let reader = Arc::clone(&api);
+    let shown = beside(&api, move || match Instance::parse(&stored.bytes) {
         Ok(instance) => {
-            let health = api.readers.source().health(&names.workspace, &names.id);
+            let health = reader.readers.source().health(&names.workspace, &names.id);
             answers::instance(&instance, &health, stored.version)
         }
         Err(error) => answers::conflict(&Conflict::of(format!("the stored record is no instance: {error}"))),
-    }
+    });
+    shown.await.unwrap_or_else(|refused| *refused)
 }
 
 /// `limit` and `after`, as they came.
@@ -133,8 +135,11 @@ pub(super) async fn list(
     };
     let page = api.registry.view().page(&names.workspace, query.after.as_deref(), limit);
     let next = page.items.last().filter(|_| page.has_more).map(|(id, _)| id.clone());
-    let items = page.items.iter().map(|(id, stored)| shown(id, stored)).collect();
-    answers::json(StatusCode::OK, &Page { items, has_more: page.has_more, next })
+    let shown = beside(&api, move || {
+        let items = page.items.iter().map(|(id, stored)| shown(id, stored)).collect();
+        answers::json(StatusCode::OK, &Page { items, has_more: page.has_more, next })
+    });
+    shown.await.unwrap_or_else(|refused| *refused)
 }
 
 /// An instance for a page. A record that is not an instance is shown as invalid, not left out.
@@ -173,9 +178,10 @@ pub(super) async fn patch(
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
-    let patch = match Patch::parse(&body) {
-        Ok(patch) => patch,
-        Err(error) => return answers::bad_request(error.to_string()),
+    let patch = match beside(&api, move || Patch::parse(&body)).await {
+        Ok(Ok(patch)) => patch,
+        Ok(Err(error)) => return answers::bad_request(error.to_string()),
+        Err(refused) => return *refused,
     };
     let Names { id, .. } = names.clone();
     let key = names.key();
@@ -219,10 +225,11 @@ pub(super) async fn put(
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
-    let mut instance = match Instance::parse(&body) {
-        Ok(instance) => instance,
-        Err(error @ BadInstance::NotAnObject(_)) => return answers::bad_request(error.to_string()),
-        Err(error) => return answers::conflict(&Conflict::of(error.to_string())),
+    let mut instance = match beside(&api, move || Instance::parse(&body)).await {
+        Ok(Ok(instance)) => instance,
+        Ok(Err(error @ BadInstance::NotAnObject(_))) => return answers::bad_request(error.to_string()),
+        Ok(Err(error)) => return answers::conflict(&Conflict::of(error.to_string())),
+        Err(refused) => return *refused,
     };
     if let Some(conflict) = too_many_webhooks(&instance) {
         return answers::conflict(&conflict);
@@ -304,8 +311,11 @@ pub(super) async fn test(
     let Some(stored) = api.registry.view().get(&names.workspace, &names.id) else {
         return answers::no_instance(&names.id);
     };
-    let Ok(instance) = Instance::parse(&stored.bytes) else {
-        return answers::conflict(&Conflict::of("the stored record is no instance"));
+    let record = stored.bytes.clone();
+    let instance = match beside(&api, move || Instance::parse(&record)).await {
+        Ok(Ok(instance)) => instance,
+        Ok(Err(_)) => return answers::conflict(&Conflict::of("the stored record is no instance")),
+        Err(refused) => return *refused,
     };
     let webhook = names.webhook.clone().unwrap_or_default();
     let is_it = |known: &str| guid::canonical(known) == guid::canonical(&webhook);
@@ -328,15 +338,40 @@ pub(super) async fn test(
     }
 }
 
+/// Does what may take long with a document, on a thread where no other request waits for it. At most [`super::DOCUMENTS_MAX`] at once.
+///
+/// # Errors
+/// The answer, if the work could not be done.
+pub(super) async fn beside<T: Send + 'static>(
+    api: &Api,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refused> {
+    let failed = || Box::new(answers::unavailable("the document could not be read"));
+    let permit = Arc::clone(&api.documents).acquire_owned().await.map_err(|_closed| failed())?;
+    let working = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(permit);
+        done
+    });
+    working.await.map_err(|error| {
+        tracing::error!(%error, "the work on a document failed");
+        failed()
+    })
+}
+
 /// Makes the change and answers it.
 async fn changed(
-    api: &Api,
+    api: &Arc<Api>,
     names: &Names,
     decide: impl FnMut(Option<&Stored>) -> (Decision, Decided) + Send + 'static,
 ) -> Response<Body> {
     match api.registry.change(&names.workspace, &names.id, decide).await {
         Ok((Ok((instance, kept)), version)) => {
-            answers::done(Some(&instance), &warnings(&instance, &api.addresses), version.or(kept))
+            let answering = Arc::clone(api);
+            let done = beside(api, move || {
+                answers::done(Some(&instance), &warnings(&instance, &answering.addresses), version.or(kept))
+            });
+            done.await.unwrap_or_else(|refused| *refused)
         }
         Ok((Err(refused), _)) => *refused,
         Err(error) => answers::not_written(&error),

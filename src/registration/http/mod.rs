@@ -61,6 +61,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const TEST_MARGIN: Duration = Duration::from_secs(5);
 /// Test deliveries under way at once.
 const TESTS_MAX: usize = 16;
+/// Documents that are read, and answers with documents that are written, at once: each may take tens of milliseconds of a processor and
+/// tens of MiB.
+const DOCUMENTS_MAX: usize = 4;
 
 /// Why the API can't be served, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +181,8 @@ struct Api {
     test_delivery: TestDelivery,
     tests: Arc<Semaphore>,
     test_timeout: Duration,
+    /// Places of documents that are read.
+    documents: Arc<Semaphore>,
     requests: IntCounterVec,
     /// Reads the rest of bodies that were too large, after their requests were answered: at most one a connection, for a bounded time.
     discarded: TaskTracker,
@@ -277,6 +282,7 @@ impl BoundApi {
             test_delivery,
             tests,
             test_timeout,
+            documents: Arc::new(Semaphore::new(DOCUMENTS_MAX)),
             requests,
             discarded,
         };

@@ -18,6 +18,7 @@ const PATCH: &str = "application/json-patch+json";
 
 struct Client {
     router: Router,
+    documents: Arc<Semaphore>,
     requests: IntCounterVec,
     _tokens: tempfile::NamedTempFile,
 }
@@ -63,6 +64,7 @@ fn client_with(test_delivery: TestDelivery) -> Client {
     let requests = IntCounterVec::new(Opts::new("requests", "requests"), &["method", "status"]).unwrap();
     let unwritten = IntCounterVec::new(Opts::new("unwritten", "unwritten"), &["topic"]).unwrap();
     let tokens = Arc::new(Tokens::open(Some(file.path())).unwrap());
+    let documents = Arc::new(Semaphore::new(DOCUMENTS_MAX));
     let api = Api {
         test_timeout: REQUEST_TIMEOUT,
         registry: in_memory(16).0,
@@ -72,10 +74,11 @@ fn client_with(test_delivery: TestDelivery) -> Client {
         addresses: AddressPolicy::default(),
         test_delivery,
         tests: Arc::new(Semaphore::new(1)),
+        documents: Arc::clone(&documents),
         requests: requests.clone(),
         discarded: TaskTracker::new(),
     };
-    Client { router: router(Arc::new(api)), requests, _tokens: file }
+    Client { router: router(Arc::new(api)), documents, requests, _tokens: file }
 }
 
 impl Client {
@@ -133,6 +136,28 @@ async fn a_change_that_names_a_private_address_is_made_with_a_warning() {
     assert!(warnings[0].as_str().is_some_and(|text| text.starts_with("/baseUrl: 10.1.2.3")), "{warnings}");
     let read = client.ask("GET", INSTANCE, &[], "").await.json();
     assert_eq!((&read["baseUrl"], &read["warnings"]), (&json!("http://10.1.2.3/v1"), &Value::Null));
+}
+
+#[tokio::test]
+async fn documents_are_read_beside_the_threads_that_serve_a_few_at_a_time() {
+    let client = client();
+    client.seed().await;
+    let (patch, json) = ([("content-type", PATCH)], [("content-type", "application/json")]);
+    let list = "/api/v1/acme/integrations/instances";
+    let test = format!("{INSTANCE}/webhooks/w1/test");
+    for (method, path, headers, body, status) in [
+        ("GET", INSTANCE, &[][..], "", 200),
+        ("GET", list, &[], "", 200),
+        ("PATCH", INSTANCE, &patch, "{", 400),
+        ("PUT", INSTANCE, &json, "{", 400),
+        ("POST", &test, &[], "", 200),
+    ] {
+        let taken = client.documents.acquire_many(DOCUMENTS_MAX.try_into().unwrap()).await.unwrap();
+        let mut asked = std::pin::pin!(client.ask(method, path, headers, body));
+        assert!(futures_util::poll!(&mut asked).is_pending(), "{method} {path}");
+        drop(taken);
+        assert_eq!(asked.await.status, status, "{method} {path}");
+    }
 }
 
 #[tokio::test]
