@@ -116,6 +116,8 @@ pub(crate) struct Event {
     pub(crate) order_keys: [Option<u64>; 2],
     /// Whether it is a scheduled tick: fired just now, or back out of a tier.
     pub(crate) is_tick: bool,
+    /// The offset of its record in the partition that was read: of a retry another than the event's.
+    pub(crate) position: i64,
     open: Mutex<Deliveries>,
     ticket: Option<Ticket>,
     _held: HeldBytes,
@@ -132,6 +134,7 @@ impl Event {
     ) -> Self {
         Self {
             payload,
+            position: origin.offset,
             origin,
             timestamp_ms,
             order_keys: [None; 2],
@@ -223,6 +226,9 @@ impl Event {
     /// Its partition is being given up, and nothing that was begun comes after it.
     pub(crate) fn begin(&self) -> Result<Option<Active>, Revoked> {
         let Some(ticket) = &self.ticket else { return Ok(None) };
+        if self.is_lost() {
+            return Ok(Some(ticket.assignment().begin_lost()));
+        }
         let begun = match ticket {
             Ticket::Record(assignment, sequence) => assignment.begin(*sequence),
             Ticket::Place(assignment) | Ticket::Tick(assignment) => assignment.begin_apart(),
@@ -236,6 +242,7 @@ impl Event {
     /// As [`Event::begin`].
     pub(crate) fn begin_publication(&self) -> Result<Option<Active>, Revoked> {
         match &self.ticket {
+            _ if self.is_lost() => self.begin(),
             Some(Ticket::Record(assignment, sequence)) => {
                 assignment.begin_publication(Some(*sequence)).map(Some).ok_or(Revoked)
             }
@@ -247,6 +254,7 @@ impl Event {
     /// Whether the lane in which it waits has to give it back.
     pub(crate) fn is_recalled(&self) -> bool {
         match &self.ticket {
+            _ if self.is_lost() => false,
             Some(Ticket::Record(assignment, sequence)) => assignment.is_recalled(Some(*sequence)),
             Some(Ticket::Place(assignment)) => assignment.is_recalled(None),
             Some(Ticket::Tick(_)) | None => false,
@@ -255,7 +263,15 @@ impl Event {
 
     /// Whether the next owner of its partition gets it again when it is given up here.
     pub(crate) fn is_read_again(&self) -> bool {
-        !matches!(self.ticket, Some(Ticket::Tick(_)))
+        !matches!(self.ticket, Some(Ticket::Tick(_))) && !self.is_lost()
+    }
+
+    /// Whether its log has lost it since it was read: what is not done with it here nobody does.
+    pub(crate) fn is_lost(&self) -> bool {
+        match &self.ticket {
+            Some(Ticket::Record(assignment, _) | Ticket::Place(assignment)) => assignment.is_lost(self.position),
+            Some(Ticket::Tick(_)) | None => false,
+        }
     }
 
     /// Waits until its partition is the next owner's, which gets it again; never ends where no next owner gets it.

@@ -130,6 +130,8 @@ pub struct Assignment {
     bound: AtomicI64,
     /// Cancelled when the next owner gets what is not settled here.
     passed_on: CancellationToken,
+    /// The log has lost its records from here on: nobody reads them again.
+    lost_from: AtomicI64,
 }
 
 impl Assignment {
@@ -163,6 +165,7 @@ impl Assignment {
             has_reports: AtomicBool::new(false),
             bound: AtomicI64::new(NO_BOUND),
             passed_on: CancellationToken::new(),
+            lost_from: AtomicI64::new(i64::MAX),
         })
     }
 
@@ -373,11 +376,23 @@ impl Assignment {
     /// It is given up: the next owner gets what is not settled.
     pub(crate) fn end(&self) {
         self.passed_on.cancel();
-        self.end_with_its_log();
+        self.take_no_more_reports();
     }
 
-    /// It is given up, and its records are read by no next owner: the log has lost them. What became of them is still published.
-    pub(crate) fn end_with_its_log(&self) {
+    /// It is given up, because the log has lost its records from `lost_from` on, which no next owner reads. What is here of them goes on:
+    /// it may begin, and what follows is published. What comes before is read again.
+    pub(crate) fn end_with_its_log(&self, lost_from: i64) {
+        self.lost_from.store(lost_from, Ordering::Release);
+        self.close();
+        self.take_no_more_reports();
+    }
+
+    /// Whether the log has lost the record at that offset since it was read.
+    pub(super) fn is_lost(&self, offset: i64) -> bool {
+        offset >= self.lost_from.load(Ordering::Acquire)
+    }
+
+    fn take_no_more_reports(&self) {
         let mut state = self.state();
         self.over.store(true, Ordering::Release);
         state.from_lanes.clear();
@@ -439,6 +454,12 @@ impl Assignment {
         state.active += 1;
         drop(state);
         Some(Active(Arc::clone(self)))
+    }
+
+    /// Begins work on what its log has lost, in any case: nobody else does it.
+    pub(super) fn begin_lost(self: &Arc<Self>) -> Active {
+        self.state().active += 1;
+        Active(Arc::clone(self))
     }
 
     /// Begins the publication of one of its records, or of an event that a place covers, which is over soon: also while the assignment

@@ -1,6 +1,6 @@
 //! What follows when the log of a partition is not the one that was read: it is read from an offset that leaves nothing out.
 
-use super::membership::GroupMember;
+use super::membership::{Anew, GroupMember};
 use crate::inflight::partition::Assignment;
 use crate::kafka::topic_watch::{LogChange, LogRange, Look};
 use crate::telemetry::metrics::Metrics;
@@ -14,9 +14,9 @@ pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &M
         let next = held.iter().find(|held| is_it(held)).map(|held| next_of(held, *range).min(held.commit_bound()));
         // A partition that comes later begins where its group left off, or at the end: its member looks.
         let Some(start) = start_of(*change, *range, next) else { continue };
-        let (kind, end_before) = match *change {
-            LogChange::Anew { end_before, .. } => ("anew", end_before),
-            LogChange::Truncated { end_before, .. } => ("truncated", end_before),
+        let (kind, end_before, lost_from) = match *change {
+            LogChange::Anew { end_before, .. } => ("anew", end_before, 0),
+            LogChange::Truncated { end_before, .. } => ("truncated", end_before, range.high),
         };
         tracing::error!(
             topic,
@@ -28,7 +28,7 @@ pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &M
             "a partition's log is not the one that was read; it is read from another offset"
         );
         metrics.intake.logs_changed.with_label_values(&[kind]).inc();
-        member.begin_again(topic, *partition, start);
+        member.begin_again(topic, *partition, Anew { start, lost_from });
     }
 }
 

@@ -133,7 +133,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let begins = deliveries.iter().any(|delivery| is_event(delivery) && is_new(delivery));
         let number = begins.then(|| gauge.begin_return());
         for delivery in deliveries {
-            if is_event(&delivery) {
+            if is_event(&delivery) && delivery.event.is_lost() {
+                self.drop_first_attempt(delivery, DropReason::Expired);
+            } else if is_event(&delivery) {
                 delivery.event.give_back(&gauge);
             } else if let Some(wire) = delivery.wire {
                 let tier = delivery.due.map_or(0, |due| due.tier);

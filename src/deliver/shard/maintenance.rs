@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Lane, Shard};
+use super::{Lane, Shard, give_up};
 use crate::deliver::courier::Courier;
 use crate::deliver::permits::Permits;
 use crate::deliver::promptness::Pace;
@@ -50,7 +50,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             self.pace_changed(index, before);
         }
         for index in recalled {
-            self.turn_back_waiting(index);
+            self.turn_back_recalled(index);
         }
         for index in forgotten {
             self.forget(index);
@@ -125,6 +125,31 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     fn turn_back_waiting(&mut self, index: usize) {
         let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
         self.turn_back(index, waiting.unwrap_or_default());
+    }
+
+    /// What its log has lost since it was read stays: nobody gives it again.
+    fn turn_back_recalled(&mut self, index: usize) {
+        let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
+        let (lost, recalled): (Vec<_>, Vec<_>) =
+            waiting.unwrap_or_default().into_iter().partition(|delivery| delivery.event.is_lost());
+        self.turn_back(index, recalled);
+        let ordering = self.shared.settings.ordering;
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lost.into_iter().for_each(|delivery| lane.wait(delivery, ordering));
+            self.schedule(index);
+        }
+    }
+
+    /// The consumers have ended: what no next owner gives again is requested no more.
+    pub(super) fn give_up_lost(&mut self) {
+        for (_, lane) in &mut self.lanes {
+            let (lost, others): (Vec<_>, Vec<_>) =
+                lane.queue.drain_waiting().into_iter().partition(|delivery| delivery.event.is_lost());
+            lost.iter().for_each(|delivery| give_up(&self.shared.metrics, delivery));
+            for delivery in others {
+                lane.wait(delivery, self.shared.settings.ordering);
+            }
+        }
     }
 
     /// Drops first attempts, counted. Retries go back to their tiers, and are dropped when they are due.

@@ -113,6 +113,16 @@ impl Lane {
         if self.promptness.pace() == Pace::Unknown { most.min(UNKNOWN_MAX) } else { most }
     }
 
+    /// A delivery waits for its turn.
+    fn wait(&mut self, delivery: Delivery, ordering: settings::Ordering) {
+        let keys = match ordering {
+            settings::Ordering::Entity if delivery.attempt == 1 => delivery.event.order_keys,
+            settings::Ordering::Entity | settings::Ordering::None => [None; 2],
+            settings::Ordering::Webhook => [Some(0), None],
+        };
+        self.queue.push(delivery, keys);
+    }
+
     /// Lets the events thread see whether it is blocked and how much room it has, where first attempts go to this shard.
     fn show(&self, shard: usize) {
         if !self.gauge.is_at(shard) {
@@ -265,7 +275,10 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                 Some(done) = work.next(), if !work.is_empty() => self.finish(done),
                 jobs = inbound.recv(), if open => match jobs {
                     Some(jobs) => self.accept(jobs),
-                    None => open = false,
+                    None => {
+                        open = false;
+                        self.give_up_lost();
+                    }
                 },
                 () = poll_fn(|context| self.waits.poll(wants_permit, context)) => {}
                 _ = looks.tick() => self.look(),
@@ -328,12 +341,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if is_outdated || is_refused || delivery.event.is_recalled() {
             return self.turn_back(lane_index, vec![delivery]);
         }
-        let keys = match ordering {
-            settings::Ordering::Entity if delivery.attempt == 1 => delivery.event.order_keys,
-            settings::Ordering::Entity | settings::Ordering::None => [None; 2],
-            settings::Ordering::Webhook => [Some(0), None],
-        };
-        lane.queue.push(delivery, keys);
+        lane.wait(delivery, ordering);
         if is_blocked {
             // The shard has what it probes with.
             lane.gauge.block();
@@ -434,7 +442,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 }
 
-/// A delivery is left to the next owner of its partition. A tick is not: the next owner fires only later ticks.
+/// A delivery is left to the next owner of its partition. A tick is not, since the next owner fires only later ticks, nor is what its log
+/// has lost.
 fn give_up(metrics: &Metrics, delivery: &Delivery) {
     if delivery.event.is_recalled() {
         let gauge = &delivery.gauge;
@@ -444,6 +453,8 @@ fn give_up(metrics: &Metrics, delivery: &Delivery) {
         if let Some(number) = number {
             gauge.end_return(number);
         }
+    } else if delivery.event.is_lost() {
+        metrics.drop_delivery(DropReason::Expired);
     } else if !delivery.event.is_read_again() {
         metrics.drop_delivery(DropReason::TickMissed);
         metrics.tick(TickOutcome::Dropped);

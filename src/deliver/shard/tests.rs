@@ -104,12 +104,46 @@ async fn what_kafka_does_not_have_when_a_partition_is_lost_is_left_to_its_next_o
 #[tokio::test(start_paused = true)]
 async fn what_kafka_does_not_have_when_a_log_has_lost_its_records_is_still_published() {
     let mut lab = with_two_that_fail_without_kafka().await;
-    lab.assignment.close();
-    lab.assignment.end_with_its_log();
+    lab.assignment.end_with_its_log(0);
     lab.at(30_000).await;
     lab.topics.set_up(true);
     lab.end().await;
     assert_eq!((lab.topics.written().len(), lab.metrics.deliver.publications_given_up.get()), (2, 0));
+}
+
+/// A lab whose receiver takes one request of 10 s at a time, of 18 deliveries that wait for it: 16 first attempts and two retries. The
+/// record at offset 2 and all after it are lost.
+async fn with_a_lost_log(takes: Duration) -> Lab {
+    let limits = Delivery { max_in_flight_per_webhook: 1, ..unordered() };
+    let mut lab = Lab::start(limits, ONE, move |_| Answer::acknowledged().after(takes));
+    for entity in 0..16 {
+        assert!(lab.feed("hook", entity).await);
+    }
+    for _ in 0..2 {
+        lab.retry("hook", 1, 0).await;
+    }
+    lab.until("one is under way", |lab| lab.receivers.count() == 1).await;
+    lab.assignment.end_with_its_log(2);
+    lab
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_a_lane_is_requested_though_its_log_has_lost_it_and_what_is_read_again_is_not() {
+    let mut lab = with_a_lost_log(secs(1)).await;
+    lab.until("all that is lost is requested", |lab| lab.receivers.count() == 17).await;
+    lab.end().await;
+    let requested: Vec<_> = lab.receivers.seen().iter().map(|seen| seen.offset).collect();
+    assert_eq!(requested, [0].into_iter().chain(2..18).collect::<Vec<_>>(), "1 is read again");
+    assert_eq!(lab.metrics.deliver.deliveries_acknowledged.get(), 17);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_and_is_lost_with_its_log_is_counted_where_it_cannot_be_requested() {
+    let mut lab = with_a_lost_log(secs(10)).await;
+    lab.until("another is under way", |lab| lab.receivers.count() == 2).await;
+    lab.end().await;
+    let dropped = lab.metrics.dropped().find(|(of, _)| *of == DropReason::Expired).map(|(_, count)| count);
+    assert_eq!((lab.receivers.count(), dropped), (2, Some(15)), "the process ends");
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,6 +53,15 @@ const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Topic and number.
 pub(super) type Partition = (Arc<str>, i32);
 
+/// Where a partition begins again whose log is not the one that was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Anew {
+    /// The offset to read from.
+    pub(super) start: i64,
+    /// The first offset of which the record that was read is lost.
+    pub(super) lost_from: i64,
+}
+
 /// A partition that this member holds.
 #[derive(Debug)]
 struct Held {
@@ -77,8 +86,8 @@ pub(crate) struct MemberState {
     held: Mutex<BTreeMap<Partition, Held>>,
     /// Partitions that were assigned and whose committed offset is not known yet.
     awaited: Mutex<Vec<Partition>>,
-    /// Partitions that begin again at another offset, with that offset.
-    begun_again: Mutex<Vec<(Partition, i64)>>,
+    /// Partitions that begin again at another offset.
+    begun_again: Mutex<Vec<(Partition, Anew)>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
     /// Whether it has its part of the group's work.
@@ -303,19 +312,19 @@ impl MemberState {
         }
     }
 
-    /// Has a partition that is held read from `start` on, an earlier offset too, because its log is not the one that was read.
-    /// The member's own thread does it.
-    pub(crate) fn begin_again(&self, topic: &str, partition: i32, start: i64) {
+    /// Has a partition that is held read from another offset on, an earlier one too. The member's own thread does it.
+    pub(super) fn begin_again(&self, topic: &str, partition: i32, anew: Anew) {
         let mut begun_again = self.begun_again.lock();
         begun_again.retain(|((of, other), _)| (&**of, *other) != (topic, partition));
-        begun_again.push(((topic.into(), partition), start));
+        begun_again.push(((topic.into(), partition), anew));
     }
 
     /// Commits where the partitions begin again, and gives each a new assignment. What could not be committed is tried at
     /// the next turn: a crash before the commit would go on at the old offset.
     fn take_begun_again(&self, consumer: &GroupConsumer) {
         let wanted = std::mem::take(&mut *self.begun_again.lock());
-        for (key, start) in wanted {
+        for (key, anew) in wanted {
+            let start = anew.start;
             if !self.held().contains_key(&key) {
                 continue;
             }
@@ -324,12 +333,11 @@ impl MemberState {
             self.list(&mut offsets, &assignment, &Progress { offset: start, beyond: Vec::new(), changes: 0 });
             if let Err(error) = consumer.commit(&offsets, CommitMode::Sync) {
                 self.commit_failed(&error);
-                self.begun_again.lock().push((key, start));
+                self.begun_again.lock().push((key, anew));
                 continue;
             }
             if let Some(before) = self.held().insert(key, Held { assignment, committed: 0 }) {
-                before.assignment.close();
-                before.assignment.end_with_its_log();
+                before.assignment.end_with_its_log(anew.lost_from);
             }
             self.generation.fetch_add(1, Ordering::AcqRel);
         }

@@ -49,11 +49,12 @@ impl Pipeline {
         let has_payload = retry.payload.is_some();
         let payload = retry.payload.unwrap_or_default();
         let held = self.pressure.hold(payload.len());
+        let position = retry.position.offset;
         let origin = retry.wire.origin.as_deref().and_then(Origin::parse).unwrap_or(retry.position);
         let timestamp_ms = retry.wire.event_ms.or(retry.wire.first_attempt_ms).unwrap_or(retry.due.at_ms);
         let is_tick = origin.topic == self.integrations_topic;
         let mut event = Event::new(payload, origin, timestamp_ms, Some((assignment, retry.sequence)), held);
-        event.is_tick = is_tick;
+        (event.is_tick, event.position) = (is_tick, position);
         event.open(1);
         let event = Arc::new(event);
         let over = is_tick.then_some((timestamp_ms, retry.now_ms));
