@@ -1,4 +1,4 @@
-//! The wall clock: the only reader of it.
+//! Reads the wall clock. No other file does.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

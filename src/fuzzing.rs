@@ -1,5 +1,5 @@
-//! What fuzzing feeds with bytes: each function takes any input and must return, within a bound of time and memory. A panic
-//! in one of them is a defect. Built for fuzzing and for tests only.
+//! The functions that fuzzing feeds with bytes. Each takes any input and must return, within a bound of time and memory. A panic in one
+//! of them is a defect. Built for fuzzing and for tests only.
 //!
 //! `fuzz/` has a target for each function and a small corpus; the test below runs every corpus in each test run.
 
@@ -82,7 +82,7 @@ fn signed(integration: &Arc<Integration>, webhook: usize) -> Option<SignedReques
     Some(SignedRequest::new(&Arc::new(template), &delivery, 1, &mut StdRng::seed_from_u64(0)))
 }
 
-/// An event: what a worker delivers, `explain` can put in words.
+/// An event. Where a worker can deliver it, `explain` can describe it.
 ///
 /// # Panics
 /// On a defect.
@@ -218,13 +218,13 @@ pub fn urls(input: &[u8]) {
     }
 }
 
-/// A period, a duration, a retry schedule and a wish to wait, all of the same text.
+/// A period, a duration, a retry schedule and a `Retry-After`, all of the same text.
 ///
 /// # Panics
 /// On a defect.
 pub fn periods(input: &[u8]) {
-    let wish = parse_retry_after(503, Some(input), SystemTime::UNIX_EPOCH);
-    assert!(wish.is_none_or(|wish| wish <= Duration::from_secs(1_000_000)));
+    let asked = parse_retry_after(503, Some(input), SystemTime::UNIX_EPOCH);
+    assert!(asked.is_none_or(|asked| asked <= Duration::from_secs(1_000_000)));
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Ok(period) = parse_period(text) {
         assert!(period >= Duration::from_secs(10), "{period:?}");
@@ -332,7 +332,7 @@ pub fn attempt_records(input: &[u8]) {
     drop(Attempt::parse(key, value));
 }
 
-/// The records that workers write for each other.
+/// Records that one worker writes and another reads.
 pub fn health_records(input: &[u8]) {
     drop(StateRecord::parse(input));
     drop(parse_counts(input));

@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes each complaint as a line on stderr.
+/// Writes each mistake as a line on stderr.
 fn print_mistakes(lines: &[impl Display]) -> ExitCode {
     print_lines(lines);
     ExitCode::from(MISTAKES)
@@ -75,7 +75,7 @@ fn answer(text: &str) -> ExitCode {
     }
 }
 
-/// A panic is a line of the log like any other, so that it is found where the others are.
+/// Logs a panic as a line like any other.
 fn log_panic(info: &panic::PanicHookInfo<'_>) {
     if panics::is_expected() {
         return;

@@ -19,7 +19,7 @@ use crate::telemetry::chain::chain;
 use crate::tools::demo::{self, StopSignals};
 use crate::tools::{check, dead_letters, explain, query, receiver, replay, resume, topics, trace};
 
-/// Options whose values turn out to be mistakes only when they are used, a line each: files that can't be.
+/// Mistakes that are seen only when an option's value is used, such as a file that can't be read: one line for each.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub(crate) struct Mistakes(pub(crate) Vec<String>);
@@ -72,7 +72,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Carries out what looks at a cluster, answers on standard output and ends by itself.
+/// Carries out a tool: it looks at a cluster, answers on standard output and ends by itself.
 fn run_tool(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::DeadLettersList(settings, options) => until_stopped(|[stop]| async move {
@@ -127,7 +127,7 @@ fn run_tool(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The end of a tool's work; a signal ends it where it stands.
+/// Waits for a tool's work. A signal ends it at once.
 async fn until<E: Into<anyhow::Error>>(
     stop: CancellationToken,
     work: impl Future<Output = Result<ExitCode, E>>,
@@ -150,7 +150,7 @@ fn until_stopped<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>
     run_until(vec![SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()], work)
 }
 
-/// The same for what reads its files again on SIGHUP.
+/// As [`until_stopped`], for a process that reads its files again on SIGHUP and does not stop then.
 fn until_terminated<const STOPS: usize, F: Future<Output = anyhow::Result<ExitCode>>>(
     work: impl FnOnce([CancellationToken; STOPS]) -> F,
 ) -> anyhow::Result<ExitCode> {

@@ -1,4 +1,4 @@
-//! The composition root of `api`: listeners first, then the registry, only then ready; stopped in the reverse.
+//! The composition root of `api`. It starts the listeners, then the registry, and then it is ready. It stops them in the reverse order.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,12 +23,7 @@ use crate::telemetry::readiness::Readiness;
 pub(crate) enum ServeError {
     /// The admin listener failed.
     #[error("admin listener {address} (--admin-listen)")]
-    Admin {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
+    Admin { address: SocketAddr, source: io::Error },
     /// The API itself.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -88,7 +83,7 @@ impl Api {
     }
 }
 
-/// What the API needs of the process around it; the test delivery connects as a worker would.
+/// What the API needs of the process around it; the test delivery connects as a worker does.
 pub(crate) fn api_context(settings: &Settings, metrics: &Arc<Metrics>, condition: &Arc<Readiness>) -> ApiContext {
     let policy = AddressPolicy::new(settings.delivery.allow_private_networks.clone());
     let connector = Connector::system(policy, settings.delivery.connect_timeout);

@@ -1,5 +1,5 @@
-//! The composition root of `console`: listeners first, then what memory holds, only then ready; stopped in the reverse. It has no
-//! producer: nothing is written to Kafka.
+//! The composition root of `console`. It starts the listeners, then reads what it keeps in memory, and then it is ready. It stops them in
+//! the reverse order. It has no producer: nothing is written to Kafka.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ impl ConsoleProcess {
     }
 }
 
-/// Follows the topics and serves the page until `stop`. Used by the demo too, which has a process of its own around it.
+/// Follows the topics and serves the page until `stop`. The demo uses it too, within its own process.
 pub(crate) async fn serve(
     settings: Arc<Settings>,
     tokens: Arc<Tokens>,

@@ -7,11 +7,11 @@
 //! | `health`, `integrations` | `health::feed`, `intake::table_feed` | 4: the feeds, after everything that reads the table |
 //! | `health-deltas`, `attempt-log` | `health::publisher`, `attempt_log::writer` | 3: after the last attempt has ended |
 //! | `health-owner` | `health::owner` | asked to stop with 1, joined with 3 |
-//! | `shard-N`, one a core | `deliver::shard` | 2: when their senders are gone |
+//! | `shard-N`, one a core | `deliver::shard` | 2: when their senders are dropped |
 //! | `schedules`, `events-group`, `retries-group`, `events`, `retries` | `intake` | 1: first, after the drain |
 //! | `places` | `backlog::places` | with 1 |
 //!
-//! `main` runs the admin server and measures lag; it starts all others and joins them. Only `producer` is its producer's own
+//! `main` runs the admin server and measures lag; it starts all others and joins them. Only the thread `producer` belongs to its producer
 //! (`kafka::producer`): dropping the producer ends it.
 
 use std::io;
@@ -28,13 +28,11 @@ const JOIN_EVERY: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 #[error("thread `{name}` cannot be started")]
 pub(crate) struct StartError {
-    /// Its name.
     pub(super) name: String,
-    /// What the system says.
     pub(super) source: io::Error,
 }
 
-/// Threads of the worker, by name. One that panics ends the worker.
+/// The threads of a worker, by name. A thread that panics ends the worker.
 pub(super) struct Threads {
     started: Vec<(String, JoinHandle<()>)>,
     fatal: CancellationToken,

@@ -289,8 +289,8 @@ fn judge_response(response: &Response<Incoming>, token: &[u8]) -> Outcome {
     match judge(status, echoes, token) {
         Ok(()) => Outcome::Acknowledged,
         Err(reason) => {
-            let wish = response.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
-            let retry_after = parse_retry_after(status, wish, clock::now());
+            let asked = response.headers().get(RETRY_AFTER).map(HeaderValue::as_bytes);
+            let retry_after = parse_retry_after(status, asked, clock::now());
             Outcome::Failed { reason, status: Some(status), retry_after }
         }
     }

@@ -1,7 +1,7 @@
-//! The next tick of every scheduled webhook, and which of those that came this worker fires.
+//! The next tick of every scheduled webhook, and the decision whether this worker fires a tick that is due.
 //!
-//! The agenda holds the webhooks of all workers: the worker that fires a tick is decided when it comes, so that a rebalance rebuilds
-//! nothing. Between two looks each webhook stands at its first tick after the last look.
+//! The agenda holds the webhooks of all workers. Which worker fires a tick is decided when the tick is due, so a rebalance rebuilds
+//! nothing. Each webhook is planned at its first tick after the last look.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,19 +13,20 @@ use super::ticks::Ticks;
 
 /// A tick is not fired later than this: half of the shortest period, so that it never comes close to the next one.
 const LATE_MAX: Duration = Duration::from_secs(5);
-/// A clock set back by less than this is waited for; by more, the agenda begins again at the time it shows.
+/// When the clock is set back by less than this, the agenda waits for it. When it is set back by more, the agenda begins again at the
+/// time that the clock shows.
 const SET_BACK_MAX: Duration = Duration::from_mins(1);
 
 /// A tick whose time has come.
 #[derive(Clone, Debug)]
 pub struct Tick {
-    /// When, ms since 1970: `scheduledAt`.
+    /// Its time, ms since 1970: `scheduledAt`.
     pub at_ms: i64,
-    /// Of which integration.
+    /// The integration.
     pub integration: Arc<Integration>,
-    /// Of which of its webhooks.
+    /// The webhook's index in the integration.
     pub webhook: usize,
-    /// Ticks of the webhook between the last look and this one, which are over.
+    /// How many earlier ticks the webhook had since the last look. They are missed.
     pub skipped: u64,
 }
 
@@ -46,8 +47,8 @@ impl Tick {
         self.integration.webhook(self.webhook)
     }
 
-    /// What becomes of it at `now_ms`, for a worker that has held its partition since `held_since_ms`, or does not.
-    pub(crate) fn call(&self, held_since_ms: Option<i64>, now_ms: i64) -> TickDecision {
+    /// Decides what becomes of it at `now_ms`. The worker has held its partition since `held_since_ms`; with `None` it does not hold it.
+    pub(crate) fn decide(&self, held_since_ms: Option<i64>, now_ms: i64) -> TickDecision {
         if held_since_ms.is_none_or(|since| self.at_ms <= since) {
             return TickDecision::Leave;
         }
@@ -69,7 +70,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// A partition came at `now_ms`: another worker fires what was due until then.
+    /// A partition came at `now_ms`: another worker fires the ticks that were due before.
     pub(crate) fn add(&mut self, partition: i32, now_ms: i64) {
         self.since_ms.insert(partition, now_ms);
     }
@@ -205,7 +206,7 @@ fn ticks_of(webhook: Webhook<'_>) -> Option<Ticks> {
 
 /// Whether a retry at `retry_ms` of the webhook's tick at `tick_ms` comes too late: not before the next tick.
 pub(crate) fn is_too_late(webhook: Webhook<'_>, tick_ms: i64, retry_ms: i64) -> bool {
-    // Its schedule may be gone by now; then it has nothing to say any more.
+    // A webhook that has no schedule any more gets no retry of a tick.
     ticks_of(webhook).is_none_or(|ticks| retry_ms >= ticks.after(tick_ms))
 }
 
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_delivered_to_has_no_ticks() {
+    fn a_webhook_that_is_not_delivered_to_has_no_ticks() {
         let mut disabled = hook("a", "00:00:10");
         disabled["disabled"] = json!(true);
         let event = json!({"id": "e", "relativeUrl": "http://r/", "triggerType": "entityEvent"});
@@ -326,11 +327,11 @@ mod tests {
             (Some(NOON - 1), NOON + 5_000, TickDecision::Fire),
             (Some(NOON - 1), NOON + 5_001, TickDecision::Drop(DropReason::TickMissed)),
         ] {
-            assert_eq!(tick.call(held_since_ms, now_ms), expected, "{held_since_ms:?} {now_ms}");
+            assert_eq!(tick.decide(held_since_ms, now_ms), expected, "{held_since_ms:?} {now_ms}");
         }
         of.set_health(crate::domain::health::Health::Failed);
-        assert_eq!(tick.call(Some(NOON - 1), NOON), TickDecision::Drop(DropReason::Suspended));
-        assert_eq!(tick.call(None, NOON), TickDecision::Leave, "counted by its owner alone");
+        assert_eq!(tick.decide(Some(NOON - 1), NOON), TickDecision::Drop(DropReason::Suspended));
+        assert_eq!(tick.decide(None, NOON), TickDecision::Leave, "counted by its owner alone");
     }
 
     #[test]
@@ -377,7 +378,7 @@ mod tests {
                 held.add(0, from);
                 for now in (from..=from + holds).step_by(pace) {
                     for tick in agenda.take_due(now) {
-                        if tick.call(held.since_ms(0), now) == TickDecision::Fire {
+                        if tick.decide(held.since_ms(0), now) == TickDecision::Fire {
                             fired.push(tick.at_ms);
                         }
                     }

@@ -41,7 +41,7 @@ pub enum InvalidEvent {
     #[error("the value is not UTF-8")]
     NotUtf8,
     /// Not JSON, not an object, or a field of the wrong type.
-    #[error("the value is no event: {0}")]
+    #[error("the value is not an event: {0}")]
     Malformed(String),
     /// A needed field is missing.
     #[error("the event has no `{0}`")]

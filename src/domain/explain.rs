@@ -151,7 +151,7 @@ pub(crate) enum WhyNot {
     },
 }
 
-/// `a` or `an`, as the word asks for.
+/// The article before the word: `a` or `an`.
 fn article(word: &str) -> &'static str {
     if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
@@ -226,10 +226,10 @@ pub(crate) struct WebhookRuling {
     pub(crate) items: Vec<ItemRuling>,
 }
 
-/// What keeps every event from an integration.
+/// Why an integration gets no event at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// The event is another workspace's.
+    /// The event belongs to another workspace.
     OtherWorkspace(String),
     /// Nothing is delivered to integrations of this status.
     Status(Status),
@@ -250,7 +250,7 @@ impl fmt::Display for Obstacle {
 /// One event and one integration, explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Explanation {
-    /// All that keeps every event from the integration.
+    /// Every reason why the integration gets no event at all.
     pub(crate) obstacles: Vec<Obstacle>,
     /// Its webhooks, in the record's order.
     pub(crate) webhooks: Vec<WebhookRuling>,

@@ -22,9 +22,9 @@ pub(crate) const CHANGE_WORDS: [&str; 4] = ["create", "patch", "delete", "restor
 
 /// All of [`EVENT_WORDS`] and the bit of unknown words.
 const ANY_EVENT: u8 = 0b1111;
-/// All of [`CHANGE_WORDS`], the bit of none and the bit of unknown words.
+/// All of [`CHANGE_WORDS`], [`ChangeWord::NONE`] and the bit of unknown words.
 const ANY_CHANGE: u8 = 0b11_1111;
-/// Entity hashes keep 50 bits: what is left of a `u64` besides the two masks, and far from any chance of a collision.
+/// Entity hashes keep 50 bits: they fit into a `u64` beside the two masks, and a collision is very unlikely.
 const ENTITY_BITS: u32 = 50;
 const ENTITY_MASK: u64 = (1 << ENTITY_BITS) - 1;
 /// The entity part of an item that takes any entity.
@@ -84,7 +84,7 @@ impl EntityType {
         self.0
     }
 
-    /// One of 64, the same for one type; others may have it too.
+    /// One of 64 bits. A type always has the same bit, and other types may have it too.
     fn bit(self) -> u64 {
         1 << (self.0 % 64)
     }

@@ -55,7 +55,7 @@ impl std::hash::Hasher for Hash64 {
     }
 }
 
-/// Builds [`Hash64`] for maps whose keys are numbers of ours or come from configuration.
+/// Builds [`Hash64`] for maps whose keys this program makes or reads from its configuration.
 pub(crate) type BuildHash64 = std::hash::BuildHasherDefault<Hash64>;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub(crate) fn workspace_of<'a>(
     workspace_and_source(headers, key).map(|(workspace, _is_key)| workspace)
 }
 
-/// The same, and whether it is the key's.
+/// As [`workspace_of`], and whether the workspace is the record's key.
 pub(crate) fn workspace_and_source<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     key: Option<&'a [u8]>,

@@ -3,7 +3,7 @@
 /// What an integration's attempts say about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Health {
-    /// Nothing against it.
+    /// No fault is known.
     #[default]
     Active,
     /// At least half of its attempts fail; still delivered to.

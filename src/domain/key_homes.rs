@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-/// Where the record stands that counts, by key. 24 bytes a key.
+/// By key, where the record is that counts. An entry takes 24 bytes.
 #[derive(Debug, Default)]
 pub(crate) struct KeyHomes {
     hasher: RandomState,

@@ -1,4 +1,4 @@
-//! What an attempt came to, and what follows from it.
+//! How an attempt ended, and what follows from it.
 
 use std::time::{Duration, SystemTime};
 
@@ -81,7 +81,7 @@ impl Reason {
 
     /// Whether the fault may be our own network's.
     pub(crate) fn is_network(self) -> bool {
-        // A name server that puts every address behind a translator makes them all refused.
+        // Where a name server maps every address to that of a translator (DNS64), all of them are refused.
         matches!(self, Self::Dns | Self::Connect | Self::Tls | Self::Timeout | Self::RefusedAddress)
     }
 }
@@ -269,13 +269,13 @@ pub(crate) fn parse_retry_after(status: u16, value: Option<&[u8]>, now: SystemTi
         return None;
     }
     let text = std::str::from_utf8(value?).ok()?.trim();
-    let wish = match text.parse::<u64>() {
+    let asked = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         // More digits than a number holds still ask for a very long wait.
         Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => RETRY_AFTER_MAX,
         Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
     };
-    Some(wish.min(RETRY_AFTER_MAX))
+    Some(asked.min(RETRY_AFTER_MAX))
 }
 
 /// Longer than any schedule: keeps the arithmetic of tiers small.

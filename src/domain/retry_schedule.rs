@@ -159,8 +159,8 @@ impl RetrySchedule {
         let Some(rest) = self.delays.get(index..).filter(|rest| !rest.is_empty()) else {
             return Next::Exhausted;
         };
-        let wish = retry_after.unwrap_or_default();
-        let skipped = rest.iter().position(|delay| delay.0 >= wish).unwrap_or(rest.len() - 1);
+        let asked = retry_after.unwrap_or_default();
+        let skipped = rest.iter().position(|delay| delay.0 >= asked).unwrap_or(rest.len() - 1);
         self.tier_of.get(index + skipped).map_or(Next::Exhausted, |tier| Next::Tier(*tier))
     }
 }
@@ -230,20 +230,20 @@ mod tests {
         }
 
         #[test]
-        fn the_next_tier_is_never_shorter_than_the_schedule_or_the_wish(
+        fn the_next_tier_is_never_shorter_than_the_schedule_or_what_was_asked_for(
             delays in prop::collection::vec(1u64..5_000, 1..12),
             attempt in 1u32..14,
-            wish in prop::option::of(0u64..6_000),
+            asked in prop::option::of(0u64..6_000),
         ) {
             let text = delays.iter().map(|delay| format!("{delay}ms")).collect::<Vec<_>>().join(",");
             let schedule = RetrySchedule::parse(&text).unwrap();
-            let wish = wish.map(Duration::from_millis);
-            match schedule.after(attempt, wish) {
+            let asked = asked.map(Duration::from_millis);
+            match schedule.after(attempt, asked) {
                 Next::Exhausted => prop_assert!(attempt as usize > delays.len()),
                 Next::Tier(tier) => {
                     let rest = &schedule.delays()[attempt as usize - 1..];
-                    let wish = wish.unwrap_or_default();
-                    let naive = rest.iter().find(|d| d.duration() >= wish).or(rest.last()).unwrap();
+                    let asked = asked.unwrap_or_default();
+                    let naive = rest.iter().find(|d| d.duration() >= asked).or(rest.last()).unwrap();
                     prop_assert_eq!(schedule.tiers()[tier], *naive);
                 }
             }

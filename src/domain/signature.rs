@@ -61,7 +61,7 @@ pub(crate) fn fresh_secret(bytes: [u8; FRESH_KEY_BYTES]) -> String {
     format!("{SECRET_PREFIX}{}", BASE64.encode(bytes))
 }
 
-/// A prepared HMAC-SHA256 key, and the second since 1970 from which on it signs no more.
+/// A prepared HMAC-SHA256 key, and the second since 1970 at which it stops signing.
 #[derive(Clone)]
 pub(crate) struct SigningKey {
     key: hmac::Key,

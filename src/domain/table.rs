@@ -1,8 +1,8 @@
 //! All integrations by workspace, and the index that finds the webhooks of an event.
 //!
-//! Each workspace has its distinct filter items, 12 bytes each, and with each item the webhooks that have it: an event
-//! costs one lookup and a scan of a few cache lines, and no more in a workspace of many webhooks, whose filters repeat. Whether
-//! an integration is suspended is asked of the integration itself, so following the health topic rebuilds nothing.
+//! Each workspace has its distinct filter items, 12 bytes each, and with each item the webhooks that have it: an event costs one lookup
+//! and a scan of a few cache lines. That is so in a workspace of many webhooks too, since their filters repeat. Whether an integration is
+//! suspended is asked of the integration itself, so following the health topic rebuilds nothing.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -48,8 +48,8 @@ struct Member {
 /// A filter item and the webhooks that have it.
 struct Group {
     item: FilterItem,
-    /// Of the one webhook that has it: its place. Of several: [`SEVERAL`], and where in [`Webhooks::places`] theirs are,
-    /// after their number.
+    /// Where one webhook has the item: its place. Where several have it: [`SEVERAL`] and an index in [`Webhooks::places`], at which their
+    /// number stands and then their places.
     at: u32,
 }
 
@@ -64,10 +64,10 @@ struct Workspace {
     webhooks: Box<Webhooks>,
 }
 
-/// The integrations of a workspace. Should another's name have the same hash, those of both.
+/// The integrations of a workspace. If the names of two workspaces have the same hash, it holds those of both.
 #[derive(Default)]
 struct Webhooks {
-    /// `None` if they are of several.
+    /// The workspace. `None` if the integrations are of several.
     name: Option<Box<str>>,
     groups: Box<[Group]>,
     /// Places of webhooks that share their item with others.
@@ -154,12 +154,12 @@ fn number(members: &mut [Member], items: &mut Vec<(FilterItem, u32)>) {
     }
 }
 
-/// Two billion webhooks are not in memory.
+/// Memory holds fewer than two billion webhooks.
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// How many there are, by what becomes of them.
+/// How many integrations and webhooks there are, by their state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Census {
     /// Integrations by status, in the order of [`STATUS_WORDS`]; the health topic's `failed` and `hasErrors` count.
@@ -180,7 +180,7 @@ pub(crate) enum Rescheduled {
     Only(Vec<Box<str>>),
 }
 
-/// Changes listed before they are all of them: a follower asks several times a second.
+/// The most changes that are listed: more count as [`Rescheduled::Everything`]. A follower asks several times a second.
 const RESCHEDULED_MAX: usize = 10_000;
 
 impl Rescheduled {
@@ -197,7 +197,7 @@ impl Rescheduled {
 #[derive(Default)]
 pub struct Table {
     by_key: HashSet<ByKey>,
-    /// By the hash of the name: an event of a workspace without webhooks, or that none of them wants, reads no name.
+    /// By the hash of the name: for an event that no webhook of its workspace wants, no name is compared.
     workspaces: HashMap<u64, Workspace, BuildHash64>,
     /// Workspaces whose groups are older than their members.
     stale: BTreeSet<u64>,

@@ -1,8 +1,8 @@
 //! Where a request goes: a webhook's URL taken apart, once, into what a connection and a request line need.
 //!
-//! Reads strictly: what browsers would repair is refused with a reason, because two readers that repair differently are
-//! how an address check is walked around. Numbers that mean an IPv4 address in one of its old notations are turned
-//! into that address here, so that it is checked like any other. Which addresses are allowed is decided elsewhere.
+//! Reads strictly: what browsers would repair is refused with a reason. Where two readers repair a URL differently, the check of its
+//! address can be bypassed. Numbers that mean an IPv4 address in one of its old notations are turned into that address here, so that it
+//! is checked like any other. Which addresses are allowed is decided elsewhere.
 
 use std::fmt;
 use std::hash::{Hash as _, Hasher as _};
@@ -57,10 +57,10 @@ pub enum BadUrl {
     Path,
 }
 
-/// What a connection is made to, and what connections are shared by: scheme, host and port.
+/// Scheme, host and port: what a connection is made to. Requests with the same ones share connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Authority {
-    /// TLS or not.
+    /// Whether TLS is used.
     pub(crate) https: bool,
     /// A DNS name in small letters without a last dot, or the usual text of an IP address, without brackets.
     pub(crate) host: Box<str>,

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// The string.
+/// A string.
 pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
 impl<'de: 'a, 'a> de::Deserialize<'de> for Text<'a> {
@@ -34,8 +34,7 @@ impl<'de: 'a, 'a> de::Deserialize<'de> for Text<'a> {
     }
 }
 
-/// Whatever stands where a string is expected: a string or a number or truth value as it is written, and nothing for null,
-/// an array or an object.
+/// A value where a string is expected: a string, or a number or truth value as it is written. Null, an array or an object gives nothing.
 pub(super) struct Loose<'a>(pub(super) Option<Cow<'a, str>>);
 
 impl<'de: 'a, 'a> de::Deserialize<'de> for Loose<'a> {

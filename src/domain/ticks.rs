@@ -39,7 +39,7 @@ impl Ticks {
 
 /// What is posted for a tick: scheduled at `at_ms`, ms since 1970.
 pub fn body(webhook_id: &str, at_ms: i64) -> String {
-    // A time that the calendar does not hold can't come from a clock; the epoch then says so.
+    // A clock never shows a time that the calendar does not hold. The epoch is written instead of one.
     let at = jiff::Timestamp::from_millisecond(at_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let id = serde_json::Value::from(webhook_id);
     format!(r#"{{"webHookId":{id},"triggerType":"schedule","scheduledAt":"{at:.3}"}}"#)

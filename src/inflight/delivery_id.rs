@@ -1,4 +1,4 @@
-//! The ids of deliveries, which receivers see as `webhook-id`. Who delivers is not known here.
+//! The ids of deliveries, which receivers see as `webhook-id`. Nothing else about deliveries is here.
 
 use ring::digest::{Context, SHA256};
 
@@ -19,7 +19,7 @@ pub(crate) fn delivery_id(integration_key: &str, webhook_id: &str, event_id: &st
 pub(crate) struct DeliveryIds(Context);
 
 impl DeliveryIds {
-    /// Of the webhook `webhook_id` of an integration.
+    /// Makes the ids of the webhook `webhook_id` of an integration.
     pub(crate) fn new(integration_key: &str, webhook_id: &str) -> Self {
         let mut context = Context::new(&SHA256);
         update(&mut context, &canonical_key(integration_key));

@@ -23,17 +23,17 @@ pub(crate) struct Ended<'a> {
     pub(crate) took: Duration,
     /// ms since 1970.
     pub(crate) at_ms: i64,
-    /// Of a failure that is retried: when the retry falls due, ms since 1970.
+    /// If the failure is retried: when the retry falls due, ms since 1970.
     pub(crate) next_attempt_ms: Option<i64>,
 }
 
-/// Of which answers the beginning of the body is wanted.
+/// From which answers the beginning of the body is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// Of none.
+    /// From no answer.
     Nothing,
-    /// Of attempts that are not acknowledged.
+    /// From answers that do not acknowledge.
     Failures,
-    /// Of all.
+    /// From all answers.
     All,
 }

@@ -64,12 +64,12 @@ impl Ticket {
 /// A delivery of a record to one webhook.
 #[derive(Debug)]
 struct OpenDelivery {
-    /// Of the gauge.
+    /// The gauge's id.
     id: u64,
     gauge: Arc<LaneGauge>,
     /// The webhook has a place that is to cover it: the events thread gets a report when it ends.
     has_place: bool,
-    /// The record waits for it no more.
+    /// The record does not wait for it any more.
     is_released: bool,
 }
 
@@ -80,7 +80,7 @@ struct Deliveries {
     plain: u32,
     /// In the order of their ids: an event may have thousands.
     of_webhooks: Vec<OpenDelivery>,
-    /// Of those, how many are not released.
+    /// How many of `of_webhooks` are not released.
     unreleased: usize,
 }
 
@@ -112,9 +112,9 @@ pub(crate) struct Event {
     pub(crate) origin: Origin,
     /// The record's timestamp, ms since 1970: of the event, not of its retry.
     pub(crate) timestamp_ms: i64,
-    /// What orders first attempts about it.
+    /// The hashes of its entities, which order first attempts.
     pub(crate) order_keys: [Option<u64>; 2],
-    /// Whether it is a scheduled tick: fired just now, or back out of a tier.
+    /// Whether it is a scheduled tick, fired just now or read from a tier.
     pub(crate) is_tick: bool,
     /// The offset of its record in the partition that was read: of a retry another than the event's.
     pub(crate) position: i64,
@@ -174,8 +174,8 @@ impl Event {
         self.open.lock().plain = deliveries;
     }
 
-    /// Sets for which webhooks it has deliveries: those that it is given to, and those that fall behind at it. Called before the
-    /// first is handed over.
+    /// Sets for which webhooks it has deliveries: for those that it is given to, and those that fall behind at this event. Called before
+    /// the first is handed over.
     pub(crate) fn open_for<'a>(
         &self,
         given: impl Iterator<Item = &'a Arc<LaneGauge>>,
@@ -212,7 +212,7 @@ impl Event {
         self.open.lock().of_webhooks.iter().any(|open| !open.has_place && !open.is_released)
     }
 
-    /// The record waits for the delivery to that webhook no more: a place covers it, or it has ended.
+    /// The record does not wait any more for the delivery to that webhook: a place covers it, or it has ended.
     pub(crate) fn release(&self, gauge: &Arc<LaneGauge>) {
         let is_last = self.open.lock().release(Some(gauge));
         if is_last && let Some(Ticket::Record(assignment, sequence)) = &self.ticket {
@@ -251,7 +251,7 @@ impl Event {
         }
     }
 
-    /// Whether the lane in which it waits has to give it back.
+    /// Whether the lane in which it waits has to return it.
     pub(crate) fn is_recalled(&self) -> bool {
         match &self.ticket {
             _ if self.is_lost() => false,
@@ -315,7 +315,7 @@ impl Event {
         }
     }
 
-    /// Returns it from the webhook's lane to the events thread, which gives it again later.
+    /// The webhook's lane returns it to the events thread, which gives it again later.
     pub(crate) fn give_back(self: &Arc<Self>, gauge: &Arc<LaneGauge>) {
         let Some(ticket) = &self.ticket else { return };
         let had_place = match self.open.lock().of(Some(gauge)) {
@@ -358,11 +358,11 @@ pub struct Delivery {
     pub(crate) id: Box<str>,
     /// When the first attempt was made, ms since 1970. `None` before it.
     pub(crate) first_attempt_ms: Option<i64>,
-    /// Of a retry: when it fell due, ms since 1970, and its tier.
+    /// If it is a retry: when it fell due, ms since 1970, and its tier.
     pub(crate) due: Option<Due>,
-    /// Of a retry: the headers it came with, for the case that it goes back unspent.
+    /// If it is a retry: the headers that it came with. They are needed if it goes back without an attempt.
     pub(crate) wire: Option<Box<Wire>>,
-    /// The webhook's lane, as seen from outside.
+    /// The gauge of the webhook's lane.
     pub(crate) gauge: Arc<LaneGauge>,
     /// Its place in the lane, while it waits there.
     pub(crate) admitted: Option<Admitted>,
@@ -403,7 +403,7 @@ pub enum Job {
     Deliver(Delivery),
     /// Put a record into the dead-letter topic.
     DeadLetter(Box<DeadLetter>),
-    /// Put a retry back into its tier, unspent.
+    /// Put a retry back into its tier, without an attempt.
     Requeue(Box<Requeue>),
 }
 

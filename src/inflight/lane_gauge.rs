@@ -27,15 +27,15 @@ pub(crate) const LANE_RETRIES_MAX: usize = 64;
 const SLOW_LANE_PART: usize = 8;
 /// A lane takes no more than this part of the bytes that the process has left, so that some are left for the others.
 const FREE_BYTES_SHARE: usize = 8;
-/// And no more than this part of the first attempts that may still wait in the process: one lane alone fills to its own bound, and of
-/// a thousand each has room for some 60.
+/// A lane also takes no more than this part of the first attempts that may still wait in the process. One lane alone fills to its own
+/// bound, and each of a thousand has room for some 60.
 const FREE_EVENTS_SHARE: usize = 32;
 
-/// No probe is wanted.
+/// The shard wants no probe.
 const PROBE_NONE: u8 = 0;
-/// A retry may.
+/// The shard wants a retry to probe with.
 const PROBE_RETRY: u8 = 1;
-/// A retry or a first attempt may.
+/// The shard wants a retry or a first attempt to probe with.
 const PROBE_ANY: u8 = 2;
 
 /// The gauge of one webhook's lane.
@@ -55,9 +55,9 @@ pub(crate) struct LaneGauge {
     probe: AtomicU8,
     /// Its requests take long, or are not known to take less.
     is_slow: AtomicBool,
-    /// How often the shard has returned what waited.
+    /// How many times the shard has returned what waited.
     returned: AtomicU64,
-    /// How much of that the events thread has taken note of.
+    /// How many of these returns the events thread has noted.
     noted: AtomicU64,
     /// The shard that first attempts go to.
     shard: AtomicUsize,
@@ -125,7 +125,7 @@ impl LaneGauge {
         })
     }
 
-    /// Of a delivery that waits in no lane.
+    /// The gauge of a delivery that waits in no lane.
     pub(crate) fn alone(integration: &str) -> Arc<Self> {
         Self::new(0, integration, "", OfLane { events_max: LANE_EVENTS_MAX, returns: Arc::default() })
     }
@@ -150,8 +150,8 @@ impl LaneGauge {
         &self.delivery_ids
     }
 
-    /// First attempts go to that shard from now on, since the webhook's host is there. Until what waits or is under way in another shard
-    /// has ended, none is taken: it would overtake them. Only the events thread calls it.
+    /// First attempts go to that shard from now on, since the webhook's host is there. Until the first attempts that wait or are under
+    /// way in another shard have ended, it takes no other, which would overtake them. Only the events thread calls it.
     pub(crate) fn go_to(&self, shard: usize) {
         let is_there = self.shard.load(Ordering::Relaxed) == shard;
         if is_there && !self.is_moving.load(Ordering::Relaxed) {
@@ -172,7 +172,7 @@ impl LaneGauge {
 
     /// Whether no first attempt waits or is under way.
     fn is_empty(&self) -> bool {
-        // In this order: a delivery that begins counts as under way before it waits no more.
+        // In this order, since a delivery that begins counts as under way before it stops waiting.
         self.events.load(Ordering::Acquire) == 0 && self.in_request.load(Ordering::Acquire) == 0
     }
 
@@ -244,13 +244,13 @@ impl LaneGauge {
         self.blocked.load(Ordering::Acquire)
     }
 
-    /// A circuit opened: nothing is taken but what the shard wants for a probe.
+    /// A circuit opened: only what the shard wants for a probe is taken.
     pub(crate) fn block(&self) {
         self.probe.store(PROBE_NONE, Ordering::Release);
         self.blocked.store(true, Ordering::Release);
     }
 
-    /// The circuits are closed.
+    /// Its circuit and its host's are closed.
     pub(crate) fn unblock(&self) {
         self.blocked.store(false, Ordering::Release);
         self.probe.store(PROBE_NONE, Ordering::Release);
@@ -287,7 +287,7 @@ impl LaneGauge {
 pub(crate) struct InRequest(Arc<LaneGauge>);
 
 impl Admitted {
-    /// The delivery waits no more: its request begins. `None` of a retry, which is in no order.
+    /// The delivery stops waiting: its request begins. `None` for a retry, which is in no order.
     pub(crate) fn begin(self) -> Option<InRequest> {
         matches!(self.kind, Kind::Event(_)).then(|| {
             self.gauge.in_request.fetch_add(1, Ordering::Release);
@@ -352,18 +352,18 @@ struct Known {
 /// The gauge of a webhook of the integration at an address.
 #[derive(Debug)]
 struct AtAddress {
-    /// Of the gauge.
+    /// The gauge's id.
     id: u64,
     gauge: Arc<LaneGauge>,
     /// Keeps the address from being used for another.
     _integration: Weak<Integration>,
 }
 
-/// Gauges that are not looked through for unused ones.
+/// Fewer gauges than this are not searched for unused ones.
 const SWEEP_AT_MIN: usize = 1024;
 
 impl LaneGauges {
-    /// Of lanes in each of which at most `events_max` first attempts wait.
+    /// The gauges of lanes in which at most `events_max` first attempts wait each.
     pub(crate) fn with_lanes_of(events_max: usize) -> Self {
         Self { known: Mutex::default(), lane: OfLane { events_max, returns: Arc::default() } }
     }
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn webhooks_are_told_apart_and_those_that_nobody_uses_are_forgotten() {
+    fn each_webhook_has_its_gauge_and_those_that_are_not_used_are_forgotten() {
         let gauges = LaneGauges::default();
         let kept = gauges.of("ws/i", "w");
         assert_eq!(gauges.of("ws/i", "w").id(), kept.id());

@@ -1,9 +1,9 @@
 //! Which offset of a partition may be committed: a ring of the records read and not yet settled, in offset order.
 //!
-//! A record is settled when each of its deliveries is acknowledged, or its successor record is, or a counted rule dropped
-//! it. Only the settled prefix is committable, never the highest offset seen. Slots are addressed by a sequence number, so
-//! gaps in the offsets (compaction, transactions) are harmless. A tracker lives as long as one assignment of its
-//! partition: what is settled after the assignment was lost goes to a tracker that is not used any more.
+//! A record is settled when each of its deliveries is acknowledged, or the record that follows it is, or a counted rule dropped it. Only
+//! the settled prefix is committable, never the highest offset seen. Slots are addressed by a sequence number, so gaps in the offsets
+//! (compaction, transactions) change nothing. A tracker lives as long as one assignment of its partition: what is settled after the
+//! assignment was lost goes to a tracker that is not used any more.
 //!
 //! What is settled beyond that prefix is given as runs of offsets, so that it can be stored with the commit and the next
 //! owner does not repeat it.
@@ -66,7 +66,7 @@ impl OffsetTracker {
             self.head += 1;
             moved = true;
         }
-        // A slow head lets the ring grow; what it grew to is given back.
+        // While the first record is open the ring grows. Its memory is freed afterwards.
         if self.slots.is_empty() && self.slots.capacity() > 4096 {
             self.slots.shrink_to(256);
         }
@@ -119,12 +119,12 @@ impl OffsetTracker {
         runs
     }
 
-    /// The sequence number of the first record that is not settled, or of the next to come.
+    /// The sequence number of the first record that is not settled, or of the next one that is read.
     pub(crate) fn settled_below(&self) -> Sequence {
         self.head
     }
 
-    /// How many records lie between the committed prefix and the last one read.
+    /// How many records come after the settled prefix, up to the last one read.
     pub(crate) fn unsettled_len(&self) -> usize {
         self.slots.len()
     }

@@ -1,10 +1,9 @@
-//! One assignment of one partition: which of its records are settled, and what still works on them.
+//! One assignment of one partition: which of its records are settled, and what is under way.
 //!
-//! A consumer thread admits records and asks what to commit; shards begin, end and settle. When the partition is given up
-//! the assignment closes: no record later than those that were begun is begun any more, and the consumer thread waits,
-//! bounded, until all up to there are settled. So nothing that was delivered lies behind the offset that is committed, and
-//! the next owner repeats nothing. The check and the change happen under one lock, held for a few instructions and never
-//! over an await.
+//! A consumer thread admits records and asks what to commit; shards begin, end and settle. When the partition is given up the assignment
+//! closes: no record later than those that were begun is begun any more, and the consumer thread waits, bounded, until all up to there
+//! are settled. So nothing that was delivered comes after the offset that is committed, and the next owner repeats nothing. The check and
+//! the change happen under one lock, held for a few instructions and never over an await.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,24 +23,21 @@ use super::offsets::{OffsetTracker, Sequence};
 pub(crate) enum FromLane {
     /// A delivery that a place covers is settled.
     Settled {
-        /// Of which webhook.
         gauge: Arc<LaneGauge>,
-        /// Of which event.
+        /// The event's offset.
         offset: i64,
     },
     /// A delivery that waited in a lane is returned: the webhook gets it again later.
     Returned {
-        /// Of which webhook.
         gauge: Arc<LaneGauge>,
-        /// Of which event.
         event: Arc<Event>,
         /// The main reader gave it, and no place covers it yet: its record is unsettled.
         pinned: bool,
     },
 }
 
-/// What shards and readers share. It has cache lines of its own: what the events thread looks at in each of its rounds, for each
-/// partition, is not among what shards change with each delivery.
+/// What shards and readers share. It has cache lines of its own. The events thread looks at other fields of each partition in each round,
+/// and shards change these with each delivery.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct State {
@@ -81,8 +77,8 @@ pub(crate) struct Progress {
 }
 
 impl State {
-    /// Whether the last commit can be made. Without places: nothing is under way, and no record waits that comes before one that
-    /// was begun. With places: each record is settled, since what is under way has a place, and Kafka has all places.
+    /// Whether the last commit can be made. Without places that is when nothing is under way and no record waits that comes before one
+    /// that was begun. With places it is when each record is settled, since what is under way has a place, and Kafka has all places.
     fn is_quiet(&self) -> bool {
         if let Some(is_stored) = self.places_stored {
             return self.tracker.unsettled_len() == 0 && is_stored;
@@ -91,7 +87,7 @@ impl State {
     }
 }
 
-/// What the thread that reads has not put into the tracker yet, whose lock the shards want too. It is locked before the state, and has
+/// What the reading thread has not put into the tracker yet: shards take the tracker's lock too. It is locked before the state, and has
 /// cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -102,7 +98,7 @@ struct Untracked {
     may_pass_over: bool,
 }
 
-/// Records that need nothing more which are kept until the tracker gets them: one lock for as many.
+/// The tracker gets this many records that need nothing more at once, under one lock.
 const SKIPPED_MAX: usize = 256;
 
 /// No commit bound was set: no offset is below zero.
@@ -122,7 +118,7 @@ pub struct Assignment {
     quiet: Condvar,
     /// No later record begins any more. Like `over` and `bound`, it changes under the lock of `state` only.
     closing: AtomicBool,
-    /// It is given up: the events thread takes no more reports.
+    /// It is given up: the events thread takes no reports any more.
     over: AtomicBool,
     /// Whether lanes may have reported anything since the reports were taken.
     has_reports: AtomicBool,
@@ -185,7 +181,7 @@ impl Assignment {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The sections under this lock don't panic; were it poisoned, the counts would still be whole.
+        // The code under this lock doesn't panic.
         self.state.lock()
     }
 
@@ -303,7 +299,7 @@ impl Assignment {
         self.notify_if_quiet(&state);
     }
 
-    /// Reports to the events thread what became of a delivery to a webhook that is behind.
+    /// Reports to the events thread what became of a delivery.
     pub(crate) fn report(&self, from_lane: FromLane) {
         let mut state = self.state();
         if !self.is_over() {
@@ -341,7 +337,7 @@ impl Assignment {
         sequence.map_or(below == Sequence::MAX, |sequence| sequence < below)
     }
 
-    /// Whether it is given up, and the events thread takes no more reports.
+    /// Whether it is given up: then the events thread takes no reports any more.
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
@@ -403,7 +399,7 @@ impl Assignment {
         if !self.has_reports.load(Ordering::Acquire) {
             return Vec::new();
         }
-        // Before the lock: a report that comes meanwhile sets it again.
+        // This comes before the lock: a report that comes meanwhile sets it again.
         self.has_reports.store(false, Ordering::Release);
         std::mem::take(&mut self.state().from_lanes)
     }
@@ -424,7 +420,7 @@ impl Assignment {
         self.state().first_read
     }
 
-    /// How many records lie between the settled prefix and the last one read.
+    /// How many records come after the settled prefix, up to the last one read.
     pub(crate) fn unsettled_len(&self) -> usize {
         self.state_as_read(&mut self.untracked.lock()).tracker.unsettled_len()
     }
@@ -456,14 +452,14 @@ impl Assignment {
         Some(Active(Arc::clone(self)))
     }
 
-    /// Begins work on what its log has lost, in any case: nobody else does it.
+    /// Begins work on what its log has lost, in any case: no other process does it.
     pub(super) fn begin_lost(self: &Arc<Self>) -> Active {
         self.state().active += 1;
         Active(Arc::clone(self))
     }
 
-    /// Begins the publication of one of its records, or of an event that a place covers, which is over soon: also while the assignment
-    /// is closing.
+    /// Begins the publication of one of its records, or of an event that a place covers. It may begin while the assignment is closing,
+    /// because it ends soon.
     pub(crate) fn begin_publication(self: &Arc<Self>, sequence: Option<Sequence>) -> Option<Active> {
         let mut state = self.state();
         if state.places_stored.is_some() && !self.passed_on.is_cancelled() {
@@ -475,7 +471,7 @@ impl Assignment {
         sequence.map_or_else(|| self.begin_apart(), |sequence| self.begin(sequence))
     }
 
-    /// Whether it is closing: what need not be begun is left to the next owner.
+    /// Whether it is closing: what can wait is left to the next owner.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }

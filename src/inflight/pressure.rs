@@ -12,7 +12,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// The most first attempts that wait in one process.
 const QUEUED_MAX: usize = 65_536;
-/// The most with retries and scheduled ticks.
+/// The most deliveries that wait in one process, retries and scheduled ticks included.
 const QUEUED_WITH_RETRIES_MAX: usize = 2 * QUEUED_MAX;
 /// The most records on their way to Kafka: below what its client keeps, so that none waits for a place there, and far more
 /// than are under way while brokers answer.
@@ -39,14 +39,14 @@ pub(crate) struct Free {
 /// Whether consumers may read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// Yes.
+    /// They may.
     Go,
-    /// Not now: enough is in memory.
+    /// They may not: enough is in memory.
     Wait,
 }
 
 impl Pressure {
-    /// For at most `event_bytes_max` bytes of events.
+    /// A process that holds at most `event_bytes_max` bytes of events.
     pub fn new(event_bytes_max: usize) -> Arc<Self> {
         let zero = || AtomicUsize::new(0);
         Arc::new(Self { event_bytes: zero(), event_bytes_max, queued: zero(), publishing: zero() })
@@ -69,19 +69,19 @@ impl Pressure {
         self.event_bytes.load(Ordering::Relaxed) >= self.event_bytes_max
     }
 
-    /// What first attempts may still take. `None` when not one more may wait.
+    /// What first attempts may still take. `None` if no more may wait.
     pub(crate) fn free_for_events(&self) -> Option<Free> {
         let events = QUEUED_MAX.checked_sub(self.queued())?;
         let bytes = (self.event_bytes_max / 4 * 3).checked_sub(self.event_bytes.load(Ordering::Relaxed))?;
         (events > 0 && bytes > 0).then_some(Free { events, bytes })
     }
 
-    /// A delivery waits.
+    /// Counts a delivery that waits.
     pub(crate) fn queue(&self) {
         self.queued.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A delivery waits no more.
+    /// Counts a delivery that does not wait any more.
     pub(crate) fn unqueue(&self) {
         self.queued.fetch_sub(1, Ordering::Relaxed);
     }
@@ -97,8 +97,8 @@ impl Pressure {
         if self.takes_ticks() { self.reading() } else { Reading::Wait }
     }
 
-    /// Whether a scheduled tick may still be queued. Ticks are small and are over soon: what makes the reading of events
-    /// wait is nothing to them, but there is an end to it.
+    /// Whether a scheduled tick may still be queued. Ticks are small and end soon. They do not wait for what the reading of events waits
+    /// for, and they have a bound of their own.
     pub(crate) fn takes_ticks(&self) -> bool {
         self.queued() < QUEUED_WITH_RETRIES_MAX
     }

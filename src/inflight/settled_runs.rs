@@ -4,9 +4,9 @@
 //! names. Nothing depends on it: text that is missing, foreign, of another version, of another cluster or of another offset
 //! means that more is repeated.
 //!
-//! The text is `hs1.<cluster>.<offset>.<form>.<data>`. The cluster and the offset are those of the commit: tools that mirror
-//! a group to another cluster copy the text and translate the offset, and the same number is another record there. The form
-//! `r` holds the lengths of gaps and runs in turn, `b` a bit an offset; the form that tells of more records is taken.
+//! The text is `hs1.<cluster>.<offset>.<form>.<data>`. The cluster and the offset are those of the commit: tools that mirror a group to
+//! another cluster copy the text and translate the offset, and the same number is another record there. The form `r` holds the lengths of
+//! gaps and runs alternately. The form `b` holds one bit for each offset. The form that names more records is taken.
 
 use std::ops::Range;
 
@@ -15,18 +15,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// How many bytes the text may have: what brokers take by default (`offset.metadata.max.bytes`).
 pub(crate) const TEXT_MAX: usize = 4096;
-/// How many runs are worth collecting: as many as a text of [`TEXT_MAX`] bytes can name at most, with a bit an offset.
+/// How many runs are worth collecting: the most that a text of [`TEXT_MAX`] bytes can name, with one bit for each offset.
 pub(crate) const RUNS_MAX: usize = TEXT_MAX * 6 / 2;
 
 /// The version of the text that this program writes and reads.
 const VERSION: &str = "hs1";
 
-/// Which cluster a text is of: a short digest of the cluster's id.
+/// The cluster that a text belongs to: a short digest of the cluster's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClusterTag(u32);
 
 impl ClusterTag {
-    /// Of the cluster with this id.
+    /// The tag of the cluster with this id.
     pub(crate) fn of(cluster_id: &str) -> Self {
         let digest = ring::digest::digest(&ring::digest::SHA256, cluster_id.as_bytes());
         let bytes = digest.as_ref().iter().take(4);
@@ -82,7 +82,7 @@ fn read(cluster: ClusterTag, base: i64, text: &str) -> Option<Vec<Range<i64>>> {
     }
 }
 
-/// Gap and length of each run in turn, seven bits a byte, and how many offsets they name.
+/// Gap and length of each run, with seven bits in each byte, and how many offsets they name.
 fn as_lengths(base: i64, runs: &[Range<i64>], bytes_max: usize) -> (Vec<u8>, i64) {
     let (mut bytes, mut settled, mut at) = (Vec::new(), 0, base);
     for run in runs {

@@ -22,9 +22,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// Records that are read a second time in one partition before the next partition has its turn.
 const CATCH_UP_BATCH: usize = 512;
-/// How long nothing is done while lanes have no room: well below the time in which a fast receiver empties half a lane.
+/// How long the catch-up reader rests while lanes have no room: well below the time in which a fast receiver empties half a lane.
 pub(super) const REST: Duration = Duration::from_millis(3);
-/// And for how much longer for each webhook that is behind: looking at all of them takes a part of it.
+/// For each webhook that is behind, the rest is longer by this: a look at all of them takes a part of it.
 const REST_EACH: Duration = Duration::from_micros(2);
 /// How long requests under way may take until places are held for them: most receivers answer sooner, and lanes return what
 /// waits within a tenth of a second.
@@ -34,7 +34,7 @@ const COVER_AFTER_MS: i64 = 500;
 
 /// One partition that is read, or was and is being given up.
 pub(super) struct Part {
-    /// Names it in writes: a partition may come again.
+    /// Names the part in writes: a partition may come again.
     pub(super) number: u64,
     pub(super) assignment: Arc<Assignment>,
     pub(super) backlog: PartitionBacklog,
@@ -44,8 +44,8 @@ pub(super) struct Part {
     /// What the last plan said, and when.
     pub(super) plan: Plan,
     planned: Instant,
-    /// The reader came to the end of the partition and reads once more from there, because records below this offset, which the main
-    /// reader had read by then, may still come.
+    /// The catch-up reader came to the end of the partition and reads once more from its position. The main reader had read up to this
+    /// offset by then, so records below it may still come.
     verified_to: Option<i64>,
     /// Since when places are known to be held by the former owner.
     taken_over: Instant,
@@ -56,7 +56,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// One that is read from now on. `epoch` stands in what is written of it.
+    /// A partition that is read from now on. `epoch` is written with its places.
     pub(super) fn new(number: u64, assignment: &Arc<Assignment>, epoch: i64) -> Self {
         assignment.use_places();
         let now = Instant::now();
@@ -75,7 +75,7 @@ impl Part {
         }
     }
 
-    /// Of the events topic.
+    /// The partition of the events topic.
     pub(super) fn partition(&self) -> i32 {
         self.assignment.partition()
     }
@@ -125,7 +125,7 @@ impl Part {
         }
     }
 
-    /// Removes places that a former owner wrote after all of them was settled here.
+    /// Removes places that a former owner wrote after everything in them was settled here.
     fn remove_late(&mut self, table: &PlaceTable, gauges: &LaneGauges) {
         let partition = self.partition();
         for record in table.places().filter(|place| place.partition == partition && place.epoch < self.epoch) {
@@ -243,7 +243,7 @@ impl Part {
         let (offset, stalled) = match reader.poll(partition) {
             Ok(Next::Nothing) => return false,
             Ok(Next::Record(message)) => {
-                // First: a webhook that is offered this record passes over what it was to get before.
+                // This comes first, since a webhook that is offered this record passes over everything before it.
                 self.notice_cut(reader, metrics, Some(message.offset()));
                 let mut stalled = None;
                 if self.backlog.is_next(message.offset()) {
@@ -283,7 +283,7 @@ impl Part {
         true
     }
 
-    /// Looks whether the first record of a pass is where it should be: the log may begin later by now.
+    /// Looks whether the first record of a pass is where the pass began. If it is not, the log may begin later by now.
     fn notice_cut(&mut self, reader: &CatchUpReader, metrics: &Metrics, first: Option<i64>) {
         let partition = self.assignment.partition();
         let Some(begun_at) = reader.take_beginning(partition).filter(|begun_at| first != Some(*begun_at)) else {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// and clients join at most once a second. There may be fewer partitions than members.
 const GIVEN_NOTHING_AFTER: Duration = Duration::from_secs(5);
 
-/// What a member has come to since it began to join.
+/// How far a member has come since it began to join.
 #[derive(Debug, Default)]
 pub(super) struct Begun {
     joined: OnceLock<Instant>,
@@ -27,17 +27,17 @@ impl Begun {
         self.rounds.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How often the group has given it one.
+    /// How often the group has given it an assignment.
     pub(super) fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Acquire)
     }
 
-    /// Whether the group has given it partitions.
+    /// Sets whether the group has given it partitions.
     pub(super) fn given(&self, some: bool) {
         self.given.store(some, Ordering::Release);
     }
 
-    /// What it was given is read.
+    /// It reads what it was given.
     pub(super) fn reads(&self) {
         self.reads.store(true, Ordering::Release);
     }

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use crate::domain::headers::Wire;
 use crate::inflight::partition::Assignment;
 
-/// Retries of a partition.
+/// The most retries of a partition.
 const RECORDS_MAX: usize = 256;
-/// Bytes of a partition. A fuller buffer pauses it.
+/// The most bytes of a partition. A fuller buffer pauses it.
 const BYTES_MAX: usize = 128 * 1024;
-/// Retries of a partition whatever their size, so that large ones are there when they fall due.
+/// A partition keeps this many retries whatever their size, so that large ones are there when they fall due.
 const RECORDS_MIN: usize = 4;
-/// Bytes of all partitions together. Beyond it each keeps only its next retry.
+/// The most bytes of all partitions together. Beyond it each keeps only its next retry.
 const ALL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A buffer may be as many times larger while all of it falls due within [`RESUME_TAKES_MS`].
 const GROWTH: usize = 4;
@@ -77,7 +77,7 @@ impl DueBuffers {
         buffer.waiting.push_back(waiting);
     }
 
-    /// Forgets what waits of partitions that are read no more.
+    /// Forgets what waits of partitions that are not read any more.
     pub(super) fn retain(&mut self, is_read: impl Fn(&Arc<Assignment>) -> bool) {
         let gone: Vec<Key> =
             self.buffers.iter().filter(|(_, it)| !is_read(&it.assignment)).map(|(key, _)| *key).collect();
@@ -164,8 +164,8 @@ impl DueBuffer {
         records == 0 || records <= growth * RECORDS_MAX / 2 && is_small && all_bytes <= ALL_BYTES_MAX / 2
     }
 
-    /// By how many times a buffer may be larger now: while all that is in it is handed over before more can be fetched, and no retry is
-    /// overdue.
+    /// How many times larger a buffer may be now. It is more than 1 where all of its retries fall due before more can be fetched, and
+    /// none of them is overdue.
     fn growth(&self, now_ms: i64) -> usize {
         let overdue = self.next_due_ms().is_some_and(|first| first <= now_ms);
         let last = self.waiting.back();
@@ -207,7 +207,7 @@ mod tests {
         assert!(!buffer(128, NOW + 1, 6).is_full(NOW, 0), "it lasts 0.75 s");
         assert!(buffer(128, NOW + 1, 6).is_low(NOW, 0));
         assert!(buffer(512, NOW + 1, 1).is_full(NOW, 0), "the bound");
-        assert!(buffer(128, NOW - 1, 6).is_full(NOW, 0), "what is overdue is not taken: more of it helps nobody");
+        assert!(buffer(128, NOW - 1, 6).is_full(NOW, 0), "what is overdue is not taken: more of it does not help");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The consumer of the events topic: reads and hands over. One thread, which never waits for a receiver; the group and its
-//! commits belong to another.
+//! The consumer of the events topic: reads and hands over. It is one thread, which never waits for a receiver. The group and its commits
+//! belong to another thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::settings;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{PollLoop, Readiness};
 
-/// Records between two looks at the pressure and at what to hand over.
+/// How many records are read between two looks at the pressure and at what to hand over.
 const BATCH: usize = 256;
 /// How long a poll waits when there is nothing: bounds how late a stop or a resume is seen.
 const POLL_WAIT: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ pub(crate) struct Handoff {
     pub(crate) stop: CancellationToken,
     /// Cancelled when the process can't go on.
     pub(crate) fatal: CancellationToken,
-    /// Where the loop says that it comes round.
+    /// Where the loop reports that it runs.
     pub(crate) condition: Arc<Readiness>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct EventConsumer {
 }
 
 impl EventConsumer {
-    /// Of the partitions of `topic` that `member` holds.
+    /// A consumer of the partitions of `topic` that `member` holds.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
@@ -124,7 +124,7 @@ impl EventConsumer {
         self.give_up(&mut batches);
     }
 
-    /// Listens until the group member has given up all partitions: their places are written here.
+    /// Writes the places of the partitions that are given up, until the group member has given up all of them.
     fn give_up(&mut self, batches: &mut [Vec<Job>]) {
         let deadline = Instant::now() + self.leave_max;
         while !self.keeper.is_empty() && !self.outlet.fatal.is_cancelled() && Instant::now() < deadline {
@@ -135,7 +135,7 @@ impl EventConsumer {
         }
     }
 
-    /// Follows what the group member holds. A new partition is read once its places are known. Returns whether that goes on.
+    /// Follows what the group member holds. A new partition is read once its places are known. Returns whether the consumer can go on.
     fn follow(&mut self) -> bool {
         let generation = self.reader.member().generation();
         if self.followed != generation {
@@ -161,7 +161,8 @@ impl EventConsumer {
         if self.reader.member().is_out_of_touch() { Reading::Wait } else { self.outlet.pressure.reading() }
     }
 
-    /// Rests while the commits are not answered; when that lasts, pauses the partitions and goes on polling.
+    /// Rests while the consumer must not hand over more. When that lasts, it pauses the partitions and goes on polling. Returns whether
+    /// the consumer can go on.
     fn wait_for_room(&mut self) -> bool {
         let began = Instant::now();
         while self.reading() == Reading::Wait {
@@ -204,7 +205,7 @@ impl EventConsumer {
         let mut read_ms = None;
         for _ in 0..BATCH {
             match self.poll(wait, &mut read_ms, batches) {
-                // What is there is taken together, but not beyond the bound: one event may be a mebibyte.
+                // Records that are there are taken together, but not beyond the bound on bytes: one event may have a mebibyte.
                 Some(true) if self.outlet.pressure.is_over_bytes() => return true,
                 Some(true) => wait = Duration::ZERO,
                 Some(false) => return true,
@@ -232,7 +233,7 @@ impl EventConsumer {
                 Some(true)
             }
             Ok(Polled::Record(message, assignment)) => {
-                // The next owner reads a record of a partition that is given up just now.
+                // A record of a partition that is being given up is left to the next owner.
                 if let Some(backlog) = self.keeper.backlog(assignment) {
                     let read_ms = *read_ms.get_or_insert_with(clock::now_ms);
                     self.outlet.pipeline.event(&record_of(&message, read_ms), assignment, backlog, batches);

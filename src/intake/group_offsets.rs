@@ -19,8 +19,8 @@ const COMMIT_TRIES: u32 = 20;
 /// Between two tries.
 const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no
-/// commits: that is over soon, without this thread.
+/// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no commits. That ends
+/// soon, and without the help of this thread.
 pub(crate) fn commit_now(consumer: &GroupConsumer, offsets: &TopicPartitionList) -> KafkaResult<()> {
     let mut tries = COMMIT_TRIES;
     loop {

@@ -1,4 +1,4 @@
-//! A partition whose records are all in memory, read by the catch-up rules: for tests without Kafka. No rule of its own.
+//! A partition whose records are all in memory, read by the rules of the catch-up reader: for tests without Kafka. No rule is here.
 
 use std::sync::Arc;
 

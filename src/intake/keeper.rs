@@ -33,7 +33,7 @@ const WRITE_EVERY: Duration = Duration::from_millis(50);
 const JUDGE_EVERY: Duration = Duration::from_secs(1);
 /// How often the keeper asks whether former owners have released places.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
-/// How often the keeper looks for places that former owners wrote late: each costs repeats if the next owner finds it.
+/// How often the keeper looks for places that former owners wrote late. Such a place costs repeats if the next owner finds it.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How long the main reader waits at most while records for webhooks that are behind are on their way.
 const FETCH_WAIT: Duration = Duration::from_millis(1);
@@ -48,7 +48,7 @@ pub(crate) struct Tools {
     pub(crate) reader: CatchUpReader,
     /// The integrations.
     pub(crate) table: Arc<RwLock<Table>>,
-    /// The brokers' clock, which all owners of a partition share.
+    /// The brokers' clock, which is the same for all owners of a partition.
     pub(crate) brokers: Arc<BrokerClock>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
@@ -79,9 +79,9 @@ impl Tools {
 pub(crate) struct Keeper {
     tools: Tools,
     parts: Vec<Part>,
-    /// Which of them was asked for last: most records follow one of the same partition.
+    /// The index of the part that was asked for last: most records follow one of the same partition.
     last: usize,
-    /// Which of them has the first turn.
+    /// The index of the part that has the first turn.
     first: usize,
     /// Partitions that came since the last question about places.
     awaited: Vec<Arc<Assignment>>,
@@ -99,7 +99,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Of no partition yet.
+    /// A keeper of no partition yet.
     pub(crate) fn new(tools: Tools) -> Self {
         let now = Instant::now();
         Self {
@@ -213,7 +213,6 @@ impl Keeper {
         self.parts.get_mut(self.last).map(|part| &mut part.backlog)
     }
 
-    /// Whether it holds no partition.
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
@@ -244,7 +243,7 @@ impl Keeper {
     }
 
     fn listen(&mut self, gauges: &LaneGauges) {
-        // First the numbers of returns, then what was returned: so all of a return is known when it is noted.
+        // First the numbers of returns, then what was returned: so everything of a return is known when it is noted.
         let returns = gauges.take_returns();
         for part in &mut self.parts {
             listen(&part.assignment, &mut part.backlog);

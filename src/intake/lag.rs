@@ -1,9 +1,9 @@
-//! How far behind the events consumer is, and what keeps it from reading: asked of the brokers by clients of its own, because
-//! the reader's statistics stand still while a partition is paused.
+//! How far behind the events consumer is, and what keeps it from reading. Clients of its own ask the brokers, because the reader's
+//! statistics stand still while a partition is paused.
 //!
-//! A partition's end is asked for whatever transactions are open. Markers of transactions take up offsets and are no
-//! records, so where nothing seems to be read, a look from outside says whether records wait. A log that is not the one
-//! that was read is begun again, in the retry topics too. Nothing is delivered here.
+//! A partition's end is asked for whatever transactions are open. Markers of transactions take up offsets and are not records. So where
+//! nothing seems to be read, a look from outside finds out whether records wait. A log that is not the one that was read is read again,
+//! in the retry topics too. Nothing is delivered here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::telemetry::repeats::Repeats;
 
 /// How long brokers may take for one of the questions of a round. The first without an answer ends the round.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A partition that gives nothing for so long although records wait stands still.
+/// A partition counts as standing still when it gives nothing for this long although records wait.
 const STILL_AFTER: Duration = Duration::from_mins(1);
 
 /// What is remembered of a partition between two rounds.
@@ -38,7 +38,7 @@ const STILL_AFTER: Duration = Duration::from_mins(1);
 struct Seen {
     /// The next offset to be settled.
     next: i64,
-    /// Since when that is so.
+    /// Since when records wait at this `next`.
     since: Instant,
     /// Where its log begins and ends.
     range: LogRange,
@@ -96,7 +96,7 @@ pub(crate) struct Lag {
 }
 
 impl Lag {
-    /// Of the partitions of `topic` that `member` holds. `tiers` are the retry topics, which `retries` holds partitions of.
+    /// Measures the partitions of `topic` that `member` holds. `tiers` are the retry topics, which `retries` holds partitions of.
     ///
     /// # Errors
     /// A property that librdkafka refuses.

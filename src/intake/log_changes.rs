@@ -32,8 +32,7 @@ pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &M
     }
 }
 
-/// The next offset of a partition to be settled. Before anything is settled, all that there is counts from where the group had
-/// left off.
+/// The next offset of a partition to be settled. Before anything is settled, it is where the group had left off.
 pub(super) fn next_of(assignment: &Assignment, range: LogRange) -> i64 {
     let next = assignment.committable().or_else(|| assignment.start()).or_else(|| assignment.first_read());
     next.unwrap_or(range.low).max(range.low)

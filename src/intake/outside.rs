@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use crate::kafka::client::ClientLog;
 use crate::kafka::waits::whole_millis;
 
-/// How long a look may take in all.
+/// How long a whole look may take.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
-/// What stands at a place.
+/// What was found at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// Markers of transactions, up to the end.
@@ -28,8 +28,8 @@ pub(super) enum Found {
     Unreadable,
 }
 
-/// What stands at these offsets, by partition. A partition about which there was no answer in time is left out. Blocks for at most
-/// [`LOOK_MAX`].
+/// Finds out, for each partition, what is at this offset. A partition about which there was no answer in time is left out. Blocks for at
+/// most [`LOOK_MAX`].
 pub(super) fn look(client: &BaseConsumer<ClientLog>, topic: &str, places: BTreeMap<i32, i64>) -> BTreeMap<i32, Found> {
     let deadline = Instant::now() + LOOK_MAX;
     let mut found = BTreeMap::new();
@@ -37,7 +37,7 @@ pub(super) fn look(client: &BaseConsumer<ClientLog>, topic: &str, places: BTreeM
         return found;
     }
     let is_readable = look_at(client, topic, &places, deadline, &mut found);
-    // The client does not say of which partition a batch can't be read: each that is left is asked alone.
+    // The client does not name the partition whose batch can't be read. So each of the other partitions is looked at alone.
     let left = places.into_iter().filter(|_| !is_readable);
     for (partition, offset) in left.filter(|(partition, _)| !found.contains_key(partition)).collect::<Vec<_>>() {
         if !look_at(client, topic, &BTreeMap::from([(partition, offset)]), deadline, &mut found) {

@@ -1,7 +1,7 @@
 //! Reads the partitions that a group member holds, with a client of its own that is in no group.
 //!
-//! So a rebalance touches only the partitions that move: the others are read on while the member waits. What is read here is
-//! passed over when the last owner has settled it. Commits belong to [`super::membership`].
+//! So a rebalance affects only the partitions that move: the others are read on while the member waits. Records that the last owner has
+//! settled are passed over. Commits belong to [`super::membership`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,8 +63,8 @@ impl Source {
 pub(crate) enum Polled<'a> {
     /// Nothing within the wait.
     Nothing,
-    /// A record that needs nothing: its partition was given up, or the last owner has settled it, in which case its assignment and offset
-    /// follow.
+    /// A record that needs nothing. Its partition was given up, or the last owner has settled it. In the second case its assignment and
+    /// offset are given.
     PassedOver(Option<(&'a Arc<Assignment>, i64)>),
     /// The client cannot assign or unassign partitions: the process can't go on.
     Broken,
@@ -72,7 +72,6 @@ pub(crate) enum Polled<'a> {
     Record(BorrowedMessage<'a>, &'a Arc<Assignment>),
 }
 
-/// Reads what a member holds.
 pub(crate) struct PartitionReader {
     consumer: BaseConsumer<ClientLog>,
     member: Arc<GroupMember>,
@@ -100,12 +99,12 @@ impl PartitionReader {
         Ok(Self { consumer, member, metrics, sources: BTreeMap::new(), generation: 0, allowed: None })
     }
 
-    /// Reads only what [`PartitionReader::allow`] names.
+    /// From now on only the partitions that [`PartitionReader::allow`] names are read.
     pub(crate) fn allow_nothing(&mut self) {
         self.allowed = Some(Vec::new());
     }
 
-    /// Lets partitions be read.
+    /// Lets these partitions be read too.
     pub(crate) fn allow(&mut self, assignments: Vec<Arc<Assignment>>) {
         let allowed = self.allowed.get_or_insert_default();
         allowed.retain(|assignment| !assignment.is_over());
@@ -134,7 +133,7 @@ impl PartitionReader {
         self.generation
     }
 
-    /// Whether it is read.
+    /// Whether that assignment is read.
     pub(crate) fn reads(&self, assignment: &Arc<Assignment>) -> bool {
         let sources = self.sources.get(&assignment.partition()).into_iter().flatten();
         sources.into_iter().any(|source| Arc::ptr_eq(&source.assignment, assignment))
@@ -155,7 +154,7 @@ impl PartitionReader {
         let sources = self.sources.get(&message.partition()).into_iter().flatten();
         let source = sources.into_iter().find(|source| &**source.assignment.topic() == message.topic());
         let Some(Source { assignment, .. }) = source else {
-            // Its partition went while the record was on its way: the next owner reads it.
+            // Its partition was given up while the record was on its way: the next owner reads it.
             tracing::debug!(partition = message.partition(), "a record of a partition that is gone");
             return Ok(Polled::PassedOver(None));
         };
@@ -208,7 +207,7 @@ impl PartitionReader {
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();
         for source in self.sources.values_mut().flatten() {
-            // What waits in the lanes of slow receivers comes back before it holds up the others.
+            // What waits in the lanes of slow receivers is returned before it holds up the others.
             source.assignment.recall_oldest(WINDOW / 2);
             let list = match source.turn(reading) {
                 WindowTurn::Pause => &mut pause,

@@ -1,4 +1,4 @@
-//! The consumer of the retry tiers: keeps what is not due, hands over what is, and never early.
+//! The consumer of the retry tiers. It keeps a retry until it is due, and hands it over then, never earlier.
 //!
 //! A retry is due one delay of its tier after the broker appended it, by the brokers' clock, so all workers agree and the
 //! records of a partition fall due in order. Redriven and replayed records have a topic of their own with a delay of zero.
@@ -40,11 +40,11 @@ const POLL_MIN: Duration = Duration::from_millis(1);
 const BATCH: usize = 256;
 /// How often windows are looked at and gauges set.
 const KEEP_UP_EVERY: Duration = Duration::from_millis(200);
-/// How long nothing is due at start while the brokers' time is not known. Then the worker's own clock is used.
+/// How long the worker waits at start for the brokers' time, in which nothing is due. Then it uses its own clock.
 const CLOCK_WAIT: Duration = Duration::from_secs(3);
-/// From this difference between the two clocks on it is warned of.
+/// A larger difference between the two clocks is logged.
 const CLOCKS_DIFFER_MS: i64 = 2_000;
-/// How often.
+/// How often that difference is logged.
 const WARN_EVERY: Duration = Duration::from_mins(5);
 
 /// The consumer of the retry tiers.
@@ -62,7 +62,7 @@ pub(crate) struct RetryConsumer {
 }
 
 impl RetryConsumer {
-    /// Of the partitions of `tiers` that `member` holds, by the clock of the `brokers`.
+    /// A consumer of the partitions of `tiers` that `member` holds, by the clock of the `brokers`.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
@@ -147,7 +147,7 @@ impl RetryConsumer {
         }
         let brokers_ms = self.brokers.now_ms();
         if self.brokers.is_known() || self.began.elapsed() >= CLOCK_WAIT {
-            // From here on times are the worker's own, like all that is measured of a delivery.
+            // From here on times are by the worker's own clock, as is everything that is measured of a delivery.
             let (now_ms, ahead_ms) = (clock::now_ms(), self.brokers.ahead_ms());
             let (reader, outlet) = (&self.reader, &self.outlet);
             let may_go_on = || may_hand_over(reader, outlet);

@@ -1,9 +1,9 @@
-//! Keeps the table of integrations like the integrations topic.
+//! Keeps the table of integrations up to date with the integrations topic.
 //!
-//! A record that can't be used changes nothing: it is counted, logged with its key and the reason, and the previous good
-//! record of its key, if this process has read one, stays in force. Of two records of one key in two partitions, which
-//! happens when partitions were added, the newer one counts. A topic that was created again is read from its start; the
-//! table stays in force until that is done, and then loses what is not in the topic any more.
+//! A record that can't be used changes nothing: it is counted, logged with its key and the reason, and the previous good record of its
+//! key, if this process has read one, stays in force. Of two records of one key in two partitions, which happens when partitions were
+//! added, the newer one counts. A topic that was created again is read from its start; the table stays in force until that is done. Then
+//! what is not in the topic any more is removed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ pub(crate) struct TableTargets {
     pub(crate) table: Arc<RwLock<Table>>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
-    /// Gets each integration that is read.
-    pub(crate) standings: Arc<HealthView>,
+    /// Is told of each integration that is read.
+    pub(crate) health: Arc<HealthView>,
 }
 
 /// Follows the integrations topic on a thread of its own.
@@ -47,7 +47,7 @@ pub(crate) struct TableFeed {
     topic: Compacted,
     targets: TableTargets,
     homes: KeyHomes,
-    /// Keys that were read since the topic was opened again. `None`: it was opened once.
+    /// Keys that were read since the topic was opened again. `None`: it was opened only once.
     reread: Option<HashSet<String>>,
 }
 
@@ -138,7 +138,7 @@ impl TableFeed {
         }
     }
 
-    /// Removes what is not in a topic any more that was read again.
+    /// Removes integrations that are not in the topic any more, after it was read again.
     fn forget_unread(&mut self) {
         let Some(read) = self.reread.take() else { return };
         let table = self.targets.table.read();
@@ -154,10 +154,10 @@ impl TableFeed {
         self.census();
     }
 
-    /// Takes over changes: `live` ones, or those that were there before this process. The lock is held for the changes
-    /// of one batch.
+    /// Takes over changes: `live` ones, or those that were in the topic when this process started. The lock is held for the changes of
+    /// one batch.
     fn apply(&mut self, changes: Vec<Change>, live: bool) {
-        let TableTargets { table, standings, .. } = &self.targets;
+        let TableTargets { table, health, .. } = &self.targets;
         let mut table = table.write();
         for change in changes {
             match change {
@@ -166,7 +166,7 @@ impl TableFeed {
                         reread.insert(integration.key().to_owned());
                     }
                     let before = table.get(integration.key());
-                    standings.apply_integration(before.map(|before| &**before), &integration, written_ms, live);
+                    health.apply_integration(before.map(|before| &**before), &integration, written_ms, live);
                     table.put(integration);
                 }
                 Change::Remove(key) => {
@@ -224,7 +224,7 @@ fn say_what_is_left_out(key: &str, integration: &Integration) {
         tracing::warn!(
             key,
             secrets,
-            "a signing secret of an integration is no whsec_ and base64 of 24 to 64 bytes: it signs nothing"
+            "a signing secret of an integration is not whsec_ and base64 of 24 to 64 bytes: it signs nothing"
         );
     }
 }

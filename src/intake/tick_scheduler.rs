@@ -1,7 +1,7 @@
 //! Fires scheduled webhooks: of all workers, the one that holds a webhook's partition of the integrations topic.
 //!
-//! The group is joined for its assignments alone: every partition is paused when it comes and nothing is read. On its own
-//! thread, which waits for shards when their channels are full and for nothing else.
+//! The group is joined for its assignments alone: every partition is paused when it comes and nothing is read. It runs on its own thread,
+//! which waits for shards when their channels are full and for nothing else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,7 @@ use crate::topics::names::schedule_group;
 
 /// The longest poll: bounds how late a stop, a change of a schedule or a rebalance is seen.
 const POLL_MAX: Duration = Duration::from_millis(100);
-/// The shortest: ticks that come closer together are taken together.
+/// The shortest poll: ticks that are closer together are fired together.
 const POLL_MIN: Duration = Duration::from_millis(5);
 /// Jobs handed over at a time.
 const BATCH: usize = 256;
@@ -87,7 +87,7 @@ impl TickMember {
 
 impl Own for TickMember {
     fn stats(&self, statistics: Statistics) {
-        // Negative: nothing received since it was last connected, so what was heard before stays the latest.
+        // A negative time means that nothing was received since the last connection: what was heard before stays the latest.
         let idle = statistics.brokers.get(COORDINATOR).and_then(|broker| u64::try_from(broker.rxidle).ok());
         if let Some(heard) = idle.and_then(|micros| Instant::now().checked_sub(Duration::from_micros(micros))) {
             *self.heard() = Some(heard);
@@ -123,14 +123,14 @@ pub(crate) struct TickScheduler {
     agenda: Agenda,
     /// Bounds what is logged while Kafka does not answer.
     repeats: Repeats,
-    standing: Lease,
+    lease: Lease,
     /// Partitions of the topic, as of `generation`. `None`: not known.
     partitions: Option<u32>,
     generation: u64,
     /// Ticks begin while this is open.
     firing: Arc<Assignment>,
     drain_timeout: Duration,
-    /// Whether it fired at the last look, for the log.
+    /// Whether the lease was valid at the last look, for the log.
     acted: bool,
 }
 
@@ -162,7 +162,7 @@ impl TickScheduler {
             metrics,
             agenda: Agenda::new(clock::now_ms()),
             repeats: Repeats::every(WARN_EVERY),
-            standing: Lease::new(Duration::from_millis(session_timeout.unwrap_or(6_000))),
+            lease: Lease::new(Duration::from_millis(session_timeout.unwrap_or(6_000))),
             partitions: None,
             generation: 0,
             firing: Assignment::new(topic.into(), -1),
@@ -185,7 +185,7 @@ impl TickScheduler {
         self.firing.close();
         let rounds = || self.consumer.context().generation.load(Ordering::Acquire) - 1;
         leave_empty_handed(&self.consumer, &self.group, rounds);
-        // The successor begins while what is under way here comes to its end.
+        // The next owner begins while the requests under way here end.
         drop(self.consumer);
         if !self.firing.wait_quiet(self.drain_timeout) {
             tracing::warn!("scheduled requests were still under way at the drain timeout");
@@ -215,8 +215,8 @@ impl TickScheduler {
     fn look(&mut self, batches: &mut [Vec<Job>]) {
         self.count_partitions();
         self.follow_table();
-        self.standing.heard(*self.consumer.context().heard());
-        let is_valid = self.standing.is_valid(Instant::now());
+        self.lease.heard(*self.consumer.context().heard());
+        let is_valid = self.lease.is_valid(Instant::now());
         if is_valid != self.acted && !self.agenda.is_empty() {
             self.acted = is_valid;
             tracing::info!(valid = is_valid, "lease on scheduled webhooks changed");
@@ -229,8 +229,8 @@ impl TickScheduler {
         }
         let mut jobs = 0;
         for tick in self.agenda.take_due(now_ms) {
-            let Some((partition, call)) = self.call(&tick, now_ms, is_valid) else { continue };
-            match call {
+            let Some((partition, decision)) = self.decide(&tick, now_ms, is_valid) else { continue };
+            match decision {
                 TickDecision::Leave => continue,
                 TickDecision::Drop(reason) => self.drop_ticks(reason, tick.skipped + 1),
                 TickDecision::Fire => {
@@ -248,16 +248,16 @@ impl TickScheduler {
     }
 
     /// What becomes of a tick, and the partition it belongs to. `None` while the partitions are not known.
-    fn call(&self, tick: &Tick, now_ms: i64, is_valid: bool) -> Option<(i32, TickDecision)> {
+    fn decide(&self, tick: &Tick, now_ms: i64, is_valid: bool) -> Option<(i32, TickDecision)> {
         let partition = partition_of(tick.of()?, self.partitions?);
         let held_since = self.consumer.context().held().since_ms(partition);
-        let call = match tick.call(held_since, now_ms) {
+        let decision = match tick.decide(held_since, now_ms) {
             TickDecision::Fire if !is_valid || !self.outlet.pressure.takes_ticks() => {
                 TickDecision::Drop(DropReason::TickMissed)
             }
-            call => call,
+            decision => decision,
         };
-        Some((partition, call))
+        Some((partition, decision))
     }
 
     fn drop_ticks(&self, reason: DropReason, count: u64) {
@@ -267,7 +267,7 @@ impl TickScheduler {
         }
     }
 
-    /// Asks how many partitions there are, once a rebalance: it is what makes members ask at the same time.
+    /// Asks how many partitions there are, once for each rebalance, so that all members ask at the same time.
     fn count_partitions(&mut self) {
         let generation = self.consumer.context().generation.load(Ordering::Acquire);
         if generation == self.generation && self.partitions.is_some() {
@@ -286,7 +286,7 @@ impl TickScheduler {
         };
     }
 
-    /// Takes over changes of schedules: no later than the next look.
+    /// Takes over changes of schedules.
     fn follow_table(&mut self) {
         if !self.table.read().is_rescheduled() {
             return;

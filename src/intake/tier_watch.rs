@@ -18,7 +18,7 @@ pub(crate) struct TierWatch {
 }
 
 impl TierWatch {
-    /// Of the topics `tiers`, which `member` holds partitions of, by the client of `watch`.
+    /// A watch on the topics `tiers`, of which `member` holds partitions. It uses the client of `watch`.
     pub(crate) fn new<'a>(
         watch: &TopicWatch,
         tiers: impl IntoIterator<Item = &'a str>,

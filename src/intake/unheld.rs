@@ -1,4 +1,4 @@
-//! Partitions of the events topic that this process does not hold: whether a worker takes what waits in them. Pure.
+//! Whether another worker takes what waits in the partitions of the events topic that this process does not hold. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ struct Other {
     found: Option<Found>,
 }
 
-/// Those that others should hold.
+/// The partitions that other workers should hold.
 #[derive(Debug, Default)]
 pub(super) struct Unheld {
     others: BTreeMap<i32, Other>,
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn records_that_nobody_takes_for_a_minute_are_counted() {
+    fn records_that_no_worker_takes_for_a_minute_are_counted() {
         let (mut unheld, start) = (Unheld::default(), Instant::now());
         unheld.follow(&one(None, 5), start);
         unheld.follow(&one(None, 7), start + 59 * SECOND);

@@ -8,7 +8,7 @@ use super::options;
 use super::reader::Reader;
 use super::scan::{self, Asked};
 
-/// The command line, understood.
+/// Reads the command line and the environment.
 pub(super) fn parsed(
     args: impl Iterator<Item = OsString>,
     environment: impl Iterator<Item = (OsString, OsString)>,

@@ -1,4 +1,4 @@
-//! What the command line asks for: one variant a subcommand, each with all it needs and nothing else.
+//! What the command line asks for: one variant for each subcommand, with all that it needs and nothing else.
 //!
 //! Only shapes live here; how they are read is in `scan`, `values` and `build`.
 
@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Man,
     /// `help`, `--help`, or no argument at all.
     Help {
-        /// What about.
+        /// The subject of the help text.
         topic: HelpTopic,
         /// False when the program was started without any argument: a mistake, reported on stderr.
         asked: bool,
@@ -87,7 +87,7 @@ pub(crate) struct TopicsOutput {
 /// `demo`: how long and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Demo {
-    /// `--for`: until interrupted without it.
+    /// `--for`. Without it the demo runs until it is interrupted.
     pub(crate) duration: Option<Duration>,
     /// `--rate`: sample events a second.
     pub(crate) rate: u32,
@@ -228,7 +228,7 @@ pub(crate) struct Redrive {
     pub(crate) filter: DeadLetterFilter,
     /// `--event`: only this record, or those of this event or delivery. Never standard input.
     pub(crate) event: Option<NamedEvent>,
-    /// `--skip-sent`: not those that were sent back since they died.
+    /// `--skip-sent`: leaves out records that were sent back after they became dead letters.
     pub(crate) skip_sent: bool,
     pub(crate) sending: Sending,
 }
@@ -336,14 +336,14 @@ pub(crate) struct Logs {
     pub(crate) filter: String,
 }
 
-/// A command line that was understood.
+/// A valid command line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Parsed {
     /// What to do.
     pub(crate) command: Command,
     /// How to log.
     pub(crate) logs: Logs,
-    /// Environment variables `HOOKSTREAM_…` that are no option: to be logged, since they may be misspelt. They are no
-    /// mistakes, because Kubernetes sets such variables for every service of that name.
+    /// Environment variables `HOOKSTREAM_…` that name no option. They are logged, since they may be misspelt. They are not mistakes,
+    /// because Kubernetes sets such variables for every service of that name.
     pub(crate) warnings: Vec<String>,
 }

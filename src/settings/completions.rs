@@ -39,7 +39,7 @@ fn families() -> Vec<&'static str> {
     first_words().into_iter().map(|(word, _)| word).filter(|word| !second_words(word).is_empty()).collect()
 }
 
-/// Appends a line; a String takes everything.
+/// Appends a line to a String, which always succeeds.
 fn line(text: &mut String, args: std::fmt::Arguments<'_>) {
     if text.write_fmt(args).is_ok() {
         text.push('\n');
@@ -95,7 +95,7 @@ fn bash() -> String {
     text
 }
 
-/// For single quotes, and without what `_arguments` and `_describe` take for marks.
+/// Text for single quotes, without the characters that mean something to `_arguments` and `_describe`.
 fn zsh_text(text: &str) -> String {
     text.replace('\'', "’").replace('[', "(").replace(']', ")").replace(':', "\\:")
 }

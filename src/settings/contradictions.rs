@@ -1,4 +1,4 @@
-//! Settings that are good one by one and wrong together.
+//! Contradictions between options: each value is valid alone, and together they are not.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::reader::Reader;
 use super::{Delivery, Settings};
 use crate::domain::retry_schedule::format_duration;
 
-/// Beyond the drain, what a member does between two polls: it commits, for two seconds at most.
+/// What a member needs between two polls besides the drain: it commits, for two seconds at most.
 const POLL_SPARE: Duration = Duration::from_secs(5);
 
 /// Reports every contradiction between the options that this subcommand takes.
@@ -43,7 +43,7 @@ fn timeouts(reader: &mut Reader<'_>, delivery: &Delivery) {
     }
 }
 
-/// A member that does not poll for this long loses its partitions, and a drain keeps it from polling.
+/// A member that does not poll for so long loses its partitions, and it does not poll while it drains.
 fn polls(reader: &mut Reader<'_>, settings: &Settings) {
     const KEY: &str = "max.poll.interval.ms";
     let set = settings.kafka.properties.iter().rev().find(|(key, _)| key == KEY);
@@ -112,7 +112,7 @@ fn topics(reader: &mut Reader<'_>, settings: &Settings) {
     }
 }
 
-/// Kafka writes '.' as '_' in its metrics and creates no topic that would then be the same as another.
+/// Kafka writes '.' as '_' in its metrics, and refuses a topic whose name would then equal another's.
 fn same_in_metrics(one: &str, other: &str) -> bool {
     one.replace('.', "_") == other.replace('.', "_")
 }

@@ -4,13 +4,13 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
-/// Why librdkafka refuses a property. Values may be secrets, so the text holds neither.
+/// Why librdkafka refuses a property. Values may be secrets: the text holds neither the key nor the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadProperty {
-    /// It has no property of that name.
+    /// librdkafka has no property of that name.
     #[error("no librdkafka property; see its CONFIGURATION.md")]
     Unknown,
-    /// It has, and does not take the value.
+    /// librdkafka has the property, and does not accept the value.
     #[error("librdkafka does not accept the value, or this build has no support for it")]
     Value,
 }

@@ -11,8 +11,8 @@ pub(crate) struct BadFilter;
 /// Checks the directives of a filter.
 ///
 /// # Errors
-/// [`BadFilter`] when they can't be used. A lone word must be a level: the library would take any other for a part's name
-/// and log everything of a part that does not exist, and nothing else.
+/// [`BadFilter`] when they can't be used. A lone word must be a level: the library would read any other word as the name of a part of the
+/// program, and log that part alone.
 pub(crate) fn check_filter(directives: &str) -> Result<(), BadFilter> {
     // The library also reads numbers and the empty word as levels.
     let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());

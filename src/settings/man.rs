@@ -48,17 +48,17 @@ fn option(text: &mut String, row: &Row, users: &[Subcommand]) {
     );
 }
 
-/// Appends; a String takes everything.
+/// Appends to a String, which always succeeds.
 fn push(text: &mut String, args: std::fmt::Arguments<'_>) {
     if text.write_fmt(args).is_err() {
         text.push('\n');
     }
 }
 
-/// Text that `man` shows as it stands.
+/// Text that `man` shows as it is.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
-    // A line must not begin with what begins a command.
+    // `man` reads a line that begins so as a command.
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }
 

@@ -1,4 +1,4 @@
-//! What is wrong with a command line, a line each: the option, the value, and what is accepted.
+//! The mistakes of a command line, one on each line: the option, the value, and what is accepted.
 //!
 //! A mistake never shows a value that may be a secret, and never spans two lines.
 
@@ -59,7 +59,7 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// The candidate that `word` was probably meant to be.
+/// The candidate that the user probably meant by `word`.
 pub(super) fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().count();
     if length > SUGGESTED_CHARS_MAX {

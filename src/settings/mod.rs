@@ -162,7 +162,7 @@ pub(crate) enum AttemptLog {
     All,
     /// Failed attempts.
     Failures,
-    /// None.
+    /// No attempt.
     Off,
 }
 
@@ -207,7 +207,7 @@ impl Default for Settings {
     }
 }
 
-/// Understands arguments (without the program's name) and environment, or says everything that is wrong with them.
+/// Reads arguments (without the program's name) and environment. Reports everything that is wrong with them.
 ///
 /// A flag wins over its variable. Variables of other subcommands' options are not looked at; help and version look at none.
 ///
@@ -220,7 +220,7 @@ pub(crate) fn parse(
     build::parsed(args, environment)
 }
 
-/// Understands this process's own arguments and environment.
+/// Reads this process's own arguments and environment.
 ///
 /// # Errors
 /// As [`parse`].

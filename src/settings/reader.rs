@@ -15,7 +15,7 @@ pub(super) struct Reader<'a> {
     pub(super) subcommand: Subcommand,
     given: &'a GivenOptions,
     pub(super) mistakes: Vec<Mistake>,
-    /// The options asked for, in that order: the table of options is made of them.
+    /// The options asked for, in that order: the table of options is made from them.
     pub(super) rows: Vec<Row>,
     /// Options with a mistake: they take no part in contradictions.
     mistaken: BTreeSet<&'static str>,
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
         self.contradicts(&subject, [one, other], accepted);
     }
 
-    /// A librdkafka property against an option. The property's value is not shown: values of properties may be secrets.
+    /// Reports that a librdkafka property contradicts an option. The property's value is not shown: it may be a secret.
     pub(super) fn property_contradiction(&mut self, key: &str, other: &str, accepted: &str) {
         self.contradicts(&format!("--kafka-property {key}"), ["kafka-property", other], accepted);
     }

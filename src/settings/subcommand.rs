@@ -72,7 +72,7 @@ impl Subcommand {
         Self::Man,
     ];
 
-    /// The words that ask for it, with one space between.
+    /// Its words on the command line, with one space between them.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Worker => "worker",

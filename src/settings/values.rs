@@ -1,4 +1,4 @@
-//! What a text must be to be a value: one reader a kind. An error says what is accepted, and never repeats the text.
+//! What a text must be to be a value: one reader for each kind. An error says what is accepted, and never repeats the text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -216,7 +216,7 @@ pub(super) fn topic(suffix_bytes_max: usize) -> impl Fn(&str) -> Read<String> {
     }
 }
 
-/// A path; whether something is there is seen when it is opened.
+/// A path. Whether a file is there is seen when it is opened.
 pub(super) fn path(text: &str) -> Read<PathBuf> {
     if text.is_empty() || text.contains('\0') { Err("expected a file's path".into()) } else { Ok(PathBuf::from(text)) }
 }
@@ -396,7 +396,7 @@ const PROPERTIES_REFUSED: [(&[&str], &str); 10] = [
     (&["auto.offset.reset"], "a group without offsets begins at the start of the topic: skipping would lose events"),
     (&["enable.idempotence"], "it is always on, so that a retry is written once"),
     (&["acks", "request.required.acks"], "it is always all, so that a record counts when every in-sync replica has it"),
-    (&["isolation.level"], "it is always read_committed, since an aborted record is no event"),
+    (&["isolation.level"], "it is always read_committed, since an aborted record is not an event"),
     (&["enable.partition.eof"], "used to see that the integrations are read to their end"),
     (&["transactional.id"], "every writer of transactions has an id of its own"),
     (&["delivery.report.only.error"], "every record written is waited for"),

@@ -9,12 +9,12 @@ use super::super::threads::Threads;
 use crate::deliver::publish::Sink;
 use crate::intake::membership::LEAVE_MAX;
 
-/// How long the producer may take, after the drain, to get its last records out.
+/// How long the producer may take, after the drain, to send its last records.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long shards may take once nothing is waited for any more.
+/// How long shards may take to end, once publications are not tried again.
 const SHARDS_MAX: Duration = Duration::from_secs(5);
-/// How long the health and attempt-log publishers may take to publish the last attempts. With all the others and the drain
-/// this is what a stop may take at worst, about a minute: the chart and the compose file wait longer before they kill.
+/// How long the health and attempt-log publishers may take to publish the last attempts. With the other bounds and the drain a stop takes
+/// about a minute at worst: the chart and the compose file wait longer before they kill the process.
 const REPORTERS_MAX: Duration = Duration::from_secs(10);
 /// How long the tables may take to close.
 pub(super) const FEEDS_MAX: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ pub(super) struct Stops {
     pub(super) reports: CancellationToken,
 }
 
-/// What delivers, while it runs.
+/// The running parts of a worker.
 pub(super) struct Running {
     pub(super) consumers: Threads,
     pub(super) shards: Threads,
@@ -44,7 +44,7 @@ impl Running {
     pub(super) async fn stop(self, drain: Duration) {
         self.stops.consumers.cancel();
         self.consumers.join(drain + LEAVE_MAX).await;
-        // Nothing under way is waited for any more: what is left belongs to the next owner.
+        // From here on nothing under way is waited for: the next owner gets what is left.
         self.stops.sink.cancel();
         self.shards.join(SHARDS_MAX).await;
         flush(self.sink).await;

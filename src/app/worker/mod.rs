@@ -1,4 +1,4 @@
-//! The composition root of `worker`: what is started in which order, and stopped in the reverse.
+//! The composition root of `worker`: what is started in which order. It is stopped in the reverse order.
 //!
 //! Start: admin listener, topic check, table (to its end), shards, consumers; ready once these read what their groups gave them.
 //! Stop: not ready, consumers (which wait for what is under way and commit), shards, producer.
@@ -43,10 +43,10 @@ use roles::start_shards;
 /// How often the lag is asked for and gauges are set.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether the groups have given this worker its part.
+/// How often the worker looks whether its groups have given it partitions.
 const BEGUN_EVERY: Duration = Duration::from_millis(20);
 
-/// What this worker holds of events and of retries.
+/// The members of this worker in the group of events and in the group of retries.
 type Groups = [Arc<GroupMember>; 2];
 
 /// Why a worker ended.
@@ -54,12 +54,7 @@ type Groups = [Arc<GroupMember>; 2];
 pub(crate) enum WorkerError {
     /// A listener failed.
     #[error("--admin-listen {address}: cannot listen")]
-    Listen {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
+    Listen { address: std::net::SocketAddr, source: io::Error },
     /// The topics are not as they must be.
     #[error(transparent)]
     Topics(#[from] CheckError),
@@ -100,7 +95,7 @@ impl Worker {
         Ok(Self { settings, admin, metrics, condition, checks_topics: true })
     }
 
-    /// Takes the topics as they are: for a broker that can't say how they are.
+    /// Leaves out the check of the topics, for a broker that can't describe them.
     #[must_use]
     pub(crate) fn without_topic_check(self) -> Self {
         Self { checks_topics: false, ..self }
@@ -141,7 +136,7 @@ impl Worker {
     }
 }
 
-/// What the feeds keep up to date and all others read.
+/// The views that the feeds keep up to date and all other threads read.
 #[derive(Clone, Default)]
 struct Views {
     table: Arc<RwLock<Table>>,
@@ -184,7 +179,7 @@ impl Started {
         if fatal.is_cancelled() { Err(WorkerError::Ended("a part of the worker")) } else { Ok(()) }
     }
 
-    /// From a table that is read to a drained worker.
+    /// Delivers, from when the table is read until the worker has drained.
     async fn deliver(
         &self,
         views: &Views,
@@ -242,7 +237,7 @@ impl Started {
         Ok((Running { consumers, shards: shard_threads, reporters, sink, stops }, held))
     }
 
-    /// Says that it is ready once it has its part of what its groups do, and waits for ever.
+    /// Sets the worker ready once it reads what its groups gave it, and then waits for ever.
     async fn say_ready(&self, groups: &Groups, shards: usize) -> Infallible {
         while !groups.iter().all(|group| group.has_begun()) {
             tokio::time::sleep(BEGUN_EVERY).await;
@@ -256,7 +251,7 @@ impl Started {
     async fn measure(&self, lag: Lag, pressure: &Pressure, stop: &CancellationToken, fatal: &CancellationToken) {
         let mut ticks = tokio::time::interval(MEASURE_EVERY);
         let mut lag = Some(lag);
-        // At most one: brokers may take long to answer, and nothing else waits for them.
+        // At most one question at a time: brokers may take long to answer, and nothing else waits for them.
         let mut asking = JoinSet::new();
         loop {
             tokio::select! {

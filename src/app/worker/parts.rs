@@ -21,7 +21,7 @@ use crate::topics::cluster::{self, CheckError};
 use crate::topics::names::{deltas_topic, tier_topic};
 
 impl Started {
-    /// Looks at the topics before anything is read from them. Returns which tiers the schedule has no more.
+    /// Checks the topics before anything is read from them. Returns the tiers that the schedule no longer has.
     pub(super) async fn check_topics(&self) -> Result<Vec<(Arc<str>, Duration)>, CheckError> {
         let Settings { kafka, topics, delivery, .. } = &self.settings;
         let checked = cluster::check_for_worker(kafka, topics, &delivery.schedule).await?;

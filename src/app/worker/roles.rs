@@ -38,7 +38,7 @@ use crate::settings::Settings;
 use crate::telemetry::chain::chain;
 use crate::topics::names::{deltas_topic, retry_group};
 
-/// Blocking threads of a shard at most. Only the hosts file is read on them.
+/// The most blocking threads of a shard. Only the hosts file is read on them.
 const BLOCKING_MAX: usize = 32;
 
 impl Started {
@@ -54,7 +54,7 @@ impl Started {
         let Views { table, health } = views.clone();
         let (metrics, stop, fatal) = (Arc::clone(&self.metrics), stop.clone(), fatal.clone());
         threads.start("integrations", move || {
-            let targets = TableTargets { table, metrics, standings: health };
+            let targets = TableTargets { table, metrics, health };
             let feed = TableFeed::open(&kafka, &topic, targets);
             if let Err(error) = feed.and_then(|feed| feed.run(ready, &stop)) {
                 tracing::error!(error = chain(&error), "integrations topic cannot be read");

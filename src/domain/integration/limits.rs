@@ -7,7 +7,7 @@ pub(crate) const WEBHOOKS_MAX: usize = 1_000;
 pub(crate) const ITEMS_MAX: usize = 1_000;
 /// Secrets of an integration, counted by value.
 pub(crate) const SECRETS_MAX: usize = 100;
-/// Those of them that are sent as headers.
+/// Secrets of an integration that are sent as headers.
 pub(crate) const HEADER_SECRETS_MAX: usize = 32;
 /// Bytes of the names and values of those headers together.
 pub(crate) const HEADER_BYTES_MAX: usize = 8 * 1024;
@@ -29,14 +29,14 @@ pub(crate) enum SecretUse<'a> {
     Signing,
     /// Is sent as the header of that name.
     Header(&'a str),
-    /// Looks like one of ours and is not: a misspelling.
+    /// Begins like a known id and is not one: it is misspelt.
     Unknown,
-    /// Is its owner's own.
+    /// Belongs to the owner and means nothing here.
     Other,
 }
 
 impl<'a> SecretUse<'a> {
-    /// Of the secret with that id.
+    /// What the secret with that id is for.
     pub(crate) fn of(id: &'a str) -> Self {
         match id.strip_prefix(HEADER_SECRET_PREFIX) {
             Some(name) if !name.is_empty() => Self::Header(name),

@@ -135,7 +135,7 @@ pub struct Integration {
     status: Status,
     /// When the API last wrote the status, ms since 1970.
     status_written_ms: Option<i64>,
-    /// What the health topic says, as its place in [`Health::ALL`].
+    /// What the health topic says, as its index in [`Health::ALL`].
     health: AtomicU8,
 }
 
@@ -152,7 +152,7 @@ impl Integration {
     /// Reads one record: its key `<workspace>/<integration id>` and its value.
     ///
     /// # Errors
-    /// [`Unusable`] says what is wrong with the first thing that is.
+    /// [`Unusable`] names the first fault.
     pub fn parse(key: &str, value: &[u8]) -> Result<Self, Unusable> {
         let (workspace, id) = key.rsplit_once('/').ok_or(Unusable::Key)?;
         if workspace.is_empty() || id.is_empty() {
@@ -267,7 +267,7 @@ impl Integration {
         self.webhooks().find(|webhook| webhook.has_id(id))
     }
 
-    /// Signs its deliveries. Without a signing secret that can sign, nothing is signed.
+    /// The signer of its deliveries. Without a signing secret that can sign, it signs nothing.
     pub fn signer(&self) -> Signer {
         let keys = self.signing_secrets().filter_map(|(value, until_s)| SigningKey::parse(value, until_s).ok());
         Signer::new(keys.collect())
@@ -286,12 +286,12 @@ impl Integration {
             .map(|secret| (self.slice(secret.value), secret.until_s))
     }
 
-    /// Names and values of the headers it wants sent, those left out that can't be.
+    /// Names and values of the headers that are sent with each delivery. Those that can't be sent are left out.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.header_secrets().filter(|(name, value)| is_sendable(name, value))
     }
 
-    /// Names of the headers that it wants sent and that can't be: names that the service sends itself, or that are not header names.
+    /// Names of the headers of its secrets that can't be sent: names that the service sends itself, or that are not header names.
     pub(crate) fn unsendable_headers(&self) -> impl Iterator<Item = &str> {
         self.header_secrets().filter(|(name, value)| !is_sendable(name, value)).map(|(name, _)| name)
     }
@@ -366,7 +366,7 @@ impl<'a> Webhook<'a> {
         self.packed.host_hash
     }
 
-    /// Where it is delivered to.
+    /// The URL of its requests.
     pub(crate) fn url(self) -> String {
         join_url(self.integration.slice(self.integration.base_url), self.integration.slice(self.packed.relative_url))
     }

@@ -44,17 +44,17 @@ pub(super) struct Packed {
     pub(super) id: PackedId,
     pub(super) disabled: bool,
     pub(super) items_len: u16,
-    /// Among the items of the integration.
+    /// The index of its first item among those of the integration.
     pub(super) items_start: u32,
     /// `relativeUrl` as it stands in the record.
     pub(super) relative_url: TextRange,
     /// 0: fires on events.
     pub(super) period_seconds: u32,
-    /// Of scheme, host and port.
+    /// The hash of scheme, host and port.
     pub(super) host_hash: u32,
 }
 
-/// A secret of the integration. No `Debug`: its spans are harmless, and so it stays.
+/// A secret of the integration. It has no `Debug`, so no secret is ever printed by mistake.
 pub(super) struct PackedSecret {
     /// `None` means [`SIGNING_SECRET`], which nearly every integration has.
     pub(super) id: Option<TextRange>,
@@ -102,7 +102,7 @@ pub(super) struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    /// A packer with room for the whole record of that key, and no more: a hundred thousand of them stay in memory.
+    /// A packer with exactly the room that the record of that key needs: a hundred thousand records stay in memory.
     pub(super) fn new(key: &str, record: &'a Record<'_>) -> Result<Self, Unusable> {
         let base = text(record.base_url.as_ref()).unwrap_or_default();
         let base_host = match base {
@@ -186,8 +186,8 @@ impl<'a> Packer<'a> {
         target.map(|target| target.host_hash()).map_err(|error| Unusable::Url { webhook: short(id), error })
     }
 
-    /// The secrets, value by value. Others than those that are sent or sign are not used, but a receiver that repeats them must not
-    /// have them written down. Of several values of a header the newest is sent.
+    /// The secrets, value by value. Those that are neither sent nor sign are kept too: the attempt log masks them where a receiver
+    /// repeats them. Of several values of a header the newest is sent.
     pub(super) fn secrets(&mut self, record: &Record<'_>) -> Result<(), Unusable> {
         let (mut headers, mut header_bytes) = (0, 0);
         for secret in record.secrets() {
@@ -213,7 +213,7 @@ impl<'a> Packer<'a> {
         at_most("bytes of secrets that are headers", header_bytes, HEADER_BYTES_MAX)
     }
 
-    /// Deliveries are named by their webhook's id, so two webhooks can't share one.
+    /// Refuses two webhooks with one id: the ids of their deliveries would be the same.
     pub(super) fn refuse_duplicates(&self) -> Result<(), Unusable> {
         let mut uuids = Vec::with_capacity(self.webhooks.len());
         let mut texts = Vec::new();

@@ -23,7 +23,7 @@ pub(super) struct Record<'a> {
     secrets: Option<Vec<Object<Secret<'a>>>>,
     #[serde(borrow)]
     web_hooks: Option<Vec<Object<Webhook<'a>>>>,
-    /// Of any shape: only the API's own field in it is read.
+    /// It may have any shape: only the API's own field in it is read.
     #[serde(borrow)]
     update_info: Option<&'a RawValue>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Secret<'a> {
     /// The CRM's own shape: the values in force, the newest first.
     #[serde(borrow)]
     values: Option<Values<'a>>,
-    /// Of the API's rotation: the value is in force until then, RFC 3339.
+    /// Set by the API's rotation: the value is in force until then, RFC 3339.
     #[serde(borrow)]
     expires_at: Option<Text<'a>>,
 }
@@ -140,14 +140,14 @@ impl<'a> Record<'a> {
     /// Reads a value, checking all of it as UTF-8 and as JSON.
     pub(super) fn read(value: &'a [u8]) -> Result<Self, Unusable> {
         let text = simdutf8::basic::from_utf8(value).map_err(|_invalid| Unusable::Json("not UTF-8".to_owned()))?;
-        // The place, and not a word of the record: it holds secrets.
+        // The error names the place and no word of the record, which holds secrets.
         serde_json::from_str::<Object<Self>>(text)
             .map(|Object(record)| record)
             .map_err(|error| Unusable::Json(format!("line {} column {}", error.line(), error.column())))
     }
 
-    /// When the API last wrote the status, ms since 1970: it says so in a field of its own, since the value may be the one
-    /// before.
+    /// When the API last wrote the status, ms since 1970. It has a field of its own for that, since a write may leave the value as it
+    /// was.
     pub(super) fn status_written_ms(&self) -> Option<i64> {
         let info: UpdateInfo<'_> = serde_json::from_str(self.update_info?.get()).ok()?;
         let written: jiff::Timestamp = info.status_updated_at?.0.parse().ok()?;

@@ -1,7 +1,7 @@
 //! What a group member commits, and whether its coordinator answers: the settled prefix of a partition as the offset, and what is
 //! settled beyond it in the commit's metadata. When a commit is made is decided elsewhere.
 //!
-//! While no answer comes, what is delivered is delivered again by the next owner: then the consumers hand over nothing more.
+//! What is delivered while no answer comes is delivered again by the next owner. So the consumers hand over nothing more then.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,12 +21,13 @@ use crate::inflight::settled_runs::{self, RUNS_MAX};
 /// How long a commit may be without an answer until nothing more is handed over: far longer than an answer takes, and a part of the
 /// session, after which the member has lost its partitions anyway.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
+
 /// What a member knows of its coordinator from commits.
 #[derive(Debug, Default)]
 pub(super) struct Contact {
     /// Since when there is something to commit and the coordinator says nothing.
     silent_since: Option<Instant>,
-    is_told: bool,
+    is_logged: bool,
 }
 
 impl Contact {
@@ -62,12 +63,12 @@ fn is_answer(result: &KafkaResult<()>) -> bool {
 }
 
 impl MemberState {
-    /// Whether the coordinator has not answered commits for so long that the consumers must hand nothing more over. Says when that begins and
-    /// ends: the member's own thread waits for the answer.
+    /// Whether the coordinator has not answered commits for so long that the consumers must hand nothing more over. Logs when that begins
+    /// and ends, because the member's own thread waits for the answer.
     pub(crate) fn is_out_of_touch(&self) -> bool {
         let mut contact = self.contact.lock();
         let is_silent = contact.is_silent(Instant::now());
-        let is_news = std::mem::replace(&mut contact.is_told, is_silent) != is_silent;
+        let is_news = std::mem::replace(&mut contact.is_logged, is_silent) != is_silent;
         drop(contact);
         match (is_news, self.role) {
             (false, _) => {}

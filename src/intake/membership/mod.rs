@@ -34,20 +34,19 @@ use crate::kafka::waits::whole_millis;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
 
-/// The property that says how often what is settled is committed, where something has changed. Its default is
-/// [`COMMIT_EVERY`].
+/// The property that sets how often settled offsets are committed, where something has changed. Its default is [`COMMIT_EVERY`].
 const COMMIT_INTERVAL: &str = "auto.commit.interval.ms";
-/// What a crash repeats beyond the requests under way.
+/// How often settled offsets are committed: a crash repeats what was settled within this time.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// How long a poll waits: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// How often a client is woken that has nothing to commit: a commit wakes it too. It sends heartbeats as often.
+/// How often the client is woken while there is nothing to commit. A commit wakes it too. It sends heartbeats as often.
 const WAKE_EVERY: Duration = Duration::from_millis(500);
 /// How long the coordinator may take to say where a new partition was left off. It is asked again at the next turn.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the coordinator may take to answer a member that was given nothing yet. It is asked again at the next turn.
 const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the brokers may take to say which cluster they are. Asked for once; without it commits hold offsets only.
+/// How long the brokers may take to name their cluster. It is asked for once. Without an answer commits hold offsets only.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Topic and number.
@@ -90,7 +89,7 @@ pub(crate) struct MemberState {
     begun_again: Mutex<Vec<(Partition, Anew)>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
-    /// Whether it has its part of the group's work.
+    /// How far it has come since it began to join.
     pub(super) begun: Begun,
     /// The cluster's id, once it was asked for. `None`: it is not known.
     cluster: OnceLock<Option<ClusterTag>>,
@@ -105,7 +104,7 @@ pub(crate) struct MemberState {
 pub(crate) struct Membership {
     consumer: GroupConsumer,
     group: String,
-    /// One of those that it subscribes to.
+    /// One of the topics that it subscribes to.
     topic: String,
     /// Whether the group protocol is `consumer`. Its group gives a member what is free at once and sends no empty assignment, so a member
     /// that holds nothing has joined once its coordinator answers.
@@ -164,7 +163,7 @@ impl Membership {
                 round = member.begun.rounds();
                 join_next_round_at_once(&self.consumer, &self.topic);
             }
-            // Others wait for a new member to hear of the round in which it is given something.
+            // The other members wait until a new member has heard of the round in which it is given partitions.
             if !member.has_begun() || woken.elapsed() >= WAKE_EVERY {
                 wake(&self.consumer);
                 woken = Instant::now();
@@ -259,7 +258,7 @@ impl MemberState {
         self.begin_awaited(consumer);
     }
 
-    /// Asks where new partitions were left off and lets them be read from there. Where there is no answer it is asked again.
+    /// Asks where new partitions were left off and lets them be read from there. Without an answer it asks again at the next turn.
     fn begin_awaited(&self, consumer: &GroupConsumer) {
         let mut asked = TopicPartitionList::new();
         for (topic, partition) in self.awaited().iter() {
@@ -298,7 +297,7 @@ impl MemberState {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Logs it, but not at every turn.
+    /// Logs that offsets are not known, but not at every turn.
     fn offsets_unknown(&self, error: &KafkaError) {
         let text = error.to_string();
         if let Some(repeats) = self.repeats.of(&text) {
@@ -400,7 +399,7 @@ impl MemberState {
         }
         if lost {
             self.forget_silence();
-            // It has another owner already: nothing to wait for, nothing to commit.
+            // They have another owner already: there is nothing to wait for and nothing to commit.
             for held in &leaving {
                 held.assignment.end();
             }
@@ -425,7 +424,7 @@ impl MemberState {
         }
         let mut offsets = TopicPartitionList::new();
         for held in leaving {
-            // All of it, whatever was committed before: this is the last word.
+            // Everything is listed, whatever was committed before: this is the last commit.
             if let Some(progress) = held.assignment.progress(0, RUNS_MAX) {
                 self.list(&mut offsets, &held.assignment, &progress);
             }
@@ -442,7 +441,8 @@ impl MemberState {
         }
     }
 
-    /// Says whether `held` came to rest by the deadline. A crash while it waits repeats no more than at any other time.
+    /// Returns whether nothing of `held` was under way by the deadline. Commits go on meanwhile, so a crash repeats no more than at any
+    /// other time.
     fn wait_quiet(&self, consumer: &GroupConsumer, held: &Held, leaving: &[Held], deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! The path of what comes back: a retry that is due and a tick become jobs, by the world as it is now.
+//! From a retry that is due, or a tick, to jobs: by the integrations as they are now.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::telemetry::never::never;
 
 /// A retry that is due, out of its tier.
 pub struct DueRetry {
-    /// Its value; one without is not ours.
+    /// Its value. Without one the record is not a worker's.
     pub payload: Option<Bytes>,
     /// Its headers.
     pub wire: Wire,
@@ -31,20 +31,20 @@ pub struct DueRetry {
     pub now_ms: i64,
 }
 
-/// A record without `missing`, which no worker wrote.
+/// Logs a record without `missing`: no worker wrote it.
 fn unreadable(missing: &'static str) -> DropReason {
-    tracing::warn!(missing, "a record in a retry tier is no retry and is dropped");
+    tracing::warn!(missing, "a record in a retry tier is not a retry and is dropped");
     DropReason::UnreadableRetry
 }
 
-/// What a retry finds when it is due.
+/// What becomes of a retry when it is due.
 enum RetryTarget {
     Deliver { integration: Arc<Integration>, webhook: usize },
     Suspended,
 }
 
 impl Pipeline {
-    /// Takes a retry that is due: looks at the world as it is now and adds its job to `batches`, or drops it, counted.
+    /// Takes a retry that is due. Looks up its webhook as it is now and adds its job to `batches`, or drops it, counted.
     pub fn retry(&self, retry: DueRetry, assignment: &Arc<Assignment>, batches: &mut [Vec<Job>]) {
         let has_payload = retry.payload.is_some();
         let payload = retry.payload.unwrap_or_default();
@@ -97,7 +97,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether a delivery was requested so long ago for the first time that it is given up.
+    /// Whether the first attempt of a delivery was so long ago that the delivery is given up.
     fn is_given_up(&self, wire: &Wire, now_ms: i64) -> bool {
         let is_requested = wire.attempt.is_some_and(|attempts| attempts > 0);
         let first = wire.first_attempt_ms.filter(|_| is_requested);
@@ -138,7 +138,7 @@ impl Pipeline {
         if wire.attempt.is_none() {
             return Err(unreadable("attempt"));
         }
-        // It becomes a header of the request.
+        // The delivery's id becomes a header of the request.
         let is_id = |id: &String| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic());
         if !wire.delivery_id.as_ref().is_some_and(is_id) {
             return Err(unreadable("delivery id"));

@@ -1,4 +1,4 @@
-//! The path of one record up to the lanes: read, parsed, matched. Runs on a consumer's thread; never blocks, never waits.
+//! From one record to deliveries: parses it, matches it and admits it to lanes. It runs on a consumer's thread, and never blocks.
 
 mod again;
 
@@ -25,7 +25,7 @@ use crate::telemetry::repeats::Repeats;
 
 pub use again::DueRetry;
 
-/// One record as a consumer hands it over: borrowed from the client.
+/// A record as a consumer hands it over, borrowed from the client.
 pub struct Record<'a> {
     /// Its offset.
     pub offset: i64,
@@ -37,7 +37,7 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// The workspace by its header or key, if there is one.
     pub workspace: Option<&'a str>,
-    /// Whether the key stands in for a header `workspace` that is not there.
+    /// Whether the workspace is the key, because there is no header `workspace`.
     pub is_workspace_key: bool,
     /// When its batch was read, ms since 1970.
     pub read_ms: i64,
@@ -54,7 +54,7 @@ pub struct Pipeline {
     wait_max_ms: i64,
     /// How long after its first attempt a delivery is given up, in ms.
     give_up_after_ms: i64,
-    /// Ticks of schedules have their origin there.
+    /// The topic that ticks have as their origin.
     integrations_topic: Arc<str>,
     repeats: Repeats,
     unknown_workspaces: Repeats,
@@ -72,7 +72,7 @@ pub struct PipelineParts<'a> {
     pub shards: usize,
     /// How long deliveries may wait.
     pub delivery: &'a settings::Delivery,
-    /// Ticks of schedules have their origin there.
+    /// The topic that ticks have as their origin.
     pub integrations_topic: &'a str,
 }
 
@@ -98,7 +98,7 @@ impl Pipeline {
         }
     }
 
-    /// The gauge of a webhook's lane.
+    /// The gauges of all lanes.
     pub(crate) fn gauges(&self) -> &LaneGauges {
         &self.gauges
     }
@@ -173,7 +173,7 @@ impl Pipeline {
         let table = self.table.read();
         table.matching(workspace, &envelope.facts(), |integration, webhook| {
             matched = true;
-            // What comes after its place is given or dropped by the catch-up reader.
+            // The catch-up reader gives or drops what comes after the webhook's place.
             let id = if backlog.is_empty() { None } else { self.gauges.id_of_place(integration, webhook) };
             if id.is_some_and(|id| backlog.is_given_later(id, record.offset)) {
                 return;
@@ -216,7 +216,7 @@ impl Pipeline {
         Self::give(&event, &envelope.id, given, batches);
     }
 
-    /// Most often the key is an entity's id, and the CRM has forgotten the header.
+    /// Counts and logs it. Most often the key is an entity's id, and the CRM did not set the header.
     fn unknown_workspace(&self, record: &Record<'_>, assignment: &Assignment) {
         self.metrics.intake.unknown_workspace_events.inc();
         if let Some(repeats) = self.unknown_workspaces.of("") {
@@ -314,7 +314,7 @@ impl Pipeline {
 struct Given {
     integration: Arc<Integration>,
     webhook: usize,
-    /// Of its host.
+    /// The shard of its host.
     shard: usize,
     gauge: Arc<LaneGauge>,
     admitted: Admitted,

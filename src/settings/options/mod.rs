@@ -15,7 +15,7 @@ use super::scan::GivenOptions;
 pub(super) use row::{PREFIX, Row, Shape};
 pub(super) use shared::{defaults, plain_logs};
 
-/// The command of the reader's subcommand, without one if a part that it needs has a mistake; and how to log.
+/// Returns the command of the reader's subcommand, and how to log. There is no command if a part that it needs has a mistake.
 ///
 /// It asks for every option whatever is given: the table depends on that.
 pub(super) fn read(reader: &mut Reader<'_>) -> (Option<Command>, Logs) {

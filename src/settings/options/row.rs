@@ -138,5 +138,5 @@ impl Row {
     }
 }
 
-/// Of every environment variable that is an option.
+/// The prefix of every environment variable that is an option.
 pub(in crate::settings) const PREFIX: &str = "HOOKSTREAM_";

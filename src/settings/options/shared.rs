@@ -1,4 +1,4 @@
-//! The options that several subcommands share: a row and its reader each.
+//! The options that several subcommands share, each with its row and its reader.
 //!
 //! Every subcommand that connects to Kafka reads all of them, and works with the defaults of those it does not accept.
 
@@ -28,8 +28,8 @@ const PRINTING: &[Subcommand] = &[Completions, Man];
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// A member that drains for longer than Kafka's clients let a poll wait (5m here) would be thrown out of its group; and a
-/// request is never longer than a drain.
+/// A member that drains for longer than Kafka's clients let a poll wait (5m here) loses its place in the group. A request is never longer
+/// than a drain.
 const DRAIN_MAX: Duration = Duration::from_mins(4);
 /// Nothing here waits longer than this: the retry schedule's own bound.
 pub(super) const WEEK: Duration = Duration::from_hours(168);
@@ -65,7 +65,7 @@ pub(super) fn logs(reader: &mut Reader<'_>) -> Logs {
         "FILTER",
         "error, warn, info, debug, trace or off, also by part: info,hookstream::http=debug",
     );
-    // The demo's own view says what the others log.
+    // The demo's view shows what the other subcommands log.
     let level_default = if reader.subcommand == Demo { "warn" } else { "info" };
     Logs {
         format: reader.value(format.except(PRINTING).default("human"), values::log_format),
@@ -263,7 +263,7 @@ fn schedule(reader: &mut Reader<'_>) -> (crate::domain::retry_schedule::RetrySch
     (schedule, if is_given { give_up_after } else { give_up_after.max(whole) })
 }
 
-/// The whole request's time and connecting's.
+/// The timeouts of a whole request and of connecting.
 fn timeouts(reader: &mut Reader<'_>) -> (Duration, Duration) {
     let request = Heading::Delivery.one(
         "request-timeout",

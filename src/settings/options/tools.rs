@@ -1,4 +1,4 @@
-//! From a subcommand to its command: the options that only it takes, a row and its reader each.
+//! From a subcommand to its command: the options that only it takes, each with its row and its reader.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::settings::mistake::Mistake;
 use crate::settings::reader::Reader;
 use crate::settings::{LogFormat, values};
 
-/// A receiver that waits longer has long run into every request's deadline.
+/// A longer wait is beyond the deadline of every request.
 const LATENCY_MAX: Duration = Duration::from_mins(10);
-/// The newest are known only at the end, so they are kept until then: some 100 MB of lines.
+/// The newest rows are known only at the end of a scan, so this many are kept until then: some 100 MB of lines.
 const LISTED_MAX: u64 = 200_000;
 
 const LOOK: Heading = Heading::Selection;
