@@ -16,11 +16,11 @@ pub(crate) const WRITE_EVERY_MS: i64 = 100;
 /// A place that does not move is written again after this, in ms. Compaction leaves the last hour alone, so it never keeps only the
 /// late write of a former owner.
 pub(crate) const WRITE_AGAIN_MS: i64 = 10 * 60 * 1_000;
-/// A webhook counts as slow again, and no more as blocked, after so many deliveries were given while no circuit was open. More than
+/// A webhook counts as slow again, and not as blocked any more, after so many deliveries were given while no circuit was open. More than
 /// the failures that open a circuit plus the requests under way.
 const GIVEN_TO_RECOVER: u32 = 64;
 
-/// Why a lane takes no more.
+/// Why the lane of a webhook takes nothing more.
 fn reason_of(gauge: &LaneGauge) -> BehindReason {
     if gauge.is_blocked() { BehindReason::CircuitOpen } else { BehindReason::LaneFull }
 }
@@ -28,7 +28,7 @@ fn reason_of(gauge: &LaneGauge) -> BehindReason {
 /// Whether the webhook still gets what it is behind with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Yes.
+    /// It does.
     Delivered,
     /// Its integration is suspended or not active: what waits is dropped, counted.
     Dropped,
@@ -39,11 +39,11 @@ pub(crate) enum Standing {
 /// Which process has requests to the webhook under way that its place covers. Until they end no other process gives it anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {
-    /// No process.
+    /// No process has.
     None,
-    /// This process, which gives the partition up.
+    /// This process has, which gives the partition up.
     Here,
-    /// The former owner of the partition.
+    /// The former owner of the partition has.
     Elsewhere,
 }
 
@@ -54,9 +54,9 @@ pub(crate) struct Behind {
     pub(crate) gauge: Arc<LaneGauge>,
     /// Whether it is behind: the main reader skips it, and the catch-up reader reads the records for it a second time.
     pub(crate) is_served: bool,
-    /// Why, and since when, ms since 1970.
+    /// Why it is behind.
     pub(crate) reason: BehindReason,
-    /// See `reason`.
+    /// Since when it is behind for that reason, ms since 1970.
     pub(crate) since_ms: i64,
     /// The timestamp of the first event that it still has to get, as far as known, ms since 1970.
     pub(crate) oldest_ms: i64,
@@ -77,7 +77,7 @@ pub(crate) struct Behind {
     stored: Stored,
     /// The first offset that the main reader skipped for it while no place in Kafka covered what follows.
     uncovered: Option<i64>,
-    /// Whether the write under way began before that.
+    /// Whether the write under way began before `uncovered` was set.
     is_writing_older: bool,
     settled_before: Option<SettledBefore>,
     hold: Hold,
@@ -87,7 +87,7 @@ pub(crate) struct Behind {
 }
 
 impl Behind {
-    /// One that falls behind at `next`.
+    /// A webhook that falls behind at `next`.
     pub(super) fn new(gauge: &Arc<LaneGauge>, next: i64, (timestamp_ms, now_ms): (i64, i64)) -> Self {
         Self {
             gauge: Arc::clone(gauge),
@@ -112,7 +112,7 @@ impl Behind {
         }
     }
 
-    /// One whose place was found in Kafka, in a partition of which the group had settled everything below `start`, and `settled`.
+    /// A webhook whose place was found in Kafka, in a partition of which the group had settled everything below `start`, and `settled`.
     /// It is behind from the start: the catch-up reader gives it what is not settled for it.
     pub(super) fn restored(
         gauge: &Arc<LaneGauge>,
@@ -144,21 +144,21 @@ impl Behind {
         restored
     }
 
-    /// The same where the group had settled these runs before. Kafka had no place of it then, so they were settled for it.
+    /// As it is, where the group had settled these runs before. Kafka had no place of the webhook then, so they were settled for it.
     pub(super) fn after(self, settled: &Arc<[Range<i64>]>) -> Self {
         Self { settled_before: Some(SettledBefore { settled: Arc::clone(settled), up_to: i64::MAX }), ..self }
     }
 
-    /// One that is not behind, with deliveries that a place is to cover.
+    /// A webhook that is not behind, with deliveries that a place has to cover.
     pub(super) fn level(gauge: &Arc<LaneGauge>, position: i64, times: (i64, i64)) -> Self {
         Self { is_served: false, uncovered: None, ..Self::new(gauge, position, times) }
     }
 
-    /// One that is not behind, and has a place in Kafka that a former owner wrote late: this one removes it. Everything before that is
-    /// settled for it.
+    /// A webhook that is not behind and has a place in Kafka that a former owner wrote late. This owner removes it. Everything in it is
+    /// settled for the webhook.
     pub(super) fn removed_late(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: (i64, i64)) -> Self {
         let mut removed_late = Self::level(gauge, position, times);
-        // Kafka may have it no more.
+        // Kafka may not have it any more.
         removed_late.stored.doubtful = Some(place.clone());
         removed_late
     }
@@ -180,7 +180,7 @@ impl Behind {
     /// Holds the place if deliveries are open when the partition is given up at `position`: the next owner gives it nothing until they
     /// have ended. Also of one that is gone: it may come back before they end.
     pub(super) fn hold(&mut self, position: i64, times: (i64, i64)) {
-        // A pass that is not over may have left some of them behind.
+        // A pass that has not ended may have passed some of them.
         self.settle_safe_pins();
         if self.open.is_empty() || self.hold != Hold::None {
             return;
@@ -192,7 +192,7 @@ impl Behind {
         self.hold = Hold::Here;
     }
 
-    /// Releases the place if all that was given has ended, or if the time for that `is_over`.
+    /// Releases the place if everything that was given has ended, or if the time for that `is_over`.
     pub(super) fn release(&mut self, is_over: bool) {
         if self.hold == Hold::Here && (is_over || self.open.is_empty()) {
             self.hold = Hold::None;
@@ -347,7 +347,7 @@ impl Behind {
         }
     }
 
-    /// Ends its being behind if it has been given everything that the main reader has read. Returns whether that is so: then the main
+    /// It is not behind any more if it has been given everything that the main reader has read. Returns whether that is so: then the main
     /// reader gives it what follows.
     pub(super) fn level_at(&mut self, position: i64) -> bool {
         // The main reader passes over what the group had settled, also over what only the webhook's place covers.
@@ -371,13 +371,13 @@ impl Behind {
         self.settle_safe_pins();
     }
 
-    /// Whether its place is removed here if it is to get nothing any more. A held place stays until it is released: owners commit what they
+    /// Whether its place is removed here when it gets nothing any more. A held place stays until it is released: owners commit what they
     /// skip because that place covers it, also one that comes after this one and for which the webhook is back.
     pub(super) fn may_be_abandoned(&self) -> bool {
         self.is_served && self.hold == Hold::None
     }
 
-    /// It is to get nothing any more.
+    /// It gets nothing any more.
     pub(super) fn abandon(&mut self) {
         self.standing = Standing::Gone;
         self.is_served = false;
@@ -426,7 +426,7 @@ impl Behind {
         self.settle_safe_pins();
     }
 
-    /// Lets records go that do not wait for this webhook any more: Kafka has a place that covers them, or the webhook does not need
+    /// Releases the records that do not wait for this webhook any more: Kafka has a place that covers them, or the webhook does not need
     /// them.
     pub(super) fn settle_safe_pins(&mut self) {
         if self.pins.is_empty() {

@@ -1,5 +1,5 @@
-//! The catch-up reader: it reads the events topic a second time, for webhooks that are behind, only as far as they have room. It is in
-//! no group and has one queue a partition. What it does not poll stays in the client's bounded prefetch. The pipeline matches the
+//! The catch-up reader: it reads the events topic a second time, for webhooks that are behind, only as far as they have room. It is in no
+//! group and has one queue for each partition. What it does not poll stays in the client's bounded prefetch. The pipeline matches the
 //! records, not this file.
 
 use std::cell::Cell;
@@ -32,7 +32,7 @@ struct Source {
     begun_at: Cell<Option<i64>>,
 }
 
-/// What there is to read.
+/// What a poll gives.
 pub(crate) enum Next<'a> {
     /// A record.
     Record(BorrowedMessage<'a>),
@@ -50,7 +50,7 @@ pub(crate) struct CatchUpReader {
 }
 
 impl CatchUpReader {
-    /// Of `topic`. Reads nothing yet.
+    /// A reader of `topic`, which reads nothing yet.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
@@ -83,7 +83,7 @@ impl CatchUpReader {
         Ok(())
     }
 
-    /// Reads a partition no more.
+    /// Stops reading a partition.
     pub(crate) fn end(&mut self, partition: i32) {
         let Some(source) = self.sources.get_mut(&partition).filter(|source| source.is_assigned) else { return };
         source.is_assigned = false;

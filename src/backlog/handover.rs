@@ -77,8 +77,8 @@ impl PartitionBacklog {
         self.behind.values().filter(|behind| behind.is_held_elsewhere()).map(|behind| &behind.gauge)
     }
 
-    /// Removes a place again that a former owner wrote after all of it was settled here. Returns whether that is so: not if the
-    /// webhook is behind here.
+    /// Removes a place that a former owner wrote after everything in it was settled here. Returns whether it does: not if the webhook is
+    /// behind here.
     pub(crate) fn remove_late(&mut self, gauge: &Arc<LaneGauge>, place: &Place, now_ms: i64) -> bool {
         if self.behind.contains_key(&gauge.id()) {
             return false;

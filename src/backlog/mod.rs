@@ -1,5 +1,5 @@
-//! Webhooks that are behind. A webhook whose lane takes no more has a place in each partition of the events topic, and gets the
-//! events after it later.
+//! Webhooks that are behind. A webhook whose lane is full, or whose circuit is open, has a place in each partition of the events topic,
+//! and gets the events after it later.
 //!
 //! Two readers read the events topic. The main reader is the group's: it reads each record once and skips the webhooks that are
 //! behind. The catch-up reader is in no group: it reads the records after their places a second time, for these webhooks only,

@@ -1,9 +1,9 @@
 //! The webhooks that are behind in one partition, and the passes of the catch-up reader over it.
 //!
-//! The catch-up reader reads records of the partition a second time, for the webhooks that are behind. One run of it, from one
-//! offset on, is a pass. A pass serves each webhook that is behind and whose first missing offset is not before the start of the pass. A
-//! webhook whose lane takes no more leaves the pass at that offset, so that its order holds. The pass ends when no webhook has room,
-//! when it has come to the main reader's position, or when it should go on elsewhere. Pure: the catch-up reader does what
+//! The catch-up reader reads records of the partition a second time, for the webhooks that are behind. One run of it, from one offset on,
+//! is a pass. A pass serves each webhook that is behind and whose first missing offset is not before the start of the pass. A webhook
+//! whose lane takes nothing more leaves the pass at that offset, which keeps its order. The pass ends when no webhook has room, when it
+//! has come to the main reader's position, or when it should go on elsewhere. Pure: the catch-up reader does what
 //! [`PartitionBacklog::plan`] returns.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,8 +17,8 @@ use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::{Admitted, LaneGauge};
 use crate::inflight::pressure::Pressure;
 
-/// Records that a pass reads at least before it ends for a webhook whose first missing offset is before its start: a seek throws away
-/// what was fetched, about as many small records.
+/// A pass reads at least this many records before it ends for a webhook whose first missing offset is before its start. A seek throws
+/// away what was fetched: about as many small records.
 const QUANTUM: usize = 4_096;
 /// A pass ends and the next begins further on when no webhook needs the next so many offsets: fewer are read faster than a seek takes.
 const JUMP: i64 = 10_000;
@@ -123,7 +123,7 @@ pub struct PartitionBacklog {
 }
 
 impl PartitionBacklog {
-    /// Of a partition that the main reader begins to read at `position`. Beyond it the group had settled `settled_before`.
+    /// The backlog of a partition that the main reader begins to read at `position`. Beyond it the group had settled `settled_before`.
     pub(crate) fn new(position: i64, settled_before: Vec<Range<i64>>) -> Self {
         Self { position, start: position, settled_before: settled_before.into(), ..Self::default() }
     }
@@ -388,7 +388,7 @@ impl PartitionBacklog {
         }
     }
 
-    /// The log has nothing below `low` any more. Returns each webhook that misses events for that, with the range of offsets.
+    /// The log has nothing below `low` any more. Returns each webhook that misses events because of that, with the range of offsets.
     pub(crate) fn cut(&mut self, low: i64) -> Vec<(Arc<LaneGauge>, i64, i64)> {
         let mut cut = Vec::new();
         for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
@@ -475,10 +475,7 @@ mod tests {
         backlog.main_passed(10);
         assert_eq!(backlog.plan(look), Plan::Seek(10));
         backlog.caught_up();
-        assert!(
-            backlog.is_given_later(gauge.id(), 12),
-            "the main reader passes over 12, which only the place stands for"
-        );
+        assert!(backlog.is_given_later(gauge.id(), 12), "the main reader passes over 12, which only the place covers");
         backlog.main_passed(19);
         assert_eq!(backlog.plan(look), Plan::Seek(11));
         backlog.caught_up();
@@ -526,7 +523,7 @@ mod tests {
         let mut backlog = PartitionBacklog::new(20, Vec::new());
         backlog.restore(&gauge, &Place::new([3, 7, 9].into_iter(), Some(20)), (BehindReason::LaneFull, 0));
         assert_eq!(backlog.plan(look), Plan::Seek(3));
-        // Offset 3 is offered to nobody: the webhook is disabled just then.
+        // Offset 3 is offered to no webhook: the webhook is disabled just then.
         (3..7).for_each(|offset| backlog.catch_up_passed(offset));
         let record = |offset| Offered { offset, timestamp_ms: 0, bytes: 1 };
         assert!(matches!(backlog.offer_catch_up(&gauge, record(7), None, look), CatchUpOffer::Give(_)));
@@ -539,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_not_kept_unsettled_for_a_webhook_that_it_matches_no_more() {
+    fn a_record_is_not_kept_unsettled_for_a_webhook_that_it_does_not_match_any_more() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
         let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
@@ -555,7 +552,7 @@ mod tests {
         backlog.main_passed(0);
         gauge.unblock();
         assert_eq!((backlog.plan(look), assignment.committable()), (Plan::Seek(0), None));
-        // It is offered to nobody: the webhook's filter is another by now.
+        // It is offered to no webhook: the filter has changed by now.
         backlog.catch_up_passed(0);
         backlog.caught_up();
         assert_eq!(assignment.committable(), Some(1));

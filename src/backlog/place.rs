@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Offsets that a place names one by one: those of a full lane, and as many that are under way or come back. Of more the rest is given
-/// again from the first one that is left out.
+/// The most offsets that a place names one by one: those of a full lane, and as many that are under way or come back. If there are more,
+/// everything from the first one that is left out is given again.
 const OFFSETS_MAX: usize = 2_048;
 
-/// The offsets that a webhook is still to be given. Without any the webhook has no place.
+/// The offsets that a webhook is still to be given. A webhook without such offsets has no place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     /// These offsets, all below `next`.
     todo: BTreeSet<i64>,
-    /// And everything from here on. Without it the group's commits say what else.
+    /// Everything from here on. Without it the group's commits say what follows.
     next: Option<i64>,
     /// Whether the former owner of the partition still has requests to the webhook under way. Until they have ended, the new owner
     /// gives it nothing.
@@ -21,7 +21,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of offsets in their order, and all from `next` on.
+    /// A place of these offsets, which are in order, and of all from `next` on.
     pub(crate) fn new(todo: impl Iterator<Item = i64>, next: Option<i64>) -> Self {
         let mut offsets = todo.filter(|offset| next.is_none_or(|next| *offset < next));
         let todo = offsets.by_ref().take(OFFSETS_MAX).collect();
@@ -102,7 +102,7 @@ impl Place {
 pub(super) struct SettledBefore {
     /// Runs of offsets that are settled for it.
     pub(super) settled: Arc<[Range<i64>]>,
-    /// The commits say nothing from this offset on.
+    /// The commits say nothing about this offset and later ones.
     pub(super) up_to: i64,
 }
 

@@ -24,11 +24,11 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 const TAIL_WAIT: Duration = Duration::from_millis(5);
 /// How often new records are read while no question is open.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
-/// How long the end of the topic may take to come, once it is known. Then the topic is read from its start again.
+/// How long reading to the known end of the topic may take. After that the topic is read from its start again.
 const TAIL_MAX: Duration = Duration::from_secs(5);
 /// How long until a topic that can't be read is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Questions that wait for the reading thread: one is enough for all partitions that came together.
+/// The most questions that wait for the reading thread: one is enough for all partitions that came together.
 const QUESTIONS_MAX: usize = 1;
 
 /// What the backlog topic held when it was asked for.
@@ -70,7 +70,7 @@ struct Question {
     ends: Option<(BTreeMap<i32, i64>, Instant)>,
 }
 
-/// The two ends.
+/// Makes both ends: one asks, the other is run by the reading thread.
 pub(crate) fn loader(kafka: &settings::Kafka, topic: &str) -> (PlaceLoader, PlaceReader) {
     let (asks, questions) = sync_channel(QUESTIONS_MAX);
     let (answers, answered) = sync_channel(QUESTIONS_MAX);
@@ -222,7 +222,7 @@ pub(crate) fn read(
     Ok(places.table)
 }
 
-/// Which place a write was of.
+/// The place that a write belongs to.
 #[derive(Clone, Copy, Debug)]
 struct WriteOf {
     owner: u64,
@@ -232,11 +232,11 @@ struct WriteOf {
 /// A write that ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
-    /// Who wrote it: a number of the caller's.
+    /// The number that the caller gave with the write.
     pub(crate) owner: u64,
     /// The id of the webhook's gauge.
     pub(crate) webhook: u64,
-    /// The in-sync replicas have it.
+    /// Whether the in-sync replicas have it.
     pub(crate) is_acknowledged: bool,
 }
 

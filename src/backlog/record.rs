@@ -35,30 +35,30 @@ pub(crate) struct PlaceRecord {
     pub(crate) reason: String,
     /// Since when, ms since 1970.
     pub(crate) since_ms: i64,
-    /// Of the owner of the partition that wrote it: of two writes the higher one counts.
+    /// The epoch of the owner that wrote it: of two writes the one with the higher epoch counts.
     pub(crate) epoch: i64,
 }
 
 /// What a place says beyond its first offset. Tools that move places to another cluster, and older versions, know `offset`
-/// only: so it is bound to the cluster and to that offset, and counts nowhere else.
+/// only. So it is bound to the cluster and to that offset, and counts nowhere else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Exact {
     /// `<cluster>.<offset>`
     of: String,
-    /// The offsets that the webhook still has to get, as runs from the first one on: gap and length in turn.
+    /// The offsets that the webhook still has to get, as runs from the first one on: a gap and a length for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     todo: Vec<i64>,
     /// And everything from here on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<i64>,
-    /// The webhook has requests of the writer under way: for so long at most, in ms, no other owner gives it anything. Without it
-    /// there are no such requests.
+    /// The writer has requests to the webhook under way. For this long at most, in ms, no other owner gives the webhook anything. Without
+    /// it there are no such requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hold_ms: Option<i64>,
 }
 
-/// What names a place: its record's key.
+/// The key of a place's record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlaceKey<'a> {
     /// The consumer group.
@@ -94,7 +94,7 @@ impl PlaceRecord {
         }
     }
 
-    /// The same with what the place says beyond its first offset. A place that is held is held for `hold_ms` at most.
+    /// Adds what the place says beyond its first offset. A place that is held is held for `hold_ms` at most.
     pub(crate) fn exactly(mut self, place: &Place, cluster: ClusterTag, hold_ms: i64) -> Self {
         self.exact = Some(Exact {
             of: self.binding(cluster),
@@ -122,8 +122,8 @@ impl PlaceRecord {
         place
     }
 
-    /// For how long at most no other owner gives the webhook anything, in ms, because the writer has requests under way. `None` if it
-    /// has not.
+    /// For how long at most no other owner gives the webhook anything, in ms, because the writer has requests under way. `None` if it has
+    /// none.
     pub(crate) fn hold_ms(&self, cluster: Option<ClusterTag>) -> Option<i64> {
         self.exact(cluster)?.hold_ms
     }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_was_moved_is_everything_from_its_offset_on_and_held_by_nobody() {
+    fn a_place_that_was_moved_is_everything_from_its_offset_on_and_is_not_held() {
         let (here, there) = (ClusterTag::of("here"), ClusterTag::of("there"));
         let mut held = Place::new([5, 6, 9].into_iter(), Some(20));
         held.is_held = true;

@@ -1,10 +1,9 @@
 //! How many requests a webhook gets at a time: the configured limit, and fewer while its receiver says that this is too many.
 //!
-//! A fixed limit is too high for some receivers and too low for others. Those that have a limit of their own say so, with
-//! 429 or 503. Then the allowance shrinks by a quarter, at most once for all requests that were under way together, and
-//! grows again with what is acknowledged: additive increase and multiplicative decrease, as TCP (RFC 5681) does and
-//! Vector's adaptive concurrency after it. A time-out or a refused connection says that a receiver is broken rather than
-//! busy; those are the circuit's.
+//! A fixed limit is too high for some receivers and too low for others. Receivers with a limit of their own say so with 429 or 503. Then
+//! the allowance shrinks by a quarter, at most once for all requests that were under way together, and grows again with what is
+//! acknowledged: additive increase and multiplicative decrease, as TCP (RFC 5681) does and Vector's adaptive concurrency after it. A
+//! time-out or a refused connection says that a receiver is broken and not busy: the circuit counts them.
 
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ pub(crate) enum Ending {
     Acknowledged,
     /// The receiver said that it has too much to do.
     Overloaded,
-    /// In another way, which says nothing.
+    /// It ended in another way, which says nothing about the limit.
     Other,
 }
 
@@ -60,7 +59,7 @@ pub(crate) enum Change {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
     limit: usize,
-    /// None while it is the limit.
+    /// `None` while the allowance is the limit.
     reduced: Option<Reduced>,
 }
 
@@ -119,7 +118,7 @@ impl Allowance {
             self.reduced = None;
             return Change::Restored;
         }
-        // What is not used up does not grow.
+        // An allowance that is not used up does not grow.
         if as_float(request.in_flight) < reduced.to.floor() {
             return Change::None;
         }
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_waits_for_nobody_when_none_is_left() {
+    async fn it_waits_for_no_acknowledgement_when_no_request_is_left() {
         for last in [Ending::Overloaded, Ending::Other] {
             let mut allowance = Allowance::new(16);
             overloaded(&mut allowance, 2);

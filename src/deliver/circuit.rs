@@ -27,7 +27,6 @@ enum State {
     },
 }
 
-/// A circuit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circuit(State);
 
@@ -67,7 +66,7 @@ impl Circuit {
         }
     }
 
-    /// It works again. Returns whether this closed it.
+    /// Closes it. Returns whether it was open.
     pub(crate) fn close(&mut self) -> bool {
         let was_open = self.is_open();
         self.0 = State::Closed { failures: 0 };

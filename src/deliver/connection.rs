@@ -1,5 +1,5 @@
-//! A connection to a receiver that carries one request after another, and the task that drives it. What is sent and how it is
-//! judged is the courier's.
+//! A connection to a receiver that carries one request after another, and the task that drives it. The courier decides what is sent, and
+//! judges the answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 40 * 1024;
 /// Headers of an answer: several times what servers behind several proxies send. The library allocates places for all of them with
 /// each answer; up to 14 KB that costs 20 ns, beyond it 150.
 const HEADERS_MAX: usize = 400;
-/// How long a connection that is given up may take to send what it has and to say goodbye.
+/// How long a connection that is given up may take to send what it has and to close.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
 /// The longest life of a connection. When a receiver's servers change, its connections are spread over the new ones within this time.
 const AGE_MAX: Duration = Duration::from_mins(5);
@@ -35,7 +35,7 @@ pub(crate) struct KeptConnection {
     pub(super) sender: http1::SendRequest<Full<Bytes>>,
     pub(super) budget: ReadBudget,
     address: SocketAddr,
-    /// Until when its name is known to lead to its address.
+    /// Until when its name is known to resolve to its address.
     pub(super) checked_until: Instant,
     opened: Instant,
     /// When it was last given back.
@@ -47,7 +47,7 @@ impl KeptConnection {
     /// Begins to speak HTTP/1.1 over `connection`. The task that drives it is one of `drivers`.
     ///
     /// # Errors
-    /// Why that can't be, in words.
+    /// Why the connection can't be used, in words.
     pub(super) async fn begin(connection: Connection, drivers: &TaskTracker) -> Result<Self, Cause> {
         let (address, checked_until) = (connection.remote(), connection.checked_until());
         let budget = ReadBudget::of_head(HEAD_BYTES_MAX);

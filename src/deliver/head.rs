@@ -1,7 +1,8 @@
-//! The head of an answer that the HTTP library refuses for what it says about the body's length, read for its status and echo alone: nothing
-//! else decides about an acknowledgement. What is read here is never used to find the end of an answer, so nothing can hide in it.
+//! The head of an answer that the HTTP library refuses because of what it says about the body's length. Only its status and echo are
+//! read: nothing else decides about an acknowledgement. What is read here is never used to find the end of an answer, so nothing can hide
+//! in it.
 
-/// The bytes of an answer's status line and headers, in words that are needed.
+/// What is needed of an answer's status line and headers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head<'a> {
     pub(super) status: u16,
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_head_is_none() {
+    fn a_head_that_is_not_whole_is_not_read() {
         for text in [
             "",
             "HTTP/1.1 200 OK\r\nx-echo: t\r\n",

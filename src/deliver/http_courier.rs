@@ -1,9 +1,9 @@
 //! The courier of workers and of test deliveries: one request to one receiver, sent over a kept or a new connection, and judged, under
-//! one deadline. The shard decides when what is sent.
+//! one deadline. The shard decides what is sent and when.
 //!
-//! The verdict falls at the headers of the answer. What is left of it then is an [`HttpBody`], which nothing waits for but the
-//! connection and the attempt log. A kept connection may have been closed by the receiver at the very moment the request left: then
-//! it is sent once more on a new connection, which does not count as an attempt.
+//! The verdict falls at the headers of the answer. What has not come by then is an [`HttpBody`]. Only the connection and the attempt log
+//! wait for it. The receiver may have closed a kept connection when the request was sent. Then the request is sent once more on a new
+//! connection, which does not count as an attempt.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_BYTES_KEPT: usize = 1024;
 /// The contract's: the body of an answer may take this long after its headers, within the request's deadline.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
-/// The most that is read of an answer's body: what is wanted of it, into however small chunks it is cut.
+/// The most that is read from the connection for an answer's body: what is wanted of it and the overhead of small chunks.
 const BODY_BYTES_MAX: usize = 4 * ANSWER_BYTES_MAX;
 
 /// The body of an answer as it comes over a connection.
@@ -144,7 +144,7 @@ impl HttpCourier {
     ) -> Result<(Response<Incoming>, KeptConnection), Failed> {
         let deadline = start + self.request_timeout;
         if let Some(mut connection) = kept {
-            // Otherwise nothing is sent over it, so this is not a second sending.
+            // Nothing is sent over a connection that is not usable, so the next sending is the first.
             let is_known = start < connection.checked_until;
             if connection.is_usable(start)
                 && (is_known || self.still_leads(request.authority(), &mut connection, deadline).await)
@@ -177,7 +177,7 @@ impl HttpCourier {
         }
     }
 
-    /// Asks whether the receiver's name still leads where the connection does.
+    /// Asks whether the receiver's name still resolves to the connection's address.
     async fn still_leads(&self, authority: &Authority, connection: &mut KeptConnection, deadline: Instant) -> bool {
         let leads = timeout_at(deadline, Box::pin(self.connector.leads_to(authority, connection.address().ip()))).await;
         connection.checked_until = leads.ok().flatten().unwrap_or(connection.checked_until);
@@ -252,7 +252,7 @@ impl Failed {
         let is_unsent = error.is_canceled() || error.is_closed();
         let unread = if error.is_parse() || is_unsent { connection.budget.head() } else { Vec::new() };
         if is_unsent {
-            // The library says nothing about the connection then but that it is gone.
+            // The library says only that the connection is gone.
             let (reason, words) = if unread.is_empty() {
                 (Reason::Reset, "the receiver closed the connection before it had the request")
             } else {
@@ -263,7 +263,7 @@ impl Failed {
         Self { unread, ..Self::new(classify(error), Cause::of_error(error), Some(connection.address())) }
     }
 
-    /// Whether the answer acknowledges all the same: by its status and echo, where only what it says of its body is wrong.
+    /// Whether the answer acknowledges nevertheless: by its status and echo, where only what it says about its body is wrong.
     fn acknowledges(&self, token: &[u8]) -> bool {
         Head::parse(&self.unread, ECHO.as_str())
             .is_some_and(|head| judge(head.status, head.echoes.into_iter(), token).is_ok())

@@ -1,5 +1,5 @@
-//! The connections of a shard that wait for their next request, by host: at most so many in all, the oldest out first. Nothing here
-//! connects.
+//! The connections of a shard that wait for their next request, by host. Their number is bounded, and the oldest ones are closed first.
+//! Nothing here connects.
 
 use tokio::time::Instant;
 
@@ -7,7 +7,7 @@ use super::connection::KeptConnection;
 
 /// The fewest connections that a shard may keep, however few requests it may have under way.
 const KEPT_MIN: usize = 64;
-/// When a pool is full, one in so many is closed at once: finding the oldest ones looks at all.
+/// When a pool is full, one of this many connections is closed, all at once: finding the oldest ones looks at all.
 const CLOSED_OF: usize = 8;
 
 /// What a pool needs to know about a connection.
@@ -41,7 +41,7 @@ pub(crate) struct KeptPool<C> {
     kept_max: usize,
 }
 
-/// How many connections each of `shards` may keep where `in_flight_max` requests may be under way in all: together as many.
+/// How many connections each of `shards` may keep where `in_flight_max` requests may be under way in all: together they keep as many.
 pub(crate) fn kept_max(in_flight_max: usize, shards: usize) -> usize {
     in_flight_max.div_ceil(shards.max(1)).max(KEPT_MIN)
 }

@@ -1,4 +1,4 @@
-//! Deliveries out: one lane a webhook, grouped by host, on shards that share nothing. Order, limits, requests, and what follows.
+//! Deliveries out: one lane for each webhook, grouped by host, on shards that share nothing. Order, limits, requests, and what follows.
 //!
 //! Each shard is a thread with a single-threaded runtime. A webhook's host decides its shard, so everything about a host
 //! (connections, circuit, lanes) has one owner and no lock.

@@ -125,8 +125,8 @@ impl NextSteps {
         record
     }
 
-    /// A retry that was due at `now_ms` and can't be requested: it waits in its tier once more. What was due at once waits in
-    /// the first tier, or it would go round without a pause; so does what comes from a tier that the schedule has no more.
+    /// A retry that was due at `now_ms` and can't be requested: it waits in its tier again. What was due at once waits in the first tier,
+    /// since it would come back without a pause otherwise. So does what comes from a tier that the schedule does not have any more.
     pub(crate) fn requeue(&self, requeue: Requeue, now_ms: i64) -> NextRecord {
         let tier = if requeue.tier < self.tiers.len() { requeue.tier } else { 0 };
         let due_ms = self.due_ms(tier, now_ms);
@@ -177,7 +177,7 @@ impl NextSteps {
     /// The next try after a topic refused the record for its size: the dead-letter topic.
     ///
     /// # Errors
-    /// That was the dead-letter topic already: the event, which has nowhere to go.
+    /// The dead-letter topic refused it: the event, for which no topic is left.
     pub(crate) fn after_too_large(
         &self,
         record: NextRecord,
@@ -209,7 +209,7 @@ impl NextRecord {
         self.event.settle(self.gauge.as_ref());
     }
 
-    /// The event it is of.
+    /// The event that it belongs to.
     pub(crate) fn event(&self) -> &Arc<Event> {
         &self.event
     }

@@ -1,7 +1,7 @@
 //! Where the end of an attempt is reported: the attempt log and the health of integrations. Never delays a delivery.
 //!
-//! Shards call in from their own threads, once an attempt: a count under a lock that only this shard and, once a second,
-//! the collector take, and for the log a hand-over that is given up when there is no room.
+//! Shards call it from their own threads, once for each attempt. It counts under a lock that only this shard takes and, once a second,
+//! the collector. It hands over to the log, unless there is no room.
 
 use std::sync::Arc;
 
@@ -29,12 +29,12 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// To these.
+    /// Reports to these.
     pub(crate) fn new(tally: Arc<Tally>, log: Option<AttemptLog>) -> Self {
         Self { tally: Some(tally), log }
     }
 
-    /// Of which answers the body is wanted.
+    /// From which answers the body is wanted.
     pub(crate) fn keep(&self) -> Keep {
         self.log.as_ref().map_or(Keep::Nothing, AttemptLog::keep)
     }

@@ -1,4 +1,4 @@
-//! The queue of one lane: which item may start next when some wait for each other.
+//! The queue of one lane: which item may start next, where items wait for each other.
 //!
 //! Items that share an order key go one after another, in the order they came; others are free. An item may have two
 //! keys and then waits for both. Items leave in two steps: `pop` starts one, `finish` frees its keys.
@@ -14,12 +14,12 @@ use crate::telemetry::never::never;
 /// The place of a started item, until it is finished.
 pub(crate) type Place = usize;
 
-/// No place: the end of a chain.
+/// The end of a chain.
 const NOWHERE: Place = Place::MAX;
 
 #[derive(Debug)]
 struct Node<T> {
-    /// None once started.
+    /// `None` once it is started.
     item: Option<T>,
     keys: [Option<u64>; 2],
     /// For each of its keys: the item after it.
@@ -63,7 +63,7 @@ impl<T> Default for OrderedQueue<T> {
 impl<T> OrderedQueue<T> {
     /// Takes an item at the end of the order of its keys.
     pub fn push(&mut self, item: T, keys: [Option<u64>; 2]) {
-        // An entity linked with itself is one key, not a wait for oneself.
+        // An entity that is linked with itself is one key. With two the item would wait for itself.
         let keys = if keys[0] == keys[1] { [keys[0], None] } else { keys };
         self.arrivals += 1;
         let slot = Node { item: Some(item), keys, next: [NOWHERE; 2], arrival: self.arrivals };
@@ -124,7 +124,7 @@ impl<T> OrderedQueue<T> {
             slots.iter().filter(|(_, slot)| slot.item.is_some()).map(|(place, slot)| (slot.arrival, place)).collect();
         waiting.sort_unstable();
         let drained = waiting.into_iter().filter_map(|(_, place)| slots.try_remove(place)?.item).collect();
-        // Of a key's items only the first can have started: all that is left of a chain.
+        // Only the first of a key's items can have started: it is all that is left of a chain.
         self.by_key.retain(|key, chain| {
             chain.last = chain.first;
             set_next(slots, chain.first, *key, NOWHERE)
@@ -167,7 +167,7 @@ impl<T> OrderedQueue<T> {
     }
 }
 
-/// The item after `place` in the chain of `key`, and whether `place` is in that chain.
+/// Sets the item after `place` in the chain of `key`. Returns whether `place` is in that chain.
 fn set_next<T>(slots: &mut Slab<Node<T>>, place: Place, key: u64, next: Place) -> bool {
     let slot = slots.get_mut(place);
     slot.map(|slot| slot.set_next(key, next)).is_some()

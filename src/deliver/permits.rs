@@ -11,14 +11,16 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit
 
 use super::promptness::Pace;
 
-/// One in so many is for probes: receivers that hang must not take those of the others, nor wait for them.
+/// One permit of this many is for probes: probes of receivers that hang must neither take the permits of other requests nor wait for
+/// them.
 const PROBES_OF: usize = 8;
-/// Of the rest, one in so many is for late, silent and unknown webhooks at most, in this order. An eighth is left for prompt ones alone.
+/// Of the other permits, late, silent and unknown webhooks may hold one of this many at most, in this order. An eighth is left for prompt
+/// webhooks alone.
 const SHARES_OF: [usize; KINDS] = [2, 4, 8];
 /// How many shares there are.
 pub(crate) const KINDS: usize = 3;
 
-/// The place of a pace in what is held by share. A prompt webhook needs none.
+/// The index of a pace among the shares. A prompt webhook needs no share.
 pub(crate) fn kind_of(pace: Pace) -> Option<usize> {
     match pace {
         Pace::Prompt => None,
@@ -38,7 +40,7 @@ pub struct Permits {
 /// What webhooks of a kind may hold.
 struct Share {
     free: Arc<Semaphore>,
-    /// What they hold beyond it, since webhooks with permits became of this kind.
+    /// What they hold beyond the share, because webhooks that had permits became of this kind.
     excess: AtomicUsize,
 }
 
@@ -92,7 +94,7 @@ impl Permits {
         self.shares.each_ref().map(|share| PermitQueue { of: Arc::clone(&share.free), waits: None })
     }
 
-    /// A webhook of this pace gives back so much of its share.
+    /// A webhook of this pace gives back `count` of its share.
     pub(crate) fn give_back(&self, pace: Pace, count: usize) {
         if let Some(share) = self.share(pace) {
             share.give_back(count);
@@ -152,7 +154,7 @@ impl PermitQueue {
         self.waits = None;
     }
 
-    /// Ready with a permit that comes to this place. Where none is wanted the place is given up.
+    /// Ready with a permit that comes to this place. If no permit is wanted, the place is given up.
     pub(crate) fn poll_wanted(
         &mut self,
         is_wanted: bool,

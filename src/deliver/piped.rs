@@ -26,7 +26,7 @@ use crate::telemetry::metrics::Metrics;
 const PIPE_BYTES: usize = 4 * 1024;
 /// There is no reason to wait for a receiver that has hung up: an exchange that takes this long is a defect.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Where the pipe is said to lead. It is an address that is refused, so no other connection is opened in its place.
+/// The address that the pipe is said to lead to. It is one that is refused, so no other connection is opened instead.
 const REMOTE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
 
 /// What a receiver sends before it hangs up, and how.
@@ -34,7 +34,7 @@ const REMOTE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 pub(crate) struct Script<'a> {
     /// Every byte of it.
     pub(crate) bytes: &'a [u8],
-    /// As much is sent at a time. At least 1.
+    /// How many bytes are sent at a time. At least 1.
     pub(crate) chunk: usize,
     /// Sends without waiting for the request's head.
     pub(crate) speaks_first: bool,

@@ -1,4 +1,4 @@
-//! How soon a webhook's requests end: what decides how many of the process's requests may be under way to webhooks like it.
+//! How soon a webhook's requests end. That decides how many of the process's requests may be under way to webhooks like it.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) struct Promptness {
 }
 
 impl Promptness {
-    /// Of a webhook that had no request yet.
+    /// The pace of a webhook that had no request yet.
     pub(crate) fn unknown(now: Instant) -> Self {
         Self { pace: Pace::Unknown, heard: now }
     }
@@ -57,7 +57,8 @@ impl Promptness {
         };
     }
 
-    /// The pace that a webhook has by now whose requests are under way, if it is another: none of them has ended for [`PROMPT`].
+    /// The new pace of a webhook whose requests are under way, if none of them has ended for [`PROMPT`]. `None` if its pace stays the
+    /// same.
     pub(crate) fn overdue(&self, now: Instant) -> Option<Pace> {
         let is_overdue = now.saturating_duration_since(self.heard) > PROMPT;
         match self.pace {
@@ -67,7 +68,7 @@ impl Promptness {
         }
     }
 
-    /// It counts with this pace until a request ends.
+    /// Sets its pace, until a request ends.
     pub(crate) fn set(&mut self, pace: Pace) {
         self.pace = pace;
     }

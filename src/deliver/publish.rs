@@ -127,7 +127,7 @@ impl Publish for Sink {
 }
 
 impl Sink {
-    /// Makes the producer. `stop` ends all waiting; the sink cancels `fatal` when the producer is beyond repair.
+    /// Makes the producer. `stop` ends all waiting; the sink cancels `fatal` when the producer can never publish again.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
@@ -160,7 +160,7 @@ impl Sink {
     fn lone_producer(&self) -> Option<&Publisher> {
         if self.lone.get().is_none() {
             match Publisher::open(&single_record_producer_config(&self.kafka, "sink-alone"), "sink-alone") {
-                // Another thread may have been faster; one of the two producers is dropped.
+                // Another thread may have made one at the same time: one of the two producers is dropped.
                 Ok(made) => drop(self.lone.set(made)),
                 Err(error) => tracing::error!(%error, "no producer for single records"),
             }
@@ -179,7 +179,7 @@ impl Sink {
     }
 }
 
-/// Publishes a record and says when it was appended. How long that is tried is the client's `message.timeout.ms`.
+/// Publishes a record and says when it was appended. The client's `message.timeout.ms` bounds how long it tries.
 pub(crate) async fn publish_once(producer: &Publisher, outgoing: &Outgoing) -> Result<Timestamp, KafkaError> {
     let Outgoing { topic, key, payload, headers } = outgoing;
     let (key, value) = (key.as_deref(), payload.as_deref());

@@ -1,5 +1,4 @@
-//! One request to a webhook: its headers and body. What does not change from one request to the next is prepared once.
-//! Nothing here sends.
+//! One request to a webhook: its headers and body. The part that is the same for all requests is prepared once. Nothing here sends.
 
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// Why a webhook can't be sent requests. The registration API and the table refuse such a record, so this only ever meets one that
+/// Why a webhook can't be sent requests. The registration API and the table refuse such a record, so this happens only to a record that
 /// came another way.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadRequest {
@@ -34,7 +33,7 @@ pub(crate) enum BadRequest {
     Headers,
 }
 
-/// All of a webhook's requests that does not change from one to the next.
+/// The part that is the same for all requests of a webhook.
 pub(crate) struct RequestTemplate {
     authority: Arc<Authority>,
     path: Uri,
@@ -85,7 +84,7 @@ impl RequestTemplate {
     }
 }
 
-/// One request: what of it is its own.
+/// One request: the part that differs from the others.
 pub(crate) struct SignedRequest {
     prepared: Arc<RequestTemplate>,
     body: Bytes,

@@ -17,12 +17,12 @@ const SILENT_STEPS_MAX: u64 = 5;
 /// How far a clock jumps, in ms.
 const CLOCK_JUMP_MS: i64 = 60_000;
 
-/// Faults that a world may know besides crashes, handovers, and writes that fail or come late.
+/// Faults that a world may have besides crashes, handovers, and writes that fail or come late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The owner's clock jumps.
     Clock,
-    /// The owner stands still past its session, and goes on when the partition is another's.
+    /// The owner stands still past its session, and goes on when the partition has another owner.
     Freeze,
     /// The coordinator does not answer commits.
     Silence,
@@ -33,7 +33,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Some of them, or none.
+    /// A random part of them.
     pub(super) fn some(fate: &mut StdRng) -> Vec<Self> {
         let mut all = vec![Self::Clock, Self::Freeze, Self::Silence, Self::Table, Self::Truncation];
         all.retain(|_| fate.random_bool(0.5));
@@ -68,7 +68,7 @@ impl World {
         }
     }
 
-    /// From now on nothing goes wrong but what is under way.
+    /// From now on no new fault happens.
     pub(super) fn calm(&mut self) {
         self.is_silent = false;
         self.table.fill(Standing::Delivered);
@@ -91,7 +91,7 @@ impl World {
         let removed = self.process.backlog.all().filter(|behind| behind.may_be_abandoned());
         for behind in removed.filter(|behind| standing(behind.gauge.id()) == Standing::Gone) {
             let (webhook, place) = (self.process.webhook(&behind.gauge), behind.place());
-            // What the last owner's commit named as settled is not read again: only the place stood for it.
+            // What the last owner's commit named as settled is not read again: only the place covered it.
             let read = self.process.backlog.settled_before.last().map_or(0, |run| run.end).max(self.process.main);
             self.receivers[webhook].dropped.extend((0..read).filter(|offset| place.covers(*offset)));
         }
@@ -104,7 +104,7 @@ impl World {
         self.receivers.iter_mut().for_each(|receiver| receiver.requested.clear());
     }
 
-    /// A frozen owner goes on: it begins and ends requests and writes places until it hears that the partition is another's.
+    /// A frozen owner goes on: it begins and ends requests and writes places until it hears that the partition has another owner.
     fn wake(&mut self) {
         let Some(mut woken) = self.frozen.pop() else { return };
         for (webhook, receiver) in self.receivers.iter_mut().enumerate() {
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// Former owners go on until what was under way has ended; some die before.
+    /// Former owners go on until the requests under way have ended. Some crash before that.
     pub(super) fn linger(&mut self) {
         for index in (0..self.former.len()).rev() {
             let process = &mut self.former[index];
@@ -224,8 +224,7 @@ impl World {
         }
     }
 
-    /// The owner looks whether former owners have released places. A place whose holder is dead is released when its time has
-    /// run out.
+    /// The owner looks whether former owners have released places. A place whose holder crashed is released when its time has run out.
     pub(super) fn follow(&mut self) {
         let held: Vec<_> = self.process.backlog.held_elsewhere().map(Arc::clone).collect();
         for gauge in held {

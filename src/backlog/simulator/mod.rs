@@ -1,6 +1,6 @@
-//! The backlog under a seeded scheduler: a log, lanes that fill and return, receivers with moods, crashes, partitions that are
-//! given up in order while requests are under way, places whose writes fail, or come late out of a process that crashed. And of
-//! the faults in [`Fault`] each world knows some. The state machines are those of production: backlog, gauges, offsets.
+//! The backlog under a seeded scheduler: a log, lanes that fill and return, receivers that fail at times, crashes, partitions that are
+//! given up in order while requests are under way, places whose writes fail, or come late out of a process that crashed. Each world also
+//! has some of the faults in [`Fault`]. The state machines are those of production: backlog, gauges, offsets.
 //!
 //! After each step the invariants hold. At the end every event is settled or dropped for every webhook. No event is requested twice
 //! between two abrupt faults. A seed that fails is printed and replays: `HOOKSTREAM_SIM_SEED=7 cargo test --lib simulator`.
@@ -38,7 +38,7 @@ const FORMER_MAX: usize = 2;
 
 struct World {
     rng: StdRng,
-    /// Decides about `faults`, of which a world knows some.
+    /// Decides about `faults`.
     fate: StdRng,
     faults: Vec<Fault>,
     log_len: i64,
@@ -57,7 +57,7 @@ struct World {
     process: Process,
     /// Former owners of the partition that have requests under way.
     former: Vec<Process>,
-    /// Those who lost the partition and do not know it.
+    /// Owners that lost the partition and do not know it.
     frozen: Vec<Process>,
     /// By webhook: what the integrations table says.
     table: Vec<Standing>,
@@ -70,7 +70,7 @@ struct World {
 }
 
 impl World {
-    /// Without `has_all` there are only the faults that the first seeds had: a seed that was kept then replays as it was.
+    /// Without `has_all` there are only the faults that the first simulator had: a seed that was kept then replays as it was.
     fn new(seed: u64, has_all: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut fate = StdRng::seed_from_u64(!seed);
@@ -116,7 +116,7 @@ impl World {
             while rng.random_bool(0.7)
                 && let Some((webhook, id, place)) = process.writes.pop_front()
             {
-                // A write that failed may be in Kafka all the same.
+                // A write that failed may be in Kafka nevertheless.
                 let outcomes = [(true, true), (true, true), (false, false), (true, false)];
                 let (is_stored, is_acknowledged) = outcomes[rng.random_range(0..4)];
                 if is_stored {

@@ -13,7 +13,7 @@ use crate::inflight::lane_gauge::{Admitted, LaneGauge, LaneGauges};
 use crate::inflight::partition::{Assignment, FromLane};
 use crate::inflight::pressure::Pressure;
 
-/// Of one webhook: what it settled, and what was requested since the last crash.
+/// What one webhook settled, and what was requested of it since the last crash.
 #[derive(Default)]
 pub(super) struct Receiver {
     pub(super) settled: BTreeSet<i64>,
@@ -26,7 +26,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Whether nothing is to be done for an event any more.
+    /// Whether nothing is left to do for an event.
     pub(super) fn has_ended(&self, offset: i64) -> bool {
         self.settled.contains(&offset) || self.dropped.contains(&offset)
     }

@@ -18,9 +18,9 @@ fn what_is_on_its_way_to_a_lane_that_returns_comes_before_what_is_given_next() {
     replay(1);
 }
 
-/// A place that the former owner let go with nothing to give kept its webhook behind until the next event.
+/// A place that the former owner released with nothing to give kept its webhook behind until the next event.
 #[test]
-fn a_webhook_that_is_let_go_with_nothing_to_give_is_level() {
+fn a_webhook_that_is_released_with_nothing_to_give_is_level() {
     replay(2_824);
 }
 
@@ -30,14 +30,14 @@ fn nothing_is_committed_that_waits_for_a_place_which_is_not_in_kafka() {
     [0, 42, 53, 65].into_iter().for_each(replay);
 }
 
-/// A former owner wrote a place that it had let go again and again, also after the next owner had removed it.
+/// A former owner wrote a place that it had released again and again, also after the next owner had removed it.
 #[test]
-fn a_place_that_a_former_owner_let_go_is_not_written_again() {
+fn a_place_that_a_former_owner_released_is_not_written_again() {
     replay(3_873);
 }
 
-/// A webhook that was level bounded commits again by what it had been given long ago, when a place was to cover a delivery that took
-/// long: the commit went back.
+/// A webhook that was level bounded commits by what it had been given long ago, when it got a place for a delivery that took long: the
+/// commit went back.
 #[test]
 fn a_commit_never_goes_back() {
     replay(6_997);
@@ -64,7 +64,7 @@ fn what_a_pass_has_left_behind_is_not_given_later() {
 }
 
 /// A webhook fell behind again while its place was being written, and that place was the right one: it was not written again, and commits
-/// stayed bounded. The partition was given up so, and the next owner gave all of it again.
+/// stayed bounded. The partition was given up in that state, and the next owner gave all of it again.
 #[test]
 fn a_place_that_is_in_kafka_as_it_is_bounds_no_commit() {
     [17_350, 44_667, 44_756].into_iter().for_each(replay_all);
@@ -84,8 +84,8 @@ fn a_place_that_comes_between_its_removal_and_a_handover_is_given_again() {
     [7_964, 18_729, 35_628, 44_176].into_iter().for_each(replay_all);
 }
 
-/// A record stayed unsettled for a webhook that it matched no more, where no place of it was ever written: commits stopped.
+/// A record stayed unsettled for a webhook that it did not match any more, where no place of it was ever written: commits stopped.
 #[test]
-fn a_record_does_not_wait_for_a_webhook_that_it_matches_no_more() {
+fn a_record_does_not_wait_for_a_webhook_that_it_does_not_match_any_more() {
     [57_802, 58_265].into_iter().for_each(replay_all);
 }

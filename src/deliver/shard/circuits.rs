@@ -1,7 +1,7 @@
 //! Circuits of webhooks and hosts: what opens and closes them, what waits behind an open one, and probes.
 //!
-//! A lane is blocked while its webhook's circuit or its host's is open. Then it keeps one delivery at most, to probe with;
-//! everything else goes back to where it came from, unspent.
+//! A lane is blocked while its webhook's circuit or its host's is open. Then it keeps one delivery at most, to probe with. The others go
+//! back to where they came from, without an attempt.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ fn is_of_the_network(outcome: &Outcome) -> Option<bool> {
         Outcome::Failed { reason, .. } => match reason {
             Reason::Dns | Reason::Connect | Reason::Tls | Reason::Timeout | Reason::Reset => Some(true),
             Reason::Status | Reason::EchoMissing | Reason::EchoMismatch | Reason::Protocol => Some(false),
-            // No contact was made, nor tried.
+            // No connection was tried.
             Reason::RefusedAddress | Reason::CircuitOpen => None,
         },
     }
@@ -178,7 +178,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let Some(lane) = self.lanes.get_mut(lane_index) else { return never("a lane that is in use is gone") };
         lane.circuit.begin_probe(now);
         self.hosts.get_mut(lane.host).into_iter().for_each(|host| host.circuit.begin_probe(now));
-        // The next one is a retry, if one falls due until then.
+        // The next probe is a retry, if one falls due until then.
         lane.gauge.want_probe(false);
     }
 
@@ -193,7 +193,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if blocked.is_empty() {
             return;
         }
-        // Another begins each time: one webhook alone must not probe for all of its host.
+        // It begins with another lane each time: one webhook alone must not probe for all of its host.
         let first = rand::Rng::random_range(&mut self.rng, 0..blocked.len());
         for lane_index in blocked.iter().cycle().skip(first).take(blocked.len()).copied() {
             if !self.is_probe_due(lane_index, now) {

@@ -16,11 +16,11 @@ use crate::inflight::pressure::HeldPublication;
 use crate::telemetry::metrics::TickOutcome;
 use crate::telemetry::never::never;
 
-/// How a receiver says that it has too much to do.
+/// A status with which a receiver says that it has too much to do.
 const TOO_MANY_REQUESTS: u16 = 429;
 /// See [`TOO_MANY_REQUESTS`].
 const SERVICE_UNAVAILABLE: u16 = 503;
-/// Answers of a shard that still come in after their verdict, each for 2 s at most: with a descriptor and some KB each.
+/// The most answers of a shard that still come in after their verdict. Each takes a descriptor and some KB, for 2 s at most.
 const READINGS_MAX: usize = 128;
 
 impl<C: Courier, P: Publish> Shard<C, P> {
@@ -106,7 +106,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         delivery.settle();
     }
 
-    /// Gives back what a request held: its place in the order, its share of lane and host.
+    /// Gives back what a request held: its place in the order, and its part of the bounds of lane and host.
     fn free(&mut self, under_way: &UnderWay, exchanged: &Exchange<C>, now: Instant) {
         let has_failed = exchanged.outcome != Outcome::Acknowledged;
         self.shared.metrics.deliver.in_flight_requests.dec();
@@ -130,7 +130,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             host.in_flight -= 1;
             host.used = now;
         }
-        // The other connections to that host are not better.
+        // The other connections to that host are likely to be broken too.
         if !is_answered {
             self.kept.close(under_way.host);
         }
@@ -181,8 +181,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// A delivery waited while its integration was suspended. What was matched just now is dropped, as what comes after it;
-    /// a retry is a dead letter.
+    /// A delivery waited while its integration was suspended. A first attempt is dropped, as the events that follow are. A retry becomes
+    /// a dead letter.
     pub(super) fn suspended(&mut self, delivery: Delivery) {
         if let Some(wire) = delivery.wire {
             let value = Some(delivery.event.payload.clone());

@@ -1,5 +1,5 @@
-//! A shard whose courier and publisher do what a test says, on tokio's paused clock: a minute of retries takes no time, and each
-//! test sees the same order of events. No rule of a shard is here.
+//! A shard whose courier and publisher do what a test says, on tokio's paused clock: a minute of retries takes no time, and each test
+//! sees the same order of events. The tests of `intake::pipeline` use it too. No rule of a shard is here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -89,7 +89,7 @@ pub(crate) struct Seen {
     pub(crate) is_kept: bool,
 }
 
-/// What a receiver makes of a request.
+/// How a receiver answers a request.
 pub(crate) struct Answer {
     outcome: Outcome,
     after: Duration,
@@ -148,7 +148,7 @@ impl Receivers {
         self.seen.lock().len()
     }
 
-    /// Of each request the event's offset and when it was made, in ms since the test began.
+    /// The offset of each request's event, and when the request was made, in ms since the test began.
     pub(crate) fn times(&self) -> Vec<(i64, u128)> {
         self.seen.lock().iter().map(|seen| (seen.offset, seen.at_ms)).collect()
     }
@@ -261,7 +261,7 @@ impl Topics {
         self.too_small.lock().push(topic);
     }
 
-    /// Of each record its topic and the attempts made by its header.
+    /// The topic of each record, and the attempts made by its header.
     pub(crate) fn written(&self) -> Vec<(String, String)> {
         self.records
             .lock()

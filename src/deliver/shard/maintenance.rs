@@ -1,5 +1,5 @@
-//! What a shard looks after ten times a second, because no event does: records that changed, probes, webhooks that turned slow, lanes of
-//! partitions that are given up, idle connections, lanes and hosts that are not needed any more. Nothing here starts a request.
+//! What a shard looks after ten times a second, because no event triggers it: records that changed, probes, webhooks that turned slow,
+//! lanes of partitions that are given up, idle connections, lanes and hosts that are not needed any more. Nothing here starts a request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::domain::table::Table;
 
 /// How often a shard looks after its lanes.
 pub(super) const MAINTENANCE_EVERY: Duration = Duration::from_millis(100);
-/// A lane or host without work is forgotten after this; a circuit's state with it.
+/// A lane or host without work is forgotten after this, and its circuit's state too.
 const FORGET_AFTER: Duration = Duration::from_mins(2);
 
 impl<C: Courier, P: Publish> Shard<C, P> {
-    /// Looks after what no event does.
+    /// Looks after everything that no event triggers.
     pub(super) fn look(&mut self) {
         let now = Instant::now();
         self.follow_records(now);
@@ -86,8 +86,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// What waits is requested as its integration's record says now, where no newer delivery brings that record. What is for another
-    /// shard's host goes back, as what comes to a pause does; what is for a webhook that is gone is dropped.
+    /// Applies the records as they are now to what waits, where no newer delivery brings them. What is for another shard's host goes
+    /// back, and so does what is for a webhook that is paused. What is for a webhook that is gone is dropped.
     fn follow_records(&mut self, now: Instant) {
         let shared = Arc::clone(&self.shared);
         // While the table is written, the next look comes soon.
@@ -184,8 +184,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 }
 
-/// Counts a lane's permits by the pace that it has by now, and returns the one before. An unknown one stays unknown where silent ones have
-/// their share.
+/// Counts a lane's permits by its new pace, and returns the one before. An unknown lane stays unknown while silent ones hold all of their
+/// share.
 fn follow_pace(lane: &mut Lane, pace: Pace, permits: &Permits) -> Option<Pace> {
     let before = lane.promptness.pace();
     if before == Pace::Prompt {
@@ -197,8 +197,8 @@ fn follow_pace(lane: &mut Lane, pace: Pace, permits: &Permits) -> Option<Pace> {
     Some(before)
 }
 
-/// The integration of that key and the place of one of its webhooks. An error where it is not delivered to: with a reason if what was
-/// to be delivered to it is dropped for good.
+/// The integration of that key and the place of one of its webhooks. An error if nothing is delivered to it: with a reason if the
+/// deliveries that wait for it are dropped for good.
 fn target(table: &Table, key: &str, webhook_id: &str) -> Result<(Arc<Integration>, usize), Option<DropReason>> {
     let integration = table.get(key).ok_or(DropReason::IntegrationGone)?;
     let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;

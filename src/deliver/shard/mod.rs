@@ -82,14 +82,14 @@ pub struct Shared<C, P> {
 struct Lane {
     gauge: Arc<LaneGauge>,
     host: usize,
-    /// The requests of the webhook as the integration says at present.
+    /// The requests of the webhook by the integration's record as it is now.
     prepared: Arc<RequestTemplate>,
     prepared_from: (Arc<Integration>, usize),
     queue: OrderedQueue<Delivery>,
     in_flight: usize,
     /// Permits that its requests hold. Probes have their own.
     permits: usize,
-    /// A place in the share of a kind, for its next request: it was held back and has its turn.
+    /// A place in the share of a kind, for its next request. It has one after it was held back, when it is its turn.
     share: Option<(usize, OwnedSemaphorePermit)>,
     promptness: Promptness,
     allowance: Allowance,
@@ -123,7 +123,7 @@ impl Lane {
         self.queue.push(delivery, keys);
     }
 
-    /// Lets the events thread see whether it is blocked and how much room it has, where first attempts go to this shard.
+    /// Sets in the gauge whether it is blocked and slow, if first attempts go to this shard: the events thread reads it.
     fn show(&self, shard: usize) {
         if !self.gauge.is_at(shard) {
             return;
@@ -144,7 +144,7 @@ struct Host {
     used: Instant,
 }
 
-/// What a shard does outside itself.
+/// Work of a shard that takes time: requests, answers and publications.
 enum Work<C: Courier> {
     Attempt { under_way: Box<UnderWay>, request: SignedRequest, kept: Option<C::Connection> },
     Answer { reading: Box<Reading>, body: Box<C::Body> },
@@ -160,7 +160,7 @@ struct UnderWay {
     began: Instant,
     delivery: Delivery,
     active: Option<Active>,
-    /// Of a first attempt, once it has begun.
+    /// If it is a first attempt: that its request is under way.
     in_request: Option<InRequest>,
     _permit: OwnedSemaphorePermit,
 }
@@ -171,7 +171,7 @@ struct Reading {
     entry: Option<Entry>,
 }
 
-/// How that ended.
+/// How such work ended.
 enum Done<C: Courier> {
     Attempt {
         under_way: Box<UnderWay>,
@@ -204,7 +204,7 @@ async fn perform<C: Courier, P: Publish>(shared: Arc<Shared<C, P>>, work: Work<C
     }
 }
 
-/// Publishes a record, unless the next owner of its partition does: it would be in its topic twice.
+/// Publishes a record, unless its partition has another owner: that one publishes it too.
 async fn publish(sink: &impl Publish, record: &NextRecord) -> Result<(), PublishError> {
     tokio::select! {
         biased;
@@ -236,7 +236,7 @@ struct Shard<C: Courier, P> {
     held_back_shown: i64,
     /// Lanes whose next delivery is a probe.
     probing: VecDeque<usize>,
-    /// What was decided and is not begun.
+    /// Work that is decided and has not begun.
     outbox: Vec<Work<C>>,
     rng: StdRng,
 }
@@ -283,7 +283,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                 () = poll_fn(|context| self.waits.poll(wants_permit, context)) => {}
                 _ = looks.tick() => self.look(),
             }
-            // Whatever else has ended by now goes into the same round.
+            // Other work that has ended by now goes into the same round.
             while let Some(Some(done)) = work.next().now_or_never() {
                 self.finish(done);
             }
@@ -413,7 +413,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         true
     }
 
-    /// A lane that waits for a host takes its turn with it when it goes to another.
+    /// A lane that waits for its host leaves that host's queue when it goes to another host.
     fn leave_host(&mut self, lane_index: usize, before: usize) {
         let Some(lane) = self.lanes.get(lane_index).filter(|lane| lane.host != before) else { return };
         let Some(host) = self.hosts.get_mut(before) else { return };
@@ -442,8 +442,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 }
 
-/// A delivery is left to the next owner of its partition. A tick is not, since the next owner fires only later ticks, nor is what its log
-/// has lost.
+/// Leaves a delivery to the next owner of its partition. A tick is not left to it, since the next owner fires only later ticks. What its
+/// log has lost is not either.
 fn give_up(metrics: &Metrics, delivery: &Delivery) {
     if delivery.event.is_recalled() {
         let gauge = &delivery.gauge;

@@ -1,4 +1,4 @@
-//! What a shard waits for in turn with the others: permits for its lanes, and shares of them. Nothing here starts a request.
+//! What shards wait for, each at its turn: permits for its lanes, and places in the shares. Nothing here starts a request.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use crate::deliver::permits::{KINDS, PermitQueue, Permits};
 pub(super) struct HeldBack {
     pub(super) lanes: VecDeque<usize>,
     queue: PermitQueue,
-    /// What came for the first of them.
+    /// The place that came for the first of them.
     share: Option<OwnedSemaphorePermit>,
 }
 
@@ -26,10 +26,10 @@ impl HeldBack {
     }
 }
 
-/// What a shard waits for in turn with the others: permits, and shares of them.
+/// What a shard waits for at its turn: permits, and places in the shares.
 pub(super) struct PermitWaits {
     pub(super) queue: PermitQueue,
-    /// A permit in hand, waited for when runnable lanes had none.
+    /// A permit that came while runnable lanes waited for one.
     pub(super) permit: Option<OwnedSemaphorePermit>,
     pub(super) held_back: [HeldBack; KINDS],
 }
@@ -46,7 +46,7 @@ impl PermitWaits {
         held_back.queue.take_now()
     }
 
-    /// What is in hand, and no lane needs it, is for other shards.
+    /// Gives back what this shard has and no lane of it needs: other shards may need it.
     pub(super) fn give_back_unused(&mut self, wants_permit: bool) {
         if !wants_permit {
             self.permit = None;
@@ -58,7 +58,7 @@ impl PermitWaits {
         }
     }
 
-    /// Ready when something came. `wants_permit`: a lane can't run without.
+    /// Ready when a permit or a place in a share came. `wants_permit`: a lane can't run without a permit.
     pub(super) fn poll(&mut self, wants_permit: bool, context: &mut Context<'_>) -> Poll<()> {
         let mut came = false;
         if let Poll::Ready(permit) = self.queue.poll_wanted(wants_permit && self.permit.is_none(), context) {

@@ -28,8 +28,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// Starts probes, then requests, one a lane and turn, until no lane may start one or no permit is left. What an open
-    /// circuit refuses needs no permit.
+    /// Starts probes, then requests, one for each lane in turn, until no lane may start one or no permit is left. What an open circuit
+    /// refuses needs no permit.
     pub(super) fn start(&mut self) {
         let now = Instant::now();
         while let Some(lane_index) = self.probing.pop_front() {
@@ -76,7 +76,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// A lane waits until webhooks like its own have fewer requests under way. The turn that it may have at its host is another's.
+    /// A lane waits until webhooks like its own have fewer requests under way. If it has a turn at its host, another lane gets that.
     fn hold_back(&mut self, lane_index: usize, kind: usize) {
         let (Some(lane), Some(held_back)) = (self.lanes.get_mut(lane_index), self.waits.held_back.get_mut(kind)) else {
             return never("a lane that is in use is gone");
@@ -116,9 +116,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         };
         let host_index = lane.host;
         let kind = if probe { None } else { kind_of(lane.promptness.pace()) };
-        // Where it can't be used it goes back.
+        // If it can't be used it goes back.
         let woken = lane.share.take().filter(|(of, _)| Some(*of) == kind).map(|(_, share)| share);
-        // A cut since it was scheduled: it comes again when one of its requests ends.
+        // Its allowance was cut since it was scheduled: it is scheduled again when one of its requests ends.
         if lane.in_flight >= lane.requests_max() && !probe {
             self.wake_next(host_index);
             return Some(permit);
@@ -149,7 +149,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             self.begin_probe(lane_index, now);
         } else if let Some(lane) = self.lanes.get_mut(lane_index) {
             lane.permits += 1;
-            // The lane gives it back, in the share that it has by then.
+            // The lane gives it back, in the share of the pace that it has by then.
             share.into_iter().for_each(OwnedSemaphorePermit::forget);
         }
         let (lane, host, began) = (lane_index, host_index, now);
@@ -161,8 +161,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         None
     }
 
-    /// A lane waits until its host has fewer requests under way. One that has its `turn` in the share of its kind would lose it, and find
-    /// the share used up when it is its turn here: it keeps it and is the next. Only one does, or a host would take what others need.
+    /// A lane waits until its host has fewer requests under way. A lane that has its `turn` in the share of its kind would lose it, and
+    /// could find the share used up when its turn at the host comes. So it keeps that turn and is the next one. Only one lane of a host
+    /// does so, since a host must not take what others need.
     fn wait_for_host(&mut self, lane_index: usize, turn: Option<(usize, OwnedSemaphorePermit)>) {
         let host = self.lanes.get(lane_index).and_then(|lane| self.hosts.get_mut(lane.host));
         let Some(host) = host else { return never("the host of a lane is gone") };
@@ -178,7 +179,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// Lets the next lane try that waits for the host: the lane that had the turn does not need it.
+    /// The next lane that waits for the host has a turn: the lane that had it does not need it.
     pub(super) fn wake_next(&mut self, host_index: usize) {
         if let Some(host) = self.hosts.get_mut(host_index)
             && let Some(waiting) = host.waiting.pop_front()
@@ -222,14 +223,14 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let delivery = &mut under_way.delivery;
         under_way.in_request = delivery.admitted.take().and_then(Admitted::begin);
         delivery.first_attempt_ms.get_or_insert(now_ms);
-        // A probe waited for its circuit: that says nothing about how late this worker is.
+        // A probe waited for its circuit. Its lateness says nothing about this worker.
         if !under_way.probe
             && let Some(due) = delivery.due
             && let Some(lateness) = metrics.intake.retry_lateness.get(due.tier)
         {
             lateness.observe(seconds_between(due.at_ms, now_ms));
         }
-        // What is sent is the newest record's: reports on it mask that record's secrets and name its URL.
+        // The request is by the newest record: reports about it mask that record's secrets and name its URL.
         let (integration, webhook) = &lane.prepared_from;
         (delivery.integration, delivery.webhook) = (Arc::clone(integration), *webhook);
         let request = SignedRequest::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
