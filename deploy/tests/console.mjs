@@ -321,7 +321,7 @@ try {
   await sound(page, "redrive");
   await page.keyboard.press("Escape");
 
-  await page.getByLabel("Integration").fill("not-registered");
+  await page.getByRole("textbox", { name: "Integration" }).fill("not-registered");
   await page.getByRole("button", { name: "Look", exact: true }).click();
   await page.getByText("Nothing was found: no integration not-registered is registered in workspace demo.").waitFor();
   await sound(page, "dead letters of an integration that is not registered");

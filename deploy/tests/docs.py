@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+import completions
 from options import NAMES, VARIABLES
 from processes import binary
 from report import ROOT, Report, must, need
@@ -24,6 +25,7 @@ NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS", "HOOKSTREAM_TEST_BROKERS", 
 
 def check(report: Report) -> None:
     report.check("the options that are compared with are the program's", known_options)
+    completions.check(report)
     for page in PAGES:
         report.check(f"{page.name}: links lead somewhere", links, page)
         report.check(f"{page.name}: options and commands are the program's", options, page)

@@ -139,9 +139,14 @@ fn zsh() -> String {
                 }
             })
             .collect();
+        // `_arguments` takes the first word for the command, and offers no option behind words that it is told nothing of.
+        let before = words.split(' ').count();
         line(
             &mut text,
-            format_args!("        {pattern}) _arguments {} '--help[say what it takes]' ;;", arguments.join(" ")),
+            format_args!(
+                "        {pattern}) shift {before} words; (( CURRENT -= {before} )); _arguments {} '--help[say what it takes]' '*: :' ;;",
+                arguments.join(" ")
+            ),
         );
     }
     line(&mut text, format_args!("    esac"));

@@ -321,15 +321,20 @@ async fn run(
     let audit = api.actions.audit().await.map_err(refused)?;
     let stop = api.actions.stop.child_token();
     let prepared = sender.prepare(settings, selection, false, KNOWN, &stop).await.map_err(refused)?;
-    let requeue = Some(sender.requeue(settings).await.map_err(refused)?);
+    let requeue = sender.requeue(settings).await.map_err(refused)?;
     tracing::info!(who = caller.name, action = sender.word(), workspace = names.workspace, rate, "an action begins");
     let (lines, mut progress) = mpsc::channel(LINES_MAX);
     let unrecorded = api.actions.unrecorded.clone();
     api.actions.runs.spawn(async move {
         let until = Some(Instant::now() + RUN_MAX);
-        let order = Order { name: sender.word(), rate, requeue, until, stop: &stop };
+        let order = Order { name: sender.word(), rate, requeue: Some(Arc::clone(&requeue)), until, stop: &stop };
         let resent = sending(order, prepared, &lines).await;
+        // The end of its thread may take half a second, in which this one serves others.
+        let closing = tokio::task::spawn_blocking(move || drop(requeue));
         let last = ended(&audit, &unrecorded, &caller.name, sender, resent).await;
+        if let Err(error) = closing.await {
+            tracing::error!(%error, "a producer could not be closed");
+        }
         drop(turn);
         if lines.send(line(&last)).await.is_err() {
             tracing::info!(who = caller.name, action = sender.word(), "the caller of an action went away");
@@ -491,6 +496,7 @@ fn refused(error: ActionError) -> Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::test_broker;
 
     #[test]
     fn a_rate_is_a_whole_number_within_its_bounds() {
@@ -500,6 +506,20 @@ mod tests {
         for refused in [0.0, -1.0, 1.5, 10_001.0, f64::MAX] {
             assert!(rate_of(Some(refused)).is_err(), "{refused}");
         }
+    }
+
+    /// Each record would else wait for a new client.
+    #[tokio::test]
+    async fn the_way_into_the_audit_topic_is_opened_once_and_again_only_where_it_failed() {
+        let mut settings = Settings::default();
+        let (cluster, kafka) = test_broker::with_topic(&settings.topics.events);
+        settings.kafka = kafka;
+        let unwritten = IntCounterVec::new(prometheus::Opts::new("unwritten", "unwritten"), &["topic"]).unwrap();
+        let actions = Actions::new(&settings, &unwritten);
+        assert!(actions.audit().await.is_err(), "there is no audit topic yet");
+        cluster.create_topic(&settings.topics.audit, 1, 1).unwrap();
+        let first = actions.audit().await.unwrap();
+        assert!(Arc::ptr_eq(&first, &actions.audit().await.unwrap()));
     }
 
     #[tokio::test]
