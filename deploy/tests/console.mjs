@@ -165,7 +165,7 @@ try {
     await row.getByText(/ ago$/).last().waitFor();
     await go(page, "playground/integration/shop-sync", "shop-sync");
     await page.getByText("Behind since").waitFor();
-    await page.getByText("it is given its events in order").waitFor();
+    await page.getByText("it gets its events in order").waitFor();
     await sound(page, "bad day: behind");
     await picture(page, "bad-day-behind");
     const [missed] = await rows("playground", "events?filter=%7B%22items%22%3A%5B%7B%7D%5D%7D");

@@ -20,7 +20,7 @@ use crate::settings::Settings;
 /// The key of an action that is about every workspace.
 const EVERY_WORKSPACE: &str = "*";
 
-/// One action, as its record says it.
+/// The record of one action.
 #[derive(Serialize)]
 struct Record<'a> {
     at: Option<String>,
@@ -30,11 +30,11 @@ struct Record<'a> {
     counts: &'a Value,
 }
 
-/// The way into the audit topic.
+/// Writes to the audit topic.
 pub(crate) struct Audit(TierProducer);
 
 impl Audit {
-    /// Looks whether the topic is there, before anything is done.
+    /// Opens the topic. An action calls this before it does anything, so that a missing topic stops it.
     ///
     /// # Errors
     /// [`ActionError::TopicRange`]

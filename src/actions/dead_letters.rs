@@ -1,6 +1,6 @@
-//! Dead letters that are chosen by a selection, and what makes first attempts of them. Listing and showing them is `tools`'.
+//! Finds the dead letters of a selection and turns them into first attempts. `tools` lists and shows them.
 //!
-//! A record is chosen by what its headers say; its value is looked into only for an event's id.
+//! A record is selected by its headers. Its value is parsed only to compare an event's id.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl From<&DeadLetterFilter> for Selection {
     }
 }
 
-/// Which records of the topic are meant.
+/// Decides which records of the topic are selected.
 pub(crate) struct Filter {
     wanted: Selection,
     dead_letters: String,
@@ -46,7 +46,7 @@ impl Filter {
         Self { wanted, dead_letters: settings.topics.dead_letter.clone() }
     }
 
-    /// Whether a dead letter, written at `timestamp_ms`, is meant.
+    /// Whether a dead letter is selected. `wire` holds its headers.
     pub(crate) fn takes(&self, record: &SpanRecord, wire: &Wire) -> bool {
         let is_same = |wanted: &Option<String>, actual: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| actual.as_ref().is_some_and(|actual| same_id(wanted, actual)))
@@ -62,8 +62,8 @@ impl Filter {
             && self.is_named(record, wire)
     }
 
-    /// Whether a dead letter is the one that is named: by its own place, by its event's place, or by the id of its delivery or its
-    /// event.
+    /// Whether a dead letter is the one that `event` names: by its own place, by its event's place, or by the id of its delivery or
+    /// its event. True if nothing is named.
     fn is_named(&self, record: &SpanRecord, wire: &Wire) -> bool {
         let Some(named) = self.wanted.event.as_deref() else { return true };
         match Origin::parse(named) {
@@ -79,8 +79,8 @@ impl Filter {
     }
 }
 
-/// Begins to read the topic: what is fixed, else only the record that is named by its place, else everything of `from` and later.
-/// Beside it, the ranges that are read.
+/// Opens the topic. Reads the fixed ranges if there are any, else the one record that a place names, else everything from `from`
+/// on. Returns the stream and the ranges that it reads.
 ///
 /// # Errors
 /// [`ActionError`]
@@ -117,7 +117,7 @@ pub(crate) async fn read(
     .await
 }
 
-/// Opens what is selected, to be sent back as first attempts with the delivery ids that the records had.
+/// Opens the selected records, to send them back as first attempts with their delivery ids.
 ///
 /// # Errors
 /// [`ActionError`]
@@ -131,7 +131,7 @@ pub(super) async fn prepare(
         one_of(reason, DeadReason::words()).map_err(Refusal::Reason)?;
     }
     let (reading, ranges) = read(settings, &selection, "redrive").await?;
-    let looking = blocking("looking what was sent back before", {
+    let looking = blocking("reading what was sent back before", {
         let (settings, stop) = (settings.clone(), stop.clone());
         move || Ok(Known::read(&settings, known, &stop)?)
     });
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_sent_is_named() {
+    fn a_record_that_cannot_be_sent_is_skipped_with_its_reason() {
         let invalid = Wire { reason: Some(DeadReason::InvalidEvent), ..wire() };
         assert_eq!(first_attempt(invalid, 0), Err("invalid-event"));
         for missing in [

@@ -15,10 +15,10 @@ use crate::readers::{ReadError, read_table};
 use crate::settings::Settings;
 use crate::topics::names::now_topic;
 
-/// Deliveries that are remembered as sent back: some 100 MB. Of more, the later ones are not known.
+/// Deliveries remembered as sent back: some 100 MB. Further ones are not remembered.
 const SENT_MAX: usize = 1_000_000;
 
-/// See the module.
+/// What is known about the deliveries, webhooks and integrations of dead letters.
 pub(crate) struct Known {
     /// By delivery id, when it was last sent back, ms since 1970.
     sent: HashMap<Box<str>, i64>,
@@ -35,7 +35,7 @@ struct Registered {
 
 impl Known {
     /// Reads the topic through which records are sent back, as far back as it is kept, and the integrations topic. Blocks for a
-    /// bounded time. A topic that is missing says nothing.
+    /// bounded time. A missing topic is no error: nothing is known from it.
     ///
     /// # Errors
     /// [`ReadError`]
@@ -49,7 +49,7 @@ impl Known {
         sent.is_some_and(|sent| at_ms.is_none_or(|at| *sent >= at))
     }
 
-    /// Whether nothing is delivered to its webhook any more, because it is not registered.
+    /// Whether its webhook is not registered any more, so that nothing is delivered to it.
     pub(crate) fn is_gone(&self, wire: &Wire) -> bool {
         let (Some(by_key), Some(key), Some(webhook)) = (&self.integrations, wire.integration_key(), &wire.webhook_id)
         else {
@@ -59,7 +59,7 @@ impl Known {
         integration.is_none_or(|integration| !integration.webhooks.contains(&*guid::canonical(webhook)))
     }
 
-    /// Whether nothing is delivered to its integration now, because that is paused, not configured or failed by its own status.
+    /// Whether nothing is delivered to its integration now: its own status is paused, not configured or failed.
     pub(crate) fn is_paused(&self, wire: &Wire) -> bool {
         let (Some(by_key), Some(key)) = (&self.integrations, wire.integration_key()) else { return false };
         by_key.get(&*guid::canonical_key(&key)).is_some_and(|integration| !integration.delivers)
@@ -84,7 +84,7 @@ fn sent(settings: &Settings, bounds: Bounds, stop: &CancellationToken) -> Result
         }
     })?;
     if !is_whole || sent.len() >= SENT_MAX {
-        tracing::warn!(known = sent.len(), "not all of what was sent back before is known");
+        tracing::warn!(known = sent.len(), "the list of what was sent back before is incomplete");
     }
     Ok(sent)
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_died_after_it_was_sent_back_was_not_sent_back() {
+    fn a_dead_letter_newer_than_its_sending_was_not_sent_back() {
         let known = Known { sent: HashMap::from([("d".into(), 10)]), integrations: None };
         assert!(known.was_sent(&wire("d", "w"), Some(9)));
         assert!(!known.was_sent(&wire("d", "w"), Some(11)));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_is_gone_when_the_integrations_are_known_and_it_is_none_of_them() {
+    fn a_webhook_is_gone_when_the_integrations_are_known_and_do_not_have_it() {
         let known = registered(true);
         assert!(!known.is_gone(&wire("d", "w")));
         assert!(known.is_gone(&wire("d", "x")));

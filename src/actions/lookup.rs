@@ -23,7 +23,7 @@ pub(crate) struct Found {
     pub(crate) record: String,
 }
 
-/// Looks for the integration of that key. The last good record counts, as it does for the workers.
+/// Finds the integration of that key. The last good record counts, as it does for the workers.
 pub(crate) async fn integration(settings: &Settings, key: &str) -> Result<Found, ActionError> {
     let (kafka, topic, wanted) = (settings.kafka.clone(), settings.topics.integrations.clone(), key.to_owned());
     let (found, problem) = blocking("reading the integrations topic", move || {
@@ -68,7 +68,7 @@ pub(crate) struct Health {
     pub(crate) status: Option<String>,
     /// The newest record's `since`.
     pub(crate) since: Option<String>,
-    /// Of the newest record that has it: a resumed integration's suspension is still what a replay begins with.
+    /// From the newest record that has offsets. They stay after a resumption, since a replay begins with them.
     pub(crate) first_dropped: BTreeMap<i32, i64>,
 }
 

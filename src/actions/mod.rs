@@ -3,16 +3,16 @@
 //! A library: the command line, the API and the page use it. One [`Selection`] says what is meant; a preview counts it and fixes
 //! it; a run sends exactly that. Each action leaves one record in the audit topic. Nothing here knows HTTP or a terminal.
 
-pub(crate) mod audit;
+pub(crate) mod selection;
+pub(crate) mod refusal;
 pub(crate) mod dead_letters;
 mod known;
-pub(crate) mod lookup;
-pub(crate) mod refusal;
 pub(crate) mod replay;
-pub(crate) mod requeue;
+pub(crate) mod lookup;
 pub(crate) mod resend;
+pub(crate) mod requeue;
 pub(crate) mod resume;
-pub(crate) mod selection;
+pub(crate) mod audit;
 
 use std::sync::Arc;
 
@@ -31,10 +31,10 @@ use crate::readers::scan::Bounds;
 use crate::settings::Settings;
 use crate::topics::names::now_topic;
 
-/// Why an action did not do what it was asked.
+/// Why an action failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ActionError {
-    /// A topic can't be looked through.
+    /// A topic can't be opened or read.
     #[error(transparent)]
     TopicRange(#[from] SpanError),
     /// A compacted topic can't be read.
@@ -74,7 +74,7 @@ pub(crate) enum ActionError {
     Ended(#[from] Ended),
 }
 
-/// What sends records.
+/// The actions that send records back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
     /// Dead letters.
@@ -92,8 +92,8 @@ impl Sender {
         }
     }
 
-    /// Opens what is selected, to be read and judged. A run is refused where a preview only warns. `known` bounds the look for what
-    /// was sent back before.
+    /// Opens the selected records. Where a preview only warns, a run is refused. `known` bounds the search for what was sent back
+    /// before.
     ///
     /// # Errors
     /// [`ActionError`]
@@ -111,7 +111,7 @@ impl Sender {
         }
     }
 
-    /// The way into the topic of what is due at once.
+    /// A producer for the topic whose records are due at once.
     ///
     /// # Errors
     /// [`ActionError::TopicRange`]

@@ -33,8 +33,8 @@ use crate::topics::names::now_topic;
 /// Workers obey a change of state within 5 s; clocks differ a little.
 const OBEYED_AFTER: Duration = Duration::from_secs(6);
 
-/// Opens the events that are selected, to be matched with the integration as it is now. Where a preview fixed its record, another
-/// one is refused: it could match other events.
+/// Opens the selected events, to match them with the integration as it is now. If a preview fixed the integration's record,
+/// another record is refused: it could match other events.
 ///
 /// # Errors
 /// [`ActionError`]
@@ -117,7 +117,7 @@ fn check_not_suspended(key: &str, is_preview: bool, health: Option<&Health>) -> 
     Err(Refusal::Suspended { key: key.to_owned(), since: since.to_owned() }.into())
 }
 
-/// Where an event stands, if that is in the events topic.
+/// The place of an event in the events topic.
 fn event_place(settings: &Settings, event: &str) -> Result<Origin, ActionError> {
     let topic = &settings.topics.events;
     let place = Origin::parse(event).filter(|place| *place.topic == **topic);
@@ -153,7 +153,7 @@ fn begin(settings: &Settings, options: &Selection, key: &str, health: Option<Hea
         tracing::info!(
             key,
             since,
-            "events since the integration was resumed are replayed too, with the ids they had; --to ends before them"
+            "events since the integration was resumed are replayed too, with the ids they had; --to leaves them out"
         );
     }
     Ok(Begin::Offsets(health.first_dropped))

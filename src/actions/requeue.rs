@@ -20,22 +20,17 @@ pub(crate) enum RequeueError {
     TooLarge,
     /// The in-sync replicas did not acknowledge it in time. It may still be there.
     #[error("topic `{topic}` did not acknowledge a record")]
-    NotAcknowledged {
-        /// The topic.
-        topic: Arc<str>,
-        /// What the client says.
-        source: KafkaError,
-    },
+    NotAcknowledged { topic: Arc<str>, source: KafkaError },
 }
 
-/// A way into one topic.
+/// A producer for one topic.
 pub(crate) struct TierProducer {
     producer: Publisher,
     topic: Arc<str>,
 }
 
 impl TierProducer {
-    /// Makes the producer, after a look whether the topic is there. Blocks for a bounded time.
+    /// Checks that the topic exists, then makes the producer. Blocks for a bounded time.
     ///
     /// # Errors
     /// [`SpanError`]
@@ -46,7 +41,6 @@ impl TierProducer {
         Ok(Self { producer, topic })
     }
 
-    /// The topic.
     pub(crate) fn topic(&self) -> &Arc<str> {
         &self.topic
     }

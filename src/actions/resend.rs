@@ -31,7 +31,7 @@ use crate::readers::time;
 const UNDER_WAY_MAX: usize = 1_000;
 /// Their bytes. One larger record goes alone.
 const UNDER_WAY_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// How much of the rate that went unused may be caught up on: timers wake no more exactly than this.
+/// How much unused rate may be caught up on: timers are no more exact than this.
 const BURST_MAX: Duration = Duration::from_millis(20);
 /// The clocks of producers differ: a run that continues from a time goes back this far.
 const CLOCKS_DIFFER_MAX_MS: i64 = 10_000;
@@ -59,11 +59,11 @@ pub(crate) struct Notes {
 /// Decides what is done with each record that is read.
 pub(crate) type Judge = Box<dyn FnMut(&SpanRecord) -> Judged + Send>;
 
-/// A selection that is opened.
+/// An opened selection.
 pub(crate) struct Prepared {
     pub(crate) reading: RecordStream,
     pub(crate) judge: Judge,
-    /// With what is fixed.
+    /// The selection, with its ranges fixed.
     pub(crate) selection: Selection,
 }
 
@@ -77,14 +77,14 @@ pub(crate) struct Order<'a> {
     pub(crate) requeue: Option<Arc<TierProducer>>,
     /// When it ends at the latest.
     pub(crate) until: Option<Instant>,
-    /// Cancelled when it is to stop.
+    /// Stops it when cancelled.
     pub(crate) stop: &'a CancellationToken,
 }
 
-/// What came of it.
+/// The result of a run or a preview.
 pub(crate) struct Resent {
     pub(crate) account: Account,
-    /// With what was dealt with as its ranges.
+    /// The selection; its ranges are those that were dealt with.
     pub(crate) selection: Selection,
     /// Whether it was stopped before its end; the error is why it could not go on.
     pub(crate) ended: Result<bool, ActionError>,
@@ -181,7 +181,7 @@ impl Account {
         })
     }
 
-    /// How many offsets of the ranges are behind it.
+    /// How many offsets of the ranges were dealt with.
     pub(crate) fn done(&self, ranges: &[Range]) -> u64 {
         let done = ranges.iter().map(|range| {
             let next = self.next.get(&range.partition).copied().unwrap_or(range.start);
@@ -421,12 +421,12 @@ impl Pace {
         Self { gap: Duration::from_secs(1) / rate.max(1), due: now }
     }
 
-    /// When the next may go.
+    /// When the next record may be sent.
     fn due(&self) -> Instant {
         self.due
     }
 
-    /// One goes.
+    /// Counts a record that is sent.
     fn take(&mut self, now: Instant) {
         let earliest = now.checked_sub(BURST_MAX).unwrap_or(now);
         self.due = self.due.max(earliest) + self.gap;

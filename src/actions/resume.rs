@@ -27,7 +27,7 @@ const READ_MAX: Duration = Duration::from_mins(1);
 /// How long a poll waits.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 
-/// What came of it.
+/// How a resumption ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
@@ -37,9 +37,9 @@ pub(crate) enum Outcome {
     WouldResume,
     /// It was not suspended.
     NotSuspended,
-    /// The request stands, and no worker has granted it yet.
+    /// The request is written, and no worker has resumed the integration yet.
     Pending,
-    /// Its own status keeps all events from it, whatever its health is.
+    /// Its own status is `failed`, which keeps all events from it. A resumption does not change that.
     OwnStatusFailed,
     /// There is no such integration.
     Unknown,
@@ -57,7 +57,7 @@ impl Outcome {
     }
 }
 
-/// What came of it, with what was and is.
+/// The result of a resumption.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Resumed {
@@ -66,13 +66,13 @@ pub(crate) struct Resumed {
     pub(crate) outcome: Outcome,
     /// The integration's own status. `None` if the integration does not exist.
     pub(crate) status: Option<&'static str>,
-    /// What the health topic said before.
+    /// The record of the health topic before.
     pub(crate) before: Option<StateRecord>,
-    /// What it says now.
+    /// The record of the health topic afterwards.
     pub(crate) now: Option<StateRecord>,
 }
 
-/// Resumes the integration of that key, and waits for `patience` until a worker has done it; a preview asks for nothing.
+/// Resumes the integration of that key, and waits at most `patience` until a worker has done it. A preview writes no request.
 ///
 /// # Errors
 /// [`ActionError`]

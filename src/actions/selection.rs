@@ -15,11 +15,11 @@ pub(super) const WORD_CHARS_MAX: usize = 1024;
 /// Partitions of a topic: far above any cluster's.
 const RANGES_MAX: usize = 10_000;
 
-/// Which records or which integration are meant: those that have all of what is named. It never holds a secret.
+/// The records or the integration that an action is about: those that match every field that is set. It never holds a secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Selection {
-    /// Of a request this is in its path. Without one, at the command line, all of them.
+    /// In a request it comes from the path. At the command line `None` means all workspaces.
     #[serde(skip)]
     pub(crate) workspace: Option<String>,
     /// The integration's id.
@@ -46,7 +46,7 @@ pub(crate) struct Selection {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "time")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) to: Option<Timestamp>,
-    /// Not those that were sent back since they died.
+    /// Leaves out dead letters that were sent back after they were written.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) skip_sent: bool,
     /// What a preview fixed.
@@ -186,14 +186,14 @@ mod tests {
     #[test]
     fn a_time_that_is_not_read_is_answered_with_what_is_expected() {
         for name in ["from", "to"] {
-            let told = serde_json::from_value::<Selection>(json!({ name: "1h" })).unwrap_err().to_string();
-            assert!(told.starts_with("from, to: expected a time as RFC 3339 writes it"), "{told}");
+            let text = serde_json::from_value::<Selection>(json!({ name: "1h" })).unwrap_err().to_string();
+            assert!(text.starts_with("from, to: expected a time as RFC 3339 writes it"), "{text}");
             assert_eq!(read(json!({ name: null })), Some(Selection::default()));
         }
     }
 
     #[test]
-    fn a_request_can_not_name_a_workspace_and_nothing_that_is_not_valid() {
+    fn a_request_with_a_workspace_or_a_field_that_is_not_valid_is_refused() {
         for refused in [
             json!({"workspace": "other"}),
             json!({"webhok": "w"}),

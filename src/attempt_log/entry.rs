@@ -30,11 +30,11 @@ const WAITING_MAX: usize = 8_192;
 /// Bytes of the events that they are about, which an answer is compared with. Apart from what deliveries may hold: a log that
 /// falls behind delays no delivery.
 const WAITING_BYTES_MAX: usize = 16 << 20;
-/// The contract's: so much of an answer is logged.
+/// Bytes of an answer that are logged: the contract's number.
 const ANSWER_BYTES_MAX: usize = 1024;
-/// Entities of an event that are logged: a link has two. And bytes of one id: well above any real one.
+/// Entities of an event that are logged: a link has two.
 const ENTITIES_MAX: usize = 4;
-/// See [`ENTITIES_MAX`].
+/// Bytes of an entity's id or field name, beyond which it is not logged: well above any real one.
 const ENTITY_ID_BYTES_MAX: usize = 200;
 
 /// An attempt to log.
@@ -65,7 +65,7 @@ struct Held {
 }
 
 impl Held {
-    /// Nothing beyond the bound.
+    /// Counts the bytes of one event. `None` beyond the bound.
     fn of(waiting: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
         let before = waiting.fetch_add(bytes, Ordering::Relaxed);
         let held = Self { waiting: Arc::clone(waiting), bytes };
@@ -88,7 +88,7 @@ pub(crate) struct AttemptLog {
 }
 
 impl AttemptLog {
-    /// A log of that level, and where its entries come out. `None` if it is off.
+    /// A log of that level, and the receiver of its entries. `None` if it is off.
     pub(crate) fn new(level: settings::AttemptLog, metrics: Arc<Metrics>) -> Option<(Self, Receiver<Entry>)> {
         let all = match level {
             settings::AttemptLog::Off => return None,
@@ -99,7 +99,7 @@ impl AttemptLog {
         Some((Self { all, waiting: Arc::default(), sender, metrics }, receiver))
     }
 
-    /// Of which answers the body is wanted.
+    /// Which answers' bodies are kept for the log.
     pub(crate) fn keep(&self) -> Keep {
         if self.all { Keep::All } else { Keep::Failures }
     }
@@ -167,12 +167,11 @@ struct Record<'a> {
 }
 
 impl Entry {
-    /// The record's key.
     pub(crate) fn key(&self) -> &str {
         self.integration.key()
     }
 
-    /// The record's value, written by the worker of that host name.
+    /// The record's value. `worker` is the host name of this worker.
     pub(crate) fn record(&self, worker: &str) -> Vec<u8> {
         let webhook = self.integration.webhook(self.webhook);
         let url = webhook.map(Webhook::url);

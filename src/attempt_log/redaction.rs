@@ -1,4 +1,4 @@
-//! What of an answer and a URL may be written down: no secret, and nothing that repeats the event.
+//! Removes from answers and URLs what must not be logged: secrets, and text that repeats the event.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ const PIECE_MIN: usize = 6;
 const SCHEMES: [&str; 4] = ["bearer", "digest", "apikey", "signature"];
 /// The beginning of a secret at the very end of a cut answer is masked from this length on.
 const CUT_MIN: usize = 4;
-/// Letters and digits that answer and event are compared by, at a time.
+/// Answer and event are compared in windows of this many letters and digits.
 const WINDOW: usize = 12;
 /// This many letters and digits in a row that also occur in the event count as a repetition: more than an id with its
 /// field's name.
@@ -32,7 +32,7 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    /// Of these values.
+    /// The forms of these values.
     pub(crate) fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         let mut forms = Vec::new();
         for value in values.map(str::trim).filter(|value| !value.is_empty()) {
@@ -128,7 +128,7 @@ fn decoded_basic(value: &str) -> Option<String> {
     String::from_utf8(decoded).ok().filter(|pair| !pair.is_empty())
 }
 
-/// What a text means where it is percent-encoded. `None` where it is not.
+/// The text with percent-encoding undone. `None` if nothing in it was encoded.
 fn percent_decoded(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -307,8 +307,8 @@ mod tests {
         check_masked(&["pass\"word\\1"], r#"{"got":"pass\"word\\1"}"#, r#"{"got":"***"}"#);
         check_masked(&["Basic dXNlcjpodW50ZXIy"], "user:hunter2 / hunter2", "*** / ***");
         check_masked(&["abc", "abcdef"], "abcdef abc", "*** ***");
-        let dressed = ["Bearer ab\\/cdefgh+ij&kl", "Bearer ab/cdefgh+ij\\u0026kl", "bearer%20ab%2fcdefgh%2bij%26kl"];
-        for answer in dressed.into_iter().chain([
+        let escaped = ["Bearer ab\\/cdefgh+ij&kl", "Bearer ab/cdefgh+ij\\u0026kl", "bearer%20ab%2fcdefgh%2bij%26kl"];
+        for answer in escaped.into_iter().chain([
             "Bearer ab/cdefgh+ij&#38;kl",
             "Bearer ab&#x2F;cdefgh+&#x69;j&amp;kl",
             r"Bearer ab\\/cdefgh+ij\u0026kl",
@@ -347,7 +347,7 @@ mod tests {
     const EVENT: &str = r#"{"id":"3c75d291-7b0a-4b8e-9c4f-1d2e3f4a5b6c","type":"change","createInfo":{"createdAt":"2021-09-28T11:08:26.903198+00:00"},
         "entityIds":{"companyId":"a9a2f13c-0d1e-4f2a-8b3c-4d5e6f7a8b9c"},"changeData":{"type":"patch","new":{"name":"ООО Ромашка","phone":"+7 999 123-45-67","comment":"a/b & <c>"}}}"#;
 
-    fn dressed() -> Vec<String> {
+    fn escaped() -> Vec<String> {
         let value: serde_json::Value = serde_json::from_str(EVENT).unwrap();
         let ascii: String = EVENT
             .chars()
@@ -371,8 +371,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_repeats_the_event_is_known_in_every_dress() {
-        for answer in dressed() {
+    fn an_answer_that_repeats_the_event_is_recognized_however_it_is_escaped() {
+        for answer in escaped() {
             assert!(repeats(answer.as_bytes(), EVENT.as_bytes()), "{answer}");
             let with_text = format!("We could not work with what you have sent to us: {answer}");
             assert!(repeats(with_text.as_bytes(), EVENT.as_bytes()), "{with_text}");
@@ -405,7 +405,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_is_taken(answer in any::<Vec<u8>>(), event in any::<Vec<u8>>(), text in ".{0,40}", secret in ".{0,12}") {
+        fn any_bytes_are_taken_and_no_secret_is_left(answer in any::<Vec<u8>>(), event in any::<Vec<u8>>(), text in ".{0,40}", secret in ".{0,12}") {
             repeats(&answer, &event);
             let masked = Secrets::of([secret.as_str()].into_iter()).masked(&text);
             let secret = secret.trim();

@@ -126,7 +126,7 @@ impl AttemptLogWriter {
         );
         match producer_of(&self.kafka, &self.metrics) {
             Ok(producer) => self.producer = producer,
-            Err(error) => tracing::error!(%error, "no producer of the attempt log"),
+            Err(error) => tracing::error!(%error, "the producer of the attempt log cannot be replaced"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The way of an action to the API: the same request with the user's own token, and the answer as it comes.
+//! Passes an action on to the API: the same request with the user's own token, and the answer as it comes.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use hyper_util::rt::TokioExecutor;
 
 use crate::registration::http::ACCESS_KEY;
 
-/// How long the API may take until an answer begins: longer than the longest test delivery that the options allow usually takes.
+/// How long the API may take until an answer begins: longer than a test delivery with any usual request timeout.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What of a request goes on to the API.
+/// The headers of a request that are passed on to the API.
 const REQUEST_HEADERS: [HeaderName; 4] = [AUTHORIZATION, HeaderName::from_static(ACCESS_KEY), CONTENT_TYPE, ACCEPT];
-/// What of its answer comes back.
+/// The headers of the API's answer that are passed back.
 const ANSWER_HEADERS: [HeaderName; 2] = [CONTENT_TYPE, RETRY_AFTER];
 
 /// Why an action did not reach the API.
@@ -46,7 +46,7 @@ pub(crate) struct Forward {
 }
 
 impl Forward {
-    /// Passes on to the API at `url`, of which scheme and authority count. TLS trusts what the platform trusts.
+    /// A client of the API at `url`, of which only scheme and authority count. TLS trusts what the platform trusts.
     ///
     /// # Errors
     /// The platform's certificates can't be read, or the URL names no host.

@@ -36,7 +36,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
-/// On every answer of the console, the readers' included.
+/// The headers of every answer of the console, the readers' included.
 const HEADERS: [(HeaderName, &str); 6] = [
     (CONTENT_SECURITY_POLICY, POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -61,7 +61,7 @@ fn file<S: Clone + Send + Sync + 'static>(kind: &'static str, text: &'static str
     })
 }
 
-/// Lays the headers on every answer of `router`.
+/// Adds the headers to every answer of `router`.
 pub(super) fn guarded(router: Router) -> Router {
     router.layer(middleware::from_fn(async |request: Request, next: Next| {
         let mut response = next.run(request).await;

@@ -1,5 +1,5 @@
-//! The session of a browser: a token, pasted once, in a cookie that scripts can't read. Nothing is kept on the server, so any
-//! number of consoles can stand behind one address.
+//! The session of a browser: a token, pasted once, in a cookie that scripts can't read. The server keeps nothing, so any number of
+//! consoles can serve one address.
 
 use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::{HeaderMap, HeaderValue, Method};
@@ -15,7 +15,7 @@ const TOKEN_BYTES_MAX: usize = 4096;
 /// The header that the page sends with every request. Another site's form can't send it, and its script may not.
 pub(super) const PAGE_HEADER: &str = "x-hookstream-console";
 
-/// The cookie that keeps `token` until the browser is closed. `None` where it is not a token.
+/// The cookie that keeps `token` until the browser is closed. `None` if the text is not a token.
 pub(super) fn kept(token: &str) -> Option<HeaderValue> {
     let is_token = !token.is_empty()
         && token.len() <= TOKEN_BYTES_MAX
@@ -32,8 +32,8 @@ pub(super) fn ended() -> HeaderValue {
     HeaderValue::from_static("hookstream-token=; Path=/; HttpOnly; Secure; SameSite=Strict; Max-Age=0")
 }
 
-/// Puts the cookie's token where the readers and the API look for it. A token that the request brings itself counts before it.
-/// A change that comes with a cookie must come from the page: otherwise it stays without a token.
+/// Copies the cookie's token into the header that the readers and the API read. A token that the request already has counts before
+/// it. A request that changes something must have the page's header: otherwise it stays without a token.
 pub(super) fn admit(method: &Method, headers: &mut HeaderMap) {
     if headers.contains_key(AUTHORIZATION) || headers.contains_key(ACCESS_KEY) {
         return;

@@ -1,5 +1,5 @@
-//! What this worker has counted and not yet reported: gathered once a second, held back while the fault is ours, kept while
-//! Kafka takes no records.
+//! The counts of this worker that are not reported yet. They are collected once a second, left out while the network guard is up, and
+//! kept while Kafka takes no records.
 //!
 //! A failure is reported at once, and so is the first acknowledgement after a quiet period. Acknowledgements alone are
 //! reported together every few seconds, because most integrations only have those and reporting costs more than counting. At
@@ -13,13 +13,13 @@ use crate::domain::hash::{BuildHash64, hash_bytes};
 
 /// Seconds that are kept separately while Kafka takes no reports. Beyond that number an integration's attempts are added to its last second.
 const SLOTS_MAX: usize = 200_000;
-/// What one second takes up in a record, at most.
+/// Bytes of one second's counts in a record, at most.
 const SLOT_BYTES_MAX: usize = 400;
-/// A record takes up less than the topic's records may, even with the longest key on top.
+/// Bytes of a record: less than the topic allows, even with the longest key on top.
 const RECORD_BYTES_MAX: usize = 32 * 1024;
 /// The longest that acknowledgements are held back, ms.
 const HELD_MAX_MS: i64 = 10_000;
-/// And a part of the shortest time that a rule looks at: what is held back may not weigh in it.
+/// Acknowledgements are held back for at most this part of the shortest time that a rule looks at, so that they do not change a result.
 const HELD_PART: i64 = 60;
 
 /// Some integrations of one partition, and what was counted of them.
@@ -27,14 +27,14 @@ pub(crate) type Chunk = (i32, Deltas);
 /// Some integrations, and what was counted of them.
 pub(crate) type Deltas = Vec<(String, Vec<SecondCounts>)>;
 
-/// What is not reported yet.
+/// The counts that are not reported yet.
 pub struct Collector {
     part_s: u32,
     held_ms: i64,
     guard: Guard<u64>,
     pending: HashMap<String, Vec<SecondCounts>>,
     slots: usize,
-    /// Too few acknowledgements to change what the owner concludes.
+    /// This many acknowledgements are too few to change what the owner concludes.
     few: u64,
     /// How long reported acknowledgements count, ms.
     window_ms: i64,
@@ -44,9 +44,9 @@ pub struct Collector {
 
 /// The acknowledgements reported of an integration.
 struct Acknowledged {
-    /// When last, ms since 1970.
+    /// When they were last reported, ms since 1970.
     at_ms: i64,
-    /// How many, since there were none for as long as the window.
+    /// How many were reported since the last pause that was as long as the window.
     count: u64,
 }
 
@@ -66,8 +66,8 @@ impl Collector {
         }
     }
 
-    /// Takes over what the shards counted. Returns whether the network guard is up: then attempts do not count, but that an
-    /// integration acknowledged is still reported.
+    /// Takes over what the shards counted. Returns whether the network guard is up. Then attempts do not count; the time of an
+    /// acknowledgement is still reported.
     pub fn collect(&mut self, tally: &Tally, now_ms: i64) -> bool {
         let mut counted = Vec::new();
         tally.drain(|one| counted.push(one));
@@ -113,8 +113,8 @@ impl Collector {
         }
     }
 
-    /// Hands over what is reported now, in pieces of a record each. What may be held back comes only the `last` time. An integration for
-    /// which `partition_of` returns `None` is held back.
+    /// Hands over what is reported now, each chunk for one record. With `last` nothing is held back for later. An integration for which
+    /// `partition_of` returns `None` is held back.
     pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> Option<i32>) -> Vec<Chunk> {
         let (held_ms, few, window_ms) = (self.held_ms, self.few, self.window_ms);
         self.reported.retain(|_, reported| now_ms.saturating_sub(reported.at_ms) < window_ms);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn while_our_network_fails_nothing_counts_but_that_a_receiver_acknowledged() {
+    fn while_our_network_fails_only_the_time_of_an_acknowledgement_is_reported() {
         let tally = Tally::new(1);
         let integrations: Vec<_> = (0..12).map(integration).collect();
         let mut collector = Collector::new(&RULES);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_told_is_kept_within_bounds_and_loses_no_count() {
+    fn counts_that_cannot_be_reported_are_kept_within_bounds_and_not_lost() {
         let tally = Tally::new(1);
         let one = integration(1);
         let mut collector = Collector { slots: SLOTS_MAX - 2, ..Collector::new(&RULES) };
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_tells_of_one_partition_and_not_too_much() {
+    fn a_record_has_the_counts_of_one_partition_within_a_bound() {
         let tally = Tally::new(1);
         for number in 0..1_000 {
             tally.count(0, &integration(number), &Outcome::Acknowledged, 1_000);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_and_first_acknowledgements_are_told_at_once_and_what_goes_on_well_together() {
+    fn failures_and_first_acknowledgements_are_reported_at_once_and_later_ones_together() {
         let (tally, good, bad) = (Tally::new(1), integration(1), integration(2));
         let mut collector = Collector::new(&RULES);
         let mut reported = |second: i64, outcomes: &[(&Arc<Integration>, Outcome)]| {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_acknowledgements_are_held_back_than_were_told() {
+    fn no_more_acknowledgements_are_held_back_than_were_reported() {
         let (tally, good) = (Tally::new(1), integration(1));
         let mut collector = Collector::new(&RULES);
         let mut reported = |second: i64, count: usize| {

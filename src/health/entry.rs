@@ -1,4 +1,5 @@
-//! What an owner writes of one partition in one transaction, and what is logged of it. [`super::owner`] decides when it is written.
+//! The records that an owner writes for one partition in one transaction, and what it logs about them. [`super::owner`] decides when
+//! they are written.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use super::records::{StateRecord, counts_record};
 use super::rules::{Change, Health, IntegrationHealth};
 use crate::kafka::transactions::Written;
 
-/// A suspension is a warning with its reasons: from here on events are dropped.
+/// Logs a change of state. A suspension is a warning with its reasons, since events are dropped from then on.
 pub(super) fn log_change(integration: &str, known: &IntegrationHealth) {
     let status = known.health.word();
     if known.health != Health::Failed {
@@ -35,7 +36,7 @@ impl Entry {
         self.changes.is_empty() && self.counted.is_empty() && self.forgotten.is_empty()
     }
 
-    /// Its records: changes into the health topic, counts into the other of `topics`.
+    /// The records: changes for the health topic, counts for the other of the two topics.
     pub(super) fn records(&self, partition: i32, (health_topic, counts_topic): (&str, &str)) -> Vec<Written> {
         let written = |topic: &str, key: &str, value: Option<Vec<u8>>| Written {
             topic: topic.to_owned(),
@@ -62,8 +63,8 @@ impl Entry {
     }
 }
 
-/// The offsets of a transaction: for each partition that is written one at least, since only offsets make Kafka refuse a
-/// transaction to a member that has lost its partitions.
+/// The offsets of a transaction: at least one for each partition that is written. Only for offsets does Kafka refuse the transaction
+/// of a member that has lost its partitions.
 pub(super) fn with_fence(
     offsets: &BTreeMap<i32, i64>,
     entries: &BTreeMap<i32, Entry>,

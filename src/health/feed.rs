@@ -1,8 +1,7 @@
-//! Keeps what this worker knows of the integrations' health like the health topic: a second table next to the
-//! integrations.
+//! Follows the health topic and keeps the states of the integrations' health in this worker up to date.
 //!
-//! Delivery does not depend on it: where the topic can't be read, or gives nothing, that is said and tried again. A topic that
-//! was created again is read again, and what is not in it any more is forgotten.
+//! Delivery does not depend on it: if the topic can't be read, or gives nothing, that is logged and tried again. A topic that was
+//! created again is read again, and what is not in it any more is forgotten.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,22 +24,20 @@ use crate::telemetry::metrics::Metrics;
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How long until a topic that can't be read is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// How long reading at start may go on without a record or an end. Then delivery begins without.
+/// How long reading at start may go on without a record or the end. Then delivery begins without the states.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often the integrations are counted again after changes.
 const CENSUS_EVERY: Duration = Duration::from_secs(5);
 
 /// Follows the health topic on a thread of its own.
 pub(crate) struct HealthFeed {
-    /// How to reach Kafka.
     pub(crate) kafka: settings::Kafka,
-    /// The topic.
+    /// The health topic.
     pub(crate) topic: String,
     /// The integrations whose health is set.
     pub(crate) table: Arc<RwLock<Table>>,
-    /// What is known.
-    pub(crate) standings: Arc<HealthView>,
-    /// Counts.
+    /// The states as this worker knows them.
+    pub(crate) view: Arc<HealthView>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -76,9 +73,9 @@ impl HealthFeed {
         let mut topic = Compacted::open(&self.kafka, &self.topic, "health")?;
         let mut counted = Instant::now();
         let mut is_stale = false;
-        let mut heard = Instant::now();
-        // What was known before and is not read again is gone.
-        let mut unread: Option<HashSet<Box<str>>> = Some(self.standings.keys().into_iter().collect());
+        let mut last_read = Instant::now();
+        // What was known before and is not in the topic any more is forgotten.
+        let mut unread: Option<HashSet<Box<str>>> = Some(self.view.keys().into_iter().collect());
         while !stop.is_cancelled() {
             let read = topic.read(POLL_WAIT, |row| {
                 if let (Some(unread), Ok(key)) = (&mut unread, std::str::from_utf8(row.key)) {
@@ -87,12 +84,12 @@ impl HealthFeed {
                 is_stale |= self.take(&row);
             })?;
             if read > 0 {
-                heard = Instant::now();
+                last_read = Instant::now();
             }
             if topic.is_caught_up() {
                 unread.take().into_iter().flatten().for_each(|key| self.apply_health(&key, None));
                 signal(ready);
-            } else if ready.is_some() && heard.elapsed() >= SILENCE_MAX {
+            } else if ready.is_some() && last_read.elapsed() >= SILENCE_MAX {
                 tracing::error!(
                     topic = self.topic,
                     "the health topic gives nothing: suspended integrations may be delivered to"
@@ -108,20 +105,20 @@ impl HealthFeed {
         Ok(())
     }
 
-    fn apply_health(&self, key: &str, standing: Option<HealthState>) {
+    fn apply_health(&self, key: &str, state: Option<HealthState>) {
         let table = self.table.read();
-        self.standings.apply_health(key, standing, table.get(key).map(|integration| &**integration));
+        self.view.apply_health(key, state, table.get(key).map(|integration| &**integration));
     }
 
-    /// Takes over a record. Returns whether it could be used.
+    /// Applies a record. Returns whether it could be used.
     fn take(&self, row: &Row<'_>) -> bool {
         let parsed = std::str::from_utf8(row.key).map_err(RecordError::from).and_then(|key| {
             let record = row.value.map(StateRecord::parse).transpose()?;
             Ok((key, record.map(|record| HealthState { health: record.health(), since_ms: record.since_ms() })))
         });
         match parsed {
-            Ok((key, standing)) => {
-                self.apply_health(key, standing);
+            Ok((key, state)) => {
+                self.apply_health(key, state);
                 true
             }
             Err(error) => {
@@ -133,7 +130,7 @@ impl HealthFeed {
     }
 }
 
-/// The receiver is gone when the process is stopping.
+/// Signals that delivery may begin. The receiver is gone when the process is stopping.
 fn signal(ready: &mut Option<oneshot::Sender<()>>) {
     if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
         tracing::debug!("the start does not wait for the health topic any more");

@@ -1,5 +1,5 @@
-//! The membership of the group that owns the integrations' health: what its rebalances do, and whether its topics fit together.
-//! What is made of the deltas belongs to [`super::owner`].
+//! The membership of the group that owns the integrations' health: what its rebalances do, and whether its topics have the same number
+//! of partitions. [`super::owner`] reads the deltas.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::kafka::client::{Logged, Own};
 use crate::kafka::listing::partitions_of;
 use crate::telemetry::metrics::Metrics;
 
-/// How long the brokers may take to say how many partitions a topic has.
+/// How long the brokers may take to answer how many partitions a topic has.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the topics of health can't be used.
@@ -47,7 +47,7 @@ impl Moves {
         self.moves.lock().push(kind(partitions.collect()));
     }
 
-    /// What rebalances did since the last time.
+    /// Takes what rebalances did since the last call.
     pub(super) fn take(&self) -> Vec<Move> {
         std::mem::take(&mut *self.moves.lock())
     }
@@ -71,7 +71,7 @@ impl ConsumerContext for Logged<Moves> {
     }
 }
 
-/// An integration is in the same partition of all three topics.
+/// Checks that the three topics have the same number of partitions: an integration is in the same partition of each.
 pub(super) fn check_partitions(consumer: &BaseConsumer<Logged<Moves>>, topics: [&str; 3]) -> Result<(), TopicsError> {
     let mut counts = Vec::new();
     for topic in topics {
@@ -85,7 +85,7 @@ pub(super) fn check_partitions(consumer: &BaseConsumer<Logged<Moves>>, topics: [
     Err(TopicsError::Partitions(counts.join(", ")))
 }
 
-/// Since when something is not judged that should be.
+/// Since when this process owns integrations whose health it does not judge.
 #[derive(Default)]
 pub(super) struct Unjudged(Cell<Option<Instant>>);
 

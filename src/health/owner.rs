@@ -36,18 +36,18 @@ use crate::topics::names::{counts_topic, deltas_topic, health_group};
 
 /// How long a poll waits when there is nothing: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Deltas read between two looks at the time.
+/// Deltas that are read before the time is checked again.
 const BATCH: usize = 256;
 /// How often states are judged and changes written.
 const TURN_EVERY: Duration = Duration::from_secs(1);
-/// Counts are written down when they are so old, ms: bounds what the next owner reads again.
+/// Counts are written when they are this old, ms: it bounds what the next owner reads again.
 const WRITE_AFTER_MS: i64 = 10_000;
-/// Integrations written down in one transaction.
+/// Integrations written in one transaction.
 const WRITE_MAX: usize = 2_000;
-/// How often the idle are looked for, and since when they are idle.
+/// How often idle integrations are looked for, and for how long an integration has been idle when it is forgotten.
 const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_AFTER_MS: i64 = 7 * 24 * 3_600_000;
-/// How long the coordinator may take to say what is committed: the transactions of an owner before end by then.
+/// How long the coordinator may take to answer what is committed: the transactions of a former owner end by then.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a partition that could not be loaded or written is left alone.
 const APART: Duration = Duration::from_secs(30);
@@ -70,7 +70,6 @@ enum SessionError {
 
 /// Sums and judges, on a thread of its own.
 pub(crate) struct HealthOwner {
-    /// How to reach Kafka.
     pub(crate) kafka: settings::Kafka,
     /// The health topic.
     pub(crate) health_topic: String,
@@ -80,7 +79,6 @@ pub(crate) struct HealthOwner {
     pub(crate) backlog_topic: String,
     /// When an integration fails.
     pub(crate) rules: Rules,
-    /// Counts.
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -97,8 +95,8 @@ impl HealthOwner {
             if began.elapsed() > AGAIN_MAX {
                 wait = AGAIN_MIN;
             }
-            // At most once a minute when it lasts.
-            tracing::warn!(error = chain(&error), "the integrations' health is not judged here for the moment");
+            // While the fault lasts, this comes at most once a minute.
+            tracing::warn!(error = chain(&error), "the integrations' health is not judged here at present");
             let until = Instant::now() + wait;
             wait = (wait * 2).min(AGAIN_MAX);
             while !stop.is_cancelled() && Instant::now() < until {
@@ -109,7 +107,7 @@ impl HealthOwner {
     }
 }
 
-/// From joining the group to the first thing that leaves what is known in doubt.
+/// From joining the group to the first error after which the known state may be wrong.
 struct Session<'a> {
     owner: &'a HealthOwner,
     deltas_topic: String,
@@ -118,11 +116,11 @@ struct Session<'a> {
     transactions: Transactions,
     positions: Positions,
     books: BTreeMap<i32, PartitionHealth>,
-    /// What was last committed, or where the assignment began.
+    /// By partition, the offset that was last committed, or where the assignment began.
     committed: BTreeMap<i32, i64>,
-    /// Partitions that could not be loaded, and until when they are left alone.
+    /// Partitions that could not be loaded, and until when no other try is made.
     unloaded: BTreeMap<i32, Instant>,
-    /// The same of those that could not be written.
+    /// Partitions that could not be written, and until when no other try is made.
     unwritten: BTreeMap<i32, Instant>,
     unjudged: &'a Unjudged,
     bad: Repeats,
@@ -174,9 +172,9 @@ impl<'a> Session<'a> {
                 self.turned = Instant::now();
             }
         }
-        // What is written down now need not be read again by the next owner.
+        // The next owner need not read again what is written now.
         self.turn(0)?;
-        // Its callbacks do not count rounds: the brokers' word alone is taken, and each look counts as one.
+        // The callbacks do not count rounds: only the brokers' answer counts, and each call counts as a round.
         let looks = AtomicU64::new(0);
         leave_empty_handed(&self.consumer, &health_group(&self.owner.kafka.group), || {
             looks.fetch_add(1, Ordering::Relaxed)
@@ -189,7 +187,7 @@ impl<'a> Session<'a> {
         let mut wait = POLL_WAIT;
         for _ in 0..BATCH {
             let polled = self.consumer.poll(wait);
-            // The message borrows the consumer, and a rebalance changes all the rest.
+            // The message borrows the consumer, and a rebalance changes the other fields.
             let polled = polled.map(|polled| {
                 polled.map(|message| (message.partition(), message.offset(), message.payload().map(<[u8]>::to_vec)))
             });
@@ -199,7 +197,7 @@ impl<'a> Session<'a> {
             match polled {
                 None => return Ok(()),
                 Some(Ok((partition, offset, value))) => {
-                    // Of a partition that went meanwhile the next owner reads it.
+                    // If the partition was revoked meanwhile, its next owner reads the record.
                     if let Some(book) = self.books.get_mut(&partition) {
                         if book.is_passed(offset) {
                             let topic = self.deltas_topic.as_str();
@@ -225,7 +223,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Judges, and writes down what changed and what was counted `write_after_ms` ago.
+    /// Judges, and writes what changed and what was counted `write_after_ms` ago.
     fn turn(&mut self, write_after_ms: i64) -> Result<(), SessionError> {
         let now_ms = clock::now_ms();
         let sweeps = self.swept.elapsed() >= FORGET_EVERY;
@@ -261,7 +259,7 @@ impl<'a> Session<'a> {
             match self.write(&entries, &offsets)? {
                 None => self.settle(entries),
                 Some(error) => {
-                    tracing::warn!(partition, %error, "the health of a partition's integrations cannot be written for the moment");
+                    tracing::warn!(partition, %error, "the health of a partition's integrations cannot be written at present");
                     self.unwritten.insert(partition, Instant::now() + APART);
                 }
             }
@@ -269,7 +267,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Writes entries and offsets. Gives the error where nothing was written and it may be tried again.
+    /// Writes entries and offsets. Returns an error if nothing was written and another try may succeed.
     fn write(
         &mut self,
         entries: &BTreeMap<i32, Entry>,
@@ -302,7 +300,7 @@ impl<'a> Session<'a> {
             }
             Move::Assigned(partitions) if partitions.is_empty() => {}
             Move::Assigned(partitions) => {
-                // Kafka gives the committed offsets only once no transaction of an owner before is open on them.
+                // Kafka returns the committed offsets only when no transaction of a former owner is open on them.
                 let mut list = TopicPartitionList::new();
                 for partition in &partitions {
                     list.add_partition(&self.deltas_topic, *partition);
@@ -320,8 +318,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Loads what is known of partitions: all at once, and where that fails one by one. One that can't be loaded is not read
-    /// meanwhile.
+    /// Loads what is known of partitions: all at once, or one by one if that fails. A partition that can't be loaded is paused.
     fn load(&mut self, partitions: &[i32]) -> Result<(), SessionError> {
         let (kafka, topic) = (&self.owner.kafka, &self.owner.health_topic);
         let mut loaded = BTreeMap::new();
@@ -336,7 +333,7 @@ impl<'a> Session<'a> {
                             tracing::error!(
                                 partition,
                                 error = chain(&error),
-                                "the health of a partition's integrations is not judged for the moment"
+                                "the health of a partition's integrations is not judged at present"
                             );
                             self.unloaded.insert(*partition, Instant::now() + APART);
                         }
@@ -366,7 +363,7 @@ impl<'a> Session<'a> {
         if !self.books.contains_key(&partition) {
             return Ok(());
         }
-        // What came before it was paused was not counted.
+        // Records that came before the pause were not counted.
         let failed = |source| SessionError::Kafka { what: "a partition cannot be read again", source };
         let start = self.committed.get(&partition).map_or(Offset::Beginning, |offset| Offset::Offset(*offset));
         let mut list = TopicPartitionList::new();
@@ -375,7 +372,7 @@ impl<'a> Session<'a> {
         self.consumer.seek(&self.deltas_topic, partition, start, COMMITTED_TIMEOUT).map_err(failed)
     }
 
-    /// Before an integration is suspended: how far the events have been read. Where that is not known, it waits a turn.
+    /// Records in each suspension how far the events have been read. If that is not known, the suspension waits until the next turn.
     fn mark_first_dropped(&self, entries: &mut BTreeMap<i32, Entry>) {
         let fails = |change: &Change| change.known.health == Health::Failed;
         if !entries.values().any(|entry| entry.changes.iter().any(fails)) {
@@ -405,7 +402,7 @@ impl<'a> Session<'a> {
         next.filter(|(partition, offset)| self.committed.get(partition) != Some(offset)).collect()
     }
 
-    /// Whether so much was read that committing it is worth a transaction of its own.
+    /// Whether enough was read to commit it in a transaction of its own.
     fn is_far(&self, offsets: &BTreeMap<i32, i64>) -> bool {
         let far = |(partition, offset): (&i32, &i64)| {
             self.committed
@@ -426,7 +423,7 @@ impl<'a> Session<'a> {
         self.transactions.commit(records, &list, &group).map_err(SessionError::Transaction)
     }
 
-    /// It is written: the books follow.
+    /// Takes over what was written.
     fn settle(&mut self, entries: BTreeMap<i32, Entry>) {
         for (partition, entry) in entries {
             for Change { key, known } in &entry.changes {

@@ -1,4 +1,4 @@
-//! How far the events consumer group has come: asked without being a member of it.
+//! How far the events consumer group has come. It is asked without membership in the group.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
-    /// Of the events consumers in `topic`.
+    /// Asks for the group that reads `topic`.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
@@ -53,8 +53,8 @@ impl Positions {
         Ok(Self { asker: config.create_with_context(ClientLog::new("positions"))?, topic: topic.to_owned() })
     }
 
-    /// Per partition, a lower bound for the offsets of all events settled from now on: the committed offset, or where the
-    /// partition begins. Blocks.
+    /// By partition, a lower bound for the offsets of all events that are settled from now on: the committed offset, or the beginning of
+    /// the partition. Blocks.
     ///
     /// # Errors
     /// A broker does not answer.
@@ -76,7 +76,7 @@ impl Positions {
         Ok(positions)
     }
 
-    /// The same with the places of webhooks that are behind. Blocks.
+    /// The same as [`Positions::committed`], with the places of webhooks that are behind. Blocks.
     ///
     /// # Errors
     /// [`PositionsError`]
@@ -85,7 +85,7 @@ impl Positions {
         kafka: &settings::Kafka,
         backlog_topic: &str,
     ) -> Result<(BTreeMap<i32, i64>, PlaceTable), PositionsError> {
-        // In this order: what is committed meanwhile has its place by then.
+        // The order matters: the places are read after the offsets, so an offset that is committed meanwhile has its place.
         let positions = self.committed()?;
         let deadline = Instant::now() + PLACES_TIMEOUT;
         let is_over = || Instant::now() >= deadline;
@@ -94,8 +94,8 @@ impl Positions {
     }
 }
 
-/// For each partition the earliest offset of which something may be dropped when an integration is suspended: the group's, or
-/// the place of one of its webhooks.
+/// By partition, the earliest offset from which events may be dropped when an integration is suspended: the group's, or the place of one
+/// of its webhooks.
 pub(crate) fn first_dropped(positions: &BTreeMap<i32, i64>, places: &PlaceTable, key: &str) -> BTreeMap<i32, i64> {
     let mut first = positions.clone();
     for place in places.places().filter(|place| place.integration == key) {
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_dropped_begins_at_the_place_of_the_integrations_webhook_or_where_the_group_is() {
+    fn drops_begin_at_the_place_of_the_integrations_webhook_or_at_the_groups_offset() {
         let mut places = PlaceTable::default();
         for (key, integration, partition, offset) in [
             ("a", "ws/i", 0, 5),

@@ -1,9 +1,9 @@
-//! Publishes what this worker has counted to the owners of the integrations' health: once a second, by partition, in order.
+//! Publishes the counts of this worker to the owners of the integrations' health: once a second, by partition, in order.
 //!
 //! The next report of a partition waits until the one before is acknowledged. A report that is not acknowledged is published again
 //! with the same sequence, so that the owner counts it once. A partition that can't be written holds up no other. Counts that come
-//! meanwhile are added up and kept within bounds. No delivery waits for this. Acknowledgements also show the brokers' time: when there
-//! is nothing to report, an empty report goes out once a minute for that.
+//! meanwhile are added up and kept within bounds. No delivery waits for this. Kafka's acknowledgements also show the brokers' time, so
+//! an empty report goes out once a minute if there is nothing to report.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,11 +33,11 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often counts are published.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// How long until a report that was not acknowledged is made again.
+/// How long until a report that was not acknowledged is published again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long until the topic's partitions are asked for again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// How long a broker may take to say them.
+/// How long a broker may take to answer how many there are.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the brokers' time is learned where nothing is published.
 const CLOCK_EVERY: Duration = Duration::from_mins(1);
@@ -55,7 +55,7 @@ struct Outgoing {
 /// The end of one publication.
 struct Ended {
     outgoing: Outgoing,
-    /// If not, it has to be published again.
+    /// If false, it is published again.
     is_acknowledged: bool,
 }
 
@@ -63,7 +63,7 @@ fn producer_of(kafka: &settings::Kafka) -> Result<Arc<Publisher>, KafkaError> {
     Publisher::open(&producer_config(kafka, "health-deltas"), "health-deltas").map(Arc::new)
 }
 
-/// Publishes what is counted.
+/// Publishes the counts.
 pub(crate) struct DeltaPublisher {
     kafka: settings::Kafka,
     producer: Arc<Publisher>,
@@ -72,30 +72,30 @@ pub(crate) struct DeltaPublisher {
     under_way: HashMap<i32, usize>,
     /// When something was last published.
     reported: Option<Instant>,
-    /// The partition that the next empty report goes to: one that can't be written must not keep the time from us.
+    /// The partition that the next empty report goes to. It changes each time, since one that can't be written shows no time.
     clock_turn: i32,
     topic: String,
     tally: Arc<Tally>,
-    standings: Arc<HealthView>,
+    view: Arc<HealthView>,
     metrics: Arc<Metrics>,
     collector: Collector,
     worker: String,
     process_id: u64,
     /// The last sequence by partition.
     sequences: HashMap<i32, u64>,
-    /// Of the topic, once known.
+    /// The number of the topic's partitions, once it is known.
     partitions: Option<i32>,
     asked: Option<Instant>,
 }
 
-/// What a publisher is made of.
+/// What a publisher needs.
 pub(crate) struct DeltaParts<'a> {
     pub(crate) kafka: &'a settings::Kafka,
     /// Where it publishes to.
     pub(crate) topic: String,
     /// The host name of this worker.
     pub(crate) worker: String,
-    /// By which the health owner judges.
+    /// The rules by which the health owner judges.
     pub(crate) rules: &'a Rules,
     pub(crate) tally: Arc<Tally>,
     pub(crate) health: Arc<HealthView>,
@@ -123,7 +123,7 @@ impl DeltaPublisher {
             clock_turn: 0,
             topic,
             tally,
-            standings: health,
+            view: health,
             metrics,
             collector,
             worker,
@@ -181,7 +181,7 @@ impl DeltaPublisher {
         }
     }
 
-    /// The records to publish now, or all that is left. Nothing while the topic can't be asked for its partitions.
+    /// The records to publish now; with `last` all that are left. Empty while the topic's partitions are not known.
     fn report(&mut self, last: bool) -> Vec<Outgoing> {
         let Some(partitions) = self.known_partitions() else { return Vec::new() };
         let under_way = &self.under_way;
@@ -202,7 +202,7 @@ impl DeltaPublisher {
             let value = report.record(&self.worker).into();
             outgoing.push(Outgoing { partition, key: self.worker.clone(), value });
         }
-        outgoing.extend(self.standings.take_resume_requests().into_iter().map(|request| Outgoing {
+        outgoing.extend(self.view.take_resume_requests().into_iter().map(|request| Outgoing {
             partition: partition_of(&request.key, partitions),
             value: request.record().into(),
             key: request.key,
@@ -236,7 +236,7 @@ impl DeltaPublisher {
         self.partitions
     }
 
-    /// A publication has ended: it is made again where it must be.
+    /// Handles the end of a publication. Returns the next one if the record must be published again.
     fn ended(&mut self, ended: Ended) -> Option<BoxFuture<'static, Ended>> {
         if let Some(count) = self.under_way.get_mut(&ended.outgoing.partition) {
             *count -= 1;
@@ -256,7 +256,7 @@ impl DeltaPublisher {
             );
             match producer_of(&self.kafka) {
                 Ok(producer) => self.producer = producer,
-                Err(error) => tracing::error!(%error, "no producer of health counts"),
+                Err(error) => tracing::error!(%error, "the producer of health counts cannot be replaced"),
             }
         }
         Some(self.publish(ended.outgoing, AGAIN_AFTER))
@@ -299,7 +299,7 @@ impl DeltaPublisher {
 /// Why it is not known how many partitions a topic has.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TopicError {
-    /// A broker does not say.
+    /// A broker does not answer.
     #[error("its partitions are not known")]
     Unknown(#[from] KafkaError),
     /// There is no such topic.
@@ -329,7 +329,7 @@ mod tests {
     use crate::kafka::test_broker::that_refuses_a_producer;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_producer_that_has_failed_for_good_is_replaced_and_what_was_counted_is_told() {
+    async fn a_producer_that_has_failed_for_good_is_replaced_and_the_counts_are_reported() {
         let (_cluster, kafka) = that_refuses_a_producer("deltas");
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
         let publisher = DeltaPublisher::new(DeltaParts {

@@ -33,7 +33,7 @@ pub enum RecordError {
     ProcessId,
 }
 
-/// The partition of an integration: of its key as Kafka's own clients place keys.
+/// The partition of an integration's key, as Kafka's own clients place keys.
 pub fn partition_of(key: &str, partitions: i32) -> i32 {
     let hash = murmur2(key.as_bytes()) & 0x7fff_ffff;
     i32::try_from(hash).unwrap_or(0) % partitions.max(1)
@@ -85,7 +85,7 @@ struct SlotRecord {
     acknowledged: u32,
     #[serde(default, skip_serializing_if = "nothing_failed")]
     failures: ByReason,
-    /// Left out where nothing was acknowledged: then it is all of them.
+    /// Left out if nothing was acknowledged: then it equals `failures`.
     #[serde(default, skip_serializing_if = "nothing_failed")]
     unacknowledged: ByReason,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,9 +179,9 @@ pub struct DeltaBatch {
 /// A request to make a suspended integration active again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ResumeRequest {
-    /// Its key.
+    /// The integration's key.
     pub(crate) key: String,
-    /// Of the suspension that is to end: since when it is, ms since 1970. A later one is not meant.
+    /// The beginning of the suspension to end, ms since 1970. A later suspension is not ended. `None` ends any.
     pub(crate) since_ms: Option<i64>,
 }
 
@@ -195,7 +195,7 @@ pub enum Delta {
 }
 
 impl DeltaBatch {
-    /// The record, by the worker of that host name.
+    /// The record's value. `worker` is the host name of this worker.
     pub fn record(&self, worker: &str) -> Vec<u8> {
         json(&DeltasRecord::DeltaBatch {
             worker: worker.into(),
@@ -214,7 +214,7 @@ impl DeltaBatch {
 }
 
 impl ResumeRequest {
-    /// The record.
+    /// The record's value.
     pub(crate) fn record(&self) -> Vec<u8> {
         let since = self.since_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
         json(&DeltasRecord::ResumeRequest { resume: ResumeRecord { integration: self.key.clone(), since } })
@@ -263,7 +263,7 @@ pub(crate) struct StateRecord {
 }
 
 impl StateRecord {
-    /// The record that says what is known.
+    /// The record of what is known.
     pub(crate) fn of(known: &IntegrationHealth) -> Self {
         let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
         Self {
@@ -293,22 +293,21 @@ impl StateRecord {
         }
     }
 
-    /// The state.
     pub(crate) fn health(&self) -> Health {
         Health::parse(&self.status).unwrap_or_default()
     }
 
-    /// Since when.
+    /// Since when the state is.
     pub(crate) fn since(&self) -> Timestamp {
         self.since
     }
 
-    /// Since when, ms since 1970.
+    /// Since when the state is, ms since 1970.
     pub(crate) fn since_ms(&self) -> i64 {
         self.since.as_millisecond()
     }
 
-    /// Whether the failures it counts have one of this reason.
+    /// Whether it counts a failure of this reason.
     pub(crate) fn failed_for(&self, reason: &str) -> bool {
         self.failures.0.get(reason).is_some_and(|count| *count > 0)
     }
@@ -325,17 +324,17 @@ impl StateRecord {
         self.last_status
     }
 
-    /// When it last acknowledged.
+    /// When the integration last acknowledged.
     pub(crate) fn last_acknowledged_at(&self) -> Option<Timestamp> {
         self.last_acknowledged_at
     }
 
-    /// By partition of the events topic: where the events begin that the last suspension dropped.
+    /// By partition of the events topic, the offset from which the last suspension dropped events.
     pub(crate) fn first_dropped(&self) -> &BTreeMap<i32, i64> {
         &self.first_dropped
     }
 
-    /// What is known when only this record is left.
+    /// What is known if there is only this record.
     pub(crate) fn known(&self) -> IntegrationHealth {
         IntegrationHealth {
             health: self.health(),

@@ -1,8 +1,8 @@
-//! Loads what an owner before has written down about the integrations of its partitions.
+//! Loads what a former owner has written about the integrations of its partitions.
 //!
-//! The order matters: the committed offsets first, since Kafka gives them only when no transaction is open on them; then
-//! where the topics really end; then reading, once all transactions up to there have ended ([`Compacted`] sees to both). So
-//! whatever went with an offset is read, also when its marker comes late.
+//! The order matters. The caller asks for the committed offsets first, since Kafka returns them only when no transaction is open on
+//! them. Then come the real ends of the topics; then the topics are read, once all transactions up to there have ended ([`Compacted`]
+//! does both). So everything that was written together with an offset is read, also if its marker comes late.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,15 +18,15 @@ use crate::settings;
 use crate::telemetry::chain::chain;
 use crate::topics::names::{counts_topic, deltas_topic};
 
-/// What the clients are called in logs.
+/// The name of the clients in logs.
 const ROLE: &str = "health-load";
-/// How long a broker may take to say where a partition ends.
+/// How long a broker may take to answer where a partition ends.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why nothing can be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// What an owner before has written can't be read to its end.
+    /// What a former owner has written can't be read to its end.
     #[error(transparent)]
     Topic(#[from] CompactedError),
     /// Kafka can't be asked where the deltas end.
@@ -37,11 +37,11 @@ pub(crate) enum LoadError {
 /// What is known of the integrations of a partition.
 type Table = BTreeMap<String, IntegrationHealth>;
 
-/// The books of some partitions. What the health topic says of a state is the truth: the other two topics may be older, or
-/// created again, and every worker obeys the health topic. Blocks.
+/// The health of some partitions. For a state the health topic decides: the other two topics may be older, or created again, and every
+/// worker obeys the health topic. Blocks.
 ///
 /// # Errors
-/// [`LoadError`]: one partition that can't be read is enough.
+/// [`LoadError`] if any of the partitions can't be read.
 pub(crate) fn load(
     kafka: &settings::Kafka,
     health_topic: &str,
@@ -103,7 +103,7 @@ fn merged(states: Table, counts: Table) -> Table {
     all
 }
 
-/// What is known, with an offset that lies in a log that ends at `end`; and whether it did not.
+/// What is known, with its offset set to 0 if it lies beyond the log's end; and whether it was.
 fn of_log(known: IntegrationHealth, end: i64) -> (IntegrationHealth, bool) {
     if known.next_offset <= end { (known, false) } else { (IntegrationHealth { next_offset: 0, ..known }, true) }
 }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_health_topics_state_is_the_truth_and_the_counts_are_the_counts() {
+    fn the_state_comes_from_the_health_topic_and_the_counts_from_the_counts_topic() {
         let counted = IntegrationHealth { next_offset: 7, ..state(Health::Failed, 1_000) };
         let both = merged(table(state(Health::Active, 2_000)), table(counted.clone())).remove("ws/i").unwrap();
         assert_eq!((both.health, both.since_ms, both.next_offset), (Health::Active, Some(2_000), 7));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_of_another_log_say_nothing() {
+    fn an_offset_of_another_log_is_set_back() {
         let known = IntegrationHealth { next_offset: 700, ..IntegrationHealth::default() };
         assert_eq!(of_log(known.clone(), 12).0.next_offset, 0);
         assert_eq!(of_log(known, 700).0.next_offset, 700);

@@ -13,19 +13,14 @@ use crate::settings;
 pub(crate) enum ResumeRequestError {
     /// It cannot be published there.
     #[error("topic `{topic}` takes no request to resume")]
-    Topic {
-        /// The topic.
-        topic: String,
-        /// Why.
-        source: TopicError,
-    },
+    Topic { topic: String, source: TopicError },
     /// Kafka does not take it.
     #[error("the request to resume could not be written")]
     Kafka(#[from] KafkaError),
 }
 
-/// Publishes it and waits until it is acknowledged, as long as a record may take. Blocks its thread while it asks for the
-/// topic's partitions.
+/// Publishes `request` and waits until Kafka acknowledges it, for at most the client's delivery time-out. Blocks its thread while it
+/// asks for the topic's partitions.
 ///
 /// # Errors
 /// [`ResumeRequestError`]

@@ -1,4 +1,4 @@
-//! Counting attempts where they end: one map a shard, each under a lock of its own, emptied once a second.
+//! Counts attempts where they end: one map for each shard, under a lock of its own, emptied once a second.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,12 +10,11 @@ use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::Outcome;
 
-/// What was counted of one integration in one second.
+/// The counts of one integration in one second.
 #[derive(Debug)]
 pub struct Counted {
     /// The integration, as the last delivery knew it.
     pub(crate) integration: Arc<Integration>,
-    /// The counts.
     pub slot: SecondCounts,
     /// When the last attempt ended, ms since 1970.
     pub(crate) last_ms: i64,
@@ -23,7 +22,7 @@ pub struct Counted {
     pub(crate) by_network: bool,
 }
 
-/// By the place of the integration in memory, which the value keeps, and the second.
+/// The key is the address of the integration in memory, which the value keeps alive, and the second.
 type Counts = HashMap<(usize, u32), Counted, BuildHash64>;
 
 /// Counts of all shards.
@@ -33,7 +32,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// For `shards` shards.
+    /// A tally with a map for each of `shards`.
     pub fn new(shards: usize) -> Self {
         Self { shards: (0..shards.max(1)).map(|_| Mutex::default()).collect() }
     }
@@ -66,7 +65,7 @@ impl Tally {
         }
     }
 
-    /// Hands over what was counted since the last time. Each lock is held for an exchange only.
+    /// Hands over what was counted since the last call. Each lock is held only while two maps are exchanged.
     pub fn drain(&self, mut take: impl FnMut(Counted)) {
         for shard in 0..self.shards.len() {
             let capacity = self.lock(shard).len();

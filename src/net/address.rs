@@ -128,7 +128,7 @@ fn inside(address: Ipv6Addr) -> Option<(Ipv6Net, [Option<Ipv4Addr>; 2])> {
     let inside = if net == SIX_TO_FOUR {
         [of(second, third), None]
     } else if net == TEREDO {
-        // The server, and the client with its bits turned over.
+        // The server, and the client, whose bits are inverted.
         [of(third, fourth), of(!before_last, !last)]
     } else {
         [of(before_last, last), None]

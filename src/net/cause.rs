@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// The contract's: characters of a cause. A certificate may hold any number of names.
+/// Characters of a cause: the contract's number. A certificate may hold any number of names.
 const CHARS_MAX: usize = 300;
 /// Causes within a cause that are printed. Real chains have three or four.
 const DEPTH_MAX: usize = 8;
@@ -18,7 +18,7 @@ pub(crate) struct Cause {
 }
 
 impl Cause {
-    /// The words that all callers get.
+    /// A cause that operators and outsiders get in the same words.
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self { text: cut(&text.into()), shown: None }
     }
@@ -78,14 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn outsiders_are_told_what_is_for_them() {
+    fn outsiders_get_only_the_text_that_is_for_them() {
         let cause = Cause::with_shown("10.1.2.3 is refused", "refused");
         assert_eq!((cause.text(), cause.shown()), ("10.1.2.3 is refused", "refused"));
         assert_eq!(Cause::new("expired").shown(), "expired");
     }
 
     #[test]
-    fn an_error_is_told_with_what_caused_it_each_part_once() {
+    fn a_cause_holds_each_text_of_an_error_and_its_causes_once() {
         let error = std::io::Error::other(std::io::Error::other("the end"));
         assert_eq!(Cause::of_error(&error).text(), "the end");
     }

@@ -162,7 +162,7 @@ fn alternate(addresses: &[IpAddr]) -> Vec<IpAddr> {
     order
 }
 
-/// The first connection that comes about: each address has a head start, or less when those before it have failed.
+/// The first connection that succeeds. Each address has a head start, or less when those before it have failed.
 async fn race(addresses: Vec<SocketAddr>) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let mut waiting = addresses.into_iter();
     let mut under_way = FuturesUnordered::new();
@@ -203,7 +203,7 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     prepare(&socket)?;
     let tcp = socket.connect(address).await?;
-    // A free port of this machine may be given to the very socket that connects to it, which then hears itself.
+    // The system may give the port that is connected to, if it is free, to the connecting socket: that is then connected to itself.
     if address.ip().is_loopback() && tcp.local_addr()? == address {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
@@ -296,21 +296,21 @@ mod tests {
     async fn serve(tls: TlsAcceptor) -> Server {
         let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (tell, resumed) = tokio::sync::mpsc::channel(10);
+        let (sender, resumed) = tokio::sync::mpsc::channel(10);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 // A client that refuses the certificate or hangs up: the next one is served all the same.
-                drop(greet(&tls, tcp, &tell).await);
+                drop(greet(&tls, tcp, &sender).await);
             }
         });
         Server { port, tasks, resumed }
     }
 
-    async fn greet(tls: &TlsAcceptor, tcp: TcpStream, tell: &tokio::sync::mpsc::Sender<bool>) -> io::Result<()> {
+    async fn greet(tls: &TlsAcceptor, tcp: TcpStream, sender: &tokio::sync::mpsc::Sender<bool>) -> io::Result<()> {
         let mut stream = tls.accept(tcp).await?;
         let kind = stream.get_ref().1.handshake_kind();
-        tell.send(kind == Some(rustls::HandshakeKind::Resumed)).await.map_err(io::Error::other)?;
+        sender.send(kind == Some(rustls::HandshakeKind::Resumed)).await.map_err(io::Error::other)?;
         stream.write_all(b"hello").await?;
         stream.shutdown().await
     }

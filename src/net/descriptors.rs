@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Descriptors that a process needs besides the connections it counts: Kafka's, the admin port's, files, name servers' answers.
 const OTHERS: usize = 100;
 
-/// Raises this process's soft limit of open files to its hard one, and says loudly when that is too low for so many `connections`.
+/// Raises this process's soft limit of open files to its hard one, and logs a warning when that is too low for `connections`.
 pub(crate) fn raise_limit(connections: usize) {
     let needed = connections.saturating_add(OTHERS);
     let before = getrlimit(Resource::Nofile);
@@ -40,7 +40,7 @@ fn share_of(limit: usize) -> usize {
     (limit / 3).max(1)
 }
 
-/// How many this process may have open at present.
+/// How many files this process may have open now.
 pub(crate) fn limit() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }

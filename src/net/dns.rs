@@ -1,5 +1,5 @@
-//! Looks names up: in the hosts file, then at the name servers of this machine. One question a family; what is remembered is the
-//! resolver's.
+//! Looks names up: in the hosts file, then at the name servers of this machine. One query for each address family. The cache is in
+//! `resolver`.
 //!
 //! Names are absolute: the search list of `resolv.conf` is never tried, since a wildcard in it would get the requests of any receiver.
 
@@ -17,8 +17,8 @@ use hickory_resolver::{TokioResolver, system_conf};
 use super::hosts::HostsFile;
 use super::resolver::{Family, Lookup, LookupError, Records};
 
-/// How long a name server may take before another is asked, whatever `resolv.conf` says: its usual 5 s are longer than a connection
-/// may take. Packets that are lost are sent again earlier.
+/// How long a name server may take before another is asked. It overrides `resolv.conf`, whose usual 5 s are longer than a connection
+/// may take. Lost packets are sent again earlier.
 const SERVER_MAX: Duration = Duration::from_secs(2);
 /// Rounds through the name servers after the first.
 const ROUNDS_MORE: usize = 1;
@@ -27,10 +27,10 @@ const SERVERS_AT_ONCE: usize = 2;
 /// How long an address from the hosts file is used.
 const HOSTS_TTL: Duration = Duration::from_secs(30);
 
-/// Asks as this machine is set up: `/etc/hosts`, then the name servers of `/etc/resolv.conf`.
+/// The look-up that this machine is set up for: `/etc/hosts`, then the name servers of `/etc/resolv.conf`.
 pub(super) fn system() -> Box<Lookup> {
     let (config, options) = system_conf::read_system_conf().unwrap_or_else(|error| {
-        // What the C library does too.
+        // The C library does the same.
         tracing::warn!(%error, "no name servers are set up, the one of this machine is asked");
         let local = NameServerConfig::udp_and_tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
         (ResolverConfig::from_name_servers(vec![local]), ResolverOpts::default())
@@ -42,7 +42,7 @@ fn asking(servers: Vec<NameServerConfig>, mut options: ResolverOpts, hosts: Host
     options.timeout = options.timeout.min(SERVER_MAX);
     options.attempts = ROUNDS_MORE;
     options.num_concurrent_reqs = SERVERS_AT_ONCE;
-    // The caller remembers answers.
+    // The caller has a cache.
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
     let config = ResolverConfig::from_name_servers(servers);
@@ -65,7 +65,7 @@ fn asking(servers: Vec<NameServerConfig>, mut options: ResolverOpts, hosts: Host
     })
 }
 
-/// What needs no name server: what the hosts file says, and this machine.
+/// The addresses that need no name server: those of the hosts file, and of this machine.
 async fn in_hosts_file(hosts: &Arc<HostsFile>, name: &Arc<str>, family: Family) -> Option<Records> {
     let (hosts, asked) = (Arc::clone(hosts), Arc::clone(name));
     let found = tokio::task::spawn_blocking(move || hosts.addresses(&asked)).await.ok().flatten();
@@ -79,7 +79,7 @@ async fn in_hosts_file(hosts: &Arc<HostsFile>, name: &Arc<str>, family: Family) 
 async fn ask(resolver: &TokioResolver, name: &str, family: Family) -> Result<Records, LookupError> {
     let unanswered = |error: &dyn std::fmt::Display| LookupError::Unanswered(error.to_string().into());
     let mut name = Name::from_ascii(name).map_err(|error| unanswered(&error))?;
-    // The last dot, which keeps the search list away.
+    // The trailing dot: the search list is not tried.
     name.set_fqdn(true);
     let record_type = match family {
         Family::V4 => RecordType::A,
@@ -111,7 +111,7 @@ async fn ask(resolver: &TokioResolver, name: &str, family: Family) -> Result<Rec
 #[expect(unreachable_pub, reason = "the file is another crate's too")]
 pub(crate) mod zoo_names;
 
-/// What tests ask.
+/// Look-ups for tests.
 #[cfg(test)]
 pub(crate) mod testing {
     use std::net::SocketAddr;

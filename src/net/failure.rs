@@ -1,10 +1,10 @@
-//! What a failed exchange with a receiver was, by the error of the HTTP client. What follows a failure is not decided here.
+//! The reason word of a failed exchange with a receiver, by the error of the HTTP client. What follows a failure is not decided here.
 
 use std::error::Error as _;
 
 use crate::domain::outcome::Reason;
 
-/// Whether a kept connection failed in the way one does that its other end had closed.
+/// Whether the error is one that a kept connection gives when its other end has closed it.
 pub(crate) fn is_stale(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io_kind(error).is_some()
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-/// What is read of the file: lists of a hundred thousand names exist.
+/// Bytes that are read of the file: lists of a hundred thousand names exist.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 type Names = HashMap<Box<str>, Vec<IpAddr>>;

@@ -1,4 +1,4 @@
-//! Toolbox for the network: addresses, names, TLS, connections, one server loop. No features.
+//! Toolbox for the network: addresses, names, TLS, connections, one server loop. No features, and no rules about retries.
 
 pub(crate) mod address;
 pub(crate) mod cause;

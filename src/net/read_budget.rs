@@ -1,5 +1,5 @@
-//! A connection for requests and answers: it gives no more than a budget of bytes before the next one is granted, and it lets an
-//! answer be read that came before a request was taken.
+//! A connection to a receiver that reads at most a budget of bytes until the budget is renewed. It also keeps an answer readable
+//! that came before the receiver had read the request.
 //!
 //! A receiver that sends interim answers (1xx) without end would otherwise keep the thread that it shares with other receivers
 //! busy until the time-out. One that answers before it has read the request, and closes, makes writing fail while its answer
@@ -59,23 +59,23 @@ pub(crate) struct Rationed<S> {
     stream: S,
     ration: ReadBudget,
     /// The other end reads nothing more: what is written is discarded, and reading shows whether there is an answer.
-    is_deaf: bool,
+    peer_reads_no_more: bool,
 }
 
 impl<S> Rationed<S> {
     /// Reads `stream` up to `ration`.
     pub(crate) fn new(stream: S, ration: ReadBudget) -> Self {
-        Self { stream, ration, is_deaf: false }
+        Self { stream, ration, peer_reads_no_more: false }
     }
 
     /// Treats a failed write as the other end's refusal to read; the writer then gets `done`.
-    fn heard<T>(&mut self, polled: Poll<io::Result<T>>, done: T) -> Poll<io::Result<T>> {
+    fn written<T>(&mut self, polled: Poll<io::Result<T>>, done: T) -> Poll<io::Result<T>> {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
         match polled {
             Poll::Ready(Err(error))
                 if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected) =>
             {
-                self.is_deaf = true;
+                self.peer_reads_no_more = true;
                 Poll::Ready(Ok(done))
             }
             polled => polled,
@@ -106,11 +106,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rationed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Rationed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.is_deaf {
+        if self.peer_reads_no_more {
             return Poll::Ready(Ok(bytes.len()));
         }
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.heard(polled, bytes.len())
+        self.written(polled, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -119,11 +119,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rationed<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = slices.iter().map(|slice| slice.len()).sum();
-        if self.is_deaf {
+        if self.peer_reads_no_more {
             return Poll::Ready(Ok(all));
         }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.heard(polled, all)
+        self.written(polled, all)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -131,11 +131,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rationed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_deaf {
+        if self.peer_reads_no_more {
             return Poll::Ready(Ok(()));
         }
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.heard(polled, ())
+        self.written(polled, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,12 +1,11 @@
-//! Names to addresses: what is remembered of each name, which requests wait for which look-up, and what they get meanwhile.
-//! [`super::dns`] looks a name up.
+//! Resolves names to addresses: caches answers, shares a look-up between the requests that wait for it, and uses an expired answer
+//! while there is no newer one. [`super::dns`] looks a name up.
 //!
-//! A name is looked up once for all requests that wait for it. Both families are asked for at once; when one has come the other is waited for
-//! only a moment, and joins the answer whenever it comes. A name that is known is answered without waiting: it is asked for again before its answer
-//! expires, and an expired answer is used while there is no better one. A look-up for which no request waits any more is given up,
-//! unless it renews an answer.
+//! Both families are asked for at once. When one has come, the other is waited for only a moment; it joins the answer when it comes.
+//! A known name is answered without waiting: it is asked for again before its answer expires. A look-up for which no request waits
+//! any more is given up, unless it renews an answer.
 //!
-//! Wait-for arrows: askers wait for a look-up; a look-up waits for name servers.
+//! Wait-for arrows: requests wait for a look-up; a look-up waits for name servers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -20,10 +19,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The bounds of how long an answer is used, whatever its zone says: not asked for with every request, and a receiver that moves is
-/// followed within minutes.
+/// The shortest time that an answer is used, even if its zone says less: so a name is not asked for with every request.
 const TTL_MIN: Duration = Duration::from_secs(1);
-/// See [`TTL_MIN`].
+/// The longest time that an answer is used, even if its zone says more: so a receiver that moves is followed within minutes.
 const TTL_MAX: Duration = Duration::from_mins(5);
 /// How long a failure is used: long enough to spare the name server, short enough not to be noticed.
 const NEGATIVE_TTL: Duration = Duration::from_secs(2);
@@ -43,22 +41,21 @@ const LOOKUP_MAX: Duration = Duration::from_secs(5);
 const LOOKUPS_MAX: usize = 1024;
 /// Sockets of a look-up: three tries of two families at two name servers, and some room.
 const SOCKETS_EACH: usize = 16;
-/// Beyond the bound the oldest look-up gives way to a new one, once it has run for so long: a name server that works has
-/// answered by then.
+/// Beyond the bound the oldest look-up gives way to a new one, if it has run for this long: a name server that works has answered
+/// by then.
 const GIVES_WAY_AFTER: Duration = Duration::from_millis(250);
 /// Names remembered, in each of two generations.
 const GENERATION_MAX: usize = 16_384;
-/// Addresses kept of one answer, more than any honest one has. Each of them is checked: a longer
-/// answer is a failure.
+/// Addresses kept of one answer, more than any honest one has. Each of them is checked: a longer answer is a failure.
 const ADDRESSES_MAX: usize = 64;
 
-/// What a look-up came to.
+/// The result of a look-up.
 pub(crate) type Answer = Result<Resolved, ResolveError>;
 
 /// The addresses of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Resolved {
-    /// Never none.
+    /// Never empty.
     pub(crate) addresses: Arc<[IpAddr]>,
     /// Until when they need not be asked for again.
     pub(crate) until: Instant,
@@ -146,7 +143,7 @@ struct Job {
     number: u64,
     name: Arc<str>,
     /// Sent as soon as there is an answer to use. The second family may still come after that.
-    tell: watch::Sender<Option<Answer>>,
+    sender: watch::Sender<Option<Answer>>,
     gives_way: CancellationToken,
     /// It renews an answer, so it goes on although no request waits for it.
     is_renewal: bool,
@@ -210,9 +207,9 @@ impl CachedName {
         matches!(self.settled, Some(Settled { answer: Err(ResolveError::Unanswered(_) | ResolveError::Busy), .. }))
     }
 
-    /// The look-up that would tell has ended.
-    fn end(&mut self, tell: &watch::Sender<Option<Answer>>) {
-        if self.pending.as_ref().is_some_and(|pending| pending.same_channel(tell)) {
+    /// Ends the look-up of `sender`, if it is the pending one.
+    fn end(&mut self, sender: &watch::Sender<Option<Answer>>) {
+        if self.pending.as_ref().is_some_and(|pending| pending.same_channel(sender)) {
             self.pending = None;
         }
     }
@@ -228,14 +225,14 @@ enum Step {
 }
 
 impl Resolver {
-    /// Asks the name servers that this machine is set up for. Its hosts file counts before them.
+    /// A resolver that asks as this machine is set up: its hosts file, then its name servers.
     pub(crate) fn system() -> Self {
         // They must not take the descriptors of the connections that they are for.
         let lookups_max = (super::descriptors::limit() / SOCKETS_EACH / 2).clamp(1, LOOKUPS_MAX);
         Self::bounded(super::dns::system(), lookups_max)
     }
 
-    /// Knows these names and no others.
+    /// A resolver that knows these names and no others.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn fixed(names: HashMap<String, Vec<IpAddr>>) -> Self {
         Self::with(Box::new(move |name, family| {
@@ -247,7 +244,7 @@ impl Resolver {
         }))
     }
 
-    /// Asks `lookup`.
+    /// A resolver that asks `lookup`.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn with(lookup: Box<Lookup>) -> Self {
         Self::bounded(lookup, LOOKUPS_MAX)
@@ -342,13 +339,13 @@ impl Shared {
             oldest.remove().gives_way.cancel();
         }
         state.begun += 1;
-        let (tell, flight) = watch::channel(None);
+        let (sender, flight) = watch::channel(None);
         let known = state.cache.entry(name);
-        known.pending = Some(tell.clone());
+        known.pending = Some(sender.clone());
         let job = Job {
             number: state.begun,
             name: name.into(),
-            tell,
+            sender,
             gives_way: CancellationToken::new(),
             is_renewal: known.stale(now).is_some(),
         };
@@ -363,12 +360,12 @@ impl Shared {
         let looked = timeout(LOOKUP_MAX, self.look_up(job));
         tokio::pin!(looked);
         let late = loop {
-            let is_needed = job.is_renewal || job.tell.borrow().is_some();
+            let is_needed = job.is_renewal || job.sender.borrow().is_some();
             tokio::select! {
                 biased;
                 () = job.gives_way.cancelled() => break Some("the look-up gave way to newer ones"),
                 looked = &mut looked => break looked.is_err().then_some("no name server answered in time"),
-                () = job.tell.closed(), if !is_needed => {
+                () = job.sender.closed(), if !is_needed => {
                     if self.abandon(job) {
                         return;
                     }
@@ -376,7 +373,7 @@ impl Shared {
             }
         };
         if let Some(why) = late
-            && job.tell.borrow().is_none()
+            && job.sender.borrow().is_none()
         {
             self.settle(job, Err(ResolveError::Unanswered(why.into())));
         }
@@ -387,10 +384,10 @@ impl Shared {
     fn abandon(&self, job: &Job) -> bool {
         let mut state = self.lock();
         // Requests begin to wait under the lock.
-        let is_unwanted = job.tell.receiver_count() == 0 && job.tell.borrow().is_none();
+        let is_unwanted = job.sender.receiver_count() == 0 && job.sender.borrow().is_none();
         if is_unwanted {
             state.running.remove(&job.number);
-            state.cache.entry(&job.name).end(&job.tell);
+            state.cache.entry(&job.name).end(&job.sender);
         }
         is_unwanted
     }
@@ -426,7 +423,7 @@ impl Shared {
         let answer: Result<Arc<[IpAddr]>, _> = found.map(|records| records.addresses.into());
         let mut state = self.lock();
         let known = state.cache.entry(&job.name);
-        known.end(&job.tell);
+        known.end(&job.sender);
         match &answer {
             Ok(addresses) => known.stale = Some((Arc::clone(addresses), until + STALE_MAX)),
             Err(ResolveError::Unanswered(_) | ResolveError::Busy) => {}
@@ -434,11 +431,11 @@ impl Shared {
         }
         known.settled = Some(Settled { answer: answer.clone(), renew_from: until - ttl / RENEW_IN_LAST, until });
         drop(state);
-        job.tell.send_replace(Some(answer.map(|addresses| Resolved { addresses, until })));
+        job.sender.send_replace(Some(answer.map(|addresses| Resolved { addresses, until })));
     }
 }
 
-/// What both families come to.
+/// Joins the answers of both families.
 fn judge(families: [Result<Records, LookupError>; 2]) -> Result<Records, ResolveError> {
     let mut found = Records { addresses: Vec::new(), ttl: TTL_MAX };
     let mut error = ResolveError::Empty;

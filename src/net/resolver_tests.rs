@@ -20,10 +20,10 @@ fn some(addresses: &[IpAddr], ttl: Duration) -> Result<Records, LookupError> {
 }
 
 fn unanswered() -> Result<Records, LookupError> {
-    Err(LookupError::Unanswered("nobody answers".into()))
+    Err(LookupError::Unanswered("no server answers".into()))
 }
 
-/// A resolver by a look-up of IPv4 that is told how many there were before it; IPv6 has nothing. And how many there were.
+/// A resolver and the number of its IPv4 look-ups. `look_up` gets how many there were before; IPv6 has no addresses.
 fn counting<F>(look_up: impl Fn(usize) -> F + Send + Sync + 'static) -> (Resolver, Arc<AtomicUsize>)
 where
     F: Future<Output = Result<Records, LookupError>> + Send + 'static,
@@ -42,7 +42,7 @@ async fn addresses(resolver: &Resolver, name: &str) -> Vec<IpAddr> {
     resolver.resolve(name).await.unwrap().addresses.to_vec()
 }
 
-/// Lets the clock be at that time, without waiting for it: sockets are at their own.
+/// Moves the clock to that time without waiting for it: sockets keep the real time.
 async fn come_to(until: Instant) {
     tokio::time::pause();
     tokio::time::advance(until.saturating_duration_since(Instant::now())).await;
@@ -77,7 +77,7 @@ async fn an_answer_that_is_asked_for_is_renewed_before_it_expires() {
     let (resolver, asked) = counting(|turn| std::future::ready(some(&[[ONE, TWO][turn]], Duration::from_secs(10))));
     assert_eq!(addresses(&resolver, "a").await, [ONE]);
     tokio::time::advance(Duration::from_secs(9)).await;
-    assert_eq!(addresses(&resolver, "a").await, [ONE], "nobody waits for the newer one");
+    assert_eq!(addresses(&resolver, "a").await, [ONE], "no request waits for the newer one");
     while asked.load(Ordering::SeqCst) < 2 {
         tokio::task::yield_now().await;
     }
@@ -95,7 +95,7 @@ async fn a_failure_is_remembered_too() {
 }
 
 #[tokio::test]
-async fn all_who_ask_at_once_share_one_look_up_and_it_outlives_the_first_of_them() {
+async fn requests_at_once_share_one_look_up_that_outlives_the_first_of_them() {
     let (go, gate) = watch::channel(false);
     let (resolver, asked) = counting(move |_| {
         let mut gate = gate.clone();
@@ -181,7 +181,7 @@ async fn a_family_that_fails_or_is_empty_leaves_the_other_one_to_be_waited_for()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_answer_stands_while_nobody_can_say_and_falls_when_the_name_is_gone() {
+async fn an_expired_answer_is_used_while_no_server_answers_and_dropped_when_the_name_is_gone() {
     let (resolver, _asked) = counting(|turn| async move {
         match turn {
             0 => some(&[ONE], Duration::from_secs(1)),
@@ -206,7 +206,7 @@ async fn an_expired_answer_stands_while_nobody_can_say_and_falls_when_the_name_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_answer_is_not_used_for_ever() {
+async fn an_expired_answer_is_used_for_a_day_at_most() {
     let (resolver, _asked) = counting(|turn| {
         std::future::ready(if turn == 0 { some(&[ONE], Duration::from_secs(1)) } else { unanswered() })
     });
@@ -332,7 +332,7 @@ async fn a_name_is_asked_for_as_it_is_and_never_with_the_search_list() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_exist_fails_at_once_and_one_that_nobody_knows_of_is_unanswered() {
+async fn a_name_that_does_not_exist_fails_at_once_and_one_without_an_answer_is_unanswered() {
     let server = NameServer::start(|name, family| match (name, family) {
         ("gone.test.", Asked::V4) => Reply::NoSuchName,
         ("failing.test.", _) => Reply::Failure,

@@ -1,5 +1,5 @@
-//! A small HTTP server without TLS, HTTP/1.1 and HTTP/2 by what the client begins with: for the reference receiver,
-//! metrics and probes.
+//! A small HTTP server without TLS, for the reference receiver, metrics and probes. The first bytes of a client decide between
+//! HTTP/1.1 and HTTP/2.
 //!
 //! Connections, waits and the end are bounded. The registration API has a server of its own.
 
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 /// A request's body as it comes in.
 pub(crate) use hyper::body::Incoming;
 
-/// A pause after the system has no connection to give, so that the next try may find one.
+/// The pause after a connection could not be accepted: by then there may be a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What happens to a new connection when the bound is reached.
@@ -42,7 +42,7 @@ pub(crate) enum WhenFull {
 pub(crate) struct Limits {
     /// Connections served at once.
     pub(crate) connections_max: usize,
-    /// What becomes of one more.
+    /// What happens to one more.
     pub(crate) when_full: WhenFull,
     /// How long a client may take for its first byte and for the headers of a request.
     pub(crate) patience: Duration,

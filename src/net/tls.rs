@@ -23,7 +23,7 @@ const SESSIONS_MAX: usize = 1024;
 /// The client's side of TLS. Clones share the sessions.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    /// Or why it cannot be made.
+    /// The error if it cannot be made.
     connector: Result<TlsConnector, NoTls>,
 }
 
@@ -174,7 +174,7 @@ enum Untrusted {
     SelfSigned,
     #[error("its issuer is not trusted, and the receiver sends no intermediate certificate")]
     NoIntermediate,
-    #[error("the issuers that the receiver sends lead to none that is trusted")]
+    #[error("the certificates that the receiver sends lead to no trusted issuer")]
     UnknownIssuer,
 }
 

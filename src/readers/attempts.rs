@@ -11,7 +11,8 @@ use super::{ReadError, is_guid, is_or_begins, parts_of, same_id};
 use crate::health::records::partition_of;
 use crate::kafka::windows::Glance;
 
-/// One attempt: a record of the attempts topic and what its key says. What a record of an earlier release lacks is left out.
+/// One attempt: a record of the attempts topic, with workspace and integration from its key. Fields that records of earlier
+/// releases lack are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Attempt {
@@ -55,7 +56,7 @@ impl Attempt {
     }
 }
 
-/// Which attempts are meant: those that have all of what is named.
+/// Selects the attempts that match every field that is set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AttemptFilter {
     pub(crate) workspace: Option<String>,
@@ -74,7 +75,7 @@ pub(crate) struct AttemptFilter {
 }
 
 impl AttemptFilter {
-    /// As texts that differ where the filters do.
+    /// The filter as texts that differ where the filters differ.
     pub(super) fn parts(&self) -> Vec<String> {
         let Self { workspace, integration, webhook, reason, event, event_prefix, delivery, entity } = self;
         [workspace, integration, webhook, reason, event, event_prefix, delivery, entity]
@@ -110,7 +111,7 @@ impl AttemptFilter {
             && self.entity.as_ref().is_none_or(|wanted| is_about(attempt, wanted))
     }
 
-    /// What stands in the value of every attempt that is meant.
+    /// The ids that are in the value of every selected attempt.
     fn needles(&self) -> Vec<Needle> {
         // A number can be spelled in many ways.
         let may_be_number =
@@ -121,7 +122,7 @@ impl AttemptFilter {
         whole.chain(self.event_prefix.as_deref().map(Needle::beginning)).collect()
     }
 
-    /// Makes the attempt of a record, if it is meant.
+    /// Makes the attempt of a record, if the filter selects it.
     pub(super) fn rows(&self) -> impl Fn(&Glance<'_>) -> Option<Attempt> {
         let needles = self.needles();
         move |glance| {
@@ -213,9 +214,12 @@ mod tests {
             assert!(with(&|filter| filter.entity = Some(entity.to_owned())), "{entity}");
         }
         assert!(with(&|filter| filter.event_prefix = Some("e-1".to_owned())), "a whole id");
-        assert!(!with(&|filter| filter.event_prefix = Some("e-".to_owned())), "the beginning of an id that is no GUID");
+        assert!(
+            !with(&|filter| filter.event_prefix = Some("e-".to_owned())),
+            "the beginning of an id that is not a GUID"
+        );
         assert!(!with(&|filter| filter.entity = Some("companyId".to_owned())));
-        assert!(!with(&|filter| filter.webhook = Some("w-1".to_owned())), "no GUID: letter for letter");
+        assert!(!with(&|filter| filter.webhook = Some("w-1".to_owned())), "not a GUID: letter for letter");
         assert!(!with(&|filter| filter.reason = Some("timeout".to_owned())));
         assert!(!with(&|filter| filter.delivery = Some("msg_2".to_owned())));
     }

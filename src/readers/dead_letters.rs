@@ -51,7 +51,7 @@ impl DeadLetter {
     }
 }
 
-/// Which dead letters are meant: those that have all of what is named.
+/// Selects the dead letters that match every field that is set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DeadLetterFilter {
     pub(crate) workspace: Option<String>,
@@ -74,7 +74,7 @@ impl DeadLetterFilter {
             .collect()
     }
 
-    /// Whether a dead letter with these headers is meant.
+    /// Whether a dead letter with these headers is selected.
     pub(crate) fn takes(&self, wire: &Wire) -> bool {
         let is = |wanted: &Option<String>, actual: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| actual.as_ref().is_some_and(|actual| same_id(wanted, actual)))
@@ -131,7 +131,7 @@ mod tests {
         assert!(takes(&|filter| filter.workspace = Some("acme".to_owned())));
         assert!(!takes(&|filter| filter.workspace = Some("ACME".to_owned())));
         assert!(takes(&|filter| filter.webhook = Some("a5aad3c1-777b-4ae5-8ca1-60b94c0423e5".to_owned())));
-        assert!(!takes(&|filter| filter.integration = Some("i".to_owned())), "what is not known is not it");
+        assert!(!takes(&|filter| filter.integration = Some("i".to_owned())), "an unknown integration does not match");
         assert!(takes(&|filter| filter.reason = Some("exhausted".to_owned())));
         assert!(!takes(&|filter| filter.reason = Some("suspended".to_owned())));
     }

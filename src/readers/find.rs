@@ -1,6 +1,6 @@
 //! Finds the event that a question names: by its place, by its id, or by a delivery of it.
 //!
-//! What became of the event is looked for in `gather`.
+//! `gather` collects what became of the event.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(crate) struct FoundEvent {
     pub(crate) at_ms: Option<i64>,
 }
 
-/// The event at a place: in the events topic, or the one that a retry or a dead letter carries. `None` when nothing is there.
+/// The event at a place: in the events topic, or the one that a retry or a dead letter carries. `None` if no record is there.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -58,23 +58,23 @@ fn found_event(place: &Origin, glance: &Glance<'_>) -> Option<FoundEvent> {
     })
 }
 
-/// How long a search that has an event goes on for others whose ids begin alike.
+/// How long a search that has an event goes on for others whose ids have the same beginning.
 const OTHERS: Bounds = Bounds { rows: NAMED_MAX, time: Duration::from_secs(2), ..Bounds::PAGE };
-/// Ids that are named where several begin alike.
+/// Ids that are named if several have the same beginning.
 const NAMED_MAX: usize = 3;
 
-/// What came of looking for an event.
+/// The result of a search for an event.
 #[derive(Debug)]
 pub(crate) enum FoundById {
     /// The newest one.
     Event(Box<FoundEvent>),
     /// Several ids begin with what was given.
     Several(Vec<String>),
-    /// None, as far as was looked.
+    /// No event, as far as the search went.
     Nothing {
-        /// Records that were looked at.
+        /// Records read.
         read: u64,
-        /// Everything of this time and later was looked at, ms since 1970.
+        /// The search read everything of this time and later, ms since 1970.
         searched_back_to_ms: Option<i64>,
     },
 }
@@ -166,7 +166,7 @@ impl Named<'_> {
     }
 }
 
-/// The event that a delivery is of, by the attempt log and the dead letters.
+/// The place of a delivery's event, by the attempt log and the dead letters.
 ///
 /// # Errors
 /// [`ReadError`]

@@ -30,7 +30,7 @@ use crate::settings::Settings;
 const CLOCKS_DIFFER_MAX_MS: i64 = 60_000;
 /// The clock of the CRM, which dates events, is ahead of the brokers', which date what waits, by at most this, ms.
 const CRM_AHEAD_MAX_MS: i64 = 3_600_000;
-/// Rows that are looked at of one topic: a workspace's webhooks times their attempts.
+/// Rows that are read of one topic: a workspace's webhooks times their attempts.
 const ROWS_MAX: usize = 20_000;
 
 /// Clients that read the attempt log side by side, each its share of the partitions: one thread takes fewer records a second out of
@@ -42,9 +42,9 @@ pub(crate) struct Inquiry<'a> {
     pub(crate) event: &'a FoundEvent,
     /// The event's workspace.
     pub(crate) workspace: &'a str,
-    /// The workspace's integrations in the order of their ids, from a caller that knows them; without them their topic is read.
+    /// The workspace's integrations in the order of their ids, if the caller knows them. Without them their topic is read.
     pub(crate) registered: Option<Vec<Registered>>,
-    /// What a former answer gave as `next`.
+    /// The `next` of a former answer.
     pub(crate) next: Option<&'a str>,
 }
 
@@ -56,13 +56,13 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
-    /// Of a record of the integrations topic, written at that time. `None` if it can't be used.
+    /// The integration in a record of the integrations topic, written at that time. `None` if the record can't be used.
     pub(crate) fn parse(key: &str, value: Bytes, written_ms: i64) -> Option<Self> {
         Some(Self { integration: Integration::parse(key, &value).ok()?, value, written_ms })
     }
 }
 
-/// What one kind of record says, by webhook.
+/// The records of one kind, by webhook.
 type ByHook<R> = BTreeMap<Hook, Vec<R>>;
 
 /// All that was found of one event.
@@ -79,7 +79,7 @@ struct Deliveries {
     dead_letters: ByHook<(i64, DeadLetter)>,
     places: BTreeMap<Hook, Place>,
     is_settled: bool,
-    /// By integration id, its states in their order: since when, and which.
+    /// By integration id, its states in their order, each with its beginning, ms since 1970.
     health: BTreeMap<String, Vec<(i64, Health)>>,
 }
 
@@ -119,7 +119,7 @@ struct Search<'a> {
     watch: &'a Watch<'a>,
 }
 
-/// Says what became of an event. `None` if it is no event. Blocks for a bounded time.
+/// Collects and judges what became of an event. `None` if its value is not an event. Blocks for a bounded time.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -206,7 +206,7 @@ impl Search<'_> {
         Ok(by_key.into_values().collect())
     }
 
-    /// From a little before the event on.
+    /// The part of a topic from a little before the event on.
     fn span(&self) -> Span {
         Span { from_ms: self.event.at_ms.map(|ms| ms.saturating_sub(CLOCKS_DIFFER_MAX_MS)), ..Span::default() }
     }
@@ -247,7 +247,7 @@ impl Search<'_> {
         })
     }
 
-    /// Those in the partitions of one reader.
+    /// The logged attempts in the partitions of one reader.
     fn attempts_of_share(&self, registered: &[Registered], share: i32) -> Result<(ByHook<Attempt>, Left), ReadError> {
         let (mut found, mut left) = (ByHook::new(), Left::default());
         let Some(log) = opened(self.settings, &self.settings.topics.attempts)? else { return Ok((found, left)) };
@@ -276,8 +276,8 @@ impl Search<'_> {
         Ok((found, left))
     }
 
-    /// Where the deliveries are now, and what is left of the integrations' history. A delivery that moves while this looks is not
-    /// missed: each topic is looked at after the one that a delivery comes from, and what moves is written to its new topic first.
+    /// Where the deliveries are now, and what is left of the integrations' history. A delivery that moves meanwhile is not missed: each
+    /// topic is read after the one that a delivery comes from, and a moving delivery is written to its new topic first.
     fn deliveries(&self) -> Result<(Deliveries, Left), ReadError> {
         let Some(at) = &self.event.origin else { return Ok((Deliveries::default(), Left::default())) };
         let kafka = &self.settings.kafka;
@@ -314,7 +314,7 @@ impl Search<'_> {
         Ok(places.all().map(|place| ((place.integration_id.clone(), place.web_hook_id.clone()), place)).collect())
     }
 
-    /// Shows the records of a compacted topic, those of one key in their order. A topic that is not there has none.
+    /// Shows the records of a compacted topic, those of one key in their order. A missing topic has no records.
     fn table(
         &self,
         reader: &mut WindowReader,
@@ -405,7 +405,7 @@ impl Search<'_> {
 }
 
 impl Gathered {
-    /// Why nothing goes to an integration, or went at the event's time.
+    /// Why nothing goes to an integration now, or went at the event's time. `None` if deliveries go to it.
     fn why_not_sent(&self, event: &FoundEvent, integration: &str, explanation: &Explanation) -> Option<String> {
         let is_own = |obstacle: &&Obstacle| matches!(obstacle, Obstacle::Status(_));
         if let Some(obstacle) = explanation.obstacles.iter().find(is_own) {

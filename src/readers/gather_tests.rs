@@ -1,4 +1,4 @@
-//! Traces over a mock cluster: bounds, and how one goes on.
+//! Traces over a mock cluster: their bounds, and how the next answer continues.
 
 use std::collections::BTreeSet;
 

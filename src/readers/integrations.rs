@@ -30,7 +30,7 @@ pub(crate) struct IntegrationRow {
     /// Why its newest record can't be used.
     pub(crate) problem: Option<String>,
     pub(crate) web_hooks: Vec<WebhookRow>,
-    /// What the health topic says. `None` where it has nothing on it.
+    /// Its record of the health topic. `None` if there is no record.
     pub(crate) health: Option<HealthRow>,
     /// Since when a webhook of it is behind (RFC 3339). `None` where no webhook is.
     pub(crate) behind_since: Option<String>,
@@ -49,7 +49,7 @@ pub(crate) struct WebhookRow {
     pub(crate) disabled: bool,
     /// The filter's items in words.
     pub(crate) filter: Vec<String>,
-    /// Of a scheduled one.
+    /// The period of a scheduled webhook.
     pub(crate) period: Option<String>,
 }
 
@@ -81,8 +81,8 @@ impl HealthRow {
 }
 
 impl IntegrationRow {
-    /// Of a record of the integrations topic that was written at `written_ms`; `None` if the key is not valid. `before` is what was
-    /// known of that key: of a record that can't be used, the one before it stays in force.
+    /// The row of a record of the integrations topic, written at `written_ms`. `None` if the key is not valid. `before` is the row that
+    /// the key had: if the record can't be used, the one before it stays in force.
     pub(crate) fn of(key: &[u8], value: &[u8], written_ms: i64, before: Option<Self>) -> Option<Self> {
         let (workspace, integration) = parts_of(key)?;
         let key = std::str::from_utf8(key).ok()?;
@@ -129,7 +129,7 @@ fn webhooks_of(integration: &Integration, items: &[Vec<crate::domain::explain::I
     rows.collect()
 }
 
-/// Which integrations are meant: those that have all of what is named.
+/// Selects the integrations that match every field that is set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IntegrationFilter {
     pub(crate) workspace: Option<String>,
@@ -167,15 +167,15 @@ impl IntegrationFilter {
     }
 }
 
-/// All rows that a filter takes, and how many there were to look at.
+/// All rows that a filter selects, and how many records were read.
 #[derive(Debug)]
 pub(crate) struct Listed<R> {
     pub(crate) rows: Vec<R>,
     pub(crate) read: u64,
 }
 
-/// What the health topic says of the integrations that `filter` takes, the newest change first, and since when they are behind. Blocks
-/// for a bounded time. A missing topic says nothing.
+/// The states in the health topic of the integrations that `filter` selects, the newest change first, and since when they are behind.
+/// Blocks for a bounded time. A missing topic has no states.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -226,7 +226,7 @@ fn states(
     Ok(Listed { rows, read })
 }
 
-/// The same, only of integrations that have the webhook which `filter` names.
+/// The same as [`health`], only for integrations that have the webhook which `filter` names.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -245,7 +245,7 @@ pub(crate) fn health_of(
     Ok(Listed { rows, read: listed.read })
 }
 
-/// The integrations that `filter` takes, the newest change first, each with what the health topic says of it. Blocks for a bounded
+/// The integrations that `filter` selects, the newest change first, each with its state in the health topic. Blocks for a bounded
 /// time.
 ///
 /// # Errors
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_can_not_be_used_leaves_the_one_before_it_and_says_why() {
+    fn an_unusable_record_leaves_the_one_before_it_and_says_why() {
         let good = json!({"baseUrl": "https://a.b", "webHooks": []}).to_string();
         let before = IntegrationRow::of(b"ws/i", good.as_bytes(), 5, None);
         let row = IntegrationRow::of(b"ws/i", b"{", 6, before).unwrap();

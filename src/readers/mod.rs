@@ -1,19 +1,19 @@
-//! The questions of people that run webhooks: did it arrive, why not, when is the next try.
+//! Answers the questions of operators: whether an event arrived, why not, and when the next try is.
 //!
 //! A library over Kafka's topics: the command line, the HTTP readers and the page use it. Every answer says how far it looked.
 //! Nothing here knows HTTP or a terminal, keeps anything between two questions, or writes to Kafka. Every function blocks its
 //! thread for a bounded time.
 
-pub(crate) mod attempts;
-pub(crate) mod dead_letters;
-pub(crate) mod find;
-pub(crate) mod gather;
-pub(crate) mod integrations;
-mod needle;
 pub(crate) mod scan;
 pub(crate) mod token;
-pub(crate) mod trace;
+mod needle;
+pub(crate) mod attempts;
+pub(crate) mod dead_letters;
+pub(crate) mod integrations;
 pub(crate) mod waiting;
+pub(crate) mod find;
+pub(crate) mod gather;
+pub(crate) mod trace;
 
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
@@ -33,7 +33,7 @@ const READ_WAIT: Duration = Duration::from_millis(100);
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    /// A topic can't be looked through.
+    /// A topic can't be opened or read.
     #[error(transparent)]
     Topic(#[from] SpanError),
     /// A compacted topic can't be read.
@@ -41,15 +41,12 @@ pub(crate) enum ReadError {
     Table(#[from] CompactedError),
     /// A compacted topic can't be read to its end.
     #[error("topic `{topic}` cannot be read to its end: nothing came for {} s", SILENCE_MAX.as_secs())]
-    Silent {
-        /// The topic.
-        topic: String,
-    },
+    Silent { topic: String },
     /// The token is of another question, or is not a token.
     #[error("the token `next` is not one of this question; begin without it")]
     Token,
     /// The system gives no thread.
-    #[error("there is no thread to read with")]
+    #[error("no thread could be started to read with")]
     Thread(#[source] std::io::Error),
     /// The caller wants no answer any more.
     #[error("stopped before the end")]
@@ -69,22 +66,22 @@ pub(crate) fn read_table(
 ) -> Result<(), ReadError> {
     check_topic(kafka, topic, role)?;
     let mut rows = Compacted::open(kafka, topic, role)?;
-    let mut heard = Instant::now();
+    let mut last_read = Instant::now();
     while !rows.is_caught_up() {
         if !wanted() {
             return Err(ReadError::Stopped);
         }
         let read = rows.read(READ_WAIT, |row| take(&row))?;
         if read > 0 {
-            heard = Instant::now();
-        } else if heard.elapsed() >= SILENCE_MAX {
+            last_read = Instant::now();
+        } else if last_read.elapsed() >= SILENCE_MAX {
             return Err(ReadError::Silent { topic: topic.to_owned() });
         }
     }
     Ok(())
 }
 
-/// What a thread of a question has found.
+/// The result of a thread of a question.
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, ReadError>>) -> Result<T, ReadError> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -104,10 +101,10 @@ pub(crate) fn same_id(one: &str, other: &str) -> bool {
     guid::canonical(one) == guid::canonical(other)
 }
 
-/// Shorter beginnings of ids are taken as whole ids: too many begin so.
+/// Beginnings of ids that are shorter than this count as whole ids: too many ids begin with them.
 const PREFIX_CHARS_MIN: usize = 4;
 
-/// Whether it can be the beginning of a GUID, and is not a whole one.
+/// Whether a text can be the beginning of a GUID, and is not a whole one.
 pub(crate) fn may_begin_guid(text: &str) -> bool {
     let is_part = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     text.len() >= PREFIX_CHARS_MIN && is_part && !is_guid(text)
@@ -119,7 +116,7 @@ fn is_or_begins(id: &str, given: &str) -> bool {
     id == given || (is_guid(id) && begins())
 }
 
-/// Whether it is written like `e01c765d-7c9b-491a-b5ea-d0e67eb017d9`.
+/// Whether a text is written like `e01c765d-7c9b-491a-b5ea-d0e67eb017d9`.
 pub(crate) fn is_guid(text: &str) -> bool {
     guid::parse(text).is_some()
 }

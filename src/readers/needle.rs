@@ -7,22 +7,22 @@ use memchr::memmem::Finder;
 
 use super::is_guid;
 
-/// How JSON can spell a printable ASCII character in another way: its number.
+/// The beginning of the other spelling that JSON has for a printable ASCII character: its number.
 const NUMBERED: &str = "\\u00";
-/// How JSON begins any other spelling of a character.
+/// The beginning of any other spelling of a character in JSON.
 const ESCAPED: &str = "\\";
 
 /// An id that is looked for.
 pub(crate) struct Needle {
     spelling: Spelling,
-    /// Where this stands, the id may be spelled with escapes.
+    /// A record that contains this may spell the id with escapes.
     escape: Finder<'static>,
 }
 
 enum Spelling {
     /// A GUID, or the beginning of one: letters in either case.
     AnyCase(Vec<u8>),
-    /// Any other id: as it is.
+    /// Any other id, letter for letter.
     Exact(Box<Finder<'static>>),
 }
 

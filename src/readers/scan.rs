@@ -21,11 +21,11 @@ const WINDOW_MAX: i64 = 8_192;
 /// Bytes that a window should have at most, by the records seen so far.
 const WINDOW_BYTES: u64 = 4 << 20;
 
-/// What a scan reads: a topic, or a made-up log in tests.
+/// A log that a scan reads: a topic, or records in memory in tests.
 pub(crate) trait Log {
     /// Its name.
     fn name(&self) -> &str;
-    /// Of each partition the offsets there are.
+    /// The offsets that each partition has.
     fn bounds(&self) -> &[Range];
     /// For each partition the first offset of a record of that time or later, or its end.
     ///
@@ -67,14 +67,14 @@ impl Log for Windows {
     }
 }
 
-/// How much a scan may do before it gives what it has.
+/// How much a scan may do before it returns what it has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Rows of a page.
     pub(crate) rows: usize,
-    /// Bytes of keys and values that are looked at; may be exceeded by one window of each partition.
+    /// Bytes of keys and values that are read; one window of each partition may exceed it.
     pub(crate) bytes: u64,
-    /// Time from its begin.
+    /// How long it may take.
     pub(crate) time: Duration,
     /// How large the windows are.
     pub(crate) windows: Sizes,
@@ -114,7 +114,7 @@ impl Bounds {
     pub(crate) const TABLE: Self = Self { bytes: u64::MAX, time: Duration::MAX, ..Self::PATIENT };
 }
 
-/// Which part of a topic is meant.
+/// A part of a topic.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Span {
     /// Only these partitions, those that hold one key; all without it.
@@ -140,16 +140,15 @@ pub(crate) struct Progress {
 pub(crate) struct Watch<'a> {
     /// Whether an answer is still wanted.
     pub(crate) wanted: &'a (dyn Fn() -> bool + Sync),
-    /// Told after every window.
+    /// Called after every window.
     pub(crate) progress: &'a (dyn Fn(Progress) + Sync),
 }
 
-/// Rows, newest first, and how far the scan looked.
+/// Rows, newest first, and how far the scan went.
 #[derive(Debug)]
 pub(crate) struct Page<R> {
-    /// The rows.
     pub(crate) rows: Vec<R>,
-    /// Everything of this time and later was looked at, ms since 1970. `None` when nothing was.
+    /// Everything of this time and later was looked at, ms since 1970. `None` if nothing was looked at.
     pub(crate) searched_back_to_ms: Option<i64>,
     /// Whether everything that was asked for and is still there was looked at.
     pub(crate) complete: bool,
@@ -163,7 +162,7 @@ pub(crate) struct Page<R> {
 pub(crate) struct Question<'a, R> {
     /// The filters as texts: they distinguish it from other questions to the same topic.
     pub(crate) parts: Vec<String>,
-    /// Which part of the topic.
+    /// The part of the topic.
     pub(crate) span: Span,
     /// Where a former page ended.
     pub(crate) next: Option<&'a str>,
@@ -297,7 +296,7 @@ impl<R> Scan<R> {
         self.cursors.iter().filter_map(Cursor::head).max()
     }
 
-    /// Gives the rows that nothing newer can come before.
+    /// Gives the rows before which no newer row can come.
     fn give(&mut self) {
         while self.rows.len() < self.rows_max {
             let head = self.newest_head();
@@ -404,7 +403,7 @@ impl<R> Scan<R> {
     }
 }
 
-/// What one window of a partition gave.
+/// The rows of one window of a partition.
 struct Window<R> {
     kept: VecDeque<(i64, i64, R)>,
     /// Older rows were there and did not fit.

@@ -1,4 +1,4 @@
-//! The scan on made-up logs.
+//! The scan, on logs in memory.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -190,7 +190,7 @@ fn bytes_and_time_bound_a_page_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn who_wants_nothing_any_more_gets_what_there_is() {
+fn a_scan_that_is_not_wanted_any_more_returns_what_it_has() {
     let log = log(&[50_000]);
     let left = AtomicUsize::new(1_000);
     let wanted = || left.fetch_sub(1, Ordering::Relaxed) > 1;

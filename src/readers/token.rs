@@ -1,4 +1,4 @@
-//! The token with which a scan goes on: where it stood, in the token itself. No process remembers a scan, so any can go on.
+//! The token with which a scan continues. It holds the position itself: no process remembers a scan, so any process can continue it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use super::ReadError;
 use crate::domain::text::push_hex;
 
-/// What a token begins with: a later form has another.
+/// The beginning of every token. A later form gets another number.
 const VERSION: &str = "1";
 /// Bytes of the digest that says which question it belongs to: not a secret, but a guard against mistakes.
 const DIGEST_BYTES: usize = 8;
 /// More partitions than any topic of ours has.
 const PARTITIONS_MAX: usize = 10_000;
 
-/// Where a scan goes on: of each partition that is not read to its floor, the offset before which it reads.
+/// Where a scan continues: for each partition that is not read to its floor, the offset before which it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
     question: String,
@@ -21,7 +21,7 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    /// Of a scan that asks `question` (see [`digest`]).
+    /// The token of a scan that asks `question` (see [`digest`]).
     pub(super) fn new(question: String, ceilings: BTreeMap<i32, i64>) -> Self {
         Self { question, ceilings }
     }
@@ -65,7 +65,7 @@ impl Token {
     }
 }
 
-/// Between the tokens of several scans of one answer.
+/// Separates the tokens of several scans of one answer.
 const BETWEEN: char = '~';
 
 /// The tokens of an answer that several scans make: those of the scans that are not complete.
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn a_text_that_is_not_a_token_is_refused() {
         let question = digest(&[]);
         for bad in ["", "1", "2.{q}", "1.{q}.0", "1.{q}.0-", "1.{q}.-1-5", "1.{q}.0-5x", "1.{q}.0-99999999999999999999"]
         {

@@ -24,12 +24,12 @@ pub(crate) struct Trace {
     /// Where it was not, everything of this time and later was looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) searched_back_to: Option<String>,
-    /// With what to go on. `None` when complete. The answer that follows has the attempts of the part before.
+    /// The token of the next answer. `None` when complete. The next answer has the attempts of an older part of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<String>,
 }
 
-/// The event.
+/// The event of a trace.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TracedEvent {
@@ -58,7 +58,6 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// The word.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Acknowledged => "acknowledged",
@@ -80,7 +79,7 @@ pub(crate) struct TracedWebhook {
     pub(crate) because: String,
     /// Where the delivery is. `None` where the event does not match.
     pub(crate) state: Option<State>,
-    /// How that is known.
+    /// Why the state is concluded.
     pub(crate) state_because: Option<String>,
     pub(crate) delivery_id: Option<String>,
     /// Newest last.
@@ -102,7 +101,7 @@ pub(crate) enum Waiting {
 /// A webhook's key: integration id and webhook id.
 pub(super) type Hook = (String, String);
 
-/// What the matched webhooks add up to.
+/// The sums over the matched webhooks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Account {
     pub(crate) matched: usize,
@@ -113,7 +112,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Of these webhooks.
+    /// Adds up these webhooks.
     pub(crate) fn of(webhooks: &[TracedWebhook]) -> Self {
         let mut account = Self::default();
         for webhook in webhooks.iter().filter(|webhook| webhook.matches) {
@@ -146,7 +145,7 @@ pub(crate) struct Evidence {
     pub(crate) is_settled: bool,
 }
 
-/// Where the delivery is, and how that is known.
+/// Where the delivery is, and why that is concluded.
 pub(crate) struct Finding {
     pub(crate) state: State,
     pub(crate) because: String,
@@ -160,7 +159,7 @@ impl Evidence {
         !(self.attempts.is_empty() && self.retries.is_empty() && self.dead_letters.is_empty())
     }
 
-    /// Judges it.
+    /// Concludes where the delivery is.
     pub(crate) fn finding(self) -> Finding {
         let found =
             |state, because: &str| Finding { state, because: because.to_owned(), waiting: None, dead_letter: None };
@@ -171,9 +170,9 @@ impl Evidence {
         let dead = self.dead_letters.into_iter().max_by_key(|(at_ms, _)| *at_ms);
         let attempted = self.attempts.iter().map(|attempt| attempt.attempt).max().unwrap_or_default();
         let retry = self.retries.into_iter().max_by_key(|retry| retry.since_ms);
-        // What was sent back after it had become a dead letter begins again.
+        // A dead letter that was sent back begins again.
         let is_over = |retry: &WaitingRetry| dead.as_ref().is_some_and(|(at_ms, _)| *at_ms > retry.since_ms);
-        // Records are committed a little after they are settled: an attempt that follows the record says that it is.
+        // Records are committed a little after they are settled: a later attempt shows that the record is settled.
         let is_used = |retry: &WaitingRetry| dead.is_none() && attempted > retry.attempts;
         if let Some(retry) = retry.filter(|retry| !is_over(retry) && !is_used(retry)) {
             let waiting = Some(Waiting::Retry(Box::new(retry)));
@@ -202,7 +201,8 @@ impl Evidence {
     }
 }
 
-/// A registered webhook, by what its filter says and by what was found of it. `written_ms`: when its integration was registered so.
+/// The part of a registered webhook, by its filter and by what was found of it. `written_ms` is when its integration's record was
+/// written.
 pub(super) fn traced(
     hook: Hook,
     ruling: &WebhookRuling,
@@ -260,7 +260,7 @@ fn unmatched((integration_id, web_hook_id): Hook, because: String) -> TracedWebh
     }
 }
 
-/// A webhook that the event matched.
+/// The part of a webhook that the event matched.
 pub(super) fn matched(hook: Hook, because: String, evidence: Evidence) -> TracedWebhook {
     let attempts = evidence.attempts.clone();
     let of_retry = evidence.retries.iter().find_map(|retry| retry.wire.delivery_id.clone());
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_died_is_dead_until_it_is_sent_back() {
+    fn a_dead_letter_is_dead_until_it_is_sent_back() {
         let of = |retries| Evidence {
             retries,
             dead_letters: vec![(10, dead())],

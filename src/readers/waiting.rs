@@ -55,7 +55,7 @@ impl WaitingRetry {
     }
 }
 
-/// A tier there is.
+/// A tier that exists.
 pub(crate) struct Tier {
     topic: String,
     delay_ms: i64,
@@ -63,12 +63,11 @@ pub(crate) struct Tier {
 }
 
 impl Tier {
-    /// Its name.
     pub(crate) fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// The part of its log that waits. `None` when nothing does.
+    /// The part of its log that waits. `None` if no record waits.
     pub(crate) fn waiting(&self, bounds: &[Range]) -> Option<Span> {
         let waits = |range: &Range| self.committed.get(&range.partition).is_none_or(|committed| *committed < range.end);
         let is_waiting = bounds.iter().any(|range| !range.is_empty() && waits(range));
@@ -81,8 +80,8 @@ impl Tier {
     }
 }
 
-/// Every tier there is, with what is committed of it. A retry that moves on meanwhile is in a later tier or a dead letter: so this is
-/// asked before any of those is opened. Blocks for a bounded time.
+/// Every tier that exists, with its committed offsets. A retry that moves on meanwhile is in a later tier or a dead letter: so a caller
+/// asks this before it opens those topics. Blocks for a bounded time.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -116,7 +115,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of a record of the backlog topic that a worker of `group` wrote.
+    /// The place in a record of the backlog topic that a worker of `group` wrote.
     pub(crate) fn of(group: &str, key: &[u8], value: &[u8]) -> Option<Self> {
         let (partition, workspace, integration, webhook) = Self::parts(group, key)?;
         let record: PlaceRecord = serde_json::from_slice(value).ok()?;
@@ -131,7 +130,7 @@ impl Place {
         })
     }
 
-    /// Of a key that a worker of `group` wrote: partition, workspace, integration and webhook.
+    /// The parts of a key that a worker of `group` wrote: partition, workspace, integration and webhook.
     fn parts<'a>(group: &str, key: &'a [u8]) -> Option<(&'a str, &'a str, &'a str, &'a str)> {
         let key = std::str::from_utf8(key).ok()?.strip_prefix(group)?.strip_prefix('/')?;
         let (partition, key) = key.split_once('/')?;
@@ -156,7 +155,7 @@ pub(crate) fn behind_since<'a>(places: impl Iterator<Item = &'a Place>) -> Optio
     places.filter_map(Place::since_ms).min().and_then(time)
 }
 
-/// By integration (`<workspace>/<id>`), since when a webhook of it is behind. `meant` looks at that key. Blocks for a bounded time.
+/// By integration (`<workspace>/<id>`), since when a webhook of it is behind. `meant` selects by that key. Blocks for a bounded time.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -217,7 +216,7 @@ impl<'a> Places<'a> {
         };
     }
 
-    /// Those that are behind.
+    /// The places that are left: those of webhooks that are behind.
     pub(crate) fn all(self) -> impl Iterator<Item = Place> {
         self.by_key.into_values()
     }

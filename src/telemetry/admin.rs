@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::readiness::Readiness;
 use crate::net::server::{Incoming, Limits, WhenFull, serve};
 
-/// Prometheus and the probes need a few connections; they share the process's with deliveries. A probe always gets through: where
+/// Prometheus and the probes need a few connections; deliveries share the process's descriptors. A probe always gets through: where
 /// others keep all connections, the oldest of those is closed.
 const LIMITS: Limits = Limits {
     connections_max: 64,
@@ -31,7 +31,7 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Listens; before anything else is started.
+    /// Listens on `listen`. The process calls this before it starts anything else.
     ///
     /// # Errors
     /// The address can't be listened on.
@@ -42,7 +42,7 @@ impl Admin {
         Ok(Self { listener, address })
     }
 
-    /// The address listened on.
+    /// The address that it listens on, with the port that the system chose for port 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

@@ -1,4 +1,4 @@
-//! What the service says about itself: logs and metrics.
+//! Logs, metrics, admin pages and readiness. No label comes from an open set.
 
 pub(crate) mod logs;
 pub(crate) mod chain;

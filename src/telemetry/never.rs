@@ -3,7 +3,7 @@
 
 use super::metrics::INVARIANT_VIOLATIONS;
 
-/// Call it where the code cannot come. The code then goes on as well as it can. `what` says which state was reached.
+/// Reports a state that the code excludes; the caller then goes on as well as it can. `what` names the state.
 ///
 /// # Panics
 /// In builds with debug assertions, which all tests have.

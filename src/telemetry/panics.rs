@@ -1,4 +1,4 @@
-//! Panics of a library that are expected and caught: they are no news for the log.
+//! Panics of a library that are expected and caught. They are not logged.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

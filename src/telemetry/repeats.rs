@@ -1,4 +1,4 @@
-//! Logging a text once, and then how often it came again.
+//! Limits repeated log lines: a text is logged once, and later with the number of its repeats.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// One line for each thing said in this time, unless another time is given; repeats are counted.
+/// A text is logged once in this time, unless another time is given; repeats are counted.
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
-/// Distinct things remembered.
+/// Distinct texts that are remembered.
 const DISTINCT_MAX: usize = 64;
 
-/// What was said lately.
+/// The texts that were logged lately.
 #[derive(Debug)]
 pub(crate) struct Repeats {
     seen: Mutex<HashMap<String, (Instant, u32)>>,
@@ -25,7 +25,7 @@ impl Default for Repeats {
 }
 
 impl Repeats {
-    /// With `after` between two lines for one thing.
+    /// Leaves at least `after` between two lines with the same text.
     pub(crate) fn every(after: Duration) -> Self {
         Self { seen: Mutex::default(), after }
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_said_again_is_held_back_and_counted() {
+    async fn a_repeated_text_is_held_back_and_counted() {
         let repeats = Repeats::default();
         assert_eq!(
             (repeats.of("a"), repeats.of("a"), repeats.of("b"), repeats.of("a")),

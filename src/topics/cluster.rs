@@ -1,4 +1,4 @@
-//! Reads what topics a cluster has, and brings them to how they must be. The rules are in `topics`.
+//! Reads the topics of a cluster, creates missing ones and alters those that differ. The rules are in `topics`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why topics could not be looked at.
+/// Why topics could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicsError {
     /// A property that the client library refuses.
@@ -58,7 +58,7 @@ pub enum TopicsError {
 /// Why a worker must not start.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// Topics could not be looked at.
+    /// Topics could not be read.
     #[error(transparent)]
     Topics(#[from] TopicsError),
     /// Data would be lost, or a topic is missing: every finding of severity error.
@@ -66,7 +66,7 @@ pub enum CheckError {
     Unfit(Vec<Finding>),
 }
 
-/// What a worker may rely on.
+/// What a worker needs to know of topics that are fit to run on.
 #[derive(Debug)]
 pub struct Checked {
     /// What is worth changing or could not be checked; to be logged.
@@ -75,7 +75,7 @@ pub struct Checked {
     pub event_bytes_max: u64,
     /// Partitions of each topic, by name.
     pub partitions: BTreeMap<String, u16>,
-    /// Tiers that are there and in the schedule no more, with their delays: retries may wait in them.
+    /// Tiers that exist and are no longer in the schedule, with their delays: retries may wait in them.
     pub(crate) former_tiers: Vec<(Arc<str>, Duration)>,
 }
 
@@ -185,8 +185,8 @@ fn admin_client(kafka: &settings::Kafka) -> Result<AdminClient<ClientLog>, Topic
     admin_config(kafka).create_with_context(ClientLog::new("admin")).map_err(TopicsError::Configuration)
 }
 
-/// Reads the named topics from the cluster. Names of topics are not asked for, since that may create them.
-/// With a prefix, all retry tiers that have it too.
+/// Reads the named topics from the cluster. With a prefix, all its retry tiers too. Asks for all topics, since a request for one
+/// may create it.
 async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) -> Result<Actual, TopicsError> {
     let names: BTreeSet<String> = names.iter().cloned().collect();
     let tiers = tiers.map(str::to_owned);
@@ -221,8 +221,8 @@ fn fetch_shapes(
         tracing::debug!(%error, "no broker answered");
         // The client reports why it cannot connect only when it is polled.
         let errors = (0..20).filter_map(|_| consumer.poll(Duration::from_millis(10))).filter_map(Result::err);
-        errors.for_each(|error| tracing::debug!(%error, "a client that is not connected"));
-        let reason = consumer.context().last_error().unwrap_or_else(|| "nothing came back".to_owned());
+        errors.for_each(|error| tracing::debug!(%error, "the client is not connected"));
+        let reason = consumer.context().last_error().unwrap_or_else(|| "no answer".to_owned());
         TopicsError::Unreachable { brokers: brokers.to_owned(), reason }
     })?;
     let size = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
@@ -390,7 +390,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_out_is_told_from_a_missing_right() {
+    fn a_time_out_is_not_a_missing_right() {
         for late in
             [RDKafkaErrorCode::OperationTimedOut, RDKafkaErrorCode::RequestTimedOut, RDKafkaErrorCode::AllBrokersDown]
         {

@@ -1,4 +1,4 @@
-//! The rules of topics, each by what breaking it is said to cost.
+//! The rules of topics, each by the cost that a finding names.
 
 use super::*;
 use crate::domain::retry_schedule::RetrySchedule;
@@ -100,7 +100,7 @@ fn each_missing_topic_is_named_with_its_cost() {
 }
 
 #[test]
-fn fewer_brokers_than_replicas_are_told_and_not_held_against_topics() {
+fn fewer_brokers_than_replicas_are_a_note_and_not_a_finding() {
     let plan = plan(&topics(), &schedule(), &Actual { brokers: 1, topics: BTreeMap::new() });
     assert!(plan.specs.iter().all(|spec| spec.replicas == 1), "{:?}", plan.specs);
     assert_eq!(plan.notes.len(), 1);
@@ -197,7 +197,7 @@ fn larger_events_need_larger_tiers() {
 }
 
 #[test]
-fn clocks_segments_and_replicas_are_warned_of() {
+fn wrong_clocks_segments_and_replicas_are_warnings() {
     for topic in ["retry.30s", "dead", "integrations", "backlog", "attempts", "audit", "health", "health.deltas"] {
         check(topic, "message.timestamp.type", "CreateTime", Severity::Warning, "an hour ahead writes is refused");
     }
@@ -263,7 +263,7 @@ fn unknown_properties_are_a_warning_and_the_default_size_is_assumed() {
 }
 
 #[test]
-fn brokers_that_did_not_answer_in_time_are_no_missing_right() {
+fn brokers_that_did_not_answer_in_time_are_not_a_missing_right() {
     let mut actual = right(3);
     for topic in actual.topics.values_mut() {
         topic.properties = Err(NotDescribed::Late);
@@ -276,15 +276,15 @@ fn brokers_that_did_not_answer_in_time_are_no_missing_right() {
 }
 
 #[test]
-fn missing_tiers_beside_those_of_another_schedule_are_told() {
+fn missing_tiers_beside_those_of_another_schedule_are_a_note() {
     let actual = right(3);
-    let told = |schedule: &str| {
+    let note = |schedule: &str| {
         let plan = plan(&topics(), &RetrySchedule::parse(schedule).unwrap(), &actual);
         super::super::other_schedule(&topics(), &plan, &actual)
     };
-    assert_eq!(told("30s,1h"), None);
-    assert_eq!(told("30s"), None, "none is missing");
-    let note = told("2s,1h").unwrap();
+    assert_eq!(note("30s,1h"), None);
+    assert_eq!(note("30s"), None, "no tier is missing");
+    let note = note("2s,1h").unwrap();
     assert!(note.contains("another schedule (retry.30s)") && note.contains("--retry-schedule"), "{note}");
 }
 

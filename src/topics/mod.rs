@@ -2,9 +2,9 @@
 //!
 //! No Kafka in the rules: what a cluster has comes in as [`Actual`], findings go out. `cluster` reads and changes clusters.
 
-pub(crate) mod cluster;
-mod judge;
 pub(crate) mod names;
+mod judge;
+pub(crate) mod cluster;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,7 +43,6 @@ pub(crate) enum Purpose {
 /// How one topic must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TopicSpec {
-    /// Its name.
     pub(crate) name: String,
     /// What it is for.
     pub(crate) purpose: Purpose,
@@ -74,7 +73,6 @@ pub(crate) struct Actual {
 /// One topic that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ActualTopic {
-    /// Its partitions.
     pub(crate) partitions: u16,
     /// The replicas of the partition that has fewest.
     pub(crate) replicas: u16,
@@ -85,7 +83,7 @@ pub(crate) struct ActualTopic {
 /// Why a topic's properties are not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotDescribed {
-    #[error("the cluster did not tell them")]
+    #[error("the cluster did not describe them")]
     Unanswered,
     #[error("the brokers did not answer in time")]
     Late,
@@ -121,15 +119,13 @@ pub(crate) enum Fix {
 /// One difference between how a topic is and how it must be.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
-    /// How much it matters.
     pub(crate) severity: Severity,
-    /// The topic.
     pub(crate) topic: String,
     /// The property at fault, or `topic`, `partitions`, `replicas`.
     pub subject: &'static str,
-    /// What it is.
+    /// The value that it has.
     pub(crate) actual: String,
-    /// What is wanted.
+    /// The value that it must have.
     pub(crate) wanted: String,
     /// What the difference costs, as a sentence.
     pub(crate) cost: String,
@@ -267,7 +263,7 @@ fn properties(purpose: Purpose, events_bytes_max: u64, replicas: u16) -> Vec<(&'
             properties.push(("segment.bytes", (64 * 1024 * 1024).to_string()));
         }
         if purpose == Purpose::Backlog {
-            // For so long the late write of a former owner stands beside the owner's own.
+            // The late write of a former owner stands beside the owner's own for this long.
             properties.push(("min.compaction.lag.ms", millis(HOUR)));
         }
         properties.push(("max.compaction.lag.ms", millis(if purpose == Purpose::HealthCounts { HOUR } else { DAY })));
@@ -307,7 +303,7 @@ pub(crate) fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: 
     Plan { specs, findings, notes }
 }
 
-/// That tiers are missing where those of another schedule are: the workers may have one that was not given here.
+/// A note if tiers are missing while those of another schedule exist: the workers may have a schedule that was not given here.
 fn other_schedule(topics: &settings::Topics, plan: &Plan, actual: &Actual) -> Option<String> {
     let is_tier = |name: &str| names::tier_delay(name, &topics.retry_prefix);
     plan.findings.iter().find(|finding| finding.fix == Fix::Create && is_tier(&finding.topic).is_some())?;

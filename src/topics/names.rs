@@ -50,7 +50,7 @@ mod tests {
     use crate::domain::retry_schedule::RetrySchedule;
 
     #[test]
-    fn the_topic_of_what_is_due_at_once_is_no_tier() {
+    fn the_topic_of_what_is_due_at_once_is_not_a_tier() {
         let schedule = RetrySchedule::parse("30s,1h").unwrap();
         let topic = tier_topic("webhooks.retry", schedule.tiers()[1]);
         assert_eq!(

@@ -75,7 +75,7 @@ impl Started {
             kafka: self.settings.kafka.clone(),
             topic: self.settings.topics.health.clone(),
             table: Arc::clone(&views.table),
-            standings: Arc::clone(&views.health),
+            view: Arc::clone(&views.health),
             metrics: Arc::clone(&self.metrics),
         };
         let stop = stop.clone();

@@ -1,5 +1,5 @@
-// What the page does: first a preview that fixes what will run, then the run itself, with its progress and a way to stop. The API
-// does it with the token of the user who is signed in.
+// The actions of the page: first a preview that fixes what will run, then the run itself, with its progress and a way to stop. The API
+// acts with the token of the user that is signed in.
 import * as api from "./api.js";
 import { dialog, facts, failure, h, replace, say, time } from "./dom.js";
 import * as words from "./words.js";
@@ -26,23 +26,23 @@ const count = (counts) => facts([["Sent back before", counts.sentBefore || undef
 const run = (context, action, preview, place, button) => {
   const stop = new AbortController();
   const bar = h("progress", { "aria-label": "Progress", max: Math.max(preview.counts.matched || 0, 1), value: 0 });
-  const told = h("p", {}, "Starting…");
+  const status = h("p", {}, "Starting…");
   const cancel = h("button", { type: "button", onclick: () => stop.abort() }, "Stop");
-  replace(place, bar, told, cancel);
+  replace(place, bar, status, cancel);
   button.disabled = true;
   const box = place.closest("dialog");
   if (box) box.addEventListener("close", () => stop.abort(), { once: true });
   let last = {};
-  const finish = (text, tone) => { cancel.remove(); replace(told, h("span", { class: tone }, text)); say(text); };
+  const finish = (text, tone) => { cancel.remove(); replace(status, h("span", { class: tone }, text)); say(text); };
   return api.stream(context.workspace, ["actions", action], { selection: preview.selection, rate: preview.rate }, stop.signal, (line) => {
     if (line.error) throw new api.Refused(0, line.error);
     last = line.counts || last;
     bar.value = last.sent || 0;
-    replace(told, `${last.sent || 0} of ${preview.counts.matched} sent`);
+    replace(status, `${last.sent || 0} of ${preview.counts.matched} sent`);
     if (line.done) finish(line.stoppedEarly ? `Stopped: ${last.sent || 0} sent.` : `Done: ${last.sent ?? 0} sent.`, line.stoppedEarly ? "warn" : "good");
   }).catch((error) => {
     if (error.name === "AbortError") finish(`Stopped: at least ${last.sent || 0} sent.`, "warn");
-    else { cancel.remove(); told.after(failure(error)); }
+    else { cancel.remove(); status.after(failure(error)); }
   });
 };
 

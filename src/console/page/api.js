@@ -1,4 +1,4 @@
-// What the page asks the server: always this origin, never with a token in a script's hands (the cookie is HttpOnly).
+// The page's requests to its own server. They go to this origin only, and no script sees the token (the cookie is HttpOnly).
 
 export class Refused extends Error {
   constructor(status, message, retryAfter) {

@@ -1,5 +1,5 @@
-// The page's frame: who is signed in, which workspace, which screen. The address after # holds the whole selection, so Back,
-// bookmarks and a link that is sent on show the same.
+// The page's frame: the session, the workspace and the screen. The address after # holds the whole selection, so Back, bookmarks and
+// forwarded links show the same.
 import * as api from "./api.js";
 import { failure, h, replace, say } from "./dom.js";
 import { integrations } from "./integrations.js";

@@ -1,5 +1,5 @@
-// Elements from data. Whatever comes from outside (answers, events, URLs, names) becomes text and never markup: nothing here
-// parses HTML, and links are made only to this page's own addresses.
+// Elements from data. Data from outside (answers, events, URLs, names) becomes text and never markup: nothing here parses HTML, and
+// links are made only to this page's own addresses.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -41,7 +41,7 @@ export const say = (text) => {
 
 const pad = (number, digits = 2) => String(number).padStart(digits, "0");
 
-// A time as people write it, with the offset of this machine, so that it can't be mistaken for another zone's.
+// A time with the offset of this machine, so that it can't be mistaken for another zone's.
 export const time = (at, withMillis = false) => {
   if (!at) return "–";
   const date = new Date(at);

@@ -11,7 +11,7 @@ const TONES = { acknowledged: "good", waiting: "warn", dead: "bad", dropped: "ba
 const waits = (waiting) => {
   if (!waiting) return undefined;
   if (waiting.topic) return `in ${waiting.topic}/${waiting.partition}/${waiting.offset}, until ${time(waiting.dueAt)}`;
-  return `the webhook is behind${waiting.since ? ` since ${time(waiting.since)}` : ""}: ${waiting.reason || "it is given its events in order"}`;
+  return `the webhook is behind${waiting.since ? ` since ${time(waiting.since)}` : ""}: ${waiting.reason || "it gets its events in order"}`;
 };
 
 const place = (dead) => `${dead.topic}/${dead.partition}/${dead.offset}`;

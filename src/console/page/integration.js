@@ -7,7 +7,7 @@ import { replayForm, resume, test } from "./actions.js";
 import * as words from "./words.js";
 
 const PAGE = 50;
-// A live list asks this often, and shows at most so many rows a second.
+// How often a live list asks, and how many new rows it shows for each answer at most.
 const LIVE_EVERY_MS = 2000;
 const LIVE_ROWS = 40;
 
@@ -28,7 +28,7 @@ export const integration = async (place, context) => {
       ["Failures by reason", health.failures && Object.keys(health.failures).length ? Object.entries(health.failures).map(([reason, count]) => `${reason} ${count}`).join(", ") : undefined],
       ["Last status", health.lastStatus],
       ["Last acknowledgement", health.lastAcknowledgedAt ? time(health.lastAcknowledgedAt) : undefined],
-      ["Behind since", health.behindSince ? `${time(health.behindSince)} (${ago(health.behindSince)}): it is given its events in order, from where it stands` : undefined],
+      ["Behind since", health.behindSince ? `${time(health.behindSince)} (${ago(health.behindSince)}): it gets its events in order, from its place on` : undefined],
       ["Base URL", instance.baseUrl && h("code", {}, instance.baseUrl)],
       ["Secrets", words.secrets(instance.secrets)],
     ]),

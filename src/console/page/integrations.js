@@ -1,9 +1,9 @@
-// Who is registered and how they are, worst first.
+// The registered integrations and their health, worst first.
 import * as api from "./api.js";
 import { ago, h, replace, table, time } from "./dom.js";
 import * as words from "./words.js";
 
-// More rows than this in one table make a browser slow; the rest comes when asked for.
+// More rows than this in one table make a browser slow. The others are loaded when the user asks for them.
 const SHOWN = 200;
 
 const failures = (row) => Object.entries(row.failures || {}).sort((one, other) => other[1] - one[1])

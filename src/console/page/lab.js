@@ -1,4 +1,4 @@
-// The filter lab: which of the recent events a draft filter would match, before anybody registers it.
+// The filter lab: which of the recent events a draft filter would match, before it is registered.
 import * as api from "./api.js";
 import { copy, failure, h, replace, table, time } from "./dom.js";
 
@@ -21,7 +21,7 @@ export const lab = async (place, context) => {
     try {
       filter = JSON.parse(draft.value);
     } catch (error) {
-      replace(result, failure({ message: `The filter is no JSON: ${error.message}` }));
+      replace(result, failure({ message: `The filter is not JSON: ${error.message}` }));
       return;
     }
     context.keep({ filter: JSON.stringify(filter) });
@@ -40,7 +40,7 @@ export const lab = async (place, context) => {
       replace(result, failure(error));
     }
   };
-  replace(place, h("p", {}, "A draft filter, tried on the events that came lately. Nothing is changed."),
+  replace(place, h("p", {}, "Tries a draft filter on recent events. Nothing is changed."),
     h("form", { onsubmit: (submit) => { submit.preventDefault(); run(); } }, h("label", {}, "Filter", draft), h("div", { class: "row" }, h("button", { type: "submit", class: "main" }, "Try it"))), result);
   if (query.get("filter")) await run();
 };

@@ -10,7 +10,7 @@ const REASONS = {
   timeout: () => "The receiver did not answer before the request timeout.",
   reset: () => "The receiver closed the connection before it answered.",
   "refused-address": () => "The receiver's address is one that requests are not sent to.",
-  protocol: () => "The receiver's answer is no HTTP answer.",
+  protocol: () => "The receiver's answer is not HTTP.",
   "circuit-open": () => "No request was made: the webhook's circuit was open for longer than the whole schedule.",
 };
 
@@ -19,7 +19,7 @@ export const attemptReasons = Object.keys(REASONS).filter((reason) => reason !==
 
 const DEAD = {
   exhausted: "Every attempt of the schedule failed.",
-  "invalid-event": "The record is no event, so no webhook can be asked for.",
+  "invalid-event": "The record is not a valid event, so it matches no webhook.",
   suspended: "The retry fell due while its integration was suspended.",
   "too-large": "The record is larger than a topic takes.",
 };
@@ -60,7 +60,7 @@ export const filter = (webhook) => {
   return items.length ? items.map(item).join("; or ") : "nothing: it has no filter items";
 };
 
-// How a scan ended, so that a short list is never taken for all there is.
+// How far a scan went, so that a short list is not mistaken for a complete one.
 export const searched = (page, time, what) => {
   if (page.hint) return `Nothing was found: ${page.hint}.`;
   const back = page.searchedBackTo ? `Searched back to ${time(page.searchedBackTo)}` : "Searched";
@@ -68,7 +68,7 @@ export const searched = (page, time, what) => {
   return `${back}: older ${what} were not looked at yet.`;
 };
 
-// Which secrets an integration has, each id once: during a rotation two values have one id.
+// The ids of an integration's secrets, each once: during a rotation two values have one id.
 export const secrets = (list) => {
   const counts = new Map();
   for (const { id } of list || []) counts.set(id, (counts.get(id) || 0) + 1);
@@ -76,5 +76,5 @@ export const secrets = (list) => {
   return named.join(", ") || "none: requests are not signed";
 };
 
-// One argument for a shell, whatever is in it.
+// A text as one argument of a shell.
 export const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;

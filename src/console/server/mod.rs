@@ -1,4 +1,4 @@
-//! The console's listener and its routes: files, session, readers, and what goes on to the API.
+//! The console's listener and its routes: files, session, readers, and the actions that are passed on to the API.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::registration::http::{ApiError, Listener, Right, Tokens, answers, relo
 use crate::settings::{self, Settings};
 use crate::telemetry::chain::chain;
 
-/// A token, a selection with the ranges that a preview fixed: nothing that comes to the console is large.
+/// Bytes of a request's body. The largest is a selection with the ranges that a preview fixed.
 const BODY_BYTES_MAX: usize = 512 * 1024;
 
-/// What the console serves.
+/// What the console needs to serve.
 pub(crate) struct Console {
     /// Which caller may see what.
     pub(crate) tokens: Arc<Tokens>,
@@ -44,7 +44,7 @@ impl BoundConsole {
         Ok(Self(Listener::bind(&listened, "--console-listen").await?))
     }
 
-    /// The address listened on.
+    /// The address that it listens on, with the port that the system chose for port 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.address()
     }
@@ -71,7 +71,7 @@ fn router(console: Console) -> Router {
         router.route(&format!("/api/v1/{{workspace}}/actions/{action}"), routing::post(forward_on))
     });
     let router = actions
-        .route("/session", routing::get(who).post(enter).delete(leave))
+        .route("/session", routing::get(session_of).post(enter).delete(leave))
         .route("/api/v1/{workspace}/integrations/instances/{id}", routing::get(instance))
         .route("/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test", routing::post(forward_on))
         .merge(readers.routes())
@@ -86,11 +86,11 @@ fn router(console: Console) -> Router {
     page::guarded(router)
 }
 
-/// What the page knows of its user.
+/// What the page gets to know about its session.
 #[derive(Serialize)]
 struct Session {
     workspaces: Vec<WorkspaceOf>,
-    /// Whether actions have a way to the API.
+    /// Whether actions can be passed on to the API.
     actions: bool,
 }
 
@@ -100,7 +100,7 @@ struct WorkspaceOf {
     rights: Vec<&'static str>,
 }
 
-async fn who(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response<Body> {
+async fn session_of(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response<Body> {
     let Some(grant) = served.tokens.grant(&headers) else { return answers::unauthorized() };
     let mut names: Vec<String> = grant.workspaces().map(str::to_owned).collect();
     if grant.covers_every() {

@@ -1,4 +1,4 @@
-//! The console's routes over a source in memory, and an API on loopback that tells what it got.
+//! The console's routes over a source in memory, and an API on loopback that answers with what it got.
 
 use std::io::Write as _;
 

@@ -1,4 +1,4 @@
-//! What is counted of an integration's attempts: by time for the error rate, and since the last acknowledgement.
+//! The counts of an integration's attempts: by time for the error rate, and since the last acknowledgement.
 //!
 //! Attempts come in whole seconds, from several workers, in any order: adding is commutative, so that the result does not
 //! depend on when it arrived. Time is coarse where that saves memory. The window is kept in thirty parts. Failures reported
@@ -34,7 +34,6 @@ impl Failures {
         }
     }
 
-    /// All of them together.
     pub fn total(&self) -> u64 {
         self.0.iter().map(|count| u64::from(*count)).sum()
     }
@@ -44,7 +43,7 @@ impl Failures {
         self.0.iter().all(|count| *count == 0)
     }
 
-    /// The reasons there are, with their counts.
+    /// The reasons that were counted, with their counts.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Reason, u32)> {
         Reason::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }
@@ -78,12 +77,12 @@ pub struct SecondCounts {
 }
 
 impl SecondCounts {
-    /// Of nothing yet.
+    /// No attempts in that second yet.
     pub fn of(second: u32) -> Self {
         Self { second, ..Self::default() }
     }
 
-    /// Counts an attempt acknowledged at `at_ms`. Attempts come in their order.
+    /// Counts an attempt acknowledged at `at_ms`. The caller counts attempts in their order.
     pub fn acknowledge(&mut self, at_ms: i64) {
         self.acknowledged = self.acknowledged.saturating_add(1);
         (self.unacknowledged, self.first_failure_ms) = (Failures::default(), None);
@@ -100,13 +99,13 @@ impl SecondCounts {
         self.last_answer = self.last_answer.max(status.map(|status| (at_ms, status)));
     }
 
-    /// Adds what another knows of the same second.
+    /// Adds another's counts of the same second.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.acknowledged = self.acknowledged.saturating_add(other.acknowledged);
         self.failures.merge(&other.failures);
         self.last_acknowledged_ms = self.last_acknowledged_ms.max(other.last_acknowledged_ms);
         self.last_answer = self.last_answer.max(other.last_answer);
-        // Of failures that began before the other's acknowledgement it is not known how many came after it.
+        // If failures began before the other's acknowledgement, it is not known how many came after it.
         let last = self.last_acknowledged_ms;
         let mut unacknowledged = Failures::default();
         let mut first_failure_ms = None;
@@ -132,18 +131,18 @@ fn earlier(left: Option<i64>, right: Option<i64>) -> Option<i64> {
 /// How long and how often an integration has to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Over how many seconds failed attempts are compared with all.
+    /// The window, in seconds, in which failed attempts are compared with all.
     pub errors_window_s: u32,
-    /// Attempts within it below which nothing is concluded.
+    /// With fewer attempts in the window nothing is concluded.
     pub errors_min_attempts: u32,
-    /// The failure that began it must be so old, ms.
+    /// The age that the first failure must have, ms.
     pub suspend_after_ms: i64,
-    /// And at least so many must have failed since.
+    /// The number of attempts that must have failed since.
     pub suspend_after_failures: u32,
 }
 
 impl Rules {
-    /// As the options say.
+    /// The rules of the options.
     pub(crate) fn new(suspension: &settings::Suspension) -> Self {
         Self {
             errors_window_s: u32::try_from(suspension.errors_window.as_secs()).unwrap_or(u32::MAX).max(1),
@@ -166,7 +165,6 @@ pub(crate) struct Failing {
     pub(crate) second: u32,
     /// When the first attempt failed in it, ms since 1970.
     pub(crate) first_ms: i64,
-    /// What failed.
     pub(crate) failures: Failures,
 }
 
@@ -175,7 +173,7 @@ pub(crate) struct Failing {
 pub struct Streak {
     /// All but the newest, added up; `second` is the last of theirs.
     pub(crate) older: Option<Failing>,
-    /// The newest, by when the first of them failed.
+    /// The newest, in the order in which the first of each failed.
     pub(crate) recent: Vec<Failing>,
 }
 
@@ -314,14 +312,14 @@ impl Counts {
         old_enough && self.streak.failures().total() >= u64::from(rules.suspend_after_failures)
     }
 
-    /// Whether time alone can change what follows from it.
+    /// Whether the state that follows from the counts can change by time alone.
     pub(crate) fn is_watched(&self) -> bool {
         !self.failed.is_empty() || self.streak.first_ms().is_some()
     }
 
-    /// Begins again with the second after `now_s`. What was last seen is still known.
+    /// Counts that begin again with the second after `now_s`. The last acknowledgement and the last answer stay known.
     #[must_use]
-    pub(crate) fn begun_anew(&self, now_s: u32) -> Self {
+    pub(crate) fn begun_again(&self, now_s: u32) -> Self {
         Self {
             last_acknowledged_ms: self.last_acknowledged_ms,
             last_answer: self.last_answer,

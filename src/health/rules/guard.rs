@@ -1,11 +1,11 @@
-//! Whose fault it is: when most integrations fail for reasons of the network at once, the network is ours.
+//! The network guard: if most integrations fail for reasons of the network at once, the fault is in our own network.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Integrations attempted within this count.
+/// Integrations that were attempted within this time count.
 const ATTEMPTED_WITHIN_MS: i64 = 60_000;
-/// Fewer attempted integrations say nothing about our network.
+/// With fewer attempted integrations nothing is concluded about our network.
 const INTEGRATIONS_MIN: usize = 10;
 
 struct Last {
@@ -13,7 +13,7 @@ struct Last {
     by_network: bool,
 }
 
-/// Knows how each integration's last attempt ended.
+/// Remembers how each integration's last attempt ended.
 pub(crate) struct Guard<K> {
     last: HashMap<K, Last>,
 }
@@ -25,7 +25,7 @@ impl<K> Default for Guard<K> {
 }
 
 impl<K: Hash + Eq> Guard<K> {
-    /// An attempt ended: by a failure of the network's kind, or otherwise.
+    /// Notes the end of an attempt, and whether it failed for a reason of the network.
     pub(crate) fn attempted(&mut self, integration: K, at_ms: i64, by_network: bool) {
         let last = self.last.entry(integration).or_insert(Last { at_ms, by_network });
         if at_ms >= last.at_ms {
@@ -84,11 +84,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_attempted_for_a_minute_does_not_count() {
+    fn an_integration_that_was_not_attempted_for_a_minute_does_not_count() {
         let mut guard = guard(10, 10);
         assert!(guard.is_active(60_999));
         assert!(!guard.is_active(61_000));
         guard.attempted(3, 61_000, true);
-        assert!(!guard.is_active(61_000), "one is no majority of ten");
+        assert!(!guard.is_active(61_000), "one attempted integration is fewer than ten");
     }
 }

@@ -1,7 +1,6 @@
-//! The health of an integration: what its attempts, counted over all workers, say about it.
+//! The rules for the health of an integration, by its attempts counted over all workers.
 //!
-//! Pure: `now` and what was counted come in, the state goes out. Counting is in `health::tally`, deciding in
-//! `kafka::health_owner`.
+//! Pure: `now` and the counts come in, the state goes out. `health::tally` counts, `health::owner` writes the state.
 
 mod partition;
 mod counts;
@@ -17,10 +16,10 @@ pub use partition::PartitionHealth;
 
 pub use crate::domain::health::Health;
 
-/// What was last applied of a worker's process: its later reports have higher sequences.
+/// The last report of a worker's process that was applied. Its later reports have higher sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReporterPosition {
-    /// Names the process.
+    /// The process, by a random number.
     pub process_id: u64,
     /// The last sequence applied.
     pub sequence: u64,
@@ -29,18 +28,17 @@ pub struct ReporterPosition {
 /// Processes remembered per integration: more than deliver to it side by side, over a few restarts.
 const REPORTERS_MAX: usize = 64;
 
-/// What is known about one integration.
+/// All that is known about one integration's health.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IntegrationHealth {
-    /// Its state.
     pub(crate) health: Health,
-    /// Since when, ms since 1970; nothing before its first change.
+    /// Since when it has this state, ms since 1970. `None` before its first change.
     pub(crate) since_ms: Option<i64>,
-    /// Of the last suspension: for each partition of the events topic an offset no later than the first event dropped.
+    /// For the last suspension: by partition of the events topic, an offset no later than the first event dropped.
     pub(crate) first_dropped: BTreeMap<i32, i64>,
-    /// What was counted.
+    /// The counts of its attempts.
     pub counts: Counts,
-    /// Below this offset of the deltas' partition all is counted.
+    /// Everything below this offset of the deltas' partition is counted.
     pub(crate) next_offset: i64,
     /// The last report of each process, the latest last.
     pub(crate) reported: Vec<ReporterPosition>,
@@ -93,20 +91,20 @@ impl IntegrationHealth {
         }
     }
 
-    /// With another state from `now_ms` on.
+    /// The same with another state from `now_ms` on.
     #[must_use]
     pub(crate) fn changed(&self, health: Health, now_ms: i64) -> Self {
         Self { health, since_ms: Some(now_ms), ..self.clone() }
     }
 
-    /// Active again from `now_ms` on, and the counts begin again. What the suspension dropped stays known.
+    /// The same, active again from `now_ms` on, with counts that begin again. `first_dropped` stays.
     #[must_use]
     pub(crate) fn resumed(&self, now_ms: i64) -> Self {
-        let counts = self.counts.begun_anew(second_of(now_ms));
+        let counts = self.counts.begun_again(second_of(now_ms));
         Self { counts, ..self.changed(Health::Active, now_ms) }
     }
 
-    /// The failed attempts that the state rests on, by reason.
+    /// The failed attempts that led to the state, by reason.
     pub(crate) fn failures(&self) -> Failures {
         match self.health {
             Health::Failed => self.counts.streak.failures(),

@@ -1,4 +1,4 @@
-//! What the owner of a partition of deltas keeps: every integration of it, and what of that is not persisted yet.
+//! The state that the owner of a partition of deltas keeps: its integrations, and which of their counts are not persisted yet.
 //!
 //! Counts are persisted with a delay, state changes at once. Until then the counted deltas stay uncommitted, so that the
 //! next owner reads them again. Each integration knows the offset up to which it has counted, so it counts each once.
@@ -10,11 +10,11 @@ use super::{Health, IntegrationHealth, ReporterPosition, Rules, SecondCounts};
 #[derive(Clone, Debug, Default)]
 struct Entry {
     known: IntegrationHealth,
-    /// The offset of the first delta that is counted and not written down.
+    /// The offset of the first delta that is counted and not written.
     unwritten_from: Option<i64>,
 }
 
-/// A delta that is counted and not written down, or was.
+/// A delta that is counted and was not written when this entry was made.
 #[derive(Clone, Debug)]
 struct Unwritten {
     offset: i64,
@@ -29,12 +29,12 @@ struct PendingResume {
     since_ms: Option<i64>,
 }
 
-/// A change of state to write down.
+/// A change of state to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     /// The integration.
     pub(crate) key: Box<str>,
-    /// What is known after it.
+    /// What is known after the change.
     pub(crate) known: IntegrationHealth,
 }
 
@@ -52,7 +52,7 @@ pub struct PartitionHealth {
 }
 
 impl PartitionHealth {
-    /// Takes over what was written down of an integration.
+    /// Takes over what a former owner wrote of an integration.
     pub(crate) fn load(&mut self, key: &str, known: IntegrationHealth) {
         if known.is_watched() {
             self.watched.insert(key.into());
@@ -65,7 +65,7 @@ impl PartitionHealth {
         self.entries.len()
     }
 
-    /// Whether it holds none.
+    /// Whether it holds no integration.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -87,8 +87,8 @@ impl PartitionHealth {
         self.next_offset.is_some_and(|next| offset < next)
     }
 
-    /// The log of the deltas is another one, whose offsets say nothing about what is counted. What a process reported is
-    /// known by its sequence all the same.
+    /// Begins again with another log of deltas: its offsets do not show what is counted. Reports that were counted are still recognized by
+    /// their sequence.
     pub(crate) fn begin_again(&mut self) {
         self.next_offset = None;
         self.unwritten.clear();
@@ -97,7 +97,7 @@ impl PartitionHealth {
         for key in &keys {
             let Some(entry) = self.entries.get_mut(key) else { continue };
             entry.known.next_offset = 0;
-            // All of it is written at the next turn: the offsets that go with it are those of the new log.
+            // All of it is written at the next turn, with offsets of the new log.
             if entry.unwritten_from.is_some() {
                 entry.unwritten_from = Some(0);
                 self.unwritten.push_back(Unwritten { offset: 0, counted_ms: 0, key: key.clone() });
@@ -130,12 +130,12 @@ impl PartitionHealth {
         }
     }
 
-    /// Takes a request to end a suspension: the one that began at `since_ms`, or without it any.
+    /// Takes a request to end the suspension that began at `since_ms`; `None` means any.
     pub(crate) fn request_resume(&mut self, key: &str, since_ms: Option<i64>) {
         self.resume_requests.push(PendingResume { key: key.into(), since_ms });
     }
 
-    /// The changes that are due. They come again until [`PartitionHealth::written`].
+    /// The changes that are due. They are returned again until [`PartitionHealth::written`].
     pub(crate) fn changes(&mut self, rules: &Rules, now_ms: i64) -> Vec<Change> {
         let mut changes = Vec::new();
         let entries = &mut self.entries;
@@ -159,7 +159,7 @@ impl PartitionHealth {
         changes
     }
 
-    /// What was counted at `before_ms` or earlier and is not written down, at most `count` integrations.
+    /// What was counted at `before_ms` or earlier and is not written, at most `count` integrations.
     pub fn unwritten(&self, before_ms: i64, count: usize) -> Vec<(Box<str>, IntegrationHealth)> {
         let due = self.unwritten.iter().take_while(|unwritten| unwritten.counted_ms <= before_ms);
         due.filter_map(|unwritten| self.entries.get(&unwritten.key).map(|entry| (unwritten, entry)))
@@ -169,13 +169,13 @@ impl PartitionHealth {
             .collect()
     }
 
-    /// Integrations that are known and need not be, since nothing happened from `before_ms` on.
+    /// Integrations that may be forgotten, since nothing happened from `before_ms` on; at most `count`.
     pub(crate) fn forgettable(&self, before_ms: i64, count: usize) -> Vec<Box<str>> {
         let idle = |entry: &Entry| entry.unwritten_from.is_none() && entry.known.is_forgettable(before_ms);
         self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(key, _)| key.clone()).take(count).collect()
     }
 
-    /// Where the next owner has to begin when `written` is written down and all requests to resume are granted or refused.
+    /// The offset at which the next owner begins, once `written` is written and all requests to resume are granted or refused.
     pub(crate) fn next_offset_with<'a>(&self, written: impl Iterator<Item = &'a str>) -> Option<i64> {
         let written: BTreeSet<&str> = written.collect();
         let open = self.unwritten.iter().find(|unwritten| {
@@ -185,7 +185,7 @@ impl PartitionHealth {
         open.map(|unwritten| unwritten.offset).or(self.next_offset)
     }
 
-    /// All this is written down: changes, counts and what is forgotten. Wishes that were there are done with.
+    /// Notes what was written: changes, counts and what is forgotten. It also ends all requests to resume.
     pub(crate) fn written<'a>(
         &mut self,
         changes: Vec<Change>,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_comes_until_it_is_written_and_then_never_again() {
+    fn a_change_is_returned_until_it_is_written_and_not_again() {
         let mut book = PartitionHealth::default();
         book.count(0, reported(1), ("ws/a", &[failures(1, 30)]), &RULES, 1_500);
         book.count(1, reported(2), ("ws/b", &[failures(1, 1)]), &RULES, 1_500);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_is_granted_once_and_only_to_the_suspension_it_means() {
+    fn a_request_to_resume_is_granted_once_and_only_for_its_suspension() {
         let failed = IntegrationHealth::default().changed(Health::Failed, 5_000);
         let check = |resume_requests: &[Option<i64>], expected: &[(&str, Health)]| {
             let mut book = PartitionHealth::default();
@@ -351,7 +351,7 @@ mod tests {
         assert!(book.is_empty());
     }
 
-    /// What a topic of deltas and two of states come to over owners that die at any moment.
+    /// A topic of deltas and two topics of states, in memory, with owners that die at any moment.
     #[derive(Default)]
     struct Topics {
         deltas: Vec<(u64, &'static str, SecondCounts)>,

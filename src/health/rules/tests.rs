@@ -1,4 +1,4 @@
-//! The rules as tables, and that the state depends neither on which worker counted nor on the order of reports.
+//! The rules as tables. Properties show that the state depends neither on the worker that counted nor on the order of reports.
 
 use super::*;
 use crate::domain::outcome::Reason;
@@ -10,7 +10,7 @@ const RULES: Rules =
 /// One attempt: when it ended, and the reason if it failed.
 type Attempt = (i64, Option<Reason>);
 
-/// Of attempts in their order, all in one second.
+/// The counts of attempts in their order, all in one second.
 fn slot(attempts: &[Attempt]) -> SecondCounts {
     let mut slot = SecondCounts::of(second_of(attempts[0].0));
     for (at, reason) in attempts {
@@ -68,7 +68,7 @@ fn errors_pass_with_the_window() {
 }
 
 #[test]
-fn enough_failures_over_long_enough_without_an_acknowledgement_are_death() {
+fn enough_failures_over_long_enough_without_an_acknowledgement_suspend() {
     let nine: Vec<Attempt> = (0..9).map(|n| failed(n * 10_000)).collect();
     check(&nine, 200_000, Health::Active);
     let ten = [&nine[..], &[failed(99_000)]].concat();
@@ -87,7 +87,7 @@ fn enough_failures_over_long_enough_without_an_acknowledgement_are_death() {
 }
 
 #[test]
-fn who_has_errors_is_told_so_before_it_is_suspended() {
+fn an_integration_has_errors_before_it_is_suspended() {
     let attempts: Vec<Attempt> = (0..20).map(|n| failed(n * 100)).collect();
     let known = counted(attempts.clone(), 40_000);
     assert_eq!(known.clone().judge(&RULES, 40_000), Health::HasErrors);
@@ -99,7 +99,7 @@ fn who_has_errors_is_told_so_before_it_is_suspended() {
 }
 
 #[test]
-fn failures_told_together_count_when_all_of_them_follow_the_acknowledgement() {
+fn failures_reported_together_count_when_all_of_them_follow_the_acknowledgement() {
     let streak = |reports: &[&[Attempt]]| {
         let mut known = IntegrationHealth::default();
         for (offset, attempts) in (0..).zip(reports) {
@@ -128,7 +128,7 @@ fn failures_told_together_count_when_all_of_them_follow_the_acknowledgement() {
 }
 
 #[test]
-fn failed_stays_until_it_is_resumed_and_then_counts_anew() {
+fn failed_stays_until_it_is_resumed_and_then_counting_begins_again() {
     let mut known = counted((0..10).map(|n| failed(n * 10_000)), 100_000);
     assert_eq!(known.judge(&RULES, 100_000), Health::Failed);
     let mut suspended = known.changed(Health::Failed, 100_000);
@@ -167,7 +167,7 @@ fn a_fast_clock_does_not_acknowledge_the_future() {
 }
 
 #[test]
-fn what_was_told_before_is_not_counted_again() {
+fn a_report_that_was_applied_is_not_counted_again() {
     let one = [slot(&[failed(1_000)])];
     let mut known = IntegrationHealth::default();
     let mut report = |offset, process_id, sequence| {
@@ -184,7 +184,7 @@ fn what_was_told_before_is_not_counted_again() {
 }
 
 #[test]
-fn only_the_idle_and_blameless_are_forgotten() {
+fn only_idle_integrations_without_failures_are_forgotten() {
     let idle = counted([(1_000, None)], 100_000);
     assert!(!idle.is_forgettable(1_000));
     let mut idle = counted([(1_000, None)], 1_000);
@@ -195,7 +195,7 @@ fn only_the_idle_and_blameless_are_forgotten() {
     assert!(!idle.changed(Health::Active, 2_000).is_forgettable(2_000));
 }
 
-/// The contract's sentences on single attempts: how many failed since the last acknowledgement, and the first of them.
+/// The contract's rule, over single attempts: how many failed since the last acknowledgement, and when the first of them did.
 fn naive_streak(attempts: &[Attempt]) -> (u64, Option<i64>) {
     let last = attempts.iter().filter(|(_, reason)| reason.is_none()).map(|(at, _)| *at).max();
     let since: Vec<i64> = attempts
@@ -206,7 +206,7 @@ fn naive_streak(attempts: &[Attempt]) -> (u64, Option<i64>) {
     (since.len() as u64, since.iter().min().copied())
 }
 
-/// Those that failed in a later second than that of the last acknowledgement.
+/// How many failed in a later second than that of the last acknowledgement.
 fn beyond_doubt(attempts: &[Attempt]) -> u64 {
     let last = attempts.iter().filter(|(_, reason)| reason.is_none()).map(|(at, _)| second_of(*at)).max();
     let beyond = |at: i64| last.is_none_or(|last| second_of(at) > last);
@@ -243,7 +243,7 @@ fn reported(reports: &[(u64, Vec<Attempt>)], again: &[bool], now_ms: i64) -> Int
 
 proptest! {
     #[test]
-    fn the_state_does_not_depend_on_what_comes_first_and_is_right_where_one_tells(
+    fn the_state_does_not_depend_on_the_order_of_reports_and_is_exact_with_one_reporter(
         attempts in any_attempts(),
         shuffle in prop::collection::vec(any::<prop::sample::Index>(), 32),
         split in prop::collection::vec(0..3u64, 32),

@@ -81,7 +81,7 @@ impl DeliverMetrics {
             ),
             webhooks_held_back: make.int_gauge(
                 "webhooks_held_back",
-                "Webhooks that wait because those like them, that answer late, not at all or are not known yet, have their share of all requests",
+                "Webhooks that wait because late, silent or unknown webhooks have reached their share of the requests under way",
             ),
             connections_opened: make.counter("connections_opened_total", "Connections opened to receivers"),
             stale_resends: make

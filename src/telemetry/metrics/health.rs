@@ -22,7 +22,7 @@ impl HealthMetrics {
             transitions: make.counters("health_transitions_total", "Changes of an integration's health", &["status"]),
             unjudged_seconds: make.gauge(
                 "health_unjudged_seconds",
-                "How long this process has not judged integrations whose health it owns, or owns none for want of Kafka",
+                "How long this process has not judged integrations whose health it owns, or has owned none because Kafka does not answer",
             ),
             attempt_log_dropped: make
                 .counter("attempt_log_dropped_total", "Records of the attempt log that could not be written"),

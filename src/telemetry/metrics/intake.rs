@@ -48,7 +48,7 @@ impl IntakeMetrics {
             events: CountersBy::new(EventOutcome::ALL, |outcome| events.with_label_values(&[outcome.word()])),
             unknown_workspace_events: make.counter(
                 "unknown_workspace_events_total",
-                "Events whose workspace is their key, for want of a header, and no integration has that workspace",
+                "Events without a workspace header whose key is not the workspace of any integration",
             ),
             retry_lateness: read().map(|tier| lateness.with_label_values(&[tier])).collect(),
             retry_overdue: read().map(|tier| overdue.with_label_values(&[tier])).collect(),

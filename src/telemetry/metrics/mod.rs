@@ -1,7 +1,7 @@
 //! Every metric, on a registry of its own: a file a room. Labels come from closed sets only: topics, tiers, reasons, outcomes.
 //! Never an id, a URL or a workspace. Handles of fixed labels are looked up once, at start, so that every series begins at zero.
 //!
-//! Here is what several rooms count; the rest is in the group of its room.
+//! This file has what several rooms count. The rest is in the file of its room.
 
 mod backlog;
 mod deliver;
@@ -25,7 +25,7 @@ use self::table::TableMetrics;
 use crate::domain::outcome::{DeadReason, DropReason, Reason};
 use crate::domain::retry_schedule::RetrySchedule;
 
-/// Errors that the Kafka clients of this process reported. Clients are made where no metrics are at hand, too.
+/// Errors that the Kafka clients of this process reported. A static, since clients are also made where no metrics are at hand.
 pub(crate) static KAFKA_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
     IntCounter::new("kafka_errors_total", "Errors that the Kafka clients of the process reported").expect("a good name")
 });
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn the_page_about_metrics_has_name_type_and_labels_of_each() {
         let metrics = Metrics::new(&RetrySchedule::parse("30s").unwrap());
-        // What has no series before there is something to say.
+        // These have no series before their first count.
         metrics.expect_writes(["dead".to_owned()]);
         metrics.api_requests.with_label_values(&["GET", "2xx"]);
         metrics.intake.consumer_lag.with_label_values(&["events", "0"]);
