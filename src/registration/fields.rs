@@ -1,5 +1,5 @@
-//! A JSON object kept as it was written: members in their order and to the byte, so that what we do not know survives a change
-//! unchanged. What the members mean is `instance`.
+//! A JSON object kept as it was written, members in their order and to the byte, so that unknown members survive a change.
+//! `instance` has the meaning of the members.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;

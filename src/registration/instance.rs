@@ -16,7 +16,7 @@ use super::secrets::{StoredSecrets, mask, without_expired};
 /// The id that asks for a fresh one.
 pub(crate) const ZERO_ID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Why bytes are no instance to work with.
+/// Why bytes can't be used as an instance.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadInstance {
     /// Not a JSON object.
@@ -139,7 +139,7 @@ impl Instance {
     }
 }
 
-/// An instance on its way out, without a copy of it.
+/// An instance to be serialized, without a copy of it.
 struct Written<'a> {
     instance: &'a Instance,
     /// In the place of its own.
@@ -172,7 +172,7 @@ impl Serialize for Written<'_> {
     }
 }
 
-/// What a write leaves in `updateInfo`.
+/// The `updateInfo` of a write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp<'a> {
     /// RFC 3339.
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_masked_whatever_their_shape() {
+    fn secrets_of_any_shape_are_masked() {
         for (secrets, masked) in [
             (
                 r#"[{"id":"a","value":"whsec"},{"value":7,"id":"b"}]"#,
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_stands_for_a_list_of_values_or_one_of_them() {
+    fn a_mask_is_filled_with_a_list_of_values_or_one_of_them() {
         let stored = r#"[{"id":"a","values":["1","2"]}]"#;
         check_unmask(r#"[{"id":"a","values":"***"}]"#, stored, Ok(r#"[{"id":"a","values":["1","2"]}]"#));
         check_unmask(

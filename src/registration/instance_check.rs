@@ -1,5 +1,5 @@
-//! What makes an instance acceptable: every field's type, words, URLs and bounds, with the place of each fault. What passes here
-//! the worker can use: its own parse has the last word. Webhooks are checked in `webhook_check`.
+//! Checks an instance: every field's type, words, URLs and bounds, and finds the place of each fault. The worker can use an
+//! instance that passes, because its own parser decides last. `webhook_check` checks webhooks.
 //!
 //! Messages name path, value and what is accepted; they never hold a secret's value.
 
@@ -23,9 +23,9 @@ pub(crate) const ID_CHARS_MAX: usize = 200;
 const SHOWN_CHARS_MAX: usize = 100;
 /// Faults that an answer lists: no person reads more, and each costs memory.
 pub(crate) const FAULTS_MAX: usize = 100;
-/// Names longer than this are no slip of a known field.
+/// A longer name is not taken for a misspelt known field.
 const SLIP_BYTES_MAX: usize = 32;
-/// Known fields from this length on may be missed by a letter.
+/// Known fields of at least this length are recognized with a wrong letter.
 const SLIP_ONE_LETTER: usize = 5;
 /// The fields of an instance.
 const INSTANCE_FIELDS: [&str; 8] =
@@ -40,7 +40,7 @@ pub(crate) const TRIGGER_WORDS: [&str; 2] = ["entityEvent", "schedule"];
 pub(crate) enum FaultKind {
     /// Another JSON type than the field takes, or missing where it must be.
     ValueType,
-    /// The right type, a content that can't be.
+    /// The right type, with a content that is not accepted.
     Data,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum Place {
     Webhooks,
     /// The ids of two webhooks, by their indices: either alone could stay.
     Ids(usize, usize),
-    /// Nowhere in particular.
+    /// The instance as a whole.
     Whole,
 }
 
@@ -123,14 +123,14 @@ pub(crate) fn is_usable(key: &str, instance: &Instance) -> bool {
     Integration::parse(key, &instance.to_bytes()).is_ok()
 }
 
-/// What relative URLs continue.
+/// The base of relative URLs.
 pub(super) enum Base {
     Missing,
     Bad,
     Good(String),
 }
 
-/// Gathers faults.
+/// Collects the faults of an instance.
 pub(super) struct Checker<'a> {
     listed: Vec<Fault>,
     more: usize,
@@ -167,8 +167,7 @@ impl Checker<'_> {
         self.listed.push(Fault { kind, place, path: path.to_owned(), value, message: message() });
     }
 
-    /// Takes the slips among the names of an object whose known ones these are: a name given twice, and one that is nearly a known
-    /// one.
+    /// Adds the faults in the names of an object with these known fields: a name given twice, and a misspelt known one.
     pub(super) fn names(&mut self, fields: &Fields, known: &[&str], at: (Place, &str)) {
         let (place, path) = at;
         if let Some(name) = fields.repeated() {
@@ -317,7 +316,7 @@ impl Checker<'_> {
         }
     }
 
-    /// The worker's own parse: what it refuses, the API refuses.
+    /// Runs the worker's own parser: the API refuses everything that it refuses.
     fn worker_view(&mut self, key: &str, instance: &Instance) {
         let Err(error) = Integration::parse(key, &instance.to_bytes()) else { return };
         let (place, path) = match &error {
@@ -354,7 +353,7 @@ fn values(secret: &Fields) -> Option<Vec<String>> {
     }
 }
 
-/// The known field that an unknown name is nearly: it differs in case or separators, or by a letter or two of a long name.
+/// The known field that an unknown name misspells: it differs in case or separators, or by a letter or two of a long name.
 pub(super) fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > SLIP_BYTES_MAX || known.contains(&name) {
         return None;
@@ -369,7 +368,7 @@ pub(super) fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known.iter().find(is_near).copied()
 }
 
-/// A name as a segment of a JSON pointer, its beginning.
+/// The beginning of a name, as a segment of a JSON pointer.
 pub(super) fn pointer(name: &str) -> String {
     name.chars().take(SHOWN_CHARS_MAX).collect::<String>().replace('~', "~0").replace('/', "~1")
 }
@@ -379,7 +378,7 @@ pub(super) fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a RawValue
     fields.get(name).filter(|raw| raw.get() != "null")
 }
 
-/// Whether the word is known, without case; where none are listed the set is open, and only nothing is wrong.
+/// Whether the word is known, without case. If no words are listed, every word but the empty one is accepted.
 pub(super) fn is_one_of(word: &str, known: &[&str]) -> bool {
     known.iter().any(|known| known.eq_ignore_ascii_case(word)) || (known.is_empty() && !word.is_empty())
 }

@@ -1,4 +1,4 @@
-//! The rules of an instance, each by a value that breaks it and what is said of that.
+//! The rules of an instance, each by a value that breaks it and the message about that value.
 
 use super::*;
 use crate::domain::integration::ITEMS_MAX;
@@ -11,16 +11,16 @@ fn found(text: &str) -> Found {
 #[track_caller]
 fn refused(text: &str, path: &str, part: &str) {
     let found = found(text);
-    let told: Vec<&str> = found.listed.iter().map(|fault| &*fault.message).collect();
-    assert_eq!(found.listed.len(), 1, "{text}: {told:?}");
+    let messages: Vec<&str> = found.listed.iter().map(|fault| &*fault.message).collect();
+    assert_eq!(found.listed.len(), 1, "{text}: {messages:?}");
     assert_eq!(found.listed[0].path, path, "{text}");
-    assert!(told[0].contains(part), "{part:?} in {told:?}");
+    assert!(messages[0].contains(part), "{part:?} in {messages:?}");
 }
 
 #[track_caller]
 fn accepted(text: &str) {
-    let told: Vec<_> = found(text).listed.into_iter().map(|fault| fault.message).collect();
-    assert!(told.is_empty(), "{text}: {told:?}");
+    let messages: Vec<_> = found(text).listed.into_iter().map(|fault| fault.message).collect();
+    assert!(messages.is_empty(), "{text}: {messages:?}");
 }
 
 fn with_webhook(fields: &str) -> String {
@@ -32,7 +32,7 @@ fn with_item(item: &str) -> String {
 }
 
 #[test]
-fn a_slip_in_the_name_of_a_known_field_is_told_and_other_fields_are_welcome() {
+fn a_misspelt_known_field_is_reported_and_other_fields_are_accepted() {
     refused(r#"{"baseurl":"http://a/"}"#, "/baseurl", "did you mean baseUrl?");
     refused(r#"{"webhooks":[]}"#, "/webhooks", "did you mean webHooks?");
     refused(r#"{"web_hooks":[]}"#, "/web_hooks", "did you mean webHooks?");
@@ -65,7 +65,7 @@ fn a_field_given_twice_is_refused_wherever_it_stands() {
 }
 
 #[test]
-fn an_item_that_would_match_everything_or_nothing_is_refused() {
+fn an_item_that_matches_more_or_less_than_it_says_is_refused() {
     for (name, meant) in [("entitytype", "entityType"), ("event_type", "eventType"), ("ChangeType", "changeType")] {
         let path = format!("/webHooks/0/filter/items/0/{name}");
         refused(&with_item(&format!(r#"{{"{name}":"patch"}}"#)), &path, &format!("did you mean {meant}?"));
@@ -104,7 +104,7 @@ fn secrets_that_would_not_do_what_they_look_like_are_refused() {
 }
 
 #[test]
-fn the_bounds_are_told_and_nothing_beyond_them_is_read() {
+fn the_bounds_are_reported_and_nothing_beyond_them_is_read() {
     let hook = |number: usize| {
         format!(
             r#"{{"id":"{number}","relativeUrl":"http://a/","triggerType":"entityEvent","filter":{{"items":[{{}}]}}}}"#
@@ -126,7 +126,7 @@ fn the_bounds_are_told_and_nothing_beyond_them_is_read() {
 }
 
 #[test]
-fn a_base_url_that_swallows_what_continues_it_is_refused() {
+fn a_base_url_that_drops_the_relative_url_is_refused() {
     for base in ["https://a.example/v1#x", "https://a.example/hook?code=abc"] {
         refused(&format!(r#"{{"baseUrl":"{base}"}}"#), "/baseUrl", "no ?");
     }

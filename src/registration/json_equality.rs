@@ -1,5 +1,5 @@
-//! Equality of JSON values by what they say: numbers by value, however large and however written, members in any order. Values are
-//! compared by digests, which take little memory and can be kept.
+//! Equality of JSON values by their meaning: numbers of any size and spelling by value, members in any order. Values are compared
+//! by digests, which take little memory and can be kept.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 /// Values nested deeper are compared letter by letter from there on, so that no document is read a thousand times.
 const DEPTH_MAX: usize = 64;
 
-/// Of a JSON value: equal for equal values, different for others, except with a chance of one in 2^64.
+/// The digest of a JSON value: equal for equal values, different for others, except with a chance of one in 2^64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Digest(u128);
 
@@ -30,7 +30,7 @@ impl Digest {
         Self(u128::from_be_bytes(bytes))
     }
 
-    /// Of an array of values with these digests.
+    /// The digest of an array of values with these digests.
     pub(super) fn of_array(values: impl Iterator<Item = Self>) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(b"[");
@@ -40,7 +40,7 @@ impl Digest {
         Self::end(context)
     }
 
-    /// Of an object with these members, each name once.
+    /// The digest of an object with these members, each name once.
     pub(super) fn of_object(members: impl Iterator<Item = MemberDigest>) -> Self {
         // A sum: the order does not count, and nothing has to be sorted.
         let sum = members.fold(0u128, |sum, member| sum.wrapping_add(member.named.0));
@@ -48,17 +48,17 @@ impl Digest {
     }
 }
 
-/// Of a member of an object.
+/// The digests of a member of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MemberDigest {
-    /// Of its value.
+    /// The digest of its value.
     pub(super) value: Digest,
-    /// Of its name and its value.
+    /// The digest of its name and its value.
     named: Digest,
 }
 
 impl MemberDigest {
-    /// Of a member with that name and a value with that digest.
+    /// The digests of a member with that name and a value with that digest.
     pub(super) fn new(name: &str, value: Digest) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(b":");
@@ -102,7 +102,7 @@ fn at_depth(text: &str, depth: usize) -> Digest {
 /// A number in one spelling: its sign, its digits without zeros at either end, and the power of ten of the last of them.
 fn plain_number(text: &str) -> Cow<'_, str> {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    // More than this no two different spellings of one number could share in a document.
+    // A document has no room for two numbers that are equal beyond this exponent but spelt differently.
     let Ok(exponent) = exponent.parse::<i64>() else { return Cow::Borrowed(text) };
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |mantissa| ("-", mantissa));
     let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_deeply_is_compared_too() {
+    fn deeply_nested_values_are_compared_too() {
         let nested = |depth: usize, inner: &str| format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
         check(&nested(100_000, "1"), &nested(100_000, "1"), true);
         check(&nested(100_000, "1"), &nested(100_000, "2"), false);

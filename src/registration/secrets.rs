@@ -1,6 +1,6 @@
-//! Secrets of an instance as the API shows and takes them: masked in answers, `***` in a request for what is stored.
+//! Secrets of an instance in requests and answers: answers mask them, and `***` in a request means the stored value.
 //!
-//! No secret value ever leaves this file in a message: only ids do.
+//! No message of this file holds a secret's value: only ids do.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub(crate) const MASK: &str = "***";
 /// The members of a secret that hold values: one, or several of a rotation.
 const VALUE_MEMBERS: [&str; 2] = ["value", "values"];
 
-/// Why a masked secret can't be filled from the stored ones. Holds ids only, never values.
+/// Why a masked secret can't be filled from the stored ones. It holds ids only, never values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadMask {
     /// Nothing is stored under that id.
@@ -52,7 +52,7 @@ pub(super) fn mask(secrets: &RawValue) -> Box<RawValue> {
     raw(&masked)
 }
 
-/// A secret with its values masked, and whatever else in it is nested, where a value may hide.
+/// A secret with its values masked, and its nested members too, because they may hide a value.
 fn masked(mut secret: Fields) -> Fields {
     let hidden: Vec<String> = secret
         .iter()
@@ -72,14 +72,14 @@ fn is_value(name: &str) -> bool {
 /// The stored values of secrets, by id.
 #[derive(Default)]
 pub(super) struct StoredSecrets {
-    /// Every value, whether it stands alone or in a list.
+    /// Every value, single or in a list.
     single: HashMap<String, Vec<Box<RawValue>>>,
     /// The first list of values.
     lists: HashMap<String, Box<RawValue>>,
 }
 
 impl StoredSecrets {
-    /// Of the list as it is stored.
+    /// Reads the list as it is stored.
     pub(super) fn of(secrets: Option<&RawValue>) -> Self {
         let mut stored = Self::default();
         let list = secrets.and_then(|raw| serde_json::from_str::<Vec<Fields>>(raw.get()).ok()).unwrap_or_default();
@@ -132,7 +132,7 @@ impl StoredSecrets {
         Ok(Some(raw(&list)))
     }
 
-    /// Fills the masks of one secret. `used`: how many of an id's values were taken.
+    /// Fills the masks of one secret. `used` counts the values taken of each id.
     fn fill_one(&self, secret: &mut Fields, used: &mut HashMap<String, usize>) -> Result<(), BadMask> {
         let id = secret.text("id").unwrap_or_default();
         if is_mask(secret.get("values")) {
@@ -173,15 +173,15 @@ fn is_mask(value: Option<&RawValue>) -> bool {
     value.is_some_and(|raw| raw.get() == "\"***\"")
 }
 
-/// The list of secrets with a new signing secret before the former ones, which end at `until` (RFC 3339) or earlier if they do so
-/// already. Former ones that can't sign are left out.
+/// The list of secrets with a new signing secret before the former ones, which end at `until` (RFC 3339) unless they end earlier.
+/// Former ones that can't sign are left out.
 ///
 /// # Errors
 /// What is wrong with the stored list.
 pub(super) fn rotated(secrets: Option<&RawValue>, fresh: &str, until: &str) -> Result<Box<RawValue>, &'static str> {
     let stored = secrets.map(RawValue::get).filter(|text| *text != "null").unwrap_or("[]");
-    let stored: Vec<Fields> =
-        serde_json::from_str(stored).map_err(|_no_list| "the stored secrets are no list of objects: replace them")?;
+    let stored: Vec<Fields> = serde_json::from_str(stored)
+        .map_err(|_no_list| "the stored secrets are not a list of objects: replace them")?;
     let mut made = Fields::default();
     made.set_text("id", SIGNING_SECRET);
     made.set_text("value", fresh);
@@ -201,7 +201,7 @@ pub(super) fn rotated(secrets: Option<&RawValue>, fresh: &str, until: &str) -> R
     Ok(raw(&list))
 }
 
-/// How many signing secrets stand in a list, ended ones included.
+/// The number of signing secrets in a list, ended ones included.
 pub(super) fn signing_secrets(secrets: &RawValue) -> usize {
     let list: Vec<Fields> = serde_json::from_str(secrets.get()).unwrap_or_default();
     list.iter().filter(|secret| secret.text("id").as_deref() == Some(SIGNING_SECRET)).count()
@@ -232,7 +232,7 @@ fn can_sign(secret: &Fields) -> bool {
     values.into_iter().any(|value| SigningKey::parse(&value, None).is_ok())
 }
 
-/// Whether secrets that someone names equal the stored ones, a mask standing for any value.
+/// Whether the secrets of a request equal the stored ones. A mask equals any value.
 pub(super) fn equal_with_masks(named: &[Fields], stored: &[Fields]) -> bool {
     named.len() == stored.len()
         && named.iter().zip(stored).all(|(named, stored)| {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_puts_the_new_secret_first_and_lets_the_former_ones_end() {
+    fn a_rotation_puts_the_new_secret_first_and_sets_an_end_for_the_former_ones() {
         let until = "2026-01-02T00:00:00Z";
         let new = r#"{"id":"webhook.signingSecret","value":"new"}"#;
         let rotated =
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_dropped_and_what_has_not_stays() {
+    fn ended_secrets_are_dropped_and_the_others_stay() {
         let secrets = list(r#"[{"id":"a","value":"1","expiresAt":"1970-01-01T00:00:01Z"},{"id":"a","value":"2"}]"#);
         assert!(without_expired(&secrets, 999).is_none());
         assert_eq!(without_expired(&secrets, 1_000).unwrap().get(), r#"[{"id":"a","value":"2"}]"#);

@@ -1,5 +1,5 @@
-//! One signed test delivery on demand, made like any other: the same headers, address rules, deadline and judgement. It
-//! belongs to no record of Kafka: nothing follows from how it ends.
+//! One signed test delivery on demand, with the headers, address rules, deadline and judgement of any other. No Kafka record
+//! belongs to it, and its result changes nothing.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::inflight::pressure::Pressure;
 
 /// A test delivery sent by that courier.
 pub(crate) fn by(courier: Arc<HttpCourier>) -> TestDelivery {
-    // Counts the bytes of events held, of which these are few and bounded by the API.
+    // This counts the bytes of held events, which are few here: the API bounds the number of test deliveries.
     let pressure = Pressure::new(usize::MAX);
     Arc::new(move |request| {
         let (courier, pressure) = (Arc::clone(&courier), Arc::clone(&pressure));
@@ -53,7 +53,7 @@ async fn deliver(
     let duration_ms = u64::try_from(exchanged.took.as_millis()).unwrap_or(u64::MAX);
     let body = exchanged.rest.read().await.body;
     let url = delivery.webhook().map(Webhook::url).unwrap_or_default();
-    // Masked by what was sent: the receiver may repeat any of it.
+    // All that was sent is masked: the receiver may repeat any of it.
     let secrets = Secrets::of(delivery.integration.secret_values().chain(query_values(&url)));
     Ok(TestAnswer {
         acknowledged,
@@ -68,7 +68,7 @@ async fn deliver(
     })
 }
 
-/// What the webhook would be sent, of an entity that does not exist.
+/// A body like the webhook's events, about an entity that does not exist.
 fn body(webhook: &str, trigger: Trigger) -> Bytes {
     let now = jiff::Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default().to_string();
     let body = match trigger {
@@ -105,7 +105,7 @@ mod tests {
     use crate::net::connector::Connector;
     use crate::telemetry::metrics::Metrics;
 
-    /// What a test delivery to `base_url` is answered with.
+    /// The answer to a test delivery to `base_url`.
     async fn tested(base_url: &str, policy: AddressPolicy) -> serde_json::Value {
         let record = serde_json::json!({"baseUrl": base_url,
             "secrets": [{"id": "webhook.header.X-Key", "value": 123_456_789}, {"id": "other", "value": "s3cret-text"}],
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_answer_is_masked_by_all_that_was_sent() {
+    async fn everything_secret_that_was_sent_is_masked_in_the_answer() {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let at = listener.local_addr().unwrap();
         let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_address_is_not_told() {
+    async fn a_refused_address_is_not_disclosed() {
         let answer = tested("http://localhost:1", AddressPolicy::default()).await;
         assert_eq!((&answer["reason"], &answer["address"]), (&"refused-address".into(), &serde_json::Value::Null));
         assert_eq!(answer["error"], "localhost: the address is refused");

@@ -1,5 +1,5 @@
-//! What makes a webhook of an instance acceptable: its URL, trigger, filter and schedule, with the place of each fault. The instance
-//! around it is `instance_check`.
+//! Checks a webhook of an instance: its URL, trigger, filter and schedule, and finds the place of each fault. `instance_check`
+//! checks the instance around it.
 
 use serde_json::value::RawValue;
 
@@ -22,7 +22,7 @@ pub(super) struct WebhookCheck<'a, 'b> {
 }
 
 impl WebhookCheck<'_, '_> {
-    /// Checks all of it. `base`: what its URL may continue.
+    /// Checks all of it. `base` is the base of a relative URL.
     pub(super) fn all(mut self, base: &Base) {
         let path = format!("/webHooks/{}", self.index);
         self.checker.names(self.webhook, &WEBHOOK_FIELDS, (Place::Webhook(self.index, &[]), &path));
@@ -42,7 +42,7 @@ impl WebhookCheck<'_, '_> {
         self.fault_at(kind, (fields, ""), value, what);
     }
 
-    /// `at`: the fields at fault, of which the first gives the path, and what of the path lies below it.
+    /// Adds a fault. `at` holds the fields at fault, of which the first gives the path, and the rest of the path below it.
     fn fault_at(&mut self, kind: FaultKind, at: (&'static [&'static str], &str), value: Option<&RawValue>, what: &str) {
         let (fields, below) = at;
         let field = fields.first().copied().unwrap_or_default();
@@ -50,7 +50,7 @@ impl WebhookCheck<'_, '_> {
         self.checker.fault(kind, (Place::Webhook(self.index, fields), &path), value, what);
     }
 
-    /// A fault of the filter that no value shows.
+    /// Adds a fault of the filter that no single value shows.
     fn remark(&mut self, below: &str, what: &str) {
         let path = format!("/webHooks/{}/filter{below}", self.index);
         self.checker.remark(FaultKind::Data, (Place::Webhook(self.index, &["filter"]), &path), what);
@@ -78,7 +78,7 @@ impl WebhookCheck<'_, '_> {
         let (base, is_missing) = match base {
             Base::Good(base) => (base.as_str(), false),
             Base::Missing => ("", true),
-            // Reported at its own place; only a URL that does without it can be judged.
+            // The fault is reported at its own place; only a URL without a base can be checked.
             Base::Bad if join_url("x", &relative) != relative => return,
             Base::Bad => ("", false),
         };
@@ -163,7 +163,7 @@ impl WebhookCheck<'_, '_> {
         self.item_fields(&below, &fields);
     }
 
-    /// Fields that no item has, and words that no event has together.
+    /// Checks for fields that no item has, and for words that no event has together.
     fn item_fields(&mut self, below: &str, fields: &Fields) {
         if let Some(name) = fields.repeated() {
             let below = format!("{below}/{}", pointer(name));

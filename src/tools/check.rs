@@ -1,6 +1,6 @@
-//! `check`: whether a worker and an API could work here: options, files, certificates, brokers, rights, topics and clock, each in a line.
+//! `check`: whether a worker and an API could work here: options, files, certificates, brokers, rights, topics and clock, a line each.
 //!
-//! Nothing is written, to Kafka or anywhere else: so the right to write is not tried.
+//! It writes nothing, neither to Kafka nor to files. So it does not try the right to write.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,12 +29,12 @@ use crate::topics::names::{now_topic, retry_group, tier_topic};
 
 /// A certificate that ends sooner should be renewed.
 const RENEW_MS: i64 = 14 * 24 * 60 * 60 * 1_000;
-/// Clocks of a well-kept cluster differ by less.
+/// Clocks of a well-kept cluster differ by less than this, ms.
 const CLOCK_OFF_MAX_MS: i64 = 1_000;
 /// Properties of the Kafka client whose values are PEM files with certificates.
 const CERTIFICATE_PROPERTIES: [&str; 2] = ["ssl.ca.location", "ssl.certificate.location"];
 
-/// How one thing is.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
@@ -57,8 +57,8 @@ impl Line {
     }
 }
 
-/// Checks everything and writes a line for each thing. The exit code is 0 when all is well or only to be renewed, and 1 otherwise;
-/// options that can't be understood have ended the program with 2 before.
+/// Checks everything and writes a line for each check. The exit code is 0 without an error, warnings included, and 1 otherwise. Options
+/// that can't be understood end the program with 2 before.
 ///
 /// # Errors
 /// [`ToolError`] when the answer can't be written.
@@ -96,7 +96,7 @@ pub(crate) async fn run(
 
 async fn lines(settings: &Settings) -> Result<Vec<Line>, ToolError> {
     let mut lines = vec![Line::new("options", State::Ok, "understood")];
-    let files = blocking("looking at files", {
+    let files = blocking("reading files", {
         let settings = settings.clone();
         move || Ok(files(&settings, clock::now_ms()))
     });
@@ -150,7 +150,7 @@ fn kafka_files(kafka: &Kafka) -> impl Iterator<Item = (&'static str, PathBuf)> {
     })
 }
 
-/// When the first of a file's certificates ends.
+/// The line about a file's certificates: when the first of them ends.
 fn certificate(option: &str, file: &Path, now_ms: i64) -> Line {
     let (what, shown) = ("certificates", file.display());
     let ends_ms = match ends_ms(file) {
@@ -228,7 +228,7 @@ fn rights_and_clock(settings: &Settings) -> Vec<Line> {
     lines
 }
 
-/// The brokers' clock is at least as late as the newest record that they appended.
+/// The line about the clock. The brokers' clock is at least as late as the newest record that they appended.
 fn clock_line(newest_ms: Option<i64>, now_ms: i64) -> Line {
     match newest_ms {
         Some(newest_ms) if newest_ms - now_ms > CLOCK_OFF_MAX_MS => {
@@ -247,7 +247,7 @@ fn clock_line(newest_ms: Option<i64>, now_ms: i64) -> Line {
     }
 }
 
-/// When the newest record of a topic was written, ms since 1970: of each partition the last one is read.
+/// When the newest record of a topic was written, ms since 1970. It reads the last record of each partition.
 fn newest(settings: &Settings, topic: &str) -> Result<Option<i64>, SpanError> {
     let log = Windows::open(&settings.kafka, topic, "check")?;
     let last = log.bounds().iter().map(|range| Range { start: range.start.max(range.end - 1), ..*range });
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_judged_by_the_end_of_the_first_to_end() {
+    fn a_file_is_judged_by_the_certificate_that_ends_first() {
         let folder = tempfile::tempdir().unwrap();
         let mut pem = String::new();
         for year in [2034, 2033] {

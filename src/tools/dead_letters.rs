@@ -1,6 +1,6 @@
 //! The dead-letter topic: listing it, showing one record, and sending records back to delivery.
 //!
-//! A record is chosen by what its headers say; its value is looked into only for an event's id.
+//! A record is selected by its headers. Its value is parsed only to compare an event's id.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,7 +23,7 @@ use crate::domain::outcome::DeadReason;
 use crate::kafka::topic_range::SpanRecord;
 use crate::settings::{DeadLetterFilter, DeadLettersList, DeadLettersShow, NamedEvent, RecordPlace, Redrive, Settings};
 
-/// The filter with the whole id of the integration, where only its beginning was given.
+/// The filter with the whole id of the integration, if only its beginning was given.
 async fn whole(settings: &Settings, filter: &DeadLetterFilter) -> Result<DeadLetterFilter, ToolError> {
     let whole = lookup::whole_id(settings, filter.workspace.as_deref(), filter.integration.as_deref()).await?;
     Ok(DeadLetterFilter { integration: whole, ..filter.clone() })
@@ -103,7 +103,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What `list` shows of a dead letter. On a terminal the place is never cut.
+/// The columns of `list`. On a terminal the place is never cut.
 const COLUMNS: [Column; 9] = [
     column("RECORD", 32, 26, 0),
     column("TIME", 24, 24, 1),
@@ -120,7 +120,7 @@ const fn column(title: &'static str, width: usize, least: usize, rank: u8) -> Co
     Column { title, width, least, rank }
 }
 
-/// `dead-letters list`: the records that the filter takes, newest last; with a limit only the newest.
+/// `dead-letters list`: writes the records that the filter selects, newest last; with a limit only the newest.
 ///
 /// # Errors
 /// [`ToolError`]
@@ -184,7 +184,7 @@ impl<'a, W: io::Write> Listing<'a, W> {
         Self { out, json: options.json, table, limit, kept: VecDeque::new(), matched: 0 }
     }
 
-    /// Takes one line. Returns whether its reader is still there.
+    /// Takes one line. Returns whether the reader of the output is still there.
     fn take(&mut self, line: &Line<'_>) -> Result<bool, ToolError> {
         let text = if self.json { json(line)? } else { line.text(&self.table) };
         let is_first = self.matched == 0;
@@ -219,7 +219,7 @@ fn json(value: &impl Serialize) -> Result<String, ToolError> {
     serde_json::to_string(value).map_err(|error| ToolError::Output(error.into()))
 }
 
-/// One record, as `show --json` writes it. Of `value` and the two after it at most one is there. All are missing for a record
+/// One record, as `show --json` writes it. At most one of `value`, `value_text` and `value_escaped` is set. None is set for a record
 /// without a value.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -230,7 +230,7 @@ struct Shown<'a> {
     timestamp: Option<String>,
     key: Option<String>,
     headers: Vec<ShownHeader<'a>>,
-    /// Of an invalid event: what is wrong with it.
+    /// What is wrong with an invalid event. Left out for other dead letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -267,7 +267,7 @@ pub(crate) async fn show(
     let (mut reading, _ranges) = read(settings, &selection, "dead-letters").await?;
     let topic = reading.topic().to_owned();
     let filter = Filter::new(settings, selection);
-    // Of several with that id the newest is meant.
+    // Among several with that id the newest is shown.
     let mut found = None;
     loop {
         let Some(next) = stop.run_until_cancelled(reading.next()).await else { return Ok(ExitCode::from(INTERRUPTED)) };
@@ -301,7 +301,7 @@ fn invalid(record: &SpanRecord) -> Option<String> {
     let Some(value) = record.value.as_deref() else { return Some("the record has no value".to_owned()) };
     match Envelope::parse(value) {
         Err(why) => Some(why.to_string()),
-        Ok(_) if record.workspace().is_none() => Some("the record says no workspace".to_owned()),
+        Ok(_) if record.workspace().is_none() => Some("the record has no workspace".to_owned()),
         Ok(_) => None,
     }
 }
@@ -393,7 +393,7 @@ mod tests {
         assert!(cause(Some("{}"), "invalid-event").contains("`id`"));
         assert_eq!(cause(None, "invalid-event"), "the record has no value");
         let event = r#"{"id":"e","type":"change","entityIds":{"companyId":"1"}}"#;
-        assert_eq!(cause(Some(event), "invalid-event"), "the record says no workspace");
+        assert_eq!(cause(Some(event), "invalid-event"), "the record has no workspace");
         assert_eq!(cause(Some("{}"), "exhausted"), "");
         assert!(shown("t", &record(Some("{}"), "invalid-event")).contains("cause      the event has no `id`"));
     }

@@ -27,16 +27,16 @@ const NOT_DELIVERED: u8 = 1;
 
 /// An event to explain.
 struct Given {
-    /// Where it comes from.
+    /// The place, file or stream that it comes from.
     from: String,
     value: Vec<u8>,
-    /// Its workspace, where the record says it.
+    /// Its workspace, if its record has one.
     workspace: Option<String>,
-    /// Where the events topic has it. `None`: it is from elsewhere.
+    /// Its place in the events topic. `None` if it is not from there.
     written: Option<Written>,
 }
 
-/// Explains one event for one integration. The exit code is 0 when any webhook would be delivered to, and 1 when none.
+/// Explains one event for one integration. The exit code is 0 if the event would be delivered to a webhook, and 1 otherwise.
 ///
 /// # Errors
 /// [`ToolError`], also if it is not an event.
@@ -157,14 +157,14 @@ struct AnsweredIntegration {
     workspace: String,
     id: String,
     status: &'static str,
-    /// The health topic's word. `None` where it has nothing on the integration.
+    /// The status in the health topic. `None` if it has no record of the integration.
     health: Option<String>,
     health_since: Option<String>,
-    /// Whether the health topic could be looked at.
+    /// Whether there is a health topic.
     health_known: bool,
-    /// What keeps every event from it.
+    /// The reasons why no event goes to it.
     obstacles: Vec<String>,
-    /// What may have decided otherwise when the event was read.
+    /// Why the result may have been another when the event was read.
     past: Vec<String>,
 }
 
@@ -179,7 +179,7 @@ struct AnsweredWebhook {
     decided_by: Option<usize>,
     why: String,
     items: Vec<AnsweredItem>,
-    /// Its places in the events topic, where it is behind.
+    /// Its places in the events topic, if it is behind.
     behind: Vec<Behind>,
 }
 
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspended_integration_and_another_workspace_are_told() {
+    fn the_answer_names_a_suspension_and_another_workspace() {
         let health = Health { status: Some("failed".to_owned()), since: Some("then".to_owned()), ..Health::default() };
         let answer = answer(&given(Some("other")), &found(), Some(&health), Some("a")).unwrap();
         assert_eq!(answer.web_hooks.len(), 1, "only the one asked for");
@@ -385,9 +385,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_refused_with_what_becomes_of_it() {
+    fn a_text_that_is_not_an_event_is_refused_with_what_becomes_of_it() {
         let given = Given { from: "standard input".to_owned(), value: b"{}".to_vec(), workspace: None, written: None };
         let error = answer(&given, &found(), None, None).unwrap_err().to_string();
-        assert!(error.starts_with("standard input is no event and becomes a dead letter"), "{error}");
+        assert!(error.starts_with("standard input is not an event and becomes a dead letter"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Names of integrations as people give them: the whole id where only its beginning was given, and that a name is not registered.
+//! Completes the id of an integration if only its beginning was given, and reports a name that is not registered.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,11 +9,11 @@ use crate::kafka::topic_range::SpanError;
 use crate::readers::{ReadError, may_begin_guid, read_table, same_id};
 use crate::settings::{IntegrationName, Settings};
 
-/// Ids that are named where several begin alike.
+/// Ids that an error names if several begin with the given text.
 const NAMED_MAX: usize = 5;
 
-/// The whole id of the only integration whose id begins with `given`, if that can be the beginning of a GUID; otherwise what was
-/// given. An id that is there stays as it is.
+/// The whole id of the only integration whose id begins with `given`, if that can be the beginning of a GUID; otherwise `given`. An id
+/// that exists stays as it is.
 pub(super) async fn whole_id(
     settings: &Settings,
     workspace: Option<&str>,

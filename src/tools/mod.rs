@@ -1,25 +1,25 @@
-//! The subcommands beside the worker and the API: what operators run on a bad day (look into the dead letters, send them
-//! back, replay what was missed, explain a match), the topics' tools, and the reference receiver.
+//! The subcommands that end by themselves: dead letters, replay, resume, explain, the readers, the topics' tools, the reference receiver
+//! and the demo.
 //!
-//! Every tool is bounded in memory and in what it waits for, writes its answer to the given output and its progress to
-//! stderr, and stops between two records when asked to. Nothing here names Kafka's client or decides what matches.
+//! Every tool is bounded in memory and in its waits, writes its answer to the given output and its progress to stderr, and stops between
+//! two records when asked to. No tool decides what matches.
 
-pub(crate) mod check;
-pub(crate) mod demo;
-pub(crate) mod dead_letters;
-pub(crate) mod explain;
-mod lookup;
-mod moved_keys;
-pub(crate) mod receiver;
-mod render;
-pub(crate) mod query;
-pub(crate) mod replay;
-pub(crate) mod resume;
-mod send;
-mod table;
 pub(crate) mod topics;
+mod moved_keys;
+pub(crate) mod check;
+pub(crate) mod query;
 pub(crate) mod trace;
+pub(crate) mod explain;
 mod windows;
+pub(crate) mod dead_letters;
+pub(crate) mod replay;
+mod send;
+pub(crate) mod resume;
+mod lookup;
+mod render;
+mod table;
+pub(crate) mod receiver;
+pub(crate) mod demo;
 
 use std::io;
 
@@ -27,10 +27,10 @@ use self::explain::EVENT_BYTES_MAX;
 use crate::actions::{ActionError, Ended};
 use crate::domain::event::InvalidEvent;
 
-/// Why a tool did not do what it was asked.
+/// Why a tool failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ToolError {
-    /// What tools share with the API: a topic that can't be read, a selection that is refused.
+    /// Errors that tools share with the API: a topic that can't be read, a selection that is refused.
     #[error(transparent)]
     Action(ActionError),
     /// Records were too large for the tier.
@@ -42,19 +42,19 @@ pub(crate) enum ToolError {
     /// `from` is a path, or standard input.
     #[error("the event cannot be read from {from}")]
     Input { from: String, source: io::Error },
-    /// What was given for an event is no place, and there is no such file.
+    /// The text given for an event is not a place, and there is no such file.
     #[error(
         "there is no file {given}: an event is named by topic/partition/offset, or - for standard input; \
-         `hookstream trace {given}` finds one by its id and says its place"
+         `hookstream trace {given}` finds an event by its id and shows its place"
     )]
     NoEventFile { given: String },
     #[error("the event in {from} is larger than {EVENT_BYTES_MAX} bytes")]
     EventTooLarge { from: String },
-    #[error("{from} is no event and becomes a dead letter of reason invalid-event")]
+    #[error("{from} is not an event and becomes a dead letter of reason invalid-event")]
     NoEvent { from: String, source: InvalidEvent },
     #[error("the event does not say its workspace: --workspace is needed")]
     NoWorkspace,
-    /// The place of a record that its topic has no more.
+    /// The topic does not have the record at this place any more.
     #[error("the record is gone: {record} was compacted away, aborted, or is older than its topic keeps")]
     Gone { record: String },
     #[error("the record {record} has no value: it becomes a dead letter of reason invalid-event")]
@@ -62,10 +62,10 @@ pub(crate) enum ToolError {
     /// `of` is the id or the place that was given.
     #[error("no dead letter of topic `{topic}` is of {of}")]
     NoDeadLetter { topic: String, of: String },
-    /// More integrations than one begin with what was given.
+    /// The ids of several integrations begin with the given text.
     #[error("--integration: {count} integrations begin with `{given}`: {named}")]
     Ambiguous { given: String, count: usize, named: String },
-    /// The attempts found are of more events than one.
+    /// The attempts that were found belong to several events.
     #[error("--event: several events begin with `{given}`: {named}")]
     AmbiguousEvent { given: String, named: String },
 }

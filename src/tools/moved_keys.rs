@@ -1,7 +1,7 @@
-//! Says whether partitions were added to the integrations topic, by where its keys stand. Reads only.
+//! Finds out whether partitions were added to the integrations topic, by the partitions of its keys. Reads only.
 //!
-//! A key keeps its partition unless partitions are added: then its next record, a tombstone too, goes to another one, and the
-//! old record stays. Workers go by the newer one. Programs that read the topic as Kafka tables usually are read may not.
+//! A key keeps its partition unless partitions are added. Then its next record, a tombstone too, goes to another partition, and the old
+//! record stays. Workers use the newer record. Other programs that read the topic as a table may not.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::health::records::partition_of;
 use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::settings::Settings;
 
-/// How long the reading may take: a plan is waited for.
+/// How long the reading may take: a person waits for the plan.
 const READ_MAX: Duration = Duration::from_secs(10);
 /// How long to wait for the next records.
 const WAIT: Duration = Duration::from_millis(100);
-/// How many keys are remembered, 100 bytes each: enough to tell.
+/// How many keys are remembered, 100 bytes each: enough to conclude.
 const KEYS_MAX: usize = 100_000;
 
-/// Where the keys of a topic stand.
+/// The partitions of a topic's keys.
 #[derive(Debug, Default)]
 struct Places {
     /// By key, the partition of its latest record.
@@ -41,7 +41,7 @@ impl Places {
         }
     }
 
-    /// A sentence where keys do not stand as Kafka's own partitioner places them among `partitions`, or in two of them.
+    /// A sentence if keys are in other partitions than Kafka's own partitioner would use for `partitions`, or in two of them. `None` if not.
     fn note(&self, topic: &str, partitions: i32) -> Option<String> {
         let is_elsewhere = |(key, partition): &(&Vec<u8>, &i32)| {
             std::str::from_utf8(key).is_ok_and(|key| partition_of(key, partitions) != **partition)
@@ -51,21 +51,20 @@ impl Places {
         if in_two > 0 {
             return Some(format!(
                 "{topic} was widened to {partitions} partitions: {in_two} of the {keys} keys read have records in two partitions; \
-                 workers and the API go by the newer one"
+                 workers and the API use the newer one"
             ));
         }
         (elsewhere > 0).then(|| {
             format!(
-                "{topic} may have been widened to {partitions} partitions: {elsewhere} of the {keys} keys read stand where Kafka's \
-                 usual partitioner would not put them; the next record of such a key may go to another partition, and \
-                 workers and the API go by the newer one"
+                "{topic} may have been widened to {partitions} partitions: {elsewhere} of the {keys} keys read are not where Kafka's \
+                usual partitioner would put them; the next record of such a key may go to another partition, and \
+                workers and the API use the newer one"
             )
         })
     }
 }
 
-/// A sentence about the integrations topic, where its keys have moved. Nothing where it can't be read: the plan says what is
-/// wrong with it.
+/// A sentence about the integrations topic if its keys have moved. `None` if not, or if the topic can't be read: the plan reports that.
 pub(super) async fn note(settings: &Settings) -> Option<String> {
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.integrations.clone());
     let reading = tokio::task::spawn_blocking(move || {
@@ -79,7 +78,7 @@ pub(super) async fn note(settings: &Settings) -> Option<String> {
     match reading.await {
         Ok(Ok(note)) => note,
         Ok(Err(error)) => {
-            tracing::debug!(%error, "where the keys of the integrations topic stand is not known");
+            tracing::debug!(%error, "the partitions of the keys of the integrations topic are not known");
             None
         }
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_in_their_place_are_nothing_to_say() {
+    fn keys_in_their_partitions_give_no_note() {
         let mut places = Places::default();
         for key in keys() {
             places.take(key.as_bytes(), partition_of(&key, 12));
@@ -106,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_widened_topic_is_told_before_and_after_its_first_new_record() {
+    fn a_widened_topic_gives_a_note_before_and_after_its_first_new_record() {
         let mut places = Places::default();
         for key in keys() {
             places.take(key.as_bytes(), partition_of(&key, 2));

@@ -1,5 +1,5 @@
-//! `integrations`, `health` and `attempts`: the readers at the command line. Rows on stdout, newest first; how far they looked is said
-//! behind them, or with `--json` in the log.
+//! `integrations`, `health` and `attempts`: the readers at the command line. Rows go to stdout, newest first. How far the search went
+//! stands below the rows, or with `--json` in the log.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,7 +24,7 @@ use crate::settings::{AttemptsQuery, NamedEvent, Query, Settings};
 
 /// Pages between the thread that reads and the one that writes.
 const PAGES_AHEAD: usize = 2;
-/// A question that is answered sooner needs no progress.
+/// A question that takes less time shows no progress.
 const SILENT: Duration = Duration::from_secs(1);
 /// `msg_` and 32 hexadecimal digits.
 const DELIVERY_ID_CHARS: usize = 36;
@@ -42,7 +42,7 @@ impl Query {
     }
 }
 
-/// The question with the whole id of the integration, where only its beginning was given.
+/// The question with the whole id of the integration, if only its beginning was given.
 async fn resolved(settings: &Settings, query: &Query) -> Result<Query, ToolError> {
     let integration = lookup::whole_id(settings, query.workspace.as_deref(), query.integration.as_deref()).await?;
     Ok(Query { integration, ..query.clone() })
@@ -234,7 +234,7 @@ fn attempt_filter(query: &Query, options: &AttemptsQuery) -> AttemptFilter {
     }
 }
 
-/// The beginning of an event's id is enough, that of a delivery's id or of a place is not.
+/// A hint for an id that is too short: the beginning of an event's id is enough, that of a delivery's id or of a place is not.
 fn id_hint(event: Option<&NamedEvent>, delivery: Option<&str>) -> Option<&'static str> {
     let is_cut = |id: &str| id.chars().count() < DELIVERY_ID_CHARS;
     let whole_id = "(The id of a delivery is needed whole: msg_ and 32 hexadecimal digits.)";
@@ -248,7 +248,7 @@ fn id_hint(event: Option<&NamedEvent>, delivery: Option<&str>) -> Option<&'stati
     }
 }
 
-/// Takes the events of a page to those before it. Only one event may begin with what was given.
+/// Adds the events of a page to those of the pages before. Only one event's id may begin with `given`.
 fn check_events(given: &str, page: &Page<Attempt>, events: &mut BTreeSet<String>) -> Result<(), ToolError> {
     events.extend(page.rows.iter().filter_map(|row| Some(canonical(row.event_id.as_deref()?).into_owned())));
     if events.len() <= 1 {
@@ -257,14 +257,14 @@ fn check_events(given: &str, page: &Page<Attempt>, events: &mut BTreeSet<String>
     Err(ToolError::AmbiguousEvent { given: given.to_owned(), named: lookup::named(events) })
 }
 
-/// How far was looked.
+/// How far the search went.
 struct Looked {
     read: u64,
     back_to_ms: Option<i64>,
     complete: bool,
 }
 
-/// Reads page after page until there are as many rows as asked for, all was looked at, or the caller wants no more. Blocks.
+/// Reads pages until there are enough rows, everything was read, or the caller wants no more. Blocks.
 fn read_pages(
     settings: &Settings,
     query: &Query,
@@ -316,7 +316,7 @@ fn span(query: &Query) -> Span {
     }
 }
 
-/// On stderr, and only on a terminal.
+/// A progress display on stderr, shown only on a terminal.
 pub(super) fn spinner() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -338,7 +338,7 @@ struct Listing<'a, W> {
     query: &'a Query,
     out: &'a mut W,
     shown: usize,
-    /// What to say of the id where it names nothing.
+    /// The hint about the id, if nothing is found.
     id_hint: Option<&'static str>,
 }
 
@@ -346,7 +346,7 @@ const ATTEMPTS_HEADING: [&str; 9] =
     ["AT", "INTEGRATION", "WEBHOOK", "EVENT", "TRY", "RESULT", "TOOK", "NEXT ATTEMPT", "CAUSE"];
 
 impl<W: io::Write> Listing<'_, W> {
-    /// Whether the reader of the output is still there.
+    /// Writes a page. Returns whether the reader of the output is still there.
     fn write(&mut self, page: &Page<Attempt>) -> Result<bool, ToolError> {
         let lines = if self.query.json {
             page.rows.iter().map(json).collect::<Result<Vec<_>, _>>()?
@@ -373,7 +373,7 @@ impl<W: io::Write> Listing<'_, W> {
         let back_to = looked.back_to_ms.and_then(time);
         if self.query.json {
             let (read, complete) = (looked.read, looked.complete);
-            tracing::info!(read, shown = self.shown, searched_back_to = back_to, complete, "attempts were looked for");
+            tracing::info!(read, shown = self.shown, searched_back_to = back_to, complete, "attempts were searched");
             return Ok(());
         }
         let back = back_to.as_ref().map(|time| format!(", back to {time}")).unwrap_or_default();
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_cut_off_is_told() {
+    fn a_cut_id_gets_a_hint() {
         let hint = |event| id_hint(Some(&event), None);
         let id = |text: &str| text.to_owned();
         assert!(hint(NamedEvent::Delivery(id("msg_65d776ee"))).unwrap().contains("32"));
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_an_id_is_enough_while_one_event_begins_so() {
+    fn the_beginning_of_an_id_is_enough_if_one_event_has_it() {
         let one = "3c75d291-0000-4000-8000-000000000001";
         let other = "3c75d291-0000-4000-8000-000000000002";
         let mut events = BTreeSet::new();

@@ -1,11 +1,11 @@
-//! How records look on a terminal: times, texts of strangers without control characters, JSON without changing a token.
+//! Makes records readable on a terminal: times, texts from outside without control characters, JSON without changing a token.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 
-/// Deeper levels are indented no further: the output stays in proportion to what came in.
+/// Deeper levels are indented no further, so that the output stays in proportion to the input.
 const INDENT_MAX: usize = 32;
 
 /// A time of RFC 3339 in UTC, to the millisecond.
@@ -30,7 +30,7 @@ pub(super) fn records_were(count: u64) -> String {
     if count == 1 { "1 was".to_owned() } else { format!("{count} were") }
 }
 
-/// That there are more than a limit shows. `None` where there are not.
+/// A line about the rows that a limit leaves out; `None` if it leaves out none.
 pub(super) fn more(count: usize, what: &str) -> Option<String> {
     (count > 0).then(|| format!("{count} more {what}: --limit shows more"))
 }
@@ -40,7 +40,7 @@ pub(super) fn or_dash(text: Option<&str>) -> Cow<'_, str> {
     text.map_or(Cow::Borrowed("-"), printable)
 }
 
-/// What a record's value or header is.
+/// A record's value, by its form.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body<'a> {
     /// JSON, as it stands.
@@ -52,7 +52,7 @@ pub(super) enum Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Finds out.
+    /// Finds the form of a value.
     pub(super) fn of(value: &'a [u8]) -> Self {
         match std::str::from_utf8(value) {
             Ok(text) if serde_json::from_str::<IgnoredAny>(text).is_ok() => Self::Json(text),
@@ -61,7 +61,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// For people.
+    /// The value for a terminal.
     pub(super) fn shown(&self) -> String {
         match self {
             // The only control characters outside of strings are line ends and tabs, which go.
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("a\u{1b}[2Jb\u{9b}"), "a\\u{1b}[2Jb\\u{9b}");
         assert_eq!(Body::of(b"not json\x07").shown(), "not json\\u{7}");
         assert_eq!(Body::of(b"\xff{").shown(), "\\xff{");

@@ -10,10 +10,10 @@ use crate::actions::Sender;
 use crate::actions::selection::Selection;
 use crate::settings::{IntegrationName, Replay, Settings};
 
-/// Sends the events of a range that match back to delivery.
+/// Sends the matching events of a range to delivery again.
 ///
 /// # Errors
-/// [`ToolError`]; where sending has begun, the account is written all the same.
+/// [`ToolError`]. Once sending has begun, the account is written also after an error.
 pub(crate) async fn replay(
     settings: &Settings,
     options: &Replay,

@@ -1,4 +1,4 @@
-//! `resume`: ends the suspension of an integration, and says what came of it.
+//! `resume`: ends the suspension of an integration, and prints the result.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -12,11 +12,11 @@ use crate::actions::selection::Selection;
 use crate::health::records::StateRecord;
 use crate::settings::{Resume, Settings};
 
-/// How long the owner may take: a failover, and its turn.
+/// How long the owner may take: long enough for a failover and its next turn.
 const GRANT_MAX: Duration = Duration::from_mins(1);
 
-/// Resumes the selected integration and prints what came of it. Ends with 0 when it is (or would be) not suspended, with 1 when
-/// no worker has granted the request in time, when its own status is `failed`, or when it is unknown.
+/// Resumes the selected integration and prints the result. The exit code is 0 if the integration is (or would be) not suspended. It is 1
+/// if no worker has granted the request in time, if its own status is `failed`, or if it is unknown.
 ///
 /// # Errors
 /// [`ToolError`]
@@ -61,7 +61,7 @@ fn print(
         Outcome::NotSuspended => {
             let health = match before {
                 Some(before) => format!("it is {}", before.health().word()),
-                None => "nothing was ever held against it".to_owned(),
+                None => "no change of health is recorded".to_owned(),
             };
             let own = match status {
                 Some(status) if status != "active" => format!("; its own status is {status}"),

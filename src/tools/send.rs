@@ -18,15 +18,15 @@ use crate::readers::scan::Bounds;
 use crate::settings::{Sending, Settings};
 use crate::telemetry::chain::chain;
 
-/// How long a tool waits for its record to be written. Where the brokers are gone, the account should not wait for long.
+/// How long a tool waits for its record to be written. If the brokers are gone, the account does not wait for long.
 const RECORD_MAX: Duration = Duration::from_secs(5);
 /// Between two changes of the progress bar's text.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// Sends what is selected, or only counts it, and writes the account. A run leaves a record in the audit topic.
+/// Sends the selected records, or only counts them, and writes the account. A run leaves a record in the audit topic.
 ///
 /// # Errors
-/// [`ToolError`]; where sending has begun, the account is written all the same.
+/// [`ToolError`]. Once sending has begun, the account is written also after an error.
 pub(super) async fn send(
     settings: &Settings,
     sender: Sender,
@@ -70,7 +70,7 @@ pub(super) async fn send(
     }
 }
 
-/// The way into the audit topic. On a bad day a tool works without it, and says so.
+/// Opens the audit topic. If that fails, the tool works without it and logs a warning.
 pub(super) async fn audit(settings: &Settings) -> Option<Audit> {
     let opened = Audit::open(settings).await;
     if let Err(error) = &opened {
@@ -79,7 +79,7 @@ pub(super) async fn audit(settings: &Settings) -> Option<Audit> {
     opened.ok()
 }
 
-/// Writes the record of an action. One that is not written is said: the action has happened.
+/// Writes the record of an action. If that fails it logs an error, since the action has happened.
 pub(super) async fn record(audit: &Audit, action: &'static str, selection: &Selection, counts: &serde_json::Value) {
     let who = command_line();
     let written = tokio::time::timeout(RECORD_MAX, audit.record(&who, action, selection, counts)).await;
@@ -91,7 +91,7 @@ pub(super) async fn record(audit: &Audit, action: &'static str, selection: &Sele
     tracing::error!(action, error, "the action leaves no record in the audit topic");
 }
 
-/// On stderr, and only on a terminal.
+/// A progress bar on stderr, shown only on a terminal.
 struct Bar {
     shown: ProgressBar,
     redrawn: Instant,

@@ -1,4 +1,4 @@
-//! Tables for people: columns as wide as what stands in them, and, on a terminal, lines that fit it.
+//! Tables for people: columns as wide as their contents, and on a terminal lines that fit it.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
@@ -10,7 +10,7 @@ const COLUMN_MIN: usize = 8;
 /// Between two columns.
 const GAP: &str = "  ";
 
-/// How wide a line of standard output may be. `None` where it goes to a file or a pipe, or when whole columns are wanted.
+/// How wide a line of standard output may be. `None` if it goes to a file or a pipe, or if `wide` asks for whole columns.
 pub(super) fn line_width(wide: bool) -> Option<usize> {
     if wide || !io::stdout().is_terminal() {
         return None;
@@ -19,7 +19,7 @@ pub(super) fn line_width(wide: bool) -> Option<usize> {
     console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)).filter(|columns| *columns > 0)
 }
 
-/// The lines of a table: its heading and its rows. What would be wider than `line_width` is cut in its widest columns.
+/// The lines of a table: its heading and its rows. If they are wider than `line_width`, the widest columns are cut.
 pub(super) fn lines(heading: &[&str], rows: &[Vec<String>], line_width: Option<usize>) -> Vec<String> {
     let rows: Vec<Vec<Cow<'_, str>>> =
         rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
@@ -56,11 +56,11 @@ fn line(cells: &[Cow<'_, str>], widths: &[usize]) -> String {
 /// A column of a table whose rows are written as they come: its width is known beforehand.
 pub(super) struct Column {
     pub(super) title: &'static str,
-    /// How wide it is where there is room.
+    /// Its width if there is room.
     pub(super) width: usize,
-    /// What it may be narrowed to.
+    /// Its smallest width.
     pub(super) least: usize,
-    /// Where the line is short, the column of the highest rank is left out first, and one of rank 0 never.
+    /// On a short line the column of the highest rank is left out first. A column of rank 0 is never left out.
     pub(super) rank: u8,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Fixed {
 }
 
 impl Fixed {
-    /// Lays the columns out in lines of that width. Without one every column is there, and nothing is cut.
+    /// Fits the columns into lines of that width. With `None` every column is there, and nothing is cut.
     pub(super) fn new(columns: &[Column], line_width: Option<usize>) -> Self {
         let Some(line_width) = line_width else {
             let columns = columns.iter().map(|column| (column.title, Some(column.width))).collect();
@@ -96,7 +96,6 @@ impl Fixed {
         Self { columns: columns.collect(), is_cut: true }
     }
 
-    /// The titles.
     pub(super) fn heading(&self) -> String {
         let titles: Vec<&str> = self.columns.iter().map(|(title, _)| *title).collect();
         self.row(&titles)
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
+    fn control_characters_are_escaped() {
         assert!(lines(&["A"], &[row(&["\u{1b}[2J"])], None)[1].starts_with("\\u{1b}"));
     }
 }

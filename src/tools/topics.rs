@@ -1,4 +1,4 @@
-//! `topics plan` and `topics apply`: what they print, and how they end.
+//! `topics plan` and `topics apply`: their output and their exit codes.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use crate::settings::Settings;
 use crate::topics::cluster::{self, Applied, TopicsError};
 use crate::topics::{Finding, Fix, Plan, Severity};
 
-/// Why the tool could not say anything.
+/// Why the tool failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TopicsToolError {
-    /// The cluster could not be looked at.
+    /// The topics could not be read or changed.
     #[error(transparent)]
     Topics(#[from] TopicsError),
     /// The reader of the output is gone.
@@ -21,7 +21,7 @@ pub(crate) enum TopicsToolError {
     Print(#[from] io::Error),
 }
 
-/// Prints what is missing or differs and what that costs. Ends with 0 when there is nothing to do, with 1 otherwise.
+/// Prints what is missing or differs and what that costs. The exit code is 0 if there is nothing to do, and 1 otherwise.
 ///
 /// # Errors
 /// When the cluster can't be reached, or the output not be written.
@@ -44,8 +44,8 @@ pub(crate) async fn run_plan(
     Ok(if plan.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Creates and alters topics and prints what was done and what is left. Ends with 0 when nothing failed and nothing is
-/// left that loses data or stops the worker, with 1 otherwise.
+/// Creates and alters topics and prints what was done and what is left. The exit code is 0 if nothing failed and nothing is left that
+/// loses data or stops the worker, and 1 otherwise.
 ///
 /// # Errors
 /// When the cluster can't be reached, or the output not be written.

@@ -23,7 +23,7 @@ use crate::settings::{NamedEvent, Settings, Trace as Options};
 /// There is no such event.
 const NOT_FOUND: u8 = 1;
 
-/// What came of looking for the event.
+/// The result of a trace.
 enum Answer {
     /// And how many attempts the limit keeps back.
     Traced(Box<Trace>, usize),
@@ -36,13 +36,13 @@ enum Answer {
 enum NotFound {
     #[error("the event is of another workspace than `{wanted}`")]
     OtherWorkspace { wanted: String },
-    #[error("it is no event: it becomes a dead letter of reason invalid-event")]
+    #[error("it is not an event: it becomes a dead letter of reason invalid-event")]
     NoEvent,
     #[error("standard input holds no event: {0}")]
     NoEventGiven(InvalidEvent),
     #[error("there is no record {place}: it is gone, or was never there")]
     NoRecord { place: Origin },
-    #[error("Nothing is known of delivery {id}: no failed attempt of it is logged, and it is no dead letter")]
+    #[error("Nothing is known of delivery {id}: no failed attempt of it is logged, and it is not a dead letter")]
     UnknownDelivery { id: String },
     #[error("the event of delivery {delivery}, {place}, is gone")]
     EventGone { delivery: String, place: Origin },
@@ -54,7 +54,7 @@ enum NotFound {
     UnknownEvent { topic: String, id: String, read: u64, back_to: Option<String> },
 }
 
-/// Traces one event. The exit code is 0 when it was found, and 1 when not.
+/// Traces one event. The exit code is 0 if it was found, and 1 if not.
 ///
 /// # Errors
 /// [`ToolError`]
@@ -127,7 +127,7 @@ fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> R
     })
 }
 
-/// The event, or why it is not there.
+/// The event, or why it was not found.
 fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Result<FoundEvent, NotFound>, ToolError> {
     let span = Span {
         from_ms: options.from.map(Timestamp::as_millisecond),
@@ -169,15 +169,15 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
                 Err(error) => return Ok(Err(NotFound::NoEventGiven(error))),
             };
             let found = event_of_id(settings, &id, workspace, &span, Bounds::PATIENT, watch)?;
-            // One that is in no topic is traced by its id alone.
+            // An event that is in no topic is traced by its id alone.
             let given = FoundEvent { value, workspace: options.workspace.clone(), origin: None, at_ms: None };
             Ok(Ok(found.unwrap_or(given)))
         }
     }
 }
 
-/// Only the webhooks and attempts that were asked for, and how many attempts the limit keeps back. The account stays that of the
-/// whole event.
+/// The trace with only the selected webhooks and attempts, and the number of attempts that the limit leaves out. The account stays
+/// that of the whole event.
 fn shown(mut trace: Trace, options: &Options) -> (Trace, usize) {
     let is = |wanted: &Option<String>, actual: &str| wanted.as_ref().is_none_or(|wanted| same_id(wanted, actual));
     trace.webhooks.retain(|webhook| {

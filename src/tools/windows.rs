@@ -1,5 +1,5 @@
-//! For `explain`: what may have held an event back from an integration's webhooks when it was read. Suspensions, changes of the
-//! integration, and places of webhooks that are behind. What decides now is not here.
+//! For `explain`: what may have kept an event from an integration's webhooks when it was read: suspensions, changes of the integration,
+//! and places of webhooks that are behind. `explain` itself has what decides now.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -23,7 +23,7 @@ pub(super) struct Behind {
     /// `lane-full` or `circuit-open`.
     pub(super) reason: Option<String>,
     pub(super) since: Option<String>,
-    /// From its place to the partition's end, those that it does not match included.
+    /// Events from its place to the partition's end, also those that it does not match.
     pub(super) events_to_go: i64,
 }
 
@@ -66,7 +66,7 @@ impl Written {
     }
 }
 
-/// What may have decided otherwise when the event was read, in words.
+/// Why the result may have been another when the event was read, in words.
 pub(super) fn past(written: Written, found: &Found, health: Option<&Health>) -> Vec<String> {
     let mut past = Vec::new();
     if let Some(health) = health
@@ -116,17 +116,18 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_a_suspension_and_of_another_version_of_the_integration_is_told() {
+    fn a_suspension_and_a_later_change_of_the_integration_are_named() {
         let at_ms = "2026-01-31T12:00:00Z".parse::<Timestamp>().unwrap().as_millisecond();
         let written = |offset| Written { partition: 3, offset, at_ms: Some(at_ms) };
-        let told = |offset, updated_at: &str, health: &Health| past(written(offset), &found(updated_at), Some(health));
+        let past_of =
+            |offset, updated_at: &str, health: &Health| past(written(offset), &found(updated_at), Some(health));
         let (earlier, later) = ("2026-01-31T11:00:00Z", "2026-01-31T13:00:00Z");
-        assert!(told(9, earlier, &health("failed", later)).is_empty(), "before the first that was dropped");
-        assert!(told(10, earlier, &health("failed", earlier))[0].starts_with("it came after the suspension began"));
-        let ended = told(10, earlier, &health("active", later));
+        assert!(past_of(9, earlier, &health("failed", later)).is_empty(), "before the first that was dropped");
+        assert!(past_of(10, earlier, &health("failed", earlier))[0].starts_with("it came after the suspension began"));
+        let ended = past_of(10, earlier, &health("active", later));
         assert!(ended[0].contains("suspended") && ended[0].contains(later), "{ended:?}");
-        assert!(told(10, earlier, &health("active", earlier)).is_empty(), "it came after the end");
-        let changed = told(9, later, &health("active", earlier));
+        assert!(past_of(10, earlier, &health("active", earlier)).is_empty(), "it came after the end");
+        let changed = past_of(9, later, &health("active", earlier));
         assert!(changed.len() == 1 && changed[0].contains("changed at 2026-01-31T13:00:00Z"), "{changed:?}");
     }
 }

@@ -68,7 +68,7 @@ async fn what_is_no_event_is_a_dead_letter_and_the_partition_moves_on() {
     assert_eq!(dead.len(), poison.len());
     for (number, (bad, has_workspace)) in poison.iter().enumerate() {
         let origin = format!("{}/0/{}", stage.names.events(), 2 * number + 1);
-        let letter = dead.get(&origin).unwrap_or_else(|| panic!("{bad:?} is no dead letter"));
+        let letter = dead.get(&origin).unwrap_or_else(|| panic!("{bad:?} is not a dead letter"));
         assert_eq!(letter.value, bad.value, "its bytes are untouched");
         let mut expected = BTreeMap::from([("hookstream-reason", "invalid-event"), ("hookstream-origin", &origin)]);
         if *has_workspace {

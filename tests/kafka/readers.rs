@@ -262,7 +262,7 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     // An integration that is not suspended, can't be resumed, or is not there, gets an answer that says so.
     stage.put(&[secretive("broken", &receiver, "failed", &json!([{}]))]);
     for (id, code, expected) in [
-        ("shop", 0, "nothing was ever held against it; its own status is paused"),
+        ("shop", 0, "no change of health is recorded; its own status is paused"),
         ("broken", 1, "its own status is failed"),
         ("nobody", 1, "there is no integration ws/nobody"),
     ] {
@@ -338,7 +338,7 @@ async fn the_last_attempts_of_one_integration_cost_a_small_part_of_the_log() {
     assert_eq!(rows.len(), 50);
     assert!(rows.iter().all(|row| row["integrationId"] == "i-7"));
     assert_eq!(rows[0]["eventId"], format!("e-{}", LOGGED - 500 + 7), "the newest first");
-    let line = ended.log.lines().find(|line| line.contains("attempts were looked for")).expect("how far it looked");
+    let line = ended.log.lines().find(|line| line.contains("attempts were searched")).expect("how far it looked");
     let line: Value = serde_json::from_str(line).unwrap();
     let read = line["read"].as_u64().unwrap();
     println!("50 of {LOGGED} attempts after {took:?}, {read} records read");

@@ -450,7 +450,7 @@ async fn an_explanation_names_what_decided() {
     assert!(from_file.out.contains("eventType change, but the event is an unlink"), "{}", from_file.out);
     let by_id = run(brokers, &names, &[&explain[..], &["--event", "3c75d291"]].concat()).await;
     assert_eq!(by_id.code, 1, "{}", by_id.log);
-    assert!(by_id.log.contains("`hookstream trace 3c75d291` finds one by its id"), "{}", by_id.log);
+    assert!(by_id.log.contains("`hookstream trace 3c75d291` finds an event by its id"), "{}", by_id.log);
     let contact = String::from_utf8(event(2, "contact").value.unwrap()).unwrap();
     let only = [&explain[..], &["--event", "-", "--webhook", "contacts"]].concat();
     let from_stdin = run_with(brokers, &names, &only, &contact).await;

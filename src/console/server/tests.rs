@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use tower_service::Service as _;
 
 use super::*;
-use crate::registration::http::readers::testing::Told;
+use crate::registration::http::readers::testing::MemorySource;
 
 fn router_with(forward: Option<Forward>) -> Router {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"reader acme:read\nall *\n").unwrap();
     let tokens = Arc::new(Tokens::open(Some(file.path())).unwrap());
-    let readers = Readers::new(Arc::clone(&tokens), Arc::new(Told::default()));
+    let readers = Readers::new(Arc::clone(&tokens), Arc::new(MemorySource::default()));
     router(Console { tokens, readers, forward })
 }
 

@@ -50,11 +50,11 @@ const RATE: u32 = 100;
 /// The most that `rate` may say.
 const RATE_MAX: u32 = 10_000;
 /// Between two lines of progress.
-const TELL_EVERY: Duration = Duration::from_millis(500);
+const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// Lines of progress that a slow caller has not taken yet. More are left out, but the last one.
 const LINES_MAX: usize = 4;
 
-/// What actions need, and those under way.
+/// What actions need, and the runs under way.
 pub(super) struct Actions {
     settings: Arc<Settings>,
     /// The way into the audit topic, once it is open.
@@ -96,8 +96,8 @@ impl Actions {
         self.audit.get_or_try_init(open).await.cloned()
     }
 
-    /// Leaves the record of a test delivery. It has happened and changed nothing, so it is answered in any case; a record that is missing
-    /// is logged and counted.
+    /// Writes the audit record of a test delivery. The delivery has happened and changed nothing, so it is answered in any case; a
+    /// record that is missing is logged and counted.
     pub(super) async fn tested(&self, who: &str, names: &Names, acknowledged: bool) {
         let selection = Selection { webhook: names.webhook.clone(), ..about(names, names.id.clone()) };
         let counts = json!({ "acknowledged": u8::from(acknowledged), "failed": u8::from(!acknowledged) });
@@ -121,14 +121,14 @@ impl Ending {
         self.stop.cancel();
     }
 
-    /// Waits until each has left its record.
+    /// Waits until each has written its audit record.
     pub(super) async fn wait(self) {
         self.runs.close();
         self.runs.wait().await;
     }
 }
 
-/// What a run sends, as a preview answered it.
+/// The records that a run sends, as a preview fixed them.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RunBody {
@@ -146,7 +146,7 @@ pub(super) struct Preview {
     selection: Selection,
     #[schema(value_type = Counts)]
     counts: Value,
-    /// Whether everything that was selected is fixed. Otherwise the preview ended at its bound of time, and the run sends the older part.
+    /// Whether all selected records are fixed. Otherwise the preview reached its time bound, and the run sends the older part.
     complete: bool,
 }
 
@@ -180,7 +180,7 @@ pub(super) struct Progress {
     counts: Value,
     /// The run has ended and its record is in the audit topic.
     done: bool,
-    /// It was stopped, or ended at its bound of time; `selection` says what was dealt with.
+    /// The run was stopped, or reached its time bound; `selection` says how far it came.
     stopped_early: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     selection: Option<Selection>,
@@ -188,7 +188,7 @@ pub(super) struct Progress {
     error: Option<String>,
 }
 
-/// Which integration is resumed.
+/// The integration to resume.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ResumeBody {
@@ -196,11 +196,11 @@ pub(super) struct ResumeBody {
     integration: String,
 }
 
-/// What came of a resumption.
+/// The result of a resumption.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ResumeAnswer {
-    /// `resumed`, `not-suspended`, or `pending` where the request stands and no worker has granted it yet.
+    /// `resumed`, `not-suspended`, or `pending` if the request is written and no worker has granted it yet.
     #[schema(value_type = String, example = "resumed")]
     outcome: Outcome,
     /// The same in words.
@@ -274,7 +274,7 @@ pub(super) async fn replay(
     post, path = "/api/v1/{workspace}/actions/resume", operation_id = "resume", tag = "actions",
     params(InWorkspace),
     request_body(content = ResumeBody, content_type = "application/json"),
-    responses((status = 200, body = ResumeAnswer, description = "What came of it"), (status = 409, body = Conflicting, description = "There is no such integration, or its own status is failed"), (status = 429, body = answers::Problem, description = "Too many actions are under way"), AnyRequest, AnyBody)
+    responses((status = 200, body = ResumeAnswer, description = "The result"), (status = 409, body = Conflicting, description = "There is no such integration, or its own status is failed"), (status = 429, body = answers::Problem, description = "Too many actions are under way"), AnyRequest, AnyBody)
 )]
 pub(super) async fn resume_one(
     State(api): State<Arc<Api>>,
@@ -353,7 +353,7 @@ async fn run(
 #[error("rate: expected a whole number from 1 to {RATE_MAX}")]
 struct BadRate;
 
-/// Records a second. JSON does not tell `100.0` from `100`.
+/// Records a second. JSON does not distinguish `100.0` from `100`.
 fn rate_of(given: Option<f64>) -> Result<u32, BadRate> {
     let Some(given) = given else { return Ok(RATE) };
     let rate = (1..=RATE_MAX).find(|rate| f64::from(*rate).total_cmp(&given).is_eq());
@@ -363,10 +363,10 @@ fn rate_of(given: Option<f64>) -> Result<u32, BadRate> {
 /// Sends, and reports its progress. If the caller closes the connection, the run stops.
 async fn sending(order: Order<'_>, prepared: Prepared, lines: &mpsc::Sender<Bytes>) -> Resent {
     let stop = order.stop.clone();
-    let mut last_told = Instant::now();
-    let mut tell = |account: &Account, _: &[_]| {
-        if last_told.elapsed() >= TELL_EVERY {
-            last_told = Instant::now();
+    let mut last_report = Instant::now();
+    let mut report = |account: &Account, _: &[_]| {
+        if last_report.elapsed() >= REPORT_EVERY {
+            last_report = Instant::now();
             let counts = account.counts();
             // If the caller does not read, this line is left out. The last line is always sent.
             drop(lines.try_send(line(&Progress {
@@ -378,7 +378,7 @@ async fn sending(order: Order<'_>, prepared: Prepared, lines: &mpsc::Sender<Byte
             })));
         }
     };
-    let sent = resend(order, prepared, &mut tell);
+    let sent = resend(order, prepared, &mut report);
     until_gone(sent, lines.closed(), &stop).await
 }
 
@@ -393,7 +393,7 @@ async fn until_gone<T>(sent: impl Future<Output = T>, gone: impl Future<Output =
     sent.await
 }
 
-/// Leaves the record of a run, and says how it ended.
+/// Writes the audit record of a run, and returns how it ended.
 async fn ended(audit: &Audit, unrecorded: &IntCounter, who: &str, sender: Sender, resent: Resent) -> Progress {
     let Resent { account, selection, ended } = resent;
     let counts = account.counts();
@@ -440,7 +440,7 @@ async fn resumed(api: &Api, names: &Names, caller: Caller, request: Request) -> 
         }
         Outcome::Resumed | Outcome::WouldResume => "The integration is active again.",
         Outcome::NotSuspended => "The integration is not suspended.",
-        Outcome::Pending => "The request stands; no worker has granted it yet. One that starts will.",
+        Outcome::Pending => "The request is written, and no worker has granted it yet. A worker that starts will.",
     };
     let recorded = audit.record(&caller.name, "resume", &selection, &outcome.counts()).await;
     recorded.inspect_err(|_error| api.actions.unrecorded.inc()).map_err(refused)?;

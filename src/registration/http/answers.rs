@@ -1,4 +1,4 @@
-//! The shapes of every answer, exactly. What they say was decided before.
+//! The exact shape of every answer. Nothing is decided here.
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -197,10 +197,10 @@ pub(crate) fn forbidden(workspace: &str, has: Rights, needed: Right) -> Response
 /// 404: not an instance, a route.
 pub(crate) fn no_route(path: &str) -> Response<Body> {
     let path: String = path.chars().take(200).collect();
-    problem(StatusCode::NOT_FOUND, "noSuchRoute", format!("{path} is no route; see /api/v1/docs"))
+    problem(StatusCode::NOT_FOUND, "noSuchRoute", format!("{path} is not a route; see /api/v1/docs"))
 }
 
-/// 404: there is such a route, but not the thing that it names.
+/// 404: the route exists, but not the thing that it names.
 pub(crate) fn missing(message: impl Into<String>) -> Response<Body> {
     problem(StatusCode::NOT_FOUND, "notFound", message)
 }
@@ -244,7 +244,7 @@ pub(crate) fn unavailable(message: impl Into<String>) -> Response<Body> {
     with_header(response, RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
-/// What a failed write is answered with.
+/// The answer to a failed write.
 pub(crate) fn not_written(error: &WriteError) -> Response<Body> {
     match error {
         WriteError::TooLarge => too_large(error.to_string()),

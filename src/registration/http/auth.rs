@@ -1,5 +1,5 @@
-//! The rights of callers: bearer tokens from a file, each with its rights by workspace, read again on demand. A token is never
-//! kept as it is, only its digest, and a lookup takes the same time for every token.
+//! The rights of callers: bearer tokens from a file, each with its rights by workspace, read again on demand. Only the digest
+//! of a token is kept, and a lookup takes the same time for every token.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,17 +48,17 @@ pub(crate) enum BadTokens {
     },
 }
 
-/// What a line is, for messages.
+/// The accepted form of a line, for messages.
 const EXPECTED: &str = "a line is a token and its workspaces, separated by spaces: a name or * for all of them, and rights \
                         after a colon where it has not all: `TOKEN acme:read initech:operate,body *:read`; # begins a comment";
 
 /// The key in a [`Grant`] of the rights that hold for every workspace.
 const EVERY: &str = "*";
 
-/// What a token may do where.
+/// The rights of a token, by workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
-    /// Of its digest: names the token in the audit trail without telling it.
+    /// The beginning of its digest: names the token in the audit trail without disclosing it.
     name: String,
     by_workspace: BTreeMap<String, Rights>,
 }
@@ -91,7 +91,7 @@ impl Grant {
         self.by_workspace.contains_key(EVERY)
     }
 
-    /// What the token may do in the workspace: its rights there, and those for every workspace.
+    /// The token's rights in the workspace, those for every workspace included.
     pub(crate) fn rights(&self, workspace: &str) -> Rights {
         let of = |name: &str| self.by_workspace.get(name).copied().unwrap_or_default();
         of(workspace).with(of(EVERY))
@@ -148,7 +148,7 @@ impl Tokens {
         }
     }
 
-    /// What the request's token may do; `None` without a token that is known.
+    /// The grant of the request's token; `None` without a known token.
     pub(crate) fn grant(&self, headers: &HeaderMap) -> Option<Arc<Grant>> {
         let set = Arc::clone(&self.set.read());
         set.find(token(headers)?)
@@ -216,7 +216,7 @@ fn parse(text: &str) -> Result<Set, (usize, &'static str)> {
             has_workspace = true;
         }
         if !has_workspace {
-            return Err((index + 1, "no workspace"));
+            return Err((index + 1, "not a workspace"));
         }
     }
     Ok(Set(grants.into_iter().map(|(digest, grant)| (digest, Arc::new(grant))).collect()))
@@ -228,12 +228,12 @@ fn workspace(word: &str) -> Result<(&str, Rights), &'static str> {
         None => (word, Rights::ALL),
         Some((name, words)) => {
             let rights = words.split(',').map(Right::parse).collect::<Option<Vec<_>>>();
-            let rights = rights.ok_or("a word after a colon is no right: expected read, body, operate or write")?;
+            let rights = rights.ok_or("a word after a colon is not a right: expected read, body, operate or write")?;
             (name, rights.into_iter().fold(Rights::default(), |rights, right| rights.with(right.into())))
         }
     };
     if name != EVERY && (!is_name(name) || name.contains('*')) {
-        return Err("a word is no workspace: expected a name of at most 200 characters without slashes, or *");
+        return Err("a word is not a workspace: expected a name of at most 200 characters without slashes, or *");
     }
     Ok((name, rights))
 }
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_end_a_line_anywhere_and_marks_of_windows_are_no_part_of_a_token() {
+    fn comments_end_a_line_anywhere_and_marks_of_windows_do_not_belong_to_a_token() {
         let file = "\u{feff}t1 *\r\nt2 acme # was * before\r\n# t3 *\r\n\r\nt4\tacme:read  initech:operate,body\r\nt5 acme# beta";
         let set = parse(file).unwrap();
         assert_eq!(rights(&set, "t1", "any"), ALL);
@@ -284,15 +284,15 @@ mod tests {
     #[test]
     fn a_line_that_is_not_valid_refuses_the_file_with_its_number() {
         for (line, part) in [
-            ("secret", "no workspace"),
-            ("secret # acme", "no workspace"),
-            ("secret acme:", "no right"),
-            ("secret acme:reed", "no right"),
-            ("secret acme:read,", "no right"),
-            ("secret :read", "no workspace"),
-            ("secret a/b", "no workspace"),
-            ("secret acme*", "no workspace"),
-            ("secret **", "no workspace"),
+            ("secret", "not a workspace"),
+            ("secret # acme", "not a workspace"),
+            ("secret acme:", "not a right"),
+            ("secret acme:reed", "not a right"),
+            ("secret acme:read,", "not a right"),
+            ("secret :read", "not a workspace"),
+            ("secret a/b", "not a workspace"),
+            ("secret acme*", "not a workspace"),
+            ("secret **", "not a workspace"),
         ] {
             let (number, what) = parse(&format!("a *\n\n{line}\nb *")).err().expect(line);
             assert_eq!(number, 3, "{line}");
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_a_name_that_does_not_tell_it() {
+    fn a_token_has_a_name_that_does_not_disclose_it() {
         let name = parse("hunter2 *").unwrap().find(b"hunter2").unwrap().name().to_owned();
         assert_eq!((name.len(), name.contains("hunter2")), ("token-".len() + 8, false));
     }
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_file_nobody_may_do_anything() {
+    fn without_a_file_no_caller_may_do_anything() {
         assert!(Tokens::open(None).unwrap().grant(&headers("authorization", "Bearer x")).is_none());
     }
 }

@@ -1,5 +1,5 @@
-//! The routes of integration instances: what a request asks for, decided by `domain::patch`, written by the registry,
-//! answered by `answers`.
+//! The routes of integration instances. They read requests; `registration::patch` decides, the registry writes and `answers`
+//! answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ use crate::telemetry::chain::chain;
 
 /// The contract's bound on a body.
 pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
-/// What is read of a body in all.
+/// How many bytes of a body are read, those that are discarded included.
 const DISCARDED_BYTES_MAX: usize = 16 << 20;
 /// How long a body may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -40,13 +40,13 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 const PAGE_ITEMS: usize = 100;
 /// The most that `limit` may say.
 const PAGE_ITEMS_MAX: usize = 1000;
-/// What the service calls itself in `updateInfo`.
+/// The service's name in `updateInfo`.
 const WRITTEN_WITH: &str = "hookstream-api";
 
 /// An answer that ends a request early. Boxed: it is large and rare.
 pub(super) type Refused = Box<Response<Body>>;
 
-/// What a decision leaves for the answer.
+/// A decision's part of the answer.
 type Decided = Result<(Instance, Option<Version>), Refused>;
 
 /// Shows an instance.
@@ -80,7 +80,7 @@ pub(super) async fn get(
             let health = reader.readers.source().health(&names.workspace, &names.id);
             answers::instance(&instance, &health, stored.version)
         }
-        Err(error) => answers::conflict(&Conflict::of(format!("the stored record is no instance: {error}"))),
+        Err(error) => answers::conflict(&Conflict::of(format!("the stored record is not an instance: {error}"))),
     });
     shown.await.unwrap_or_else(|refused| *refused)
 }
@@ -301,7 +301,7 @@ pub(super) async fn delete(
         OfInstance,
         ("webhook" = String, Path, description = "The webhook's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")
     ),
-    responses((status = 200, body = TestAnswer, description = "What the receiver said"), (status = 409, body = Conflicting, description = "There is no such instance or webhook, or nothing can be sent to it"), AnyRequest)
+    responses((status = 200, body = TestAnswer, description = "The receiver's answer"), (status = 409, body = Conflicting, description = "There is no such instance or webhook, or nothing can be sent to it"), AnyRequest)
 )]
 pub(super) async fn test(
     State(api): State<Arc<Api>>,
@@ -314,7 +314,7 @@ pub(super) async fn test(
     let record = stored.bytes.clone();
     let instance = match beside(&api, move || Instance::parse(&record)).await {
         Ok(Ok(instance)) => instance,
-        Ok(Err(_)) => return answers::conflict(&Conflict::of("the stored record is no instance")),
+        Ok(Err(_)) => return answers::conflict(&Conflict::of("the stored record is not an instance")),
         Err(refused) => return *refused,
     };
     let webhook = names.webhook.clone().unwrap_or_default();
@@ -402,7 +402,7 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Refused> {
     })
 }
 
-/// Checks what a request says of its body and version, and reads the body. The first content type is the one to ask for.
+/// Checks the headers of a request about its body and version, and reads the body. The first content type is the preferred one.
 pub(super) async fn asked(
     api: &Api,
     request: Request,
@@ -432,7 +432,7 @@ pub(super) async fn asked(
     }
 }
 
-/// A body. `None` for one that is too large: the rest of it is read to a bound and forgotten: many clients look for
+/// Reads a body; `None` if it is too large. The rest of it is then read up to a bound and discarded: many clients look for
 /// an answer only when all is sent, and lose it when the connection is closed while they send.
 async fn whole(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
     let mut read = 0;
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_much_of_a_body_is_read_to_a_bound_and_forgotten() {
+    async fn the_rest_of_a_body_that_is_too_large_is_read_to_a_bound_and_discarded() {
         for (pieces, kept, read) in [(1024, Some(1 << 20), 1024), (1025, None, 1025), (5_000, None, 5_000)] {
             let (body, asked) = body(pieces);
             assert_eq!(whole(body).await.unwrap().map(|body| body.len()), kept, "{pieces}");

@@ -1,19 +1,20 @@
-//! The registration API: integrations register, change and inspect their webhooks. Requests come in by `server`, `auth`
-//! decides which caller may ask, `instances` what a request changes, `answers` how it is answered; `openapi` describes all of it.
+//! The registration API over HTTP, by which integrations register, change and inspect their webhooks. `server` accepts
+//! connections, `auth` decides which caller may ask, `instances` reads what a request changes, `answers` writes the answer, and
+//! `openapi` describes all routes.
 //!
-//! No rule about instances lives here (that is `domain`), and nothing is stored here (that is the registry).
+//! The rules of an instance are in `registration::patch` and the two checks, and the registry stores it.
 
+mod server;
+mod auth;
+mod rights;
+mod instances;
+mod precondition;
+mod rotation;
+mod warnings;
+pub(crate) mod readers;
 mod actions;
 pub(crate) mod answers;
-mod auth;
-mod instances;
 mod openapi;
-mod precondition;
-pub(crate) mod readers;
-mod rights;
-mod rotation;
-mod server;
-mod warnings;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -57,7 +58,7 @@ use crate::telemetry::chain::chain;
 /// How long a request may take, its body and the commit included; a change that is not settled by then is answered with
 /// "not known".
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a test delivery may take beyond `--request-timeout`: for the answer's body, and some.
+/// How long a test delivery may take beyond `--request-timeout`, for the answer's body and its masking.
 const TEST_MARGIN: Duration = Duration::from_secs(5);
 /// Test deliveries under way at once.
 const TESTS_MAX: usize = 16;
@@ -65,7 +66,7 @@ const TESTS_MAX: usize = 16;
 /// tens of MiB.
 const DOCUMENTS_MAX: usize = 4;
 
-/// Why the API can't be served, or no longer.
+/// Why the API can't be started, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     /// The address can't be listened on.
@@ -108,7 +109,7 @@ pub(crate) struct TestRequest {
     pub(crate) webhook: String,
 }
 
-/// What a receiver said to a test delivery.
+/// How a receiver answered a test delivery.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TestAnswer {
@@ -158,7 +159,7 @@ const METHODS: [&str; 6] = ["GET", "PATCH", "PUT", "DELETE", "POST", "other"];
 /// The classes of status that they are counted by.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
-/// What the API takes from the rest of the process.
+/// The parts of the process that the API uses.
 pub(crate) struct ApiContext {
     /// Sends test deliveries.
     pub(crate) test_delivery: TestDelivery,
@@ -170,13 +171,13 @@ pub(crate) struct ApiContext {
     pub(crate) ready: Box<dyn Fn(bool) + Send + Sync>,
 }
 
-/// What every request sees.
+/// The state that all requests share.
 struct Api {
     registry: Handle,
     tokens: Arc<Tokens>,
     readers: Arc<Readers>,
     actions: Actions,
-    /// The addresses that this process may send to; the workers have options of their own, which are the same where they are well kept.
+    /// The addresses that this process may send to. The workers have options of their own, which should be the same.
     addresses: AddressPolicy,
     test_delivery: TestDelivery,
     tests: Arc<Semaphore>,
@@ -188,7 +189,7 @@ struct Api {
     discarded: TaskTracker,
 }
 
-/// What a path names.
+/// The names in a path.
 #[derive(Clone, Debug)]
 struct Names {
     workspace: String,
@@ -245,7 +246,7 @@ impl BoundApi {
     pub(crate) async fn run(
         self,
         settings: &Settings,
-        surroundings: ApiContext,
+        context: ApiContext,
         shutdown: CancellationToken,
     ) -> Result<(), ApiError> {
         let stop = CancellationToken::new();
@@ -258,7 +259,7 @@ impl BoundApi {
             }
             opened = opening => opened?,
         };
-        let ApiContext { test_delivery, requests, unwritten, ready } = surroundings;
+        let ApiContext { test_delivery, requests, unwritten, ready } = context;
         for (method, class) in METHODS.into_iter().flat_map(|method| CLASSES.map(|class| (method, class))) {
             requests.with_label_values(&[method, class]);
         }

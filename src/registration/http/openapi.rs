@@ -1,7 +1,7 @@
-//! What can be asked and how it is answered, as `OpenAPI` 3.1 generated from the handlers and the types below, and a page
-//! that shows it without any other server's help.
+//! The description of all requests and answers in `OpenAPI` 3.1, generated from the handlers and the types below, and a page
+//! that shows it without any other server.
 //!
-//! The types here only describe: instances are kept as the bytes they came in, so that nothing is lost.
+//! The types here only describe. Instances are kept in the bytes in which they came, so that nothing is lost.
 #![expect(
     dead_code,
     clippy::large_enum_variant,
@@ -76,7 +76,7 @@ pub(super) const EXAMPLES: [(&str, &str); 8] = [
     ("resume", r#"{"integration":"e01c765d-7c9b-491a-b5ea-d0e67eb017d9"}"#),
 ];
 
-/// A value of each type that answers are made of and that its fields' own examples would not show well.
+/// An example of each type in answers that its fields' own examples would not show well.
 pub(super) const TYPES: [(&str, &str); 5] = [
     (
         "IntegrationInstance",
@@ -164,7 +164,7 @@ pub(super) async fn document() -> Response<Body> {
 pub(super) struct IntegrationInstance {
     /// The id in the path, if given at all.
     id: Option<String>,
-    /// What relative URLs of webhooks continue: http or https.
+    /// The beginning of webhooks' relative URLs: http or https.
     #[schema(example = "https://my-integration.ru/crm/v1")]
     base_url: Option<String>,
     status: Option<Status>,
@@ -177,7 +177,7 @@ pub(super) struct IntegrationInstance {
     web_hooks: Option<Vec<WebHook>>,
     /// Written by the service.
     update_info: Option<UpdateInfo>,
-    /// How it is. Shown by GET alone; what a request says of it is not stored.
+    /// Its health. Shown by GET alone; a value in a request is not stored.
     #[schema(read_only)]
     health: Option<described::InstanceHealth>,
 }
@@ -237,7 +237,7 @@ struct WebHook {
     disabled: Option<bool>,
 }
 
-/// What makes a webhook fire. Read without case.
+/// The kind of trigger of a webhook. Read without case.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 enum TriggerType {
@@ -324,7 +324,7 @@ pub(super) struct Success {
     #[schema(example = "ok")]
     response_code: String,
     result: IntegrationInstance,
-    /// What the change does and the caller may not have meant, such as an address that workers refuse. Left out when there is nothing to say.
+    /// Effects of the change that the caller may not have meant, such as an address that workers refuse. Left out if there are none.
     warnings: Option<Vec<String>>,
 }
 
@@ -384,7 +384,7 @@ pub(super) struct InstancesPage {
     items: Vec<IntegrationInstance>,
     /// Whether there are more.
     has_more: bool,
-    /// What to give as `after` for the next page.
+    /// The `after` to give for the next page.
     next: Option<String>,
 }
 
@@ -408,7 +408,7 @@ pub(super) struct OfInstance {
     id: String,
 }
 
-/// What any request may be answered with.
+/// Answers that any request may get.
 #[derive(IntoResponses)]
 pub(super) enum AnyRequest {
     /// A name in the path, a parameter, a header or the body can't be read.
@@ -425,7 +425,7 @@ pub(super) enum AnyRequest {
     Unavailable(#[to_schema] Problem),
 }
 
-/// What any change may be answered with besides.
+/// Further answers that any change may get.
 #[derive(IntoResponses)]
 pub(super) enum AnyChange {
     /// The change can't be made, or there is no such instance.
@@ -436,7 +436,7 @@ pub(super) enum AnyChange {
     PreconditionFailed(#[to_schema] Problem),
 }
 
-/// What any request with a body may be answered with besides.
+/// Further answers that any request with a body may get.
 #[derive(IntoResponses)]
 pub(super) enum AnyBody {
     /// The body did not come in time.

@@ -1,5 +1,5 @@
 //! `If-Match` and `If-None-Match`: which version of an instance a request is about. A header that is not a list of tags is
-//! refused: a guard that can't be read guards nothing.
+//! refused, because a precondition that can't be read protects nothing.
 
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName};
@@ -77,12 +77,12 @@ fn list(text: &str) -> Option<Vec<(bool, String)>> {
     let mut rest = text;
     while !rest.is_empty() {
         let (is_weak, quoted) = rest.strip_prefix("W/").map_or((false, rest), |quoted| (true, quoted));
-        let (tag, behind) = quoted.strip_prefix('"')?.split_once('"')?;
+        let (tag, rest_of_list) = quoted.strip_prefix('"')?.split_once('"')?;
         listed.push((is_weak, tag.to_owned()));
-        let behind = behind.trim_start();
-        rest = match behind.strip_prefix(',') {
+        let rest_of_list = rest_of_list.trim_start();
+        rest = match rest_of_list.strip_prefix(',') {
             Some(next) => next.trim_start(),
-            None if behind.is_empty() => behind,
+            None if rest_of_list.is_empty() => rest_of_list,
             None => return None,
         };
     }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_tags_is_refused() {
+    fn a_header_that_is_not_a_list_of_tags_is_refused() {
         for bad in [
             "",
             "3-17",

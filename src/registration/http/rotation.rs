@@ -1,5 +1,5 @@
-//! The route that makes a new signing secret: the answer shows it once, and the former ones sign too for a time that the
-//! request names. `domain` has what a signing secret is and when it ends.
+//! The route that makes a new signing secret. The answer shows it once, and the former ones also sign for a time that the
+//! request names. `domain::signature` reads signing secrets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,12 +60,12 @@ pub(super) struct NewSecret {
     /// Shown here and never again.
     #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     value: String,
-    /// Until when the former ones sign as well. Null when none does.
+    /// Until when the former secrets also sign. Null if there are none.
     #[schema(example = "2026-02-01T12:00:00Z")]
     former_until: Option<String>,
 }
 
-/// Makes a new signing secret. The former ones sign too for the time that is named.
+/// Makes a new signing secret. The former ones also sign for the time that the request names.
 #[utoipa::path(
     post,
     path = "/api/v1/{workspace}/integrations/instances/{id}/secrets/rotate",

@@ -1,7 +1,7 @@
-//! The listener: connections in number, headers in size, everything in time, with or without TLS.
+//! The listener, with or without TLS. It bounds the number of connections, the size of headers and every wait.
 //!
-//! Over TLS, HTTP/2 or HTTP/1.1 as negotiated; without it HTTP/1.1. A connection holds its place for a bounded time
-//! whatever its client does.
+//! Over TLS it speaks HTTP/2 or HTTP/1.1 as negotiated, without TLS HTTP/1.1. A connection holds its place for a bounded time,
+//! regardless of its client.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub(crate) const CONNECTIONS_MAX: usize = 1024;
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long TLS may take to be agreed on.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this a connection is asked to end, so that none holds its place for good.
+/// After this a connection is asked to end, so that no connection holds its place for ever.
 const CONNECTION_AGE_MAX: Duration = Duration::from_mins(10);
 /// How long a connection asked to end may take: past the longest request.
 const CONNECTION_GRACE: Duration = Duration::from_secs(45);
@@ -49,7 +49,7 @@ const STREAMS_MAX: u32 = 64;
 /// Between tries to accept when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The address listened on, and how.
+/// A listening socket, with its TLS settings.
 pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
@@ -193,7 +193,7 @@ fn service(
     TowerToHyperService::new(router)
 }
 
-/// Clients go away in many ways, and never by a fault of the service.
+/// Logs the end of a connection. Clients close connections in many ways, none of which is a fault of the service.
 fn ended_with(ended: Result<(), hyper::Error>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");

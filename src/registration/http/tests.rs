@@ -51,7 +51,7 @@ fn client() -> Client {
                 url: "https://a.example/cb".to_owned(),
                 status: None,
                 duration_ms: 5,
-                answer: format!("{} {} told", request.key, request.webhook),
+                answer: format!("{} {} answered", request.key, request.webhook),
             })
         })
     }))
@@ -68,7 +68,7 @@ fn client_with(test_delivery: TestDelivery) -> Client {
     let api = Api {
         test_timeout: REQUEST_TIMEOUT,
         registry: in_memory(16).0,
-        readers: Readers::new(Arc::clone(&tokens), Arc::new(readers::testing::Told::default())),
+        readers: Readers::new(Arc::clone(&tokens), Arc::new(readers::testing::MemorySource::default())),
         tokens,
         actions: Actions::new(&Settings::default(), &unwritten),
         addresses: AddressPolicy::default(),
@@ -220,7 +220,7 @@ async fn a_patch_of_passed_tests_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_put_keeps_masked_secrets_and_refuses_what_can_not_be() {
+async fn a_put_keeps_masked_secrets_and_refuses_values_that_are_not_valid() {
     let client = client();
     client.seed().await;
     assert_eq!(client.put(INSTANCE, &seed().replace("hunter22", "***")).await.status, 200);
@@ -255,7 +255,7 @@ async fn if_match_guards_every_change() {
 }
 
 #[tokio::test]
-async fn a_change_with_a_guard_that_can_not_be_read_is_refused() {
+async fn a_change_with_a_precondition_that_is_not_valid_is_refused() {
     let client = client();
     let etag = client.seed().await.etag();
     let unquoted = etag.trim_matches('"');
@@ -437,7 +437,7 @@ async fn a_body_that_never_comes_is_given_up() {
 }
 
 #[tokio::test]
-async fn routes_and_methods_that_are_none_are_told_in_json() {
+async fn unknown_routes_and_methods_are_answered_in_json() {
     let client = client();
     for path in ["/", "/api/v1", "/api/v2/acme/integrations/instances", "/api/v1/acme/integrations/instances/a/b"] {
         let answer = client.ask("GET", path, &[], "").await;
@@ -464,7 +464,7 @@ async fn routes_and_methods_that_are_none_are_told_in_json() {
 }
 
 #[tokio::test]
-async fn names_that_can_not_be_keys_are_refused() {
+async fn names_that_do_not_fit_into_keys_are_refused() {
     let client = client();
     let all = [("authorization", "Bearer all-token")];
     let long = "x".repeat(201);
@@ -562,7 +562,7 @@ async fn each_route_says_what_is_wrong_with_a_body_or_a_query_in_our_words() {
 }
 
 #[tokio::test]
-async fn a_test_delivery_says_what_the_receiver_said_and_why_it_failed() {
+async fn a_test_delivery_shows_the_receivers_answer_and_why_it_failed() {
     let client = client();
     client.seed().await;
     let path = format!("{INSTANCE}/webhooks/w1/test");
@@ -571,7 +571,7 @@ async fn a_test_delivery_says_what_the_receiver_said_and_why_it_failed() {
         said.json(),
         json!({"acknowledged": false, "reason": "dns", "error": "a.example: no such name", "address": null,
             "deliveryId": "msg_1", "url": "https://a.example/cb", "status": null, "durationMs": 5,
-            "answer": "acme/i1 w1 told"})
+            "answer": "acme/i1 w1 answered"})
     );
     let missing = client.ask("POST", &format!("{INSTANCE}/webhooks/w9/test"), &[], "").await;
     assert_eq!(
@@ -658,7 +658,7 @@ async fn every_operation_that_takes_a_body_has_an_example_and_those_of_instances
 }
 
 #[tokio::test]
-async fn the_description_lists_the_accepted_reasons_and_says_what_each_parameter_is() {
+async fn the_description_lists_the_accepted_reasons_and_describes_each_parameter() {
     let description = client().ask("GET", "/api/v1/openapi.json", &[], "").await.json();
     let mut listed = BTreeMap::new();
     for (path, method, what) in operations(&description) {
@@ -682,7 +682,7 @@ async fn the_description_lists_the_accepted_reasons_and_says_what_each_parameter
 }
 
 #[tokio::test]
-async fn the_page_tells_how_to_authenticate_and_shows_errors_as_they_are_answered() {
+async fn the_page_shows_how_to_authenticate_and_errors_as_they_are_answered() {
     let client = client();
     client.seed().await;
     let page = client.ask("GET", "/api/v1/docs", &[], "").await.text;

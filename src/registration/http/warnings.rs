@@ -1,5 +1,5 @@
-//! What an answer says of a change that is made, and that the caller may not have meant. What can't be made is refused by
-//! `instance_check`.
+//! The warnings in the answer to a change: effects that the caller may not have meant. `instance_check` refuses a change that
+//! can't be made.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -42,7 +42,7 @@ pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<Strin
     warnings
 }
 
-/// The address that a host is, without asking anybody.
+/// The address that a host is written as, without a lookup.
 fn literal(host: &str) -> Option<IpAddr> {
     let is_this_machine = host == "localhost" || host.ends_with(".localhost");
     if is_this_machine { Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse().ok() }
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refused_host_is_warned_of_once_and_named_ranges_are_not() {
+    fn each_refused_host_gives_one_warning_and_allowed_ranges_give_none() {
         let instance = r#"{"baseUrl":"http://10.0.0.5:81/crm","webHooks":[
             {"id":"a","relativeUrl":"/a"},{"id":"b","relativeUrl":"https://[::1]/b"},{"id":"c","relativeUrl":"http://localhost/c"},
             {"id":"d","relativeUrl":"https://8.8.8.8/d"},{"id":"e","relativeUrl":"https://a.example/e"},{"id":"f"}]}"#;

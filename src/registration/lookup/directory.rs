@@ -1,4 +1,4 @@
-//! What memory holds of integrations: their records, what the health topic says and which webhooks are behind, joined for one
+//! The integrations in memory: their records, their states in the health topic and their webhooks that are behind, joined for one
 //! workspace at a time.
 //!
 //! No row holds a secret: URLs come without queries, secrets in them masked, and a search looks only at what a row shows.
@@ -41,7 +41,7 @@ pub(crate) struct Directory {
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
     integration_id: &'a str,
-    /// Its own status where that keeps events from it, else what the health topic says; `unusable` where its record can't be used.
+    /// Its own status if that keeps events from it, else its state in the health topic; `unusable` if its record can't be used.
     status: &'a str,
     problem: Option<&'a str>,
     web_hooks: usize,
@@ -139,15 +139,15 @@ impl Directory {
     /// may be in force, which only the topic knows.
     pub(super) fn registered(&self, workspace: &str) -> Option<Vec<Registered>> {
         let mut registered = Vec::new();
-        let mut behind: Option<String> = None;
+        let mut last_id: Option<String> = None;
         loop {
-            let batch = self.integrations.page(workspace, behind.as_deref(), BATCH);
-            behind = batch.items.last().map(|(id, _)| id.clone());
+            let batch = self.integrations.page(workspace, last_id.as_deref(), BATCH);
+            last_id = batch.items.last().map(|(id, _)| id.clone());
             for (id, stored) in batch.items {
                 let key = stored.spelling.as_deref().map_or_else(|| format!("{workspace}/{id}"), str::to_owned);
                 registered.push(Registered::parse(&key, stored.bytes, stored.written_ms)?);
             }
-            if !batch.has_more || behind.is_none() {
+            if !batch.has_more || last_id.is_none() {
                 return Some(registered);
             }
         }
@@ -198,10 +198,10 @@ impl Directory {
     ) -> Result<Value, SourceError> {
         let find = find.map(str::to_lowercase);
         let mut ranked: Vec<(i64, String, Stored)> = Vec::new();
-        let mut behind: Option<String> = None;
+        let mut last_id: Option<String> = None;
         loop {
-            let batch = self.integrations.page(workspace, behind.as_deref(), BATCH);
-            behind = batch.items.last().map(|(id, _)| id.clone());
+            let batch = self.integrations.page(workspace, last_id.as_deref(), BATCH);
+            last_id = batch.items.last().map(|(id, _)| id.clone());
             for (id, stored) in batch.items {
                 let state = self.state(workspace, &id);
                 if find.as_deref().is_none_or(|find| shows(workspace, &id, &stored, state.as_ref(), find)) {
@@ -209,7 +209,7 @@ impl Directory {
                     ranked.push((rank(state.as_ref(), is_behind), id, stored));
                 }
             }
-            if !batch.has_more || behind.is_none() {
+            if !batch.has_more || last_id.is_none() {
                 break;
             }
         }
@@ -246,7 +246,7 @@ impl Directory {
             behind_since: self.behind_since(workspace, id),
         };
         let mut value = serde_json::to_value(&row).unwrap_or_default();
-        // The record's state says `status` too: the row's own says more.
+        // The state in the health topic has a `status` too; the row's own says more.
         if let Some(fields) = value.as_object_mut() {
             fields.insert("status".to_owned(), status.into());
         }
@@ -268,7 +268,7 @@ fn parsed(workspace: &str, id: &str, stored: &Stored) -> Option<IntegrationRow> 
     IntegrationRow::of(format!("{workspace}/{id}").as_bytes(), &stored.bytes, 0, None)
 }
 
-/// Whether what a row shows holds the word. A record is read only where its bytes hold it at all.
+/// Whether the row shows the word. A record is parsed only if its bytes hold the word.
 fn shows(workspace: &str, id: &str, stored: &Stored, state: Option<&StateRecord>, find: &str) -> bool {
     let holds = |text: &str| text.to_lowercase().contains(find);
     let is_in_state = || state.and_then(|state| serde_json::to_string(state).ok()).is_some_and(|text| holds(&text));
@@ -281,13 +281,13 @@ fn shows(workspace: &str, id: &str, stored: &Stored, state: Option<&StateRecord>
     holds(id) || is_in_state() || is_in_row()
 }
 
-/// Reads `<number>/<id>`: behind which row a page begins.
+/// Reads `<number>/<id>`, the row after which a page begins.
 fn after(next: &str) -> Result<(i64, &str), BadQuestion> {
     let parts = next.split_once('/').and_then(|(number, id)| Some((number.parse().ok()?, id)));
     parts.ok_or(BadQuestion::Next)
 }
 
-/// A page out of memory: nothing was searched, so nothing was searched back to.
+/// A page from memory. It has no time back to which topics were searched.
 fn page<R: Serialize>(rows: &[R], next: Option<&str>) -> Result<Value, SourceError> {
     let rows = serde_json::to_value(rows)?;
     Ok(json!({ "rows": rows, "searchedBackTo": null, "complete": next.is_none(), "next": next }))
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_of_one_workspace_whatever_others_are_called() {
+    fn an_answer_is_of_one_workspace_even_if_another_has_a_similar_name() {
         let records = ["acme", "acme2", "acm", "acme-"].map(|ws| format!("{ws}/i-{ws}"));
         let records: Vec<(&str, Value)> = records.iter().map(|key| (key.as_str(), record("https://a.b"))).collect();
         let states: Vec<(&str, Value)> = records.iter().map(|(key, _)| (*key, failed())).collect();
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_shows_its_health_and_is_active_where_nothing_is_said() {
+    fn an_instance_shows_its_health_and_is_active_without_a_record() {
         let directory =
             directory(&[("acme/a", record("https://a.b")), ("acme/b", record("https://a.b"))], &[("acme/a", failed())]);
         assert_eq!(directory.instance("acme", "a").unwrap()["health"]["status"], json!("failed"));

@@ -1,5 +1,5 @@
-//! The threads that keep the directory like the topics: the health topic's, the backlog topic's, and, where no registry holds them,
-//! the integrations topic's. A topic that can't be read is logged once and tried again; what was known stays.
+//! The threads that fill the directory from the health topic, the backlog topic and, if no registry holds the integrations, the
+//! integrations topic. A topic that can't be read is logged once and tried again; the directory keeps its content meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,11 +89,11 @@ type Take = Box<dyn Fn(&Directory, &Row<'_>) + Send>;
 impl Follower {
     /// Blocks its thread.
     fn run(self, directory: &Directory, ready: &mut Option<oneshot::Sender<()>>, stop: &CancellationToken) {
-        let mut is_told = false;
+        let mut is_logged = false;
         while !stop.is_cancelled() {
             let Err(error) = self.follow(directory, ready, stop) else { break };
-            if std::mem::replace(&mut is_told, true) {
-                tracing::debug!(topic = self.topic, %error, "a topic can still not be read");
+            if std::mem::replace(&mut is_logged, true) {
+                tracing::debug!(topic = self.topic, %error, "a topic still cannot be read");
             } else {
                 tracing::error!(topic = self.topic, %error, "a topic cannot be read: readers show what was known of it");
             }
@@ -135,7 +135,7 @@ fn take_place(group: &str, directory: &Directory, row: &Row<'_>) {
     let Some(integration) = Place::integration_of(group, row.key) else { return };
     let place = row.value.map(|value| Place::of(group, row.key, value));
     match place {
-        Some(None) => unusable(row, "it is no place"),
+        Some(None) => unusable(row, "it is not a place"),
         Some(Some(place)) => directory.set_place(&integration, row.key, Some(place)),
         None => directory.set_place(&integration, row.key, None),
     }
@@ -145,7 +145,7 @@ fn take_integration(directory: &Directory, row: &Row<'_>) {
     let version = Version { partition: row.partition, offset: row.offset };
     let value = row.value.map(bytes::Bytes::copy_from_slice);
     if !directory.integrations().apply(std::str::from_utf8(row.key).ok(), value, version, row.timestamp_ms) {
-        unusable(row, "its key is no workspace and id");
+        unusable(row, "its key is not a workspace and an id");
     }
 }
 
@@ -156,6 +156,6 @@ fn unusable(row: &Row<'_>, error: &str) {
 /// The receiver is gone when the process is stopping.
 fn signal(ready: &mut Option<oneshot::Sender<()>>) {
     if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
-        tracing::debug!("nobody waits for a topic");
+        tracing::debug!("no caller waits for the topic any more");
     }
 }

@@ -1,4 +1,4 @@
-//! The filter lab: a draft filter, judged by the worker's own rules on the events that came lately. Nothing is registered.
+//! The filter lab: it tries a draft filter on recent events by the worker's own rules. Nothing is registered.
 
 use std::cell::Cell;
 
@@ -30,7 +30,7 @@ struct Draft {
     items: Vec<Vec<ItemWords>>,
 }
 
-/// An event and what the draft makes of it. Nothing of its body.
+/// An event and whether the draft matches it, without its body.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
@@ -85,7 +85,7 @@ impl Draft {
     }
 }
 
-/// Judges the workspace's newest events. Blocks for a bounded time.
+/// Tries the draft on the workspace's newest events. Blocks for a bounded time.
 pub(super) fn judge(
     settings: &Settings,
     workspace: &str,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_is_judged_by_the_rules_that_deliver_and_says_why() {
+    fn a_draft_is_tried_by_the_rules_of_delivery_and_the_answer_gives_the_reason() {
         assert!(judged(r#"{"items":[{"entityType":"COMPANY"}]}"#, "acme").unwrap().0);
         let (matches, why) = judged(r#"{"items":[{"eventType":"link"},{"changeType":"create"}]}"#, "acme").unwrap();
         assert!(!matches && why.contains("eventType link") && why.contains("changeType create"), "{why}");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_is_a_bad_question() {
+    fn a_draft_that_is_not_a_filter_is_a_bad_question() {
         for bad in ["{", "[1]", r#"{"items": 3}"#] {
             assert!(matches!(Draft::parse("acme", bad), Err(BadQuestion::NoJson(_) | BadQuestion::Filter(_))), "{bad}");
         }

@@ -1,7 +1,7 @@
 //! Answers the reader routes: integrations and their health from memory, the rest by scans of the topics.
 //!
-//! What memory holds is followed by threads of this room (`follow`); a scan runs on a thread that may block and ends when no caller
-//! waits for it any more. Nothing is written, and nothing about HTTP lives here.
+//! Threads of this room (`follow`) keep the directory in memory up to date. A scan runs on a thread that may block, and ends when
+//! its caller no longer waits. Nothing is written, and nothing about HTTP lives here.
 
 mod directory;
 mod follow;
@@ -37,7 +37,7 @@ pub(crate) struct Lookup {
 }
 
 impl Lookup {
-    /// A source that reads the topics of the settings. `directory` is what memory holds.
+    /// A source that reads the topics of the settings. `directory` holds the integrations in memory.
     pub(crate) fn new(settings: Arc<Settings>, directory: Arc<Directory>) -> Self {
         Self { settings, directory }
     }
@@ -90,7 +90,7 @@ fn answer(
             let asked = Asked { integration: Some(id.clone()), ..asked };
             let page = of_attempts(settings, workspace, asked, &watch)?;
             let is_nothing = is_first && page.complete && page.rows.is_empty();
-            // What was deleted may have attempts still.
+            // A deleted integration may still have attempts.
             if is_nothing && !directory.knows(workspace, &id) {
                 return Err(Missing::Instance { id }.into());
             }
@@ -154,7 +154,7 @@ fn of_dead_letters(
     rows(dead_letters(&log, &filter, span, next.as_deref(), bounds, watch)?)
 }
 
-/// The event named by its place, its id, or a delivery of it. An event of another workspace is answered like one that is not there.
+/// The event named by its place, its id, or a delivery of it. An event of another workspace gets the answer of an unknown one.
 fn found_event(
     settings: &Settings,
     workspace: &str,
@@ -184,7 +184,7 @@ fn found_event(
     })
 }
 
-/// Whether a place is one where events of workspaces stand: no other topic is read for a caller.
+/// Whether a place is in a topic with events of workspaces: no other topic is read for a caller.
 fn check_holds_events(settings: &Settings, place: &Origin) -> Option<()> {
     let topics = &settings.topics;
     let is_tier = place.topic.strip_prefix(topics.retry_prefix.as_str()).is_some_and(|rest| rest.starts_with('.'));

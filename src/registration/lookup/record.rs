@@ -11,11 +11,11 @@ use crate::readers::{ReadError, time};
 use crate::registration::http::readers::BadQuestion;
 use crate::settings::Settings;
 
-/// What of a value is shown: a page of text, not a download.
+/// How much of a value is shown: a page of text, not a download.
 const SHOWN_BYTES_MAX: usize = 1 << 20;
 
-/// Shows the record at `place` (`topic/partition/offset`), if it is one of the workspace. A record of another workspace is told like
-/// one that is not there. Blocks for a bounded time.
+/// Shows the record at `place` (`topic/partition/offset`), if it belongs to the workspace. A record of another workspace gets the
+/// answer of a missing one. Blocks for a bounded time.
 pub(super) fn show(settings: &Settings, workspace: &str, place: &str, watch: &Watch<'_>) -> Result<Value, SourceError> {
     let missing = || Missing::Record { place: place.to_owned() };
     let (topic, partition, offset) = parts(place)?;
@@ -83,7 +83,7 @@ mod tests {
         };
         assert_eq!(shown("t/0/0", "acme", glance.key, &glance).unwrap()["value"], "<script>");
         assert!(shown("t/0/0", "acm", glance.key, &glance).is_none());
-        assert!(shown("t/0/0", "acme", None, &glance).is_none(), "a dead letter's key is no workspace");
+        assert!(shown("t/0/0", "acme", None, &glance).is_none(), "a dead letter's key is not a workspace");
         let by_header = Glance { headers: &|| vec![("workspace", b"other".as_slice())], ..glance };
         assert!(shown("t/0/0", "acme", glance.key, &by_header).is_none());
     }

@@ -1,4 +1,4 @@
-//! Why a patch is not applied: its faults, gathered, counted and sorted by what is wrong, and the operations as they were sent.
+//! Why a patch is not applied: its faults, collected, counted and sorted by kind, and the operations as they were sent.
 //!
 //! Values of secrets are masked here. `draft` and `instance_check` decide what is at fault.
 
@@ -20,7 +20,7 @@ pub(crate) struct Conflict {
     pub(crate) invalid_paths: Vec<Box<RawValue>>,
     /// Their value has the wrong JSON type.
     pub(crate) invalid_value_types: Vec<Box<RawValue>>,
-    /// Their value can't be.
+    /// Their value is not accepted.
     pub(crate) invalid_datas: Vec<Box<RawValue>>,
     /// Path, value and what is accepted for each.
     pub(crate) message: String,
@@ -58,7 +58,7 @@ impl List {
     }
 }
 
-/// Gathers the faults of a patch.
+/// Collects the faults of a patch.
 #[derive(Default)]
 pub(super) struct Faults {
     /// The operations at fault, each once a list, at most [`FAULTS_MAX`].

@@ -1,5 +1,5 @@
-//! An instance while it is patched: what each operation changed, so that a fault found at the end can be
-//! laid at the right operation.
+//! An instance while it is patched. The draft remembers which operation wrote which field, so that a fault found at the end is
+//! attributed to the right operation.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use crate::registration::instance_check::{Place, is_name};
 use crate::registration::json_equality::Digest;
 use crate::registration::secrets::StoredSecrets;
 
-/// A webhook under change, and which operation wrote which field of it (no field: all of it).
+/// A webhook while it is patched, and which operation wrote which of its fields (no field means all of them).
 struct Entry {
     id: Option<String>,
     fields: Fields,
@@ -26,18 +26,18 @@ impl Entry {
     }
 }
 
-/// The id of a webhook as ids are compared.
+/// The id of a webhook in the form in which ids are compared.
 fn id_of(webhook: &Fields) -> Option<String> {
     webhook.text("id").map(|id| canonical(&id).into_owned())
 }
 
-/// The instance in the making.
+/// An instance while it is patched.
 pub(super) struct Draft {
     fields: Fields,
     webhooks: Vec<Entry>,
-    /// The values that masks hide: as they were stored, whatever earlier operations did.
+    /// The stored values that masks hide. Earlier operations do not change them.
     stored_secrets: StoredSecrets,
-    /// The list of secrets as it is now, taken apart when the first `test` asks for it.
+    /// The list of secrets as it is now, parsed when the first `test` needs it.
     secrets: Option<Vec<Fields>>,
     written: Vec<(usize, &'static str)>,
     pub(super) status_written: bool,
@@ -58,7 +58,7 @@ impl Draft {
         }
     }
 
-    /// Takes the instance out. Which operation wrote what of it stays.
+    /// Takes the instance out of the draft. The draft keeps which operation wrote what.
     pub(super) fn take_instance(&mut self) -> Instance {
         let webhooks = self.webhooks.iter_mut().map(|entry| std::mem::take(&mut entry.fields)).collect();
         Instance { fields: std::mem::take(&mut self.fields), webhooks }
@@ -148,13 +148,13 @@ impl Draft {
         Ok(())
     }
 
-    /// The place of the webhook of that id, or else index.
+    /// The index of the webhook with that id, or else with that index.
     fn find(&self, segment: &str) -> Option<usize> {
         let by_id = self.by_id(segment);
         by_id.or_else(|| index(segment).filter(|index| *index < self.webhooks.len()))
     }
 
-    /// The place of the webhook of that id.
+    /// The index of the webhook with that id.
     fn by_id(&self, id: &str) -> Option<usize> {
         let id = canonical(id);
         self.webhooks.iter().position(|entry| entry.id.as_deref() == Some(&*id))
@@ -195,7 +195,7 @@ impl Draft {
         Ok(())
     }
 
-    /// `add` of a webhook: at an index it is put in before, at an id it takes that id's place or is new.
+    /// `add` of a webhook. With an index, it is inserted before that one; with an id, it replaces the webhook of that id or is added.
     fn add_at(
         &mut self,
         number: usize,
@@ -305,7 +305,7 @@ impl Draft {
     }
 }
 
-/// A webhook that replaces another keeps the id of that one.
+/// Replaces a webhook. The new one keeps the id.
 fn replace_entry(entry: &mut Entry, number: usize, mut webhook: Fields) {
     if let Some(id) = entry.fields.get("id") {
         webhook.set("id", id.to_owned());

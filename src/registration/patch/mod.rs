@@ -1,9 +1,9 @@
 //! Patches of an instance: operations read leniently, applied all or none, and what can't be applied sorted by what is
-//! wrong with it. `registration::http` takes patches in and stores the result.
+//! wrong with it. `registration::http` receives patches and has the result stored.
 
-mod conflict;
-mod draft;
 mod operation;
+mod draft;
+mod conflict;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ use super::instance_check;
 use super::json_words::{BadJson, words_of};
 use crate::domain::integration::WEBHOOKS_MAX;
 
-/// Operations in one patch: more are a mistake or an attack.
+/// The most operations in one patch: more are a mistake or an attack.
 pub(crate) const OPERATIONS_MAX: usize = 2_000;
 
 /// Why a body is not a patch.
@@ -38,12 +38,12 @@ pub(crate) enum BadPatch {
 #[derive(Debug)]
 pub(crate) struct Patch(Vec<Box<RawValue>>);
 
-/// What a patch made of an instance.
+/// The result of a patch.
 #[derive(Debug)]
 pub(crate) struct Patched {
     /// The new instance.
     pub(crate) instance: Instance,
-    /// Whether an operation wrote `/status`, be it to the same word.
+    /// Whether an operation wrote `/status`, even to the same word.
     pub(crate) status_written: bool,
     /// Whether an operation writes.
     pub(crate) is_written: bool,
@@ -73,7 +73,7 @@ impl Patch {
     /// Applies every operation in order, or none.
     ///
     /// # Errors
-    /// [`Conflict`] when one can't be applied or what comes out could not be used.
+    /// [`Conflict`] if one can't be applied or the result could not be used.
     pub(crate) fn apply(
         &self,
         key: &str,
@@ -138,7 +138,8 @@ pub(crate) fn replacement(
     Err(conflict)
 }
 
-/// That an instance has more webhooks than may be. Said before anything is made of each of them, which may be hundreds of thousands.
+/// The conflict of an instance with too many webhooks. It is found before any work on each of them, which may be hundreds of
+/// thousands.
 pub(crate) fn too_many_webhooks(instance: &Instance) -> Option<Conflict> {
     let webhooks = instance.webhooks.len();
     (webhooks > WEBHOOKS_MAX)

@@ -1,4 +1,4 @@
-//! One operation of a patch: its verb, where its path leads, its value. What it does to an instance is `draft`.
+//! One operation of a patch: its verb, its path and its value. `draft` applies it to an instance.
 
 use serde_json::value::RawValue;
 
@@ -12,7 +12,7 @@ use crate::registration::secrets::equal_with_masks;
 const FIELDS: [&str; 5] = ["baseUrl", "status", "features", "settings", "secrets"];
 /// The fields of a webhook that a patch may add when they are not there.
 pub(super) const WEBHOOK_FIELDS: [&str; 5] = ["relativeUrl", "triggerType", "filter", "schedule", "disabled"];
-/// What a path may be, for messages.
+/// The accepted paths, for messages.
 pub(super) const ACCEPTED_PATHS: &str = "expected /webHooks, /webHooks/{webhook id or index}[/field], /IntegrationInstance (add), \
                               /baseUrl, /status, /features, /settings or /secrets";
 
@@ -44,7 +44,7 @@ pub(super) enum Verb {
     Test,
 }
 
-/// What an operation does where.
+/// An operation as it was sent, parsed.
 pub(super) struct Operation {
     pub(super) verb: Verb,
     pub(super) path: String,

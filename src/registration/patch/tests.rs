@@ -1,4 +1,4 @@
-//! Patches as callers send them: what is applied, what is refused and how it is told, and how long the worst take.
+//! Patches as callers send them: which are applied, which are refused with which message, and how long the worst take.
 
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ fn apply(operations: &str) -> Result<Patched, Conflict> {
     })
 }
 
-/// The patch applies, and what a pointer shows afterwards.
+/// Asserts that the patch applies and that each pointer then shows its value.
 #[track_caller]
 fn applies(operations: &str, shows: &[(&str, Option<&str>)]) {
     let patched = apply(operations).unwrap_or_else(|conflict| panic!("{operations}: {}", conflict.message));
@@ -46,7 +46,7 @@ fn applies(operations: &str, shows: &[(&str, Option<&str>)]) {
     }
 }
 
-/// The patch is refused, the last operation at fault alone, in that list, and the message has these parts.
+/// Asserts that the patch is refused: the last operation alone is at fault, in that list, and the message has these parts.
 #[track_caller]
 fn refuses(operations: &[&str], list: List, parts: &[&str]) {
     let mut conflict = apply(&operations.join(",")).expect_err(operations.last().unwrap());
@@ -71,7 +71,7 @@ fn the_manuals_example_appends() {
 }
 
 #[test]
-fn webhooks_are_added_at_the_end_or_where_the_path_says() {
+fn webhooks_are_added_at_the_end_or_at_the_index_in_the_path() {
     for (verb, path, at) in [
         ("add", "/webHooks", 2),
         ("ADD", "/IntegrationInstance", 2),
@@ -155,7 +155,7 @@ fn a_masked_secret_keeps_its_value() {
 }
 
 #[test]
-fn a_written_status_is_told_even_when_it_is_the_same() {
+fn a_written_status_is_reported_even_if_it_is_the_same() {
     assert!(apply(&op("replace", "/status", r#""active""#)).unwrap().status_written);
     assert!(!apply(&op("test", "/status", r#""active""#)).unwrap().status_written);
     assert!(!apply(&op("replace", "/features", "{}")).unwrap().status_written);
@@ -206,7 +206,7 @@ fn paths_that_lead_nowhere_are_refused() {
         "/IntegrationInstance",
     ] {
         let operation = op("replace", path, r#""x""#);
-        // A path that is no name is shown as it came.
+        // A path that is not a name is shown as it came.
         refuses(&[&operation], List::Paths, &[path, "operation 0"]);
     }
     for path in ["/webHooks/3", "/webHooks/with space", "/webHooks/a~1b"] {
@@ -255,7 +255,7 @@ fn values_of_the_wrong_type_are_refused() {
 }
 
 #[test]
-fn values_that_can_not_be_are_refused() {
+fn values_that_are_not_valid_are_refused() {
     for (path, value, parts) in [
         ("/status", r#""stopped""#, ["stopped", "notConfigured"]),
         ("/baseUrl", r#""ftp://x""#, ["/baseUrl", "ftp"]),
@@ -285,18 +285,18 @@ fn values_that_can_not_be_are_refused() {
 }
 
 #[test]
-fn a_bad_period_and_what_is_expected_are_said_once() {
+fn a_bad_period_and_the_accepted_form_are_named_once() {
     for (period, expected) in [("00:00:09", "00:00:10"), ("soon", "hh:mm:ss"), ("40000.00:00:00", "days")] {
         let value = format!(r#"{{"period":"{period}"}}"#);
         let message = apply(&op("replace", "/webHooks/two/schedule", &value)).unwrap_err().message;
-        for said in [period, expected, "expected"] {
-            assert_eq!(message.matches(said).count(), 1, "{said} in {message}");
+        for part in [period, expected, "expected"] {
+            assert_eq!(message.matches(part).count(), 1, "{part} in {message}");
         }
     }
 }
 
 #[test]
-fn what_a_later_operation_mends_is_no_fault() {
+fn a_value_that_a_later_operation_corrects_is_not_a_fault() {
     let first = op("add", "/webHooks", r#"{"id":"n","relativeUrl":"/n","triggerType":"entityEvent"}"#);
     applies(&format!("{first},{}", op("add", "/webHooks/n/filter", r#"{"items":[{}]}"#)), &[]);
 }
@@ -324,13 +324,13 @@ fn secret_values_never_come_back() {
         ("nope", "/secrets", r#"[{"id":"x","value":"hunter2"}]"#),
     ] {
         let conflict = apply(&op(verb, path, value)).unwrap_err();
-        let told = format!("{conflict:?}");
-        assert!(!told.contains("hunter2") && !told.contains("s3cr3t"), "{told}");
+        let shown = format!("{conflict:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains("s3cr3t"), "{shown}");
     }
 }
 
 #[test]
-fn faults_the_worker_lives_with_do_not_bar_other_patches() {
+fn faults_that_the_worker_accepts_do_not_prevent_other_patches() {
     // Written past the API: no filter items. It matches nothing, and the worker uses the record.
     let stored = br#"{"webHooks":[{"id":"w","relativeUrl":"https://a/","triggerType":"entityEvent"}]}"#;
     let patch = Patch::parse(br#"{"operations":[{"op":"replace","path":"/status","value":"paused"}]}"#).unwrap();
@@ -341,7 +341,7 @@ fn faults_the_worker_lives_with_do_not_bar_other_patches() {
 }
 
 #[test]
-fn bodies_that_are_no_patch_are_refused() {
+fn bodies_that_are_not_a_patch_are_refused() {
     for bad in ["", "{}", r#"{"operations":{}}"#, r#"{"operations":[1,}"#, r#"{"operations":null}"#, "null"] {
         assert!(matches!(Patch::parse(bad.as_bytes()), Err(BadPatch::Malformed(_))), "{bad}");
     }
@@ -353,7 +353,7 @@ fn bodies_that_are_no_patch_are_refused() {
 }
 
 #[test]
-fn a_stored_record_that_is_no_instance_asks_to_be_replaced() {
+fn a_stored_record_that_is_not_an_instance_can_only_be_replaced() {
     let patch = Patch::parse(br#"{"operations":[]}"#).unwrap();
     assert!(patch.apply(KEY, b"[]", &mut String::new).unwrap_err().message.contains("replace it"));
 }
@@ -378,8 +378,8 @@ fn a_replacement_is_checked_as_a_whole() {
     assert!(conflict.message.contains("e01c765d"));
 }
 
-/// How long a document of 1 MiB may take here. A debug build on a busy machine needs seconds for what a release build does in
-/// tenths; what grows with the square needs minutes or hours.
+/// How long a document of 1 MiB may take here. A debug build on a busy machine needs seconds where a release build needs tenths
+/// of them; work that grows with the square needs minutes or hours.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 #[track_caller]
@@ -405,7 +405,7 @@ fn listed(conflict: &Conflict) -> usize {
 const MIB: usize = 1 << 20;
 
 #[test]
-fn a_million_faults_are_told_as_a_hundred_and_how_many_more() {
+fn a_million_faults_are_reported_as_a_hundred_and_the_number_of_the_others() {
     let empty = vec!["{}"; MIB / 3].join(",");
     let replaced = format!(r#"{{"op":"replace","path":"/webHooks","value":[{empty}]}}"#);
     let conflict = is_quick("1 MiB of {} in a patch", || patched(b"{}", &replaced)).unwrap_err();
@@ -422,7 +422,7 @@ fn a_million_faults_are_told_as_a_hundred_and_how_many_more() {
 }
 
 #[test]
-fn two_thousand_faulty_webhooks_cost_no_more_than_they_are_long() {
+fn the_cost_of_a_thousand_faulty_webhooks_grows_with_their_length_only() {
     let hook = |number: usize| {
         let note = "x".repeat(180);
         format!(
@@ -479,7 +479,7 @@ fn twenty_thousand_masks_are_filled_quickly() {
 }
 
 #[test]
-fn numbers_of_a_test_compare_as_they_are_written_and_not_as_a_machine_rounds_them() {
+fn numbers_of_a_test_are_compared_as_written_and_not_as_rounded_floats() {
     let stored = br#"{"features":{"n":9007199254740993}}"#;
     let test = |value: &str| patched(stored, &format!(r#"{{"op":"test","path":"/features","value":{{"n":{value}}}}}"#));
     assert!(test("9007199254740993").is_ok() && test("9007199254740993.0").is_ok());

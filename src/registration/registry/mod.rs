@@ -1,16 +1,17 @@
 //! The registry: every integration, read from and written to the compacted integrations topic by this process alone.
 //!
-//! `view` is what the topic holds, `reader` fills it on a thread of its own, `writer` makes one change after the other on
-//! another. A change is decided against the view, beside the writer; it is written in a transaction of one record if the record is still
-//! the one that it was decided on, and answered when it is committed and the view shows it. The fixed transactional id fences an older process.
+//! `view` holds the topic in memory, `reader` fills it on a thread of its own, and `writer` makes one change after the other on
+//! another thread. A request decides on a record of the view. The writer writes the change in a transaction of one record if the
+//! record is still the same, and answers when the change is committed and the view shows it. The fixed transactional id fences
+//! an older process.
 //!
 //! Wait-for arrows: a request waits for the writer, the writer for the broker and for the reader, the reader for the broker only. The
 //! caller decides what a patch does and what HTTP answers.
 
-mod patience;
-mod reader;
 mod view;
+mod reader;
 mod writer;
+mod patience;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +33,7 @@ pub(crate) const QUEUE_MAX: usize = 2048;
 /// How long a requester waits for Kafka before it gets the answer that Kafka does not answer. A commit takes milliseconds.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a decision asks the writer for.
+/// A decision about a record.
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// Leave the record as it is.
@@ -46,10 +47,10 @@ pub(crate) enum Decision {
 /// Why a change was not made, or may not have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WriteError {
-    /// More changes wait than may.
+    /// Too many changes wait.
     #[error("too many changes are waiting")]
     Full,
-    /// Others changed the same integration meanwhile, again and again; nothing was written.
+    /// Other requests changed the same integration meanwhile, again and again; nothing was written.
     #[error("not written: other changes of this integration come too fast")]
     Changed,
     /// Nothing was written; trying again may help.
@@ -75,7 +76,7 @@ pub(crate) enum RegistryError {
     /// The client refused its configuration or the broker the request.
     #[error("{doing} failed on topic {topic}")]
     Kafka {
-        /// What was being done.
+        /// The step that failed.
         doing: &'static str,
         /// The integrations topic.
         topic: String,
@@ -102,7 +103,7 @@ pub(crate) enum RegistryError {
         /// Why.
         error: String,
     },
-    /// A thread could not be started or ended without a word.
+    /// A thread could not be started, or ended without a reason.
     #[error("the registry's {0} thread failed")]
     Thread(&'static str),
     /// Stopped before it was open.
@@ -110,7 +111,7 @@ pub(crate) enum RegistryError {
     Stopped,
 }
 
-/// A change on its way to the writer.
+/// A change that waits for the writer.
 struct Job {
     workspace: String,
     id: String,
@@ -129,10 +130,10 @@ impl Job {
     }
 }
 
-/// The requester's answer if Kafka did not answer, and the change was then not written.
+/// The requester's answer if Kafka did not answer and the change was not written.
 const SILENT: &str = "Kafka does not answer";
 
-/// What the writer writes.
+/// The write of a change.
 enum Change {
     Put(Vec<u8>),
     Delete,
@@ -140,10 +141,10 @@ enum Change {
 
 /// Decisions at once: each may take a second of a processor and tens of MiB.
 const DECISIONS_MAX: usize = 4;
-/// How often a change is decided again when others of the same integration came before it.
+/// How often a change is decided again if other changes of the same integration came before it.
 const TRIES_MAX: usize = 100;
 
-/// What requests hold: the view, and the way to the writer.
+/// A request's access to the registry: the view, and the way to the writer.
 #[derive(Clone)]
 pub(crate) struct Handle {
     view: Arc<View>,
@@ -156,7 +157,7 @@ impl Handle {
         Self { view, jobs, deciding: Arc::new(Semaphore::new(DECISIONS_MAX)) }
     }
 
-    /// What the topic holds.
+    /// The topic in memory.
     pub(crate) fn view(&self) -> &View {
         &self.view
     }
@@ -166,9 +167,9 @@ impl Handle {
         Arc::clone(&self.view)
     }
 
-    /// Decides on the latest record of an integration, and does what was decided if it is still the latest then; otherwise decides
-    /// again. Answers what the last decision left and the version written, if any. Decisions do not run on the writer's thread, which only compares
-    /// versions and writes: a long one keeps no other request from changing anything.
+    /// Decides on the latest record of an integration and writes the change if that record is still the latest; otherwise decides
+    /// again. Returns the last decision's second value, and the version written, if any. Decisions do not run on the writer's
+    /// thread, which only compares versions and writes, so that a long one does not delay other requests.
     ///
     /// # Errors
     /// [`WriteError`] says whether anything was written.
@@ -234,7 +235,7 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Fences older processes and reads the topic to the end it has then. Takes as long as that takes.
+    /// Fences older processes and reads the topic to its present end, in unbounded time.
     ///
     /// # Errors
     /// [`RegistryError`] when Kafka refuses for good; what may pass is tried again until `stop`.
@@ -252,7 +253,7 @@ impl Registry {
         Ok(Self { handle: Handle::new(view, jobs), stop, ended: vec![writer.ended, reader.ended] })
     }
 
-    /// What requests hold.
+    /// A request's access to the registry.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -274,15 +275,15 @@ impl Registry {
         let Self { handle, stop, ended } = self;
         drop((handle, stop));
         for ended in ended {
-            // A thread that is gone already has said why before.
+            // A thread that has ended before has reported why.
             drop(ended.await);
         }
     }
 }
 
-/// A thread of the registry, as the others see it.
+/// A running thread of the registry.
 struct Running {
-    /// Says once that it is ready, or why it never will be.
+    /// Completes when the thread is ready, or with the reason why it never will be.
     ready: oneshot::Receiver<Result<(), RegistryError>>,
     ended: oneshot::Receiver<Result<(), RegistryError>>,
 }
@@ -299,13 +300,13 @@ fn run_thread(
         drop(has_ended.send(body(is_ready)));
     });
     if let Err(error) = thread {
-        // Both channels are closed by now, and that is how the opener learns of it.
+        // Both channels are closed by now, which ends the opener's wait.
         tracing::error!(%error, name, "thread not started");
     }
     Running { ready, ended }
 }
 
-/// What the threads need to know of the topic.
+/// The topic, for the threads.
 #[derive(Clone)]
 struct Log {
     kafka: Kafka,
@@ -325,18 +326,18 @@ fn transactional_id(group: &str) -> String {
     format!("{group}-registration-api")
 }
 
-/// What the registry's clients are called in logs.
+/// The name of the registry's clients in logs.
 const ROLE: &str = "registration-api";
 
 /// A consumer that is assigned, never subscribed, and sees committed records only.
 fn consumer_config(kafka: &Kafka) -> ClientConfig {
     let mut config = table_consumer_config(kafka, ROLE);
-    // The writer asks for one offset: another one is no answer.
+    // The writer asks for one offset: a record at another offset is not an answer.
     fix(&mut config, "auto.offset.reset", "error");
     config
 }
 
-/// How long one request to the broker may take before it is tried again or given up.
+/// How long one request to the broker may take before it is tried again or abandoned.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -378,7 +379,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_change_answers_what_was_decided_and_written() {
+    async fn a_change_returns_its_decision_and_the_written_version() {
         let (handle, _thread) = in_memory(1);
         let change = handle.change("ws", "a", |stored| (Decision::Put(b"x".to_vec()), stored.is_none()));
         let (was_new, version) = change.await.unwrap();
@@ -393,7 +394,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_writer_is_told() {
+    async fn a_closed_writer_is_reported() {
         let (jobs, waiting) = mpsc::channel(1);
         let handle = Handle::new(Arc::default(), jobs);
         drop(waiting);
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_requester_is_told_in_seconds_whether_what_kafka_does_not_answer_may_still_be_written() {
+    async fn a_requester_learns_in_seconds_whether_an_unanswered_change_may_still_be_written() {
         let (jobs, mut waiting) = mpsc::channel(2);
         let handle = Handle::new(Arc::default(), jobs);
         let since = tokio::time::Instant::now();
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn of_many_changes_at_once_none_is_lost() {
+    async fn many_changes_at_once_are_all_written() {
         let (handle, _thread) = in_memory(64);
         let add = |number: usize| {
             handle.change("ws", "a", move |stored| {
@@ -449,7 +450,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_decision_that_takes_long_keeps_nobody_else_from_writing() {
+    async fn a_long_decision_does_not_keep_other_requests_from_writing() {
         let (handle, _thread) = in_memory(64);
         let (finish, finished) = std::sync::mpsc::sync_channel::<()>(1);
         let slow = handle.change("ws", "slow", move |_| {

@@ -1,4 +1,4 @@
-//! How the registry waits for brokers while it opens, and small questions to them. `reader` reads and `writer` writes.
+//! How the registry waits for brokers while it opens, and its small requests to them. `reader` reads and `writer` writes.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use super::{BROKER_TIMEOUT, Log, RegistryError};
 use crate::kafka::client::ClientLog;
 use crate::kafka::listing::partitions_of;
 
-/// How long the registry opens while no broker answers. Then the process ends with an error.
+/// How long the registry tries to open while no broker answers. Then the process ends with an error.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
-/// Of the many errors of one outage, one is logged in this time.
+/// The time between two logged errors of one outage.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// How long brokers have given no answer while the registry opens: bounded, and logged now and then.
+/// The time without an answer from a broker while the registry opens: bounded, and logged at intervals.
 pub(super) struct Silence {
     since: Instant,
-    said: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 impl Silence {
     pub(super) fn begin() -> Self {
-        Self { since: Instant::now(), said: None }
+        Self { since: Instant::now(), logged: None }
     }
 
-    /// No answer came. Waits a little.
+    /// Waits a short time after a request without an answer.
     ///
     /// # Errors
-    /// It has lasted too long: the process ends, and its supervisor starts it again.
+    /// The silence has lasted too long: the process ends, and its supervisor starts it again.
     pub(super) fn wait(&mut self, log: &Log, doing: &'static str, error: KafkaError) -> Result<(), RegistryError> {
         if log.stop.is_cancelled() {
             return Err(RegistryError::Stopped);
@@ -37,8 +37,8 @@ impl Silence {
         if self.since.elapsed() >= SILENCE_MAX {
             return Err(log.error(doing)(error));
         }
-        if self.said.is_none_or(|said| said.elapsed() >= WARN_EVERY) {
-            self.said = Some(Instant::now());
+        if self.logged.is_none_or(|logged| logged.elapsed() >= WARN_EVERY) {
+            self.logged = Some(Instant::now());
             tracing::warn!(topic = %log.topic, doing, %error, "no broker answers, trying again");
         }
         pause();
@@ -46,7 +46,7 @@ impl Silence {
     }
 }
 
-/// The topic's partitions. Tried again for a bounded time while the brokers can't be reached.
+/// Looks up the topic's partitions; tries again for a bounded time while the brokers can't be reached.
 pub(super) fn partitions(log: &Log, consumer: &BaseConsumer<ClientLog>) -> Result<Vec<i32>, RegistryError> {
     const DOING: &str = "reading its partitions";
     let mut silence = Silence::begin();

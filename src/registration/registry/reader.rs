@@ -1,5 +1,5 @@
-//! The thread that follows the integrations topic and fills the view. It is ready when the view has everything that was there when it
-//! began. `kafka::table_reader` reads a topic as a table.
+//! The thread that follows the integrations topic and fills the view. It is ready when the view has all records that the topic had
+//! when the thread began. `kafka::table_reader` reads a topic as a table.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) fn start(log: Log, view: Arc<View>) -> Running {
         let ended = follow(&log, &view, &mut ready);
         match (ended, ready) {
             (Err(error), Some(ready)) => {
-                // The opener hears of it, and waits for no more.
+                // The opener gets the error and stops waiting.
                 drop(ready.send(Err(error)));
                 Ok(())
             }
@@ -51,11 +51,11 @@ fn apply(log: &Log, view: &View, homes: &mut KeyHomes, row: &Row<'_>) {
     let (partition, offset) = (row.partition, row.offset);
     let version = Version { partition, offset };
     if !homes.takes(row.key, partition, row.timestamp_ms) {
-        tracing::debug!(partition, offset, "a newer record of the key stands in another partition");
+        tracing::debug!(partition, offset, "a newer record of the key is in another partition");
         return view.pass(version);
     }
     let key = std::str::from_utf8(row.key).ok();
     if !view.apply(key, row.value.map(Bytes::copy_from_slice), version, row.timestamp_ms) {
-        tracing::warn!(topic = %log.topic, partition, offset, "key is not <workspace>/<integration id>, passed by");
+        tracing::warn!(topic = %log.topic, partition, offset, "key is not <workspace>/<integration id>, ignored");
     }
 }

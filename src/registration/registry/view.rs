@@ -1,5 +1,5 @@
-//! What the integrations topic holds, in memory: the latest committed record of every key, with its place in the log as
-//! its version. Filled by `reader`, read by everyone, free of Kafka and of HTTP.
+//! The integrations topic in memory: the latest committed record of every key, with its place in the log as its version.
+//! `reader` fills it and all requests read it. It knows neither Kafka nor HTTP.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::domain::guid::canonical_key;
 
-/// A page ends behind the record that brings it over this.
+/// A page ends after the record that makes it larger than this.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// The place of a record in the log: two versions of one key are the same record exactly when they are equal.
@@ -30,7 +30,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A record as it stands in the topic.
+/// A record as it is in the topic.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
     /// The value's bytes.
@@ -39,7 +39,7 @@ pub(crate) struct Stored {
     pub(crate) version: Version,
     /// When it was written, ms since 1970.
     pub(crate) written_ms: i64,
-    /// The record's key, where the GUID in it is not in small letters.
+    /// The record's key, if the GUID in it is not in small letters.
     pub(crate) spelling: Option<Arc<str>>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Stored {
 pub(crate) struct Page {
     /// Ids and records in the order of their ids.
     pub(crate) items: Vec<(String, Stored)>,
-    /// Whether there are more behind the last.
+    /// Whether more follow the last.
     pub(crate) has_more: bool,
 }
 
@@ -91,7 +91,7 @@ impl View {
         names.is_some()
     }
 
-    /// Passes a record that says nothing.
+    /// Skips a record that changes nothing.
     pub(crate) fn pass(&self, version: Version) {
         self.lock().applied.insert(version.partition, version.offset);
         self.advanced.notify_all();
@@ -102,7 +102,7 @@ impl View {
         self.lock().workspaces.get(workspace)?.get(id).cloned()
     }
 
-    /// At most `limit` records of a workspace, in the order of their ids, behind the id `after`; fewer when they are large.
+    /// At most `limit` records of a workspace, in the order of their ids, after the id `after`; fewer if they are large.
     pub(crate) fn page(&self, workspace: &str, after: Option<&str>, limit: usize) -> Page {
         let state = self.lock();
         let Some(records) = state.workspaces.get(workspace) else { return Page::default() };
@@ -130,7 +130,7 @@ impl View {
         self.lock().workspaces.values().map(BTreeMap::len).sum()
     }
 
-    /// Waits until the record at that place, or one behind it, has been applied; `false` when the time is over first.
+    /// Waits until the record at that place, or a later one, has been applied; returns `false` if the time is over first.
     /// Blocks: for threads of their own only.
     pub(crate) fn wait_for(&self, version: Version, at_most: Duration) -> bool {
         let behind = |state: &mut State| state.applied.get(&version.partition).is_none_or(|at| *at < version.offset);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_others_are_told_and_pass_by() {
+    fn keys_of_another_form_are_reported_and_skipped() {
         let view = View::default();
         for key in [None, Some("plain"), Some("/a"), Some("a/")] {
             assert!(!view.apply(key, Some(Bytes::new()), Version { partition: 0, offset: 7 }, 0));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_follow_each_other_without_gap_or_repetition() {
+    fn pages_continue_without_gap_or_repetition() {
         let view = View::default();
         for number in 0..25 {
             put(&view, &format!("ws/{number:02}"), Some("x"), number);
@@ -216,7 +216,7 @@ mod tests {
             }
         }
         assert_eq!(seen, (0..25).map(|number| format!("{number:02}")).collect::<Vec<_>>());
-        assert!(view.page("nobody", None, 10).items.is_empty());
+        assert!(view.page("unknown", None, 10).items.is_empty());
         assert!(!view.page("ws", Some("14"), 10).has_more);
     }
 

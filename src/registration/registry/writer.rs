@@ -1,7 +1,7 @@
 //! The one writer: a thread that makes one change after the other, each a transaction of one record.
 //!
-//! Where the broker's answer is not clear, the log is read; the outcome is never guessed. A writer that a newer process fenced,
-//! or whose producer failed for good, settles the change under way and ends; it never takes the id back.
+//! If the broker's answer is not clear, the writer reads the log instead of guessing the outcome. If a newer process fenced it,
+//! or its producer failed for good, it settles the change under way and ends; it never takes the id back.
 
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
@@ -27,20 +27,20 @@ use crate::kafka::producer::PolledProducer;
 
 /// How long the broker waits for the end of a transaction before it ends it itself.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the client tries to deliver the record of one.
+/// How long the client tries to deliver the record of a transaction.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long commit and abort are tried again in a process that stops: past the broker's own patience. Another goes on until Kafka
-/// answers; meanwhile its requesters get the answer that Kafka does not answer.
+/// How long commit and abort are tried again in a process that stops: longer than the broker waits itself. A process that does not
+/// stop tries until Kafka answers; meanwhile its requesters get the answer that Kafka does not answer.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(45);
 /// How long the log may take to show whether a record is in it.
 const RESOLVE_PATIENCE: Duration = Duration::from_mins(1);
-/// How often a record is tried again that the client purged before it was sent.
+/// How often a record that the client purged before it was sent is tried again.
 const PURGES_MAX: u32 = 3;
-/// How long the end of a delivery report is awaited.
+/// How long a commit waits for the end of a delivery report.
 const REPORT_PATIENCE: Duration = Duration::from_millis(20);
-/// Between two warnings that the view has not caught up.
+/// The time between two warnings that the view has not caught up.
 const VIEW_WARN_EVERY: Duration = Duration::from_secs(10);
-/// What the client itself refuses; below it the topic's own limit decides.
+/// The client refuses a larger record; below this size the topic's own limit decides.
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
 pub(super) fn start(log: Log, view: Arc<View>, jobs: mpsc::Receiver<Job>) -> Running {
@@ -52,7 +52,7 @@ pub(super) fn start(log: Log, view: Arc<View>, jobs: mpsc::Receiver<Job>) -> Run
                 writer.run(&runtime, jobs)
             }
             Err(error) => {
-                // The opener is waiting for it.
+                // The caller that opens the registry waits for the error.
                 drop(ready.send(Err(error)));
                 Ok(())
             }
@@ -60,10 +60,10 @@ pub(super) fn start(log: Log, view: Arc<View>, jobs: mpsc::Receiver<Job>) -> Run
     })
 }
 
-/// What became of a record, by the number it was sent under.
+/// The result of a record's delivery, with the number under which it was sent.
 type Delivered = (u64, Result<Version, RDKafkaErrorCode>);
 
-/// Hands what became of a record to the writer.
+/// Gives the writer the result of a record's delivery.
 struct Deliveries {
     sender: std_mpsc::Sender<Delivered>,
 }
@@ -74,11 +74,11 @@ impl ProducerContext for Logged<Deliveries> {
     type DeliveryOpaque = Box<u64>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: Box<u64>) {
-        let became = match result {
+        let delivered = match result {
             Ok(message) => Ok(Version { partition: message.partition(), offset: message.offset() }),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
-        if self.sender.send((*number, became)).is_err() {
+        if self.sender.send((*number, delivered)).is_err() {
             tracing::debug!(number = *number, "delivered after the writer ended");
         }
     }
@@ -86,13 +86,13 @@ impl ProducerContext for Logged<Deliveries> {
 
 /// How a change ended.
 enum Failure {
-    /// The next one can be tried. With what the client library said, for the log.
+    /// The next one can be tried. With the client library's error, for the log.
     Passing(WriteError, String),
     /// This process writes no more.
     Final(WriteError, Box<RegistryError>),
 }
 
-/// What the writer does first.
+/// The writer's first step.
 const TAKING_ID: &str = "taking the transactional id";
 
 /// A record to write.
@@ -109,12 +109,12 @@ struct Writer {
     view: Arc<View>,
     producer: PolledProducer<Logged<Deliveries>>,
     delivered: std_mpsc::Receiver<Delivered>,
-    /// Of the last record sent.
+    /// The number of the last record sent.
     number: u64,
 }
 
 impl Writer {
-    /// Creates the producer and takes the transactional id: what an older process had under way is settled then.
+    /// Creates the producer and takes the transactional id, which settles the changes that an older process had under way.
     fn open(log: Log, view: Arc<View>) -> Result<Self, RegistryError> {
         let (sender, delivered) = std_mpsc::channel();
         let mut config = producer_config(&log.kafka, ROLE);
@@ -156,14 +156,14 @@ impl Writer {
             }
             let stored = self.view.get(&job.workspace, &job.id);
             if stored.as_ref().map(|stored| stored.version) != job.expected {
-                // Decided on an older record: its requester decides again.
+                // It was decided on an older record: its requester decides again.
                 drop(job.reply.send(Err(WriteError::Changed)));
                 continue;
             }
-            // A GUID may stand in the topic in capitals: the record is replaced, and not joined by another.
+            // A GUID may be in the topic in capitals: the change replaces that record and does not add a second one.
             let spelling = stored.as_ref().and_then(|stored| stored.spelling.as_deref());
             let key = spelling.map_or_else(|| format!("{}/{}", job.workspace, job.id), str::to_owned);
-            // Where partitions were added, a key's record may stand elsewhere than its hash says: there it is replaced.
+            // If partitions were added, a key's record may be in another partition than its hash says: it is replaced there.
             let home = stored.as_ref().map(|stored| stored.version.partition);
             let value = match &job.change {
                 Change::Put(bytes) => Some(bytes.as_slice()),
@@ -194,7 +194,7 @@ impl Writer {
         }
     }
 
-    /// The record is committed: the view will show it, and until it does no other change is decided.
+    /// Waits until the view shows a committed record. No other change is decided until then.
     fn wait_shown(&self, version: Version) -> bool {
         while !self.view.wait_for(version, VIEW_WARN_EVERY) {
             if self.log.stop.is_cancelled() {
@@ -215,7 +215,7 @@ impl Writer {
                 Err(code) => code,
             };
             let failure = self.give_up(code);
-            // The purge that belongs to the abort before can still meet this record: it was not sent at all.
+            // The purge of the abort before can still hit this record: it was not sent at all.
             if code != RDKafkaErrorCode::PurgeQueue || purged == PURGES_MAX || matches!(failure, Failure::Final(..)) {
                 return Err(failure);
             }
@@ -237,15 +237,15 @@ impl Writer {
         loop {
             // The client itself gives up first.
             match self.delivered.recv_timeout(MESSAGE_TIMEOUT * 2) {
-                Ok((number, became)) if number == self.number => return became,
-                // Of a change that was given up.
+                Ok((number, delivered)) if number == self.number => return delivered,
+                // The report belongs to a change that was abandoned.
                 Ok(_) => {}
                 Err(_) => return Err(RDKafkaErrorCode::MessageTimedOut),
             }
         }
     }
 
-    /// The record was not taken: ends the transaction.
+    /// Ends the transaction of a record that was not accepted.
     fn give_up(&self, code: RDKafkaErrorCode) -> Failure {
         let error = match code {
             RDKafkaErrorCode::MessageSizeTooLarge => WriteError::TooLarge,
@@ -299,7 +299,7 @@ impl Writer {
         }
     }
 
-    /// The answer to the commit is lost and this producer can't get another: the log knows.
+    /// Looks into the log, because the answer to the commit is lost and this producer can't get another.
     fn resolve(&self, version: Version, error: &KafkaError) -> Result<Version, Failure> {
         let cause = Box::new(self.ended_by(error));
         let (partition, offset) = (version.partition, version.offset);
@@ -317,14 +317,14 @@ impl Writer {
         }
     }
 
-    /// Whether a committed record stands at that place, once the transactions before and at it are settled.
+    /// Whether a committed record is at that place, once the transactions before and at it are settled.
     fn is_in_log(&self, version: Version) -> Option<bool> {
         let deadline = Instant::now() + RESOLVE_PATIENCE;
         let made = consumer_config(&self.log.kafka).create_with_context(ClientLog::new(ROLE));
         let consumer: BaseConsumer<ClientLog> = match made {
             Ok(consumer) => consumer,
             Err(error) => {
-                tracing::error!(%error, "no consumer to look into the log");
+                tracing::error!(%error, "the log cannot be read: no consumer could be created");
                 return None;
             }
         };
@@ -339,21 +339,21 @@ impl Writer {
             .add_partition_offset(&self.log.topic, version.partition, Offset::Offset(version.offset))
             .and_then(|()| consumer.assign(&place));
         if let Err(error) = assigned {
-            tracing::error!(%error, "no look into the log");
+            tracing::error!(%error, "the log cannot be read");
             return None;
         }
         while Instant::now() < deadline {
             match consumer.poll(BROKER_TIMEOUT) {
                 Some(Ok(message)) => return Some(message.offset() == version.offset),
                 Some(Err(KafkaError::PartitionEOF(_))) => return Some(false),
-                Some(Err(error)) => tracing::warn!(%error, "looking into the log is held up"),
+                Some(Err(error)) => tracing::warn!(%error, "reading the log failed, trying again"),
                 None => {}
             }
         }
         None
     }
 
-    /// A call that the producer refused: for good, or for this once.
+    /// The failure of a call that the producer refused, for good or only this time.
     fn unusable(&self, error: &KafkaError, reply: WriteError) -> Failure {
         if is_retriable(error) {
             return Failure::Passing(WriteError::NotWritten(in_words(code_of(error))), error.to_string());
@@ -361,7 +361,7 @@ impl Writer {
         Failure::Final(reply, Box::new(self.ended_by(error)))
     }
 
-    /// Why this process writes no more.
+    /// The error with which this process ends.
     fn ended_by(&self, error: &KafkaError) -> RegistryError {
         let id = transactional_id(&self.log.kafka.group);
         let fatal = self.producer.client().fatal_error();
@@ -373,7 +373,7 @@ impl Writer {
     }
 }
 
-/// The next change; `None` when there will be none, or the process stops.
+/// The next change; `None` if no more will come, or the process stops.
 fn next(runtime: &Runtime, jobs: &mut mpsc::Receiver<Job>, stop: &CancellationToken) -> Option<Job> {
     runtime.block_on(async {
         tokio::select! {

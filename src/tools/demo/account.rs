@@ -1,5 +1,5 @@
-//! What became of every event, counted by the demo itself: from what it produced, what its receivers acknowledged, and what
-//! lies in the topics at the end. The worker's own counters are used for drops only, of which nothing else remains.
+//! The demo's own account of what became of every event: by what it produced, what its receivers acknowledged, and what is in the
+//! topics at the end. It uses the worker's counters for drops only, since a drop leaves no other trace.
 //!
 //! Pure bookkeeping: no I/O, no clock.
 
@@ -9,7 +9,7 @@ use crate::domain::outcome::DeadReason;
 
 /// Webhooks that an account can hold.
 pub(crate) const WEBHOOKS_MAX: usize = 4;
-/// Where an invalid event belongs: into the dead-letter topic, to no webhook.
+/// The number used for an invalid event: it belongs in the dead-letter topic, to no webhook.
 pub(crate) const INVALID: u8 = 7;
 /// Events that an account takes: it costs 20 bytes each.
 pub(crate) const EVENTS_MAX: u32 = 2_000_000;
@@ -30,7 +30,7 @@ pub(crate) struct Pair {
 pub(crate) struct Webhooks(u8);
 
 impl Webhooks {
-    /// These.
+    /// The set of these numbers.
     pub(crate) fn of(numbers: &[u8]) -> Self {
         numbers.iter().fold(Self::default(), |set, number| set.with(*number))
     }
@@ -48,7 +48,7 @@ impl Webhooks {
         self.0 & Self::bit(number) != 0
     }
 
-    /// These and those.
+    /// The union of both sets.
     #[cfg(test)]
     #[must_use]
     pub(crate) fn and(self, other: Self) -> Self {
@@ -66,35 +66,31 @@ struct Row {
     matched: Webhooks,
     acknowledged: Webhooks,
     dead: Webhooks,
-    /// Of the `webhook-id` that each webhook first saw; 0 before.
+    /// The hash of the `webhook-id` that each webhook last saw; 0 before the first.
     ids: [u32; WEBHOOKS_MAX],
 }
 
 /// Where a record lies in a tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InTier {
-    /// The tier.
+    /// The tier's number.
     pub(crate) tier: usize,
-    /// Its topic.
     pub(crate) topic: String,
-    /// Partition.
     pub(crate) partition: i32,
-    /// Offset.
     pub(crate) offset: i64,
 }
 
 /// What one webhook's receiver has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Requests {
-    /// Requests.
     pub(crate) received: u64,
-    /// Of them, answered as an acknowledgement.
+    /// Requests that the receiver answered with an acknowledgement.
     pub(crate) acknowledged: u64,
-    /// Acknowledgements of what was acknowledged before.
+    /// Acknowledgements of deliveries that were acknowledged before.
     pub(crate) duplicates: u64,
 }
 
-/// The account.
+/// What became of every event.
 #[derive(Default)]
 pub(crate) struct Account {
     rows: Vec<Row>,
@@ -108,14 +104,14 @@ pub(crate) struct Account {
     open: u64,
     matched: u64,
     distinct: u64,
-    strangers: u64,
+    unexpected: u64,
     changed_ids: u64,
     unsigned: u64,
 }
 
 impl Account {
-    /// Opens the account of an event about to be produced: the webhooks it is for, or [`INVALID`]. Gives its number;
-    /// none when the account is full.
+    /// Adds an event that is about to be produced for these webhooks, or for [`INVALID`]. Returns its number, or `None` if the account is
+    /// full.
     pub(crate) fn produce(&mut self, webhooks: Webhooks) -> Option<u32> {
         let number = u32::try_from(self.rows.len()).ok().filter(|number| *number < EVENTS_MAX)?;
         self.rows.push(Row { matched: webhooks, ..Row::default() });
@@ -131,20 +127,20 @@ impl Account {
         Some(number)
     }
 
-    /// The row of a pair that was produced; any other is a stranger.
+    /// The row of a pair that was produced. Any other pair is counted as unexpected.
     fn expected(&mut self, pair: Pair) -> Option<&mut Row> {
         let row = usize::try_from(pair.event).ok().and_then(|event| self.rows.get_mut(event));
         let row = row.filter(|row| row.matched.has(pair.webhook));
         if row.is_none() {
-            self.strangers += 1;
+            self.unexpected += 1;
         }
         row
     }
 
-    /// A receiver took a request and is about to answer it. `id` is the hash of its `webhook-id`.
+    /// Counts a request that a receiver is about to answer. `id` is the hash of its `webhook-id`.
     pub(crate) fn request(&mut self, pair: Pair, id: u32, acknowledged: bool) {
         let Some(row) = self.expected(pair) else { return };
-        // 0 says that none was seen yet.
+        // 0 means that no id was seen yet.
         let id = id.max(1);
         let webhook = usize::from(pair.webhook);
         let known = row.ids.get(webhook).copied().unwrap_or_default();
@@ -168,12 +164,12 @@ impl Account {
         }
     }
 
-    /// A receiver refused a request because it was not signed as it must be.
+    /// Counts a request that a receiver refused because of its signature.
     pub(crate) fn refuse_signature(&mut self) {
         self.unsigned += 1;
     }
 
-    /// A record was found in a tier.
+    /// Notes a record that was found in a tier.
     pub(crate) fn find_in_tier(&mut self, pair: Pair, place: InTier) {
         let Some(row) = self.expected(pair) else { return };
         if !row.acknowledged.has(pair.webhook) && !row.dead.has(pair.webhook) {
@@ -181,7 +177,7 @@ impl Account {
         }
     }
 
-    /// A record was found in the dead-letter topic.
+    /// Notes a record that was found in the dead-letter topic.
     pub(crate) fn find_dead(&mut self, pair: Pair, reason: Option<DeadReason>) {
         let Some(row) = self.expected(pair) else { return };
         if row.dead.has(pair.webhook) {
@@ -197,9 +193,9 @@ impl Account {
         self.end(pair, was_open);
     }
 
-    /// Something was found that the demo never produced.
-    pub(crate) fn find_stranger(&mut self) {
-        self.strangers += 1;
+    /// Counts a request or a record that the demo never produced.
+    pub(crate) fn find_unexpected(&mut self) {
+        self.unexpected += 1;
     }
 
     fn end(&mut self, pair: Pair, was_open: bool) {
@@ -231,7 +227,7 @@ impl Account {
             invalid_dead: self.invalid_dead,
             matched: self.matched,
             distinct: self.distinct,
-            strangers: self.strangers,
+            unexpected: self.unexpected,
             changed_ids: self.changed_ids,
             unsigned: self.unsigned,
             ..Balance::default()
@@ -247,13 +243,13 @@ impl Account {
                 self.add(&mut balance, Pair { event, webhook }, row, remains);
             }
         }
-        // Drops in other workspaces explain nothing here and cannot be distinguished: any surplus belongs to them.
+        // Drops in other workspaces are part of the worker's number: a surplus comes from them.
         balance.dropped = remains.dropped.min(balance.missing);
         balance.missing -= balance.dropped;
         balance
     }
 
-    /// Adds one delivery to the balance, under the first of its ends that holds.
+    /// Adds one delivery to the balance, under the first end that applies.
     fn add(&self, balance: &mut Balance, pair: Pair, row: &Row, remains: &Remains) {
         if row.acknowledged.has(pair.webhook) {
             balance.acknowledged += 1;
@@ -285,16 +281,16 @@ impl Account {
     }
 }
 
-/// What the worker has left behind when it has ended.
+/// What is in the topics when the worker has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Remains {
-    /// What the retries' group has committed: records from there on still wait.
+    /// The committed offsets of the retries' group: records from there on still wait.
     pub(crate) committed: BTreeMap<(String, i32), i64>,
     /// Events that the events' group has not committed.
     pub(crate) unread_events: BTreeSet<u32>,
     /// Deliveries that a webhook's place in the backlog topic covers: they wait in the events topic.
     pub(crate) behind: BTreeSet<Pair>,
-    /// Deliveries that the worker says it dropped by a rule, in all workspaces. Of a drop nothing else remains.
+    /// Deliveries that the worker dropped by a rule, by its own count, in all workspaces. A drop leaves no other trace.
     pub(crate) dropped: u64,
 }
 
@@ -310,17 +306,17 @@ impl Remains {
 pub(crate) struct Balance {
     /// Events produced.
     pub(crate) produced: u64,
-    /// Of them, for no webhook.
+    /// Events that are for no webhook.
     pub(crate) unmatched: u64,
-    /// Of them, no events at all.
+    /// Records that are not valid events.
     pub(crate) invalid: u64,
-    /// Of these, in the dead-letter topic.
+    /// Invalid events in the dead-letter topic.
     pub(crate) invalid_dead: u64,
     /// Deliveries: pairs of an event and a webhook it matches.
     pub(crate) matched: u64,
     /// Acknowledged by their receivers.
     pub(crate) acknowledged: u64,
-    /// Of them, also in the dead-letter topic: acknowledged too late for the worker.
+    /// Acknowledged deliveries that are also in the dead-letter topic: the acknowledgement came too late for the worker.
     pub(crate) acknowledged_and_dead: u64,
     /// In the dead-letter topic.
     pub(crate) dead: u64,
@@ -330,18 +326,18 @@ pub(crate) struct Balance {
     pub(crate) behind: u64,
     /// In the events topic, not committed.
     pub(crate) unread: u64,
-    /// Nowhere, and dropped by a rule, as the worker says.
+    /// Without a trace, and dropped by a rule by the worker's count.
     pub(crate) dropped: u64,
-    /// Nowhere.
+    /// Without a trace.
     pub(crate) missing: u64,
-    /// Some of those that are nowhere.
+    /// Some of those without a trace.
     pub(crate) examples: Vec<Pair>,
     /// What all receivers have seen.
     pub(crate) requests: Requests,
     /// Deliveries that reached their receiver at least once.
     pub(crate) distinct: u64,
     /// Requests and records that belong to nothing that was produced or matched.
-    pub(crate) strangers: u64,
+    pub(crate) unexpected: u64,
     /// Requests with another `webhook-id` than the attempt before.
     pub(crate) changed_ids: u64,
     /// Requests without the right signature.
@@ -353,28 +349,27 @@ pub(crate) struct Balance {
 pub(crate) enum Fault {
     /// Deliveries or invalid events without any trace.
     Missing {
-        /// How many.
         count: u64,
         /// Some of all that left no trace, dropped ones included.
         examples: Vec<Pair>,
     },
     /// Requests or records that belong to nothing that was produced for that webhook.
-    Strangers(u64),
+    Unexpected(u64),
     /// A delivery's id changed between two attempts.
     ChangedIds(u64),
-    /// Requests were not signed as they must be.
+    /// Requests had no valid signature.
     Unsigned(u64),
 }
 
 impl Balance {
-    /// Why it does not balance; empty when it does.
+    /// Why it does not balance. Empty if it does.
     pub(crate) fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if self.missing > 0 {
             faults.push(Fault::Missing { count: self.missing, examples: self.examples.clone() });
         }
-        if self.strangers > 0 {
-            faults.push(Fault::Strangers(self.strangers));
+        if self.unexpected > 0 {
+            faults.push(Fault::Unexpected(self.unexpected));
         }
         if self.changed_ids > 0 {
             faults.push(Fault::ChangedIds(self.changed_ids));
@@ -447,34 +442,34 @@ mod tests {
     }
 
     #[test]
-    fn what_left_no_trace_is_missing() {
+    fn a_delivery_without_a_trace_is_missing() {
         check(&[], &[missing(4, &[(0, 0), (0, 1), (1, 1), (3, INVALID)])]);
         check(&[Ack(0, 0), Ack(0, 1), Ack(1, 1)], &[missing(1, &[(3, INVALID)])]);
         check(&[Ack(0, 0), Refuse(0, 1), Ack(1, 1), Dead(3, INVALID)], &[missing(1, &[(0, 1)])]);
     }
 
     #[test]
-    fn a_retry_that_was_committed_and_came_to_nothing_is_missing() {
+    fn a_committed_retry_without_an_end_is_missing() {
         check(&[Ack(0, 0), Tier(0, 1, 9), Ack(1, 1), Dead(3, INVALID)], &[missing(1, &[(0, 1)])]);
         check(&[Ack(0, 0), Tier(0, 1, 9), Tier(0, 1, 10), Ack(1, 1), Dead(3, INVALID)], &[]);
     }
 
     #[test]
-    fn what_the_worker_did_not_commit_of_the_events_is_not_missing() {
+    fn an_event_that_the_worker_did_not_commit_is_not_missing() {
         let remains = Remains { unread_events: [1, 3].into(), ..remains() };
         let balance = account(&[Ack(0, 0), Ack(0, 1)]).balance(&remains);
         assert_eq!((balance.faults(), balance.unread), (vec![], 2));
     }
 
     #[test]
-    fn what_a_place_in_the_backlog_stands_for_is_not_missing() {
+    fn a_delivery_that_a_place_covers_is_not_missing() {
         let behind = [Pair { event: 0, webhook: 1 }, Pair { event: 1, webhook: 1 }].into();
         let balance = account(&[Ack(0, 0), Ack(0, 1), Dead(3, INVALID)]).balance(&Remains { behind, ..remains() });
         assert_eq!((balance.faults(), balance.behind), (vec![], 1));
     }
 
     #[test]
-    fn drops_stand_for_as_many_that_left_no_trace() {
+    fn drops_explain_as_many_deliveries_without_a_trace() {
         let all_but_one = [Ack(0, 0), Ack(0, 1), Dead(3, INVALID)];
         for (dropped, counted, expected) in [(0, 0, vec![missing(1, &[(1, 1)])]), (1, 1, vec![]), (2, 1, vec![])] {
             let balance = account(&all_but_one).balance(&Remains { dropped, ..remains() });
@@ -483,10 +478,10 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_produced_or_matched_is_a_fault() {
+    fn a_pair_that_was_not_produced_or_matched_is_a_fault() {
         let all = [Ack(0, 0), Ack(0, 1), Ack(1, 1), Dead(3, INVALID)];
-        for stranger in [Ack(1, 0), Ack(2, 0), Ack(9, 0), Dead(0, INVALID), Tier(3, 1, 10), Refuse(3, 0)] {
-            check(&[&all[..], &[stranger]].concat(), &[Fault::Strangers(1)]);
+        for other in [Ack(1, 0), Ack(2, 0), Ack(9, 0), Dead(0, INVALID), Tier(3, 1, 10), Refuse(3, 0)] {
+            check(&[&all[..], &[other]].concat(), &[Fault::Unexpected(1)]);
         }
     }
 

@@ -12,13 +12,13 @@ use rdkafka::mocking::MockCluster;
 /// Why there is no broker.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmbeddedError {
-    /// librdkafka's word.
+    /// The client library's error.
     #[error("the embedded broker failed")]
     Kafka(#[from] KafkaError),
     /// Its thread can't be started.
     #[error("the embedded broker's thread cannot be started")]
     Thread(#[from] std::io::Error),
-    /// Its thread ended at once.
+    /// Its thread ended before the broker was ready.
     #[error("the embedded broker ended before it was ready")]
     Ended,
 }
@@ -26,7 +26,7 @@ pub(crate) enum EmbeddedError {
 /// A running broker; dropping it ends it.
 pub(crate) struct EmbeddedBroker {
     brokers: String,
-    /// Dropped to end the thread.
+    /// Dropping it ends the thread.
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -40,7 +40,7 @@ impl EmbeddedBroker {
         let (answer, started) = mpsc::channel();
         let (stop, stopped) = mpsc::channel::<()>();
         let topics = topics.to_vec();
-        // The cluster can't change threads, so it lives and dies on this one.
+        // The cluster can't change threads, so it stays on this one.
         let thread = std::thread::Builder::new().name("embedded-broker".to_owned()).spawn(move || {
             let cluster = cluster(&topics, partitions);
             let brokers = cluster.as_ref().map(MockCluster::bootstrap_servers).map_err(Clone::clone);

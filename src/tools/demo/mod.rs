@@ -1,8 +1,8 @@
 //! `hookstream demo`: the whole system in one process, on a broker of its own, and an account of every event at the end.
 //!
-//! The worker is the real one, with all it has; around it stand a broker, three receivers, a producer, a view and the
-//! account. Everything is on loopback and in memory: nothing is left behind. [`run`] starts what must be there before the
-//! worker, `Stage::show` what lives as long as it does, and `Performance::perform` says what happens then.
+//! The worker is the real one. Around it are a broker, three receivers, a producer, a view and the account. Everything is on loopback and
+//! in memory: nothing is left behind. [`run`] starts what the worker needs before it starts, `DemoRun::show` starts what runs beside it,
+//! and `Scenario::perform` is the sequence of events.
 
 pub(crate) mod account;
 mod embedded;
@@ -54,13 +54,13 @@ const PARTITIONS: i32 = 4;
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long retries may run out after all are given up: requests and a busy machine take time too.
 const RUN_OUT_EXTRA: Duration = Duration::from_secs(5);
-/// Between two looks at whether something has come about.
+/// Between two checks of a condition that is waited for.
 const MAINTENANCE_EVERY: Duration = Duration::from_millis(20);
 /// Between two frames on a terminal.
 const FRAME_EVERY: Duration = Duration::from_millis(200);
 /// Between two lines elsewhere.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// The shares of the view's percentiles.
+/// The percentiles that the view shows.
 const P99: f64 = 0.99;
 const HALF: f64 = 0.5;
 
@@ -118,13 +118,13 @@ pub(crate) struct StopSignals {
     pub(crate) hurry: CancellationToken,
 }
 
-/// Shows everything, and returns whether the account balances.
+/// Runs the demo, and returns whether the account balances.
 ///
 /// # Errors
 /// [`DemoError`]: it could not be shown to its end.
 pub(crate) async fn run(settings: Settings, demo: Demo, stops: StopSignals) -> Result<bool, DemoError> {
     let broker = EmbeddedBroker::start(&topics(&settings), PARTITIONS)?;
-    let settings = on_stage(settings, broker.brokers());
+    let settings = settings_for_demo(settings, broker.brokers());
     let (ledger, began) = (Ledger::default(), Arc::new(Began::default()));
     let serving = CancellationToken::new();
     let mut servers = JoinSet::new();
@@ -145,13 +145,13 @@ pub(crate) async fn run(settings: Settings, demo: Demo, stops: StopSignals) -> R
         })
         .await?;
     }
-    let stage = DemoRun::set(settings, demo, ledger, began, sink).await?;
-    let faults = stage.show(&stops).await?;
+    let demo = DemoRun::set(settings, demo, ledger, began, sink).await?;
+    let balances = demo.show(&stops).await?;
     serving.cancel();
     while let Some(served) = servers.join_next().await {
         served?.map_err(DemoError::Receiver)?;
     }
-    Ok(faults)
+    Ok(balances)
 }
 
 /// Every topic of the contract.
@@ -175,7 +175,7 @@ fn topics(settings: &Settings) -> Vec<String> {
 }
 
 /// The settings with what the demo needs: its broker, and receivers on loopback.
-fn on_stage(mut settings: Settings, brokers: &str) -> Settings {
+fn settings_for_demo(mut settings: Settings, brokers: &str) -> Settings {
     brokers.clone_into(&mut settings.kafka.brokers);
     // This broker waits out every empty fetch, even when records come meanwhile.
     settings.kafka.properties.push(("fetch.wait.max.ms".to_owned(), "10".to_owned()));
@@ -195,7 +195,7 @@ fn new_secret() -> String {
     format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 24]>()))
 }
 
-/// Listens where the settings say, or, where that is taken, on another port.
+/// Binds the worker to the address of the settings, or to another port if that one is taken.
 async fn bind(settings: &Settings) -> Result<Worker, WorkerError> {
     let taken = |error: &WorkerError| matches!(error, WorkerError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse);
     match Worker::bind(settings.clone()).await {
@@ -210,7 +210,7 @@ async fn bind(settings: &Settings) -> Result<Worker, WorkerError> {
     }
 }
 
-/// Everything the demo runs on, and how far it is.
+/// The parts of the demo, and its phase.
 struct DemoRun {
     settings: Settings,
     demo: Demo,
@@ -245,23 +245,23 @@ impl DemoRun {
         Ok(Self { settings, demo, ledger, began, sink, worker, registration, console, phase })
     }
 
-    /// Runs worker, watch and view around the performance, then draws the balance and writes it.
+    /// Runs worker, watch and view beside the scenario, then draws the balance and writes it. Returns whether it balances.
     async fn show(self, stops: &StopSignals) -> Result<bool, DemoError> {
         let (stop_worker, worker_ended, stop_view) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        // Whatever happens below, nothing goes on without this function.
+        // Every part ends with this function, however it returns.
         let _guards = [&stop_worker, &worker_ended, &stop_view].map(|token| token.clone().drop_guard());
-        let camera = StatusView::of(&self);
+        let view = StatusView::of(&self);
         let metrics = self.worker.metrics();
         let readiness = Readiness { condition: self.worker.condition(), metrics: Arc::clone(&metrics) };
         let Self { settings, demo, ledger, began, sink, worker, registration, console, phase } = self;
-        let performance = Scenario { settings: &settings, demo, ledger: &ledger, began: &began, sink: &sink, phase };
+        let scenario = Scenario { settings: &settings, demo, ledger: &ledger, began: &began, sink: &sink, phase };
 
         let mut watching = JoinSet::new();
         let (watch, ended) = (Watch::new(&settings, &ledger), worker_ended.clone());
         watching.spawn_blocking(move || watch.run(&ended));
         let mut viewing = JoinSet::new();
-        viewing.spawn(camera.run(stop_view.clone()));
+        viewing.spawn(view.run(stop_view.clone()));
         let mut working = JoinSet::new();
         let (stop, api_stop) = (stop_worker.clone(), stop_worker.clone());
         let (tokens, forward) = (registration.tokens(), forward(&settings, view::reachable(registration.address())));
@@ -278,16 +278,16 @@ impl DemoRun {
         let performed = tokio::select! {
             biased;
             ended = working.join_next() => Err(ended_early(ended)),
-            performed = performance.perform(&readiness, stops) => performed,
+            performed = scenario.perform(&readiness, stops) => performed,
         };
-        performance.set(Phase::Stopping);
+        scenario.set(Phase::Stopping);
         stop_worker.cancel();
         while let Some(ended) = working.join_next().await {
             ended??;
         }
         worker_ended.cancel();
         let remains = watching.join_next().await.ok_or(DemoError::Ended)???;
-        performance.set(Phase::Ended);
+        scenario.set(Phase::Ended);
         stop_view.cancel();
         while let Some(viewed) = viewing.join_next().await {
             viewed?;
@@ -328,13 +328,13 @@ struct Readiness {
 }
 
 impl Readiness {
-    /// Both of the worker's consumers, of events and of retries, have their partitions.
+    /// Whether both of the worker's consumers, of events and of retries, have their partitions.
     fn is_given(&self) -> bool {
         self.condition.is_ready() && self.metrics.intake.rebalances_assigned.get() >= 2
     }
 }
 
-/// What happens on the stage.
+/// The sequence of the demo.
 struct Scenario<'a> {
     settings: &'a Settings,
     demo: Demo,
@@ -349,7 +349,7 @@ impl Scenario<'_> {
         *self.phase.lock() = phase;
     }
 
-    /// Waits for the worker, produces, lets the retries run out.
+    /// Waits for the worker, produces the events, and waits until all deliveries have ended.
     async fn perform(&self, readiness: &Readiness, stops: &StopSignals) -> Result<(), DemoError> {
         let ready = until(READY_TIMEOUT, &stops.finish, || readiness.is_given()).await;
         if stops.finish.is_cancelled() {
@@ -372,7 +372,7 @@ impl Scenario<'_> {
     }
 }
 
-/// Waits until `is_so`, at most `patience`, not past `stop`. Returns whether it came about.
+/// Waits until `is_so`, for at most `patience`, and not after `stop`. Returns whether it is so.
 async fn until(patience: Duration, stop: &CancellationToken, is_so: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     while !is_so() {
@@ -388,7 +388,7 @@ async fn until(patience: Duration, stop: &CancellationToken, is_so: impl Fn() ->
     true
 }
 
-/// Reads the meters and shows them.
+/// Shows the metrics and the account while the demo runs.
 struct StatusView {
     demo: Demo,
     ledger: Ledger,
@@ -400,29 +400,29 @@ struct StatusView {
 }
 
 impl StatusView {
-    fn of(stage: &DemoRun) -> Self {
+    fn of(run: &DemoRun) -> Self {
         Self {
-            demo: stage.demo,
-            ledger: Ledger::clone(&stage.ledger),
-            began: Arc::clone(&stage.began),
-            metrics: stage.worker.metrics(),
-            phase: Arc::clone(&stage.phase),
-            tiers: stage.settings.delivery.schedule.tiers().iter().map(ToString::to_string).collect(),
+            demo: run.demo,
+            ledger: Ledger::clone(&run.ledger),
+            began: Arc::clone(&run.began),
+            metrics: run.worker.metrics(),
+            phase: Arc::clone(&run.phase),
+            tiers: run.settings.delivery.schedule.tiers().iter().map(ToString::to_string).collect(),
             places: Places {
-                metrics: stage.worker.admin_address(),
-                api: stage.registration.address(),
-                console: stage.console_url(),
-                token: stage.registration.token().map(str::to_owned),
-                broker: stage.settings.kafka.brokers.clone(),
+                metrics: run.worker.admin_address(),
+                api: run.registration.address(),
+                console: run.console_url(),
+                token: run.registration.token().map(str::to_owned),
+                broker: run.settings.kafka.brokers.clone(),
             },
         }
     }
 
     /// Shows until `stop`, and then one last time.
     async fn run(self, stop: CancellationToken) {
-        let wishes = terminal();
-        let paint = Paint { colour: wishes.colour };
-        let draws = wishes.draws && io::stdout().is_terminal();
+        let terminal = terminal();
+        let paint = Paint { colour: terminal.colour };
+        let draws = terminal.draws && io::stdout().is_terminal();
         let mut ticks = tokio::time::interval(if draws { FRAME_EVERY } else { LINE_EVERY });
         let (mut stopped, mut lines) = (false, Lines::default());
         if !draws {
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_ends_when_it_is_so_when_told_or_when_patience_ends() {
+    async fn waiting_ends_with_its_condition_with_a_stop_and_with_its_patience() {
         let (stop, second) = (CancellationToken::new(), Duration::from_secs(1));
         let began = Instant::now();
         assert!(until(second, &stop, || began.elapsed() >= second / 2).await);

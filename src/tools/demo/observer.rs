@@ -1,5 +1,5 @@
-//! Reading along in several topics without taking part: no group, no commits. Also what groups have committed, asked from
-//! outside. It checks the worker and never serves it.
+//! Reads several topics without a group and without commits, and asks what groups have committed. It checks the worker and never serves
+//! it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::settings;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long reading to the end may take.
 const TO_END_TIMEOUT: Duration = Duration::from_secs(30);
-/// Records between two looks at whether to stop.
+/// Records that are read before the caller can stop it.
 const BATCH: usize = 1024;
 
 /// A partition's topic and number.
@@ -30,7 +30,7 @@ pub(crate) type TopicPartition = (String, i32);
 /// Why a topic can't be observed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ObserverError {
-    /// librdkafka's word.
+    /// The client library's error.
     #[error("topics cannot be observed")]
     Kafka(#[from] KafkaError),
     /// The places of webhooks that are behind can't be read.
@@ -38,25 +38,14 @@ pub(crate) enum ObserverError {
     Places(#[from] CompactedError),
     /// The end of a partition was not reached in time.
     #[error("topic `{topic}` partition {partition} was not read to its end, offset {end}, within {TO_END_TIMEOUT:?}")]
-    EndNotReached {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
-        /// The end.
-        end: i64,
-    },
+    EndNotReached { topic: String, partition: i32, end: i64 },
 }
 
 /// One record.
 pub(crate) struct Seen<'a> {
-    /// Its topic.
     pub(crate) topic: &'a str,
-    /// Its partition.
     pub(crate) partition: i32,
-    /// Its offset.
     pub(crate) offset: i64,
-    /// Its value.
     pub(crate) value: Option<&'a [u8]>,
     /// Its headers, as far as they are the service's own.
     pub(crate) wire: Wire,
@@ -149,7 +138,7 @@ impl Observer {
 /// What `group` has committed for every partition of `topics`; 0 where it has committed nothing. Blocks.
 ///
 /// # Errors
-/// The brokers don't say.
+/// The brokers do not answer.
 pub(crate) fn committed(
     kafka: &settings::Kafka,
     group: &str,
@@ -173,7 +162,7 @@ pub(crate) fn committed(
 
 fn client(kafka: &settings::Kafka, role: &'static str) -> Result<BaseConsumer<ClientLog>, KafkaError> {
     let mut config = table_consumer_config(kafka, role);
-    // The end of a partition comes without its topic's name: of no use with several topics.
+    // The event for the end of a partition has no topic name, so it is useless with several topics.
     config.set("enable.partition.eof", "false");
     config.create_with_context(ClientLog::new(role))
 }

@@ -22,7 +22,7 @@ const BATCH_MAX: u64 = 2_000;
 /// beyond 5 MiB there. A rate that would need more is not reached either.
 const OPEN_MAX: u64 = 6_000;
 
-/// Produces for as long as the demo is to last, or until `finish`, or until the account is full.
+/// Produces for the demo's duration, until `finish`, or until the account is full.
 ///
 /// # Errors
 /// Kafka does not take an event.
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_at_a_rate_makes_so_many_events() {
+    fn the_number_of_events_is_the_duration_times_the_rate() {
         assert_eq!(due(Duration::from_secs(5), 50), 250);
         assert_eq!(due(Duration::from_millis(999), 1), 0);
         assert_eq!(due(Duration::from_hours(168), 1_000_000), 604_800_000_000);

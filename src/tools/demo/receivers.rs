@@ -23,11 +23,11 @@ use super::{Ledger, lock};
 use crate::domain::hash::hash_bytes;
 use crate::domain::signature::Signer;
 
-/// How long the receiver that recovers is well, and how long it is down, in turn.
+/// The receiver that recovers goes down once in each period.
 const PERIOD: Duration = Duration::from_secs(20);
 /// When in the period it goes down.
 const DOWN_FROM: Duration = Duration::from_secs(3);
-/// When in the period it is well again.
+/// When in the period it recovers.
 const DOWN_TO: Duration = Duration::from_secs(8);
 /// Larger than any sample event.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -39,7 +39,7 @@ const ECHO: &str = "x-xcom-integration-echo";
 pub(crate) struct Began(OnceLock<Instant>);
 
 impl Began {
-    /// They begin now.
+    /// Notes that the events begin now.
     pub(crate) fn now(&self) {
         self.0.get_or_init(Instant::now);
     }
@@ -90,13 +90,13 @@ async fn take(State(receiver): State<Arc<Receiver>>, uri: Uri, headers: HeaderMa
     };
     let webhook = receiver.sample.webhooks.iter().find(|webhook| webhook.path == uri.path());
     let (Some(event), Some(webhook)) = (number_of_event(&body), webhook) else {
-        lock(&receiver.ledger).find_stranger();
+        lock(&receiver.ledger).find_unexpected();
         return StatusCode::NOT_FOUND.into_response();
     };
     let pair = Pair { event, webhook: webhook.number };
     let answer = receiver.answer(headers.get(ECHO));
     let acknowledged = matches!(answer, Answer::Echo(_));
-    // The worker's time-out is far away: what is answered here is what it sees.
+    // The answer takes far less than the worker's time-out, so the worker sees what is counted here.
     lock(&receiver.ledger).request(pair, id, acknowledged);
     answer.into_response()
 }

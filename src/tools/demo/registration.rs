@@ -1,8 +1,8 @@
 //! The demo's registration API and its page: the real ones, with a token of this run for a workspace of its own, so that trying
 //! them out changes nothing that the account counts.
 //!
-//! Without `--api-tokens-file` only. A user who gives a file may change everything, the demo's integrations included, and then has
-//! to explain the account's faults himself.
+//! The token exists only without `--api-tokens-file`. The tokens of a file may allow changes to the demo's integrations, and then the
+//! account may have faults.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Listens where the settings say, or, where that is taken, on another port.
+    /// Binds to the address of the settings, or to another port if that one is taken.
     ///
     /// # Errors
     /// [`ApiError`] names the option at fault.
@@ -49,13 +49,13 @@ impl Registration {
         }
         let mut token = String::new();
         push_hex(&mut token, &rand::random::<[u8; 16]>());
-        // What the account counts may be sent again and not registered again.
+        // The token may send again what the account counts, and may not register it again.
         let tokens = Tokens::of(&format!("{token} {PLAYGROUND} {WORKSPACE}:read,body,operate"));
         let tokens = tokens.expect("a word of hex digits and names of workspaces are a line of a tokens file");
         Ok(Self { bound: BoundApi::bind_with(settings, Arc::new(tokens)).await?, token: Some(token) })
     }
 
-    /// The address listened on.
+    /// The address that it listens on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.bound.address()
     }
@@ -86,7 +86,7 @@ impl Registration {
     }
 }
 
-/// Listens for the operators' page where the settings say, or, where that is taken, on another port.
+/// Binds the operators' page to the address of the settings, or to another port if that one is taken.
 ///
 /// # Errors
 /// [`ApiError`] names the option at fault.
@@ -103,13 +103,13 @@ pub(crate) async fn bind_console(settings: &Settings) -> Result<BoundConsole, Ap
     }
 }
 
-/// The page's way to the demo's API. `None`, and so no actions, where the API speaks TLS under names that are not known here.
+/// The page's client of the demo's API. `None`, and so no actions, if the API speaks TLS: its name is not known here.
 pub(crate) fn forward(settings: &Settings, api: SocketAddr) -> Option<Forward> {
     let url = settings.api.tls.is_none().then(|| format!("http://{api}").parse().ok()).flatten()?;
     match Forward::to(&url) {
         Ok(forward) => Some(forward),
         Err(error) => {
-            tracing::warn!(%error, "the page has no way to the API: it offers no actions");
+            tracing::warn!(%error, "the page cannot reach the API: it offers no actions");
             None
         }
     }

@@ -1,4 +1,4 @@
-//! What the demo shows: its integrations, and the events it produces with the webhooks that each must reach.
+//! The demo's integrations, and the events it produces with the webhooks that each must reach.
 //!
 //! The webhooks of each event are listed here by hand and not by the rules of `domain`, because the account checks those rules.
 
@@ -22,13 +22,10 @@ const CONTACTS: u32 = 90;
 /// An integration of the demo and how its receiver behaves.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
-    /// What the view calls it.
+    /// Its name in the view.
     pub(crate) name: &'static str,
-    /// Its id.
     pub(crate) id: &'static str,
-    /// How its receiver answers.
     pub(crate) behaviour: Behaviour,
-    /// Its webhooks.
     pub(crate) webhooks: &'static [SampleWebhook],
 }
 
@@ -37,9 +34,8 @@ pub(crate) struct Sample {
 pub(crate) struct SampleWebhook {
     /// Its number in the account.
     pub(crate) number: u8,
-    /// What the view calls it.
+    /// Its name in the view.
     pub(crate) name: &'static str,
-    /// Its id.
     pub(crate) id: &'static str,
     /// Its path at the receiver.
     pub(crate) path: &'static str,
@@ -112,7 +108,7 @@ pub(crate) fn number_of_webhook(id: &str) -> Option<u8> {
     SAMPLES.iter().flat_map(|sample| sample.webhooks).find(|webhook| webhook.id == id).map(|webhook| webhook.number)
 }
 
-/// What a webhook is called: integration and webhook.
+/// The name of a webhook: integration and webhook.
 pub(crate) fn name_of_webhook(number: u8) -> String {
     let webhooks = SAMPLES.iter().flat_map(|sample| sample.webhooks.iter().map(move |webhook| (sample, webhook)));
     let found = webhooks.into_iter().find(|(_, webhook)| webhook.number == number);
@@ -160,9 +156,9 @@ impl SampleWebhook {
 enum Kind {
     Company(Change),
     Contact(Change),
-    KeptConnection,
+    Link,
     Unlink,
-    /// A changed company of the playground, which none of the demo's webhooks is for.
+    /// A changed company of the playground, which is for none of the demo's webhooks.
     Playground,
 }
 
@@ -173,12 +169,12 @@ enum Change {
     Delete,
 }
 
-/// The order of kinds, over and over.
+/// The kinds of events with their webhooks, in an order that repeats.
 const ROUND: [(Kind, &[u8]); 20] = [
     (Kind::Company(Change::Patch), &[0, 2]),
     (Kind::Contact(Change::Patch), &[1]),
     (Kind::Company(Change::Create), &[0, 2]),
-    (Kind::KeptConnection, &[1, 3]),
+    (Kind::Link, &[1, 3]),
     (Kind::Contact(Change::Create), &[1]),
     (Kind::Playground, &[]),
     (Kind::Company(Change::Patch), &[0, 2]),
@@ -191,7 +187,7 @@ const ROUND: [(Kind, &[u8]); 20] = [
     (Kind::Company(Change::Delete), &[0]),
     (Kind::Contact(Change::Patch), &[1]),
     (Kind::Company(Change::Patch), &[0, 2]),
-    (Kind::KeptConnection, &[1, 3]),
+    (Kind::Link, &[1, 3]),
     (Kind::Playground, &[]),
     (Kind::Company(Change::Patch), &[0, 2]),
     (Kind::Contact(Change::Delete), &[1]),
@@ -209,7 +205,7 @@ pub(crate) fn webhooks(number: u32) -> Webhooks {
     kind(number).map_or(Webhooks::of(&[INVALID]), |(_, webhooks)| Webhooks::of(webhooks))
 }
 
-/// What every event's id begins with; its number follows.
+/// The beginning of every event's id. Its number follows.
 const ID_PREFIX: &str = "3c75d291-7f1e-4c0a-9d3b-";
 const ID_DIGITS: usize = 12;
 
@@ -218,7 +214,7 @@ pub(crate) fn event_id(number: u32) -> String {
     format!("{ID_PREFIX}{number:012x}")
 }
 
-/// The number of the event in these bytes, whether they are an event or not. `None` if they are not the demo's.
+/// The number of the event in these bytes, also if they are not a valid event. `None` if the demo did not produce them.
 pub(crate) fn number_of_event(value: &[u8]) -> Option<u32> {
     let start = value.windows(ID_PREFIX.len()).position(|part| part == ID_PREFIX.as_bytes())? + ID_PREFIX.len();
     let digits = std::str::from_utf8(value.get(start..start + ID_DIGITS)?).ok()?;
@@ -227,7 +223,6 @@ pub(crate) fn number_of_event(value: &[u8]) -> Option<u32> {
 
 /// A record to produce.
 pub(crate) struct Produced {
-    /// Its workspace.
     pub(crate) workspace: &'static str,
     /// The entity's id, as the CRM is advised to key.
     pub(crate) key: String,
@@ -272,7 +267,7 @@ fn body(kind: Kind, number: u32) -> (&'static str, Value, Value) {
     match kind {
         Kind::Company(of) => ("change", of_company(), change(of, "name", "Alpha", number)),
         Kind::Contact(of) => ("change", json!({ "contactId": contact(number) }), change(of, "email", "x@y.z", number)),
-        Kind::KeptConnection => ("link", both(), Value::Null),
+        Kind::Link => ("link", both(), Value::Null),
         Kind::Unlink => ("unlink", both(), Value::Null),
         Kind::Playground => ("change", of_company(), change(Change::Patch, "name", "Beta", number)),
     }
@@ -320,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_tells_its_number_even_when_it_is_cut_off() {
+    fn an_event_has_its_number_also_if_it_is_cut_off() {
         for number in [0, 1, 199, 399, 4_711, u32::MAX] {
             assert_eq!(number_of_event(&event(number, "").value), Some(number));
         }

@@ -4,7 +4,7 @@ use super::account::{Balance, Fault, INVALID, Pair};
 use super::sample::{event_id, name_of_webhook};
 use crate::domain::outcome::DeadReason;
 
-/// The summary: one line a fact, the same words every time.
+/// The summary: one line for each number, always in the same words.
 pub(crate) fn lines(balance: &Balance, tiers: &[String], dead: &[(DeadReason, u64)]) -> Vec<String> {
     let named = |names: Vec<String>| if names.is_empty() { String::new() } else { format!("   {}", names.join("   ")) };
     let waiting = balance.in_tier.iter().filter_map(|(tier, count)| Some(format!("{} {count}", tiers.get(*tier)?)));
@@ -55,7 +55,9 @@ fn text(fault: &Fault) -> String {
             let names: Vec<String> = examples.iter().map(|pair| name(*pair)).collect();
             format!("{count} missing, neither acknowledged nor in a topic; without a trace are {}", names.join(", "))
         }
-        Fault::Strangers(count) => format!("{count} requests or records for a webhook that their event does not match"),
+        Fault::Unexpected(count) => {
+            format!("{count} requests or records for a webhook that their event does not match")
+        }
         Fault::ChangedIds(count) => format!("{count} requests with another webhook-id than the attempt before"),
         Fault::Unsigned(count) => format!("{count} requests without the right signature"),
     }

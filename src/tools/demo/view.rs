@@ -1,5 +1,5 @@
-//! What the demo shows while it runs: a frame for a terminal, a line a second for anything else. Text only; what is shown is
-//! read by others.
+//! The view of the running demo: a frame on a terminal, a line a second elsewhere. It makes text only; the caller reads the numbers and
+//! draws.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,7 +10,7 @@ use super::sample::{Behaviour, PLAYGROUND, SAMPLES};
 use crate::domain::outcome::DeadReason;
 use crate::telemetry::metrics::Within;
 
-/// Where the demo stands.
+/// The phases of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The worker is joining its groups.
@@ -37,7 +37,7 @@ impl Phase {
     }
 }
 
-/// Where everything is.
+/// The addresses of the demo's parts.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     /// The worker's metrics.
@@ -48,7 +48,6 @@ pub(crate) struct Places {
     pub(crate) console: String,
     /// The API's token of this run. `None` when a file holds the tokens.
     pub(crate) token: Option<String>,
-    /// The broker.
     pub(crate) broker: String,
 }
 
@@ -65,7 +64,7 @@ impl Places {
     }
 }
 
-/// An address to connect to: listeners may be on all of them.
+/// The address to connect to. A listener on all addresses is reached on loopback.
 pub(super) fn reachable(listening: SocketAddr) -> SocketAddr {
     let loopback = match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -78,15 +77,13 @@ pub(super) fn reachable(listening: SocketAddr) -> SocketAddr {
 /// What the view shows at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
-    /// Where the demo stands.
     pub(crate) phase: Phase,
-    /// Since the events began.
+    /// The time since the events began.
     pub(crate) elapsed: Duration,
     /// How long events are produced, if that is bounded.
     pub(crate) duration: Option<Duration>,
     /// Events a second.
     pub(crate) rate: u32,
-    /// Where everything is.
     pub(crate) places: Places,
     /// Events read: those that match a webhook, those that match none, and invalid ones.
     pub(crate) events: [u64; 3],
@@ -371,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_is_as_wide_as_it_is_whatever_the_shares() {
+    fn the_bar_has_the_same_width_with_all_shares() {
         for (acknowledged, waiting) in [(0, 1), (1, 0), (1_000_000, 1), (3, 3)] {
             let mut reading = Snapshot { acknowledged, queued: 0, in_flight: 0, ..reading() };
             reading.dead.clear();

@@ -1,5 +1,5 @@
-//! The account's eye on the topics: reads along in the tiers and the dead-letter topic while the worker works, and looks at
-//! the end for what it has left.
+//! Watches the topics for the account: reads the tiers and the dead-letter topic while the worker runs, and at the end what is left in
+//! the topics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::topics::names::{retry_group, tier_topic};
 /// How long a poll waits: bounds how late the end is seen.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 
-/// Reads along.
+/// Reads the topics for the account.
 pub(crate) struct Watch {
     kafka: Kafka,
     events: String,
@@ -36,7 +36,7 @@ pub(crate) fn tier_topics(settings: &Settings) -> Vec<String> {
 }
 
 impl Watch {
-    /// Over the topics of these settings.
+    /// A watch over the topics of these settings.
     pub(crate) fn new(settings: &Settings, ledger: &Ledger) -> Self {
         Self {
             kafka: settings.kafka.clone(),
@@ -48,7 +48,7 @@ impl Watch {
         }
     }
 
-    /// Reads along until the worker has `ended`, then to the end. Returns what is left. Blocks its thread.
+    /// Reads until the worker has `ended`, then to the end of the topics. Returns what is left. Blocks its thread.
     ///
     /// # Errors
     /// The broker does not answer, or an end is not reached.
@@ -76,7 +76,7 @@ impl Watch {
         Ok(unread)
     }
 
-    /// The deliveries that places stand for, of webhooks of the demo's own.
+    /// The deliveries that places of the demo's webhooks cover.
     fn behind(&self) -> Result<BTreeSet<Pair>, ObserverError> {
         let table = places::read(&self.kafka, &self.backlog, || false)?;
         let cluster = table.cluster;
@@ -106,7 +106,7 @@ impl Watch {
         }
         let mut account = lock(&self.ledger);
         let Some(event) = seen.value.and_then(number_of_event) else {
-            account.find_stranger();
+            account.find_unexpected();
             return;
         };
         let webhook = match seen.wire.reason {
@@ -114,7 +114,7 @@ impl Watch {
             _ => seen.wire.webhook_id.as_deref().and_then(number_of_webhook),
         };
         let Some(webhook) = webhook else {
-            account.find_stranger();
+            account.find_unexpected();
             return;
         };
         let pair = Pair { event, webhook };

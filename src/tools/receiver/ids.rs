@@ -1,10 +1,10 @@
-//! The ids that the receiver acknowledged last, so that it can tell duplicates. Its memory has a bound.
+//! The ids that the receiver acknowledged last, to recognize duplicates. Their number is bounded.
 
 use std::collections::HashSet;
 
 use crate::domain::hash::hash_bytes;
 
-/// Ids remembered in each of two generations, to tell duplicates.
+/// Ids remembered in each of two generations.
 const IDS_MAX: usize = 65_536;
 
 /// Hashes of the ids acknowledged last.
@@ -15,7 +15,7 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Whether `id` was seen before, and remembers it. No id at all is never known.
+    /// Returns whether `id` was seen before, and remembers it. An empty id is never known.
     pub(super) fn is_known(&mut self, id: &str) -> bool {
         let hash = hash_bytes(id.as_bytes());
         if id.is_empty() {

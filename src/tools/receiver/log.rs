@@ -1,4 +1,4 @@
-//! What the reference receiver prints: a line for each delivery, or a summary a second when they are too many to read.
+//! The output of the reference receiver: a line for each delivery, or a summary a second if they are too many to read.
 
 use std::future::Future;
 use std::io;
@@ -15,7 +15,7 @@ const LINES_MAX: usize = 20;
 /// Lines that wait to be printed; more are only counted.
 const QUEUE_MAX: usize = 256;
 
-/// Where the lines go.
+/// The destination of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// Printed.
@@ -25,7 +25,7 @@ pub(crate) enum Output {
     Silent,
 }
 
-/// Takes the lines. Dropping the last of its clones ends the printer.
+/// Takes the lines. Dropping it ends the printer.
 pub(super) struct Lines {
     queue: Option<mpsc::Sender<(String, bool)>>,
     left_out: Arc<LeftOut>,
@@ -39,7 +39,7 @@ struct LeftOut {
 }
 
 impl Lines {
-    /// Where to put the lines, and the printer, to be run by the caller.
+    /// A place for the lines, and the printer, which the caller runs.
     pub(super) fn new(output: Output) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, lines) = mpsc::channel(QUEUE_MAX);
         let left_out = Arc::new(LeftOut::default());
@@ -64,7 +64,7 @@ impl LeftOut {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The summary, if there is anything to sum up. The next one begins from zero.
+    /// The summary, if a line was left out. The next one begins from zero.
     fn take(&self) -> Option<String> {
         let acknowledged = self.acknowledged.swap(0, Ordering::Relaxed);
         let others = self.others.swap(0, Ordering::Relaxed);
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_too_much_to_read_is_summed_up_each_second() {
+    async fn lines_that_are_too_many_to_read_are_summed_up_each_second() {
         let (lines, printer) = Lines::new(Output::Silent);
         drop((lines, printer));
         let (queue, to_print) = mpsc::channel(QUEUE_MAX);

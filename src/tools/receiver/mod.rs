@@ -1,4 +1,4 @@
-//! The reference receiver: what a well-behaved integration's endpoint does, and on request an ill-behaved one.
+//! The reference receiver: an integration's endpoint that behaves well, or badly if an option says so.
 //!
 //! Verifies Standard Webhooks signatures, echoes the token, counts. The demo and the tests deliver to it too, so it speaks
 //! HTTP/1.1 and HTTP/2 without TLS, and can listen on any free port.
@@ -44,20 +44,15 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long the last lines may take to be printed.
 const PRINT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why there is no receiver.
+/// Why the receiver cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReceiverError {
-    /// The secret can't be one.
+    /// The secret is not valid.
     #[error("--secret cannot be used")]
     Secret(#[from] BadSecret),
-    /// Nothing can listen there.
+    /// The address can't be listened on.
     #[error("--listen {address}: cannot listen")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
+    Listen { address: SocketAddr, source: std::io::Error },
 }
 
 /// What was received so far.
@@ -72,11 +67,11 @@ pub(crate) struct Summary {
     pub(crate) failed: u64,
     /// Acknowledged deliveries whose `webhook-id` had been acknowledged before.
     pub(crate) duplicates: u64,
-    /// Of the failed: those with a secret given and no valid signature.
+    /// Failed deliveries that had no valid signature although a secret is set.
     pub(crate) invalid_signatures: u64,
 }
 
-/// Reads the counts, also while the receiver runs and after it ended.
+/// The counts, readable while the receiver runs and after it has ended.
 #[derive(Clone)]
 pub(crate) struct Counters(Arc<State>);
 
@@ -118,7 +113,7 @@ struct Counts {
     invalid_signatures: AtomicU64,
 }
 
-/// What is answered to a delivery.
+/// The answer to a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     Acknowledged,
@@ -139,7 +134,7 @@ pub(crate) async fn run(options: Options, stop: CancellationToken) -> Result<Sum
 }
 
 impl Receiver {
-    /// Listens.
+    /// Listens on the address of `options`.
     ///
     /// # Errors
     /// [`ReceiverError`] for a secret that is not valid, and an address that cannot be listened on.
@@ -155,17 +150,17 @@ impl Receiver {
         Ok(Self { listener, address, state })
     }
 
-    /// The address listened on.
+    /// The address that it listens on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The counts, to be read from elsewhere.
+    /// A handle to the counts.
     pub(crate) fn counters(&self) -> Counters {
         Counters(Arc::clone(&self.state))
     }
 
-    /// Serves until `stop`, then lets what is under way end for a short while.
+    /// Serves until `stop`, then waits a short while for requests under way.
     pub(crate) async fn run(self, output: Output, stop: CancellationToken) -> Summary {
         let counters = self.counters();
         let (lines, printer) = Lines::new(output);
@@ -175,7 +170,7 @@ impl Receiver {
         let limits = Limits { connections_max: CONNECTIONS_MAX, when_full: WhenFull::Wait, patience: PATIENCE, drain };
         let service = Arc::new(Service { state: self.state, lines });
         serve(self.listener, limits, stop, move |request| Arc::clone(&service).answer(request)).await;
-        // The service is gone with the last connection, and with it the end of the lines that the printer waits for.
+        // The service ends with the last connection, and its end of the lines with it: then the printer ends too.
         if timeout(PRINT_PATIENCE, printing.join_next()).await.is_err() {
             tracing::warn!("the last lines are not printed: standard output is not read");
         }
@@ -221,24 +216,24 @@ impl Service {
         }
         let id = text(&head.headers, "webhook-id");
         let is_duplicate = self.state.count(&verdict, id);
-        self.tell(&head.headers, bytes, &verdict, is_duplicate);
+        self.log(&head.headers, bytes, &verdict, is_duplicate);
         response(&verdict, &head.headers, self.state.options.no_echo)
     }
 
-    fn tell(&self, headers: &HeaderMap, bytes: usize, verdict: &Verdict, is_duplicate: bool) {
+    fn log(&self, headers: &HeaderMap, bytes: usize, verdict: &Verdict, is_duplicate: bool) {
         let (id, attempt) = (text(headers, "webhook-id"), text(headers, ATTEMPT));
         if let Verdict::InvalidSignature(why) = verdict {
             tracing::warn!(delivery_id = id, attempt, reason = why, "signature refused");
         }
         let again = if is_duplicate { ", a duplicate" } else { "" };
-        let said = match verdict {
+        let result = match verdict {
             Verdict::Acknowledged => format!("acknowledged{again}"),
             Verdict::WithoutEcho(why) => format!("200 without echo: {why}"),
             Verdict::Failed(status) => format!("failed with {}", status.as_u16()),
             Verdict::InvalidSignature(why) => format!("refused with 401: {why}"),
             Verdict::BadBody(status) => format!("refused with {}: no whole body", status.as_u16()),
         };
-        let text = format!("{id:<36}  attempt {attempt:<2}  {bytes:>7} B  {said}");
+        let text = format!("{id:<36}  attempt {attempt:<2}  {bytes:>7} B  {result}");
         self.lines.add(text, *verdict == Verdict::Acknowledged);
     }
 }
@@ -265,13 +260,13 @@ impl State {
         let Options { fail_rate, status, no_echo, .. } = self.options;
         let chosen =
             status.and_then(|status| StatusCode::from_u16(status).ok()).filter(|status| *status != StatusCode::OK);
-        // A status alone is for every request; with a share it is what that share gets.
+        // A status without a share goes to every request; with a share only to that share.
         let fails = if fail_rate > 0.0 { rand::random::<f64>() < fail_rate } else { chosen.is_some() };
         if fails {
             return Verdict::Failed(chosen.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
         }
         if no_echo {
-            Verdict::WithoutEcho("told to leave it out")
+            Verdict::WithoutEcho("an option leaves it out")
         } else if headers.contains_key(&ECHO) {
             Verdict::Acknowledged
         } else {

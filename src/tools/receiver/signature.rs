@@ -14,7 +14,7 @@ pub(super) fn verify(signer: &Signer, headers: &HeaderMap, body: &[u8]) -> Resul
     if id.is_empty() || timestamp.is_empty() || signature.is_empty() {
         return Err("webhook-id, webhook-timestamp or webhook-signature is missing");
     }
-    let timestamp: i64 = timestamp.parse().map_err(|_no_number| "webhook-timestamp is no number")?;
+    let timestamp: i64 = timestamp.parse().map_err(|_no_number| "webhook-timestamp is not a number")?;
     if timestamp.abs_diff(clock::now_ms() / 1000) > TOLERANCE_SECONDS {
         return Err("webhook-timestamp is more than five minutes from now");
     }

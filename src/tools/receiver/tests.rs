@@ -1,4 +1,4 @@
-//! The receiver over real connections: what it acknowledges, what it refuses, how it misbehaves when an option says so.
+//! The receiver over real connections: what it acknowledges, what it refuses, how it fails when an option says so.
 
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
@@ -104,7 +104,7 @@ async fn the_counts_are_served_as_json() {
 }
 
 #[tokio::test]
-async fn it_fails_as_it_is_told_to() {
+async fn it_fails_as_its_options_say() {
     let fails = start(Options { fail_rate: 1.0, ..options() }).await;
     check(&fails.send(&[], b"{}").await, 500, Some("token-1"));
     let busy = start(Options { fail_rate: 1.0, status: Some(503), ..options() }).await;
@@ -130,7 +130,7 @@ async fn a_share_of_the_deliveries_fails() {
 }
 
 #[tokio::test]
-async fn the_answer_waits_as_it_is_told_to() {
+async fn the_answer_waits_for_the_latency() {
     let latency = Duration::from_millis(60);
     let running = start(Options { latency, ..options() }).await;
     let start = Instant::now();
@@ -163,7 +163,7 @@ async fn signatures_are_verified() {
 async fn bodies_are_bounded() {
     let running = start(options()).await;
     assert_eq!(running.send(&[], &vec![b' '; BODY_BYTES_MAX]).await.status(), 200);
-    // One that says so is refused before its body comes, one that does not as soon as it is over the bound.
+    // A request with an announced length is refused before its body comes, another one as soon as it is over the bound.
     let announced = format!("content-length: {}\r\n\r\n", BODY_BYTES_MAX + 1);
     let unannounced =
         format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{}", BODY_BYTES_MAX + 1, " ".repeat(BODY_BYTES_MAX + 1));
@@ -194,7 +194,7 @@ async fn stopping_lets_the_request_under_way_end_and_closes_the_others() {
     let mut busy = TcpStream::connect(running.address).await.unwrap();
     let request = "POST / HTTP/1.1\r\nhost: x\r\nx-xcom-integration-echo: t\r\ncontent-length: 0\r\n\r\n";
     busy.write_all(request.as_bytes()).await.unwrap();
-    // One that was answered proves that both before it have been accepted and read.
+    // The answer to a later connection proves that both before it have been accepted and read.
     running.send(&[], b"{}").await;
     let (counters, address) = (running.counters.clone(), running.address);
     running.stopped().await;

@@ -1,5 +1,5 @@
-//! The reader routes as the description tells them: what they take and how their answers look. Nothing here runs; the answers are
-//! made by `registration::lookup`, and `tests/kafka/api_contract.rs` holds them against these types.
+//! The reader routes for the API's description: their parameters and the types of their answers. Nothing here runs;
+//! `registration::lookup` makes the answers, and `tests/kafka/api_contract.rs` compares them with these types.
 #![expect(
     dead_code,
     unused_qualifications,
@@ -15,7 +15,7 @@ use crate::domain::outcome::{DeadReason, Reason};
 use crate::registration::http::answers::Problem;
 use crate::registration::http::openapi::{AnyRequest, InWorkspace, OfInstance};
 
-/// What a reader may be answered with besides.
+/// Further answers of the reader routes.
 #[derive(IntoResponses)]
 enum AnyReader {
     /// Too many scans are under way; `Retry-After` says when to ask again.
@@ -61,18 +61,18 @@ fn one_of(words: impl Iterator<Item = &'static str>) -> RefOr<Schema> {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).into()
 }
 
-/// How much, and from where on.
+/// The size and the beginning of a page.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Paging {
     /// Rows of an answer; 50 unless given, and never more than 200
     #[param(minimum = 1)]
     limit: Option<i64>,
-    /// What the answer before gave as `next`, with the same question
+    /// The `next` of the answer before, with the same question
     next: Option<String>,
 }
 
-/// From when to when.
+/// A range of time.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Between {
@@ -141,7 +141,7 @@ struct OfDeadLetter {
     delivery: Option<Word>,
 }
 
-/// What the health topic says of the workspace's integrations, the newest change first. Needs the right `read`.
+/// The states of the workspace's integrations in the health topic, the newest change first. Needs the right `read`.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/health", operation_id = "listHealth", tag = "readers",
     params(InWorkspace, OfIntegration, OfWebhook, OfFailure, Between, Paging),
@@ -157,7 +157,7 @@ pub(crate) fn health() {}
 )]
 pub(crate) fn overview() {}
 
-/// The attempts of one integration, newest first. Needs the right `read`, and `body` for what receivers answered.
+/// The attempts of one integration, newest first. Needs the right `read`, and `body` for receivers' answers.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/integrations/instances/{id}/attempts", operation_id = "listAttemptsOfInstance", tag = "readers",
     params(InWorkspace, OfInstance,
@@ -166,7 +166,7 @@ pub(crate) fn overview() {}
 )]
 pub(crate) fn attempts_of_instance() {}
 
-/// The attempts of the workspace, newest first. Needs the right `read`, and `body` for what receivers answered.
+/// The attempts of the workspace, newest first. Needs the right `read`, and `body` for receivers' answers.
 #[utoipa::path(
     get, path = "/api/v1/{workspace}/attempts", operation_id = "listAttempts", tag = "readers",
     params(InWorkspace, OfIntegration, OfWebhook, OfFailure, OfAttempt, Between, Paging),
@@ -192,7 +192,7 @@ pub(crate) fn trace() {}
 )]
 pub(crate) fn dead_letters() {}
 
-/// How an integration is.
+/// The health of an integration.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub(crate) struct InstanceHealth {
@@ -231,7 +231,7 @@ struct HealthPage {
     searched_back_to: Option<String>,
     /// Whether these are the last.
     complete: bool,
-    /// What to give as `next` for more.
+    /// The `next` to give for more.
     next: Option<String>,
     /// Without rows: that the integration asked for is not registered.
     hint: Option<String>,
@@ -242,7 +242,7 @@ struct HealthPage {
 #[schema(rename_all = "camelCase")]
 struct IntegrationState {
     integration_id: String,
-    /// Its own status where that keeps events from it, else what the health topic says; `unusable` where its record can't be used.
+    /// Its own status if that keeps events from it, else its state in the health topic; `unusable` if its record can't be used.
     status: String,
     /// Why its record can't be used.
     problem: Option<String>,
@@ -269,7 +269,7 @@ struct OverviewPage {
     searched_back_to: Option<String>,
     /// Whether these are the last.
     complete: bool,
-    /// What to give as `next` for more.
+    /// The `next` to give for more.
     next: Option<String>,
 }
 
@@ -301,7 +301,7 @@ struct LoggedAttempt {
     /// The HTTP status.
     status: Option<u16>,
     duration_ms: u64,
-    /// What the receiver said; only for tokens with the right `body`.
+    /// The receiver's answer; only for tokens with the right `body`.
     answer: Option<String>,
     next_attempt_at: Option<String>,
     worker: Option<String>,
@@ -311,11 +311,11 @@ struct LoggedAttempt {
 #[schema(rename_all = "camelCase")]
 struct AttemptsPage {
     rows: Vec<LoggedAttempt>,
-    /// The time of the oldest record that was looked at.
+    /// The time of the oldest record that the search read.
     searched_back_to: Option<String>,
-    /// Whether everything was looked at that the topic still holds.
+    /// Whether the search read everything that the topic still holds.
     complete: bool,
-    /// What to give as `next` to go on.
+    /// The `next` to give to go on.
     next: Option<String>,
     /// Without rows: that the integration asked for is not registered.
     hint: Option<String>,
@@ -351,11 +351,11 @@ struct DeadLetterRow {
 #[schema(rename_all = "camelCase")]
 struct DeadLettersPage {
     rows: Vec<DeadLetterRow>,
-    /// The time of the oldest record that was looked at.
+    /// The time of the oldest record that the search read.
     searched_back_to: Option<String>,
-    /// Whether everything was looked at that the topic still holds.
+    /// Whether the search read everything that the topic still holds.
     complete: bool,
-    /// What to give as `next` to go on.
+    /// The `next` to give to go on.
     next: Option<String>,
     /// Without rows: that the integration asked for is not registered.
     hint: Option<String>,
@@ -368,11 +368,11 @@ struct EventTrace {
     event: TracedEventRow,
     webhooks: Vec<TracedWebhookRow>,
     account: EventAccount,
-    /// Whether all that could say something was looked at.
+    /// Whether the search read every record that could be about the event.
     complete: bool,
-    /// Where it was not: everything of this time and later was looked at.
+    /// If it did not: it read everything of this time and later.
     searched_back_to: Option<String>,
-    /// Where it was not: what to give as `next` to go on. The answer then has the attempts of the part before.
+    /// If it did not: the `next` to give to go on. The answer then has the attempts of the part before.
     next: Option<String>,
 }
 
@@ -398,7 +398,7 @@ struct TracedWebhookRow {
     because: String,
     /// `acknowledged`, `waiting`, `dead` or `dropped`; null where it does not match.
     state: Option<String>,
-    /// How that is known.
+    /// The record that shows it.
     state_because: Option<String>,
     delivery_id: Option<String>,
     /// Newest last.

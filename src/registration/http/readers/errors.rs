@@ -21,7 +21,7 @@ pub(crate) enum BadQuestion {
     /// A word of a closed set.
     #[error("{name}: {unknown}")]
     UnknownWord { name: &'static str, unknown: UnknownWord },
-    /// The route does not look at it.
+    /// The route does not use it.
     #[error("{name}: not a parameter of this route, which takes {}, from, to, limit and next", .taken.join(", "))]
     Field { name: &'static str, taken: &'static [&'static str] },
     #[error("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z")]
@@ -30,7 +30,7 @@ pub(crate) enum BadQuestion {
     Times,
     #[error("next: expected what the page before said")]
     Next,
-    /// The token is one of another question.
+    /// The token belongs to another question.
     #[error(transparent)]
     Token(ReadError),
     #[error("expected a place: topic/partition/offset")]
@@ -45,7 +45,7 @@ pub(crate) enum BadQuestion {
     Filter(#[source] Unusable),
 }
 
-/// What is not in the workspace. A thing of another workspace is missing too.
+/// A thing that the workspace does not have. A thing of another workspace counts as missing too.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Missing {
     #[error("IntegrationInstance {id} not found")]
@@ -57,7 +57,7 @@ pub(crate) enum Missing {
     Event { event: String, searched_back_to: Option<String> },
     #[error("there is no record {place} of this workspace")]
     Record { place: String },
-    #[error("it is no event: it becomes a dead letter of reason invalid-event")]
+    #[error("it is not an event: it becomes a dead letter of reason invalid-event")]
     NoEvent,
 }
 
@@ -71,7 +71,7 @@ pub(crate) enum SourceError {
     /// Kafka can't be asked now.
     #[error(transparent)]
     Unavailable(ReadError),
-    #[error("the stored record is no instance")]
+    #[error("the stored record is not an instance")]
     NoInstance(#[from] BadInstance),
     #[error("the answer can't be written as JSON")]
     Answer(#[from] JsonError),

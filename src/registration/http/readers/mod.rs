@@ -1,8 +1,8 @@
-//! The reader routes: how integrations are, what was attempted, what became of an event, dead letters, recent events.
+//! The reader routes: the health of integrations, attempts, the trace of an event, dead letters, recent events.
 //!
-//! The API and the console serve them. This room reads what is asked, decides which caller may see what, and bounds the number of
-//! scans at once is bounded here; the [`Source`] decides where the rows come from. No answer holds a row of another
-//! workspace, because a question names exactly one.
+//! The API and the console serve them. This room reads the question, checks the caller's rights and bounds the number of
+//! scans at once; the [`Source`] finds the rows. No answer holds a row of another workspace, because a question names
+//! exactly one.
 
 pub(super) mod described;
 mod errors;
@@ -41,10 +41,10 @@ use crate::telemetry::chain::chain;
 const SCANS_MAX: usize = 4;
 /// How long one more waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Fields that hold what receivers answered or what events say: only for tokens with the right `body`.
+/// Fields that hold receivers' answers or the content of events: only for tokens with the right `body`.
 const BODY_FIELDS: [&str; 3] = ["answer", "body", "value"];
 
-/// Which rows are asked for: the conditions that every reader knows.
+/// The rows asked for: the conditions that every reader knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) integration: Option<String>,
@@ -56,11 +56,11 @@ pub(crate) struct Asked {
     pub(crate) from: Option<Timestamp>,
     pub(crate) to: Option<Timestamp>,
     pub(crate) limit: usize,
-    /// Where an answer before ended.
+    /// Where the answer before ended.
     pub(crate) next: Option<String>,
 }
 
-/// What can be asked of one workspace.
+/// A question about one workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Question {
     /// Integrations with their states, worst first; `find` looks into ids, URLs, states and reasons.
@@ -75,7 +75,7 @@ pub(crate) enum Question {
     AttemptsOf { id: String, asked: Asked },
     /// Dead letters, newest first.
     DeadLetters(Asked),
-    /// What became of an event, named by its place or its id.
+    /// The trace of an event, named by its place or its id.
     Trace { event: String, next: Option<String> },
     /// One record of the events or the dead-letter topic, with its value.
     Record { place: String },
@@ -96,7 +96,7 @@ type Refused = Box<Response<Body>>;
 /// An answer on its way.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Value, SourceError>> + Send>>;
 
-/// Where rows come from.
+/// Finds the rows of an answer.
 pub(crate) trait Source: Send + Sync + 'static {
     /// Answers a question about `workspace`; ends early when `stop` is cancelled.
     fn ask(&self, workspace: String, question: Question, stop: CancellationToken) -> Answering;
@@ -104,11 +104,11 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// The workspaces that have integrations, for tokens that cover all.
     fn workspaces(&self) -> Vec<String>;
 
-    /// What the health topic says of an integration.
+    /// The state of an integration in the health topic.
     fn health(&self, workspace: &str, id: &str) -> Value;
 }
 
-/// What the reader routes need.
+/// The reader routes and what they need.
 pub(crate) struct Readers {
     tokens: Arc<Tokens>,
     source: Arc<dyn Source>,
@@ -124,7 +124,7 @@ impl Readers {
         &*self.source
     }
 
-    /// What the request's token may do in `workspace`, or the answer that it gets instead.
+    /// The rights of the request's token in `workspace`, or the answer of a request without any.
     fn rights(&self, headers: &HeaderMap, workspace: &str) -> Result<Rights, Refused> {
         let grant = self.tokens.grant(headers).ok_or_else(|| Box::new(answers::unauthorized()))?;
         if !is_name(workspace) {
@@ -206,7 +206,7 @@ impl Readers {
     }
 }
 
-/// Takes what receivers answered and what events say out of an answer.
+/// Removes receivers' answers and the content of events from an answer.
 fn without_bodies(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -402,12 +402,12 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// An integration that there is not.
+    /// An integration that does not exist.
     pub(crate) const NOWHERE: &str = "nowhere";
 
     /// Remembers what it was asked and always gives the same rows, except for [`NOWHERE`].
     #[derive(Default)]
-    pub(crate) struct Told {
+    pub(crate) struct MemorySource {
         /// What it was asked.
         pub(crate) asked: Mutex<Vec<(String, Question)>>,
         /// Answers wait until this is cancelled.
@@ -416,7 +416,7 @@ pub(crate) mod testing {
         pub(crate) stops: Mutex<Vec<CancellationToken>>,
     }
 
-    impl Source for Told {
+    impl Source for MemorySource {
         fn ask(&self, workspace: String, question: Question, stop: CancellationToken) -> Answering {
             let missing = match &question {
                 Question::AttemptsOf { id, .. } if id == NOWHERE => Some(Missing::Instance { id: id.clone() }),

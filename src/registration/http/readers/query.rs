@@ -1,4 +1,4 @@
-//! The queries of the reader routes: what they may hold, and which question they mean. Nothing is asked here.
+//! The queries of the reader routes: their parameters, and the question that they mean. Nothing is looked up here.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ pub(super) const WORD_CHARS_MAX: usize = 1024;
 /// A draft filter: a thousand items.
 pub(super) const FILTER_BYTES_MAX: usize = 64 * 1024;
 
-/// What one route takes besides times and paging.
+/// The parameters of one route besides times and paging.
 pub(super) struct Takes {
     fields: &'static [&'static str],
     /// The reason words that its rows can have.
@@ -91,7 +91,7 @@ pub(super) fn instant(name: &'static str, given: Option<String>) -> Result<Optio
 }
 
 impl Parameters {
-    /// What a route that takes this is asked.
+    /// The question of a route that takes this query.
     ///
     /// # Errors
     /// [`BadQuestion`]
@@ -116,7 +116,7 @@ impl Parameters {
         Ok(asked)
     }
 
-    /// What a route would not look at is a mistake: its answer would be another than the caller asked for.
+    /// A parameter that the route does not use is a mistake: its answer would be another than the caller asked for.
     fn check_fields(&self, takes: &Takes) -> Result<(), BadQuestion> {
         let given = [
             ("integration", &self.integration),

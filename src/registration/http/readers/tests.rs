@@ -8,16 +8,16 @@ use serde_json::json;
 use tower_service::Service as _;
 
 use super::query::ROWS_MAX;
-use super::testing::Told;
+use super::testing::MemorySource;
 use super::*;
 use crate::domain::outcome::{DeadReason, Reason};
 
 struct Client {
     router: Router,
-    source: Arc<Told>,
+    source: Arc<MemorySource>,
 }
 
-fn client(source: Told) -> Client {
+fn client(source: MemorySource) -> Client {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(
         b"all acme\nreader acme:read\nbodies acme:read,body\nwriter acme:write,operate\nother acme2:read *:body\n",
@@ -25,7 +25,7 @@ fn client(source: Told) -> Client {
     .unwrap();
     let tokens = Arc::new(Tokens::open(Some(file.path())).unwrap());
     let source = Arc::new(source);
-    let routes = Readers::new(tokens, Arc::<Told>::clone(&source)).routes::<()>();
+    let routes = Readers::new(tokens, Arc::<MemorySource>::clone(&source)).routes::<()>();
     Client { router: routes.with_state(()), source }
 }
 
@@ -56,7 +56,7 @@ const ROUTES: [&str; 8] = [
 
 #[tokio::test]
 async fn every_route_wants_a_token_with_the_right_to_read_in_that_workspace() {
-    let client = client(Told::default());
+    let client = client(MemorySource::default());
     for route in ROUTES {
         let path = format!("/api/v1/acme/{route}");
         for (token, status) in [("unknown", 401), ("other", 403), ("writer", 403), ("reader", 200), ("all", 200)] {
@@ -69,7 +69,7 @@ async fn every_route_wants_a_token_with_the_right_to_read_in_that_workspace() {
 
 #[tokio::test]
 async fn answers_of_receivers_are_for_tokens_that_may_see_bodies() {
-    let client = client(Told::default());
+    let client = client(MemorySource::default());
     for route in ROUTES {
         let path = format!("/api/v1/acme/{route}");
         let (.., read) = client.get(&path, "reader").await;
@@ -85,7 +85,7 @@ async fn answers_of_receivers_are_for_tokens_that_may_see_bodies() {
 
 #[tokio::test]
 async fn attempts_of_an_unknown_instance_are_answered_as_every_route_of_it_answers() {
-    let client = client(Told::default());
+    let client = client(MemorySource::default());
     let (status, _, answer) = client.get("/api/v1/acme/integrations/instances/nowhere/attempts", "all").await;
     assert_eq!(
         (status.as_u16(), answer),
@@ -95,7 +95,7 @@ async fn attempts_of_an_unknown_instance_are_answered_as_every_route_of_it_answe
 
 #[tokio::test]
 async fn a_question_is_what_path_and_query_say() {
-    let client = client(Told::default());
+    let client = client(MemorySource::default());
     let query = "webhook=w&reason=tls&entity=c-1&from=2026-01-31T12:00:00Z&limit=7&next=1.2";
     client.get(&format!("/api/v1/acme/integrations/instances/i1/attempts?{query}"), "all").await;
     let word = |text: &str| Some(text.to_owned());
@@ -121,8 +121,8 @@ async fn a_question_is_what_path_and_query_say() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_read_is_told_and_nothing_is_asked() {
-    let client = client(Told::default());
+async fn a_query_that_is_not_valid_is_refused_and_nothing_is_looked_up() {
+    let client = client(MemorySource::default());
     for path in [
         "acme/attempts?from=yesterday",
         "acme/attempts?limit=0",
@@ -141,8 +141,8 @@ async fn what_can_not_be_read_is_told_and_nothing_is_asked() {
 }
 
 #[tokio::test]
-async fn a_word_of_no_reason_is_answered_with_those_that_there_are() {
-    let client = client(Told::default());
+async fn an_unknown_reason_word_is_answered_with_the_known_ones() {
+    let client = client(MemorySource::default());
     let (attempts, dead) = (Reason::words_of_attempts().collect::<Vec<_>>(), DeadReason::words().collect::<Vec<_>>());
     for (route, accepted) in [
         ("attempts", &attempts),
@@ -165,8 +165,8 @@ async fn a_word_of_no_reason_is_answered_with_those_that_there_are() {
 }
 
 #[tokio::test]
-async fn what_a_route_would_not_look_at_is_refused() {
-    let client = client(Told::default());
+async fn a_parameter_that_a_route_does_not_use_is_refused() {
+    let client = client(MemorySource::default());
     for path in [
         "health?entity=e",
         "health?delivery=msg_1",
@@ -182,9 +182,9 @@ async fn what_a_route_would_not_look_at_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scans_are_bounded_in_number_and_the_next_is_told_when_to_come_again() {
+async fn scans_are_bounded_in_number_and_the_next_is_answered_with_a_time_to_retry() {
     let held = CancellationToken::new();
-    let client = Arc::new(client(Told { held: Some(held.clone()), ..Told::default() }));
+    let client = Arc::new(client(MemorySource { held: Some(held.clone()), ..MemorySource::default() }));
     let mut scans = tokio::task::JoinSet::new();
     for _ in 0..SCANS_MAX {
         let client = Arc::clone(&client);
@@ -205,7 +205,7 @@ async fn scans_are_bounded_in_number_and_the_next_is_told_when_to_come_again() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_stops_its_scan() {
-    let client = client(Told { held: Some(CancellationToken::new()), ..Told::default() });
+    let client = client(MemorySource { held: Some(CancellationToken::new()), ..MemorySource::default() });
     let asking = client.get("/api/v1/acme/attempts", "all");
     let gone = tokio::time::timeout(Duration::from_millis(20), asking).await;
     assert!(gone.is_err());
