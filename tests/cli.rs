@@ -90,7 +90,7 @@ fn every_mistake_is_one_line_and_the_code_is_2() {
 }
 
 #[test]
-fn files_that_can_not_be_used_are_mistakes() {
+fn unusable_files_are_mistakes() {
     let folder = env!("CARGO_TARGET_TMPDIR");
     let (tokens, none) = (format!("{folder}/cli-tokens"), format!("{folder}/cli-no-such-file"));
     std::fs::write(&tokens, "t0k3n\n").unwrap();

@@ -56,8 +56,8 @@ fn a_demo_of_five_seconds_accounts_for_every_event() {
 
 /// Asks the demo's API, and gives the whole answer.
 fn ask_api(demo: &Process, method: &str, id: &str, body: &str) -> String {
-    let told = |name: &str| demo.lines().find(PATIENCE, |line| line.strip_prefix(name).map(str::to_owned));
-    let (api, token) = (told("api http://").expect("an address"), told("token ").expect("a token"));
+    let printed = |name: &str| demo.lines().find(PATIENCE, |line| line.strip_prefix(name).map(str::to_owned));
+    let (api, token) = (printed("api http://").expect("an address"), printed("token ").expect("a token"));
     let (address, path) = api.split_once('/').expect("an address and a path");
     let mut stream = TcpStream::connect(address).expect("the API listens");
     write!(

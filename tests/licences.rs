@@ -1,5 +1,5 @@
 //! Every package that this program or its tests are built from has a licence that asks for nothing, comes from crates.io,
-//! and is none that must not be here. `deny.toml` says the same to cargo-deny.
+//! and is not banned. `deny.toml` says the same to cargo-deny.
 
 use std::process::Command;
 

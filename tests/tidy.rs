@@ -74,6 +74,17 @@ fn every_room_has_a_layer_and_every_layer_its_rooms() {
 }
 
 #[test]
+fn the_page_states_the_arrows_and_the_largest_room() {
+    let stated =
+        rooms::stated_sizes(&fs::read_to_string("ARCHITECTURE.md").unwrap()).expect("the page states the sizes");
+    let found = rooms::sizes(&sources());
+    // Rounded numbers: the page changes when they do.
+    let is_near = stated.arrows.abs_diff(found.arrows) <= 10 && stated.share.abs_diff(found.share) <= 2;
+    let is_same = (stated.rooms, &stated.largest) == (found.rooms, &found.largest);
+    assert!(is_near && is_same, "ARCHITECTURE.md states {stated:?}, and the source has {found:?}");
+}
+
+#[test]
 fn only_their_rooms_name_the_client_libraries_the_environment_and_the_clock() {
     hold(rooms::names_of_others);
 }

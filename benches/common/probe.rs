@@ -15,7 +15,7 @@ pub(crate) fn metrics(admin: SocketAddr) -> String {
     if asked.is_err() { String::new() } else { answer }
 }
 
-/// The value of one series, 0 where there is none.
+/// The value of one series, 0 if it is missing.
 pub(crate) fn value(metrics: &str, series: &str) -> f64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)

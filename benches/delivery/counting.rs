@@ -1,5 +1,5 @@
-//! What counting attempts for suspension is of a delivery: counted where they end, by this process in the same run; told
-//! and summed by the worker's own threads.
+//! The share of counting attempts for suspension in a delivery: counting at their end, measured in this process in the same
+//! run, and reporting and summing, measured on the worker's own threads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,13 +31,13 @@ pub(crate) fn attempt(integrations: usize) -> f64 {
     cpu.as_secs_f64() * 1e6 / ATTEMPTS as f64
 }
 
-/// Of a worker's CPU by thread, what tells the counts, sums them and reads the sums.
-pub(crate) fn told(by_thread: &BTreeMap<String, f64>) -> f64 {
+/// The part of a worker's CPU, by thread, that reports the counts, sums them and reads the sums.
+pub(crate) fn reported(by_thread: &BTreeMap<String, f64>) -> f64 {
     by_thread.iter().filter(|(name, _)| name.starts_with("health")).map(|(_, micros)| micros).sum()
 }
 
 fn thread_cpu() -> Duration {
-    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells a thread's time");
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux reports a thread's time");
     let nanos = schedstat.split(' ').next().and_then(|nanos| nanos.parse().ok());
     Duration::from_nanos(nanos.expect("the first field is the time it ran, ns"))
 }

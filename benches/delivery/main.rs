@@ -89,7 +89,7 @@ fn run(options: &Options) -> ExitCode {
         pool.rounds.push(loops::measure("pool", &sink.address, options));
         let Measured { micros, rate, by_thread } = bench.deliveries(round);
         delivered.rounds.push(micros);
-        counting.rounds.push(counting::attempt(options.integrations) + counting::told(&by_thread));
+        counting.rounds.push(counting::attempt(options.integrations) + counting::reported(&by_thread));
         parts.push(by_thread);
         connection.rounds.push(loops::measure("connection", &sink.address, options));
         eprintln!(

@@ -219,7 +219,7 @@ fn events_topics(options: &Options) -> Vec<String> {
     }
 }
 
-/// As anyone creates them.
+/// As an operator creates them.
 fn create_topics(brokers: &str, events: &str, partitions: i32) {
     let partitions = partitions.to_string();
     for kind in ["matched", "unmatched"] {

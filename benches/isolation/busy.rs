@@ -17,14 +17,14 @@ const LATENCY: Duration = Duration::from_millis(20);
 const SCHEDULE: &str = "1h";
 
 /// A backlog for one such receiver: what of it is acknowledged at the first attempt, and how much of the receiver's time
-/// is used; by a worker that has to find out, and by one that was told the number.
+/// is used; by a worker that has to find out, and by one with the number as an option.
 pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
     let name = format!("a receiver that takes {TAKES} at a time");
     let mut found = [
         Figure::new(&format!("{name}: acknowledged at the first attempt"), "", "", ""),
         Figure::new("the same: of its time used, from the worker's start", "", "", ""),
     ];
-    let mut told = [
+    let mut configured = [
         Figure::new(
             &format!("{name}, --max-in-flight-per-webhook {TAKES}: acknowledged at the first attempt"),
             "",
@@ -36,14 +36,14 @@ pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
     let limit = TAKES.to_string();
     let fixed = ["--max-in-flight-per-webhook", &limit];
     for _ in 0..options.get("rounds") {
-        for (figures, limits) in [(&mut found, &[][..]), (&mut told, &fixed[..])] {
+        for (figures, limits) in [(&mut found, &[][..]), (&mut configured, &fixed[..])] {
             let (acknowledged, used) = round(brokers, options.get("busy-events"), limits).await;
             eprintln!("{limits:?}: {acknowledged:.3} acknowledged, {used:.3} of its time");
             figures[0].rounds.push(acknowledged);
             figures[1].rounds.push(used);
         }
     }
-    found.into_iter().chain(told).collect()
+    found.into_iter().chain(configured).collect()
 }
 
 async fn round(brokers: &str, events: usize, limits: &[&str]) -> (f64, f64) {

@@ -31,7 +31,7 @@ const NAME_SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::n
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bad {
     /// Only the good receivers: the baseline.
-    Nobody,
+    None,
     /// They never answer.
     Hosts,
     /// Their names do not exist.
@@ -55,7 +55,7 @@ pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
         })
         .collect();
     for round in 1..=options.get("rounds") {
-        let base = measured(brokers, rate, (Bad::Nobody, 0), has_names).await;
+        let base = measured(brokers, rate, (Bad::None, 0), has_names).await;
         alone.rounds.push(base);
         for (kind, (figure, ratio)) in kinds.iter().zip(&mut figures) {
             let beside = measured(brokers, rate, (*kind, bad), has_names).await;
@@ -69,7 +69,7 @@ pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
 
 fn words(bad: Bad) -> &'static str {
     match bad {
-        Bad::Nobody => "nobody",
+        Bad::None => "none",
         Bad::Hosts => "hosts that never answer",
         Bad::DeadNames => "names that do not exist",
         Bad::SilentNames => "names whose look-up never ends",
@@ -104,7 +104,7 @@ async fn measured(brokers: &str, rate: usize, (kind, bad): (Bad, usize), has_nam
     let port = farm.address(0).rsplit_once(':').expect("an address has a port").1.to_owned();
     let base = |number: usize| match kind {
         _ if number < GOOD && has_names => format!("http://good-{number}.crowd.test:{port}"),
-        Bad::Hosts | Bad::Nobody => format!("http://{}", farm.address(number)),
+        Bad::Hosts | Bad::None => format!("http://{}", farm.address(number)),
         _ if number < GOOD => format!("http://{}", farm.address(number)),
         Bad::DeadNames => format!("http://dead-{number}.crowd.test:{port}"),
         Bad::SilentNames => format!("http://silent-{number}.crowd.test:{port}"),

@@ -340,10 +340,10 @@ def kubeconform(version: str, folder: str) -> None:
         os.environ["KUBECONFORM_BIN"], "-strict", "-summary", "-output", "json", "-kubernetes-version", version,
         "-schema-location", schemas, "-schema-location", ours, folder, seconds=300,
     )
-    told = json.loads(done.stdout)
-    bad = [f"{item['filename']}: {item['kind']} {item['name']}: {item['msg']}" for item in told.get("resources") or []]
+    result = json.loads(done.stdout)
+    bad = [f"{item['filename']}: {item['kind']} {item['name']}: {item['msg']}" for item in result.get("resources") or []]
     need(done.returncode == 0 and not bad, "\n".join(bad[:20]) or done.stderr)
-    need(told["summary"]["valid"] > 500 and not told["summary"]["skipped"], f"{told['summary']}")
+    need(result["summary"]["valid"] > 500 and not result["summary"]["skipped"], f"{result['summary']}")
 
 
 def kubeconform_is_strict() -> None:
@@ -608,8 +608,8 @@ def notes_of(change: dict) -> str:
         text = '{{ include (print $.Template.BasePath "/NOTES.txt") . | quote }}'
         (chart / "templates/said.yaml").write_text(f"kind: ConfigMap\nmetadata: {{ name: said }}\ndata: {{ text: {text} }}\n")
         (Path(folder) / "values.yaml").write_text(yaml.safe_dump(values_of(change)))
-        told = must(os.environ["HELM_BIN"], "template", "rel", chart, "--namespace", "crm", "--kube-version", KUBERNETES[-1], "-f", f"{folder}/values.yaml")
-    return objects(told)["ConfigMap", "said"]["data"]["text"]
+        rendered = must(os.environ["HELM_BIN"], "template", "rel", chart, "--namespace", "crm", "--kube-version", KUBERNETES[-1], "-f", f"{folder}/values.yaml")
+    return objects(rendered)["ConfigMap", "said"]["data"]["text"]
 
 
 def notes() -> None:
@@ -727,8 +727,8 @@ def no_links() -> None:
     links = [str(path.relative_to(CHART)) for path in CHART.rglob("*") if path.is_symlink()]
     need(not links, f"{links}")
     for change in ({}, {"monitoring.rules.enabled": True, "monitoring.dashboard.enabled": True}):
-        told = template(values_of(change)).stderr
-        need("symbolic link" not in told, told)
+        errors = template(values_of(change)).stderr
+        need("symbolic link" not in errors, errors)
 
 
 def job_names() -> None:

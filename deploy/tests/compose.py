@@ -162,8 +162,8 @@ def context() -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
         environment = dict(os.environ, CARGO_TARGET_DIR=str(Path(folder) / "target"))
-        told = json.loads(must("cargo", "metadata", "--no-deps", "--locked", "--format-version", "1", cwd=folder, env=environment))
-        targets = [target for package in told["packages"] for target in package["targets"]]
+        metadata = json.loads(must("cargo", "metadata", "--no-deps", "--locked", "--format-version", "1", cwd=folder, env=environment))
+        targets = [target for package in metadata["packages"] for target in package["targets"]]
         need(any(target["name"] == "hookstream" and "bin" in target["kind"] for target in targets), "there is no binary")
         for target in targets:
             need(Path(target["src_path"]).exists(), f"{target['name']}: {Path(target['src_path']).relative_to(folder)} is kept out of the image's build")

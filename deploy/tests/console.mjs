@@ -42,9 +42,9 @@ const startDemo = async () => {
   const child = spawn(program, ["demo", "--for", "10m", "--rate", "20", "--api-listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
     "--api-tokens-file", tokensFile, "--suspend-after", "45s", "--suspend-after-failures", "20"],
     { stdio: ["ignore", "pipe", "inherit"] });
-  let told = "";
-  child.stdout.on("data", (data) => { if (told.length < 4096) told += data; });
-  const word = (name) => (told.match(new RegExp(`^${name} +(\\S+)$`, "m")) || [])[1];
+  let output = "";
+  child.stdout.on("data", (data) => { if (output.length < 4096) output += data; });
+  const word = (name) => (output.match(new RegExp(`^${name} +(\\S+)$`, "m")) || [])[1];
   await until("the demo's addresses", () => word("console") && word("api"));
   return { child, console: word("console"), api: new URL(word("api")).origin, token: TOKENS.full };
 };
@@ -268,11 +268,11 @@ try {
   await go(page, `demo/event?event=${encodeURIComponent(attempt.origin)}`, "Event");
   await page.getByText("Not everything was looked at").waitFor();
   await sound(page, "a trace that met a bound");
-  const told = await page.locator("main").textContent();
+  const before = await page.locator("main").textContent();
   await older.click();
   await page.getByText("Not everything was looked at").waitFor({ state: "detached" });
   assert.deepEqual(asked, [null, "1.more"], "the page goes on where the answer before ended");
-  assert.notEqual(await page.locator("main").textContent(), told, "what is found further back is shown");
+  assert.notEqual(await page.locator("main").textContent(), before, "what is found further back is shown");
   await page.unroute(/\/trace(\?|$)/);
   await go(page, "demo/integration/c81e4f6d-92ab-4c37-8d11-b5a90e63f703", "c81e4f6d-92ab-4c37-8d11-b5a90e63f703");
   await go(page, `demo/event?event=${encodeURIComponent(attempt.origin)}`, "Event");

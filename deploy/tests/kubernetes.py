@@ -208,9 +208,9 @@ class Trial:
         with self.account.lock:
             came = {event: self.account.came["good"].get(event, []) for event in events}
             seen = {event: self.account.came["witness"].get(event, []) for event in events}
-            told = [[self.account.sent[event], self.account.entity[event], [at for at, _ in came[event]], [at for at, _ in seen[event]]]
+            details = [[self.account.sent[event], self.account.entity[event], [at for at, _ in came[event]], [at for at, _ in seen[event]]]
                     for event in events]
-        (STATE / f"log/row-{len(self.rows)}.json").write_text(json.dumps({"name": name, "times": times, "events": told}))
+        (STATE / f"log/row-{len(self.rows)}.json").write_text(json.dumps({"name": name, "times": times, "events": details}))
 
     def counts(self, events: list, both: list) -> tuple:
         """Delays are those of the first receiver: how long others wait is what is asked."""

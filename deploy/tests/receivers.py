@@ -163,7 +163,7 @@ def behaves(start) -> None:
                 ("a request from the future", receiver.signed("x-4", age=-400), b'{"id":"e"}'),
                 ("no signature", {"webhook-id": "x-5", "webhook-timestamp": str(int(time.time()))}, b'{"id":"e"}'),
                 ("no headers", {}, b'{"id":"e"}'),
-                ("a timestamp that is none", receiver.signed("x-6") | {"webhook-timestamp": "soon"}, b'{"id":"e"}'),
+                ("a timestamp that is not a number", receiver.signed("x-6") | {"webhook-timestamp": "soon"}, b'{"id":"e"}'),
                 ("another id", receiver.signed("x-7") | {"webhook-id": "x-8"}, b'{"id":"e"}'),
                 ("an empty signature", receiver.signed("x-9") | {"webhook-signature": "v1,"}, b'{"id":"e"}'),
             ):
@@ -191,8 +191,8 @@ def by_hand() -> None:
         folder = Path(name)
         with Running(python(folder), folder) as receiver:
             environment = dict(os.environ, SECRET=SECRET, PORT=str(receiver.port))
-            told = run("bash", "-euo", "pipefail", "-c", script, env=environment).stdout.lower()
-            need(" 200 " in told.splitlines()[0] and "x-xcom-integration-echo: abc" in told, told)
+            output = run("bash", "-euo", "pipefail", "-c", script, env=environment).stdout.lower()
+            need(" 200 " in output.splitlines()[0] and "x-xcom-integration-echo: abc" in output, output)
 
 
 class Recorder:
@@ -239,7 +239,7 @@ def delivered(world: World, recorder: Recorder, number: int, start) -> None:
             world.events(EVENTS)
             until("all of them to be recorded", lambda: len(recorder.requests) >= recorded + EVENTS)
             until("all of them to be accepted", lambda: receiver.output.read_text().count("accepted msg_") == EVENTS, 30)
-            # Those before it have ended and are tried in vain; it and the recorder take all of theirs.
+            # Those before it have ended and do not fit any more; it and the recorder accept all of theirs.
             until("the worker to count them", lambda: world.metric('hookstream_deliveries_total{outcome="acknowledged"}') == before + 2 * EVENTS, 30)
             for headers, body in recorder.requests[recorded:]:
                 need(headers["webhook-signature"].startswith("v1,"), f"the worker did not sign: {headers}")

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Failure(Exception):
-    """A check that did not hold; its text is what a person needs to mend it."""
+    """A check that did not hold; its text is what a person needs to repair it."""
 
 
 class Report:

@@ -168,11 +168,11 @@ class Stack:
     def discovered(self, text: str) -> str:
         """Prometheus asks a name server for the containers of a service; here the configuration names them."""
 
-        def told(match: re.Match) -> str:
+        def static_targets(match: re.Match) -> str:
             targets = [f"{container.address}:{int(match[2]) + self.loopback.moved}" for container in self.containers[match[1]]]
             return f"static_configs:\n      - targets: {json.dumps(targets)}"
 
-        return re.sub(r"dns_sd_configs:\n\s*- \{ names: \[([\w-]+)\], type: A, port: (\d+)[^}]*\}", told, text)
+        return re.sub(r"dns_sd_configs:\n\s*- \{ names: \[([\w-]+)\], type: A, port: (\d+)[^}]*\}", static_targets, text)
 
     def one(self, service: str) -> Container:
         need(service in self.containers, f"there is no service {service}")

@@ -130,7 +130,7 @@ def provisioned(stack: Stack) -> None:
     shown = [(target, source) for target, source in mounts.items() if Path(target).parent == Path(providers[0]["options"]["path"])]
     need(len(shown) == 1, f"mounted where Grafana looks for dashboards: {shown}")
     dashboard = json.loads(shown[0][1].read_text())
-    need(dashboard["uid"] and dashboard["title"] and dashboard["panels"], "the dashboard is none")
+    need(dashboard["uid"] and dashboard["title"] and dashboard["panels"], "it is not a dashboard")
     need(service["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == shown[0][0], "the first page is another dashboard")
     variable = next(one for one in dashboard["templating"]["list"] if one["type"] == "datasource")
     need(variable["query"] == "prometheus", f"the dashboard asks for a source of the kind {variable['query']}")

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_at_once_with_option_value_and_what_is_accepted() {
+    fn all_mistakes_are_reported_at_once_with_option_value_and_accepted_form() {
         let mistakes = parsed("--webhoks 3 --event-bytes -1 --answer 5 --dead-percent 100 --retention").unwrap_err();
         assert_eq!(
             mistakes,

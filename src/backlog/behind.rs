@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_in_kafka_as_it_is_bounds_no_commit_however_it_came_to_be_so() {
+    fn a_place_that_kafka_already_holds_bounds_no_commit() {
         let as_in_kafka = || {
             let mut behind = restored(&Place::new([48].into_iter(), Some(50)), 50);
             assert!(behind.write_due(1_000, WRITE_EVERY_MS).is_some());

@@ -9,12 +9,12 @@
 //! is the format of the backlog topic, `places` writes and reads it, `catch_up` is the catch-up reader. `intake::keeper` calls all of
 //! them. A record is matched by `intake::pipeline`, not here.
 
+pub(crate) mod place;
+pub(crate) mod record;
+pub(crate) mod places;
+pub(crate) mod partition;
 pub(crate) mod behind;
 pub(crate) mod catch_up;
 pub(crate) mod handover;
-pub(crate) mod partition;
-pub(crate) mod place;
-pub(crate) mod places;
-pub(crate) mod record;
 #[cfg(test)]
 mod simulator;

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_can_not_be_read_changes_nothing() {
+    fn an_unreadable_record_changes_nothing() {
         let mut table = PlaceTable::default();
         table.take(b"k", Some(record(5, 1).as_bytes()), None).unwrap();
         assert!(table.take(b"k", Some(b"{}"), None).is_err());

@@ -255,7 +255,7 @@ async fn a_body_without_an_end_costs_its_connection_and_no_more_than_its_bound()
 }
 
 #[tokio::test]
-async fn a_request_given_up_closes_its_connection_within_a_second_though_nobody_reads() {
+async fn an_abandoned_request_closes_its_connection_within_a_second_though_the_receiver_does_not_read() {
     let (listener, port) = listen().await;
     let limit = Duration::from_millis(300);
     let payload = vec![b'x'; 16 << 20];

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn entities_are_told_apart_by_type_and_id() {
+    fn entities_are_distinguished_by_type_and_id() {
         let keys = |entities: &str| {
             let value = format!(r#"{{"id":"1","type":"change","entityIds":{entities}}}"#);
             Envelope::parse(value.as_bytes()).unwrap().order_keys()

@@ -163,7 +163,7 @@ impl fmt::Display for WhyNot {
                 write!(f, "eventType {wanted}, but the event is {} {actual}", article(actual))
             }
             Self::UnknownEventType(wanted) => {
-                write!(f, "eventType {wanted} is none of {}: it matches nothing", EVENT_WORDS.join(", "))
+                write!(f, "eventType {wanted} is not one of {}: it matches nothing", EVENT_WORDS.join(", "))
             }
             Self::EntityType { wanted, actual } => {
                 write!(f, "entityType {wanted}, but the event is about {}", actual.join(" and "))
@@ -175,7 +175,7 @@ impl fmt::Display for WhyNot {
                 write!(f, "changeType {wanted}, but the event has no changeData.type")
             }
             Self::UnknownChangeType(wanted) => {
-                write!(f, "changeType {wanted} is none of {}: it matches nothing", CHANGE_WORDS.join(", "))
+                write!(f, "changeType {wanted} is not one of {}: it matches nothing", CHANGE_WORDS.join(", "))
             }
             Self::ChangeTypeOnLink { wanted, event } => {
                 write!(
@@ -392,7 +392,7 @@ mod tests {
         check(
             &json!({"eventType": "merge"}),
             &patch,
-            &["eventType merge is none of change, link, unlink: it matches nothing"],
+            &["eventType merge is not one of change, link, unlink: it matches nothing"],
         );
         check(
             &json!({"entityType": "user", "changeType": "delete"}),
@@ -413,7 +413,7 @@ mod tests {
         check(
             &json!({"changeType": "merge"}),
             &patch,
-            &["changeType merge is none of create, patch, delete, restore: it matches nothing"],
+            &["changeType merge is not one of create, patch, delete, restore: it matches nothing"],
         );
         let bare = json!({"id": "e", "type": "change", "entityIds": {"companyId": "1"}, "changeData": null});
         check(&json!({"changeType": "patch"}), &bare, &["changeType patch, but the event has no changeData.type"]);

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_counts_as_missing() {
+    fn an_unreadable_header_counts_as_missing() {
         let headers = [(ATTEMPT, &b"x"[..]), (WORKSPACE, b"\xff"), (STATUS, b"99999"), ("other", b"1"), (DUE, b"7")];
         let wire = Wire::read(headers.into_iter());
         assert_eq!(wire, Wire { due_ms: Some(7), ..Wire::default() });

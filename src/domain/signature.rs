@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_secrets_are_told_apart_and_never_shown() {
+    fn bad_secrets_are_distinguished_and_never_shown() {
         #[track_caller]
         fn check(secret: &str, expected: Result<(), BadSecret>) {
             assert_eq!(SigningKey::parse(secret, None).map(|_| ()), expected, "{secret}");

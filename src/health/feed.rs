@@ -50,7 +50,7 @@ impl HealthFeed {
         while !stop.is_cancelled() {
             let error = match self.follow(&mut ready, stop) {
                 Ok(()) => break,
-                Err(CompactedError::Anew(_)) => continue,
+                Err(CompactedError::Recreated(_)) => continue,
                 Err(error) => error,
             };
             if std::mem::replace(&mut is_acknowledged, true) {

@@ -266,7 +266,7 @@ impl Event {
         !matches!(self.ticket, Some(Ticket::Tick(_))) && !self.is_lost()
     }
 
-    /// Whether its log has lost it since it was read: what is not done with it here nobody does.
+    /// Whether its log has lost it since it was read: work that is not done here is not done at all.
     pub(crate) fn is_lost(&self) -> bool {
         match &self.ticket {
             Some(Ticket::Record(assignment, _) | Ticket::Place(assignment)) => assignment.is_lost(self.position),

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_settled_beyond_the_prefix_is_told_in_runs() {
+    fn settled_offsets_beyond_the_prefix_are_reported_in_runs() {
         let mut tracker = OffsetTracker::default();
         let first = tracker.admit(10);
         let [second, third] = [13, 14].map(|offset| tracker.admit(offset));

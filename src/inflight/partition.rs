@@ -126,7 +126,7 @@ pub struct Assignment {
     bound: AtomicI64,
     /// Cancelled when the next owner gets what is not settled here.
     passed_on: CancellationToken,
-    /// The log has lost its records from here on: nobody reads them again.
+    /// The log has lost its records from here on: they cannot be read again.
     lost_from: AtomicI64,
 }
 
@@ -586,19 +586,19 @@ mod tests {
     fn what_the_last_owner_settled_stays_committed_while_places_are_not_in_kafka() {
         let assignment = resumed(10, &[12..14, 20..30]);
         assignment.set_commit_bound(10);
-        let told = |progress: Option<Progress>| progress.map(|progress| (progress.offset, progress.beyond));
-        assert_eq!(told(assignment.progress(0, 9)), Some((10, vec![12..14, 20..30])));
+        let reported = |progress: Option<Progress>| progress.map(|progress| (progress.offset, progress.beyond));
+        assert_eq!(reported(assignment.progress(0, 9)), Some((10, vec![12..14, 20..30])));
         let [first, second] = [10, 11].map(|offset| assignment.admit(offset));
         assert!(assignment.admit_if_settled_before(12) && assignment.admit_if_settled_before(13));
         assignment.settle(second);
-        assert_eq!(told(assignment.progress(0, 9)), Some((10, vec![12..14, 20..30])), "11 is not covered");
+        assert_eq!(reported(assignment.progress(0, 9)), Some((10, vec![12..14, 20..30])), "11 is not covered");
         assignment.set_commit_bound(12);
-        assert_eq!(told(assignment.progress(0, 9)), Some((10, vec![11..14, 20..30])));
+        assert_eq!(reported(assignment.progress(0, 9)), Some((10, vec![11..14, 20..30])));
         assignment.settle(first);
-        assert_eq!(told(assignment.progress(0, 9)), Some((12, vec![12..14, 20..30])));
-        assert_eq!(told(assignment.progress(0, 1)), Some((12, std::iter::once(12..14).collect())));
+        assert_eq!(reported(assignment.progress(0, 9)), Some((12, vec![12..14, 20..30])));
+        assert_eq!(reported(assignment.progress(0, 1)), Some((12, std::iter::once(12..14).collect())));
         assignment.set_commit_bound(i64::MAX);
-        assert_eq!(told(assignment.progress(0, 9)), Some((14, std::iter::once(20..30).collect())));
+        assert_eq!(reported(assignment.progress(0, 9)), Some((14, std::iter::once(20..30).collect())));
     }
 
     #[test]

@@ -49,10 +49,10 @@ pub(crate) fn encode(cluster: ClusterTag, base: i64, runs: &[Range<i64>], text_m
     let head = format!("{VERSION}.{cluster}.{base}.");
     // Four characters hold three bytes; the form and its dot come before them.
     let bytes_max = text_max.saturating_sub(head.len() + 2) / 4 * 3;
-    let (lengths, told_by_lengths) = as_lengths(base, runs, bytes_max);
-    let (bits, told_by_bits) = as_bits(base, runs, bytes_max);
+    let (lengths, named_by_lengths) = as_lengths(base, runs, bytes_max);
+    let (bits, named_by_bits) = as_bits(base, runs, bytes_max);
     let (form, data) =
-        if (told_by_lengths, bits.len()) >= (told_by_bits, lengths.len()) { ('r', lengths) } else { ('b', bits) };
+        if (named_by_lengths, bits.len()) >= (named_by_bits, lengths.len()) { ('r', lengths) } else { ('b', bits) };
     if data.is_empty() {
         return String::new();
     }
@@ -217,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_told_was_settled_and_all_of_it_is_told_where_it_fits(
+        fn named_offsets_were_settled_and_all_are_named_if_they_fit(
             base in 0..i64::MAX / 2,
             lengths in prop::collection::vec((1i64..400, 1i64..400), 0..3000),
             text_max in prop_oneof![Just(TEXT_MAX), 0usize..TEXT_MAX],

@@ -1,6 +1,6 @@
 //! What follows when the log of a partition is not the one that was read: it is read from an offset that leaves nothing out.
 
-use super::membership::{Anew, GroupMember};
+use super::membership::{GroupMember, Recreated};
 use crate::inflight::partition::Assignment;
 use crate::kafka::topic_watch::{LogChange, LogRange, Look};
 use crate::telemetry::metrics::Metrics;
@@ -15,7 +15,7 @@ pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &M
         // A partition that comes later begins where its group left off, or at the end: its member looks.
         let Some(start) = start_of(*change, *range, next) else { continue };
         let (kind, end_before, lost_from) = match *change {
-            LogChange::Anew { end_before, .. } => ("anew", end_before, 0),
+            LogChange::Recreated { end_before, .. } => ("anew", end_before, 0),
             LogChange::Truncated { end_before, .. } => ("truncated", end_before, range.high),
         };
         tracing::error!(
@@ -28,7 +28,7 @@ pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &M
             "a partition's log is not the one that was read; it is read from another offset"
         );
         metrics.intake.logs_changed.with_label_values(&[kind]).inc();
-        member.begin_again(topic, *partition, Anew { start, lost_from });
+        member.begin_again(topic, *partition, Recreated { start, lost_from });
     }
 }
 
@@ -41,7 +41,7 @@ pub(super) fn next_of(assignment: &Assignment, range: LogRange) -> i64 {
 /// Where a partition begins again; `next` is its next unsettled offset. `None`: the worker does not hold it, and it goes on as it is.
 fn start_of(change: LogChange, range: LogRange, next: Option<i64>) -> Option<i64> {
     match change {
-        LogChange::Anew { .. } => Some(range.low),
+        LogChange::Recreated { .. } => Some(range.low),
         // What lies between is the same as before.
         LogChange::Truncated { .. } => next.map(|next| next.min(range.high)),
     }
@@ -62,6 +62,6 @@ mod tests {
     #[test]
     fn another_log_is_read_from_its_start() {
         let range = LogRange { low: 10, high: 90 };
-        assert_eq!(start_of(LogChange::Anew { end_before: 100, end: 90 }, range, None), Some(10));
+        assert_eq!(start_of(LogChange::Recreated { end_before: 100, end: 90 }, range, None), Some(10));
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct TableTargets {
     pub(crate) table: Arc<RwLock<Table>>,
     /// Counts.
     pub(crate) metrics: Arc<Metrics>,
-    /// Is told of each integration that is read.
+    /// Gets each integration that is read.
     pub(crate) health: Arc<HealthView>,
 }
 
@@ -84,7 +84,7 @@ impl TableFeed {
                 }
             });
             let read = match read {
-                Err(CompactedError::Anew(_)) => {
+                Err(CompactedError::Recreated(_)) => {
                     self.reopen(stop);
                     continue;
                 }

@@ -23,7 +23,7 @@ const ALIASES: [(&str, &str); 10] = [
     ("sasl.mechanism", "sasl.mechanisms"),
 ];
 
-/// How large a batch may get when it is decompressed. Where a batch does not tell, the client guesses twice its size, then
+/// How large a batch may get when it is decompressed. If a batch does not give its size, the client guesses twice its size, then
 /// three times the guess before, and a guess above this bound makes the record unreadable: with the default of 100 MB one of
 /// 40 MB was. This is above the sixth guess for a batch of a mebibyte, which is as much as topics take by default.
 const DECOMPRESSED_BYTES_MAX: &str = "536870912";

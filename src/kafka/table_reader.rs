@@ -81,7 +81,7 @@ pub(crate) enum CompactedError {
     },
     /// It is not the topic that was read.
     #[error("topic `{0}` was created again: its table is read again from the start")]
-    Anew(String),
+    Recreated(String),
     /// What was in it does not come.
     #[error("topic `{0}` was not read to its end in time: its table is read again from the start")]
     Late(String),
@@ -289,7 +289,7 @@ impl Compacted {
         };
         if let Some((partition, change)) = look.changes.first_key_value() {
             tracing::error!(topic = self.topic, partition, ?change, "a topic is not the one that was read");
-            return Err(CompactedError::Anew(self.topic.clone()));
+            return Err(CompactedError::Recreated(self.topic.clone()));
         }
         let is_added = |partition: &&i32| !self.partitions.contains(partition);
         let added: Vec<i32> = look.ranges.keys().filter(is_added).copied().collect();

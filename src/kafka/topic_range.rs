@@ -28,7 +28,7 @@ use crate::settings;
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to listen for what the client has to say about a connection.
 const LISTEN: Duration = Duration::from_millis(100);
-/// After this long the user is told that the brokers have not answered.
+/// After this long a message says that the brokers have not answered.
 pub(crate) const SAY_AFTER: Duration = Duration::from_secs(2);
 /// How long a partition may give nothing, neither a record nor its end. Above it the brokers are gone.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);

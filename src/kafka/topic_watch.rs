@@ -37,7 +37,7 @@ pub(crate) struct LogRange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogChange {
     /// It is another log: the topic was deleted and created again.
-    Anew {
+    Recreated {
         /// Where the former log ended when it was last looked at.
         end_before: i64,
         /// Where this one ends.
@@ -197,7 +197,7 @@ fn compare(before: Option<&Mark>, range: LogRange, since: (i64, i64), again: Opt
     let Some(before) = before else { return (mark, None) };
     let (end_before, end) = (before.range.high, range.high);
     if range.low < before.range.low || again.is_some_and(|first| first < before.since.1) {
-        return (mark, Some(LogChange::Anew { end_before, end }));
+        return (mark, Some(LogChange::Recreated { end_before, end }));
     }
     if end >= end_before {
         return (mark, None);
@@ -207,7 +207,8 @@ fn compare(before: Option<&Mark>, range: LogRange, since: (i64, i64), again: Opt
         return (Mark { shorter, ..*before }, None);
     }
     let is_empty = range.low == end;
-    let change = if is_empty { LogChange::Anew { end_before, end } } else { LogChange::Truncated { end_before, end } };
+    let change =
+        if is_empty { LogChange::Recreated { end_before, end } } else { LogChange::Truncated { end_before, end } };
     (mark, Some(change))
 }
 
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_longer_log_whose_records_all_came_later_is_another() {
-        let created_again = Some(LogChange::Anew { end_before: 100, end: 400 });
+        let created_again = Some(LogChange::Recreated { end_before: 100, end: 400 });
         assert_eq!(change(&mark(0, 100, 100), 0, 400, Some(0)), created_again);
         assert_eq!(change(&mark(10, 100, 100), 0, 400, None), created_again, "a log never begins earlier");
     }
@@ -252,6 +253,6 @@ mod tests {
         let empty = LogRange { low: 0, high: 0 };
         let (once, _) = compare(Some(&mark(0, 100, 100)), empty, (2_000, 0), None);
         let (_, twice) = compare(Some(&once), empty, (3_000, 0), None);
-        assert_eq!(twice, Some(LogChange::Anew { end_before: 100, end: 0 }));
+        assert_eq!(twice, Some(LogChange::Recreated { end_before: 100, end: 0 }));
     }
 }

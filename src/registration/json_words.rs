@@ -18,17 +18,17 @@ pub(crate) fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, BadJson> {
     let read = serde_path_to_error::deserialize(&mut reader);
     read.map_err(|error| {
         let path = error.path().to_string();
-        told(Some(&path), error.inner())
+        described(Some(&path), error.inner())
     })
-    .and_then(|value| reader.end().map(|()| value).map_err(|error| told(None, &error)))
+    .and_then(|value| reader.end().map(|()| value).map_err(|error| described(None, &error)))
 }
 
 /// The same for an error of the library that was met elsewhere.
 pub(crate) fn words_of(error: &serde_json::Error) -> BadJson {
-    told(None, error)
+    described(None, error)
 }
 
-fn told(path: Option<&str>, error: &serde_json::Error) -> BadJson {
+fn described(path: Option<&str>, error: &serde_json::Error) -> BadJson {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let said = text.strip_suffix(&place).unwrap_or(&text);
@@ -154,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_told_with_its_place() {
+    fn a_body_that_is_not_json_is_refused_with_the_place() {
         check("{\n \"rate\": }", "not valid JSON in line 2, column 10: expected value");
         check("", "not valid JSON in line 1, column 0: EOF while parsing a value");
         check(r#"{"selection":{"webHook":"w"}} x"#, "not valid JSON in line 1, column 31: trailing characters");
     }
 
     #[test]
-    fn a_query_is_told_in_the_same_words() {
+    fn a_query_is_refused_in_the_same_words() {
         for (said, expected) in [
             ("missing field `filter`", "filter: is missing"),
             ("nope: unknown field `nope`, expected `limit` or `next`", "nope: is not accepted; accepted: limit, next"),

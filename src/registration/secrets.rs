@@ -20,7 +20,7 @@ const VALUE_MEMBERS: [&str; 2] = ["value", "values"];
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadMask {
     /// Nothing is stored under that id.
-    #[error("the value of {0:?} is \"***\", which stands for the stored value, and none is stored; give the value")]
+    #[error("the value of {0:?} is \"***\", which means the stored value, but no value is stored; give the value")]
     NothingStored(String),
     /// Several values are stored, and the number of masks differs: it is not known which values are meant.
     #[error(

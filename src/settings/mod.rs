@@ -2,22 +2,22 @@
 //!
 //! This is the only reader of the environment. What the rest of the program sees are the typed groups below.
 
-mod build;
 mod command;
-mod completions;
-mod contradictions;
-mod help;
+mod subcommand;
+mod options;
+mod scan;
+mod reader;
+mod values;
 mod kafka_property;
 mod log_filter;
-mod man;
+mod contradictions;
 mod mistake;
-mod options;
-mod reader;
-mod scan;
-mod subcommand;
+mod build;
+mod help;
+mod completions;
 #[cfg(test)]
 mod tests;
-mod values;
+mod man;
 
 use std::ffi::OsString;
 use std::fmt;

@@ -257,7 +257,7 @@ fn the_api_takes_its_listener_and_what_test_deliveries_need() {
 }
 
 #[test]
-fn the_demo_has_a_short_schedule_and_ends_when_told() {
+fn the_demo_has_a_short_schedule_and_ends_on_request() {
     let Command::Demo(settings, demo) = understood("demo --for 30s --rate 5") else {
         panic!("not the demo");
     };
@@ -271,7 +271,7 @@ fn the_demo_has_a_short_schedule_and_ends_when_told() {
 }
 
 #[test]
-fn the_receiver_misbehaves_as_told() {
+fn the_receiver_misbehaves_as_its_options_say() {
     let Command::Receiver(receiver) = understood("receiver") else {
         panic!("not the receiver");
     };
@@ -431,7 +431,7 @@ fn variables_that_are_no_option_are_warnings() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_with_option_value_and_what_is_accepted() {
+fn all_mistakes_are_reported_at_once_with_option_value_and_accepted_form() {
     let args =
         ["worker", "--request-timeout", "10x", "--gruop", "g", "--max-in-flight=0", "--ordering", "fifo", "stray"];
     let environment = [("HOOKSTREAM_ADMIN_LISTEN", "9464"), ("HOOKSTREAM_DRAIN_TIMEOUT", "1s")];
@@ -485,7 +485,7 @@ fn bad_values_say_what_is_accepted() {
         ("--group --log-level debug", &["--group", "needs a value"]),
         ("--group a --group b", &["--group", "more than once"]),
         ("-x", &["-x", "unknown option"]),
-        ("--nonsense-nobody-means=5", &["--nonsense-nobody-means", "unknown option", "hookstream worker --help"]),
+        ("--unknown-option=5", &["--unknown-option", "unknown option", "hookstream worker --help"]),
         ("--api-listen 0.0.0.0:1", &["--api-listen", "no option of `worker`", "`api`, `demo`"]),
         ("--dry-run", &["--dry-run", "no option of `worker`", "`replay`"]),
     ] {
@@ -680,7 +680,7 @@ fn secrets_are_never_shown() {
 }
 
 #[test]
-fn unknown_subcommands_are_told_with_the_known_ones() {
+fn unknown_subcommands_are_reported_with_the_known_ones() {
     for (line, parts) in [
         ("wroker", &["unknown subcommand `wroker`", "did you mean `worker`?", "dead-letters"][..]),
         ("help wroker", &["unknown subcommand `wroker`"]),
@@ -697,10 +697,10 @@ fn unknown_subcommands_are_told_with_the_known_ones() {
 }
 
 #[test]
-fn an_unknown_option_does_not_swallow_the_subcommand() {
-    let told = mistakes(&["--verbose", "worker", "--group="], &[]);
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[1].starts_with("--group ``"), "{told:?}");
+fn an_unknown_option_does_not_hide_the_subcommand() {
+    let reported = mistakes(&["--verbose", "worker", "--group="], &[]);
+    assert_eq!(reported.len(), 2, "{reported:?}");
+    assert!(reported[1].starts_with("--group ``"), "{reported:?}");
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub(crate) mod testing {
         }
     }
 
-    /// The lines for people that `run` logs on this thread at the level that processes have unless told otherwise.
+    /// The lines for people that `run` logs on this thread at the level that processes have by default.
     pub(crate) fn logged(run: impl FnOnce()) -> String {
         let captured = Captured::default();
         let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(human(captured.writer()));

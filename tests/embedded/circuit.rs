@@ -51,7 +51,7 @@ async fn a_webhooks_circuit_opens_lets_probes_through_and_closes_when_one_is_ack
 }
 
 #[tokio::test]
-async fn a_hosts_circuit_opens_when_it_can_not_be_reached_and_closes_with_any_answer() {
+async fn a_hosts_circuit_opens_when_it_is_unreachable_and_closes_with_any_answer() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut rig = Rig::start(settings());
     let base = format!("http://127.0.0.1:{port}");

@@ -29,7 +29,7 @@ async fn a_request_after_a_failure_and_every_probe_open_a_new_connection() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_comes_or_never_ends_holds_up_nobody() {
+async fn a_body_that_never_comes_or_never_ends_delays_no_other_delivery() {
     for misbehaviour in [Misbehaviour::StalledBody, Misbehaviour::EndlessBody] {
         let receiver = Receiver::start(move |_| Answer::misbehave(misbehaviour));
         let mut rig = Rig::start(settings());

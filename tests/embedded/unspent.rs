@@ -39,7 +39,7 @@ fn retry(number: usize, attempts: u32, first_attempt_ms: i64) -> Wire {
 }
 
 /// Delivery id, attempts made, first attempt and reason word of a record.
-fn told(record: &Read) -> [Option<&str>; 4] {
+fn retry_headers(record: &Read) -> [Option<&str>; 4] {
     ["hookstream-delivery-id", "hookstream-attempt", "hookstream-first-attempt-ms", "hookstream-error"]
         .map(|name| record.header(name))
 }
@@ -68,7 +68,7 @@ async fn a_retry_that_meets_an_open_circuit_goes_back_unspent_into_its_tier() {
     let as_they_were = ["d-1", "d-2"].map(|id| [Some(id), Some("5"), Some(first_attempt.as_str()), Some("connect")]);
     wait_until("two retries in their tier again", PATIENCE, async || {
         let retries = rig.retries();
-        equal(retries.iter().skip(spent).map(told).collect::<Vec<_>>(), &as_they_were.to_vec())
+        equal(retries.iter().skip(spent).map(retry_headers).collect::<Vec<_>>(), &as_they_were.to_vec())
             .map(drop)
             .map_err(|seen| format!("{seen:?}"))
     })
@@ -94,7 +94,7 @@ async fn a_retry_that_meets_a_full_lane_goes_back_unspent_into_its_tier() {
     let as_they_were = ["d-65", "d-66"].map(|id| [Some(id), Some("5"), Some(first_attempt.as_str()), Some("connect")]);
     wait_until("two retries in their tier again", PATIENCE, async || {
         let retries = rig.retries();
-        equal(retries.iter().map(told).collect::<Vec<_>>(), &as_they_were.to_vec())
+        equal(retries.iter().map(retry_headers).collect::<Vec<_>>(), &as_they_were.to_vec())
             .map(drop)
             .map_err(|seen| format!("{seen:?}"))
     })
@@ -123,7 +123,7 @@ async fn a_delivery_that_was_requested_long_ago_is_given_up_whatever_is_left_of_
     let exhausted = |letter: &Read| letter.header("hookstream-reason") == Some("exhausted");
     assert!(rig.dead_letters().iter().all(exhausted));
     assert_eq!(
-        rig.retries().iter().map(told).map(|told| told[0].map(str::to_owned)).collect::<Vec<_>>(),
+        rig.retries().iter().map(retry_headers).map(|headers| headers[0].map(str::to_owned)).collect::<Vec<_>>(),
         [Some("d-2".to_owned())]
     );
 }

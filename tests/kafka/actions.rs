@@ -160,7 +160,7 @@ async fn an_action_wants_the_right_to_operate_in_that_workspace() {
             preview if preview.ends_with("preview") => json!({}),
             _ => json!({ "selection": { "fixed": fixed } }),
         };
-        for (token, status) in [("nobody", 401), ("reader-s3cret", 403), ("foreign-s3cret", 403)] {
+        for (token, status) in [("unknown", 401), ("reader-s3cret", 403), ("foreign-s3cret", 403)] {
             let answered = stage.post(token, &format!("ws/actions/{route}"), &body).await.0;
             assert_eq!(answered, status, "{route} with {token}");
         }
@@ -267,15 +267,15 @@ async fn a_test_and_a_resumption_leave_their_records() {
     let answer: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!((status, &answer["acknowledged"]), (200, &json!(true)), "{answer}");
     let audited = stage.audited();
-    let mut told: Vec<_> =
+    let mut counted: Vec<_> =
         audited.iter().map(|(_, record)| (record["action"].clone(), record["counts"].clone())).collect();
-    told.sort_by_key(|(action, counts)| (action.to_string(), counts.to_string()));
+    counted.sort_by_key(|(action, counts)| (action.to_string(), counts.to_string()));
     let expected = [
         (json!("resume"), json!({ "resumed": 0, "pending": 0 })),
         (json!("resume"), json!({ "resumed": 1, "pending": 0 })),
         (json!("test"), json!({ "acknowledged": 1, "failed": 0 })),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(counted, expected);
     assert_eq!(audited.last().unwrap().1["selection"], json!({ "integration": "i", "webhook": "w1" }));
     drop(worker);
 }

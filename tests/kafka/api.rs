@@ -548,13 +548,13 @@ async fn a_change_that_kafka_does_not_answer_is_refused_in_seconds_and_the_api_g
     let (w1, w2) = (add("w1"), add("w2"));
     let (first, second) = tokio::join!(api.patch(&path, &w1), api.patch(&path, &w2));
     assert!(since.elapsed() < SECONDS, "{:?}", since.elapsed());
-    let mut told = [first, second].map(|answer| {
+    let mut messages = [first, second].map(|answer| {
         assert_eq!(answer.status, 503, "{answer:?}");
         answer.json["message"].as_str().unwrap().to_owned()
     });
-    told.sort();
-    assert!(told[0].starts_with("Kafka does not answer in time: it is not known"), "{told:?}");
-    assert_eq!(told[1], "not written: Kafka does not answer");
+    messages.sort();
+    assert!(messages[0].starts_with("Kafka does not answer in time: it is not known"), "{messages:?}");
+    assert_eq!(messages[1], "not written: Kafka does not answer");
     cluster.thaw(0);
     wait_until("a change that is written", PATIENCE, async || {
         let status = api.patch(&path, &add("w3")).await.status;

@@ -55,7 +55,7 @@ fn assert_in_order(requests: &[Recorded]) {
 
 /// Waits until no webhook is behind, by the worker and by the backlog topic.
 async fn level(stage: &Stage, worker: &Worker) {
-    wait_until("everybody to be level", LONG, async || {
+    wait_until("all webhooks to be level", LONG, async || {
         let behind = worker.metric("hookstream_webhooks_behind", &[]).await;
         let kept = stage.places().len();
         if behind < 0.5 && kept == 0 { Ok(()) } else { Err((behind, kept)) }
@@ -64,7 +64,7 @@ async fn level(stage: &Stage, worker: &Worker) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_is_requested_in_order_at_the_receivers_pace_and_nobody_else_notices() {
+async fn a_burst_is_requested_in_order_at_the_receivers_pace_and_delays_no_other_webhook() {
     const BURST: usize = 1_500;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "burst-in-order", "3s,3s,3s,3s", 3).await;

@@ -112,7 +112,7 @@ async fn untrusted(tasks: &mut JoinSet<()>) -> SocketAddr {
     address
 }
 
-/// Answers everybody at once with plain HTTP, whatever they say.
+/// Answers every connection at once with plain HTTP, without reading its request.
 async fn plain(tasks: &mut JoinSet<()>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -203,7 +203,7 @@ async fn each_failure_has_its_own_word_and_is_counted_under_it() {
     add_answers(&mut cases, &trap);
     add_refused(&mut cases, trap6.local_addr().unwrap());
     cases.url("no-name", "http://no-such-host.invalid", "dns");
-    cases.url("nobody-listens", &format!("http://{refusing}"), "connect");
+    cases.url("nothing-listens", &format!("http://{refusing}"), "connect");
     cases.url("connecting-hangs", &format!("http://{black_hole}"), "timeout");
     cases.url("untrusted", &format!("https://{}", untrusted(&mut tasks).await), "tls");
     cases.url("no-tls", &format!("https://{}", plain(&mut tasks).await), "tls");
@@ -246,7 +246,7 @@ async fn each_failure_has_its_own_word_and_is_counted_under_it() {
 async fn retry_after_moves_a_delivery_to_the_first_tier_that_is_long_enough() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "retry-after", "30s,1m,1h", 1).await;
-    let wishes = [
+    let requested = [
         ("exact", 429, "60", "1m"),
         ("between", 429, "61", "1h"),
         ("date", 503, "in 50 s", "1m"),
@@ -260,12 +260,12 @@ async fn retry_after_moves_a_delivery_to_the_first_tier_that_is_long_enough() {
         ("none", 429, "", "30s"),
     ];
     let mut cases = Cases::default();
-    for (id, status, wish, _) in wishes {
-        let wish = wish.to_owned();
-        cases.answers(id, "status", Some(status), move |_| match wish.as_str() {
+    for (id, status, retry_after, _) in requested {
+        let retry_after = retry_after.to_owned();
+        cases.answers(id, "status", Some(status), move |_| match retry_after.as_str() {
             "" => Answer::status(status),
             "in 50 s" => Answer::status(status).header("retry-after", &in_50_seconds()),
-            wish => Answer::status(status).header("retry-after", wish),
+            retry_after => Answer::status(status).header("retry-after", retry_after),
         });
     }
     stage.put(&cases.integrations);
@@ -279,7 +279,7 @@ async fn retry_after_moves_a_delivery_to_the_first_tier_that_is_long_enough() {
             found.insert(retry.header("hookstream-integration-id").unwrap().to_owned(), tier);
         }
     }
-    assert_eq!(found, wishes.into_iter().map(|(id, _, _, tier)| (id.to_owned(), tier)).collect());
+    assert_eq!(found, requested.into_iter().map(|(id, _, _, tier)| (id.to_owned(), tier)).collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Echo, Receiver};
-use crate::support::records::{Read, Record, ends, make_anew, produce, read_all};
+use crate::support::records::{Read, Record, ends, produce, read_all, recreate};
 use crate::support::wait::{PATIENCE, equal, wait_until};
 use crate::support::worker::{Names, Worker};
 
@@ -293,7 +293,7 @@ async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to(prot
     assert!(gauges.abs() < 0.1, "nothing of it was dropped");
 }
 
-async fn a_network_failure_of_ours_suspends_nobody(protocol: &str) {
+async fn a_network_failure_of_ours_suspends_no_integration(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-network"));
     names.create(brokers, SCHEDULE, 3).await;
@@ -387,7 +387,7 @@ async fn an_owner_that_is_killed_loses_and_doubles_nothing(protocol: &str) {
             send(brokers, &names, "watched", &sent, 30);
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        let owner = wait_until("an owner", PATIENCE, async || owner_of(&workers, partition).ok_or("nobody")).await;
+        let owner = wait_until("an owner", PATIENCE, async || owner_of(&workers, partition).ok_or("no owner")).await;
         if round < 2 {
             let mut owner = workers[owner].take().unwrap();
             owner.sigkill();
@@ -565,9 +565,9 @@ async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
     );
 }
 
-async fn states_and_counts_agree_again_when_their_topics_were_made_anew_apart(protocol: &str) {
+async fn states_and_counts_agree_again_when_their_topics_were_recreated_at_different_times(protocol: &str) {
     let cluster = Cluster::shared().await;
-    let (brokers, names) = (cluster.brokers(), Names::of("health-anew"));
+    let (brokers, names) = (cluster.brokers(), Names::of("health-recreated"));
     names.create(brokers, SCHEDULE, 1).await;
     let receiver = Receiver::start(|_| Answer::status(500));
     register(brokers, &names, &integration("dead", &[&receiver]));
@@ -587,9 +587,9 @@ async fn states_and_counts_agree_again_when_their_topics_were_made_anew_apart(pr
     let mut worker = Worker::start(brokers, &names, &options).await;
     failed().await;
     worker.stop();
-    make_anew(brokers, &names.health(), 1, &[("cleanup.policy", "compact")]).await;
+    recreate(brokers, &names.health(), 1, &[("cleanup.policy", "compact")]).await;
     let deltas = format!("{}.deltas", names.health());
-    make_anew(brokers, &deltas, 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    recreate(brokers, &deltas, 1, &[("message.timestamp.type", "LogAppendTime")]).await;
     let mut worker = Worker::start(brokers, &names, &options).await;
     failed().await;
     let log = worker.lines().all();
@@ -622,10 +622,10 @@ mod classic {
         "classic",
         who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way,
         who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to,
-        a_network_failure_of_ours_suspends_nobody,
+        a_network_failure_of_ours_suspends_no_integration,
         an_owner_that_is_killed_loses_and_doubles_nothing,
         the_state_is_what_the_attempt_log_says,
-        states_and_counts_agree_again_when_their_topics_were_made_anew_apart,
+        states_and_counts_agree_again_when_their_topics_were_recreated_at_different_times,
     );
 }
 
@@ -634,9 +634,9 @@ mod consumer {
         "consumer",
         who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way,
         who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to,
-        a_network_failure_of_ours_suspends_nobody,
+        a_network_failure_of_ours_suspends_no_integration,
         an_owner_that_is_killed_loses_and_doubles_nothing,
         the_state_is_what_the_attempt_log_says,
-        states_and_counts_agree_again_when_their_topics_were_made_anew_apart,
+        states_and_counts_agree_again_when_their_topics_were_recreated_at_different_times,
     );
 }

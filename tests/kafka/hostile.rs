@@ -1,4 +1,4 @@
-//! Records and documents that were made to cost much, against the running program: what is refused changes nothing, and everybody else
+//! Records and documents that were made to cost much, against the running program: what is refused changes nothing, and every other workspace
 //! goes on. What each part does with them by itself stands beside its code; records that no producer should write are in [`super::poison`].
 
 use std::hash::{Hash as _, Hasher};

@@ -44,10 +44,10 @@ async fn a_hanging_a_refusing_and_a_dripping_receiver_cost_a_good_one_nothing() 
         let text = worker.metrics().await;
         let telling =
             ["queued", "in_flight", "circuits", "attempts_total", "slots", "paused", "publish", "kafka_errors"];
-        let told = |line: &&str| {
+        let is_logged = |line: &&str| {
             !line.starts_with('#') && telling.iter().any(|name| line.contains(name)) && !line.ends_with(" 0")
         };
-        Err((good.count(), text.lines().filter(told).map(str::to_owned).collect::<Vec<_>>()))
+        Err((good.count(), text.lines().filter(is_logged).map(str::to_owned).collect::<Vec<_>>()))
     })
     .await;
     stage.knows(&worker, "hookstream_deliveries_total", &[("outcome", "acknowledged")], 2000.0).await;

@@ -223,7 +223,7 @@ async fn attempts_are_listed_newest_first_by_all_that_people_know() {
     assert_eq!(list(&["--to", "yesterday"]).await.len(), 0);
     assert_eq!(list(&["--from", "1h"]).await.len(), all.len() + 2);
 
-    let nothing = run(brokers, names, &["attempts", "--workspace", "nobody"]).await;
+    let nothing = run(brokers, names, &["attempts", "--workspace", "unknown"]).await;
     assert_eq!(nothing.code, 0);
     assert!(nothing.out.starts_with("Nothing matches; 12 were read, back to 20"), "{}", nothing.out);
     let table = run(brokers, names, &["attempts", "--webhook", "w-dead", "--limit", "1"]).await.out;
@@ -264,7 +264,7 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     for (id, code, expected) in [
         ("shop", 0, "no change of health is recorded; its own status is paused"),
         ("broken", 1, "its own status is failed"),
-        ("nobody", 1, "there is no integration ws/nobody"),
+        ("unknown", 1, "there is no integration ws/unknown"),
     ] {
         let ended = run(brokers, names, &["resume", "--workspace", WORKSPACE, "--integration", id]).await;
         assert_eq!((ended.code, ended.out.contains(expected)), (code, true), "{} {}", ended.out, ended.log);

@@ -165,7 +165,7 @@ fn quantile(text: &str, name: &str, tier: &str, share: f64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_is_never_early_and_its_lateness_is_told() {
+async fn a_retry_is_never_early_and_its_lateness_is_measured() {
     const RECEIVERS: usize = 6;
     // Each fails twice, which is less than it takes to open a circuit.
     const EVENTS: usize = 9;

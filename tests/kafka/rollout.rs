@@ -215,7 +215,7 @@ async fn beside_a_slow_one(cluster: &Cluster, name: &str, seconds: u64) -> (Stag
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restarts_while_a_receiver_takes_eight_seconds_delay_nobody_else_and_repeat_nothing() {
+async fn restarts_while_a_receiver_takes_eight_seconds_delay_no_other_webhook_and_repeat_nothing() {
     let cluster = Cluster::shared().await;
     let (stage, receiver, slow) = beside_a_slow_one(&cluster, "rollout-held", 8).await;
     let mut workers = vec![stage.worker(&[]).await, stage.worker(&[]).await];

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::stage::{Stage, WORKSPACE, event, event_id, integration, key_of};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::records::{Record, Transaction, add_partitions, commit, make_anew};
+use crate::support::records::{Record, Transaction, add_partitions, commit, recreate};
 use crate::support::wait::{PATIENCE, wait_until};
 use crate::support::worker::Worker;
 
@@ -96,9 +96,9 @@ async fn partitions_added_to_the_table_are_read_and_the_newer_record_of_a_key_co
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_whose_topic_was_made_anew_holds_what_the_new_topic_has() {
+async fn a_table_whose_topic_was_recreated_holds_what_the_new_topic_has() {
     let cluster = Cluster::shared().await;
-    let stage = Stage::on(&cluster, "table-anew", "1h", 1).await;
+    let stage = Stage::on(&cluster, "table-recreated", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());
     let [kept, gone] = ["kept", "gone"].map(|id| integration(id, &receiver.url(&format!("/{id}"))));
     stage.put([&kept, &gone]);
@@ -106,7 +106,7 @@ async fn a_table_whose_topic_was_made_anew_holds_what_the_new_topic_has() {
     stage.send([event("before", "c")]);
     stage.settled(PATIENCE).await;
     assert_eq!(paths(&receiver, "before"), set(["/kept/hook", "/gone/hook"]));
-    make_anew(cluster.brokers(), &stage.names.integrations(), 1, &[("cleanup.policy", "compact")]).await;
+    recreate(cluster.brokers(), &stage.names.integrations(), 1, &[("cleanup.policy", "compact")]).await;
     // Longer than the topic before: the client alone goes on behind its first records.
     stage.put([&integration("first", &receiver.url("/first")), &kept, &kept, &kept, &kept]);
     stage.knows(&worker, "hookstream_integrations", &[("status", "active")], 2.0).await;
@@ -128,9 +128,9 @@ fn numbered(number: usize) -> Record {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_events_topic_made_anew_is_read_from_its_start_whatever_was_committed() {
+async fn an_events_topic_recreated_is_read_from_its_start_whatever_was_committed() {
     let cluster = Cluster::shared().await;
-    let stage = Stage::on(&cluster, "events-anew", "1h", 1).await;
+    let stage = Stage::on(&cluster, "events-recreated", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());
     stage.put([&integration("i", &receiver.url(""))]);
     let mut worker = stage.worker(&[]).await;
@@ -142,7 +142,7 @@ async fn an_events_topic_made_anew_is_read_from_its_start_whatever_was_committed
         if worker.metrics().await.contains("hookstream_consumer_lag{") { Ok(()) } else { Err(()) }
     })
     .await;
-    make_anew(cluster.brokers(), &stage.names.events(), 1, &[]).await;
+    recreate(cluster.brokers(), &stage.names.events(), 1, &[]).await;
     // Longer than the log before.
     stage.send((100..300).map(numbered));
     wait_until("every event of the new topic", PATIENCE, async || {
@@ -241,9 +241,9 @@ async fn watched(stage: &Stage, cluster: &Cluster, worker: &Worker) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tier_made_anew_is_read_from_its_start_whatever_was_committed() {
+async fn a_tier_recreated_is_read_from_its_start_whatever_was_committed() {
     let cluster = Cluster::shared().await;
-    let stage = Stage::on(&cluster, "tier-anew", "300ms", 1).await;
+    let stage = Stage::on(&cluster, "tier-recreated", "300ms", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());
     stage.put([&integration("i", &receiver.url(""))]);
     let worker = stage.worker(&[]).await;
@@ -252,7 +252,7 @@ async fn a_tier_made_anew_is_read_from_its_start_whatever_was_committed() {
     stage.tier_settled("300ms", PATIENCE).await;
     watched(&stage, &cluster, &worker).await;
     let properties = [("message.timestamp.type", "LogAppendTime")];
-    make_anew(cluster.brokers(), &stage.names.tier("300ms"), 1, &properties).await;
+    recreate(cluster.brokers(), &stage.names.tier("300ms"), 1, &properties).await;
     // Longer than the log before: the client alone goes on behind its first records.
     stage.send_to_tier("300ms", (100..300).map(retry));
     wait_until("every retry of the new topic", PATIENCE, async || {

@@ -97,9 +97,13 @@ async fn a_bad_record_leaves_the_good_one_before_it_in_force() {
     let paths: BTreeSet<_> = receiver.recorded().iter().map(|request| request.path.clone()).collect();
     assert_eq!(paths, ["/i/hook", "/neighbour/hook"].map(str::to_owned).into());
     let log = worker.lines().all();
-    let told: Vec<_> = log.iter().filter(|line| line.contains("integration record rejected")).collect();
-    assert_eq!(told.len(), bad.len() + 2, "each is logged once");
-    assert_eq!(told.iter().filter(|line| line.contains(&key)).count(), bad.len(), "with its key: {told:#?}");
+    let rejections: Vec<_> = log.iter().filter(|line| line.contains("integration record rejected")).collect();
+    assert_eq!(rejections.len(), bad.len() + 2, "each is logged once");
+    assert_eq!(
+        rejections.iter().filter(|line| line.contains(&key)).count(),
+        bad.len(),
+        "with its key: {rejections:#?}"
+    );
     assert!(!log.iter().any(|line| line.contains("user:pass")), "and without what may be secret");
     // A good record takes over again, a tombstone removes.
     let mut moved = good.clone();

@@ -476,11 +476,11 @@ async fn an_explanation_names_what_decided() {
     let backlog_key = format!("{}/1/ws/i/all", names.group());
     produce(brokers, &names.backlog(), [Record::new(&*backlog_key, behind)]);
     let behind = run(brokers, &names, &[&explain[..], &["--event", &place]].concat()).await;
-    let told = "behind since 2026-01-31T12:00:00.000Z, at partition 1 offset 0, 1 events to go: circuit-open";
-    assert!(behind.out.contains(told), "{}", behind.out);
-    let unknown = ["explain", "--workspace", "ws", "--integration", "nobody", "--event", &place];
+    let described = "behind since 2026-01-31T12:00:00.000Z, at partition 1 offset 0, 1 events to go: circuit-open";
+    assert!(behind.out.contains(described), "{}", behind.out);
+    let unknown = ["explain", "--workspace", "ws", "--integration", "unknown", "--event", &place];
     let unknown = run(brokers, &names, &unknown).await;
-    assert!(unknown.code == 1 && unknown.log.contains("there is no integration `ws/nobody`"), "{}", unknown.log);
+    assert!(unknown.code == 1 && unknown.log.contains("there is no integration `ws/unknown`"), "{}", unknown.log);
     let invalid = run_with(brokers, &names, &[&explain[..], &["--event", "-"]].concat(), "{}").await;
     assert!(invalid.code == 1 && invalid.log.contains("invalid-event"), "{}", invalid.log);
 }
@@ -676,7 +676,7 @@ async fn a_redrive_and_a_replay_of_the_tools_leave_one_record_each_and_what_does
     }
     let audited: Vec<(String, Value)> =
         read_all(brokers, &names.audit()).iter().map(|record| (record.key_text().to_owned(), record.json())).collect();
-    let told: Vec<(&str, &str, i64)> = audited
+    let described: Vec<(&str, &str, i64)> = audited
         .iter()
         .map(|(key, record)| {
             let sent = record["counts"]["sent"].as_i64().unwrap_or(-1);
@@ -684,7 +684,7 @@ async fn a_redrive_and_a_replay_of_the_tools_leave_one_record_each_and_what_does
         })
         .collect();
     assert_eq!(
-        told,
+        described,
         [("*", "redrive", 2), ("ws", "replay", 3)],
         "the integration was not suspended: nothing was resumed"
     );

@@ -66,7 +66,7 @@ async fn an_empty_cluster_is_planned_then_filled_then_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_cluster_is_told_what_it_costs_and_altered_without_losing_what_else_was_set() {
+async fn a_wrong_cluster_gets_an_explained_plan_and_keeps_its_other_settings_when_altered() {
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
     let names = Names::of("topics-wrong");
@@ -152,7 +152,7 @@ async fn an_unreachable_cluster_is_a_clear_error_in_bounded_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_tells_no_properties_is_a_warning_within_seconds() {
+async fn a_cluster_that_gives_no_properties_is_a_warning_within_seconds() {
     // The client library's own mock cluster knows topics but not their properties.
     let mock = rdkafka::mocking::MockCluster::new(1).unwrap();
     let names = Names::of("topics-mock");

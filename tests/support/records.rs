@@ -315,7 +315,7 @@ pub async fn add_partitions(brokers: &str, name: &str, partitions: i32) {
 }
 
 /// Deletes a topic and creates it again as soon as the cluster takes it, with one replica a partition.
-pub async fn make_anew(brokers: &str, name: &str, partitions: i32, properties: &[(&str, &str)]) {
+pub async fn recreate(brokers: &str, name: &str, partitions: i32, properties: &[(&str, &str)]) {
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
     let client = admin(brokers);
     for result in client.delete_topics(&[name], &options).await.unwrap_or_else(|error| panic!("delete {name}: {error}"))

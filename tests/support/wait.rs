@@ -9,7 +9,7 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks `condition` until it gives `Ok`; fails the test after `patience` with what it gave last.
 ///
-/// `Err` says what there was instead, so that a failed test tells how far it came.
+/// `Err` says what there was instead, so that a failed test shows how far it came.
 #[track_caller]
 pub fn wait_until<T, E, F>(what: &str, patience: Duration, mut condition: impl FnMut() -> F) -> impl Future<Output = T>
 where

@@ -351,7 +351,7 @@ impl Worker {
         assert_eq!(code, 0, "the worker ended with {code}:\n{}", self.lines().tail(40));
     }
 
-    /// The sum of the samples of `name` that have all of `labels`; 0 where there is none.
+    /// The sum of the samples of `name` that have all of `labels`; 0 without such samples.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         sum(&self.metrics().await, name, labels)
     }

@@ -1,4 +1,6 @@
-//! Which room may import which, and which names only some rooms may use.
+//! Which room may import which, how many arrows there are between them, and which names only some rooms may use.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::source::{Source, Token};
 
@@ -48,17 +50,70 @@ pub(crate) fn arrows_up(source: &Source) -> Vec<String> {
     violations
 }
 
-/// The first words of all paths that begin with `crate::`.
+/// The first words of all paths that begin with `crate::`, or with enough `super::` to reach the root.
 fn imported(source: &Source) -> Vec<String> {
+    let after_crate = source.positions(&["crate", ":", ":"]).map(|at| at + 3);
+    let after_super = source.positions(&["super", ":", ":"]).map(|at| at + 3).filter(|after| {
+        let before = source.tokens[..*after].rchunks(3);
+        let steps =
+            before.take_while(|three| matches!(three.first(), Some(Token::Word(word)) if word == "super")).count();
+        steps >= depth(&source.path)
+    });
     let mut rooms = Vec::new();
-    for at in source.positions(&["crate", ":", ":"]) {
-        match &source.tokens[at + 3..] {
+    for after in after_crate.chain(after_super) {
+        match &source.tokens[after..] {
             [Token::Word(word), ..] => rooms.push(word.clone()),
             [Token::Mark('{'), rest @ ..] => rooms.extend(first_words(rest)),
             _ => {}
         }
     }
     rooms
+}
+
+/// How many modules a file is below the root.
+fn depth(path: &str) -> usize {
+    let inner = path.trim_start_matches("src/").trim_end_matches(".rs");
+    inner.trim_end_matches("/mod").split('/').count()
+}
+
+/// The rooms, their arrows and the largest room with its share of the lines in per cent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) rooms: usize,
+    pub(crate) arrows: usize,
+    pub(crate) largest: String,
+    pub(crate) share: usize,
+}
+
+/// The sizes of the source. The roots of crates are not rooms.
+pub(crate) fn sizes(sources: &[Source]) -> Sizes {
+    let is_room = |room: &str| layer(room).is_some_and(|layer| layer + 1 < LAYERS.len());
+    let (mut lines, mut arrows) = (BTreeMap::new(), BTreeSet::new());
+    for source in sources {
+        let Some(room) = source.room() else { continue };
+        *lines.entry(room).or_insert(0) += source.text.lines().count();
+        let targets = imported(source).into_iter().filter(|target| target != room && is_room(target));
+        arrows.extend(targets.filter(|_| is_room(room)).map(|target| (room, target)));
+    }
+    let (largest, most) =
+        lines.iter().max_by_key(|(_, lines)| **lines).map_or(("", 0), |(room, lines)| (*room, *lines));
+    let share = (most * 100).checked_div(lines.values().sum()).unwrap_or(0);
+    let rooms = lines.keys().filter(|room| is_room(room)).count();
+    Sizes { rooms, arrows: arrows.len(), largest: largest.to_owned(), share }
+}
+
+/// The sizes that the page states.
+pub(crate) fn stated_sizes(page: &str) -> Option<Sizes> {
+    let number =
+        |text: &str| text.split(|char: char| !char.is_ascii_digit()).find(|part| !part.is_empty())?.parse().ok();
+    let (_, now) = page.split_once("Now there are some ")?;
+    let (_, largest) = now.split_once("the largest room, `")?;
+    Some(Sizes {
+        rooms: number(now.split_once(" between ")?.1)?,
+        arrows: number(now)?,
+        largest: largest.split('/').next()?.to_owned(),
+        share: number(largest)?,
+    })
 }
 
 /// The first word of each path in `{a::b, c::{d}}`, whose opening bracket was read already.

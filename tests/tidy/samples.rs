@@ -22,8 +22,28 @@ fn an_arrow_up_is_found_in_every_spelling() {
     up("fn f() { tracing::info!(a = crate::net::A, \"x\") }", &["imports net"]);
     up("#[cfg(test)] mod tests { use crate::deliver::order::A; }", &["imports deliver"]);
     up("use crate::clock::now; use crate::domain::event; // use crate::kafka\n", &[]);
+    up("use super::super::settings::A;", &["imports settings"]);
+    up("use super::settings::A; use super::super::x::A;", &[]);
+    check(rooms::arrows_up, "src/domain/mod.rs", "use super::{clock, kafka::A};", &["imports kafka"]);
+    check(rooms::arrows_up, "src/domain/x/y.rs", "use super::super::kafka::A;", &[]);
     check(rooms::arrows_up, "src/intake/x.rs", "use crate::readers::a;", &["imports readers"]);
     check(rooms::arrows_up, "src/kafka/x.rs", "use crate::{domain::{a, b}, telemetry::{c, d}};", &[]);
+}
+
+#[test]
+fn the_sizes_of_the_page_and_of_the_source_are_read() {
+    let page = "the largest room, `domain/`, had 26 %. Now there are some 120 arrows\nbetween 21 rooms, and the largest room, `kafka/`, has 17 %.";
+    let sizes = rooms::Sizes { rooms: 21, arrows: 120, largest: "kafka".to_owned(), share: 17 };
+    assert_eq!(rooms::stated_sizes(&page.replace('\n', " ")), Some(sizes));
+    let source = |path, text: &str| Source::new(path, text);
+    let sources = [
+        source("src/kafka/a.rs", "use crate::domain::A;\nuse crate::domain::B;\nuse crate::kafka::C;"),
+        source("src/domain/a.rs", "use crate::clock::A;"),
+        source("src/lib.rs", "use crate::domain::A;"),
+        source("tests/a.rs", "use crate::kafka::A;"),
+    ];
+    let sizes = rooms::Sizes { rooms: 2, arrows: 2, largest: "kafka".to_owned(), share: 60 };
+    assert_eq!(rooms::sizes(&sources), sizes);
 }
 
 #[test]
@@ -101,9 +121,14 @@ fn a_lint_without_a_reason_is_found() {
 
 #[test]
 fn a_word_to_avoid_is_found() {
-    check(style::words_to_avoid, "src/x.rs", "// Whoever reads.\n", &["line 1 says \"Whoever\""]);
-    check(style::words_to_avoid, "src/x.rs", "fn f() { g(\"it can not\") }", &["can not"]);
-    check(style::words_to_avoid, "src/x.rs", "// It cannot.\n", &[]);
+    let found = |text, expected: &[&str]| check(style::words_to_avoid, "src/x.rs", text, expected);
+    found("// Whoever reads.\n", &["line 1 says \"whoever\""]);
+    found("fn f() { g(\"it can not\") }", &["can not"]);
+    found("//! A.\n\n    fn what_can_not_be_read_is_left_out() {}\n", &["line 3 says \"can not\""]);
+    found("/// It can\n/// not.\n", &["line 1 says \"can not\""]);
+    found("// Read by\n// nobody", &["line 2 says \"nobody\""]);
+    found("// It cannot. If it can, not even then.\n", &[]);
+    found("let kind = \"anew\"; // The label `anew`.\n", &[]);
 }
 
 #[test]

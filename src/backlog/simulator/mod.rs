@@ -238,7 +238,10 @@ fn simulate(mut world: World) {
 
 #[test]
 fn every_event_is_settled_for_every_webhook_in_order_whatever_the_scheduler_does() {
-    #[expect(clippy::disallowed_methods, reason = "a test that is to run for longer, or to replay a seed, is told so")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test that is to run for longer, or replays a seed, is configured by variables"
+    )]
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let (first, count) = (number("HOOKSTREAM_SIM_SEED"), number("HOOKSTREAM_SIM_SEEDS"));
     if let (Some(seed), None) = (first, count) {

@@ -102,7 +102,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         for (index, target) in changed {
             match target {
                 Ok((integration, webhook)) if self.has_host_of(&integration, webhook) => {
-                    if !self.prepare_anew(index, (integration, webhook), now) {
+                    if !self.prepare_again(index, (integration, webhook), now) {
                         self.turn_back_waiting(index);
                     }
                 }
@@ -127,7 +127,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.turn_back(index, waiting.unwrap_or_default());
     }
 
-    /// What its log has lost since it was read stays: nobody gives it again.
+    /// What its log has lost since it was read stays: no reader gives it again.
     fn turn_back_recalled(&mut self, index: usize) {
         let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
         let (lost, recalled): (Vec<_>, Vec<_>) =

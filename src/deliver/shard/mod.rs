@@ -3,11 +3,11 @@
 //! Wait-for arrows: consumers wait for room in the shard's channel; the shard waits for receivers and for Kafka's
 //! acknowledgements, never for a consumer. So a full channel always empties.
 
-mod circuits;
-mod ending;
-mod maintenance;
-mod permit_waits;
 mod starting;
+mod ending;
+mod circuits;
+mod permit_waits;
+mod maintenance;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -365,7 +365,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         if let Some(index) = known {
             // A batch that was matched before the record changed brings the record before.
             let is_older = self.lanes.get(index).is_some_and(|lane| self.is_current(&lane.prepared_from.0));
-            return (is_older || self.prepare_anew(index, prepared_from, now)).then_some(index);
+            return (is_older || self.prepare_again(index, prepared_from, now)).then_some(index);
         }
         let prepared = Arc::new(RequestTemplate::new(&delivery.integration, delivery.webhook).ok()?);
         let host = self.host_for(prepared.authority(), now);
@@ -398,7 +398,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 
     /// Makes the requests of a lane as another record says. Returns whether requests can be made of it.
-    fn prepare_anew(&mut self, index: usize, from: (Arc<Integration>, usize), now: Instant) -> bool {
+    fn prepare_again(&mut self, index: usize, from: (Arc<Integration>, usize), now: Instant) -> bool {
         let Ok(prepared) = RequestTemplate::new(&from.0, from.1).map(Arc::new) else { return false };
         let host = self.host_for(prepared.authority(), now);
         let Some(lane) = self.lanes.get_mut(index) else {

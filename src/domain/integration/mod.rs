@@ -1,10 +1,10 @@
 //! An integration and its webhooks as the worker keeps them: one record of the integrations topic, parsed, checked and
 //! packed (a million webhooks fit in memory).
 
-mod limits;
+mod record;
 mod pack;
 mod period;
-mod record;
+mod limits;
 mod unusable;
 
 use std::fmt;
@@ -106,7 +106,7 @@ fn at_most(what: &'static str, found: usize, most: usize) -> Result<(), Unusable
 /// Whether relative URLs can continue this one.
 ///
 /// # Errors
-/// [`BadUrl`]: it is not a URL, or it ends in a query or a fragment, which would swallow what is appended.
+/// [`BadUrl`]: it is not a URL, or it ends in a query or a fragment, to which nothing can be appended.
 pub(crate) fn check_base_url(base: &str) -> Result<Target, BadUrl> {
     let target = Target::parse(base)?;
     if base.contains(['?', '#']) { Err(BadUrl::QueryInBase) } else { Ok(target) }

@@ -91,7 +91,7 @@ fn periods_are_days_and_a_clock() {
 }
 
 #[test]
-fn what_can_not_be_used_says_why() {
+fn an_unusable_record_gives_its_reason() {
     assert_eq!(Integration::parse("no-slash", b"{}").unwrap_err(), Unusable::Key);
     assert!(matches!(Integration::parse(KEY, b"{").unwrap_err(), Unusable::Json(_)));
     assert_eq!(Integration::parse(KEY, br#"{"id":"other"}"#).unwrap_err(), Unusable::IdMismatch);
@@ -114,7 +114,7 @@ fn what_can_not_be_used_says_why() {
 }
 
 #[test]
-fn headers_that_can_not_be_sent_are_left_out_and_named() {
+fn headers_that_cannot_be_sent_are_left_out_and_named() {
     let record = r#"{"secrets":[{"id":"webhook.header.Host","value":"x"},{"id":"webhook.header.X-Bad","value":"a\u0000b"},
         {"id":"webhook.header.X Y","value":"x"},{"id":"webhook.header.X-Good","value":" Bearer 1\n"},
         {"id":"webhook.header.X-Number","value":5},{"id":"other","value":{"a":1}},{"id":"another"}]}"#;

@@ -54,7 +54,7 @@ pub(super) type Partition = (Arc<str>, i32);
 
 /// Where a partition begins again whose log is not the one that was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Anew {
+pub(super) struct Recreated {
     /// The offset to read from.
     pub(super) start: i64,
     /// The first offset of which the record that was read is lost.
@@ -86,7 +86,7 @@ pub(crate) struct MemberState {
     /// Partitions that were assigned and whose committed offset is not known yet.
     awaited: Mutex<Vec<Partition>>,
     /// Partitions that begin again at another offset.
-    begun_again: Mutex<Vec<(Partition, Anew)>>,
+    begun_again: Mutex<Vec<(Partition, Recreated)>>,
     /// Grows with every change of `held`.
     generation: AtomicU64,
     /// How far it has come since it began to join.
@@ -108,7 +108,7 @@ pub(crate) struct Membership {
     topic: String,
     /// Whether the group protocol is `consumer`. Its group gives a member what is free at once and sends no empty assignment, so a member
     /// that holds nothing has joined once its coordinator answers.
-    is_told_nothing: bool,
+    is_uninformed: bool,
     commit_every: Duration,
     stop: CancellationToken,
     fatal: CancellationToken,
@@ -132,10 +132,10 @@ impl Membership {
         let interval = config.get(COMMIT_INTERVAL).and_then(|ms| ms.parse().ok());
         let commit_every = interval.map_or(COMMIT_EVERY, Duration::from_millis);
         let protocol = config.get("group.protocol");
-        let is_told_nothing = protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"));
+        let is_uninformed = protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"));
         let group = config.get("group.id").unwrap_or_default().to_owned();
         let topic = topics.first().copied().unwrap_or_default().to_owned();
-        Ok(Self { consumer, group, topic, is_told_nothing, commit_every, stop, fatal })
+        Ok(Self { consumer, group, topic, is_uninformed, commit_every, stop, fatal })
     }
 
     /// What the member holds.
@@ -147,7 +147,7 @@ impl Membership {
     pub(crate) fn run(self) {
         let member = self.consumer.context();
         let mut committed = Instant::now();
-        let mut asks = self.is_told_nothing;
+        let mut asks = self.is_uninformed;
         let (mut round, mut woken) = (0, Instant::now());
         while !self.stop.is_cancelled() {
             let until_commit = self.commit_every.saturating_sub(committed.elapsed());
@@ -312,18 +312,18 @@ impl MemberState {
     }
 
     /// Has a partition that is held read from another offset on, an earlier one too. The member's own thread does it.
-    pub(super) fn begin_again(&self, topic: &str, partition: i32, anew: Anew) {
+    pub(super) fn begin_again(&self, topic: &str, partition: i32, recreated: Recreated) {
         let mut begun_again = self.begun_again.lock();
         begun_again.retain(|((of, other), _)| (&**of, *other) != (topic, partition));
-        begun_again.push(((topic.into(), partition), anew));
+        begun_again.push(((topic.into(), partition), recreated));
     }
 
     /// Commits where the partitions begin again, and gives each a new assignment. What could not be committed is tried at
     /// the next turn: a crash before the commit would go on at the old offset.
     fn take_begun_again(&self, consumer: &GroupConsumer) {
         let wanted = std::mem::take(&mut *self.begun_again.lock());
-        for (key, anew) in wanted {
-            let start = anew.start;
+        for (key, recreated) in wanted {
+            let start = recreated.start;
             if !self.held().contains_key(&key) {
                 continue;
             }
@@ -332,11 +332,11 @@ impl MemberState {
             self.list(&mut offsets, &assignment, &Progress { offset: start, beyond: Vec::new(), changes: 0 });
             if let Err(error) = consumer.commit(&offsets, CommitMode::Sync) {
                 self.commit_failed(&error);
-                self.begun_again.lock().push((key, anew));
+                self.begun_again.lock().push((key, recreated));
                 continue;
             }
             if let Some(before) = self.held().insert(key, Held { assignment, committed: 0 }) {
-                before.assignment.end_with_its_log(anew.lost_from);
+                before.assignment.end_with_its_log(recreated.lost_from);
             }
             self.generation.fetch_add(1, Ordering::AcqRel);
         }

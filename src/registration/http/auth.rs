@@ -115,7 +115,7 @@ impl Tokens {
     /// Reads the tokens. Without a file there are no tokens, and every request is refused.
     ///
     /// # Errors
-    /// [`BadTokens`]: a start with a bad file would lock everyone out in silence.
+    /// [`BadTokens`]: a start with a bad file would lock all callers out without a message.
     pub(crate) fn open(file: Option<&Path>) -> Result<Self, BadTokens> {
         let set = if let Some(file) = file {
             let set = read(file)?;
@@ -216,7 +216,7 @@ fn parse(text: &str) -> Result<Set, (usize, &'static str)> {
             has_workspace = true;
         }
         if !has_workspace {
-            return Err((index + 1, "not a workspace"));
+            return Err((index + 1, "no workspace"));
         }
     }
     Ok(Set(grants.into_iter().map(|(digest, grant)| (digest, Arc::new(grant))).collect()))
@@ -284,8 +284,8 @@ mod tests {
     #[test]
     fn a_line_that_is_not_valid_refuses_the_file_with_its_number() {
         for (line, part) in [
-            ("secret", "not a workspace"),
-            ("secret # acme", "not a workspace"),
+            ("secret", "no workspace"),
+            ("secret # acme", "no workspace"),
             ("secret acme:", "not a right"),
             ("secret acme:reed", "not a right"),
             ("secret acme:read,", "not a right"),

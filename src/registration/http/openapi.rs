@@ -324,7 +324,7 @@ pub(super) struct Success {
     #[schema(example = "ok")]
     response_code: String,
     result: IntegrationInstance,
-    /// Effects of the change that the caller may not have meant, such as an address that workers refuse. Left out if there are none.
+    /// Effects of the change that the caller may not have meant, such as an address that workers refuse. Left out without such effects.
     warnings: Option<Vec<String>>,
 }
 

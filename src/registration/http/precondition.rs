@@ -9,7 +9,7 @@ use crate::registration::registry::Version;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Tags {
     /// No header.
-    Unasked,
+    Absent,
     /// `*`
     Any,
     /// Tags without their quotes, and whether each is weak.
@@ -35,7 +35,7 @@ impl Precondition {
     /// Whether a change of the stored version may go on.
     pub(super) fn allows(&self, stored: Option<Version>) -> bool {
         let is_wanted = match (&self.matches, stored) {
-            (Tags::Unasked, _) | (Tags::Any, Some(_)) => true,
+            (Tags::Absent, _) | (Tags::Any, Some(_)) => true,
             (Tags::Any | Tags::Listed(_), None) => false,
             // Strong comparison: a weak tag never matches.
             (Tags::Listed(tags), Some(version)) => {
@@ -48,7 +48,7 @@ impl Precondition {
     /// Whether a reader has the stored version already.
     pub(super) fn is_known(&self, stored: Option<Version>) -> bool {
         match (&self.none_matches, stored) {
-            (Tags::Unasked, _) | (_, None) => false,
+            (Tags::Absent, _) | (_, None) => false,
             (Tags::Any, Some(_)) => true,
             (Tags::Listed(tags), Some(version)) => tags.iter().any(|(_, tag)| *tag == version.to_string()),
         }
@@ -57,7 +57,7 @@ impl Precondition {
 
 fn tags(headers: &HeaderMap, name: HeaderName) -> Result<Tags, HeaderName> {
     if !headers.contains_key(&name) {
-        return Ok(Tags::Unasked);
+        return Ok(Tags::Absent);
     }
     let values: Vec<&str> =
         headers.get_all(&name).iter().map(|value| value.to_str().unwrap_or_default().trim()).collect();

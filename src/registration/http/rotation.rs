@@ -60,7 +60,7 @@ pub(super) struct NewSecret {
     /// Shown here and never again.
     #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     value: String,
-    /// Until when the former secrets also sign. Null if there are none.
+    /// Until when the former secrets also sign. Null without former ones.
     #[schema(example = "2026-02-01T12:00:00Z")]
     former_until: Option<String>,
 }

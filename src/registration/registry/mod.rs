@@ -426,7 +426,7 @@ mod tests {
         assert!(job.begin());
         let queued = handle.change("ws", "b", |_| put(())).await;
         assert_eq!(queued, Err(WriteError::NotWritten(SILENT)));
-        assert!(!waiting.recv().await.unwrap().begin(), "the requester was told that it is not written");
+        assert!(!waiting.recv().await.unwrap().begin(), "the requester has the answer that it is not written");
         assert_eq!(begun.join_next().await.unwrap().unwrap(), Err(WriteError::Unanswered));
         assert!(since.elapsed() < 2 * WRITE_PATIENCE, "{:?}", since.elapsed());
         drop(job);

@@ -3,13 +3,13 @@
 //!
 //! This file has what several rooms count. The rest is in the file of its room.
 
-mod backlog;
-mod deliver;
-mod health;
-mod intake;
 mod make;
-mod open_transactions;
+mod intake;
 mod table;
+mod deliver;
+mod backlog;
+mod health;
+mod open_transactions;
 
 use std::sync::LazyLock;
 

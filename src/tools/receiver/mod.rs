@@ -3,9 +3,9 @@
 //! Verifies Standard Webhooks signatures, echoes the token, counts. The demo and the tests deliver to it too, so it speaks
 //! HTTP/1.1 and HTTP/2 without TLS, and can listen on any free port.
 
+mod signature;
 mod ids;
 pub(super) mod log;
-mod signature;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

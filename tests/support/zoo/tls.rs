@@ -32,7 +32,7 @@ pub(super) fn start(serving: &mut JoinSet<()>, trusted: &Path) -> Vec<Animal> {
     (expired.not_before, expired.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(2001, 1, 1));
     let mut early = named(HOST);
     (early.not_before, early.not_after) = (date_time_ymd(2400, 1, 1), date_time_ymd(2401, 1, 1));
-    let strange = authority("nobody knows this authority");
+    let strange = authority("an unknown authority");
     let http1: &[&str] = &["http/1.1"];
     let mut tls =
         |name, does, expected, params: &CertificateParams, issuer: &Issuer, chain: &[&Certificate], protocols| {
@@ -161,7 +161,7 @@ fn without_a_handshake(serving: &mut JoinSet<()>) -> Vec<Animal> {
         }),
         house(serving, closes, async |mut tcp| {
             let mut hello = [0; 4096];
-            // Whatever came of it, the connection ends.
+            // The connection ends, even after an error.
             let _read = tcp.read(&mut hello).await;
         }),
         house(serving, resets, async |mut tcp| {
