@@ -87,7 +87,9 @@ fn signed(integration: &Arc<Integration>, webhook: usize) -> Option<SignedReques
 /// # Panics
 /// On a defect.
 pub fn events(input: &[u8]) {
-    let Ok(envelope) = Envelope::parse(input) else { return };
+    let envelope = Envelope::parse(input);
+    assert_eq!(envelope, Envelope::parse_by_library(input), "both parsers read the same");
+    let Ok(envelope) = envelope else { return };
     let words = EventWords::parse(input, &envelope);
     assert!(words.is_ok_and(|words| !words.entities.is_empty()), "an event has words");
 }

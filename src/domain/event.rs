@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::event_scan::scan;
 use super::filter::{ChangeWord, EntityType, EventFacts, EventWord};
 use super::guid::canonical;
 use super::hash::hash_bytes;
@@ -54,12 +55,23 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// [`InvalidEvent`] unless `value` is a JSON object with `id`, `type` and a non-empty `entityIds`.
     pub fn parse(value: &'a [u8]) -> Result<Self, InvalidEvent> {
+        Self::read(value, |text| scan(text).map_or_else(|| Fields::parse(text), Ok))
+    }
+
+    /// The same without the fast path.
+    ///
+    /// # Errors
+    /// As [`Envelope::parse`].
+    pub fn parse_by_library(value: &'a [u8]) -> Result<Self, InvalidEvent> {
+        Self::read(value, Fields::parse)
+    }
+
+    fn read(
+        value: &'a [u8],
+        fields: impl FnOnce(&'a str) -> Result<Fields<'a>, InvalidEvent>,
+    ) -> Result<Self, InvalidEvent> {
         let text = simdutf8::basic::from_utf8(value).map_err(|_invalid| InvalidEvent::NotUtf8)?;
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let fields = deserializer
-            .deserialize_map(FieldsVisitor)
-            .and_then(|fields| deserializer.end().map(|()| fields))
-            .map_err(|error| InvalidEvent::Malformed(describe(&error)))?;
+        let fields = fields(text)?;
         let id = fields.id.ok_or(InvalidEvent::Missing("id"))?;
         let event = fields.event.ok_or(InvalidEvent::Missing("type"))?;
         if fields.entities.is_empty() {
@@ -91,12 +103,34 @@ fn describe(error: &serde_json::Error) -> String {
     format!("{kind} at line {} column {}", error.line(), error.column())
 }
 
-#[derive(Default)]
-struct Fields<'a> {
-    id: Option<Cow<'a, str>>,
-    event: Option<EventWord>,
-    change: ChangeWord,
-    entities: Vec<Entity>,
+impl Entity {
+    /// Of a member of `entityIds`.
+    pub(super) fn of(key: &str, id: Option<&str>) -> Self {
+        let entity_type = EntityType::of(key.strip_suffix("Id").unwrap_or(key));
+        // Entities of two types may have one id.
+        let order_key = id.map(|id| hash_bytes(canonical(id).as_bytes()) ^ entity_type.hash().rotate_left(32));
+        Self { entity_type, order_key }
+    }
+}
+
+/// The fields of an event that are read, before it is known whether those that it needs are there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Fields<'a> {
+    pub(super) id: Option<Cow<'a, str>>,
+    pub(super) event: Option<EventWord>,
+    pub(super) change: ChangeWord,
+    pub(super) entities: Vec<Entity>,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads all of JSON.
+    pub(super) fn parse(text: &'a str) -> Result<Self, InvalidEvent> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let fields = deserializer.deserialize_map(FieldsVisitor);
+        fields
+            .and_then(|fields| deserializer.end().map(|()| fields))
+            .map_err(|error| InvalidEvent::Malformed(describe(&error)))
+    }
 }
 
 struct FieldsVisitor;
@@ -206,11 +240,7 @@ impl<'de> de::Deserialize<'de> for Entities {
                 let mut entities = Vec::with_capacity(2);
                 while let Some(Text(key)) = map.next_key()? {
                     let Loose(id) = map.next_value()?;
-                    let entity_type = EntityType::of(key.strip_suffix("Id").unwrap_or(&key));
-                    // Entities of two types may have one id.
-                    let order_key =
-                        id.map(|id| hash_bytes(canonical(&id).as_bytes()) ^ entity_type.hash().rotate_left(32));
-                    entities.push(Entity { entity_type, order_key });
+                    entities.push(Entity::of(&key, id.as_deref()));
                 }
                 Ok(Entities(entities))
             }

@@ -3,6 +3,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub(crate) mod event;
+mod event_scan;
 pub(crate) mod filter;
 pub(crate) mod integration;
 pub(crate) mod health;
