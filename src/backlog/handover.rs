@@ -10,6 +10,12 @@ use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::LaneGauge;
 use crate::inflight::partition::Assignment;
 
+/// How much later a record is covered for each delivery that it waits for, in ms: a webhook is one of so many that are delivered to in
+/// turn.
+const COVER_EACH_MS: i64 = 1;
+/// And at most, in ms.
+const COVER_MORE_MS_MAX: i64 = 10_000;
+
 impl PartitionBacklog {
     /// Webhooks fall behind at a record. Until their places are in Kafka, the record stays unsettled, and the records after it, which
     /// the main reader skips for them, are not committed.
@@ -25,18 +31,23 @@ impl PartitionBacklog {
         self.given.push_back((now_ms, Arc::downgrade(event)));
     }
 
-    /// Makes places for deliveries that were given before `before_ms` and are still open, so that their records do not wait for them.
+    /// Makes places for deliveries that were given before `before_ms` and are still open, so that their records do not wait for them. A
+    /// record that waits for many has more time: a place costs a write, and most of them end meanwhile.
     pub(crate) fn cover_open(&mut self, before_ms: i64, now_ms: i64) {
-        while let Some((at_ms, event)) = self.given.front()
-            && (*at_ms < before_ms || *at_ms > now_ms || event.strong_count() == 0)
-        {
+        while let Some((at_ms, event)) = self.given.front() {
             let event = event.upgrade();
+            let open = event.as_ref().map_or(0, |event| i64::try_from(event.unreleased()).unwrap_or(i64::MAX));
+            let more_ms = open.saturating_mul(COVER_EACH_MS).min(COVER_MORE_MS_MAX);
+            let is_due = at_ms.saturating_add(more_ms) < before_ms || *at_ms > now_ms;
+            if event.is_some() && !is_due {
+                return;
+            }
             self.given.pop_front();
             let Some(event) = event else { continue };
             for gauge in event.cover_open() {
                 let (position, times) = (self.position, (event.timestamp_ms, now_ms));
                 let new = || Behind::level(&gauge, position, times).after(&self.settled_before);
-                let behind = self.behind.entry(gauge.id()).or_insert_with(new);
+                let behind = self.behind.entry(gauge.id()).or_insert_with(|| Box::new(new()));
                 behind.cover(Arc::clone(&event));
             }
         }
@@ -45,13 +56,13 @@ impl PartitionBacklog {
     /// The first offset that may not be committed: from there on the main reader skips records for a webhook whose place is not in
     /// Kafka yet.
     pub(crate) fn commit_bound(&self) -> i64 {
-        let uncovered = self.behind.values().filter_map(Behind::uncovered_from).min();
+        let uncovered = self.behind.values().filter_map(|behind| behind.uncovered_from()).min();
         uncovered.unwrap_or(i64::MAX)
     }
 
     /// Whether a delivery that was given is still open.
     pub(crate) fn has_open(&self) -> bool {
-        self.behind.values().any(Behind::has_open)
+        self.behind.values().any(|behind| behind.has_open())
             || self.given.iter().any(|(_, event)| event.upgrade().is_some_and(|event| event.has_open()))
     }
 
@@ -69,7 +80,7 @@ impl PartitionBacklog {
 
     /// Whether a place is held here.
     pub(crate) fn is_held_here(&self) -> bool {
-        self.behind.values().any(Behind::is_held_here)
+        self.behind.values().any(|behind| behind.is_held_here())
     }
 
     /// The webhooks whose places the former owner of the partition holds.
@@ -84,7 +95,7 @@ impl PartitionBacklog {
             return false;
         }
         let removed = Behind::removed_late(gauge, place, self.position, (now_ms, now_ms));
-        self.behind.insert(gauge.id(), removed.after(&self.settled_before));
+        self.behind.insert(gauge.id(), Box::new(removed.after(&self.settled_before)));
         true
     }
 
@@ -97,5 +108,39 @@ impl PartitionBacklog {
             }
             behind.released(place);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::inflight::job::Origin;
+    use crate::inflight::lane_gauge::LaneGauges;
+    use crate::inflight::pressure::Pressure;
+
+    #[test]
+    fn a_record_that_waits_for_many_deliveries_is_covered_later_than_one_that_waits_for_few() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let assignment = Assignment::new("events".into(), 0);
+        // How many places there are after the record was covered with each bound on the time.
+        let covered = |webhooks: i64, bounds: [i64; 2]| {
+            let mut backlog = PartitionBacklog::new(0, Vec::new());
+            let of: Vec<_> = (0..webhooks).map(|webhook| gauges.of("ws/i", &webhook.to_string())).collect();
+            let origin = Origin { topic: Arc::clone(assignment.topic()), partition: 0, offset: 7 };
+            let ticket = Some((&assignment, assignment.admit(7)));
+            let event = Event::new(Bytes::new(), origin, 0, ticket, pressure.hold(0));
+            event.open_for(of.iter(), [].iter());
+            let event = Arc::new(event);
+            backlog.watch(&event, 1_000);
+            bounds.map(|before_ms| {
+                backlog.cover_open(before_ms, 60_000);
+                backlog.len()
+            })
+        };
+        assert_eq!(covered(1, [1_001, 1_002]), [0, 1]);
+        assert_eq!(covered(300, [1_300, 1_301]), [0, 300]);
+        assert_eq!(covered(20_000, [1_000 + COVER_MORE_MS_MAX, 1_001 + COVER_MORE_MS_MAX]), [0, 20_000]);
     }
 }

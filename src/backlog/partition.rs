@@ -112,7 +112,8 @@ pub(super) struct Pass {
 pub struct PartitionBacklog {
     /// The offset that the main reader reads next.
     pub(super) position: i64,
-    pub(super) behind: BTreeMap<u64, Behind>,
+    /// Boxed: the map's nodes are half empty.
+    pub(super) behind: BTreeMap<u64, Box<Behind>>,
     pub(super) pass: Option<Pass>,
     passes: u64,
     /// Records that the main reader gave lately, and when, ms since 1970: a delivery that is still open later gets a place.
@@ -131,7 +132,7 @@ impl PartitionBacklog {
     /// Takes over a place that was found in Kafka.
     pub(crate) fn restore(&mut self, gauge: &Arc<LaneGauge>, place: &Place, why: (BehindReason, i64)) {
         let behind = Behind::restored(gauge, place, (self.start, &self.settled_before), why);
-        self.behind.insert(gauge.id(), behind);
+        self.behind.insert(gauge.id(), Box::new(behind));
     }
 
     /// Whether no webhook is behind and there is nothing to write.
@@ -151,7 +152,7 @@ impl PartitionBacklog {
 
     /// All webhooks that are behind, or have deliveries that a place covers.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Behind> {
-        self.behind.values()
+        self.behind.values().map(|behind| &**behind)
     }
 
     /// Whether the main reader skips that offset for the webhook whose gauge has that id, because the catch-up reader gives it later.
@@ -173,7 +174,7 @@ impl PartitionBacklog {
             behind.fall_again(record.offset, times);
         } else {
             let behind = Behind::new(gauge, record.offset, times).after(&self.settled_before);
-            self.behind.insert(gauge.id(), behind);
+            self.behind.insert(gauge.id(), Box::new(behind));
         }
         MainOffer::FallsBehind
     }
@@ -368,7 +369,7 @@ impl PartitionBacklog {
         let (offset, times) = (event.origin.offset, (event.timestamp_ms, now_ms));
         let position = self.position;
         let new = || Behind::new(gauge, position, times).after(&self.settled_before);
-        let behind = self.behind.entry(gauge.id()).or_insert_with(new);
+        let behind = self.behind.entry(gauge.id()).or_insert_with(|| Box::new(new()));
         if behind.is_served {
             behind.leave_main(position);
         } else {
@@ -420,7 +421,7 @@ impl PartitionBacklog {
         // A partition writes no more than a thousand places a second, however many webhooks are behind in it.
         let count = i64::try_from(self.behind.len()).unwrap_or(i64::MAX);
         let write_every_ms = count.max(WRITE_EVERY_MS);
-        let due = |behind: &mut Behind| {
+        let due = |behind: &mut Box<Behind>| {
             let place = behind.write_due(now_ms, write_every_ms)?;
             let (gauge, reason, since_ms) = (Arc::clone(&behind.gauge), behind.reason, behind.since_ms);
             Some(PlaceWrite { gauge, place, reason, since_ms })
@@ -437,12 +438,12 @@ impl PartitionBacklog {
 
     /// Lets each place that differs from what Kafka has be written at once.
     pub(crate) fn write_soon(&mut self) {
-        self.behind.values_mut().for_each(Behind::write_soon);
+        self.behind.values_mut().for_each(|behind| behind.write_soon());
     }
 
     /// Whether Kafka has every place as it is here.
     pub(crate) fn is_stored(&self) -> bool {
-        self.behind.values().all(Behind::is_stored)
+        self.behind.values().all(|behind| behind.is_stored())
     }
 }
 

@@ -207,6 +207,11 @@ impl Event {
             .collect()
     }
 
+    /// How many of its deliveries its record waits for.
+    pub(crate) fn unreleased(&self) -> usize {
+        self.open.lock().unreleased
+    }
+
     /// Whether a delivery is open that no place is to cover.
     pub(crate) fn has_open(&self) -> bool {
         self.open.lock().of_webhooks.iter().any(|open| !open.has_place && !open.is_released)

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::telemetry::metrics::Metrics;
 
-/// The most first attempts that wait in one process.
-const QUEUED_MAX: usize = 65_536;
+/// The most first attempts that wait in one process: some 0.3 KB each without their events, 40 MB in all.
+const QUEUED_MAX: usize = 131_072;
 /// The most deliveries that wait in one process, retries and scheduled ticks included.
 const QUEUED_WITH_RETRIES_MAX: usize = 2 * QUEUED_MAX;
 /// The most records on their way to Kafka: below what its client keeps, so that none waits for a place there, and far more

@@ -41,6 +41,8 @@ pub(super) struct Part {
     pub(super) epoch: i64,
     /// Whether the catch-up reader has it assigned.
     pub(super) is_read: bool,
+    /// Kafka has places that it had not when commits were bound the last time: more may be committed.
+    pub(super) is_bound_stale: bool,
     /// What the last plan said, and when.
     pub(super) plan: Plan,
     planned: Instant,
@@ -66,6 +68,7 @@ impl Part {
             backlog: PartitionBacklog::new(assignment.start().unwrap_or(0), assignment.settled_before()),
             epoch,
             is_read: false,
+            is_bound_stale: false,
             plan: Plan::Rest,
             planned: now,
             verified_to: None,
@@ -81,7 +84,8 @@ impl Part {
     }
 
     /// Lets the group commit no record that the main reader skipped for a webhook whose place Kafka does not have.
-    pub(super) fn bound_commits(&self) {
+    pub(super) fn bound_commits(&mut self) {
+        self.is_bound_stale = false;
         self.assignment.set_commit_bound(self.backlog.commit_bound());
     }
 
@@ -171,7 +175,7 @@ impl Part {
     }
 
     /// Passes on how far giving up has come, after places were written.
-    fn closed(&self) {
+    fn closed(&mut self) {
         self.bound_commits();
         if !self.has_held {
             return;
@@ -309,19 +313,23 @@ impl Part {
     }
 }
 
-/// Passes to `backlog` which deliveries lanes have settled or returned.
-pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) {
+/// Passes to `backlog` which deliveries lanes have settled or returned. Returns whether some were returned: less may be committed.
+pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) -> bool {
     let reports = assignment.take_reports();
     if reports.is_empty() {
-        return;
+        return false;
     }
-    let now_ms = clock::now_ms();
+    let (now_ms, mut has_returned) = (clock::now_ms(), false);
     for from_lane in reports {
         match from_lane {
             FromLane::Settled { gauge, offset } => backlog.settled(&gauge, offset),
-            FromLane::Returned { gauge, event, pinned } => backlog.returned(&gauge, &event, pinned, now_ms),
+            FromLane::Returned { gauge, event, pinned } => {
+                has_returned = true;
+                backlog.returned(&gauge, &event, pinned, now_ms);
+            }
         }
     }
+    has_returned
 }
 
 #[cfg(test)]

@@ -246,8 +246,10 @@ impl Keeper {
         // First the numbers of returns, then what was returned: so everything of a return is known when it is noted.
         let returns = gauges.take_returns();
         for part in &mut self.parts {
-            listen(&part.assignment, &mut part.backlog);
-            part.bound_commits();
+            // What is settled lets more be committed, which waits for the next write of places: looking at all webhooks takes a while.
+            if listen(&part.assignment, &mut part.backlog) {
+                part.bound_commits();
+            }
         }
         for (gauge, generation) in returns {
             gauge.note_return(generation);
@@ -255,7 +257,11 @@ impl Keeper {
         for written in self.tools.writer.ended() {
             if let Some(part) = self.parts.iter_mut().find(|part| part.number == written.owner) {
                 part.backlog.written(written.webhook, written.is_acknowledged);
+                part.is_bound_stale = true;
             }
+        }
+        for part in self.parts.iter_mut().filter(|part| part.is_bound_stale) {
+            part.bound_commits();
         }
     }
 

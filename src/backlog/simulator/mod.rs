@@ -124,6 +124,7 @@ impl World {
                 }
                 process.backlog.written(id, is_acknowledged);
             }
+            process.assignment.set_commit_bound(process.backlog.commit_bound());
         }
         while rng.random_bool(0.1)
             && let Some((epoch, webhook, place)) = self.late.pop_front()

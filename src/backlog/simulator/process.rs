@@ -94,18 +94,22 @@ impl Process {
 
     pub(super) fn listen(&mut self, now_ms: i64) {
         let returns = self.registry.take_returns();
+        let mut has_returned = false;
         for from_lane in self.assignment.take_reports() {
             match from_lane {
                 FromLane::Settled { gauge, offset } => self.backlog.settled(&gauge, offset),
                 FromLane::Returned { gauge, event, pinned } => {
+                    has_returned = true;
                     self.backlog.returned(&gauge, &event, pinned, now_ms);
                 }
             }
         }
+        if has_returned {
+            self.assignment.set_commit_bound(self.backlog.commit_bound());
+        }
         for (gauge, number) in returns {
             gauge.note_return(number);
         }
-        self.assignment.set_commit_bound(self.backlog.commit_bound());
     }
 
     /// What waits in a lane goes back, as a shard does it.
