@@ -109,7 +109,7 @@ impl NextSteps {
             }
         }
         // A dead letter says when its last attempt fell due.
-        let due_ms = due_ms.or(delivery.due.map(|due| due.at_ms));
+        let due_ms = due_ms.or(delivery.retry.as_ref().map(|retry| retry.due.at_ms));
         let wire = Wire { due_ms, ..wire_of(&delivery, failure, now_ms) };
         Ok(self.record(step, wire, (delivery.event, Some(delivery.gauge))))
     }

@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
 
 use slab::Slab;
 
@@ -14,6 +15,12 @@ use crate::telemetry::never::never;
 /// The place of a started item, until it is finished.
 pub(crate) type Place = usize;
 
+/// An order key. 0 counts as 1. So an optional key takes no more room than a key.
+type Key = NonZeroU64;
+
+/// A full queue grows by a quarter and so many slots: most of thousands of lanes hold a few items.
+const GROWTH_MIN: usize = 4;
+
 /// The end of a chain.
 const NOWHERE: Place = Place::MAX;
 
@@ -21,7 +28,7 @@ const NOWHERE: Place = Place::MAX;
 struct Node<T> {
     /// `None` once it is started.
     item: Option<T>,
-    keys: [Option<u64>; 2],
+    keys: [Option<Key>; 2],
     /// For each of its keys: the item after it.
     next: [Place; 2],
     /// Counts the items as they came.
@@ -29,7 +36,7 @@ struct Node<T> {
 }
 
 impl<T> Node<T> {
-    fn set_next(&mut self, key: u64, next: Place) {
+    fn set_next(&mut self, key: Key, next: Place) {
         let [first, second] = &mut self.next;
         *(if self.keys[0] == Some(key) { first } else { second }) = next;
     }
@@ -49,7 +56,7 @@ pub struct OrderedQueue<T> {
     slots: Slab<Node<T>>,
     /// Items that may start, in the order they became free to.
     ready: VecDeque<Place>,
-    by_key: HashMap<u64, Chain, BuildHash64>,
+    by_key: HashMap<Key, Chain, BuildHash64>,
     waiting: usize,
     arrivals: u64,
 }
@@ -65,6 +72,10 @@ impl<T> OrderedQueue<T> {
     pub fn push(&mut self, item: T, keys: [Option<u64>; 2]) {
         // An entity that is linked with itself is one key. With two the item would wait for itself.
         let keys = if keys[0] == keys[1] { [keys[0], None] } else { keys };
+        let keys = keys.map(|key| key.map(|key| Key::new(key).unwrap_or(Key::MIN)));
+        if self.slots.len() == self.slots.capacity() {
+            self.slots.reserve_exact(GROWTH_MIN + self.slots.len() / 4);
+        }
         self.arrivals += 1;
         let slot = Node { item: Some(item), keys, next: [NOWHERE; 2], arrival: self.arrivals };
         let place = self.slots.insert(slot);
@@ -168,7 +179,7 @@ impl<T> OrderedQueue<T> {
 }
 
 /// Sets the item after `place` in the chain of `key`. Returns whether `place` is in that chain.
-fn set_next<T>(slots: &mut Slab<Node<T>>, place: Place, key: u64, next: Place) -> bool {
+fn set_next<T>(slots: &mut Slab<Node<T>>, place: Place, key: Key, next: Place) -> bool {
     let slot = slots.get_mut(place);
     slot.map(|slot| slot.set_next(key, next)).is_some()
 }

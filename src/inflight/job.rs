@@ -363,10 +363,8 @@ pub struct Delivery {
     pub(crate) id: Box<str>,
     /// When the first attempt was made, ms since 1970. `None` before it.
     pub(crate) first_attempt_ms: Option<i64>,
-    /// If it is a retry: when it fell due, ms since 1970, and its tier.
-    pub(crate) due: Option<Due>,
-    /// If it is a retry: the headers that it came with. They are needed if it goes back without an attempt.
-    pub(crate) wire: Option<Box<Wire>>,
+    /// `None` for a first attempt and for a tick.
+    pub(crate) retry: Option<Box<Retry>>,
     /// The gauge of the webhook's lane.
     pub(crate) gauge: Arc<LaneGauge>,
     /// Its place in the lane, while it waits there.
@@ -382,12 +380,20 @@ pub struct Due {
     pub tier: usize,
 }
 
+/// What is known of a delivery that came out of a retry topic.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    pub(crate) due: Due,
+    /// The headers that it came with. They are needed if it goes back without an attempt.
+    pub(crate) wire: Wire,
+}
+
 impl Delivery {
     /// A first attempt of a test. It waits in no lane and has no place.
     pub(crate) fn alone(event: Arc<Event>, integration: Arc<Integration>, webhook: usize, id: Box<str>) -> Self {
         let gauge = LaneGauge::alone(integration.key());
-        let (first_attempt_ms, due, wire, admitted) = (None, None, None, None);
-        Self { event, integration, webhook, attempt: 1, id, first_attempt_ms, due, wire, gauge, admitted }
+        let (first_attempt_ms, retry, admitted) = (None, None, None);
+        Self { event, integration, webhook, attempt: 1, id, first_attempt_ms, retry, gauge, admitted }
     }
 
     /// The webhook. It is never missing, because the index was taken from the integration itself.

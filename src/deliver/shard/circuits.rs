@@ -129,7 +129,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             return never("a lane that is in use is gone");
         };
         let is_new = |delivery: &Delivery| delivery.admitted.as_ref().is_some_and(|it| !gauge.is_outdated(it));
-        let is_event = |delivery: &Delivery| delivery.due.is_none() && !delivery.event.is_tick;
+        let is_event = |delivery: &Delivery| delivery.retry.is_none() && !delivery.event.is_tick;
         let begins = deliveries.iter().any(|delivery| is_event(delivery) && is_new(delivery));
         let number = begins.then(|| gauge.begin_return());
         for delivery in deliveries {
@@ -137,9 +137,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                 self.drop_first_attempt(delivery, DropReason::Expired);
             } else if is_event(&delivery) {
                 delivery.event.give_back(&gauge);
-            } else if let Some(wire) = delivery.wire {
-                let tier = delivery.due.map_or(0, |due| due.tier);
-                self.requeue(Requeue { event: delivery.event, wire: *wire, tier });
+            } else if let Some(retry) = delivery.retry {
+                self.requeue(Requeue { event: delivery.event, wire: retry.wire, tier: retry.due.tier });
             } else {
                 self.postpone_tick(delivery);
             }

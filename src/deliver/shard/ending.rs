@@ -184,10 +184,10 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     /// A delivery waited while its integration was suspended. A first attempt is dropped, as the events that follow are. A retry becomes
     /// a dead letter.
     pub(super) fn suspended(&mut self, delivery: Delivery) {
-        if let Some(wire) = delivery.wire {
+        if let Some(retry) = delivery.retry {
             let value = Some(delivery.event.payload.clone());
             let (event, reason) = (delivery.event, DeadReason::Suspended);
-            return self.dead_letter(DeadLetter { event, reason, key: None, value, wire: *wire, gauge: None });
+            return self.dead_letter(DeadLetter { event, reason, key: None, value, wire: retry.wire, gauge: None });
         }
         self.drop_first_attempt(delivery, DropReason::Suspended);
     }

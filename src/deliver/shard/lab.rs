@@ -29,7 +29,7 @@ use crate::domain::retry_schedule::RetrySchedule;
 use crate::domain::table::Table;
 use crate::health::tally::Tally;
 use crate::inflight::ended::Keep;
-use crate::inflight::job::{Delivery, Due, Event, Job, Origin};
+use crate::inflight::job::{Delivery, Due, Event, Job, Origin, Retry};
 use crate::inflight::lane_gauge::{LaneGauge, LaneGauges};
 use crate::inflight::partition::{Assignment, FromLane};
 use crate::inflight::pressure::Pressure;
@@ -417,8 +417,7 @@ impl Lab {
             admitted: Some(admitted),
             attempt: attempts + 1,
             first_attempt_ms: self.first_attempt_ms,
-            due: Some(Due { at_ms: 0, tier }),
-            wire: Some(Box::new(wire)),
+            retry: Some(Box::new(Retry { due: Due { at_ms: 0, tier }, wire })),
             ..self.delivery(webhook, event)
         };
         self.hand_over(Job::Deliver(delivery)).await;

@@ -156,7 +156,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     fn drop_waiting(&mut self, index: usize, reason: DropReason) {
         let waiting = self.lanes.get_mut(index).map(|lane| lane.queue.drain_waiting());
         let (retries, first): (Vec<_>, Vec<_>) =
-            waiting.unwrap_or_default().into_iter().partition(|delivery| delivery.wire.is_some());
+            waiting.unwrap_or_default().into_iter().partition(|delivery| delivery.retry.is_some());
         for delivery in first {
             self.drop_first_attempt(delivery, reason);
         }

@@ -225,7 +225,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         delivery.first_attempt_ms.get_or_insert(now_ms);
         // A probe waited for its circuit. Its lateness says nothing about this worker.
         if !under_way.probe
-            && let Some(due) = delivery.due
+            && let Some(due) = delivery.retry.as_ref().map(|retry| retry.due)
             && let Some(lateness) = metrics.intake.retry_lateness.get(due.tier)
         {
             lateness.observe(seconds_between(due.at_ms, now_ms));

@@ -10,7 +10,7 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DeadReason, DropReason};
 use crate::domain::ticks;
-use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, Requeue};
+use crate::inflight::job::{DeadLetter, Delivery, Due, Event, Job, Origin, Requeue, Retry};
 use crate::inflight::partition::Assignment;
 use crate::telemetry::metrics::TickOutcome;
 use crate::telemetry::never::never;
@@ -78,8 +78,7 @@ impl Pipeline {
                     attempt: retry.wire.attempt.unwrap_or(0).saturating_add(1),
                     id: retry.wire.delivery_id.clone().unwrap_or_default().into(),
                     first_attempt_ms: retry.wire.first_attempt_ms,
-                    due: Some(retry.due),
-                    wire: Some(Box::new(retry.wire)),
+                    retry: Some(Box::new(Retry { due: retry.due, wire: retry.wire })),
                     integration,
                     gauge,
                     admitted: Some(admitted),
@@ -122,8 +121,7 @@ impl Pipeline {
             attempt: 1,
             id,
             first_attempt_ms: None,
-            due: None,
-            wire: None,
+            retry: None,
             admitted: gauge.try_admit_retry(&self.pressure),
             gauge,
         };

@@ -245,8 +245,7 @@ impl Pipeline {
                 webhook,
                 attempt: 1,
                 first_attempt_ms: None,
-                due: None,
-                wire: None,
+                retry: None,
                 gauge,
                 admitted: Some(admitted),
             };
