@@ -70,9 +70,9 @@ impl<T> Default for OrderedQueue<T> {
 impl<T> OrderedQueue<T> {
     /// Takes an item at the end of the order of its keys.
     pub fn push(&mut self, item: T, keys: [Option<u64>; 2]) {
+        let keys = keys.map(|key| key.map(|key| Key::new(key).unwrap_or(Key::MIN)));
         // An entity that is linked with itself is one key. With two the item would wait for itself.
         let keys = if keys[0] == keys[1] { [keys[0], None] } else { keys };
-        let keys = keys.map(|key| key.map(|key| Key::new(key).unwrap_or(Key::MIN)));
         if self.slots.len() == self.slots.capacity() {
             self.slots.reserve_exact(GROWTH_MIN + self.slots.len() / 4);
         }
