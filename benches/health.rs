@@ -1,4 +1,4 @@
-//! What counting costs: an attempt at its shard, and an integration and second at the worker that reports it and the owner that sums it.
+//! The cost of counting: an attempt at its shard, and an integration and second at the worker that reports it and the owner that sums it.
 //!
 //! `cargo bench --bench health`. To compare with what a delivery costs, see the bench `delivery`.
 #![expect(missing_docs, reason = "the group's macro makes a public function")]

@@ -161,7 +161,7 @@ fn secrets_are_not_repeated() {
     assert!(lines[0].contains("--status `hunter3`") && !lines.concat().contains("hunter2"), "{lines:?}");
 }
 
-/// What bash offers behind a command line, with the completion that the program wrote.
+/// The words that bash offers after a command line, with the completion that the program wrote.
 fn offered(line: &[&str]) -> Vec<String> {
     const SCRIPT: &str = r#"
         source <("$1" completions bash) || exit 1

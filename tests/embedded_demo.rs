@@ -90,7 +90,7 @@ fn the_registration_api_can_be_tried_without_upsetting_the_account() {
 }
 
 #[test]
-fn what_still_waits_in_a_tier_when_it_is_stopped_is_accounted_for() {
+fn retries_that_wait_when_the_demo_stops_are_in_its_account() {
     let mut demo = demo(&["--retry-schedule", "100ms,10m", "--log-format", "json"]);
     let waits =
         |line: &str| line.split_once("waiting=")?.1.split(' ').next()?.parse::<u64>().ok().filter(|count| *count > 5);

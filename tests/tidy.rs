@@ -110,7 +110,7 @@ fn a_log_text_is_a_fixed_phrase_that_starts_small_and_has_no_full_stop() {
 }
 
 #[test]
-fn an_error_has_kinds_and_is_no_text() {
+fn an_error_has_kinds_and_is_not_a_text() {
     hold(style::texts_as_errors);
 }
 

@@ -1,4 +1,4 @@
-//! What webhooks that are behind cost: memory while very many events wait for one slow webhook, and events that each go to thousands of
+//! The cost of webhooks that are behind: memory while very many events wait for one slow webhook, and events that each go to thousands of
 //! webhooks.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::support::worker::{Names, Worker};
 const PARTITIONS: u16 = 12;
 /// Nothing falls due while a round lasts.
 const SCHEDULE: &str = "1h";
-/// What a worker rests before its memory is read.
+/// The pause before a worker's memory is read.
 const REST: Duration = Duration::from_secs(5);
 /// How long memory is watched while events wait.
 const WATCHED: Duration = Duration::from_secs(30);
@@ -74,7 +74,7 @@ pub(crate) async fn wide(brokers: &str, options: &Options) -> Vec<Figure> {
     vec![over, cpu, single, ratio]
 }
 
-/// Delivers so many events to so many webhooks each. Returns the highest memory over rest, in MB, and processor time a delivery, in µs.
+/// Delivers this number of events to this number of webhooks each. Returns the highest memory over rest, in MB, and processor time a delivery, in µs.
 async fn deliver(brokers: &str, events: usize, webhooks: usize) -> (f64, f64) {
     let names = Names::of("wide");
     names.create(brokers, SCHEDULE, PARTITIONS).await;
@@ -99,7 +99,7 @@ fn for_all(number: usize) -> Record {
     Record::new(format!("c{number}"), event(number, "company", 1024)).header("workspace", "ws0")
 }
 
-/// Webhooks that want everything, spread over so many receivers of the farm.
+/// Webhooks that match every event, spread over this number of receivers of the farm.
 fn put(brokers: &str, names: &Names, farm: &Farm, webhooks: usize, hosts: usize) {
     let webhook = |number: usize| {
         let url = format!("http://{}/hook", farm.address(number % hosts));

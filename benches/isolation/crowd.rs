@@ -18,16 +18,16 @@ const GOOD: usize = 100;
 const PARTITIONS: u16 = 12;
 /// Nothing falls due while a round lasts.
 const SCHEDULE: &str = "1h";
-/// Of all events, one in so many is for a bad receiver.
+/// One event in this number is for a bad receiver.
 const BAD_OF: usize = 3;
-/// What a round lasts: longer than a request may take, so that circuits open within it.
+/// The length of a round: longer than a request may take, so that circuits open within it.
 const ROUND: Duration = Duration::from_secs(25);
 /// Events before are not counted: connections open and names are looked up.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// Where the name server of the benchmark listens, if it may.
+/// The address of the benchmark's name server, if it may listen there.
 const NAME_SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 53);
 
-/// What is wrong with the bad ones.
+/// The fault of the bad receivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bad {
     /// Only the good receivers: the baseline.
@@ -76,7 +76,7 @@ fn words(bad: Bad) -> &'static str {
     }
 }
 
-/// What the name server says: `good-N` is receiver N, `silent-N` gets no answer, and nothing else exists.
+/// The name server's answers: `good-N` is receiver N, `silent-N` gets no answer, and nothing else exists.
 fn says(name: &str, family: Family) -> Reply {
     let (kind, rest) = name.split_once('-').unwrap_or_default();
     let number = rest.split('.').next().and_then(|number| number.parse().ok());

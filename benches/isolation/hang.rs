@@ -15,9 +15,9 @@ const RECEIVERS: usize = 100;
 const PARTITIONS: u16 = 12;
 /// Tiers of a minute and more: nothing falls due while a round lasts.
 const SCHEDULE: &str = "1h";
-/// What one latency round lasts: long enough to see a hanging receiver's first time-outs (10 s) and its open circuit.
+/// The length of one latency round: long enough to see a hanging receiver's first time-outs (10 s) and its open circuit.
 const LATENCY_ROUND: Duration = Duration::from_secs(20);
-/// A good receiver takes so long.
+/// The time that a good receiver takes.
 const GOOD_LATENCY: Duration = Duration::from_millis(5);
 
 /// One round: topics, receivers and a worker of its own.

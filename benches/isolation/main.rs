@@ -1,4 +1,4 @@
-//! What receivers cost each other, and what waiting costs: a receiver that hangs beside 99 good ones, how late retries
+//! The cost of a receiver for others, and the cost of waiting: a receiver that hangs beside 99 good ones, how late retries
 //! are, memory of idle connections and of events that wait in the tiers or in the log, events for thousands of webhooks.
 //!
 //! `cargo bench --bench isolation -- --help` lists the options. Prints a table and writes JSON.

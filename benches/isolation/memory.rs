@@ -18,7 +18,7 @@ use super::support::worker::{Names, Worker};
 const FARM_SIZE: usize = 5_000;
 /// The default schedule: five tiers.
 const SCHEDULE: &str = "30s,1m,5m,15m,1h,1h,1h";
-/// What a worker rests before its memory is read.
+/// The pause before a worker's memory is read.
 const REST: Duration = Duration::from_secs(3);
 
 /// The child: receivers `first..first + count`, until it is ended.

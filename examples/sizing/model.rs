@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_dead_cost_ends_with_their_circuits() {
+    fn the_cost_of_dead_receivers_ends_with_their_circuits() {
         // 2,000 deliveries a second to 1,000 hosts over 2 workers are one a second.
         let dying = plan(&Load { dead: 0.01, ..SMALL }).dying;
         check(dying.opens_after, 30.0);

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_only_be_dropped_is_refused() {
+    fn a_replay_that_would_only_be_dropped_is_refused() {
         let webhook = |id: &str| Selection { webhook: Some(id.to_owned()), ..everything() };
         let paused = integration(&json!({"status": "paused"}));
         assert!(refused(check_receives(&paused, &everything())).contains("is paused"));

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_holds_no_more_bytes_of_events_than_it_may() {
+    fn waiting_entries_hold_a_bounded_number_of_event_bytes() {
         let waiting = Arc::default();
         let held: Vec<_> = (0..100).map_while(|_| Held::of(&waiting, 1 << 20)).collect();
         assert_eq!(held.len(), WAITING_BYTES_MAX >> 20);

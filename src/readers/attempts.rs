@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_says_whose_an_attempt_is() {
+    fn the_key_names_the_integration_of_an_attempt() {
         let attempt = attempt("acme/i-1/with-slash");
         assert_eq!((attempt.workspace.as_str(), attempt.integration_id.as_str()), ("acme", "i-1/with-slash"));
         for (workspace, expected) in

@@ -139,7 +139,7 @@ fn zsh() -> String {
                 }
             })
             .collect();
-        // `_arguments` takes the first word for the command, and offers no option behind words that it is told nothing of.
+        // `_arguments` takes the first word for the command, and offers no option behind words that the table does not describe.
         let before = words.split(' ').count();
         line(
             &mut text,

@@ -94,7 +94,7 @@ mod tests {
     use crate::domain::retry_schedule::RetrySchedule;
 
     #[test]
-    fn what_is_there_is_answered_and_nothing_else() {
+    fn known_paths_are_answered_and_no_others() {
         let (metrics, condition) = (Metrics::new(&RetrySchedule::parse("1s").unwrap()), Readiness::default());
         let status = |method: Method, path: &str| answer(&method, path, &metrics, &condition).status().as_u16();
         assert_eq!([status(Method::GET, "/metrics"), status(Method::HEAD, "/livez")], [200, 200]);

@@ -101,7 +101,7 @@ async fn failures_here_and_there_open_no_circuit() {
 }
 
 #[tokio::test]
-async fn what_waits_when_its_integration_is_suspended_is_not_sent() {
+async fn a_waiting_delivery_is_not_sent_once_its_integration_is_suspended() {
     let receiver = Receiver::start(|_| Answer::status(500).after(Duration::from_millis(200)));
     let healthy = Receiver::start(|_| Answer::ok());
     let mut rig = Rig::start(Delivery { max_in_flight_per_webhook: 1, ..settings() });

@@ -21,7 +21,7 @@ fn uneven(request: &Recorded) -> Answer {
     answer.after(Duration::from_millis(id * 7 % 23))
 }
 
-/// What a receiver saw of 400 events about eight entities that came in batches.
+/// The requests that a receiver gets for 400 events about eight entities, which come in batches.
 async fn deliver(ordering: Ordering) -> (Rig, Receiver) {
     let receiver = Receiver::start(uneven);
     let mut rig = Rig::start(Delivery { ordering, ..settings() });

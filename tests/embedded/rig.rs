@@ -222,7 +222,7 @@ impl Rig {
         count
     }
 
-    /// What waits in the tier.
+    /// The records that wait in the tier.
     pub(crate) fn retries(&self) -> Vec<Read> {
         read_all(&self.brokers.bootstrap_servers(), TIER)
     }

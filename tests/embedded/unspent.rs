@@ -129,7 +129,7 @@ async fn a_delivery_that_was_requested_long_ago_is_given_up_whatever_is_left_of_
 }
 
 #[tokio::test]
-async fn what_waits_behind_an_open_circuit_for_longer_than_the_schedule_is_a_dead_letter_without_an_attempt() {
+async fn a_delivery_that_waits_behind_an_open_circuit_past_the_schedule_is_a_dead_letter_without_an_attempt() {
     let failing = Receiver::start(|_| Answer::status(503));
     let healthy = Receiver::start(|_| Answer::ok());
     let schedule = RetrySchedule::parse("1s").unwrap();

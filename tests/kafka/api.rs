@@ -1,4 +1,4 @@
-//! The registration API as processes against a real Kafka: what is acknowledged stays, whatever is killed or replaced.
+//! The registration API as processes against a real Kafka: an acknowledged change stays, even if processes are killed or replaced.
 #![expect(clippy::disallowed_methods, reason = "the test's own clock is the wall clock")]
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use crate::support::worker::{Names, Worker};
 
 pub(crate) const TOKEN: &str = "test-token";
 
-/// What every process of one test has in common.
+/// The settings that all processes of one test share.
 pub(crate) struct Setting {
     brokers: String,
     group: String,
@@ -144,7 +144,7 @@ async fn ask(client: &Http, to: SocketAddr, request: (Method, &str, &str), if_ma
 }
 
 impl Api {
-    /// Where its metrics are.
+    /// The address of its metrics.
     pub(crate) fn admin(&self) -> SocketAddr {
         let address = self.process.lines().find(PATIENCE, |line| line_address(line, "\"admin listening\""));
         address.unwrap_or_else(|| panic!("no admin listener:\n{}", self.process.lines().tail(40)))

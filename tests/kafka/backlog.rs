@@ -282,7 +282,7 @@ async fn a_webhook_with_very_many_events_does_not_make_ten_others_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_retention_deletes_before_a_webhook_got_it_is_counted_and_said() {
+async fn events_that_retention_deletes_before_a_webhook_got_them_are_counted_and_logged() {
     const EVENTS: usize = 400;
     const KEPT_FROM: i64 = 300;
     let cluster = Cluster::shared().await;

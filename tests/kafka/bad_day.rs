@@ -38,7 +38,7 @@ fn integration(id: &str, receiver: &Receiver) -> Record {
     Record::new(format!("ws/{id}"), value.to_string())
 }
 
-/// Events that come all day long, whatever happens.
+/// Events that come all day long.
 struct Load {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicUsize>,

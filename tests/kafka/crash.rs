@@ -1,4 +1,4 @@
-//! What a crash costs: how much is repeated, and how long nothing is delivered.
+//! The cost of a crash: how much is repeated, and how long nothing is delivered.
 //!
 //! Deliveries are counted by their event at the receivers. A worker is killed as a power cut kills it.
 
@@ -14,18 +14,18 @@ use crate::support::wait::{PATIENCE, wait_until};
 
 /// Requests under way at once.
 const IN_FLIGHT: usize = 64;
-/// What one answer takes.
+/// The time of one answer.
 const LATENCY: Duration = Duration::from_millis(20);
-/// What that gives in a fifth of a second, at most.
+/// The most answers in a fifth of a second.
 const FIFTH_OF_A_SECOND: usize = IN_FLIGHT * 10;
-/// How long a partition of a killed worker stands still at most: the session, and the time to join.
+/// The longest time without a delivery from a partition of a killed worker: the session, and the time to join.
 const IDLE_MAX: Duration = Duration::from_secs(8);
 /// The same of one that comes back under its name: the start of the program.
 const IDLE_STATIC_MAX: Duration = Duration::from_secs(2);
 
 const OPTIONS: [&str; 6] = ["--max-in-flight", "64", "--max-in-flight-per-webhook", "64", "--ordering", "none"];
 
-/// What became of a crash.
+/// The result of a crash.
 #[derive(Debug)]
 struct Cost {
     /// Requests beyond the first of each event and webhook.
@@ -133,9 +133,9 @@ async fn of_two_workers_of_one_name_the_first_ends_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_settled_while_another_receiver_hung_is_not_repeated() {
+async fn events_settled_while_another_receiver_hung_are_not_repeated() {
     const EVENTS: usize = 6_000;
-    /// One event in so many is for the receiver that hangs: all of them are under way.
+    /// One event in this number is for the receiver that hangs: all of them are under way.
     const HANGS_EVERY: usize = 200;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "crash-hanging", "1h", 1).await;

@@ -1,4 +1,4 @@
-//! What a receiver costs that gets events and never answers: the figures of `docs/dead-receivers.md`.
+//! The cost of a receiver that gets events and never answers: the figures of `docs/dead-receivers.md`.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn sums(workers: &[Worker], receiver: &Receiver) -> Sums {
     sums
 }
 
-/// The sums once the workers have taken so many more events.
+/// The sums once the workers have taken this many more events.
 async fn after_events(workers: &[Worker], receiver: &Receiver, events: f64) -> Sums {
     let taken = async || {
         let mut taken = 0.0;

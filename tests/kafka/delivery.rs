@@ -1,4 +1,4 @@
-//! The path of an event to a receiver: what is sent, word for word, and to whom.
+//! The path of an event to a receiver: which receiver gets a request, and each of its bytes.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::support::process::Signal;
 use crate::support::receiver::{Answer, ECHO, Receiver, Recorded};
 use crate::support::wait::PATIENCE;
 
-/// What Standard Webhooks says of a secret and a request, computed here and not by the product.
+/// The signature of a request by the Standard Webhooks specification, computed here and not by the product.
 fn signature(secret: &str, request: &Recorded) -> String {
     let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
     let timestamp = request.header("webhook-timestamp").unwrap();

@@ -1,4 +1,4 @@
-//! Everything that is no acknowledgement: each failure under its own reason word, in the retry record and in the metrics.
+//! Everything that is not an acknowledgement: each failure under its own reason word, in the retry record and in the metrics.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -22,7 +22,7 @@ struct Pair {
     _receivers: [Receiver; 2],
 }
 
-/// Of so many events of the second webhook one fails always, others at the first attempt.
+/// One event in this number of the second webhook fails always, the others at the first attempt.
 const DEAD_EVERY: usize = 500;
 const FAILING_EVERY: usize = 20;
 const WEBHOOKS: [&str; 2] = ["w-good", "w-flaky"];

@@ -55,7 +55,7 @@ fn words(states: &[Value]) -> Vec<&str> {
     states.iter().map(|state| state["status"].as_str().unwrap()).collect()
 }
 
-/// What the owners have written down of an integration.
+/// The owners' record of an integration.
 fn known(brokers: &str, names: &Names, id: &str) -> Option<IntegrationHealth> {
     let records = read_all(brokers, &format!("{}.counts", names.health()));
     let last = records.iter().rfind(|record| record.key_text() == format!("w/{id}"))?;
@@ -75,7 +75,7 @@ async fn total(workers: &[&Worker], metric: &str, labels: &[(&str, &str)]) -> f6
     total
 }
 
-/// What it prints; its log, if it has something to say, is not part of that.
+/// Its output, without its log.
 fn resume(brokers: &str, names: &Names, id: &str, extra: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
     command.args(["resume", "--workspace", "w", "--integration", id]).args(names.arguments(brokers)).args(extra);

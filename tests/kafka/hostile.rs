@@ -1,5 +1,5 @@
 //! Records and documents that were made to cost much, against the running program: what is refused changes nothing, and every other workspace
-//! goes on. What each part does with them by itself stands beside its code; records that no producer should write are in [`super::poison`].
+//! goes on. Unit tests beside the code cover each part alone; records that no producer should write are in [`super::poison`].
 
 use std::hash::{Hash as _, Hasher};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ impl Hasher for Fnv {
     }
 }
 
-/// What the map takes of a name's hash.
+/// The part of a name's hash that the map uses.
 fn place(name: &str) -> u64 {
     let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
     name.parse::<HeaderName>().unwrap().hash(&mut hasher);
@@ -124,7 +124,7 @@ struct Document {
     status: StatusCode,
 }
 
-/// What a body may have.
+/// The largest body that the API accepts.
 const BODY_MAX: usize = 1 << 20;
 
 /// `item` as often as it fits into a body between `before` and `after`.

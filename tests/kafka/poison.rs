@@ -43,7 +43,7 @@ fn poison() -> Vec<(Record, bool)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_event_is_a_dead_letter_and_the_partition_moves_on() {
+async fn a_record_that_is_not_an_event_is_a_dead_letter_and_the_partition_goes_on() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "poison", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());

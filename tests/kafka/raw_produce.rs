@@ -93,7 +93,7 @@ fn bytes_of(bytes: &mut Vec<u8>, content: &[u8]) {
     bytes.extend(content);
 }
 
-/// What stands before and after a gap of so many bytes in the value, which has these two parts.
+/// The bytes before and after a gap of this size in a value that has these two parts.
 fn record(key: &[u8], [head, tail]: [&[u8]; 2], gap: usize, (name, header): (&[u8], &[u8])) -> [Vec<u8>; 2] {
     // Attributes, then the differences of timestamp and offset to the batch's.
     let mut before = vec![0, 0, 0];

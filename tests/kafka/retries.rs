@@ -1,4 +1,4 @@
-//! What is not acknowledged: through the tiers, when it is due and as the world is then, to the dead-letter topic.
+//! Retries: their way through the tiers when they are due, under the settings of that time, to the dead-letter topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What moving partitions costs the events: workers are restarted one by one, added and taken away under a steady load.
+//! How much moving partitions delays events: workers are restarted one by one, added and taken away under a steady load.
 //!
 //! An event carries the time at which it was written; its delay is what passes until the receiver has the request.
 
@@ -19,7 +19,7 @@ use crate::support::worker::Worker;
 
 /// Events a second.
 const RATE: u32 = 200;
-/// Of the events topic.
+/// The partitions of the events topic.
 pub(crate) const PARTITIONS: u16 = 12;
 /// The longest delay of any event while workers come and go.
 const DELAY_MAX: Duration = Duration::from_secs(2);
@@ -75,7 +75,7 @@ fn timed_event(number: usize, contact_every: Option<usize>) -> Record {
     record(&format!("{number}"), value.to_string()).in_partition(i32::try_from(partition).unwrap())
 }
 
-/// What receivers saw of a load.
+/// The requests that receivers got during a load.
 #[derive(Debug)]
 struct Seen {
     delivered: usize,
@@ -205,7 +205,7 @@ fn of_type(id: &str, url: &str, entity: &str) -> serde_json::Value {
     integration
 }
 
-/// A receiver that takes 20 ms, and one of another kind of entity that takes so many seconds.
+/// A receiver that takes 20 ms, and a receiver for another kind of entity that takes the given number of seconds.
 async fn beside_a_slow_one(cluster: &Cluster, name: &str, seconds: u64) -> (Stage, Receiver, Receiver) {
     let stage = Stage::on(cluster, name, "1h", PARTITIONS).await;
     let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
@@ -313,7 +313,7 @@ fn seen_ids(receiver: &Receiver) -> usize {
     receiver.recorded().iter().map(|request| request.delivery_id().to_owned()).collect::<BTreeSet<_>>().len()
 }
 
-/// What a worker says that holds partitions of events and of retries.
+/// The log line of a worker that holds partitions of events and of retries.
 const ASSIGNED: (&str, &[(&str, &str)]) = ("hookstream_rebalances_total", &[("kind", "assigned")]);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,10 +346,10 @@ async fn a_worker_that_gets_no_partition_is_ready_too() {
     }
 }
 
-/// Of a worker whose group would wait for it for longer than any test if it left in silence.
+/// The settings of a worker whose group would wait for it longer than any test if it left without a request.
 const LONG_SESSION: [&str; 2] = ["--kafka-property", "session.timeout.ms=300000"];
 
-/// Waits until the group has so many members and is in this state.
+/// Waits until the group has this number of members and is in this state.
 async fn group_is(cluster: &Cluster, stage: &Stage, wanted: (&str, usize)) {
     wait_until(&format!("the group to be {wanted:?}"), PATIENCE, async || {
         let found = group_state(cluster.brokers(), &stage.names.group());

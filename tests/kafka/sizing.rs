@@ -1,4 +1,4 @@
-//! What the model of `examples/sizing` says of a load, and what a worker makes of that load: at two sizes.
+//! Compares the prediction of `examples/sizing` for a load with a worker under that load, at two sizes.
 
 #![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
 
@@ -18,12 +18,12 @@ use self::model::{Load, plan};
 
 /// The first two delays fall due within a run, later ones hardly ever have a record.
 const SCHEDULE: &str = "1s,2s,4s";
-/// One attempt in so many fails.
+/// One attempt in this number fails.
 const FAILING: usize = 10;
 const ANSWER: Duration = Duration::from_millis(250);
 const SECONDS: usize = 10;
 
-/// What a worker took, or is to take, in a second.
+/// The measured or predicted use of a worker in a second.
 #[derive(Debug)]
 struct Taken {
     attempts: f64,

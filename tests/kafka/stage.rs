@@ -1,4 +1,4 @@
-//! The stage of one test: topics and a group of its own, integrations and events on it, and what became of them.
+//! The stage of one test: topics and a group of its own, its integrations and events, and their account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl Stage {
         produce(&self.brokers, &self.names.integrations(), integrations.into_iter().map(record));
     }
 
-    /// Writes whatever the test wants into the integrations topic.
+    /// Writes any record into the integrations topic.
     pub(crate) fn put_records(&self, records: impl IntoIterator<Item = Record>) {
         produce(&self.brokers, &self.names.integrations(), records);
     }
@@ -165,17 +165,17 @@ impl Stage {
         .await;
     }
 
-    /// What is in a tier.
+    /// The records of a tier.
     pub(crate) fn tier(&self, delay: &str) -> Vec<Read> {
         read_all(&self.brokers, &self.names.tier(delay))
     }
 
-    /// What is in the attempt log.
+    /// The records of the attempt log.
     pub(crate) fn attempts(&self) -> Vec<Value> {
         read_all(&self.brokers, &self.names.attempts()).iter().map(Read::json).collect()
     }
 
-    /// What is in the dead-letter topic.
+    /// The records of the dead-letter topic.
     pub(crate) fn dead(&self) -> Vec<Read> {
         read_all(&self.brokers, &self.names.dead_letter())
     }
@@ -242,7 +242,7 @@ pub(crate) fn event_number(request: &Recorded) -> usize {
     id.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("event id {id}"))
 }
 
-/// What receivers were asked and answered, over all workers of a test: the account of every event and webhook.
+/// Requests and answers of all receivers of a test: the account of every event and webhook.
 #[derive(Clone, Default)]
 pub(crate) struct Ledger(Arc<Mutex<HashMap<(String, String), Entry>>>);
 
@@ -323,7 +323,7 @@ impl Ledger {
     }
 }
 
-/// What became of every event and webhook.
+/// The end of every event for every webhook.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Balance {
     /// Acknowledged at least once.

@@ -136,7 +136,7 @@ async fn make_dead_letters(brokers: &str, names: &Names, receiver: &Receiver) {
     receiver.answer_with(|_| Answer::ok());
 }
 
-/// What `list --json` says of the records of a reason.
+/// The output of `list --json` for the records of a reason.
 async fn listed(brokers: &str, names: &Names, reason: &str) -> Vec<Value> {
     let ended = run(brokers, names, &["dead-letters", "list", "--json", "--reason", reason]).await;
     assert_eq!(ended.code, 0, "{}", ended.log);
@@ -241,7 +241,7 @@ async fn redriven_dead_letters_are_delivered_with_the_ids_they_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_redriven_waits_behind_no_retry_and_a_stop_repeats_none_of_it() {
+async fn redriven_records_do_not_wait_behind_retries_and_a_stop_repeats_none() {
     const WAITING: usize = 600;
     const REDRIVEN: usize = 20;
     let cluster = Cluster::shared().await;
@@ -557,7 +557,7 @@ async fn a_redrive_whose_brokers_go_ends_with_its_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ends_in_an_aborted_transaction_is_read_to_its_end() {
+async fn a_topic_that_ends_in_an_aborted_transaction_is_read_to_its_end() {
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
     let names = Names::of("aborted");
@@ -583,7 +583,7 @@ async fn what_ends_in_an_aborted_transaction_is_read_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_suspension_cost_is_brought_over_and_the_account_balances() {
+async fn events_dropped_by_a_suspension_are_replayed_and_the_account_balances() {
     const DROPPED: usize = 30;
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();

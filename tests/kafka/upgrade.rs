@@ -1,7 +1,7 @@
 //! An upgrade in place, one worker after another in the same groups and under load, and back again.
 //!
 //! `HOOKSTREAM_TEST_FORMER` names the program of the release that is upgraded from: `git worktree add target/former <commit>`
-//! and `cargo build --release` there make one. Without it the present program stands in for the former, and what differs
+//! and `cargo build --release` there make one. Without it the present program is used as the former, and what differs
 //! between the two is held by what the former is known to have written: its commits and its records in tiers.
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::{Record, committed};
 use crate::support::wait::{PATIENCE, wait_until};
 
-/// Of so many events one fails at the first attempt and waits in a tier while workers change.
+/// One event in this number fails at the first attempt and waits in a tier while workers change.
 const FAILING_EVERY: usize = 10;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +109,7 @@ async fn a_commit_that_has_to_go_back_goes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_first_release_left_in_tiers_keeps_its_id_and_its_count() {
+async fn records_of_the_first_release_in_tiers_keep_their_ids_and_counts() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "upgrade-tier", "1s,2s", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());

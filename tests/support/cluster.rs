@@ -24,7 +24,7 @@ const START_TIME_MAX: Duration = Duration::from_mins(2);
 const STOP_TIME_MAX: Duration = Duration::from_mins(1);
 /// Another process may take a port between choosing and using it.
 const START_ATTEMPTS: usize = 3;
-/// Tests of one suite that use the shared cluster at the same time, whatever the number of test threads.
+/// Tests of one suite that use the shared cluster at the same time, regardless of the number of test threads.
 const SHARED_USERS_MAX: usize = 4;
 
 static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();

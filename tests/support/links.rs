@@ -1,6 +1,6 @@
 //! The network between a cluster and its clients, as a proxy that a test can cut, silence and slow: for all, for one broker or for one client.
 //!
-//! A client is known by its `client.id`, which stands in the first request of each connection. The proxy runs on a thread of its
+//! A client is known by its `client.id`, which is in the first request of each connection. The proxy runs on a thread of its
 //! own, so that a test may block, and ends with its [`Links`].
 
 use std::net::TcpListener as Bound;
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 /// As much is carried at a time: more than a fetch brings.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What the network does to the connections at fault.
+/// The network's fault on the affected connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// Ends them, and refuses new ones.
@@ -70,7 +70,7 @@ pub struct Links {
 }
 
 impl Links {
-    /// Listens in front of so many brokers on free ports of loopback; connections wait until [`Links::lead_to`].
+    /// Listens in front of this number of brokers on free ports of loopback; connections wait until [`Links::lead_to`].
     pub fn new(brokers: usize) -> Self {
         let bound: Vec<Bound> =
             (0..brokers).map(|_| Bound::bind("127.0.0.1:0").expect("a free port of loopback")).collect();

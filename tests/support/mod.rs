@@ -1,4 +1,4 @@
-//! What the suites share: a real Kafka of their own, records in and out, a worker process, a receiver that follows a
+//! Shared by the suites: a real Kafka of their own, records in and out, a worker process, a receiver that follows a
 //! script, and waiting for conditions.
 //!
 //! A suite includes this folder as a module; nothing in here is a test, and nothing here knows the product's insides

@@ -1,7 +1,7 @@
 //! A process of a test's own: ended by its own process id when the test drops it, panics, or is itself killed.
 //!
 //! A small shell stands between: it starts the program, reads signal names from a pipe that only this process can
-//! write, and when the pipe closes, for whatever reason, kills the program. Nothing is ever ended by name.
+//! write, and when the pipe closes, for any reason, kills the program. Nothing is ever ended by name.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
@@ -58,7 +58,7 @@ impl Signal {
     }
 }
 
-/// What a process has written, line by line, while it runs.
+/// The output of a process, line by line, while it runs.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<(Mutex<Written>, Condvar)>);
 
@@ -166,7 +166,7 @@ impl Process {
         self.pid
     }
 
-    /// What it has written so far.
+    /// Its output so far.
     pub fn lines(&self) -> &Lines {
         &self.lines
     }

@@ -68,7 +68,7 @@ impl Recorded {
     }
 }
 
-/// What becomes of the echo token.
+/// How the echo token is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
     /// It comes back as it was.
@@ -81,7 +81,7 @@ pub enum Echo {
     Twice,
 }
 
-/// What an endpoint does instead of answering.
+/// An action of an endpoint instead of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misbehaviour {
     /// Closes the connection without a byte.
@@ -108,12 +108,12 @@ pub enum Misbehaviour {
     CloseAfter,
 }
 
-/// What the endpoint answers.
+/// The answer of an endpoint.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status.
     pub status: u16,
-    /// What becomes of the echo token.
+    /// How the echo token is answered.
     pub echo: Echo,
     /// Further headers.
     pub headers: Vec<(String, String)>,
@@ -121,11 +121,11 @@ pub struct Answer {
     pub body: Bytes,
     /// How long it takes.
     pub delay: Duration,
-    /// What it does instead, after the delay.
+    /// Its action instead, after the delay.
     pub misbehaviour: Option<Misbehaviour>,
     /// Whether it closes the connection after this answer.
     pub close: bool,
-    /// What it sends instead of all of the above, word for word but for `{echo}`, which is the request's token.
+    /// The exact bytes that it sends instead of all of the above; `{echo}` in them is the request's token.
     pub text: Option<Bytes>,
 }
 
@@ -310,7 +310,7 @@ impl Receiver {
         Self { address, shared, stop, thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -21,7 +21,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Names that begin with `claim`, a word that says which test they are of.
+    /// Names that begin with `claim`, a word for their test.
     pub fn of(claim: &str) -> Self {
         Self { prefix: unique(claim) }
     }
@@ -160,7 +160,7 @@ impl Clock {
         clock
     }
 
-    /// Sets it so many seconds ahead of the machine's; behind, where they are negative.
+    /// Sets it this many seconds ahead of the machine's, or behind it if they are negative.
     pub fn set_ahead(&self, seconds: i64) {
         std::fs::OpenOptions::new()
             .write(true)
@@ -169,7 +169,7 @@ impl Clock {
             .expect("a file of ours");
     }
 
-    /// What a worker has to find in its environment.
+    /// The environment of a worker.
     pub fn environment(&self) -> [(&str, &str); 2] {
         let path = self.file.path().to_str().expect("a path in UTF-8");
         [("LD_PRELOAD", &self.library), ("TEST_CLOCK_SHIFT_FILE", path)]
@@ -220,7 +220,7 @@ impl Worker {
         Self::listening(Process::start("a former worker", program, &arguments, &[])).await
     }
 
-    /// Starts one that may have so many files and connections open, and waits until it is ready.
+    /// Starts a worker that may have this many files and connections open, and waits until it is ready.
     pub async fn with_files(files: usize, brokers: &str, names: &Names, extra: &[&str]) -> Self {
         let limited = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
         let mut arguments = vec!["-c".to_owned(), limited, env!("CARGO_BIN_EXE_hookstream").to_owned()];
@@ -290,12 +290,12 @@ impl Worker {
         .await;
     }
 
-    /// What it has logged.
+    /// Its log so far.
     pub fn lines(&self) -> &Lines {
         self.process.lines()
     }
 
-    /// Where it answers `/metrics`.
+    /// The address of its `/metrics`.
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
@@ -375,7 +375,7 @@ impl Worker {
     }
 }
 
-/// Where the worker says it listens, in the one line that says so.
+/// The address on which the worker listens, from its log.
 fn admin_address(line: &str) -> Option<SocketAddr> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     if line.get("message")? != "admin listening" {

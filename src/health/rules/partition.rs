@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_written_when_it_is_old_enough_and_the_offset_follows() {
+    fn counts_are_written_when_they_are_old_enough_and_the_offset_follows() {
         let mut book = PartitionHealth::default();
         for (offset, key, at) in [(0, "ws/a", 1_000), (1, "ws/b", 2_000), (2, "ws/a", 3_000), (3, "ws/c", 4_000)] {
             book.count(offset, reported(u64::try_from(offset).unwrap() + 1), (key, &[failures(1, 1)]), &RULES, at);

@@ -291,7 +291,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_kept_is_bounded(attempts in prop::collection::vec((0..10_000_000i64, any::<bool>()), 0..400)) {
+    fn the_kept_counts_are_bounded(attempts in prop::collection::vec((0..10_000_000i64, any::<bool>()), 0..400)) {
         let mut known = IntegrationHealth::default();
         let mut sorted = attempts;
         sorted.sort_unstable();

@@ -56,7 +56,7 @@ struct Book {
 #[derive(Clone)]
 pub(super) struct Account(Arc<Mutex<Book>>);
 
-/// What it comes to.
+/// The sums of the account.
 #[derive(Debug, Default)]
 pub(super) struct Balance {
     /// Dead letters, by webhook.
@@ -66,7 +66,7 @@ pub(super) struct Balance {
 }
 
 impl Account {
-    /// Of so many events for each of `webhooks`.
+    /// An account of this number of events for each of `webhooks`.
     pub(super) fn of(webhooks: &[&'static str], events: usize) -> Self {
         let entries = webhooks.iter().map(|webhook| (*webhook, vec![Entry::default(); events])).collect();
         let (began, repeats) = (Instant::now(), Vec::new());
@@ -119,7 +119,7 @@ impl Account {
         (book.acknowledged, book.repeats.len() as u64, book.of_another_id)
     }
 
-    /// What was acknowledged again, in that order.
+    /// The repeated acknowledgements, in their order.
     pub(super) fn repeats(&self) -> Vec<Repeat> {
         self.0.lock().repeats.clone()
     }
@@ -129,7 +129,7 @@ impl Account {
         self.0.lock().requests
     }
 
-    /// What became of every event for each of `webhooks`.
+    /// The end of every event for each of `webhooks`.
     pub(super) fn balance(&self, webhooks: &[&'static str], dead: &[Read]) -> Balance {
         let dead: HashSet<(String, usize)> = dead.iter().filter_map(dead_letter).collect();
         let book = self.0.lock();

@@ -1,4 +1,4 @@
-//! What a torture does to workers, brokers, the network between them, clocks, receivers and integrations. What comes of it is judged elsewhere.
+//! The faults of a torture: of workers, brokers, the network between them, clocks, receivers and integrations. `account` judges the results.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,7 +113,7 @@ struct Member {
     clock: Clock,
 }
 
-/// What is tortured.
+/// The system under torture.
 pub(super) struct Victims {
     pub(super) cluster: OwnCluster,
     links: Links,
@@ -122,7 +122,7 @@ pub(super) struct Victims {
     /// Ended workers, until they are known to have ended well.
     stopped: Vec<Member>,
     started: usize,
-    /// Of receivers' URLs.
+    /// The ports in receivers' URLs.
     base: String,
     pub(super) mood: Arc<Mutex<Mood>>,
     moved: usize,
@@ -314,14 +314,14 @@ impl Member {
     }
 }
 
-/// What the workers logged, where the trial fails: the last thing that is known of them.
+/// Prints the end of the workers' logs if the trial fails.
 impl Drop for Victims {
     fn drop(&mut self) {
         self.workers.iter().chain(&self.stopped).for_each(Member::keep_log);
     }
 }
 
-/// Where a trial writes what it leaves.
+/// The folder into which a trial writes its files.
 pub(super) fn folder() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("torture")
 }

@@ -208,7 +208,7 @@ async fn settle(torture: &mut Torture, size: &Size, account: &Account) -> usize 
     lost
 }
 
-/// What was counted, in words; fails if it is not as promised.
+/// The counts in words; fails if they break a promise.
 fn judge(torture: &Torture, size: &Size, account: &Account, lost: usize) -> String {
     let balance = account.balance(&COUNTED, &torture.victims.stage.dead());
     let (acknowledged, repeated, of_another_id) = account.counts();

@@ -1,4 +1,4 @@
-//! What a torture writes down: a page and a picture of it.
+//! The report of a torture: a page and a picture.
 
 #![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::account::Repeat;
 
-/// What was seen at one moment.
+/// The measurements of one moment.
 #[derive(Clone, Copy)]
 pub(super) struct Sample {
     /// Seconds since the beginning.
@@ -28,10 +28,10 @@ pub(super) struct Mark {
     pub(super) is_abrupt: bool,
 }
 
-/// What is requested so short before a fault, in seconds, may be repeated by it: as long as a request and a commit are on their way.
+/// A request at most this many seconds before a fault may be repeated by it: a request and a commit take about as long.
 const COMMIT_SPAN: f64 = 0.5;
 
-/// What one fault repeated.
+/// The repeats of one fault.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Repeated {
     pub(super) count: usize,

@@ -36,7 +36,7 @@ fn one(name: &'static str, does: &'static str, expected: Expected, answer: Answe
     Scripted { name, does, expected, answer }
 }
 
-/// 200 and the echo, whatever else.
+/// 200 and the echo, with anything else.
 #[expect(clippy::too_many_lines, reason = "it is one list")]
 fn good_enough() -> Vec<Scripted> {
     let ok = |rest: &str| Answer::text(format!("HTTP/1.1 200 OK\r\n{ECHO}{rest}"));

@@ -23,18 +23,18 @@ pub use names::Expected;
 pub struct Animal {
     /// Its name, of letters, digits and hyphens.
     pub name: &'static str,
-    /// What it does.
+    /// Its behaviour.
     pub does: &'static str,
-    /// What a sender says of each attempt, or of the first one on a connection.
+    /// A sender's result of each attempt, or of the first one on a connection.
     pub expected: Expected,
-    /// What it says of the next attempt on that connection, where that is something else; the one after it makes a new connection.
+    /// Its result of the next attempt on that connection, if it differs; the attempt after that makes a new connection.
     pub again: Option<Expected>,
-    /// Where it gets its requests.
+    /// The way to it.
     pub url: String,
 }
 
 impl Animal {
-    /// What a sender says of attempt `number`, from 0, if it makes one after another.
+    /// A sender's result of attempt `number`, from 0, if it makes one after another.
     pub fn expected_of(&self, number: usize) -> Expected {
         self.again.filter(|_| !number.is_multiple_of(2)).unwrap_or(self.expected)
     }
@@ -113,7 +113,7 @@ impl Zoo {
         &self.animals
     }
 
-    /// What came to those that share the scripted receiver.
+    /// The requests of those that share the scripted receiver.
     pub fn scripted(&self) -> &Receiver {
         &self.scripted
     }

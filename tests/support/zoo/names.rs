@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-/// What a sender says of an attempt.
+/// A sender's result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// It is acknowledged.
@@ -39,7 +39,7 @@ pub enum Family {
     V6,
 }
 
-/// What a name server says to a question.
+/// A name server's answer to a question.
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// Nothing.
@@ -59,9 +59,9 @@ pub enum Reply {
 pub struct ZooName {
     /// The name, without a last dot.
     pub name: &'static str,
-    /// What its name server does.
+    /// The behaviour of its name server.
     pub does: &'static str,
-    /// What a sender says of the first attempt. It may send to loopback of IPv4, and to no other private address.
+    /// A sender's result of the first attempt. It may send to loopback of IPv4, and to no other private address.
     pub expected: Expected,
     /// The same of an attempt two seconds later.
     pub later: Expected,
@@ -142,7 +142,7 @@ type Says = Arc<Mutex<dyn FnMut(&str, Family) -> Reply + Send>>;
 
 /// A name server, over UDP.
 pub struct NameServer {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     questions: Arc<Mutex<Vec<(String, Family)>>>,
     _serving: JoinSet<()>,
@@ -179,7 +179,7 @@ impl NameServer {
         .await
     }
 
-    /// What was asked so far.
+    /// The questions so far.
     pub fn questions(&self) -> Vec<(String, Family)> {
         self.questions.lock().clone()
     }

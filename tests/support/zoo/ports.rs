@@ -81,7 +81,7 @@ pub(super) fn start(serving: &mut JoinSet<()>) -> Vec<Animal> {
     ]
 }
 
-/// A connection that is open for the sender alone, as after a firewall or a machine has forgotten it without a word.
+/// A connection that is open for the sender alone, as after a firewall or a machine has forgotten it and sent nothing.
 fn half_open(serving: &mut JoinSet<()>) -> Animal {
     let does = "answers the first request of a connection, then forgets the connection without closing it";
     let animal = every(serving, "half-open", does, Acknowledged, async |mut tcp| {
@@ -95,7 +95,7 @@ fn half_open(serving: &mut JoinSet<()>) -> Animal {
     Animal { again: Some(LATE), ..animal }
 }
 
-/// What a request's head says.
+/// The head of a request.
 pub(super) struct Head {
     echo: String,
     length: usize,

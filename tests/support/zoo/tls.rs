@@ -118,7 +118,7 @@ pub(super) fn start(serving: &mut JoinSet<()>, trusted: &Path) -> Vec<Animal> {
     animals
 }
 
-/// What is said of one.
+/// The expected result of one.
 #[derive(Clone, Copy)]
 struct Shown {
     name: &'static str,
