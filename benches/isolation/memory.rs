@@ -110,7 +110,7 @@ pub(crate) async fn waiting(brokers: &str, options: &Options) -> Vec<Figure> {
     for _ in 0..3 {
         bases.push(resting(brokers, &names).await);
     }
-    // All into the longest tiers, so that none is due while the rounds last.
+    // All go into the longest tiers. So no retry is due while the rounds last.
     for (tier, share) in [("1h", 2), ("15m", 1), ("5m", 1)] {
         let count = events * share / 4;
         produce(

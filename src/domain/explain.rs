@@ -439,7 +439,7 @@ mod tests {
         let (_, explanation) = explained(&record, &change("change", "company", "patch"), None);
         let rulings: Vec<_> = explanation.webhooks.iter().map(|webhook| webhook.ruling).collect();
         assert_eq!(rulings, [Ruling::Disabled, Ruling::Scheduled, Ruling::NoItems]);
-        assert_eq!(explanation.webhooks[0].items[0].why_not, [], "its items are explained all the same");
+        assert_eq!(explanation.webhooks[0].items[0].why_not, [], "its items are explained too");
     }
 
     #[test]

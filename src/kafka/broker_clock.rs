@@ -1,8 +1,8 @@
 //! What time it is for the brokers, which decide when a retry is due. No decision about retries is made here.
 //!
-//! A topic with append times says with each acknowledgement what the broker's clock showed between the sending and the
-//! acknowledgement. From a few of those and from monotonic time the brokers' time is known, whatever the worker's own clock
-//! shows and however it is set. Until the first acknowledgement the worker's own clock is used.
+//! A topic with append times says with each acknowledgement what the broker's clock showed between the sending and the acknowledgement.
+//! From a few of these and from monotonic time the worker knows the brokers' time, whatever its own clock shows. Until the first
+//! acknowledgement the worker's own clock is used.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,22 +15,22 @@ use crate::clock;
 
 /// Acknowledgements that are remembered: brokers' clocks differ a little, and one wrong clock does not move their median.
 const SAMPLES: usize = 9;
-/// An acknowledgement that took longer says too little.
+/// An acknowledgement that took longer says too little about the time.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
-/// The year 2000, ms since 1970: a broker that says less has no clock. The client library's embedded broker counts from zero.
+/// The year 2000, ms since 1970: an earlier time is not from a clock. The client library's embedded broker counts from zero.
 const A_CLOCK_MS: i64 = 946_684_800_000;
 
 /// The brokers' clock as this process knows it.
 #[derive(Debug)]
 pub(crate) struct BrokerClock {
     began: Instant,
-    /// Brokers' time less monotonic time since `began`, ms: no sample is more than the truth.
+    /// The brokers' time minus the monotonic time since `began`, ms. No sample is more than the true difference.
     samples: Mutex<VecDeque<i64>>,
 }
 
 impl BrokerClock {
-    /// One that knows nothing yet.
+    /// A clock that knows nothing yet.
     pub(crate) fn new() -> Self {
         Self { began: Instant::now(), samples: Mutex::default() }
     }
@@ -46,7 +46,7 @@ impl BrokerClock {
         if samples.len() >= SAMPLES {
             samples.pop_front();
         }
-        // The record was appended before now: so no retry comes early by what the acknowledgement took.
+        // The record was appended before now. So no sample is later than the brokers' time, and no retry comes early.
         samples.push_back(appended_ms.saturating_sub(self.since_began_ms(now)));
     }
 

@@ -31,7 +31,7 @@ pub(super) fn offsets_at(
     timestamp_ms: i64,
 ) -> Result<BTreeMap<i32, i64>, KafkaError> {
     let found = asked_at(consumer, topic, bounds, timestamp_ms)?;
-    // Every record is younger than 1970: brokers that find none in a partition that has some keep no index.
+    // Every record is younger than 1970. Brokers that find no record in a partition that has some keep no index.
     let is_open = bounds.iter().any(|range| !range.is_empty() && !found.contains_key(&range.partition));
     let has_index = !is_open || !asked_at(consumer, topic, bounds, 0)?.is_empty();
     let mut offsets = BTreeMap::new();

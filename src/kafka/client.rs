@@ -1,15 +1,14 @@
-//! The configuration of every Kafka client. `context` has what becomes of its logs.
+//! The configuration of every Kafka client. `context` has its logs.
 //!
-//! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win; those
-//! that would break delivery are refused with the other options.
+//! Each value that is not librdkafka's default has its reason here. The user's `--kafka-property` come last and win. Properties that
+//! would break delivery are refused with the mistakes of other options.
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
 pub(crate) use super::context::{ClientLog, Logged, Own};
 use crate::settings;
 
-/// Two names of the same property. librdkafka takes both, and chance decides which of them holds, so a client is never
-/// given both.
+/// Two names of the same property. librdkafka takes both, and which of them holds is not defined, so a client is never given both.
 const ALIASES: [(&str, &str); 10] = [
     ("acks", "request.required.acks"),
     ("enable.auto.commit", "auto.commit.enable"),
@@ -23,9 +22,9 @@ const ALIASES: [(&str, &str); 10] = [
     ("sasl.mechanism", "sasl.mechanisms"),
 ];
 
-/// How large a batch may get when it is decompressed. If a batch does not give its size, the client guesses twice its size, then
-/// three times the guess before, and a guess above this bound makes the record unreadable: with the default of 100 MB one of
-/// 40 MB was. This is above the sixth guess for a batch of a mebibyte, which is as much as topics take by default.
+/// How large a batch may get when it is decompressed. If a batch does not say its size, the client guesses twice the compressed size, and
+/// then three times the guess before. A guess above this bound makes the record unreadable: with the default of 100 MB a record of 40 MB
+/// was. The bound is above the sixth guess for a batch of a mebibyte, which is the most that topics take by default.
 const DECOMPRESSED_BYTES_MAX: &str = "536870912";
 
 fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
@@ -37,8 +36,8 @@ fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
         // The default of 10 s also delays message time-outs and the notice that a broker is back.
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "1000")
-        // Left to itself the binding asks the `log` crate, which is not used here, and everything below an error is lost: so
-        // is the only word of an offset that was reset.
+        // Without a level the binding asks the `log` crate, which is not used here, and everything below an error is lost. So would be
+        // the only message about an offset that was reset.
         .set_log_level(if tracing::enabled!(tracing::Level::DEBUG) {
             RDKafkaLogLevel::Info
         } else {
@@ -47,7 +46,7 @@ fn base_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     config
 }
 
-/// Sets a value that holds whatever was set before, under either name of the property.
+/// Sets a value that replaces whatever was set before, under either name of the property.
 pub(crate) fn fix(config: &mut ClientConfig, key: &str, value: &str) {
     for (one, other) in ALIASES {
         if key == one {
@@ -101,15 +100,15 @@ fn group_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfi
     config
 }
 
-/// Of a member that holds the partitions of events or retries. It reads nothing.
+/// For a member that holds the partitions of events or retries. It reads nothing.
 pub(crate) fn member_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = group_config(kafka, &format!("{role}-group"), group);
     config
-        // Commits say more than an offset, which the client does not do by itself. The user may set how often.
+        // Commits hold more than an offset, so this program makes them itself. The user may set how often.
         .set("enable.auto.commit", "false")
         // The shortest that brokers allow by default: a killed worker's partitions stand still for this long.
         .set("session.timeout.ms", "6000")
-        // In a rebalance members hear of it with their next heartbeat, and all wait for the last of them.
+        // Members hear of a rebalance with their next heartbeat, and all wait for the last one.
         .set("heartbeat.interval.ms", "500")
         // As the session: the answer to a commit that comes later goes to a client that is not a member any more, and the member's thread waits
         // for it.
@@ -123,11 +122,11 @@ pub(crate) fn member_config(kafka: &settings::Kafka, role: &str, group: &str) ->
     with_properties(config, kafka)
 }
 
-/// Of a reader of the partitions that a member of `group` holds: assigned by hand, and itself not a member.
+/// For a reader of the partitions that a member of `group` holds. They are assigned by hand, and the reader is not a member.
 fn reader_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
     config
-        // Assigning needs a group, and this one is allowed to the worker. Nothing joins it here and nothing is committed.
+        // An assignment needs a group, and the worker has rights on this one. The client does not join it and commits nothing.
         .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
@@ -142,14 +141,15 @@ fn reader_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConf
     config
 }
 
-/// Of the reader of events.
+/// For the reader of events.
 pub(crate) fn events_reader_config(kafka: &settings::Kafka) -> ClientConfig {
     let mut config = reader_config(kafka, "events", &kafka.group);
     config.set("queued.max.messages.kbytes", "16384").set("queued.min.messages", "10000");
     with_properties(config, kafka)
 }
 
-/// Of the reader for webhooks that are behind. A queue a partition, of which one that has no room is not read: a small prefetch.
+/// For the reader for webhooks that are behind. It has one queue for each partition, and does not read the queue of a partition whose
+/// webhooks have no room. So its prefetch is small.
 pub(crate) fn catch_up_reader_config(kafka: &settings::Kafka) -> ClientConfig {
     let mut config = reader_config(kafka, "catch-up", &kafka.group);
     config
@@ -160,7 +160,7 @@ pub(crate) fn catch_up_reader_config(kafka: &settings::Kafka) -> ClientConfig {
     with_properties(config, kafka)
 }
 
-/// Of the reader of retries: a small prefetch, because pausing throws it away.
+/// For the reader of retries. Its prefetch is small, because pausing throws it away.
 pub(crate) fn retries_reader_config(kafka: &settings::Kafka, group: &str) -> ClientConfig {
     let mut config = reader_config(kafka, "retries", group);
     config
@@ -170,14 +170,13 @@ pub(crate) fn retries_reader_config(kafka: &settings::Kafka, group: &str) -> Cli
     with_properties(config, kafka)
 }
 
-/// Of the member that holds schedules. It reads nothing; what matters is how soon another takes over.
+/// For the member that holds schedules. It reads nothing. Another member must be able to take over soon.
 pub(crate) fn schedule_consumer_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = group_config(kafka, role, group);
     config
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "latest")
-        // The shortest that brokers allow by default: the successor of a killed worker is there before the second tick
-        // of the shortest period is lost.
+        // The shortest that brokers allow by default: another worker takes over before the second tick of the shortest period is lost.
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "1500");
     // The new protocol leaves the session timeout to the brokers, at 45 s: four ticks would be lost. Every broker still
@@ -185,17 +184,17 @@ pub(crate) fn schedule_consumer_config(kafka: &settings::Kafka, role: &str, grou
     let mut classic = kafka.clone();
     classic.properties.retain(|(key, _)| key != "group.protocol" && key != "group.remote.assignor");
     let mut config = with_properties(config, &classic);
-    // How the member knows that it still has contact: not for the user to change.
+    // The member knows from the statistics that it still has contact, so the user can't change this.
     fix(&mut config, "statistics.interval.ms", "500");
     config
 }
 
-/// Of the consumer of what workers count: its offsets are committed with what is made of them, in transactions.
+/// For the consumer of what workers count. Its offsets are committed in transactions, together with the records that are made from them.
 pub(crate) fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> ClientConfig {
     let mut config = group_config(kafka, "health-owner", group);
     config
         .set("enable.auto.commit", "false")
-        // A dead owner's integrations wait for the next owner, and there is nothing to drain.
+        // The integrations of an owner that crashed wait for the next owner, and there is nothing to drain.
         .set("session.timeout.ms", "10000")
         .set("heartbeat.interval.ms", "2000")
         .set("queued.max.messages.kbytes", "4096")
@@ -203,11 +202,11 @@ pub(crate) fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> Cl
     with_properties(config, kafka)
 }
 
-/// Of the producer that writes states, counts and offsets together. `id` names its transactions.
+/// For the producer that writes states, counts and offsets together. `id` names its transactions.
 pub(crate) fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     fix(&mut config, "transactional.id", id);
-    // Bounds how long the next owner waits for what a dead one has left open.
+    // Bounds how long the next owner waits for a transaction that an owner left open when it crashed.
     fix(&mut config, "transaction.timeout.ms", "15000");
     // The client library refuses longer ones, also where the user set them.
     fix(&mut config, "socket.timeout.ms", "15000");
@@ -216,21 +215,21 @@ pub(crate) fn transactional_config(kafka: &settings::Kafka, role: &str, id: &str
     config
 }
 
-/// Of a client that asks where partitions really end, whatever transactions are open.
+/// For a client that asks where partitions really end, whatever transactions are open.
 pub(crate) fn uncommitted_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
     fix(&mut config, "isolation.level", "read_uncommitted");
     config
 }
 
-/// Of a client that asks for the offsets of a group without being a member.
+/// For a client that asks for the offsets of a group without being a member.
 pub(crate) fn group_asker_config(kafka: &settings::Kafka, role: &str, group: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
     fix(&mut config, "group.id", group);
     config
 }
 
-/// Of a consumer that reads a whole topic as a table.
+/// For a consumer that reads a whole topic as a table.
 pub(crate) fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
     config
@@ -241,32 +240,32 @@ pub(crate) fn table_consumer_config(kafka: &settings::Kafka, role: &str) -> Clie
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
         .set("receive.message.max.bytes", DECOMPRESSED_BYTES_MAX)
-        // Read once and as fast as the network, then hardly ever: what is fetched ahead stays in the process's memory for
-        // good, and more of it makes the reading no faster.
+        // It is read once at the speed of the network, and then hardly ever. The memory for what is fetched ahead is never given back,
+        // and more of it does not make the reading faster.
         .set("queued.max.messages.kbytes", "4096")
         .set("fetch.max.bytes", "4194304")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.queue.backoff.ms", "10");
     let mut config = with_properties(config, kafka);
-    // A follower's end is not the end that a table has to be read to.
+    // A table has to be read to the leader's end, and a follower may end earlier.
     config.remove("client.rack");
     // A record of a transaction that was aborted is not part of a table, whatever else is set.
     fix(&mut config, "isolation.level", "read_committed");
     config
 }
 
-/// Of a tool's consumer, which keeps each partition in a queue of its own.
+/// For a tool's consumer, which keeps each partition in a queue of its own.
 pub(crate) fn span_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
     if !is_set(kafka, "queued.max.messages.kbytes") {
-        // A queue a partition, and a tool is in no hurry.
+        // It has one queue for each partition, and a tool has time.
         config.set("queued.max.messages.kbytes", "1024");
     }
     config
 }
 
-/// Of a reader's consumer, which reads small pieces here and there: little is fetched beyond a piece, and a new piece does not
-/// wait for the answer to the question for what comes after the one before.
+/// For a reader's consumer, which reads small pieces here and there. Little is fetched beyond a piece, and a new piece does not wait long
+/// for the answer to the fetch before.
 pub(crate) fn window_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
     for (key, value) in
@@ -279,8 +278,8 @@ pub(crate) fn window_consumer_config(kafka: &settings::Kafka, role: &str) -> Cli
     config
 }
 
-/// Of a reader's consumer that reads large pieces: it asks for more as soon as its queue has room. Two of them read side by side, so
-/// each fetches half of what one would: memory is what bounds them.
+/// For a reader's consumer that reads large pieces. It asks for more as soon as its queue has room. Two of them read side by side, so
+/// each fetches half as much as one would, which bounds their memory.
 pub(crate) fn large_window_consumer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = table_consumer_config(kafka, role);
     for (key, value) in [
@@ -296,7 +295,7 @@ pub(crate) fn large_window_consumer_config(kafka: &settings::Kafka, role: &str) 
     config
 }
 
-/// Of a tool's producer: the tool gives up early and says so, where the sink never stops trying.
+/// For a tool's producer. The tool gives up early and says so, while the sink never stops trying.
 pub(crate) fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     if !is_set(kafka, "message.timeout.ms") {
@@ -305,7 +304,7 @@ pub(crate) fn tool_producer_config(kafka: &settings::Kafka, role: &str) -> Clien
     config
 }
 
-/// Of the producer of retries and dead letters.
+/// For the producer of retries and dead letters.
 pub(crate) fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = base_config(kafka, role);
     config
@@ -327,7 +326,7 @@ pub(crate) fn producer_config(kafka: &settings::Kafka, role: &str) -> ClientConf
     with_properties(config, kafka)
 }
 
-/// Of the producer for records that were too large: each goes alone, and as small as it gets.
+/// For the producer of records that were too large. It sends each alone, and compresses it as much as possible.
 pub(crate) fn single_record_producer_config(kafka: &settings::Kafka, role: &str) -> ClientConfig {
     let mut config = producer_config(kafka, role);
     fix(&mut config, "batch.num.messages", "1");
@@ -338,7 +337,7 @@ pub(crate) fn single_record_producer_config(kafka: &settings::Kafka, role: &str)
     config
 }
 
-/// Of a client for metadata and topics.
+/// For a client for metadata and topics.
 pub(crate) fn admin_config(kafka: &settings::Kafka) -> ClientConfig {
     with_properties(base_config(kafka, "admin"), kafka)
 }

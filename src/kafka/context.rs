@@ -1,4 +1,4 @@
-//! The contexts of all Kafka clients: what becomes of a client's logs, errors and statistics. `client` has how clients are configured.
+//! The contexts of all Kafka clients: what becomes of a client's logs, errors and statistics. `client` has their configuration.
 
 use std::ops::Deref;
 use std::sync::LazyLock;
@@ -16,16 +16,16 @@ use crate::telemetry::repeats::Repeats;
 
 /// librdkafka's log facility for an offset that did not exist.
 const OFFSET_RESET: &str = "OFFSET";
-/// And that a connection failed: each client says it of each broker.
+/// librdkafka's log facility for a connection that failed. Each client logs it for each broker.
 const CONNECTION_FAILED: &str = "FAIL";
-/// What people need not act on: a property that another kind of client takes, requests on a connection that has failed, and a
-/// producer that asks again for its id while a cluster begins.
+/// Log facilities that need no action: a property that another kind of client takes, requests on a connection that has failed, and a
+/// producer that asks again for its id while a cluster starts.
 const MOMENTARY: [&str; 3] = ["CONFWARN", "REQTMOUT", "GETPID"];
 
-/// What all clients of a process would say at once while brokers are away: one of them says it, once a minute.
+/// While brokers are away all clients of a process would log the same at once: one of them logs it, once a minute.
 static OUTAGE: LazyLock<Repeats> = LazyLock::new(|| Repeats::every(Duration::from_mins(1)));
 
-/// Turns a client's logs and errors into the program's, without repeating itself.
+/// Turns a client's logs and errors into the program's logs, without repetitions.
 pub(crate) struct ClientLog {
     role: &'static str,
     is_quiet: bool,
@@ -35,7 +35,7 @@ pub(crate) struct ClientLog {
     last_failure: Mutex<Option<String>>,
 }
 
-/// The client library's words, without the name of its thread, which comes first, and its states.
+/// The client library's text, without the name of its thread and its states.
 fn plain(words: &str) -> &str {
     let words =
         words.strip_prefix("[thrd:").and_then(|words| words.split_once("]: ")).map_or(words, |(_, words)| words);
@@ -43,13 +43,13 @@ fn plain(words: &str) -> &str {
     words.split(" (after ").next().unwrap_or(words)
 }
 
-/// The client library's own words, as they are.
+/// Logs the client library's text as it is.
 fn debug(client: &str, facility: &str, detail: &str) {
     tracing::debug!(client, facility, detail, "kafka client");
 }
 
 impl ClientLog {
-    /// Of the client that does `role`.
+    /// The context of the client that does `role`.
     pub(crate) fn new(role: &'static str) -> Self {
         Self {
             role,
@@ -60,7 +60,7 @@ impl ClientLog {
         }
     }
 
-    /// Of a client of a tool, which reports its failures itself: what the client says is logged at debug level only.
+    /// The context of a client of a tool, which reports its failures itself: what the client says is logged at debug level only.
     pub(crate) fn of_tool(role: &'static str) -> Self {
         Self { is_quiet: true, ..Self::new(role) }
     }
@@ -85,7 +85,7 @@ impl ClientContext for ClientLog {
         }
         let detail = plain(message);
         match level {
-            // Where a client goes on when the offset that it wanted is gone: records were lost.
+            // The client went on at another offset, because the one that it wanted is gone: records were lost.
             _ if facility == OFFSET_RESET => {
                 if let Some(repeats) = self.repeats.of(message) {
                     tracing::warn!(client = role, repeats, detail, "records may have been skipped");
@@ -113,12 +113,12 @@ impl ClientContext for ClientLog {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Readers that stop at the end of a topic ask for it.
+        // Readers that stop at the end of a topic ask for this event.
         if let KafkaError::Global(RDKafkaErrorCode::PartitionEOF) = error {
             return;
         }
         KAFKA_ERRORS.inc();
-        // That all brokers are down says less than why the last one is.
+        // "All brokers are down" says less than the error of the last one.
         if !matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)) {
             *self.last_error.lock() = Some(reason.to_owned());
         }
@@ -150,7 +150,7 @@ pub(crate) struct Logged<T> {
 }
 
 impl<T> Logged<T> {
-    /// Of the client that does `role`.
+    /// The context of the client that does `role`.
     pub(crate) fn new(role: &'static str, own: T) -> Self {
         Self { log: ClientLog::new(role), own }
     }
@@ -171,7 +171,7 @@ impl<T> Deref for Logged<T> {
 
 /// What a [`Logged`] context does with the client's statistics.
 pub(crate) trait Own: Send + Sync + 'static {
-    /// They came.
+    /// New statistics came.
     fn stats(&self, _statistics: Statistics) {}
 }
 

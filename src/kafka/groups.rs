@@ -1,4 +1,4 @@
-//! Groups: what one has committed, asked without being a member of it, and leaving one.
+//! Groups: what a group has committed, asked without being a member, and how a member joins and leaves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const JOIN_MAX: Duration = Duration::from_secs(3);
 const SERVE_FOR: Duration = Duration::from_millis(20);
 /// How long the brokers may take to say how the group is.
 const STATE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the brokers may take to describe a topic, which is asked for the sake of the next round only.
+/// How long the brokers may take to describe a topic, which is asked only to bring the next round forward.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How brokers name the states of a group in which its members join, in the classic protocol.
 const JOINING: [&str; 2] = ["PreparingRebalance", "CompletingRebalance"];
@@ -64,10 +64,10 @@ pub(crate) fn committed(
     Ok(committed)
 }
 
-/// Leaves the group of a consumer that is about to be dropped and holds nothing. Dropping it would not: the client library says that it
-/// leaves once it has given up partitions, and without any it ends in silence. A rebalance that is under way would wait for it, and
-/// partitions would stand still, until its session is over. A consumer that holds partitions leaves when it is dropped.
-/// `rounds` says how often the group has given it an assignment, empty ones included. Blocks for a bounded time.
+/// Leaves the group of a consumer that is about to be dropped and holds nothing. Dropping it would not leave the group: the client
+/// library tells the group that it leaves after it has given up partitions, and without any it tells nothing. A rebalance that is under
+/// way would wait for it, and partitions would stand still, until its session is over. A consumer that holds partitions leaves when it is
+/// dropped. `rounds` says how often the group has given it an assignment, empty ones included. Blocks for a bounded time.
 pub(crate) fn leave_empty_handed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     group: &str,
@@ -99,10 +99,10 @@ pub(crate) fn join_next_round_at_once<C: ConsumerContext>(consumer: &BaseConsume
     }
 }
 
-/// Has the client do what is due: it sends a heartbeat, by which a member hears of the next round. By itself the client looks once a second,
-/// and when it is asked for something, whatever `heartbeat.interval.ms` says. Nothing is sent for the question itself.
+/// Lets the client do what is due: it sends a heartbeat, by which a member hears of the next round. By itself the client looks once a
+/// second, and when it is asked for something, whatever `heartbeat.interval.ms` says. Nothing is sent for the question itself.
 pub(crate) fn wake<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
-    // What the member holds is known; an error comes again with the next poll.
+    // The answer is not needed, and an error comes again with the next poll.
     drop(consumer.assignment());
 }
 

@@ -1,7 +1,7 @@
 //! Toolbox for Kafka: client configuration, contexts, readers and transactions. No features.
 //!
-//! In reading order: how clients are made, what they log and how records are produced; small questions to brokers; a topic as a
-//! table; pieces of a topic; transactions.
+//! In reading order: the configuration of clients, their logs, and producing; small questions to brokers; a topic as a table; pieces of a
+//! topic; transactions.
 
 pub(crate) mod client;
 mod context;

@@ -1,7 +1,7 @@
-//! A producer with a thread that polls for acknowledgements only while some are to come. What is published is others'.
+//! A producer with a thread that polls for acknowledgements only while some are to come. Callers decide what is published.
 //!
-//! The client library's own polling thread polls ten times a second, and each poll spins for its last millisecond (rdkafka 0.39
-//! rounds what is left of a wait down to whole ones): a percent of a core for each producer, also when nothing is published.
+//! The client library's own polling thread polls ten times a second, and each poll spins for its last millisecond (rdkafka 0.39 rounds
+//! what is left of a wait down to whole ones): that takes a percent of a core for each producer, also when nothing is published.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::client::Logged;
 use super::context::Own;
 
-/// How long one poll lasts while acknowledgements are to come: bounds what an end waits for it, and how often it spins.
+/// How long one poll lasts while acknowledgements are to come: bounds how long the end of the thread takes, and how often a poll spins.
 const POLL: Duration = Duration::from_millis(500);
 /// How often logs and errors of the client are looked for while nothing is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -107,7 +107,7 @@ impl ProducerContext for Logged<Acknowledgements> {
             Ok(message) => Ok(rdkafka::Message::timestamp(message)),
             Err((error, _message)) => Err(error.clone()),
         };
-        // A publication that was dropped is waited for no more.
+        // If the publication was dropped, no caller waits for it.
         drop(waiting.send(result));
     }
 }
@@ -119,10 +119,10 @@ pub(crate) type Publisher = PolledProducer<Logged<Acknowledgements>>;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Publication<'a> {
     pub(crate) topic: &'a str,
-    /// None: by the hash of the key.
+    /// `None`: by the hash of the key.
     pub(crate) partition: Option<i32>,
     pub(crate) key: Option<&'a [u8]>,
-    /// None: a tombstone.
+    /// `None`: a tombstone.
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) headers: &'a [(&'static str, String)],
 }

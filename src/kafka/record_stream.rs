@@ -1,6 +1,6 @@
 //! Reads pieces of a topic's partitions as one stream, in the order of time. [`super::topic_range`] says which pieces.
 //!
-//! Partitions are merged by their records' timestamps, one record of each in hand: memory is bounded by the client's prefetch,
+//! Partitions are merged by their records' timestamps, with one record of each in memory. So the client's prefetch bounds the memory,
 //! whatever the topic's size.
 //!
 //! Waiting: the reading thread waits for the brokers and for room in the channel, the tool for the channel.
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::client::ClientLog;
 use super::topic_range::{Range, SILENCE_MAX, SpanError, SpanRecord};
 
-/// How long one poll waits: bounds how late it is seen that the caller wants no more.
+/// How long one poll waits: bounds how late the reader sees that the caller wants nothing more.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Records between the reading thread and the tool.
 const AHEAD_MAX: usize = 64;
@@ -98,7 +98,7 @@ impl Cursor {
     fn take(&mut self, item: Item) {
         match item {
             Item::Record(record) if record.offset >= self.range.end => self.next = self.range.end,
-            // The end as it is now is not before the end as it was.
+            // The end now is not before the end at the start.
             Item::End => self.next = self.range.end,
             Item::Record(record) if record.offset < self.next => {}
             Item::Record(record) => {
@@ -144,12 +144,12 @@ impl Merge {
         while goes_on {
             let next = self.next(&|| sender.is_closed());
             goes_on = matches!(next, Ok(Some(_)));
-            // A receiver that is gone wants nothing more, the reason of the end included.
+            // A receiver that is gone gets nothing more, not even the reason of the end.
             goes_on &= next.transpose().is_some_and(|item| sender.blocking_send(item).is_ok());
         }
     }
 
-    /// The oldest of all next records; `None` at the end, or when the caller wants no more. Blocks.
+    /// The oldest of all next records. `None` at the end, or when the caller wants nothing more. Blocks.
     fn next(&mut self, is_unwanted: &dyn Fn() -> bool) -> Result<Option<SpanRecord>, SpanError> {
         for index in 0..self.cursors.len() {
             let asked = Instant::now();
@@ -215,7 +215,7 @@ impl Merge {
         Ok(())
     }
 
-    /// Fetches no more of a partition that is read to its end.
+    /// Stops fetching a partition that is read to its end.
     fn rest(&self, partition: i32) {
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.topic, partition);

@@ -25,17 +25,17 @@ use crate::settings;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks at start while partitions have no leader: a topic just created gets its leaders within a second.
 const LEADER_WAIT: Duration = Duration::from_millis(200);
-/// How long they may take later: the thread that waits has to see a stop.
+/// How long the brokers may take later for one answer: the thread that waits has to see a stop.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is asked whether the topic changed its shape.
+/// How often the reader asks whether the topic changed its shape.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often it is asked whether the transactions have ended that hold up the start.
+/// How often the reader asks whether the transactions that hold up the start have ended.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// How often the log says what holds up the start.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How long a poll waits where all is read to the end.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// How long reading to the end may go on without a record or an end.
+/// How long reading to the end may get neither a record nor an end.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long the transactions of a producer that is gone may stay open: their own time-out, and a broker's round of looking.
 const OPEN_MAX: Duration = Duration::from_mins(1);
@@ -82,7 +82,7 @@ pub(crate) enum CompactedError {
     /// It is not the topic that was read.
     #[error("topic `{0}` was created again: its table is read again from the start")]
     Recreated(String),
-    /// What was in it does not come.
+    /// Its records do not come.
     #[error("topic `{0}` was not read to its end in time: its table is read again from the start")]
     Late(String),
 }
@@ -104,7 +104,7 @@ pub(crate) struct Compacted {
     watch: TopicWatch,
     topic: String,
     partitions: BTreeSet<i32>,
-    /// Reads no other partitions, also if some are added.
+    /// Whether it reads no other partitions, also if some are added.
     is_part: bool,
     /// Partitions that are not assigned yet, with the end that they had at start.
     held_up: BTreeMap<i32, HeldUp>,
@@ -126,7 +126,7 @@ impl Compacted {
         Self::open_with(kafka, topic, role, None)
     }
 
-    /// The same of these partitions only.
+    /// As [`Compacted::open`], for these partitions only.
     ///
     /// # Errors
     /// [`CompactedError`]
@@ -204,8 +204,8 @@ impl Compacted {
         self.is_caught_up() && ends.iter().all(|(partition, end)| has_read(partition, *end))
     }
 
-    /// Reads all partitions to the end that they had, for as long as something comes: a record, or the end of a partition. A
-    /// transaction that stays open holds it up for [`OPEN_MAX`] at most. Blocks.
+    /// Reads all partitions to the end that they had, for as long as something comes: a record, or the end of a partition. An open
+    /// transaction holds it up for [`OPEN_MAX`] at most. Blocks.
     ///
     /// # Errors
     /// The consumer can't go on, the topic is another, or it takes too long.
@@ -269,7 +269,7 @@ impl Compacted {
         Ok(BATCH)
     }
 
-    /// Assigns what no transaction holds up any more, and looks whether the topic changed its shape.
+    /// Assigns the partitions that no transaction holds up any more, and looks whether the topic changed its shape.
     fn look(&mut self) -> Result<(), CompactedError> {
         if !self.held_up.is_empty() && self.asked.elapsed() >= ASK_EVERY {
             self.start_closed(LOOK_TIMEOUT)?;
@@ -310,7 +310,7 @@ impl Compacted {
     fn start_closed(&mut self, patience: Duration) -> Result<(), CompactedError> {
         let mut closed = Vec::new();
         let partitions: Vec<i32> = self.held_up.keys().copied().collect();
-        // To a client that reads what is committed, a partition ends before the first open transaction.
+        // For a client that reads committed records only, a partition ends before the first open transaction.
         let stable = ends(&self.consumer, &self.topic, &partitions, patience).unwrap_or_else(|error| {
             tracing::debug!(topic = self.topic, %error, "no answer about the partitions' ends");
             BTreeMap::new()

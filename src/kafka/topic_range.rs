@@ -1,7 +1,7 @@
 //! A bounded piece of a topic, which the tools look through: which offsets it has. [`RecordStream`] reads it.
 //!
-//! The end is taken when the topic is opened, so a tool never chases what it writes itself, nor what others write
-//! meanwhile. No group, no commits.
+//! The end is taken when the topic is opened. So a tool does not read what it writes itself, nor what others write meanwhile. No group,
+//! no commits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::settings;
 
 /// How long the brokers may take for one answer before a tool gives up.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to listen for what the client has to say about a connection.
+/// How long to wait for the client's message about a connection.
 const LISTEN: Duration = Duration::from_millis(100);
 /// After this long a message says that the brokers have not answered.
 pub(crate) const SAY_AFTER: Duration = Duration::from_secs(2);
@@ -213,9 +213,9 @@ fn behind_colon(text: Option<&str>) -> String {
     text.map(|text| format!(": {text}")).unwrap_or_default()
 }
 
-/// The client's last words about its fault, without the names of its threads and states.
+/// The client's last message about its fault, without the names of its threads and states.
 fn cause(consumer: &BaseConsumer<ClientLog>) -> Option<String> {
-    // Its words come out of the queue that a poll serves; nothing is assigned yet, so no record is lost.
+    // A poll brings its messages. Nothing is assigned yet, so no record is lost.
     let until = Instant::now() + LISTEN;
     while consumer.context().last_error().is_none() && Instant::now() < until {
         if let Some(Err(error)) = consumer.poll(LISTEN) {
@@ -246,7 +246,7 @@ impl TopicRange {
         Self::open_with(&span_consumer_config(kafka, role), kafka, topic, role)
     }
 
-    /// The same with a client of another configuration.
+    /// As [`TopicRange::open`], with a client of another configuration.
     pub(super) fn open_with(
         config: &ClientConfig,
         kafka: &settings::Kafka,
@@ -256,7 +256,7 @@ impl TopicRange {
         Self::open_over(Arc::new(consumer(config, topic, role)?), kafka, topic)
     }
 
-    /// The same with a client that there is.
+    /// As [`TopicRange::open`], with an existing client.
     pub(super) fn open_over(
         consumer: Arc<BaseConsumer<ClientLog>>,
         kafka: &settings::Kafka,

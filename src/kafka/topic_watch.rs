@@ -18,7 +18,7 @@ use super::listing::partitions_of;
 use super::topic_range::Range;
 use crate::settings;
 
-/// Looks in a row that must find a log shorter before it counts: a new leader may be a moment behind the one before.
+/// How many looks in a row must find a log shorter before it counts: a new leader may be a moment behind the one before.
 const SHORTER_LOOKS: u32 = 2;
 /// What brokers take for a time when the first and the last offset are asked for.
 const EARLIEST: i64 = -2;
@@ -88,7 +88,7 @@ impl TopicWatch {
         Ok(Self { client, topic: topic.to_owned(), marks: BTreeMap::new() })
     }
 
-    /// Of another topic, by the client of this one.
+    /// A watch on another topic, with the same client.
     pub(crate) fn sharing(&self, topic: &str) -> Self {
         Self { client: Arc::clone(&self.client), topic: topic.to_owned(), marks: BTreeMap::new() }
     }
@@ -190,8 +190,8 @@ fn first_not_older<C: ConsumerContext>(
     Ok(offsets)
 }
 
-/// What is remembered of a log from now on, and how it differs from the one before. `again` answers the question of the
-/// former mark once more.
+/// What is remembered of a log from now on, and how it differs from the one before. `again` is the answer to the former mark's question,
+/// asked again.
 fn compare(before: Option<&Mark>, range: LogRange, since: (i64, i64), again: Option<i64>) -> (Mark, Option<LogChange>) {
     let mark = Mark { range, since, shorter: 0 };
     let Some(before) = before else { return (mark, None) };

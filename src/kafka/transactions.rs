@@ -1,4 +1,4 @@
-//! One transaction after the other: records and the offsets they come from, together or not at all.
+//! Transactions, one after another: each writes records and commits the offsets that they come from, together or not at all.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::settings;
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a poll waits for acknowledgements. Waiting here instead of in the commit saves its steps of 100 ms.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_millis(5);
-/// How often a commit is tried that may be tried again.
+/// How many times a commit is tried that may be tried again.
 const COMMITS_MAX: u32 = 3;
 
 /// A record of a transaction.
@@ -43,7 +43,7 @@ pub(crate) enum TransactionError {
     Unknown(KafkaError),
 }
 
-/// Whether a record was written is known by the transaction.
+/// The context of the producer. The transaction says whether records were written.
 struct Records;
 
 impl Own for Records {}

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The wait in whole milliseconds, rounded up. The client library waits whole milliseconds and spins for what is left of them
-/// (rdkafka 0.39): a wait that is worked out from a clock would cost up to a millisecond of a core each time.
+/// The wait in whole milliseconds, rounded up. The client library waits whole milliseconds and spins for what is left of them (rdkafka
+/// 0.39): a wait that is computed from a clock would cost up to a millisecond of a core each time.
 pub(crate) fn whole_millis(wait: Duration) -> Duration {
     let millis = wait.as_nanos().div_ceil(1_000_000);
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))

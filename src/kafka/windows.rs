@@ -1,4 +1,4 @@
-//! Pieces of a topic's partitions, read one after another with one client: what a scan from the newest record back is made of.
+//! Pieces of a topic's partitions, read one after another with one client. A scan from the newest record back is made of them.
 //!
 //! No group, no commits. The caller decides which pieces; nothing here looks into a record.
 
@@ -18,7 +18,7 @@ use super::topic_range::{Range, SILENCE_MAX, SpanError, TopicRange};
 use crate::kafka::headers::every_header;
 use crate::settings;
 
-/// How long one poll waits: bounds how late it is seen that the caller wants no more.
+/// How long one poll waits: bounds how late the reader sees that the caller wants nothing more.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 /// Records between two questions whether the caller wants more: a millisecond or less.
 const ASK_EVERY: u32 = 256;
@@ -86,7 +86,7 @@ impl Windows {
         Ok(Self { topic: TopicRange::open_with(&window_consumer_config(kafka, role), kafka, topic, role)? })
     }
 
-    /// The same for large pieces: it fetches more ahead.
+    /// As [`Windows::open`], for large pieces: it fetches more ahead.
     ///
     /// # Errors
     /// [`SpanError`]
@@ -157,7 +157,7 @@ impl Windows {
                         open.remove(&message.partition());
                     }
                 }
-                // The end as it is now is not before the end as it was.
+                // The end now is not before the end at the start.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     silence.ends();
                     open.remove(&partition);
@@ -170,7 +170,7 @@ impl Windows {
                 Some(Err(_)) | None => {}
             }
         }
-        // Nothing more is fetched ahead while the caller thinks.
+        // Nothing more is fetched ahead until the caller reads again.
         consumer.unassign().map_err(failed)?;
         Ok(open.is_empty())
     }
@@ -185,7 +185,7 @@ impl Silence {
         self.0 = None;
     }
 
-    /// Begins or goes on. Whether it has lasted for [`SILENCE_MAX`].
+    /// The silence begins or goes on. Returns whether it has lasted for [`SILENCE_MAX`].
     fn is_too_long(&mut self) -> bool {
         self.0.get_or_insert_with(Instant::now).elapsed() >= SILENCE_MAX
     }

@@ -96,7 +96,7 @@ where
     }
 }
 
-/// Closes the oldest connections beyond the bound. Those that have ended count no more.
+/// Closes the oldest connections beyond the bound. Those that have ended do not count any more.
 fn close_oldest(oldest: &mut VecDeque<AbortHandle>, connections_max: usize) {
     oldest.retain(|served| !served.is_finished());
     while oldest.len() > connections_max {

@@ -359,7 +359,7 @@ fn shown(topic: &str, record: &SpanRecord) -> String {
 /// `dead-letters redrive`: sends the records that the filter takes back as first attempts, with their delivery ids.
 ///
 /// # Errors
-/// [`ToolError`]; the account is written all the same.
+/// [`ToolError`]; the account is written nevertheless.
 pub(crate) async fn redrive(
     settings: &Settings,
     options: &Redrive,

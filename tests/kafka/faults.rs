@@ -237,7 +237,7 @@ async fn the_only_broker_dies_and_comes_back_and_nothing_is_lost() {
     pair.balance(&stage, 2 * PART, "the only broker, killed and started again").await;
     println!("{down} were acknowledged when the broker died");
     assert!(worker.is_running());
-    // Without a broker a worker stops all the same, in bounded time.
+    // Without a broker a worker stops too, in bounded time.
     cluster.kill(0);
     let asked = Instant::now();
     worker.sigterm();

@@ -71,11 +71,11 @@ pub struct Record {
     pub partition: Option<i32>,
     /// The key.
     pub key: Option<Vec<u8>>,
-    /// The value; none is a tombstone.
+    /// The value. Without one the record is a tombstone.
     pub value: Option<Vec<u8>>,
     /// Headers in order.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// Creation time in milliseconds since 1970; none is now.
+    /// Creation time in ms since 1970. Without one it is now.
     pub timestamp: Option<i64>,
 }
 
@@ -166,7 +166,7 @@ pub struct Read {
     pub offset: i64,
     /// Its key.
     pub key: Option<Vec<u8>>,
-    /// Its value; none is a tombstone.
+    /// Its value. Without one the record is a tombstone.
     pub value: Option<Vec<u8>>,
     /// Headers in order, repeated ones too.
     pub headers: Vec<(String, Vec<u8>)>,

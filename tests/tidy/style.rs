@@ -192,7 +192,7 @@ fn error_text(attribute: &syn::Attribute) -> Option<String> {
 }
 
 /// Words that people whose first language is another one stumble over, or that hide the subject.
-const AVOID: [&str; 33] = [
+const AVOID: [&str; 40] = [
     "can not",
     "whoever",
     "whomever",
@@ -226,6 +226,13 @@ const AVOID: [&str; 33] = [
     "mends",
     "mended",
     "wishes",
+    "comes round",
+    "come round",
+    "came round",
+    "all the same",
+    "goes by the",
+    "go by the",
+    "none is",
 ];
 
 pub(crate) fn words_to_avoid(source: &Source) -> Vec<String> {

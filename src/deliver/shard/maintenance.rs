@@ -140,7 +140,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         }
     }
 
-    /// The consumers have ended: what no next owner gives again is requested no more.
+    /// The consumers have ended: what no next owner gives again is not requested any more.
     pub(super) fn give_up_lost(&mut self) {
         for (_, lane) in &mut self.lanes {
             let (lost, others): (Vec<_>, Vec<_>) =

@@ -442,8 +442,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 }
 
-/// Leaves a delivery to the next owner of its partition. A tick is not left to it, since the next owner fires only later ticks. What its
-/// log has lost is not either.
+/// Leaves a delivery to the next owner of its partition. What no next owner makes is dropped: a tick, and a delivery whose record the log
+/// has lost.
 fn give_up(metrics: &Metrics, delivery: &Delivery) {
     if delivery.event.is_recalled() {
         let gauge = &delivery.gauge;

@@ -65,7 +65,7 @@ pub(crate) enum WriteError {
     /// The log did not show in time whether the record is in it.
     #[error("it is not known whether the change was written: read it again")]
     Unknown,
-    /// This process writes no more.
+    /// This process does not write any more.
     #[error("this process is stopping or was replaced by a newer one")]
     Closed,
 }
