@@ -7,7 +7,7 @@
 //! | `health`, `integrations` | `health::feed`, `intake::table_feed` | 4: the feeds, after everything that reads the table |
 //! | `health-deltas`, `attempt-log` | `health::publisher`, `attempt_log::writer` | 3: after the last attempt has ended |
 //! | `health-owner` | `health::owner` | asked to stop with 1, joined with 3 |
-//! | `shard-N`, one a core | `deliver::shard` | 2: when their senders are dropped |
+//! | `shard-N`, one for each core | `deliver::shard` | 2: when their senders are dropped |
 //! | `schedules`, `events-group`, `retries-group`, `events`, `retries` | `intake` | 1: first, after the drain |
 //! | `places` | `backlog::places` | with 1 |
 //!

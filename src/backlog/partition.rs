@@ -199,7 +199,7 @@ impl PartitionBacklog {
         self.position = offset + 1;
     }
 
-    /// What the catch-up reader does next. Looks at all webhooks that are behind, so it is called once a batch.
+    /// What the catch-up reader does next. Looks at all webhooks that are behind, so it is called once for each batch.
     pub(crate) fn plan(&mut self, look: Look<'_>) -> Plan {
         if let Some(pass) = &self.pass
             && pass.position >= self.position

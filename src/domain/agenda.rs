@@ -355,7 +355,7 @@ mod tests {
         let (b, at) = tick(1);
         assert!(!is_too_late(b, at, at + 30_000));
         assert!(is_too_late(b, at, at + 3_600_000));
-        assert!(is_too_late(of.webhook(2).unwrap(), NOON, NOON), "it is no schedule any more");
+        assert!(is_too_late(of.webhook(2).unwrap(), NOON, NOON), "it has no schedule any more");
     }
 
     proptest! {

@@ -56,7 +56,7 @@ struct State {
     commit_bound: Option<i64>,
     /// How often `commit_bound` has changed.
     bound_changes: u64,
-    /// What lanes report to the events thread: at most one report a delivery that it has handed over.
+    /// What lanes report to the events thread: at most one report for each delivery that it has handed over.
     from_lanes: Vec<FromLane>,
     /// Only of an assignment that uses places: whether Kafka has each of them as it is here. A delivery that is not begun when
     /// such an assignment closes stays not begun, because the next owner gives it again from the place.

@@ -40,7 +40,7 @@ const REST: Duration = Duration::from_millis(2);
 /// Where a consumer hands jobs over, and the token that stops it.
 #[derive(Clone)]
 pub(crate) struct Handoff {
-    /// One channel a shard.
+    /// One channel for each shard.
     pub(crate) shards: Vec<mpsc::Sender<Vec<Job>>>,
     /// The path of a record.
     pub(crate) pipeline: Arc<Pipeline>,
@@ -55,7 +55,7 @@ pub(crate) struct Handoff {
 }
 
 impl Handoff {
-    /// One empty batch a shard.
+    /// One empty batch for each shard.
     pub(crate) fn batches(&self) -> Vec<Vec<Job>> {
         self.shards.iter().map(|_| Vec::new()).collect()
     }

@@ -92,7 +92,7 @@ pub(crate) fn leave_empty_handed<C: ConsumerContext>(
 
 /// Lets a member whose round has ended join the next one at once. A rebalance that moves partitions has two rounds, and what moves stands
 /// still between them. By itself the client library joins at most once a second, whether the round before failed or not; an answer about
-/// a topic ends that wait. Called once a round, so rounds that fail are still a second apart. Blocks for a bounded time.
+/// a topic ends that wait. Called once in each round, so rounds that fail are still a second apart. Blocks for a bounded time.
 pub(crate) fn join_next_round_at_once<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) {
     if let Err(error) = consumer.client().fetch_metadata(Some(topic), DESCRIBE_TIMEOUT) {
         tracing::debug!(topic, %error, "no answer about a topic; the next round of the group may come a second later");

@@ -1,5 +1,5 @@
-//! Which partitions a topic has: the one place that asks, and what a name that no topic has was probably meant to be. The caller
-//! decides what follows.
+//! Which partitions a topic has, and which topic a name that no topic has was probably meant for. No other file asks brokers for that.
+//! The caller decides what follows.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(crate) fn partitions_of<C: ClientContext>(
 
 /// Letters by which a name may differ from the one that was meant.
 const SLIPS_MAX: usize = 2;
-/// Of a shorter name, so many letters are too large a part.
+/// In a shorter name, so many letters are too large a part.
 const NEAR_CHARS_MIN: usize = 6;
 
 /// The topic whose name is nearest to `topic`, if only a slip is between them. Where the brokers do not say what there is, none is

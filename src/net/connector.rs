@@ -300,7 +300,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                // A client that refuses the certificate or hangs up: the next one is served all the same.
+                // A client that refuses the certificate or hangs up: the next one is served nevertheless.
                 drop(greet(&tls, tcp, &sender).await);
             }
         });

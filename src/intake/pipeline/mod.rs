@@ -108,7 +108,7 @@ impl Pipeline {
         Look { pressure: &self.pressure, wait_max_ms: self.wait_max_ms, now_ms }
     }
 
-    /// Takes an event record off the main reader: admits it and adds its jobs to `batches`, one a shard.
+    /// Takes an event record off the main reader: admits it and adds its jobs to `batches`, of which each shard has one.
     pub fn event(
         &self,
         record: &Record<'_>,
