@@ -127,7 +127,10 @@ fn a_word_to_avoid_is_found() {
     found("//! A.\n\n    fn what_can_not_be_read_is_left_out() {}\n", &["line 3 says \"can not\""]);
     found("/// It can\n/// not.\n", &["line 1 says \"can not\""]);
     found("// Read by\n// nobody", &["line 2 says \"nobody\""]);
-    found("// A loop that\n// comes round goes by the clock.\n", &["line 1 says \"comes round\"", "line 2 says \"goes by the\""]);
+    found(
+        "// A loop that\n// comes round goes by the clock.\n",
+        &["line 1 says \"comes round\"", "line 2 says \"goes by the\""],
+    );
     found("// It is written all the same.\n", &["all the same"]);
     found("// It cannot. If it can, not even then.\n", &[]);
     found("let kind = \"anew\"; // The label `anew`.\n", &[]);
