@@ -17,4 +17,4 @@ pub(crate) mod behind;
 pub(crate) mod catch_up;
 pub(crate) mod handover;
 #[cfg(test)]
-mod simulator;
+pub(crate) mod simulator;

@@ -4,6 +4,7 @@ pub(crate) mod delivery_id;
 pub(crate) mod job;
 pub(crate) mod ended;
 pub(crate) mod lane_gauge;
+mod from_lane;
 pub(crate) mod partition;
 pub(crate) mod offsets;
 pub(crate) mod settled_runs;

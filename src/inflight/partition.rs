@@ -14,27 +14,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::job::Event;
-use super::lane_gauge::LaneGauge;
+pub(crate) use super::from_lane::FromLane;
 use super::offsets::{OffsetTracker, Sequence};
-
-/// What shards report to the events thread about webhooks that are behind.
-#[derive(Debug)]
-pub(crate) enum FromLane {
-    /// A delivery that a place covers is settled.
-    Settled {
-        gauge: Arc<LaneGauge>,
-        /// The event's offset.
-        offset: i64,
-    },
-    /// A delivery that waited in a lane is returned: the webhook gets it again later.
-    Returned {
-        gauge: Arc<LaneGauge>,
-        event: Arc<Event>,
-        /// The main reader gave it, and no place covers it yet: its record is unsettled.
-        pinned: bool,
-    },
-}
 
 /// What shards and readers share. It has cache lines of its own. The events thread looks at other fields of each partition in each round,
 /// and shards change these with each delivery.

@@ -23,3 +23,5 @@ mod outside;
 mod unheld;
 mod tier_watch;
 pub(crate) mod in_memory;
+#[cfg(test)]
+mod tier_simulator;

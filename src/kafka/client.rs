@@ -356,6 +356,14 @@ mod tests {
     }
 
     #[test]
+    fn members_that_carry_events_and_retries_hear_of_a_rebalance_within_half_a_second_unless_the_user_says_otherwise() {
+        for (properties, heartbeat) in [(&[][..], "500"), (&[("heartbeat.interval.ms", "900")], "900")] {
+            let config = member_config(&kafka(properties), "events", "g");
+            assert_eq!(config.get("heartbeat.interval.ms"), Some(heartbeat));
+        }
+    }
+
+    #[test]
     fn properties_of_the_user_win() {
         let config = events_reader_config(&kafka(&[("fetch.wait.max.ms", "7")]));
         assert_eq!(config.get("fetch.wait.max.ms"), Some("7"));

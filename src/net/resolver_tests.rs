@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::*;
@@ -305,16 +306,15 @@ async fn a_thousand_silent_names_delay_neither_a_new_name_nor_a_known_one() {
     while resolver.shared.lock().running.len() < 1000 {
         tokio::task::yield_now().await;
     }
-    let start = Instant::now();
-    assert_eq!(addresses(&resolver, "good-known.test").await, [ONE]);
-    let known = start.elapsed();
+    assert_eq!(addresses(&resolver, "good-known.test").now_or_never(), Some(vec![ONE]), "it waits for nothing");
     for number in 0..20 {
-        let start = Instant::now();
-        assert_eq!(addresses(&resolver, &format!("good-{number}.test")).await, [ONE]);
-        // A thousand look-ups have their packets sent on the same thread: this is a busy machine's bound, not the usual time.
-        assert!(start.elapsed() < Duration::from_secs(1), "{number}: {:?}", start.elapsed());
+        let (new, silent) = (format!("good-{number}.test"), format!("silent-{number}.test"));
+        tokio::select! {
+            biased;
+            answered = addresses(&resolver, &new) => assert_eq!(answered, [ONE]),
+            _ = resolver.resolve(&silent) => panic!("{new} is answered later than a silent name is given up"),
+        }
     }
-    assert!(known < Duration::from_millis(100), "{known:?}");
     askers.shutdown().await;
 }
 

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::commits::Contact;
 use super::begun::Begun;
 use super::group_offsets::{commit_now, ends_of, metadata_of};
+use super::log_changes::Recreated;
 use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::{Logged, Own};
@@ -51,15 +52,6 @@ const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Topic and number.
 pub(super) type Partition = (Arc<str>, i32);
-
-/// Where a partition begins again whose log is not the one that was read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Recreated {
-    /// The offset to read from.
-    pub(super) start: i64,
-    /// The first offset of which the record that was read is lost.
-    pub(super) lost_from: i64,
-}
 
 /// A partition that this member holds.
 #[derive(Debug)]
