@@ -1,4 +1,4 @@
-"""A real API server of Kubernetes with its etcd, on loopback, to which the chart's objects are shown: it says what it would do with them, and does nothing."""
+"""A real API server of Kubernetes with its etcd, on loopback, which checks the chart's objects and creates none of them."""
 
 import http.client
 import json
@@ -146,7 +146,7 @@ class ApiServer:
         return answer["resources"] if status == 200 else []
 
     def judge(self, item: dict) -> list:
-        """What is wrong with an object, as creating it would say, fields that are unknown or stand twice included."""
+        """The faults of an object that its creation would report, unknown and repeated fields included."""
         status, answer, warnings = self.create(item, "?dryRun=All&fieldValidation=Strict")
         name = f"{item['kind']} {item['metadata']['name']}"
         faults = [f"{name}: {warning}" for warning in warnings]

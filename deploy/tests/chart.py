@@ -80,7 +80,7 @@ for role in ("worker", "api", "console"):
         f"{role}.extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
         f"{role}.extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": True}],
     }
-# What has to be set with a switch for the rest to make sense.
+# Values that must be set together with a switch.
 WITH = {
     "autoscaling.keda.enabled": {"autoscaling.keda.prometheusAddress": "http://prometheus:9090"},
     "autoscaling.keda.selector": {"autoscaling.keda.enabled": True, "autoscaling.keda.prometheusAddress": "http://p:9090"},
@@ -114,7 +114,7 @@ WORDS = {
 PROPERTIES_REFUSED = """enable.auto.commit auto.commit.enable enable.auto.offset.store auto.offset.reset enable.idempotence acks request.required.acks
     isolation.level enable.partition.eof transactional.id delivery.report.only.error""".split()
 
-# What must be refused: values over the base, and what the sentence says.
+# Values that the chart must refuse, and a part of its message.
 REFUSED = [
     ({"kafka.brokers": ""}, "kafka.brokers is empty: name the bootstrap servers"),
     ({"kafka.brokers": "kafka"}, 'kafka.brokers is "kafka": write host:port'),
@@ -457,7 +457,7 @@ def secrets_by_reference() -> None:
         lines = env["HOOKSTREAM_KAFKA_PROPERTY"].split("\n")
         for line in ("sasl.password=$(KAFKA_SECRET_0)", "ssl.key.password=$(KAFKA_SECRET_1)", "sasl.username=hook$$(stream)", "security.protocol=SASL_SSL", "socket.keepalive.enable=true", "ssl.ca.location=/etc/hookstream/kafka-ca/ca.crt", "ssl.key.location=/etc/hookstream/kafka-client/tls.key"):
             need(line in lines, f"{role} lacks {line}: {lines}")
-        # Kubernetes puts in only what stands before.
+        # Kubernetes substitutes only variables that are defined before.
         names = list(env)
         need(names.index("KAFKA_SECRET_1") < names.index("HOOKSTREAM_KAFKA_PROPERTY"), f"{names}")
         mounts = {item["mountPath"] for item in pods(found)[role]["containers"][0]["volumeMounts"]}
@@ -601,7 +601,7 @@ def api_port() -> None:
 
 
 def notes_of(change: dict) -> str:
-    """What an installation says at its end. `helm template` leaves it out, so a copy of the chart puts it into an object."""
+    """The notes at the end of an installation. `helm template` leaves it out, so a copy of the chart puts it into an object."""
     with tempfile.TemporaryDirectory() as folder:
         chart = Path(folder) / "hookstream"
         shutil.copytree(CHART, chart)

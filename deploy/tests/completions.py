@@ -1,4 +1,4 @@
-"""What the completions offer in zsh and fish, and whether the manual page is one. bash's are held by tests/cli.rs."""
+"""Checks the completions of zsh and fish, and the manual page. tests/cli.rs checks those of bash."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from processes import binary, until
 from report import Failure, Report, must, need
 
-# What is typed, and what the shell should make of it when it is the only word that fits.
+# The typed text, and the shell's completion if only one word fits.
 TYPED = {
     "hookstream tra": "hookstream trace",
     "hookstream dead-letters red": "hookstream dead-letters redrive",

@@ -1,4 +1,4 @@
-"""docker-compose.yml and the image: read by the specification's own loader, then compared with what it mounts and names."""
+"""Checks docker-compose.yml and the image: reads them with the specification's own loader and compares them with the files that they name."""
 
 import json
 import os

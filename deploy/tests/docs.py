@@ -19,7 +19,7 @@ SUBCOMMANDS = {
     "attempts", "trace", "console", "check", "completions", "man", "help",
 }
 
-# What begins as a variable of the program does and is not one.
+# Words that begin like a variable of the program and are not one.
 NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS", "HOOKSTREAM_TEST_BROKERS", "HOOKSTREAM_TEST_FORMER"}
 
 
@@ -64,7 +64,7 @@ def options(page: Path) -> None:
 
 @functools.cache
 def options_of(command: str) -> set:
-    """What the program's own help lists."""
+    """The options in the program's own help."""
     return set(re.findall(r"^  --([a-z-]+)", must(binary(), "help", *command.split()), re.M))
 
 

@@ -1,4 +1,4 @@
-"""The table of deploy/kubernetes-test: what is done to a release in a cluster while events flow, and what an account outside of it counts.
+"""The table of deploy/kubernetes-test: actions on a release in a cluster while events flow, and the counts of an account outside of it.
 
 Rows are claims: nothing is lost, nothing is repeated but after crashes, and no delivery is late for longer than said.
 """
@@ -22,7 +22,7 @@ NAMESPACE = "crm"
 LISTEN, PORT = "10.99.0.1", 9000
 # How long a row may take to settle when all is sent: a killed worker's partitions move after 7 s, a frozen Kafka's clients come back within some.
 SETTLE_SECONDS = 120
-# One event of so many goes to the second receiver too: two a second, which is what it takes with 8 s an answer and 16 at a time.
+# One event in this number goes to the second receiver too: two a second, which is what it takes with 8 s an answer and 16 at a time.
 SLOW_SHARE = 100
 # The longest delay of any event while partitions move.
 MOVE_SECONDS = 2.0
@@ -41,7 +41,7 @@ def kubectl(*words: object) -> str:
 
 
 class Account:
-    """What was sent and what came. Times are of this machine's one clock."""
+    """The events sent and the requests received. Times are of this machine's one clock."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -127,7 +127,7 @@ class Producer:
         return event
 
     def at(self, rate: float, until: threading.Event, seconds_min: float) -> tuple:
-        """At least so long, and until what is done meanwhile has ended. Returns the events, and those that the second receiver gets too."""
+        """Sends events for at least `seconds_min`, and until the action meanwhile has ended. Returns the events, and those that the second receiver gets too."""
         entities = [str(uuid.uuid4()) for _ in range(997)]
         events, both, begun = [], [], time.monotonic()
         while time.monotonic() - begun < seconds_min or not until.is_set():
@@ -142,7 +142,7 @@ class Producer:
 
 
 class Witness(threading.Thread):
-    """A plain consumer of the events, which no partition leaves: what it waits for too is Kafka's, the producer's or the machine's."""
+    """A plain consumer of the events, which keeps its partitions: a delay that it shares comes from Kafka, the producer or the machine."""
 
     def __init__(self, account: Account) -> None:
         super().__init__(daemon=True)
@@ -198,7 +198,7 @@ class Trial:
         worker.start()
         events, both = self.producer.at(rate, ended, seconds)
         worker.join()
-        # The row stands with what was counted, and the table goes on.
+        # The row keeps its counts, and the table goes on.
         self.faults.extend(f"{name}: {fault}" for fault in problem)
         deadline = time.monotonic() + SETTLE_SECONDS
         while self.account.missing(events, both) and time.monotonic() < deadline:
@@ -213,7 +213,7 @@ class Trial:
         (STATE / f"log/row-{len(self.rows)}.json").write_text(json.dumps({"name": name, "times": times, "events": details}))
 
     def counts(self, events: list, both: list) -> tuple:
-        """Delays are those of the first receiver: how long others wait is what is asked."""
+        """Delays are those of the first receiver: the question is how long others wait."""
         with self.account.lock:
             delays = sorted(
                 min(at for at, _ in self.account.came["good"][event]) - self.account.sent[event]
@@ -240,7 +240,7 @@ class Trial:
         return f"| {name} | {lost} | {repeated} | {late:,} of {len(events):,} | {p99:.2f} s | {worst:.2f} s | {self.witnessed(events):.2f} s | {bound:.0f} s |"
 
     def judge(self) -> None:
-        """At the end, so that what comes again later counts too."""
+        """Counts at the end, so that later repeats count too."""
         print("\n| what was done | lost | repeated | late > 1 s | p99 | longest delay | of a plain consumer | bound |\n"
               "| --- | --- | --- | --- | --- | --- | --- | --- |")
         for row in self.rows:

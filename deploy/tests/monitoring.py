@@ -9,7 +9,7 @@ import yaml
 from report import ROOT, Report, must, need
 
 MONITORING = ROOT / "deploy/monitoring"
-# What Prometheus or its scrape configuration adds, and labels that belong to a kind of metric.
+# Labels that Prometheus or its scrape configuration adds, and labels that belong to a kind of metric.
 ADDED_LABELS = {"job", "instance", "namespace", "service", "pod", "alertname", "alertstate"}
 ADDED_METRICS = {"up": set(), "ALERTS": set()}
 # The metrics that other people's programs rely on, with their labels.

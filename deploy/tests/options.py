@@ -1,4 +1,4 @@
-"""Every option of the program that a deployment can set: what docs, compose file and chart may name."""
+"""Every option of the program that a deployment can set: docs, compose file and chart may name these only."""
 
 # option, the chart's value for it, a value that is not the default, the variable's text then, the commands that read it
 OPTIONS = [

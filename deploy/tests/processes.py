@@ -24,7 +24,7 @@ def binary() -> str:
 
 
 def until(what: str, condition, seconds: float = PATIENCE):
-    """Asks until it gives something true; a `Failure` that it raises is what there was instead."""
+    """Calls `condition` until it returns something true; the last `Failure` that it raised is the reason of a time-out."""
     deadline, instead = time.monotonic() + seconds, ""
     while time.monotonic() < deadline:
         try:
@@ -70,12 +70,12 @@ class Loopback:
 
 
 def die_with_us() -> None:
-    """In the child: it is killed when the thread that started it ends, whatever ends it."""
+    """In the child: it is killed when the thread that started it ends for any reason."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Process:
-    """A running program; what it writes is in a file."""
+    """A running program; its output is in a file."""
 
     def __init__(self, name: str, command: list, environment: dict, folder: Path) -> None:
         self.name = name
@@ -120,7 +120,7 @@ class Process:
             self.kill()
 
     def kill(self) -> None:
-        """It and whatever it started: the session is its own."""
+        """Ends it and all processes that it started: it has a session of its own."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:

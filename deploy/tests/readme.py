@@ -1,4 +1,4 @@
-"""The README: what it says can be typed is typed, and what it says is there is there."""
+"""Checks the README: types its commands, and looks for the files and outputs that it names."""
 
 import os
 import tempfile
@@ -44,7 +44,7 @@ def without_docker() -> None:
     own = {port: f"{loopback.address(1)}:{port + loopback.moved}" for port in (9092, 9093, 9464, 9465, 8080, 9000)}
     replaced = {f"{host}:{port}": here for port, here in own.items() for host in ("localhost", "127.0.0.1")}
     replaced |= {"cargo build --release": "true", "target/release/hookstream": os.environ["PROGRAM"]}
-    # What the commands take for granted, in the variables of its name.
+    # Settings that the commands assume, in the variables of their names.
     environment = {
         "KAFKA_LISTEN": own[9092], "KAFKA_CONTROLLER_LISTEN": own[9093], "HOOKSTREAM_BROKERS": own[9092],
         "HOOKSTREAM_ADMIN_LISTEN": own[9464], "HOOKSTREAM_API_LISTEN": own[8080], "HOOKSTREAM_LISTEN": own[9000],

@@ -1,5 +1,5 @@
-"""Runs the receivers of docs/receivers.md as they stand there: each gets what a real worker delivers, and what a worker never
-would, requests signed here, good and bad ones.
+"""Runs the receivers of docs/receivers.md unchanged: each gets a real worker's deliveries, and requests
+signed here, good and bad ones, that a worker never sends.
 
 For other tests `python3 deploy/tests/receivers.py FOLDER` writes them out: receiver.py, receiver.mjs, receiver.go, and a package in rust/.
 """
@@ -88,7 +88,7 @@ def rust(_: Path) -> list:
     for path, text in ((package / "Cargo.toml", MANIFEST + blocks()["Rust", "toml"]), (package / "src/main.rs", blocks()["Rust", "rust"])):
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
-    # The project's own versions, so that the example is built from what the project is built from.
+    # The project's own versions, so that the example is built from the project's own dependencies.
     if not (package / "Cargo.lock").exists():
         (package / "Cargo.lock").write_bytes((ROOT / "Cargo.lock").read_bytes())
     environment = dict(os.environ, CARGO_TARGET_DIR=str(package / "target"), RUSTFLAGS="-D warnings")

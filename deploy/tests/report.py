@@ -1,4 +1,4 @@
-"""Counts what was checked, says what failed and why, and closes with a line that other programs can read."""
+"""Counts the checks, reports which failed and why, and ends with a line that other programs can read."""
 
 import subprocess
 import traceback
@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Failure(Exception):
-    """A check that did not hold; its text is what a person needs to repair it."""
+    """A failed check; its text has all that a person needs to repair it."""
 
 
 class Report:

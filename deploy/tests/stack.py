@@ -18,7 +18,7 @@ from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 from processes import Loopback, Process, binary, java, kafka_jars, until
 from report import Failure, must, need
 
-# What the images bring, which the file only names.
+# The content of the images, which the file only names.
 KAFKA_PROGRAMS = {
     "kafka-broker-api-versions.sh": "org.apache.kafka.tools.BrokerApiVersionsCommand",
     "kafka-console-producer.sh": "org.apache.kafka.tools.ConsoleProducer",
@@ -101,7 +101,7 @@ class Container:
         raise Failure(f"{self.name}: it is not known what {self.image} runs")
 
     def broker(self) -> list:
-        """What the image does: its own program makes the configuration from the environment and formats the storage."""
+        """Does the work of the image: its own program makes the configuration from the environment and formats the storage."""
         defaults, mounted, final = (self.folder / part for part in ("defaults", "mounted", "final"))
         for part in (defaults, mounted, final):
             part.mkdir(exist_ok=True)
@@ -268,7 +268,7 @@ class Docker:
         shim.write_text(SHIM.format(path=str(folder / "docker.sock")))
         shim.chmod(0o755)
 
-        # What a process starts is killed when the thread that started it ends: one thread does it all, and outlives it.
+        # A child is killed when the thread that started it ends: one thread starts all children, and outlives them.
         self.hand = hand = ThreadPoolExecutor(max_workers=1)
 
         class Asked(StreamRequestHandler):

@@ -49,7 +49,7 @@ def one_shots(stack: Stack) -> None:
 
 
 def published(stack: Stack) -> dict:
-    """What a person at the host writes, as it is here."""
+    """The commands of a person at the host, adapted to this machine."""
     replaced = {}
     for name, service in stack.model["services"].items():
         for port in service.get("ports") or []:

@@ -1,4 +1,4 @@
-"""Walks through a page's commands as a reader does, in terminals of its own, and waits to see what the page says one sees.
+"""Walks through a page's commands as a reader does, in terminals of its own, and waits for the output that the page shows.
 
 A ```bash block is typed into the reader's terminal, or into the one that its first line names (`# terminal 2`); if a program
 runs there, Ctrl-C ends it first. A ```text block is what then appears, line after line, `…` standing for anything.
@@ -19,7 +19,7 @@ from pathlib import Path
 from processes import PATIENCE, die_with_us, until
 from report import ROOT, Failure, need
 
-# Commands that only look: they may be typed again until what is expected has come.
+# Commands that only read: they may be typed again until the expected output has come.
 LOOKS = re.compile(r"\b(list|logs)\b|^curl -s http\S+$", re.M)
 
 
@@ -33,7 +33,7 @@ def blocks(heading: str, page: Path = ROOT / "README.md") -> list:
 
 
 class Terminal:
-    """A shell at a terminal, and what stands on its screen."""
+    """A shell at a terminal, and the text on its screen."""
 
     def __init__(self, environment: dict, folder: Path, name: str) -> None:
         self.name, self.folder, self.number, self.busy, self.shown, self.seen = name, folder, 0, False, "", 0
@@ -129,12 +129,12 @@ class Walk:
     def __init__(
         self, folder: Path, replaced: dict, path: Path | None = None, environment: dict | None = None, shown: dict | None = None,
     ) -> None:
-        """`shown` are words for which the reader types what a terminal shows: the first group of an expression."""
+        """`shown` are placeholders that the reader replaces by a text on the terminal: the first group of an expression."""
         self.folder, self.replaced, self.terminals, self.shown = folder, replaced, {}, shown or {}
         self.environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "CARGO_TARGET_DIR") if name in os.environ}
         if path:
             self.environment["PATH"] = f"{path}:{self.environment['PATH']}"
-        # What a killed program leaves behind goes with the folder.
+        # The files of a killed program are removed with the folder.
         self.environment |= {"TMPDIR": str(folder)} | (environment or {})
 
     def here(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Kafka, a worker and the registration API as processes, for checks of what stands around them."""
+"""Kafka, a worker and the registration API as processes, for checks of the files around them."""
 
 import json
 import os
