@@ -146,23 +146,19 @@ impl Assignment {
         })
     }
 
-    /// Where reading begins. `None`: at the start of the log.
     pub(crate) fn start(&self) -> Option<i64> {
         self.start
     }
 
-    /// The topic.
     pub(crate) fn topic(&self) -> &Arc<str> {
         &self.topic
     }
 
-    /// The partition.
     pub(crate) fn partition(&self) -> i32 {
         self.partition
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The code under this lock doesn't panic.
         self.state.lock()
     }
 
@@ -268,12 +264,10 @@ impl Assignment {
         state.bound_changes += 1;
     }
 
-    /// The first offset that may not be committed.
     pub(crate) fn commit_bound(&self) -> i64 {
         self.state().commit_bound.unwrap_or(i64::MAX)
     }
 
-    /// Settles a record.
     pub(crate) fn settle(&self, sequence: Sequence) {
         let mut state = self.state();
         state.tracker.settle(sequence);
@@ -340,7 +334,6 @@ impl Assignment {
         }
     }
 
-    /// Whether the last commit is made.
     pub(crate) fn is_handed_over(&self) -> bool {
         self.state().is_handed_over
     }
@@ -406,8 +399,7 @@ impl Assignment {
         self.state_as_read(&mut self.untracked.lock()).tracker.unsettled_len()
     }
 
-    /// Begins work on one of its records, unless the assignment is closing and the record is later than all that were
-    /// begun before.
+    /// Begins work on one of its records, unless the assignment is closing and the record is later than all that were begun before.
     pub(crate) fn begin(self: &Arc<Self>, sequence: Sequence) -> Option<Active> {
         let mut state = self.state();
         let is_latest = state.begun.is_none_or(|begun| sequence > begun);

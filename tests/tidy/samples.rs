@@ -129,7 +129,7 @@ fn a_word_to_avoid_is_found() {
     found("// Read by\n// nobody", &["line 2 says \"nobody\""]);
     found(
         "// A loop that\n// comes round goes by the clock.\n",
-        &["line 1 says \"comes round\"", "line 2 says \"goes by the\""],
+        &["line 2 says \"comes round\"", "line 2 says \"goes by the\""],
     );
     found("// It is written all the same.\n", &["all the same"]);
     found("// It cannot. If it can, not even then.\n", &[]);

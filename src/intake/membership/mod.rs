@@ -53,7 +53,6 @@ const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Topic and number.
 pub(super) type Partition = (Arc<str>, i32);
 
-/// A partition that this member holds.
 #[derive(Debug)]
 struct Held {
     assignment: Arc<Assignment>,
@@ -66,12 +65,10 @@ pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(10);
 
 /// The context of a group's client: logs for it, and holds what its callbacks change.
 pub(crate) type GroupMember = Logged<MemberState>;
-/// The client of a group.
 pub(crate) type GroupConsumer = BaseConsumer<GroupMember>;
 
 /// Which partitions a member holds, and what is committed of them.
 pub(crate) struct MemberState {
-    /// Names the member in logs.
     role: &'static str,
     repeats: Repeats,
     held: Mutex<BTreeMap<Partition, Held>>,
@@ -130,7 +127,6 @@ impl Membership {
         Ok(Self { consumer, group, topic, is_uninformed, commit_every, stop, fatal })
     }
 
-    /// What the member holds.
     pub(crate) fn member(&self) -> Arc<GroupMember> {
         Arc::clone(self.consumer.context())
     }
@@ -228,7 +224,6 @@ impl MemberState {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The assignments held now.
     pub(crate) fn assignments(&self) -> Vec<Arc<Assignment>> {
         self.held().values().map(|held| Arc::clone(&held.assignment)).collect()
     }
@@ -293,9 +288,8 @@ impl MemberState {
     fn offsets_unknown(&self, error: &KafkaError) {
         let text = error.to_string();
         if let Some(repeats) = self.repeats.of(&text) {
-            let role = self.role;
             tracing::warn!(
-                group_member = role,
+                group_member = self.role,
                 error = text,
                 repeats,
                 "where partitions were left off is not known; asking again"
