@@ -124,7 +124,7 @@ impl Flow {
     pub(super) async fn until(&mut self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
         let began = self.lab.elapsed();
         while !is_so(self) {
-            assert!(self.lab.elapsed() - began < Duration::from_hours(1), "{what}: does not come");
+            assert!(self.lab.elapsed() < began + Duration::from_hours(1), "{what}: does not come");
             self.turn().await;
             tokio::time::sleep(TURN_EVERY).await;
         }
