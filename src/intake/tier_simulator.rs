@@ -137,14 +137,11 @@ impl Process {
                 let event = Event::new(waiting.payload.unwrap(), origin, now_ms, Some(ticket), held);
                 event.open(1);
                 let retry = Retry { tier, record, event: Arc::new(event) };
-                match gauge.try_admit_retry(pressure) {
-                    Some(admitted) => lane.push_back((retry, admitted)),
+                if let Some(admitted) = gauge.try_admit_retry(pressure) {
+                    lane.push_back((retry, admitted));
+                } else if let Ok(active) = retry.event.begin() {
                     // Its lane is full: it goes back as it is.
-                    None => {
-                        if let Ok(active) = retry.event.begin() {
-                            publishing.push(Begun { retry, active });
-                        }
-                    }
+                    publishing.push(Begun { retry, active });
                 }
             },
         );

@@ -135,7 +135,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         self.turn_back(index, recalled);
         let ordering = self.shared.settings.ordering;
         if let Some(lane) = self.lanes.get_mut(index) {
-            lost.into_iter().for_each(|delivery| lane.wait(delivery, ordering));
+            for delivery in lost {
+                lane.wait(delivery, ordering);
+            }
             self.schedule(index);
         }
     }
@@ -145,7 +147,9 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         for (_, lane) in &mut self.lanes {
             let (lost, others): (Vec<_>, Vec<_>) =
                 lane.queue.drain_waiting().into_iter().partition(|delivery| delivery.event.is_lost());
-            lost.iter().for_each(|delivery| give_up(&self.shared.metrics, delivery));
+            for delivery in lost {
+                give_up(&self.shared.metrics, &delivery);
+            }
             for delivery in others {
                 lane.wait(delivery, self.shared.settings.ordering);
             }

@@ -273,12 +273,11 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             tokio::select! {
                 biased;
                 Some(done) = work.next(), if !work.is_empty() => self.finish(done),
-                jobs = inbound.recv(), if open => match jobs {
-                    Some(jobs) => self.accept(jobs),
-                    None => {
-                        open = false;
-                        self.give_up_lost();
-                    }
+                jobs = inbound.recv(), if open => if let Some(jobs) = jobs {
+                    self.accept(jobs);
+                } else {
+                    open = false;
+                    self.give_up_lost();
                 },
                 () = poll_fn(|context| self.waits.poll(wants_permit, context)) => {}
                 _ = looks.tick() => self.look(),
