@@ -35,12 +35,13 @@ pub(crate) struct ClientLog {
     last_failure: Mutex<Option<String>>,
 }
 
-/// The client library's text, without the name of its thread and its states.
-fn plain(words: &str) -> &str {
+/// The client library's text, without the name of its thread, its states and its marks of address families.
+fn plain(words: &str) -> String {
     let words =
         words.strip_prefix("[thrd:").and_then(|words| words.split_once("]: ")).map_or(words, |(_, words)| words);
     let words = words.split_once("/bootstrap: ").map_or(words, |(_, words)| words);
-    words.split(" (after ").next().unwrap_or(words)
+    let words = words.split(" (after ").next().unwrap_or(words);
+    words.replace("ipv4#", "").replace("ipv6#", "")
 }
 
 /// Logs the client library's text as it is.
@@ -72,7 +73,7 @@ impl ClientLog {
 
     /// The client's last error, or why its last connection failed: explains an operation that failed without a reason.
     pub(crate) fn last_error(&self) -> Option<String> {
-        let error = self.last_error.lock().as_deref().map(|words| plain(words).to_owned());
+        let error = self.last_error.lock().as_deref().map(plain);
         error.or_else(|| self.last_failure.lock().clone())
     }
 }
@@ -81,7 +82,7 @@ impl ClientContext for ClientLog {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let role = self.role;
         if facility == CONNECTION_FAILED {
-            *self.last_failure.lock() = Some(plain(message).to_owned());
+            *self.last_failure.lock() = Some(plain(message));
         }
         let detail = plain(message);
         match level {
@@ -225,7 +226,7 @@ mod tests {
         for (said, plainly) in [
             (
                 "[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)",
-                "Connect to ipv4#127.0.0.1:1 failed: Connection refused",
+                "Connect to 127.0.0.1:1 failed: Connection refused",
             ),
             (
                 "[thrd:127.0.0.1:1/1]: 127.0.0.1:1/1: Disconnected (after 9ms in state UP)",
