@@ -30,6 +30,12 @@ pub(super) fn scan(text: &str) -> Option<Fields<'_>> {
     scanner.is_at_end().then_some(fields)
 }
 
+/// Whether the byte ends a string, begins an escape or may not stand in a string.
+#[expect(clippy::needless_bitwise_bool, reason = "without a jump the compiler makes vector code of many")]
+fn is_special(byte: u8) -> bool {
+    (byte == b'"') | (byte == b'\\') | (byte < b' ')
+}
+
 /// Where the scan is.
 struct Scanner<'a> {
     text: &'a str,
@@ -84,7 +90,7 @@ impl<'a> Scanner<'a> {
     fn plain(&mut self) -> Option<&'a str> {
         self.expect(b'"')?;
         let start = self.at;
-        self.to_special()?;
+        self.skip_plain()?;
         let plain = self.text.get(start..self.at)?;
         self.expect_here(b'"')?;
         Some(plain)
@@ -135,7 +141,7 @@ impl<'a> Scanner<'a> {
     fn string(&mut self) -> Option<()> {
         self.expect(b'"')?;
         loop {
-            self.to_special()?;
+            self.skip_plain()?;
             match self.here()? {
                 b'"' => {
                     self.at += 1;
@@ -162,8 +168,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Goes on to the end of the string, an escape or a control character.
-    fn to_special(&mut self) -> Option<()> {
-        let is_special = |byte: u8| (byte == b'"') | (byte == b'\\') | (byte < b' ');
+    fn skip_plain(&mut self) -> Option<()> {
         let mut rest = self.bytes().get(self.at..)?;
         // Chunk by chunk without a jump inside, which the compiler makes vector code of.
         while let Some((chunk, more)) = rest.split_first_chunk::<CHUNK>()
@@ -276,7 +281,7 @@ mod tests {
         leaf.prop_recursive(5, 60, 6, move |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                proptest::collection::hash_map(name.clone(), inner, 0..6).prop_map(|members| Value::from_iter(members)),
+                proptest::collection::hash_map(name.clone(), inner, 0..6).prop_map(Value::from_iter),
             ]
         })
     }
