@@ -13,6 +13,7 @@ use super::ReadError;
 use super::token::{self, Token};
 use crate::kafka::topic_range::{Range, SpanError};
 use crate::kafka::windows::{Glance, Windows};
+use crate::telemetry::never::never;
 
 /// Records of the first window of a partition: answers "the last few" with one small fetch.
 const WINDOW_MIN: i64 = 256;
@@ -305,7 +306,9 @@ impl<R> Scan<R> {
                 return;
             }
             let cursor = self.cursors.iter_mut().find(|cursor| cursor.partition == partition);
-            let Some((_, offset, row)) = cursor.and_then(|cursor| cursor.found.pop_back()) else { return };
+            let Some((_, offset, row)) = cursor.and_then(|cursor| cursor.found.pop_back()) else {
+                return never("the newest row is not among its partition's rows");
+            };
             tracing::trace!(partition, offset, "a row was found");
             self.given_ms = Some(at_ms);
             self.rows.push(row);

@@ -9,6 +9,7 @@ use crate::registration::fields::{Fields, raw};
 use crate::registration::instance::MASK;
 use crate::registration::instance_check::{FAULTS_MAX, FaultKind};
 use crate::registration::secrets::mask_texts;
+use crate::telemetry::never::never;
 
 /// Faults that the message describes in words. The lists hold up to [`FAULTS_MAX`].
 const LISTED_MAX: usize = 10;
@@ -88,7 +89,10 @@ impl Faults {
     pub(super) fn conflict(self, operations: &[Box<RawValue>]) -> Conflict {
         let mut conflict = Conflict { message: in_words(&self.messages, self.count), ..Conflict::default() };
         for (number, list) in self.listed {
-            let Some(sent) = operations.get(number) else { continue };
+            let Some(sent) = operations.get(number) else {
+                never("an operation at fault is not in its patch");
+                continue;
+            };
             let sent = without_secrets(sent);
             let listed = list.of_conflict(&mut conflict);
             if !listed.iter().any(|known| known.get() == sent.get()) {

@@ -160,10 +160,12 @@ impl Draft {
         self.webhooks.iter().position(|entry| entry.id.as_deref() == Some(&*id))
     }
 
-    fn found(&self, path: &str, segment: &str) -> Result<usize, OperationFault> {
-        self.find(segment).ok_or_else(|| {
+    fn found(&mut self, path: &str, segment: &str) -> Result<(usize, &mut Entry), OperationFault> {
+        let len = self.webhooks.len();
+        let place = self.find(segment);
+        place.and_then(|place| Some((place, self.webhooks.get_mut(place)?))).ok_or_else(|| {
             let mut what = "no webhook has this id or index; expected ".to_owned();
-            match self.webhooks.len() {
+            match len {
                 0 => what.push_str("none: the instance has no webhooks"),
                 len => write!(what, "the id of one of its {len} webhooks, or its index from 0")
                     .expect("a String takes everything"),
@@ -183,8 +185,7 @@ impl Draft {
         if operation.verb == Verb::Add {
             return self.add_at(number, operation, segment, fresh_id);
         }
-        let place = self.found(&operation.path, segment)?;
-        let Some(entry) = self.webhooks.get_mut(place) else { return Ok(()) };
+        let (place, entry) = self.found(&operation.path, segment)?;
         match operation.verb {
             Verb::Add | Verb::Replace => replace_entry(entry, number, operation.webhook()?),
             Verb::Remove => {
@@ -235,8 +236,7 @@ impl Draft {
         segment: &str,
         field: &str,
     ) -> Result<(), OperationFault> {
-        let place = self.found(&operation.path, segment)?;
-        let Some(entry) = self.webhooks.get_mut(place) else { return Ok(()) };
+        let (_, entry) = self.found(&operation.path, segment)?;
         let there = entry.fields.get(field);
         if there.is_none() && (operation.verb == Verb::Remove || !WEBHOOK_FIELDS.contains(&field)) {
             return Err(bad_path(
