@@ -267,7 +267,8 @@ fn words_of(text: &str) -> (String, Vec<usize>) {
             let quoted = rest.as_str().split_once(char).map_or("", |(quoted, _)| quoted);
             match char {
                 '"' | '`' if !quoted.is_empty() && quoted.chars().all(|char| char.is_ascii_lowercase()) => {
-                    rest = rest.as_str()[quoted.len() + 1..].chars();
+                    // The word and the mark after it.
+                    rest.nth(quoted.len());
                     words.push_str(" | ");
                 }
                 char if char.is_ascii_alphabetic() || char == '\'' => words.push(char.to_ascii_lowercase()),
