@@ -13,7 +13,7 @@ use super::webhook_check::WebhookCheck;
 use crate::domain::guid::canonical;
 use crate::domain::integration::{
     HEADER_BYTES_MAX, HEADER_SECRETS_MAX, Integration, SECRETS_MAX, STATUS_WORDS, SecretUse, Status, Unusable,
-    WEBHOOKS_MAX, check_base_url, is_sendable,
+    WEBHOOKS_MAX, check_base_url, check_header,
 };
 use crate::domain::signature::{SigningKey, fresh_secret};
 
@@ -273,8 +273,10 @@ impl Checker<'_> {
 
     fn secret(&mut self, path: &str, id: &str, values: &[String]) {
         let what = match SecretUse::of(id) {
-            SecretUse::Header(name) if values.iter().any(|value| !is_sendable(name, value.trim())) => {
-                "expected the name and value of a header that may be added".to_owned()
+            SecretUse::Header(name) => {
+                let bad = values.iter().find_map(|value| check_header(name, value.trim()).err());
+                let Some(error) = bad else { return };
+                format!("id {:?}: {error}", id_shown(id))
             }
             SecretUse::Signing => {
                 let bad = values.iter().find_map(|value| SigningKey::parse(value, None).err());
@@ -282,12 +284,12 @@ impl Checker<'_> {
                 format!("{error}, such as {}", fresh_secret(rand::random()))
             }
             SecretUse::Unknown => {
-                let id: String = id.chars().take(SHOWN_CHARS_MAX).collect();
                 format!(
-                    "id {id:?}: expected webhook.signingSecret, webhook.header.<Name>, or an id that does not begin with webhook."
+                    "id {:?}: expected webhook.signingSecret, webhook.header.<Name>, or an id that does not begin with webhook.",
+                    id_shown(id)
                 )
             }
-            SecretUse::Header(_) | SecretUse::Other => return,
+            SecretUse::Other => return,
         };
         self.fault(FaultKind::Data, (Place::Field("secrets"), path), None, &what);
     }
@@ -366,6 +368,11 @@ pub(super) fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         known == name || strsim::osa_distance(&known, &name) <= letters.min(2)
     };
     known.iter().find(is_near).copied()
+}
+
+/// The beginning of an id.
+fn id_shown(id: &str) -> String {
+    id.chars().take(SHOWN_CHARS_MAX).collect()
 }
 
 /// The beginning of a name, as a segment of a JSON pointer.

@@ -91,6 +91,15 @@ fn secrets_that_would_not_do_what_they_look_like_are_refused() {
     }
     refused(&secret("webhook.signingsecret", "x"), "/secrets/0", "webhook.signingSecret");
     refused(&secret("webhook.header.", "x"), "/secrets/0", "webhook.header.<Name>");
+    refused(&secret("webhook.header.X Y", "x"), "/secrets/0", "id \"webhook.header.X Y\": expected a header's name");
+    refused(
+        &secret("webhook.header.Host", "x"),
+        "/secrets/0",
+        "id \"webhook.header.Host\": every request has this header",
+    );
+    let unsendable = secret("webhook.header.X", "hunter\\n22");
+    refused(&unsendable, "/secrets/0", "id \"webhook.header.X\": the value can't be sent");
+    assert!(!found(&unsendable).listed.remove(0).message.contains("hunter"));
     let good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     accepted(&secret("webhook.signingSecret", good));
     accepted(&format!(r#"{{"secrets":[{{"id":"webhook.signingSecret","values":["{good}","{good}"]}}]}}"#));

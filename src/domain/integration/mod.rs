@@ -14,7 +14,8 @@ use std::time::Duration;
 pub(crate) use limits::{
     HEADER_BYTES_MAX, HEADER_SECRETS_MAX, ITEM_FIELDS, ITEMS_MAX, SECRETS_MAX, SIGNING_SECRET, SecretUse, WEBHOOKS_MAX,
 };
-pub(crate) use pack::is_sendable;
+pub(crate) use pack::check_header;
+use pack::is_sendable;
 use pack::{Packed, PackedId, PackedSecret, Packer, TextRange, short};
 pub(crate) use period::parse_period;
 use record::Record;

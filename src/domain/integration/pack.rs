@@ -83,10 +83,32 @@ const RESERVED_HEADERS: [&str; 16] = [
     "x-xcom-integration-echo",
 ];
 
+/// Why a secret's header can't be sent. The text doesn't repeat the value, which is secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadHeader {
+    #[error("expected a header's name, of letters, digits and hyphens")]
+    Name,
+    #[error("every request has this header already, or HTTP needs it; expected another name")]
+    Reserved,
+    #[error("the value can't be sent in a header; expected printable characters of ASCII, and no line end")]
+    Value,
+}
+
+/// Checks that a secret's header can be sent with that value.
+///
+/// # Errors
+/// [`BadHeader`]: what is wrong with it.
+pub(crate) fn check_header(name: &str, value: &str) -> Result<(), BadHeader> {
+    let name = http::HeaderName::from_bytes(name.as_bytes()).map_err(|_not_a_name| BadHeader::Name)?;
+    if RESERVED_HEADERS.contains(&name.as_str()) {
+        return Err(BadHeader::Reserved);
+    }
+    http::HeaderValue::from_str(value).map(|_sendable| ()).map_err(|_not_a_value| BadHeader::Value)
+}
+
 /// Whether a secret's header can be sent with that value.
-pub(crate) fn is_sendable(name: &str, value: &str) -> bool {
-    http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| !RESERVED_HEADERS.contains(&name.as_str()))
-        && http::HeaderValue::from_str(value).is_ok()
+pub(super) fn is_sendable(name: &str, value: &str) -> bool {
+    check_header(name, value).is_ok()
 }
 
 /// Packs the parts of one record.

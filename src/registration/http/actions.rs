@@ -207,7 +207,7 @@ pub(super) struct ResumeAnswer {
     message: String,
 }
 
-/// Counts the dead letters that a redrive would send, and fixes them.
+/// Counts the dead letters that a redrive would send, and fixes them. Needs the right `operate`.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/redrive/preview", operation_id = "previewRedrive", tag = "actions",
     params(InWorkspace),
@@ -222,7 +222,7 @@ pub(super) async fn preview_redrive(
     either(preview(&api, &names, Sender::Redrive, request).await)
 }
 
-/// Counts the deliveries that a replay would make, and fixes them.
+/// Counts the deliveries that a replay would make, and fixes them. Needs the right `operate`.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/replay/preview", operation_id = "previewReplay", tag = "actions",
     params(InWorkspace),
@@ -237,7 +237,7 @@ pub(super) async fn preview_replay(
     either(preview(&api, &names, Sender::Replay, request).await)
 }
 
-/// Sends the dead letters that a preview fixed. Closing the connection stops it between two records.
+/// Sends the dead letters that a preview fixed. Closing the connection stops it between two records. Needs the right `operate`.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/redrive", operation_id = "redrive", tag = "actions",
     params(InWorkspace),
@@ -253,7 +253,8 @@ pub(super) async fn redrive(
     either(run(&api, &names, caller, Sender::Redrive, request).await)
 }
 
-/// Makes the deliveries that a preview fixed, with the ids they had. Closing the connection stops it between two records.
+/// Makes the deliveries that a preview fixed, with the ids they had. Closing the connection stops it between two records. Needs the
+/// right `operate`.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/replay", operation_id = "replay", tag = "actions",
     params(InWorkspace),
@@ -269,7 +270,7 @@ pub(super) async fn replay(
     either(run(&api, &names, caller, Sender::Replay, request).await)
 }
 
-/// Ends the suspension of an integration.
+/// Ends the suspension of an integration. Needs the right `operate`.
 #[utoipa::path(
     post, path = "/api/v1/{workspace}/actions/resume", operation_id = "resume", tag = "actions",
     params(InWorkspace),
@@ -290,7 +291,8 @@ fn either(answered: Result<Response<Body>, Refused>) -> Response<Body> {
 }
 
 async fn preview(api: &Api, names: &Names, sender: Sender, request: Request) -> Result<Response<Body>, Refused> {
-    let selection = selection(api, names, sender, body(api, request).await?)?;
+    let given = body(api, request, "a selection, such as {\"integration\":\"…\"}").await?;
+    let selection = selection(api, names, sender, given)?;
     let _turn = api.actions.turn()?;
     let settings = &api.actions.settings;
     let stop = api.actions.stop.child_token();
@@ -310,7 +312,8 @@ async fn run(
     sender: Sender,
     request: Request,
 ) -> Result<Response<Body>, Refused> {
-    let RunBody { selection: given, rate } = body(api, request).await?;
+    let expected = "{\"selection\":…} with what a preview answered";
+    let RunBody { selection: given, rate } = body(api, request, expected).await?;
     let rate = rate_of(rate).map_err(|bad| Box::new(answers::bad_request(bad.to_string())))?;
     let selection = selection(api, names, sender, given)?;
     if selection.fixed.is_none() {
@@ -421,7 +424,7 @@ fn line(progress: &Progress) -> Bytes {
 }
 
 async fn resumed(api: &Api, names: &Names, caller: Caller, request: Request) -> Result<Response<Body>, Refused> {
-    let ResumeBody { integration } = body(api, request).await?;
+    let ResumeBody { integration } = body(api, request, "{\"integration\":\"…\"}").await?;
     let selection = selection(api, names, Sender::Replay, about(names, integration))?;
     let _turn = api.actions.turn()?;
     let settings = &api.actions.settings;
@@ -453,13 +456,14 @@ fn about(names: &Names, integration: String) -> Selection {
     Selection { workspace, integration, ..Selection::default() }
 }
 
-async fn body<T: DeserializeOwned>(api: &Api, request: Request) -> Result<T, Refused> {
+/// Reads the body; `expected` says what is accepted.
+async fn body<T: DeserializeOwned>(api: &Api, request: Request, expected: &str) -> Result<T, Refused> {
     let (_precondition, body) = asked(api, request, &["application/json"]).await?;
     // An array would be taken for the fields in their order.
     if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Box::new(answers::bad_request("expected a JSON object")));
+        return Err(Box::new(answers::bad_request(format!("expected {expected}"))));
     }
-    json_words::read(&body).map_err(|bad| Box::new(answers::bad_request(bad.to_string())))
+    json_words::read(&body).map_err(|bad| Box::new(answers::bad_request(format!("expected {expected}; {bad}"))))
 }
 
 /// The selection in the path's workspace. An integration that is not there has nothing to replay.

@@ -49,7 +49,7 @@ pub(super) type Refused = Box<Response<Body>>;
 /// A decision's part of the answer.
 type Decided = Result<(Instance, Option<Version>), Refused>;
 
-/// Shows an instance.
+/// Shows an instance. Needs the right `read`.
 #[utoipa::path(
     get,
     path = "/api/v1/{workspace}/integrations/instances/{id}",
@@ -101,7 +101,7 @@ struct Page {
     next: Option<String>,
 }
 
-/// Lists the instances of a workspace.
+/// Lists the instances of a workspace. Needs the right `read`.
 #[utoipa::path(
     get,
     path = "/api/v1/{workspace}/integrations/instances",
@@ -155,7 +155,7 @@ fn shown(id: &str, stored: &Stored) -> Box<RawValue> {
     )
 }
 
-/// Changes an instance: all operations or none.
+/// Changes an instance: all operations or none. Needs the right `write`.
 #[utoipa::path(
     patch,
     path = "/api/v1/{workspace}/integrations/instances/{id}",
@@ -200,7 +200,7 @@ pub(super) async fn patch(
     .await
 }
 
-/// Creates an instance, or replaces it as a whole.
+/// Creates an instance, or replaces it as a whole. Needs the right `write`.
 #[utoipa::path(
     put,
     path = "/api/v1/{workspace}/integrations/instances/{id}",
@@ -253,7 +253,7 @@ pub(super) async fn put(
     .await
 }
 
-/// Removes an instance.
+/// Removes an instance. Needs the right `write`.
 #[utoipa::path(
     delete,
     path = "/api/v1/{workspace}/integrations/instances/{id}",
@@ -290,7 +290,8 @@ pub(super) async fn delete(
     }
 }
 
-/// Sends one signed test delivery to a webhook now, whatever its state, and says what the receiver answered.
+/// Sends one signed test delivery to a webhook now, whatever its state, and says what the receiver answered. Needs the right
+/// `operate`.
 #[utoipa::path(
     post,
     path = "/api/v1/{workspace}/integrations/instances/{id}/webhooks/{webhook}/test",

@@ -19,6 +19,7 @@ use crate::domain::retry_schedule::{BadDuration, parse_duration};
 use crate::domain::signature::fresh_secret;
 use crate::registration::instance::Instance;
 use crate::registration::instance_check::is_usable;
+use crate::registration::json_words::{self, BadJson};
 use crate::registration::patch::Conflict;
 use crate::registration::registry::{Decision, Stored, Version};
 use crate::registration::secrets::{rotated, signing_secrets};
@@ -65,7 +66,7 @@ pub(super) struct NewSecret {
     former_until: Option<String>,
 }
 
-/// Makes a new signing secret. The former ones also sign for the time that the request names.
+/// Makes a new signing secret. The former ones also sign for the time that the request names. Needs the right `write`.
 #[utoipa::path(
     post,
     path = "/api/v1/{workspace}/integrations/instances/{id}/secrets/rotate",
@@ -140,10 +141,14 @@ fn answered(made: NewSecret, version: Option<Version>) -> Response<Body> {
 }
 
 /// A request whose time can't be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum BadKeep {
-    #[error("expected {{\"keepOldFor\":\"24h\"}}, from 0s to {}h", KEEP_MAX.as_secs() / 3_600)]
-    Body,
+    #[error("expected {{\"keepOldFor\":\"24h\"}}, or no body; {0}")]
+    Body(BadJson),
+    #[error("expected {{\"keepOldFor\":\"24h\"}}, or no body")]
+    NotAnObject,
+    #[error("keepOldFor: expected 0s to {}h", KEEP_MAX.as_secs() / 3_600)]
+    TooLong,
     #[error("keepOldFor")]
     Duration(#[from] BadDuration),
 }
@@ -154,12 +159,15 @@ fn keep_old_for(body: &[u8]) -> Result<Duration, BadKeep> {
     let asked = match body.trim_ascii() {
         [] | b"null" => None,
         body => {
-            let asked = serde_json::from_slice::<RotateBody>(body).ok().filter(|_| is_object);
-            asked.ok_or(BadKeep::Body)?.keep_old_for
+            let asked = json_words::read::<RotateBody>(body).map_err(BadKeep::Body)?;
+            if !is_object {
+                return Err(BadKeep::NotAnObject);
+            }
+            asked.keep_old_for
         }
     };
     let keep = parse_duration(asked.as_deref().unwrap_or(KEEP_OLD_FOR))?;
-    if keep > KEEP_MAX { Err(BadKeep::Body) } else { Ok(keep) }
+    if keep > KEEP_MAX { Err(BadKeep::TooLong) } else { Ok(keep) }
 }
 
 #[cfg(test)]
@@ -185,6 +193,21 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(keep_old_for(body.as_bytes()).ok(), keep, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_used_is_named_with_what_is_accepted() {
+        for (body, said) in [
+            (r#"{"keepOldFor":"2161h"}"#, "keepOldFor: expected 0s to 2160h"),
+            (r#"{"keepOldFor":24}"#, r#"expected {"keepOldFor":"24h"}, or no body; keepOldFor: expected a string"#),
+            (
+                r#"{"keepoldfor":"1h"}"#,
+                r#"expected {"keepOldFor":"24h"}, or no body; keepoldfor: is not accepted; accepted: keepOldFor"#,
+            ),
+            (r#"["1h"]"#, r#"expected {"keepOldFor":"24h"}, or no body"#),
+        ] {
+            assert_eq!(keep_old_for(body.as_bytes()).map_err(|bad| chain(&bad)), Err(said.to_owned()), "{body}");
         }
     }
 }

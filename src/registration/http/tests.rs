@@ -541,7 +541,8 @@ async fn each_route_says_what_is_wrong_with_a_body_or_a_query_in_our_words() {
         }
     }
     let answer = client.ask("POST", &routes[0].1, &[("content-type", "application/json")], "{}").await;
-    assert_eq!((answer.status, &answer.json()["message"]), (StatusCode::BAD_REQUEST, &json!("selection: is missing")));
+    let said = "expected {\"selection\":…} with what a preview answered; selection: is missing";
+    assert_eq!((answer.status, &answer.json()["message"]), (StatusCode::BAD_REQUEST, &json!(said)));
     for path in [
         "attempts",
         "dead-letters",

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use crate::domain::integration::join_url;
 use crate::domain::target::Target;
 use crate::net::address::AddressPolicy;
@@ -13,7 +15,7 @@ use crate::registration::instance::Instance;
 /// Warnings in one answer: each further one is the same about another host.
 const WARNINGS_MAX: usize = 10;
 
-/// A sentence for each host that no request may go to by this policy, with the first place that names it. A name is not looked
+/// A sentence for each entity type that is written as an id is, and for each host that no request may go to by this policy, with the first place that names it. A name is not looked
 /// up: its addresses may differ where the workers are.
 pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<String> {
     let base = instance.fields.text("baseUrl").unwrap_or_default();
@@ -22,7 +24,7 @@ pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<Strin
         Some((format!("/webHooks/{index}/relativeUrl"), url))
     });
     let mut hosts = BTreeSet::new();
-    let mut warnings = Vec::new();
+    let mut warnings = types_that_fit_nothing(instance);
     for (path, url) in [("/baseUrl".to_owned(), base.clone())].into_iter().chain(webhooks) {
         let Ok(target) = Target::parse(&url) else { continue };
         let authority = target.authority();
@@ -30,7 +32,7 @@ pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<Strin
         if !hosts.insert(Arc::clone(&authority)) {
             continue;
         }
-        if warnings.len() == WARNINGS_MAX {
+        if warnings.len() >= WARNINGS_MAX {
             break;
         }
         let host = &authority.host;
@@ -40,6 +42,36 @@ pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<Strin
         ));
     }
     warnings
+}
+
+/// What a filter says of entity types.
+#[derive(Deserialize)]
+struct Filter {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    #[serde(rename = "entityType")]
+    entity_type: Option<String>,
+}
+
+/// A sentence for each item whose entity type is the name of an event's id. New types may come at any time, so no name is
+/// refused; but a type is such a name without its end.
+fn types_that_fit_nothing(instance: &Instance) -> Vec<String> {
+    let filters = instance
+        .webhooks
+        .iter()
+        .enumerate()
+        .filter_map(|(at, webhook)| Some((at, serde_json::from_str::<Filter>(webhook.get("filter")?.get()).ok()?)));
+    let items = filters.flat_map(|(at, filter)| filter.items.into_iter().enumerate().map(move |item| (at, item)));
+    let warnings = items.filter_map(|(at, (index, item))| {
+        let named = item.entity_type?;
+        let meant = named.strip_suffix("Id").filter(|meant| !meant.is_empty())?;
+        let path = format!("/webHooks/{at}/filter/items/{index}/entityType");
+        Some(format!("{path}: {named:?} is the name of an id, and a type is that without Id; did you mean {meant:?}?"))
+    });
+    warnings.take(WARNINGS_MAX).collect()
 }
 
 /// The address that a host is written as, without a lookup.
@@ -71,6 +103,15 @@ mod tests {
         assert_eq!(places(of(instance, &["10.0.0.0/8", "127.0.0.0/8", "::1/128"])), [""; 0]);
         let text = of(instance, &[]).swap_remove(0);
         assert!(text.contains("(private)") && text.contains("--allow-private-networks"), "{text}");
+    }
+
+    #[test]
+    fn an_entity_type_that_is_written_as_an_id_gives_a_warning() {
+        let instance = r#"{"baseUrl":"https://a.example/","webHooks":[{"id":"a","relativeUrl":"/a"},{"id":"b","relativeUrl":"/b",
+            "filter":{"items":[{},{"entityType":"company"},{"entityType":"companyId"},{"entityType":"Id"}]}}]}"#;
+        let said = "/webHooks/1/filter/items/2/entityType: \"companyId\" is the name of an id, and a type is that without Id; \
+                    did you mean \"company\"?";
+        assert_eq!(of(instance, &[]), [said]);
     }
 
     #[test]

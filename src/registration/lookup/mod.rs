@@ -170,7 +170,8 @@ fn found_event(
         None if event.starts_with(DELIVERY_ID_PREFIX) => {
             let span = Span::default();
             let place = origin_of_delivery(settings, event, Some(workspace), &span, Bounds::PAGE, watch)?;
-            (event_at(settings, &place.ok_or_else(missing)?, watch.wanted)?, None)
+            let unknown = || Missing::Delivery { delivery: event.to_owned() };
+            (event_at(settings, &place.ok_or_else(unknown)?, watch.wanted)?, None)
         }
         None => match event_named(settings, event, Some(workspace), &Span::default(), Bounds::PAGE, watch)? {
             FoundById::Event(event) => (Some(*event), None),

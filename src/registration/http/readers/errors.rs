@@ -55,6 +55,11 @@ pub(crate) enum Missing {
         .searched_back_to.as_ref().map(|time| format!("; searched back to {time}")).unwrap_or_default()
     )]
     Event { event: String, searched_back_to: Option<String> },
+    #[error(
+        "no logged attempt and no dead letter of this workspace has the delivery id {delivery}; unless all attempts are logged, a \
+         delivery that was acknowledged at once has neither: ask with the id of its event"
+    )]
+    Delivery { delivery: String },
     #[error("there is no record {place} of this workspace")]
     Record { place: String },
     #[error("it is not an event: it becomes a dead letter of reason invalid-event")]
