@@ -1,7 +1,7 @@
 //! Places for deliveries that take long, so that commits go on past them, and for those under way when a partition is given up.
 //! Pure. The passes of the catch-up reader are in `partition`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::behind::Behind;
 use super::partition::PartitionBacklog;
@@ -32,24 +32,34 @@ impl PartitionBacklog {
     }
 
     /// Makes places for deliveries that were given before `before_ms` and are still open, so that their records do not wait for them. A
-    /// record that waits for many has more time: a place costs a write, and most of them end meanwhile.
+    /// record that waits for many has more time: a place costs a write, and most of them end meanwhile. It is put aside, so that it
+    /// delays no other.
     pub(crate) fn cover_open(&mut self, before_ms: i64, now_ms: i64) {
-        while let Some((at_ms, event)) = self.given.front() {
-            let event = event.upgrade();
-            let open = event.as_ref().map_or(0, |event| i64::try_from(event.unreleased()).unwrap_or(i64::MAX));
+        while let Some((at_ms, event)) = self.given.front()
+            && (*at_ms < before_ms || *at_ms > now_ms || event.strong_count() == 0)
+        {
+            self.given_to_many.extend(self.given.pop_front());
+        }
+        let mut given_to_many = std::mem::take(&mut self.given_to_many);
+        given_to_many.retain(|(at_ms, event)| {
+            let Some(event) = event.upgrade() else { return false };
+            let open = i64::try_from(event.unreleased()).unwrap_or(i64::MAX);
             let more_ms = open.saturating_mul(COVER_EACH_MS).min(COVER_MORE_MS_MAX);
             let is_due = at_ms.saturating_add(more_ms) < before_ms || *at_ms > now_ms;
-            if event.is_some() && !is_due {
-                return;
+            if is_due {
+                self.cover(&event, now_ms);
             }
-            self.given.pop_front();
-            let Some(event) = event else { continue };
-            for gauge in event.cover_open() {
-                let (position, times) = (self.position, (event.timestamp_ms, now_ms));
-                let new = || Behind::level(&gauge, position, times).after(&self.settled_before);
-                let behind = self.behind.entry(gauge.id()).or_insert_with(|| Box::new(new()));
-                behind.cover(Arc::clone(&event));
-            }
+            !is_due
+        });
+        self.given_to_many = given_to_many;
+    }
+
+    fn cover(&mut self, event: &Arc<Event>, now_ms: i64) {
+        for gauge in event.cover_open() {
+            let (position, times) = (self.position, (event.timestamp_ms, now_ms));
+            let new = || Behind::level(&gauge, position, times).after(&self.settled_before);
+            let behind = self.behind.entry(gauge.id()).or_insert_with(|| Box::new(new()));
+            behind.cover(Arc::clone(event));
         }
     }
 
@@ -63,7 +73,12 @@ impl PartitionBacklog {
     /// Whether a delivery that was given is still open.
     pub(crate) fn has_open(&self) -> bool {
         self.behind.values().any(|behind| behind.has_open())
-            || self.given.iter().any(|(_, event)| event.upgrade().is_some_and(|event| event.has_open()))
+            || self.watched().any(|(_, event)| event.upgrade().is_some_and(|event| event.has_open()))
+    }
+
+    /// The records that the main reader gave lately.
+    fn watched(&self) -> impl Iterator<Item = &(i64, Weak<Event>)> {
+        self.given.iter().chain(&self.given_to_many)
     }
 
     /// The partition is given up: each webhook with open deliveries holds its place until they have ended.
@@ -113,12 +128,28 @@ impl PartitionBacklog {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use bytes::Bytes;
 
     use super::*;
     use crate::inflight::job::Origin;
     use crate::inflight::lane_gauge::LaneGauges;
     use crate::inflight::pressure::Pressure;
+
+    /// A record at that offset that is given to webhooks of the numbers in `to`.
+    fn given(
+        (gauges, pressure, assignment): (&LaneGauges, &Arc<Pressure>, &Arc<Assignment>),
+        offset: i64,
+        to: Range<i64>,
+    ) -> Arc<Event> {
+        let of: Vec<_> = to.map(|webhook| gauges.of("ws/i", &webhook.to_string())).collect();
+        let origin = Origin { topic: Arc::clone(assignment.topic()), partition: 0, offset };
+        let ticket = Some((assignment, assignment.admit(offset)));
+        let event = Event::new(Bytes::new(), origin, 0, ticket, pressure.hold(0));
+        event.open_for(of.iter(), [].iter());
+        Arc::new(event)
+    }
 
     #[test]
     fn a_record_that_waits_for_many_deliveries_is_covered_later_than_one_that_waits_for_few() {
@@ -127,12 +158,7 @@ mod tests {
         // How many places there are after the record was covered with each bound on the time.
         let covered = |webhooks: i64, bounds: [i64; 2]| {
             let mut backlog = PartitionBacklog::new(0, Vec::new());
-            let of: Vec<_> = (0..webhooks).map(|webhook| gauges.of("ws/i", &webhook.to_string())).collect();
-            let origin = Origin { topic: Arc::clone(assignment.topic()), partition: 0, offset: 7 };
-            let ticket = Some((&assignment, assignment.admit(7)));
-            let event = Event::new(Bytes::new(), origin, 0, ticket, pressure.hold(0));
-            event.open_for(of.iter(), [].iter());
-            let event = Arc::new(event);
+            let event = given((&gauges, &pressure, &assignment), 7, 0..webhooks);
             backlog.watch(&event, 1_000);
             bounds.map(|before_ms| {
                 backlog.cover_open(before_ms, 60_000);
@@ -142,5 +168,28 @@ mod tests {
         assert_eq!(covered(1, [1_001, 1_002]), [0, 1]);
         assert_eq!(covered(300, [1_300, 1_301]), [0, 300]);
         assert_eq!(covered(20_000, [1_000 + COVER_MORE_MS_MAX, 1_001 + COVER_MORE_MS_MAX]), [0, 20_000]);
+    }
+
+    #[test]
+    fn a_record_that_waits_for_many_deliveries_delays_no_place_of_later_records_and_keeps_none_in_memory() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let assignment = Assignment::new("events".into(), 0);
+        let tools = (&gauges, &pressure, &assignment);
+        let mut backlog = PartitionBacklog::new(0, Vec::new());
+        let to_many = given(tools, 0, 0..5_000);
+        backlog.watch(&to_many, 1_000);
+        for offset in 1..1_000 {
+            backlog.watch(&given(tools, offset, 0..1), 1_001);
+        }
+        let to_one = given(tools, 1_000, 7_000..7_001);
+        backlog.watch(&to_one, 1_001);
+        backlog.cover_open(1_002, 60_000);
+        backlog.cover_open(1_003, 60_000);
+        assert_eq!(backlog.len(), 1, "the later record is covered");
+        assert_eq!(backlog.watched().count(), 1, "records that are settled or covered are forgotten");
+        assert!(backlog.has_open());
+        backlog.hold(60_000);
+        assert_eq!(backlog.len(), 5_001, "all that is open gets a place when the partition is given up");
+        assert_eq!(backlog.watched().count(), 0);
     }
 }

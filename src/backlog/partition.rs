@@ -118,6 +118,8 @@ pub struct PartitionBacklog {
     passes: u64,
     /// Records that the main reader gave lately, and when, ms since 1970: a delivery that is still open later gets a place.
     pub(super) given: VecDeque<(i64, Weak<Event>)>,
+    /// Those of them that have more time, because they wait for many deliveries.
+    pub(super) given_to_many: Vec<(i64, Weak<Event>)>,
     /// Runs of offsets beyond the beginning that the group had settled before.
     pub(super) settled_before: Arc<[Range<i64>]>,
     start: i64,
@@ -193,6 +195,7 @@ impl PartitionBacklog {
             // Another log under the same name: no place is of it.
             self.behind.clear();
             self.given.clear();
+            self.given_to_many.clear();
             self.pass = None;
             self.settled_before = Arc::default();
         }
