@@ -175,3 +175,9 @@ fn the_table_of_rooms_goes_from_the_top_down() {
     let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
     assert_eq!(documents::rooms_out_of_order(&page, rooms::layer), [""; 0]);
 }
+
+#[test]
+fn the_page_names_every_thread_of_a_worker() {
+    let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    assert_eq!(documents::threads_left_out(&page, &fs::read_to_string("src/app/threads.rs").unwrap()), [""; 0]);
+}

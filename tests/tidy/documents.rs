@@ -90,6 +90,27 @@ pub(crate) fn rooms_out_of_order(page: &str, layer: impl Fn(&str) -> Option<usiz
     wrong
 }
 
+/// Threads of the table in `threads`, the text of `app/threads.rs`, that the page's table does not name.
+pub(crate) fn threads_left_out(page: &str, threads: &str) -> Vec<String> {
+    let named = |line: &str| {
+        let cell = line.split(" | ").next().unwrap_or_default();
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let section =
+        page.split_once("## Threads").map_or("", |(_, after)| after.split("\n## ").next().unwrap_or_default());
+    let told: Vec<_> = section.lines().filter(|line| line.starts_with("| ")).flat_map(named).collect();
+    let started: Vec<_> = threads
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! "))
+        .filter(|line| line.starts_with("| "))
+        .flat_map(named)
+        .collect();
+    if started.is_empty() {
+        return vec!["the table is not found".to_owned()];
+    }
+    started.into_iter().filter(|thread| !told.contains(thread)).collect()
+}
+
 const PLACES: &str = "## Where do I add …";
 /// What paths of the table may leave out.
 const ROOTS: [&str; 2] = ["", "src/"];

@@ -1,6 +1,6 @@
 //! The rules themselves under test: a small sample breaks each of them, and its good twin breaks none.
 
-use crate::documents::{Step, missing, rooms_out_of_order, steps_back, walk, wrong_places};
+use crate::documents::{Step, missing, rooms_out_of_order, steps_back, threads_left_out, walk, wrong_places};
 use crate::source::Source;
 use crate::{rooms, style};
 
@@ -191,4 +191,14 @@ fn a_place_that_is_not_there_is_found() {
     ] {
         assert_eq!(wrong_places(&page(row)), Vec::from_iter(wrong), "{row}");
     }
+}
+
+#[test]
+fn a_thread_that_the_page_does_not_name_is_found() {
+    let threads = "//! | thread | room |\n//! | --- | --- |\n//! | `events`, `places` | `intake`, `backlog` |\n";
+    let page =
+        |row: &str| format!("## Threads\n\n| thread | does |\n| --- | --- |\n{row}\n\n## Decisions\n\n| `places` |\n");
+    assert_eq!(threads_left_out(&page("| `places`, `events` | reads |"), threads), [""; 0]);
+    assert_eq!(threads_left_out(&page("| `events` | fills `places` |"), threads), ["places"]);
+    assert_eq!(threads_left_out(&page(""), "//! Threads.\n"), ["the table is not found"]);
 }
