@@ -44,6 +44,11 @@ fn plain(words: &str) -> String {
     words.replace("ipv4#", "").replace("ipv6#", "")
 }
 
+/// Whether the client library logs the same as a connection that failed: each client would say it twice, for each broker.
+fn is_said_by_log(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure))
+}
+
 /// Logs the client library's text as it is.
 fn debug(client: &str, facility: &str, detail: &str) {
     tracing::debug!(client, facility, detail, "kafka client");
@@ -94,14 +99,18 @@ impl ClientContext for ClientLog {
             }
             // The tool itself says what is wrong, in its own words.
             _ if self.is_quiet || MOMENTARY.contains(&facility) => debug(role, facility, message),
+            // Before the levels: a connection that is refused is an error, one that ends is not, and an outage makes both.
+            _ if facility == CONNECTION_FAILED => {
+                let is_error = matches!(level, RDKafkaLogLevel::Error);
+                match OUTAGE.of(if is_error { "refused" } else { "ended" }) {
+                    Some(repeats) if is_error => tracing::warn!(client = role, repeats, detail, "kafka client"),
+                    Some(repeats) => tracing::info!(client = role, repeats, detail, "kafka client"),
+                    None => {}
+                }
+            }
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 if let Some(repeats) = self.repeats.of(facility) {
                     tracing::warn!(client = role, repeats, detail, "kafka client");
-                }
-            }
-            _ if facility == CONNECTION_FAILED => {
-                if let Some(repeats) = OUTAGE.of(facility) {
-                    tracing::info!(client = role, repeats, detail, "kafka client");
                 }
             }
             RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
@@ -124,7 +133,7 @@ impl ClientContext for ClientLog {
             *self.last_error.lock() = Some(reason.to_owned());
         }
         let text = error.to_string();
-        if self.is_quiet {
+        if self.is_quiet || is_said_by_log(&error) {
             tracing::debug!(client = self.role, error = text, reason, "kafka client error");
             return;
         }
@@ -219,6 +228,24 @@ mod tests {
         for inner in ["thrd:", "SESSTMOUT", "bootstrap", "in state", "facility"] {
             assert!(!said.contains(inner), "{inner} in {said}");
         }
+    }
+
+    #[test]
+    fn an_outage_is_said_once_for_all_clients() {
+        let said = crate::telemetry::logs::testing::logged(|| {
+            for role in ["events", "retries", "health"] {
+                let client = ClientLog::new(role);
+                let refused =
+                    "b:1/1: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)";
+                client.log(RDKafkaLogLevel::Error, CONNECTION_FAILED, refused);
+                client.error(KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), refused);
+                client.error(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+            }
+        });
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines.len() <= 2, "{said}");
+        assert!(lines.iter().all(|line| line.contains("Connection refused")), "{said}");
+        assert!(!said.contains("BrokerTransportFailure"), "{said}");
     }
 
     #[test]
