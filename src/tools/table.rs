@@ -7,6 +7,8 @@ use super::render::printable;
 
 /// A column is made no narrower than this to fit.
 const COLUMN_MIN: usize = 8;
+/// The shape of a time, without its fraction and zone.
+const SECONDS: &str = "0000-00-00T00:00:00";
 /// Between two columns.
 const GAP: &str = "  ";
 
@@ -112,13 +114,26 @@ impl Fixed {
     }
 }
 
-/// The text in at most `width` characters; an ellipsis says that there was more.
+/// The text in at most `width` characters; an ellipsis says that there was more. Of a time the fraction goes first, then the year, then
+/// the day.
 fn cut(text: &str, width: usize) -> Cow<'_, str> {
     if text.chars().count() <= width {
         return Cow::Borrowed(text);
     }
+    if let Some(time) = cut_time(text, width) {
+        return Cow::Owned(time);
+    }
     let kept: String = text.chars().take(width.saturating_sub(1)).collect();
     Cow::Owned(format!("{kept}…"))
+}
+
+/// `None` if the text is no time as these tables write it, or not even its hour, minute and second have room.
+fn cut_time(text: &str, width: usize) -> Option<String> {
+    let seconds = text.get(..SECONDS.len())?;
+    let is_time = text.ends_with('Z')
+        && seconds.bytes().zip(SECONDS.bytes()).all(|(is, shape)| is == shape || shape == b'0' && is.is_ascii_digit());
+    let parts = [0, "0000-".len(), "0000-00-00T".len()].map(|from| seconds.get(from..));
+    parts.into_iter().filter(|_| is_time).flatten().find(|part| part.len() <= width).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -157,6 +172,24 @@ mod tests {
         assert_eq!(Fixed::new(&columns, Some(24)).heading(), "PLACE       WHOSE");
         let long = ["a-long-topic/0/12", "", "", ""];
         assert_eq!(Fixed::new(&columns, None).row(&long), long[0], "what goes to a file is whole");
+    }
+
+    #[test]
+    fn a_time_that_is_cut_keeps_its_hour() {
+        let time = "2026-01-31T12:34:56.789Z";
+        for (width, expected) in [
+            (24, time),
+            (23, "2026-01-31T12:34:56"),
+            (19, "2026-01-31T12:34:56"),
+            (18, "01-31T12:34:56"),
+            (13, "12:34:56"),
+            (8, "12:34:56"),
+            (7, "2026-0…"),
+        ] {
+            assert_eq!(cut(time, width), expected, "{width}");
+        }
+        assert_eq!(cut("2026-01-31 of no hour", 14), "2026-01-31 of…");
+        assert_eq!(cut("0a7f3b52-6a0c-4d59-8a55-3f0d3c1b9e01", 13), "0a7f3b52-6a0…");
     }
 
     #[test]
