@@ -65,7 +65,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         }),
         Command::Receiver(options) => until_stopped(|[stop]| async move {
             let summary = receiver::run(options, stop).await?;
-            tracing::info!(?summary, "stopped");
+            let receiver::Summary { received, acknowledged, failed, duplicates, invalid_signatures } = summary;
+            tracing::info!(received, acknowledged, failed, duplicates, invalid_signatures, "stopped");
             Ok(ExitCode::SUCCESS)
         }),
         tool => run_tool(tool).map_err(|error| ToolFailed(chain(error.as_ref())).into()),

@@ -43,6 +43,6 @@ pub(crate) enum Refusal {
     Disabled { webhook: String },
     #[error("webhook: webhook `{webhook}` is scheduled: events do not fire it")]
     Scheduled { webhook: String },
-    #[error("from: no suspension of `{key}` is recorded in topic `{health}`: say where to begin")]
+    #[error("no suspension of `{key}` is recorded in topic `{health}`: say with `from` where to begin")]
     NoSuspension { key: String, health: String },
 }

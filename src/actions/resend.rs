@@ -209,10 +209,11 @@ impl Account {
     pub(crate) fn text(&self) -> String {
         let Self { tool, topic, read, matched, sent, .. } = self;
         let mut lines = Vec::new();
+        let records = if *read == 1 { "record" } else { "records" };
         if self.dry_run {
-            lines.push(format!("dry run of {tool}: read {read} records of {topic}, would send {matched}"));
+            lines.push(format!("dry run of {tool}: read {read} {records} of {topic}, would send {matched}"));
         } else {
-            lines.push(format!("{tool}: read {read} records of {topic}, matched {matched}, sent {sent}"));
+            lines.push(format!("{tool}: read {read} {records} of {topic}, matched {matched}, sent {sent}"));
         }
         if self.sent_before > 0 {
             lines.push(format!("of these {} were sent back before: --skip-sent leaves them out", self.sent_before));
@@ -453,6 +454,12 @@ mod tests {
             pace.take(Instant::now());
         }
         assert_eq!(began.elapsed(), Duration::from_millis(470), "no more than the burst is caught up on");
+    }
+
+    #[test]
+    fn an_account_of_one_record_says_one_record() {
+        let account = Account { tool: "redrive", topic: "dead".to_owned(), read: 1, matched: 1, ..Account::default() };
+        assert_eq!(account.text(), "redrive: read 1 record of dead, matched 1, sent 0");
     }
 
     #[test]

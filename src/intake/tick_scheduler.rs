@@ -74,14 +74,14 @@ impl TickMember {
         let mut held = self.held();
         partitions.elements().iter().for_each(|element| held.add(element.partition(), now_ms));
         drop(held);
-        tracing::info!(partitions = partitions.count(), "schedules came");
+        tracing::info!(partitions = partitions.count(), "the schedules of these partitions are fired here");
     }
 
     fn revoked(&self, partitions: &TopicPartitionList) {
         let mut held = self.held();
         partitions.elements().iter().for_each(|element| held.remove(element.partition()));
         drop(held);
-        tracing::info!(partitions = partitions.count(), "schedules went");
+        tracing::info!(partitions = partitions.count(), "the schedules of these partitions are fired elsewhere");
     }
 }
 

@@ -82,7 +82,7 @@ const KINDS: [(&str, &str); 8] = [
         "TIME",
         "RFC 3339 with its offset, a date of UTC, today, yesterday, or how long ago: 2026-01-31T12:00:00Z, 2026-01-31, 1h",
     ),
-    ("EVENT", "topic/partition/offset, such as crm.object-events/3/1042"),
+    ("EVENT", "a place is topic/partition/offset, such as crm.object-events/3/1042"),
     ("ADDRESS", "IP address and port: 0.0.0.0:8080, [::1]:8080; port 0 takes a free one"),
     ("CIDR", "an address range: 10.0.0.0/8, fd00::/8"),
     ("COUNT", "a whole number"),

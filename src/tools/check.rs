@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::render::printable;
+use super::render::{counted, printable};
 use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::clock;
 use crate::kafka::groups::committed;
@@ -88,8 +88,8 @@ pub(crate) async fn run(
     }
     let count = |state| lines.iter().filter(|line| line.state == state).count();
     if !json {
-        let (errors, warnings) = (count(State::Error), count(State::Warning));
-        write_line(out, &format!("{} checked: {errors} errors, {warnings} warnings", lines.len()))?;
+        let (errors, warnings) = (counted(count(State::Error), "error"), counted(count(State::Warning), "warning"));
+        write_line(out, &format!("{} checked: {errors}, {warnings}", lines.len()))?;
     }
     Ok(if worst == State::Error { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -30,6 +30,11 @@ pub(super) fn records_were(count: u64) -> String {
     if count == 1 { "1 was".to_owned() } else { format!("{count} were") }
 }
 
+/// A count with the word for what is counted.
+pub(super) fn counted(count: usize, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+}
+
 /// A line about the rows that a limit leaves out; `None` if it leaves out none.
 pub(super) fn more(count: usize, what: &str) -> Option<String> {
     (count > 0).then(|| format!("{count} more {what}: --limit shows more"))

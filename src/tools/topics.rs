@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::moved_keys;
+use super::render::counted;
 use crate::settings::Settings;
 use crate::topics::cluster::{self, Applied, TopicsError};
 use crate::topics::{Finding, Fix, Plan, Severity};
@@ -102,7 +103,8 @@ fn print_plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     let by_hand = plan.findings.iter().filter(|finding| finding.fix == Fix::ByHand).count();
     let warnings = plan.findings.len() - errors;
     let fixed = plan.findings.len() - by_hand;
-    writeln!(out, "{errors} errors, {warnings} warnings; `topics apply` settles {fixed}, {by_hand} need a person")
+    let (errors, warnings) = (counted(errors, "error"), counted(warnings, "warning"));
+    writeln!(out, "{errors}, {warnings}; `topics apply` settles {fixed}, left for a person: {by_hand}")
 }
 
 fn print_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {

@@ -311,7 +311,7 @@ async fn a_check_says_what_keeps_a_worker_from_working_here() {
     assert!(state_of("clock")["says"].as_str().unwrap().contains("no record is from the future"), "{rows:?}");
     let away = run("127.0.0.1:1", &stage.names, &["check"]).await;
     assert!(away.code == 1 && away.out.contains("no broker of `127.0.0.1:1` answers"), "{} {}", away.out, away.log);
-    assert!(away.out.ends_with("2 checked: 1 errors, 0 warnings\n"), "{}", away.out);
+    assert!(away.out.ends_with("2 checked: 1 error, 0 warnings\n"), "{}", away.out);
 }
 
 /// Attempts in the log: some 40 MB in a usual run.
