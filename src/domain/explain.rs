@@ -4,10 +4,11 @@
 //! the worker does; nothing here compares words itself.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::event::{Envelope, InvalidEvent};
@@ -39,8 +40,7 @@ impl EventWords {
         };
         let fields: HashMap<String, &RawValue> = serde_json::from_slice(value).map_err(malformed)?;
         let text_of = |field: &str| fields.get(field).map_or("null", |raw| raw.get());
-        let entities: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(text_of("entityIds")).map_err(malformed)?;
+        let Names(entities) = serde_json::from_str(text_of("entityIds")).map_err(malformed)?;
         // A value that is not an object counts as no change.
         let change: HashMap<String, &RawValue> = serde_json::from_str(text_of("changeData")).unwrap_or_default();
         let change: Option<String> = change
@@ -50,8 +50,37 @@ impl EventWords {
             id: envelope.id.clone().into_owned(),
             event: serde_json::from_str(text_of("type")).map_err(malformed)?,
             change,
-            entities: entities.keys().map(|key| key.strip_suffix("Id").unwrap_or(key).to_owned()).collect(),
+            entities: entities.iter().map(|name| name.strip_suffix("Id").unwrap_or(name).to_owned()).collect(),
         })
+    }
+}
+
+/// The names of an object's members in their order, each once. The values may be nested as deeply as in the events that workers deliver.
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfObject;
+
+        impl<'de> Visitor<'de> for OfObject {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Names, A::Error> {
+                let (mut names, mut seen) = (Vec::new(), HashSet::new());
+                while let Some((name, IgnoredAny)) = members.next_entry::<String, _>()? {
+                    if seen.insert(name.clone()) {
+                        names.push(name);
+                    }
+                }
+                Ok(Names(names))
+            }
+        }
+
+        deserializer.deserialize_map(OfObject)
     }
 }
 
@@ -458,6 +487,17 @@ mod tests {
         assert!(!explanation.delivers(&explanation.webhooks[0]));
         let same = explain(&integration, &items, &words, &envelope.facts(), Some("ws"));
         assert_eq!(same.obstacles.len(), 2);
+    }
+
+    #[test]
+    fn an_event_that_is_nested_deeply_has_its_words() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let value = format!(
+            r#"{{"id":"1","type":"change","entityIds":{{"bId":"1","aId":{deep},"bId":2}},"changeData":{{"type":"patch","new":{deep}}}}}"#
+        );
+        let envelope = Envelope::parse(value.as_bytes()).unwrap();
+        let words = EventWords::parse(value.as_bytes(), &envelope).unwrap();
+        assert_eq!(words.to_string(), "change patch of b and a");
     }
 
     #[test]

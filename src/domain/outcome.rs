@@ -269,11 +269,11 @@ pub(crate) fn parse_retry_after(status: u16, value: Option<&[u8]>, now: SystemTi
         return None;
     }
     let text = std::str::from_utf8(value?).ok()?.trim();
-    let asked = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
+    let asked = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a number holds still ask for a very long wait.
-        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => RETRY_AFTER_MAX,
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
+        text.parse().map_or(RETRY_AFTER_MAX, Duration::from_secs)
+    } else {
+        httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()
     };
     Some(asked.min(RETRY_AFTER_MAX))
 }
@@ -334,7 +334,9 @@ mod tests {
         assert_eq!(parse(503, " 7 "), Some(Duration::from_secs(7)));
         assert_eq!(parse(500, "120"), None);
         assert_eq!(parse_retry_after(429, None, now), None);
-        assert_eq!(parse(429, "-1"), None);
+        for bad in ["-1", "+120", "1.5", "0x10"] {
+            assert_eq!(parse(429, bad), None, "{bad}");
+        }
         assert_eq!(parse(429, "Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(60)));
         assert_eq!(parse(429, "Wed, 21 Oct 2015 07:20:00 GMT"), Some(Duration::ZERO));
         assert_eq!(parse(429, "18446744073709551615"), Some(RETRY_AFTER_MAX));

@@ -115,6 +115,7 @@ pub(crate) mod zoo_names;
 #[cfg(test)]
 pub(crate) mod testing {
     use std::net::SocketAddr;
+    use std::path::PathBuf;
 
     use hickory_resolver::config::{ConnectionConfig, ProtocolConfig};
 
@@ -122,6 +123,11 @@ pub(crate) mod testing {
 
     /// Asks these name servers, and no hosts file.
     pub(crate) fn asking_only(servers: &[SocketAddr]) -> Box<Lookup> {
+        asking_after("/nonexistent/hosts", servers)
+    }
+
+    /// Looks into this hosts file, then asks these name servers.
+    pub(crate) fn asking_after(hosts: impl Into<PathBuf>, servers: &[SocketAddr]) -> Box<Lookup> {
         let servers = servers.iter().map(|server| {
             let connection = |protocol| {
                 let mut connection = ConnectionConfig::new(protocol);
@@ -131,6 +137,6 @@ pub(crate) mod testing {
             let connections = vec![connection(ProtocolConfig::Udp), connection(ProtocolConfig::Tcp)];
             NameServerConfig::new(server.ip(), true, connections)
         });
-        asking(servers.collect(), ResolverOpts::default(), HostsFile::new("/nonexistent/hosts"))
+        asking(servers.collect(), ResolverOpts::default(), HostsFile::new(hosts))
     }
 }

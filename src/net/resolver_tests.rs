@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::net::testing::asking_only;
+use crate::net::testing::{asking_after, asking_only};
 use crate::net::zoo_names::{Family as Asked, NameServer, Reply};
 
 const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -329,6 +329,17 @@ async fn a_name_is_asked_for_as_it_is_and_never_with_the_search_list() {
     assert_eq!(resolver.resolve("receiver.example").await, Err(ResolveError::NoSuchName));
     let questions = server.questions();
     assert!(!questions.is_empty() && questions.iter().all(|(name, _)| name == "receiver.example."), "{questions:?}");
+}
+
+#[tokio::test]
+async fn a_name_of_the_hosts_file_is_not_asked_for() {
+    let server = NameServer::start(good).await;
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(hosts.path(), "192.0.2.2 good-here.test\n").unwrap();
+    let resolver = Resolver::with(asking_after(hosts.path(), &[server.address]));
+    assert_eq!(addresses(&resolver, "good-here.test").await, [TWO]);
+    assert_eq!(server.questions(), []);
+    assert_eq!(addresses(&resolver, "good-there.test").await, [ONE]);
 }
 
 #[tokio::test]

@@ -229,6 +229,8 @@ async fn twelve_hundred_hosts_leave_files_for_another_customer_and_for_probes() 
     stage.put(&integrations);
     let options = ["--retry-schedule", "1h"];
     let worker = Worker::with_files(FILES, cluster.brokers(), &stage.names, &options).await;
+    let says_so = |line: &str| line.contains("the limit of open files is too low").then_some(());
+    assert!(worker.lines().find(PATIENCE, says_so).is_some(), "{}", worker.lines().tail(20));
     stage.send([event("one", "c"), event("two", "c")]);
     for number in 0..OTHERS {
         let value =

@@ -167,6 +167,24 @@ async fn what_follows_a_failure_is_the_tier_of_its_attempt_or_a_dead_letter() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_attempt_log_names_the_url_that_was_requested_and_masks_the_secret_that_was_sent() {
+    let mut lab = Lab::start(settings(), ONE, |_| Answer::status(401).after(secs(5)));
+    for _ in 0..3 {
+        assert!(lab.feed("hook", 1).await);
+    }
+    lab.at(1_000).await;
+    let mut rotated = record_of("http://r.example/t0k3n-of-now");
+    rotated["secrets"] = json!([{"id": "webhook.header.Authorization", "value": "Bearer t0k3n-of-now"}]);
+    lab.change(&rotated);
+    lab.settled().await;
+    let requested: Vec<_> = lab.receivers.seen().into_iter().map(|seen| seen.webhook).collect();
+    assert_eq!(requested, ["hook", "t0k3n-of-now", "t0k3n-of-now"]);
+    let logged: Vec<_> = lab.logged().into_iter().map(|record| record["url"].clone()).collect();
+    assert_eq!(logged, ["http://r.example/hook", "http://r.example/***", "http://r.example/***"]);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_attempt_log_names_a_next_attempt_only_where_one_follows() {
     let day_ms = i64::try_from(settings().give_up_after.as_millis()).unwrap();
     for (attempts, first_attempt_ms, follows) in

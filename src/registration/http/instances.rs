@@ -21,6 +21,7 @@ use super::openapi::{
     PatchBody, Success,
 };
 use super::precondition::Precondition;
+use super::readers::page_limit;
 use super::warnings::warnings;
 use super::{Api, Caller, Names, TestAnswer, TestRequest, answers};
 use crate::clock;
@@ -123,15 +124,9 @@ pub(super) async fn list(
         Ok(query) => query,
         Err(error) => return answers::bad_query(&error),
     };
-    let limit = match query.limit.as_deref().map(str::parse::<i64>) {
-        None => PAGE_ITEMS,
-        Some(Ok(limit)) if limit > 0 => {
-            usize::try_from(limit).map_or(PAGE_ITEMS_MAX, |limit| limit.min(PAGE_ITEMS_MAX))
-        }
-        Some(_) => {
-            let found: String = query.limit.unwrap_or_default().chars().take(32).collect();
-            return answers::bad_request(format!("limit {found:?}: expected a number from 1 on"));
-        }
+    let Some(limit) = page_limit(query.limit.as_deref(), PAGE_ITEMS, PAGE_ITEMS_MAX) else {
+        let found: String = query.limit.unwrap_or_default().chars().take(32).collect();
+        return answers::bad_request(format!("limit {found:?}: expected a number from 1 on"));
     };
     let page = api.registry.view().page(&names.workspace, query.after.as_deref(), limit);
     let next = page.items.last().filter(|_| page.has_more).map(|(id, _)| id.clone());

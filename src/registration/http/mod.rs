@@ -98,8 +98,8 @@ pub(crate) enum ApiError {
     Registry(#[from] RegistryError),
 }
 
-/// A webhook to send a test delivery to.
-#[derive(Clone, Debug)]
+/// A webhook to send a test delivery to. Without `Debug`, because it holds secrets.
+#[derive(Clone)]
 pub(crate) struct TestRequest {
     /// `<workspace>/<integration id>`: the record's key.
     pub(crate) key: String,

@@ -5,6 +5,8 @@ mod operation;
 mod draft;
 mod conflict;
 
+use std::fmt;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -35,8 +37,14 @@ pub(crate) enum BadPatch {
 }
 
 /// The operations of a patch, each as it was sent.
-#[derive(Debug)]
 pub(crate) struct Patch(Vec<Box<RawValue>>);
+
+/// Shows no operation, because they hold secrets.
+impl fmt::Debug for Patch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Patch").field("operations", &self.0.len()).finish_non_exhaustive()
+    }
+}
 
 /// The result of a patch.
 #[derive(Debug)]

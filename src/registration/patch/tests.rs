@@ -323,8 +323,10 @@ fn secret_values_never_come_back() {
         ("add", "/secrets/0", r#"{"id":"x","value":"hunter2"}"#),
         ("nope", "/secrets", r#"[{"id":"x","value":"hunter2"}]"#),
     ] {
-        let conflict = apply(&op(verb, path, value)).unwrap_err();
-        let shown = format!("{conflict:?}");
+        let operation = op(verb, path, value);
+        let patch = Patch::parse(format!(r#"{{"operations":[{operation}]}}"#).as_bytes()).unwrap();
+        let conflict = apply(&operation).unwrap_err();
+        let shown = format!("{conflict:?} {patch:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("s3cr3t"), "{shown}");
     }
 }

@@ -33,8 +33,7 @@ pub(crate) const QUEUE_MAX: usize = 2048;
 /// How long a requester waits for Kafka before it gets the answer that Kafka does not answer. A commit takes milliseconds.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A decision about a record.
-#[derive(Debug)]
+/// A decision about a record. Without `Debug`, because it holds secrets.
 pub(crate) enum Decision {
     /// Leave the record as it is.
     Keep,

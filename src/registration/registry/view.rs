@@ -30,8 +30,8 @@ impl fmt::Display for Version {
     }
 }
 
-/// A record as it is in the topic.
-#[derive(Clone, Debug)]
+/// A record as it is in the topic. Without `Debug`, because it holds secrets.
+#[derive(Clone)]
 pub(crate) struct Stored {
     /// The value's bytes.
     pub(crate) bytes: Bytes,
@@ -44,7 +44,7 @@ pub(crate) struct Stored {
 }
 
 /// One page of a workspace.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Page {
     /// Ids and records in the order of their ids.
     pub(crate) items: Vec<(String, Stored)>,

@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::errors::{BadQuestion, Missing, SourceError};
+pub(super) use self::query::page_limit;
 use self::query::{
     ATTEMPTS, ATTEMPTS_OF_ONE, DEAD_LETTERS, Draft, FILTER_BYTES_MAX, Find, GoOn, HEALTH, NEXT_CHARS_MAX, NoParameters,
     Parameters, WORD_CHARS_MAX, limit, word,

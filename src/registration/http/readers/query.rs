@@ -72,11 +72,16 @@ pub(super) struct Draft {
 }
 
 pub(super) fn limit(given: Option<&str>) -> Result<usize, BadQuestion> {
-    match given.map(str::parse::<i64>) {
-        None => Ok(ROWS),
-        Some(Ok(limit)) if limit > 0 => Ok(usize::try_from(limit).map_or(ROWS_MAX, |limit| limit.min(ROWS_MAX))),
-        Some(_) => Err(BadQuestion::Limit),
-    }
+    page_limit(given, ROWS, ROWS_MAX).ok_or(BadQuestion::Limit)
+}
+
+/// How many rows a `limit` asks for: `usual` without one, `max` at most. `None` if it is not a number from 1 on in plain digits.
+pub(in crate::registration::http) fn page_limit(given: Option<&str>, usual: usize, max: usize) -> Option<usize> {
+    let Some(given) = given else { return Some(usual) };
+    // The library's parser takes a sign too.
+    let limit: i64 = if given.starts_with('+') { None } else { given.parse().ok() }?;
+    let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0)?;
+    Some(limit.min(max))
 }
 
 pub(super) fn word(name: &'static str, given: Option<String>, chars_max: usize) -> Result<Option<String>, BadQuestion> {

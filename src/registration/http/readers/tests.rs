@@ -127,6 +127,7 @@ async fn a_query_that_is_not_valid_is_refused_and_nothing_is_looked_up() {
         "acme/attempts?from=yesterday",
         "acme/attempts?limit=0",
         "acme/attempts?limit=many",
+        "acme/attempts?limit=%2B5",
         "acme/attempts?resaon=tls",
         "acme/attempts?from=2026-01-31T12:00:00Z&to=2026-01-31T12:00:00Z",
         "acme/attempts?event=a%0Ab",
