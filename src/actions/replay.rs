@@ -396,7 +396,7 @@ mod tests {
     fn without_a_time_and_a_recorded_suspension_there_is_nothing_to_begin_with() {
         let settings = Settings::default();
         let error = begin(&settings, &everything(), "ws/i", None).err().map(|error| error.to_string());
-        assert!(error.is_some_and(|text| text.starts_with("from: ") && text.contains("webhooks.health")));
+        assert!(error.is_some_and(|text| text.contains("`from`") && text.contains("webhooks.health")));
         let from = Selection { from: Some(jiff::Timestamp::UNIX_EPOCH), ..everything() };
         assert!(matches!(begin(&settings, &from, "ws/i", None), Ok(Begin::Time(0))));
     }

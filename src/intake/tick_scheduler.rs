@@ -25,6 +25,7 @@ use crate::inflight::partition::Assignment;
 use crate::kafka::client::{Logged, Own, schedule_consumer_config};
 use crate::kafka::groups::leave_empty_handed;
 use crate::kafka::listing::partitions_of;
+use crate::kafka::topic_range::is_away;
 use crate::settings;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 use crate::telemetry::readiness::PollLoop;
@@ -277,7 +278,10 @@ impl TickScheduler {
         self.partitions = match partitions_of(self.consumer.client(), &self.topic, METADATA_TIMEOUT) {
             Ok(partitions) => u32::try_from(partitions.len()).ok().filter(|count| *count > 0),
             Err(error) => {
-                if let Some(repeats) = self.repeats.of("partitions") {
+                if is_away(&error) {
+                    // The client says once for the whole process that no broker answers.
+                    tracing::debug!(topic = self.topic, %error, "the partitions are not known; no schedule is fired");
+                } else if let Some(repeats) = self.repeats.of("partitions") {
                     let topic = &self.topic;
                     tracing::warn!(topic, %error, repeats, "the partitions are not known; no schedule is fired");
                 }

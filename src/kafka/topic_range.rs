@@ -226,7 +226,7 @@ fn cause(consumer: &BaseConsumer<ClientLog>) -> Option<String> {
 }
 
 /// Whether no broker has answered.
-fn is_away(error: &KafkaError) -> bool {
+pub(crate) fn is_away(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
