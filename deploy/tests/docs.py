@@ -20,7 +20,14 @@ SUBCOMMANDS = {
 }
 
 # Words that begin like a variable of the program and are not one.
-NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS", "HOOKSTREAM_TEST_BROKERS", "HOOKSTREAM_TEST_FORMER"}
+NO_OPTIONS = {"HOOKSTREAM_", "HOOKSTREAM_LIKE_THIS"}
+
+
+@functools.cache
+def of_tests() -> set:
+    """The variables that the tests read."""
+    sources = [*(ROOT / "tests").rglob("*.rs"), *(ROOT / "src").rglob("*.rs")]
+    return {name for source in sources for name in re.findall(r'"(HOOKSTREAM_(?:TEST|SIM)_[A-Z_]+)"', source.read_text())}
 
 
 def check(report: Report) -> None:
@@ -56,7 +63,7 @@ def options(page: Path) -> None:
     for name in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", "\n".join(ours(text))):
         need(name in NAMES or name == "like-this", f"the program has no option --{name}")
     for variable in re.findall(r"HOOKSTREAM_[A-Z_]+", text):
-        need(variable in VARIABLES | NO_OPTIONS, f"the program has no variable {variable}")
+        need(variable in VARIABLES | NO_OPTIONS | of_tests(), f"the program has no variable {variable}")
     for first, second in re.findall(r"(?:^|[`\s])hookstream (worker|api|demo|receiver|topics|dead-letters|replay|resume|explain|integrations|health|attempts|trace|console|check|completions|man|help)\b\s?([a-z]+)?", text):
         both = f"{first} {second}" if first in ("topics", "dead-letters") else first
         need(both in SUBCOMMANDS, f"the program has no command {both}")
