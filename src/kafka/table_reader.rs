@@ -209,13 +209,22 @@ impl Compacted {
     ///
     /// # Errors
     /// The consumer can't go on, the topic is another, or it takes too long.
-    pub(crate) fn read_to_end(&mut self, mut row: impl FnMut(Row<'_>)) -> Result<(), CompactedError> {
+    pub(crate) fn read_to_end(&mut self, row: impl FnMut(Row<'_>)) -> Result<(), CompactedError> {
+        self.read_while_it_comes(SILENCE_MAX, row)
+    }
+
+    /// [`Compacted::read_to_end`], given up when nothing has come for `silence_max`.
+    fn read_while_it_comes(
+        &mut self,
+        silence_max: Duration,
+        mut row: impl FnMut(Row<'_>),
+    ) -> Result<(), CompactedError> {
         let (began, mut heard) = (Instant::now(), Instant::now());
         while !self.is_caught_up() {
             if self.read(POLL_WAIT, &mut row)? > 0 {
                 heard = Instant::now();
             }
-            let patience = if self.held_up.is_empty() { SILENCE_MAX } else { OPEN_MAX };
+            let patience = if self.held_up.is_empty() { silence_max } else { OPEN_MAX };
             if heard.elapsed() >= patience || !self.held_up.is_empty() && began.elapsed() >= OPEN_MAX {
                 return Err(CompactedError::Late(self.topic.clone()));
             }
@@ -233,17 +242,19 @@ impl Compacted {
         self.consumer.client().fetch_cluster_id(LOOK_TIMEOUT)
     }
 
-    /// Reads up to a batch, waiting at most `wait` for its first record. Returns how many records there were.
+    /// Reads up to a batch, waiting at most `wait` for its first record. Returns how many records and ends of partitions came:
+    /// an error of the client is not one, so that brokers that are away count as silent.
     ///
     /// # Errors
     /// The consumer can't go on, or the topic is another.
     pub(crate) fn read(&mut self, wait: Duration, mut row: impl FnMut(Row<'_>)) -> Result<usize, CompactedError> {
         self.look()?;
-        let mut wait = wait;
-        for count in 0..BATCH {
+        let (mut wait, mut came) = (wait, 0);
+        for _ in 0..BATCH {
             match self.consumer.poll(wait) {
-                None => return Ok(count),
+                None => return Ok(came),
                 Some(Ok(message)) => {
+                    came += 1;
                     let read_to = self.read_to.entry(message.partition()).or_default();
                     *read_to = message.offset().saturating_add(1).max(*read_to);
                     row(Row {
@@ -257,7 +268,7 @@ impl Compacted {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.behind.remove(&partition);
-                    return Ok(count + 1);
+                    return Ok(came + 1);
                 }
                 Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
                     return Err(CompactedError::Kafka { topic: self.topic.clone(), source });
@@ -266,7 +277,7 @@ impl Compacted {
             }
             wait = Duration::ZERO;
         }
-        Ok(BATCH)
+        Ok(came)
     }
 
     /// Assigns the partitions that no transaction holds up any more, and looks whether the topic changed its shape.
@@ -431,6 +442,32 @@ mod tests {
         assert_eq!(read, [(1, b"b".to_vec()), (1, b"d".to_vec()), (2, b"c".to_vec())]);
         let lacks_one = Compacted::open_part(&kafka(&cluster), "table", "test", &[2, 3]);
         assert!(matches!(lacks_one, Err(CompactedError::NoTopic(_))));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the reader itself is slow, on the test's own thread")]
+    fn a_table_is_given_up_when_nothing_of_it_comes_and_not_because_all_of_it_takes_long() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("table", 1, 1).expect("a topic");
+        let producer: BaseProducer = producer_config(&kafka(&cluster), "test").create().expect("a producer");
+        for key in ["a", "b", "c"] {
+            // Each in a batch of its own.
+            producer.send(BaseRecord::to("table").key(key).payload("1")).expect("it is queued");
+            producer.flush(Duration::from_secs(20)).expect("Kafka has it");
+        }
+        let silence_max = Duration::from_secs(2);
+        let mut table = Compacted::open(&kafka(&cluster), "table", "test").expect("a table");
+        let began = Instant::now();
+        let mut keys = 0;
+        let slowly = table.read_while_it_comes(silence_max, |_row| {
+            keys += 1;
+            std::thread::sleep(silence_max / 2);
+        });
+        assert!(slowly.is_ok() && keys == 3, "{keys} came");
+        assert!(began.elapsed() > silence_max, "all of it takes longer than nothing may come");
+        let mut silent = Compacted::open(&kafka(&cluster), "table", "test").expect("a table");
+        cluster.broker_down(1).expect("the broker ends");
+        assert!(matches!(silent.read_while_it_comes(silence_max, |_row| ()), Err(CompactedError::Late(_))));
     }
 
     fn opens_in_spite_of(error: RDKafkaRespErr) {
