@@ -10,8 +10,8 @@ use crate::inflight::job::Event;
 use crate::inflight::lane_gauge::LaneGauge;
 use crate::inflight::partition::Assignment;
 
-/// How much later a record is covered for each delivery that it waits for, in ms: a webhook is one of so many that are delivered to in
-/// turn.
+/// How much later a record is covered for each delivery that it waits for, in ms. An event for many webhooks takes long because there are
+/// many, and not because one of them is slow.
 const COVER_EACH_MS: i64 = 1;
 /// And at most, in ms.
 const COVER_MORE_MS_MAX: i64 = 10_000;
