@@ -115,8 +115,10 @@ fn batch(codec: i16, record: &[u8]) -> Vec<u8> {
     let mut checked = Vec::new();
     checked.extend(codec.to_be_bytes()); // attributes
     checked.extend(0_i32.to_be_bytes()); // last offset's difference
-    checked.extend(1_700_000_000_000_i64.to_be_bytes());
-    checked.extend(1_700_000_000_000_i64.to_be_bytes());
+    // The first and the last timestamp: of now, for retention deletes what is old.
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    checked.extend(now_ms.to_be_bytes());
+    checked.extend(now_ms.to_be_bytes());
     checked.extend((-1_i64).to_be_bytes()); // no producer id
     checked.extend((-1_i16).to_be_bytes());
     checked.extend((-1_i32).to_be_bytes());

@@ -130,7 +130,7 @@ pub fn produce_compressed(brokers: &str, topic: &str, codec: &str, records: impl
         message.partition = record.partition;
         message.key = record.key.as_ref();
         message.payload = record.value.as_ref();
-        message.timestamp = record.timestamp;
+        message.timestamp = record.timestamp.inspect(|ms| check_is_kept(*ms));
         while let Err((error, again)) = producer.send(message) {
             assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "produce to {topic}: {error}");
             std::thread::sleep(Duration::from_millis(5));
@@ -140,6 +140,13 @@ pub fn produce_compressed(brokers: &str, topic: &str, codec: &str, records: impl
     producer.flush(PATIENCE).unwrap_or_else(|error| panic!("flush records of {topic}: {error}"));
     let failures = producer.context().0.lock().clone();
     assert!(failures.is_empty(), "produce to {topic}: {failures:?}");
+}
+
+/// Brokers look every five minutes for records that are older than the retention: a test that writes such records fails when
+/// they look in the middle of it. Panics if `timestamp_ms` is more than an hour ago, the least retention of a topic here.
+fn check_is_kept(timestamp_ms: i64) {
+    let oldest = jiff::Timestamp::now().as_millisecond() - 3_600_000;
+    assert!(timestamp_ms > oldest, "retention may delete a record of {timestamp_ms} at any time: write a later one");
 }
 
 #[derive(Default)]
