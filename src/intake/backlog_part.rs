@@ -188,22 +188,23 @@ impl Part {
         }
     }
 
-    /// Reads on for webhooks that are behind, at most one batch. Returns whether more may be read at once.
+    /// Reads on for webhooks that are behind, at most one batch. `now` is when the turn began, by both clocks, in ms since 1970 by the
+    /// wall clock. Returns whether more may be read at once.
     pub(super) fn catch_up(
         &mut self,
         reader: &mut CatchUpReader,
         metrics: &Metrics,
         pipeline: &Pipeline,
+        (now, now_ms): (Instant, i64),
         batches: &mut [Vec<Job>],
     ) -> bool {
         let rest = REST + REST_EACH * u32::try_from(self.backlog.len()).unwrap_or(u32::MAX);
-        if self.plan == Plan::Rest && self.planned.elapsed() < rest {
+        if self.plan == Plan::Rest && now.saturating_duration_since(self.planned) < rest {
             return false;
         }
         let partition = self.assignment.partition();
-        let now_ms = clock::now_ms();
         self.plan = self.backlog.plan(pipeline.look(now_ms));
-        self.planned = Instant::now();
+        self.planned = now;
         match self.plan {
             Plan::Rest => return false,
             Plan::Read => {}

@@ -278,7 +278,9 @@ impl Keeper {
 
     fn catch_up(&mut self, pipeline: &Pipeline, batches: &mut [Vec<Job>]) {
         self.patience = None;
-        let began = Instant::now();
+        // One look at the clock for all partitions, since most turns find only a few with anything to do.
+        let (began, began_ms) = (Instant::now(), clock::now_ms());
+        let mut has_time = true;
         let Tools { reader, metrics, .. } = &mut self.tools;
         reader.serve();
         // Each turn begins with another partition, in case the time is up before the last.
@@ -293,7 +295,8 @@ impl Keeper {
                 reader.end(part.partition());
                 continue;
             }
-            let has_more = began.elapsed() < CATCH_UP_MAX && part.catch_up(reader, metrics, pipeline, batches);
+            let has_more = has_time && part.catch_up(reader, metrics, pipeline, (began, began_ms), batches);
+            has_time = has_time && (part.plan == Plan::Rest || began.elapsed() < CATCH_UP_MAX);
             let patience = match (has_more, part.plan) {
                 (true, _) => Duration::ZERO,
                 (false, Plan::Rest) => REST,
