@@ -4,7 +4,7 @@
 //! `fuzz/` has a target for each function and a small corpus; the test below runs every corpus in each test run.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -72,12 +72,14 @@ fn write_request(integration: &Arc<Integration>, webhook: usize) {
     }
 }
 
+/// One for all inputs.
+static PRESSURE: LazyLock<&'static Pressure> = LazyLock::new(|| Pressure::new(usize::MAX));
+
 /// The first attempt of one event. `None` where the webhook can't be sent anything.
 fn signed(integration: &Arc<Integration>, webhook: usize) -> Option<SignedRequest> {
     let template = RequestTemplate::new(integration, webhook).ok()?;
-    let pressure = Pressure::new(usize::MAX);
     let origin = Origin { topic: "events".into(), partition: 0, offset: 0 };
-    let event = Event::new(Bytes::from_static(b"{}"), origin, 0, None, pressure.hold(2));
+    let event = Event::new(Bytes::from_static(b"{}"), origin, 0, None, PRESSURE.hold(2));
     let delivery = Delivery::alone(Arc::new(event), Arc::clone(integration), webhook, "delivery".into());
     Some(SignedRequest::new(&Arc::new(template), &delivery, 1, &mut StdRng::seed_from_u64(0)))
 }

@@ -139,7 +139,7 @@ mod tests {
 
     /// A record at that offset that is given to webhooks of the numbers in `to`.
     fn given(
-        (gauges, pressure, assignment): (&LaneGauges, &Arc<Pressure>, &Arc<Assignment>),
+        (gauges, pressure, assignment): (&LaneGauges, &'static Pressure, &Arc<Assignment>),
         offset: i64,
         to: Range<i64>,
     ) -> Arc<Event> {
@@ -158,7 +158,7 @@ mod tests {
         // How many places there are after the record was covered with each bound on the time.
         let covered = |webhooks: i64, bounds: [i64; 2]| {
             let mut backlog = PartitionBacklog::new(0, Vec::new());
-            let event = given((&gauges, &pressure, &assignment), 7, 0..webhooks);
+            let event = given((&gauges, pressure, &assignment), 7, 0..webhooks);
             backlog.watch(&event, 1_000);
             bounds.map(|before_ms| {
                 backlog.cover_open(before_ms, 60_000);
@@ -174,7 +174,7 @@ mod tests {
     fn a_record_that_waits_for_many_deliveries_delays_no_place_of_later_records_and_keeps_none_in_memory() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let assignment = Assignment::new("events".into(), 0);
-        let tools = (&gauges, &pressure, &assignment);
+        let tools = (&gauges, pressure, &assignment);
         let mut backlog = PartitionBacklog::new(0, Vec::new());
         let to_many = given(tools, 0, 0..5_000);
         backlog.watch(&to_many, 1_000);

@@ -25,9 +25,9 @@ const JUMP: i64 = 10_000;
 
 /// What decisions depend on besides the backlog itself.
 #[derive(Clone, Copy)]
-pub(crate) struct Look<'a> {
+pub(crate) struct Look {
     /// How much the process holds.
-    pub(crate) pressure: &'a Arc<Pressure>,
+    pub(crate) pressure: &'static Pressure,
     /// How long an event waits behind an open circuit before it is a dead letter, in ms.
     pub(crate) wait_max_ms: i64,
     /// ms since 1970.
@@ -163,7 +163,7 @@ impl PartitionBacklog {
     }
 
     /// The main reader offers a record to a webhook that it matched.
-    pub(crate) fn offer_main(&mut self, gauge: &Arc<LaneGauge>, record: Offered, look: Look<'_>) -> MainOffer {
+    pub(crate) fn offer_main(&mut self, gauge: &Arc<LaneGauge>, record: Offered, look: Look) -> MainOffer {
         let behind = self.behind.get_mut(&gauge.id());
         if behind.as_ref().is_some_and(|behind| !behind.is_given_by_main(record.offset)) {
             return MainOffer::Behind;
@@ -203,7 +203,7 @@ impl PartitionBacklog {
     }
 
     /// What the catch-up reader does next. Looks at all webhooks that are behind, so it is called once for each batch.
-    pub(crate) fn plan(&mut self, look: Look<'_>) -> Plan {
+    pub(crate) fn plan(&mut self, look: Look) -> Plan {
         if let Some(pass) = &self.pass
             && pass.position >= self.position
         {
@@ -236,7 +236,7 @@ impl PartitionBacklog {
         if roomy == 0 { Plan::Rest } else { Plan::Read }
     }
 
-    fn begin_pass(&mut self, look: Look<'_>) -> Plan {
+    fn begin_pass(&mut self, look: Look) -> Plan {
         let mut start = i64::MAX;
         for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
             behind.look(look.now_ms);
@@ -287,7 +287,7 @@ impl PartitionBacklog {
         gauge: &Arc<LaneGauge>,
         record: Offered,
         dropped: Option<DropReason>,
-        look: Look<'_>,
+        look: Look,
     ) -> CatchUpOffer {
         let (Some(behind), Some(pass)) = (self.behind.get_mut(&gauge.id()), &mut self.pass) else {
             return CatchUpOffer::Skip;
@@ -450,11 +450,11 @@ impl PartitionBacklog {
     }
 }
 
-fn has_room(behind: &Behind, look: Look<'_>) -> bool {
+fn has_room(behind: &Behind, look: Look) -> bool {
     !behind.is_held_elsewhere() && has_room_in_lane(behind, look)
 }
 
-fn has_room_in_lane(behind: &Behind, look: Look<'_>) -> bool {
+fn has_room_in_lane(behind: &Behind, look: Look) -> bool {
     behind.standing == Standing::Dropped
         || behind.gauge.has_room(look.pressure)
         || behind.has_waited_too_long(behind.oldest_ms, look.wait_max_ms, look.now_ms)
@@ -473,7 +473,7 @@ mod tests {
     fn a_restored_webhook_is_level_only_beyond_what_the_last_owner_had_settled() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(10, std::iter::once(12..20).collect());
         backlog.restore(&gauge, &Place::from(10), (BehindReason::LaneFull, 0));
         backlog.main_passed(10);
@@ -486,7 +486,7 @@ mod tests {
         assert!(!backlog.is_given_later(gauge.id(), 20));
     }
     /// What a pass offers `gauge` of the offsets from where it begins up to the main reader's position, and it takes.
-    fn given(backlog: &mut PartitionBacklog, gauge: &Arc<LaneGauge>, look: Look<'_>) -> Vec<i64> {
+    fn given(backlog: &mut PartitionBacklog, gauge: &Arc<LaneGauge>, look: Look) -> Vec<i64> {
         let (Plan::Seek(_), mut given) = (backlog.plan(look), Vec::new()) else { return Vec::new() };
         while let Some(offset) = backlog.pass_position().filter(|offset| backlog.is_next(*offset)) {
             let record = Offered { offset, timestamp_ms: 0, bytes: 1 };
@@ -503,7 +503,7 @@ mod tests {
     fn a_webhook_that_falls_behind_is_not_given_again_what_the_last_owner_had_settled() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(10, vec![12..15, 20..22]);
         for fall_at in [11, 17] {
             (backlog.position()..fall_at).for_each(|offset| backlog.main_passed(offset));
@@ -523,7 +523,7 @@ mod tests {
     fn what_did_not_match_when_a_pass_read_it_is_not_given_after_a_later_event() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(20, Vec::new());
         backlog.restore(&gauge, &Place::new([3, 7, 9].into_iter(), Some(20)), (BehindReason::LaneFull, 0));
         assert_eq!(backlog.plan(look), Plan::Seek(3));
@@ -543,7 +543,7 @@ mod tests {
     fn a_record_is_not_kept_unsettled_for_a_webhook_that_it_does_not_match_any_more() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let (assignment, mut backlog) = (Assignment::new("events".into(), 0), PartitionBacklog::default());
         gauge.block();
         let record = Offered { offset: 0, timestamp_ms: 0, bytes: 1 };
@@ -581,7 +581,7 @@ mod tests {
     fn a_webhook_whose_late_place_was_removed_is_not_given_again_what_the_last_owner_had_settled() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(10, std::iter::once(12..15).collect());
         assert!(backlog.remove_late(&gauge, &Place::from(5), 0));
         gauge.block();

@@ -88,12 +88,12 @@ pub(crate) struct Admitted {
 
 /// One of the deliveries that wait in this process, until it is dropped.
 #[derive(Debug)]
-struct Queued(Arc<Pressure>);
+struct Queued(&'static Pressure);
 
 impl Queued {
-    fn new(pressure: &Arc<Pressure>) -> Self {
+    fn new(pressure: &'static Pressure) -> Self {
         pressure.queue();
-        Self(Arc::clone(pressure))
+        Self(pressure)
     }
 }
 
@@ -177,7 +177,7 @@ impl LaneGauge {
     }
 
     /// Takes a first attempt of an event of `bytes` bytes, if there is room for it. Only the events thread asks.
-    pub(crate) fn try_admit_event(self: &Arc<Self>, bytes: usize, pressure: &Arc<Pressure>) -> Option<Admitted> {
+    pub(crate) fn try_admit_event(self: &Arc<Self>, bytes: usize, pressure: &'static Pressure) -> Option<Admitted> {
         let noted = self.noted.load(Ordering::Acquire);
         // What was returned comes before this one: it is given first.
         if self.returned.load(Ordering::Acquire) != noted || self.is_moving.load(Ordering::Relaxed) {
@@ -195,7 +195,7 @@ impl LaneGauge {
     }
 
     /// Takes a retry, if there is room for it.
-    pub(crate) fn try_admit_retry(self: &Arc<Self>, pressure: &Arc<Pressure>) -> Option<Admitted> {
+    pub(crate) fn try_admit_retry(self: &Arc<Self>, pressure: &'static Pressure) -> Option<Admitted> {
         if self.is_blocked() {
             self.take_probe(PROBE_RETRY)?;
         } else if self.retries.load(Ordering::Relaxed) >= LANE_RETRIES_MAX {
@@ -440,29 +440,29 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn gauge() -> (Arc<LaneGauge>, Arc<Pressure>) {
+    fn gauge() -> (Arc<LaneGauge>, &'static Pressure) {
         (LaneGauges::default().of("ws/i", "w"), Pressure::new(64 << 20))
     }
 
     #[test]
     fn a_lane_is_full_by_number_and_has_room_when_it_is_half_empty() {
         let (gauge, pressure) = gauge();
-        let mut taken: Vec<_> = (0..LANE_EVENTS_MAX).map(|_| gauge.try_admit_event(10, &pressure).unwrap()).collect();
-        assert!(gauge.try_admit_event(10, &pressure).is_none());
+        let mut taken: Vec<_> = (0..LANE_EVENTS_MAX).map(|_| gauge.try_admit_event(10, pressure).unwrap()).collect();
+        assert!(gauge.try_admit_event(10, pressure).is_none());
         taken.truncate(LANE_EVENTS_MAX / 2);
-        assert!(!gauge.has_room(&pressure));
+        assert!(!gauge.has_room(pressure));
         taken.pop();
-        assert!(gauge.has_room(&pressure));
+        assert!(gauge.has_room(pressure));
         assert_eq!(pressure.queued(), LANE_EVENTS_MAX / 2 - 1);
     }
 
     #[test]
     fn a_lane_is_full_by_bytes_but_takes_one_event_of_any_size() {
         let (gauge, pressure) = gauge();
-        let first = gauge.try_admit_event(2 * LANE_BYTES_MAX, &pressure).unwrap();
-        assert!(gauge.try_admit_event(1, &pressure).is_none());
+        let first = gauge.try_admit_event(2 * LANE_BYTES_MAX, pressure).unwrap();
+        assert!(gauge.try_admit_event(1, pressure).is_none());
         drop(first);
-        assert!(gauge.try_admit_event(1, &pressure).is_some());
+        assert!(gauge.try_admit_event(1, pressure).is_some());
     }
 
     #[test]
@@ -471,11 +471,11 @@ mod tests {
         let gauges = LaneGauges::default();
         let (greedy, modest) = (gauges.of("ws/i", "greedy"), gauges.of("ws/i", "modest"));
         let mut held = Vec::new();
-        while let Some(admitted) = greedy.try_admit_event(1 << 10, &pressure) {
+        while let Some(admitted) = greedy.try_admit_event(1 << 10, pressure) {
             held.push((admitted, pressure.hold(1 << 10)));
         }
         assert!((64..=128).contains(&held.len()), "{} KiB of one MiB", held.len());
-        assert!(modest.try_admit_event(1 << 10, &pressure).is_some());
+        assert!(modest.try_admit_event(1 << 10, pressure).is_some());
     }
 
     #[test]
@@ -483,7 +483,7 @@ mod tests {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 30));
         let fill = |webhook: &str| {
             let gauge = gauges.of("ws/i", webhook);
-            std::iter::from_fn(|| gauge.try_admit_event(10, &pressure)).collect::<Vec<_>>()
+            std::iter::from_fn(|| gauge.try_admit_event(10, pressure)).collect::<Vec<_>>()
         };
         let lanes: Vec<_> = (0..100).map(|webhook| fill(&webhook.to_string())).collect();
         assert_eq!(lanes[0].len(), LANE_EVENTS_MAX);
@@ -497,7 +497,7 @@ mod tests {
         let fill = |webhook: &str, is_slow| {
             let gauge = gauges.of("ws/i", webhook);
             gauge.set_slow(is_slow);
-            std::iter::from_fn(|| gauge.try_admit_event(1_024, &pressure)).collect::<Vec<_>>()
+            std::iter::from_fn(|| gauge.try_admit_event(1_024, pressure)).collect::<Vec<_>>()
         };
         let lanes: Vec<_> = (0..300).map(|webhook| fill(&webhook.to_string(), true)).collect();
         assert_eq!(lanes[0].len(), LANE_EVENTS_MAX / SLOW_LANE_PART);
@@ -507,57 +507,57 @@ mod tests {
     #[test]
     fn retries_have_room_of_their_own() {
         let (gauge, pressure) = gauge();
-        let _events: Vec<_> = (0..LANE_EVENTS_MAX).map(|_| gauge.try_admit_event(1, &pressure).unwrap()).collect();
-        let retries: Vec<_> = (0..LANE_RETRIES_MAX).map(|_| gauge.try_admit_retry(&pressure).unwrap()).collect();
-        assert!(gauge.try_admit_retry(&pressure).is_none());
+        let _events: Vec<_> = (0..LANE_EVENTS_MAX).map(|_| gauge.try_admit_event(1, pressure).unwrap()).collect();
+        let retries: Vec<_> = (0..LANE_RETRIES_MAX).map(|_| gauge.try_admit_retry(pressure).unwrap()).collect();
+        assert!(gauge.try_admit_retry(pressure).is_none());
         drop(retries);
-        assert!(gauge.try_admit_retry(&pressure).is_some());
+        assert!(gauge.try_admit_retry(pressure).is_some());
     }
 
     #[test]
     fn a_blocked_lane_takes_one_delivery_a_probe_and_a_retry_first() {
         let (gauge, pressure) = gauge();
         gauge.block();
-        assert!(gauge.try_admit_event(1, &pressure).is_none() && gauge.try_admit_retry(&pressure).is_none());
+        assert!(gauge.try_admit_event(1, pressure).is_none() && gauge.try_admit_retry(pressure).is_none());
         gauge.want_probe(false);
-        assert!(!gauge.has_room(&pressure) && gauge.try_admit_event(1, &pressure).is_none());
-        assert!(gauge.try_admit_retry(&pressure).is_some());
-        assert!(gauge.try_admit_retry(&pressure).is_none());
+        assert!(!gauge.has_room(pressure) && gauge.try_admit_event(1, pressure).is_none());
+        assert!(gauge.try_admit_retry(pressure).is_some());
+        assert!(gauge.try_admit_retry(pressure).is_none());
         gauge.want_probe(true);
-        assert!(gauge.has_room(&pressure) && gauge.try_admit_event(1, &pressure).is_some());
-        assert!(gauge.try_admit_event(1, &pressure).is_none());
+        assert!(gauge.has_room(pressure) && gauge.try_admit_event(1, pressure).is_some());
+        assert!(gauge.try_admit_event(1, pressure).is_none());
         gauge.unblock();
-        assert!(gauge.try_admit_event(1, &pressure).is_some());
+        assert!(gauge.try_admit_event(1, pressure).is_some());
     }
 
     #[test]
     fn nothing_is_taken_for_another_shard_while_some_wait_or_are_under_way_in_the_one_before() {
         let (gauge, pressure) = gauge();
         gauge.go_to(0);
-        let waiting = gauge.try_admit_event(1, &pressure).unwrap();
+        let waiting = gauge.try_admit_event(1, pressure).unwrap();
         gauge.go_to(1);
-        assert!(gauge.try_admit_event(1, &pressure).is_none() && !gauge.has_room(&pressure), "one waits");
+        assert!(gauge.try_admit_event(1, pressure).is_none() && !gauge.has_room(pressure), "one waits");
         let under_way = waiting.begin();
         gauge.go_to(1);
-        assert!(gauge.try_admit_event(1, &pressure).is_none() && !gauge.has_room(&pressure), "it is under way");
+        assert!(gauge.try_admit_event(1, pressure).is_none() && !gauge.has_room(pressure), "it is under way");
         gauge.go_to(0);
-        assert!(gauge.try_admit_event(1, &pressure).is_some(), "the host is where it was");
+        assert!(gauge.try_admit_event(1, pressure).is_some(), "the host is where it was");
         gauge.go_to(1);
         drop(under_way);
-        assert!(gauge.has_room(&pressure), "it is worth while to ask again");
+        assert!(gauge.has_room(pressure), "it is worth while to ask again");
         gauge.go_to(1);
-        assert!(gauge.try_admit_event(1, &pressure).is_some());
+        assert!(gauge.try_admit_event(1, pressure).is_some());
     }
 
     #[test]
     fn nothing_is_taken_between_a_return_and_the_note_of_it() {
         let (gauge, pressure) = gauge();
-        let before = gauge.try_admit_event(1, &pressure).unwrap();
+        let before = gauge.try_admit_event(1, pressure).unwrap();
         let returned = gauge.begin_return();
-        assert!(gauge.is_outdated(&before) && gauge.try_admit_event(1, &pressure).is_none());
+        assert!(gauge.is_outdated(&before) && gauge.try_admit_event(1, pressure).is_none());
         drop(before);
         gauge.note_return(returned);
-        let after = gauge.try_admit_event(1, &pressure).unwrap();
+        let after = gauge.try_admit_event(1, pressure).unwrap();
         assert!(!gauge.is_outdated(&after));
     }
 
@@ -565,7 +565,7 @@ mod tests {
     fn a_return_is_complete_when_nothing_is_on_its_way_any_more() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(64 << 20));
         let gauge = gauges.of("ws/i", "w");
-        let on_its_way = gauge.try_admit_event(1, &pressure).unwrap();
+        let on_its_way = gauge.try_admit_event(1, pressure).unwrap();
         let returned = gauge.begin_return();
         gauge.end_return(returned);
         assert!(gauges.take_returns().is_empty());

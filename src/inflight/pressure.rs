@@ -5,7 +5,6 @@
 //! what can't wait there: retries, ticks and dead letters. Only records on their way to Kafka, which pile up when it can be
 //! read and not written, make reading wait.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::telemetry::metrics::Metrics;
@@ -46,22 +45,23 @@ pub enum Reading {
 }
 
 impl Pressure {
-    /// A process that holds at most `event_bytes_max` bytes of events.
-    pub fn new(event_bytes_max: usize) -> Arc<Self> {
+    /// A process that holds at most `event_bytes_max` bytes of events. It is never freed, so that no delivery counts its
+    /// holders: that would be four writes more for which the events thread and a shard contend.
+    pub fn new(event_bytes_max: usize) -> &'static Self {
         let zero = || AtomicUsize::new(0);
-        Arc::new(Self { event_bytes: zero(), event_bytes_max, queued: zero(), publishing: zero() })
+        Box::leak(Box::new(Self { event_bytes: zero(), event_bytes_max, queued: zero(), publishing: zero() }))
     }
 
     /// Holds `bytes` until the guard is dropped.
-    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> HeldBytes {
+    pub(crate) fn hold(&'static self, bytes: usize) -> HeldBytes {
         self.event_bytes.fetch_add(bytes, Ordering::Relaxed);
-        HeldBytes { pressure: Arc::clone(self), bytes }
+        HeldBytes { pressure: self, bytes }
     }
 
     /// A record is on its way to Kafka until the guard is dropped.
-    pub(crate) fn publish(self: &Arc<Self>) -> HeldPublication {
+    pub(crate) fn publish(&'static self) -> HeldPublication {
         self.publishing.fetch_add(1, Ordering::Relaxed);
-        HeldPublication(Arc::clone(self))
+        HeldPublication(self)
     }
 
     /// Whether the bytes in memory are at their bound.
@@ -118,7 +118,7 @@ impl Pressure {
 
 /// A record on its way to Kafka.
 #[derive(Debug)]
-pub(crate) struct HeldPublication(Arc<Pressure>);
+pub(crate) struct HeldPublication(&'static Pressure);
 
 impl Drop for HeldPublication {
     fn drop(&mut self) {
@@ -129,7 +129,7 @@ impl Drop for HeldPublication {
 /// Bytes of an event in memory.
 #[derive(Debug)]
 pub(crate) struct HeldBytes {
-    pressure: Arc<Pressure>,
+    pressure: &'static Pressure,
     bytes: usize,
 }
 

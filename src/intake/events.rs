@@ -45,7 +45,7 @@ pub(crate) struct Handoff {
     /// The path of a record.
     pub(crate) pipeline: Arc<Pipeline>,
     /// Whether to read on.
-    pub(crate) pressure: Arc<Pressure>,
+    pub(crate) pressure: &'static Pressure,
     /// Cancelled when the process stops.
     pub(crate) stop: CancellationToken,
     /// Cancelled when the process can't go on.

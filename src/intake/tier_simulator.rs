@@ -78,7 +78,7 @@ struct Process {
     is_paused: [bool; TIERS],
     buffers: DueBuffers,
     gauge: Arc<LaneGauge>,
-    pressure: Arc<Pressure>,
+    pressure: &'static Pressure,
     lane: VecDeque<(Retry, Admitted)>,
     under_way: Vec<Begun>,
     publishing: Vec<Begun>,

@@ -24,14 +24,14 @@ pub(crate) fn by(courier: Arc<HttpCourier>) -> TestDelivery {
     // This counts the bytes of held events, which are few here: the API bounds the number of test deliveries.
     let pressure = Pressure::new(usize::MAX);
     Arc::new(move |request| {
-        let (courier, pressure) = (Arc::clone(&courier), Arc::clone(&pressure));
-        Box::pin(async move { deliver(&courier, &pressure, &request).await }) as Testing
+        let courier = Arc::clone(&courier);
+        Box::pin(async move { deliver(&courier, pressure, &request).await }) as Testing
     })
 }
 
 async fn deliver(
     courier: &HttpCourier,
-    pressure: &Arc<Pressure>,
+    pressure: &'static Pressure,
     request: &TestRequest,
 ) -> Result<TestAnswer, Untestable> {
     let integration = Integration::parse(&request.key, &request.record)?;

@@ -96,7 +96,7 @@ impl Rig {
             courier: HttpCourier::new(connector, settings.request_timeout, Arc::clone(&metrics)),
             sink: Sink::new(&kafka, Arc::clone(&metrics), stop, fatal).expect("a producer"),
             metrics: Arc::clone(&metrics),
-            pressure: Arc::clone(&pressure),
+            pressure,
             permits: Permits::new(settings.max_in_flight),
             next_steps: NextSteps::new(&settings.schedule, "retry", "dead-letter"),
             reports: Reports::default(),
@@ -110,7 +110,7 @@ impl Rig {
         });
         let pipeline = Pipeline::new(PipelineParts {
             table: Arc::clone(&table),
-            pressure: Arc::clone(&pressure),
+            pressure,
             metrics: Arc::clone(&metrics),
             shards: 1,
             delivery: &delivery,

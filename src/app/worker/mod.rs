@@ -190,10 +190,10 @@ impl Started {
         let shards = shard_count(&self.settings);
         let pressure = Pressure::new(self.settings.delivery.max_queued_bytes);
         let stops = Stops { consumers: stop.child_token(), ..Stops::default() };
-        let (running, (lag, groups)) = self.start(views, former_tiers, shards, &pressure, (stops, fatal))?;
+        let (running, (lag, groups)) = self.start(views, former_tiers, shards, pressure, (stops, fatal))?;
         tokio::select! {
             biased;
-            () = self.measure(lag, &pressure, stop, fatal) => {}
+            () = self.measure(lag, pressure, stop, fatal) => {}
             never = self.say_ready(&groups, shards) => match never {},
         }
         self.condition.set_ready(false);
@@ -208,7 +208,7 @@ impl Started {
         views: &Views,
         former_tiers: &[(Arc<str>, Duration)],
         shards: usize,
-        pressure: &Arc<Pressure>,
+        pressure: &'static Pressure,
         (stops, fatal): (Stops, &CancellationToken),
     ) -> Result<(Running, (Lag, Groups)), WorkerError> {
         let in_flight_max = self.settings.delivery.max_in_flight;
@@ -223,7 +223,7 @@ impl Started {
         let outlet = Handoff {
             shards: senders,
             pipeline: Arc::new(self.pipeline(views, pressure, shards)),
-            pressure: Arc::clone(pressure),
+            pressure,
             stop: stops.consumers.clone(),
             fatal: fatal.clone(),
             condition: Arc::clone(&self.condition),

@@ -42,7 +42,7 @@ impl Started {
     pub(super) fn shared(
         &self,
         sink: Sink,
-        (views, pressure): (&Views, &Arc<Pressure>),
+        (views, pressure): (&Views, &'static Pressure),
         reports: Reports,
         shards: usize,
     ) -> Arc<Shared<HttpCourier, Sink>> {
@@ -58,7 +58,7 @@ impl Started {
             sink,
             metrics: Arc::clone(&self.metrics),
             table: Arc::clone(&views.table),
-            pressure: Arc::clone(pressure),
+            pressure,
             permits: Permits::new(max_in_flight),
             next_steps: NextSteps::new(&delivery.schedule, &topics.retry_prefix, &topics.dead_letter),
             reports,
@@ -66,10 +66,10 @@ impl Started {
     }
 
     /// What turns records into deliveries.
-    pub(super) fn pipeline(&self, views: &Views, pressure: &Arc<Pressure>, shards: usize) -> Pipeline {
+    pub(super) fn pipeline(&self, views: &Views, pressure: &'static Pressure, shards: usize) -> Pipeline {
         Pipeline::new(PipelineParts {
             table: Arc::clone(&views.table),
-            pressure: Arc::clone(pressure),
+            pressure,
             metrics: Arc::clone(&self.metrics),
             shards,
             delivery: &self.settings.delivery,

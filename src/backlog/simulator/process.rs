@@ -56,7 +56,7 @@ pub(super) struct Lane {
 pub(super) struct Process {
     pub(super) gauges: Vec<Arc<LaneGauge>>,
     pub(super) registry: LaneGauges,
-    pub(super) pressure: Arc<Pressure>,
+    pub(super) pressure: &'static Pressure,
     pub(super) assignment: Arc<Assignment>,
     pub(super) backlog: PartitionBacklog,
     pub(super) lanes: Vec<Lane>,

@@ -51,8 +51,8 @@ impl World {
             self.process.main += 1;
             return;
         }
-        let pressure = Arc::clone(&self.process.pressure);
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: self.now_ms };
+        let pressure = self.process.pressure;
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: self.now_ms };
         let (mut given, mut fallen) = (Vec::new(), Vec::new());
         for webhook in self.matched(offset) {
             let gauge = Arc::clone(&self.process.gauges[webhook]);
@@ -90,8 +90,8 @@ impl World {
     }
 
     pub(super) fn catch_up(&mut self) {
-        let pressure = Arc::clone(&self.process.pressure);
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: self.now_ms };
+        let pressure = self.process.pressure;
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: self.now_ms };
         if self.process.is_closing || self.is_out_of_touch() || self.process.backlog.plan(look) == Plan::Rest {
             return;
         }

@@ -185,7 +185,7 @@ async fn receivers_that_hang_take_no_permit_of_a_probe() {
     feed_each(&mut lab, "hangs", 7, 2).await;
     lab.until("all other permits are taken", |lab| lab.receivers.count() == 27 + 14).await;
     lab.returned();
-    lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(&lab.pressure())).await;
+    lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(lab.pressure())).await;
     assert!(lab.feed("hook", 1).await);
     lab.until("the circuit closes", |lab| !lab.gauge("hook").is_blocked()).await;
     lab.at(5_000).await;

@@ -373,8 +373,8 @@ impl Lab {
         }
     }
 
-    pub(crate) fn pressure(&self) -> Arc<Pressure> {
-        Arc::clone(&self.shared.pressure)
+    pub(crate) fn pressure(&self) -> &'static Pressure {
+        self.shared.pressure
     }
 
     /// Time since the test began.
@@ -395,7 +395,7 @@ impl Lab {
     /// Hands an event about `entity` to a webhook, as the events thread does. Returns whether its lane took it.
     pub(crate) async fn feed(&mut self, webhook: &str, entity: u64) -> bool {
         let (gauge, payload) = (self.gauge(webhook), Bytes::from(self.next_offset.to_string()));
-        let admitted = gauge.try_admit_event(payload.len(), &self.shared.pressure);
+        let admitted = gauge.try_admit_event(payload.len(), self.shared.pressure);
         if admitted.is_none() {
             return false;
         }
@@ -410,7 +410,7 @@ impl Lab {
     pub(crate) async fn retry(&mut self, webhook: &str, attempts: u32, tier: usize) {
         let gauge = self.gauge(webhook);
         let event = self.event(Bytes::from(self.next_offset.to_string()));
-        let admitted = gauge.try_admit_retry(&self.shared.pressure).expect("the lane has room for a retry");
+        let admitted = gauge.try_admit_retry(self.shared.pressure).expect("the lane has room for a retry");
         let wire = Wire { attempt: Some(attempts), webhook_id: Some(webhook.to_owned()), ..Wire::default() };
         let delivery = Delivery {
             gauge,

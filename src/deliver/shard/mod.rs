@@ -70,7 +70,7 @@ pub struct Shared<C, P> {
     /// The integrations as they are now.
     pub table: Arc<RwLock<Table>>,
     /// How much the process holds.
-    pub pressure: Arc<Pressure>,
+    pub pressure: &'static Pressure,
     /// One permit a request under way.
     pub permits: Arc<Permits>,
     /// Topics of tiers and dead letters.

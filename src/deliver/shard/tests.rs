@@ -223,7 +223,7 @@ async fn a_circuit_opens_after_twenty_failures_in_a_row_and_lets_a_probe_through
     assert!(!lab.feed("hook", 1).await, "nothing is taken but what a probe needs");
     while lab.receivers.count() < 27 {
         lab.returned();
-        lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(&lab.pressure())).await;
+        lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(lab.pressure())).await;
         let before = lab.receivers.count();
         assert!(lab.feed("hook", 1).await && !lab.feed("hook", 2).await, "one probe at a time");
         lab.until("it is requested", |lab| lab.receivers.count() > before).await;
@@ -293,7 +293,7 @@ async fn an_acknowledged_probe_closes_the_circuit_and_a_refused_one_does_not() {
         let mut answer = Some(answer);
         lab.receivers.answer_with(move |_| answer.take().unwrap_or_else(Answer::acknowledged));
         lab.returned();
-        lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(&lab.pressure())).await;
+        lab.until("a probe is wanted", |lab| lab.gauge("hook").has_room(lab.pressure())).await;
         assert!(lab.feed("hook", 1).await);
         lab.settled().await;
         assert_eq!(lab.gauge("hook").is_blocked(), is_blocked);

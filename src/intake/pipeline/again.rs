@@ -68,7 +68,7 @@ impl Pipeline {
                     return never("a webhook that was found has no place");
                 };
                 let shard = self.shard_of(&integration, webhook);
-                let Some(admitted) = gauge.try_admit_retry(&self.pressure) else {
+                let Some(admitted) = gauge.try_admit_retry(self.pressure) else {
                     let requeue = Requeue { event, wire: retry.wire, tier: retry.due.tier };
                     return push(shard, Job::Requeue(Box::new(requeue)), batches);
                 };
@@ -122,7 +122,7 @@ impl Pipeline {
             id,
             first_attempt_ms: None,
             retry: None,
-            admitted: gauge.try_admit_retry(&self.pressure),
+            admitted: gauge.try_admit_retry(self.pressure),
             gauge,
         };
         self.metrics.tick(TickOutcome::Fired);

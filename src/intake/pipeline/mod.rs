@@ -46,7 +46,7 @@ pub struct Record<'a> {
 /// Turns records into jobs.
 pub struct Pipeline {
     table: Arc<RwLock<Table>>,
-    pressure: Arc<Pressure>,
+    pressure: &'static Pressure,
     metrics: Arc<Metrics>,
     gauges: Arc<LaneGauges>,
     shards: usize,
@@ -65,7 +65,7 @@ pub struct PipelineParts<'a> {
     /// The integrations that events are matched with.
     pub table: Arc<RwLock<Table>>,
     /// The bound on bytes that wait.
-    pub pressure: Arc<Pressure>,
+    pub pressure: &'static Pressure,
     /// Where events and drops are counted.
     pub metrics: Arc<Metrics>,
     /// How many shards take its jobs.
@@ -104,8 +104,8 @@ impl Pipeline {
     }
 
     /// What decides about webhooks that are behind at `now_ms`, ms since 1970.
-    pub(crate) fn look(&self, now_ms: i64) -> Look<'_> {
-        Look { pressure: &self.pressure, wait_max_ms: self.wait_max_ms, now_ms }
+    pub(crate) fn look(&self, now_ms: i64) -> Look {
+        Look { pressure: self.pressure, wait_max_ms: self.wait_max_ms, now_ms }
     }
 
     /// Takes an event record off the main reader: admits it and adds its jobs to `batches`, of which each shard has one.
