@@ -18,6 +18,8 @@ from options import OPTIONS, variable
 from report import ROOT, Report, must, need, run
 
 CHART = ROOT / "deploy/helm/hookstream"
+# The hook of objects that an uninstallation makes.
+UNINSTALLED = "post-delete"
 # The oldest version that the chart accepts, and the newest whose schemas there are.
 KUBERNETES = ["1.27.0", "1.37.0"]
 BASE = {"kafka": {"brokers": "kafka-0:9092,kafka-1:9092"}, "api": {"tokensSecret": {"name": "tokens"}}}
@@ -221,13 +223,25 @@ def render(changes: dict) -> str:
 
 
 def objects(text: str) -> dict:
-    """The rendered objects by kind and the last word of their name."""
+    """The rendered objects by kind and name, but those that an uninstallation makes."""
+    return keyed(item for item in yaml.safe_load_all(text) if item and hook(item) != UNINSTALLED)
+
+
+def uninstalling(text: str) -> dict:
+    """The objects that an uninstallation makes, by kind and name."""
+    return keyed(item for item in yaml.safe_load_all(text) if item and hook(item) == UNINSTALLED)
+
+
+def hook(item: dict) -> object:
+    return item["metadata"].get("annotations", {}).get("helm.sh/hook")
+
+
+def keyed(items) -> dict:
     found = {}
-    for item in yaml.safe_load_all(text):
-        if item:
-            key = (item["kind"], item["metadata"]["name"])
-            need(key not in found, f"{key} is rendered twice")
-            found[key] = item
+    for item in items:
+        key = (item["kind"], item["metadata"]["name"])
+        need(key not in found, f"{key} is rendered twice")
+        found[key] = item
     return found
 
 
@@ -297,6 +311,7 @@ def check(report: Report) -> None:
     report.check("receivers are reached on every port unless ports are named", receiver_ports)
     report.check("Kafka is reached on the ports of its brokers", kafka_ports)
     report.check("the job's policy is there before the job", policy_before_job)
+    report.check("an uninstallation takes what stays of an installation's hooks", uninstalls_hooks)
     report.check("a mistake in the options fails the topics' job at once", job_fails_fast)
     report.check("helm test asks with the release's own connection, behind the policy of the topics", helm_test)
     report.check("the API's port is what its clients expect", api_port)
@@ -574,6 +589,21 @@ def policy_before_job() -> None:
     need(notes["NetworkPolicy"]["helm.sh/hook-delete-policy"] == "before-hook-creation", f"{notes}")
     for role in ("worker", "api"):
         need("annotations" not in found["NetworkPolicy", f"rel-hookstream-{role}"]["metadata"], f"{role}'s policy is a hook")
+
+
+def uninstalls_hooks() -> None:
+    text = render({})
+    found, taking = objects(text), uninstalling(text)
+    left = {key for key, item in found.items() if hook(item) == "pre-install,pre-upgrade"}
+    need(left == taking.keys() == {("NetworkPolicy", "rel-hookstream-topics"), ("Job", "rel-hookstream-topics")}, f"{left} stay, {taking.keys()} take")
+    for item in taking.values():
+        # The first of these removes what has the same name, the others the object itself.
+        policies = set(item["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(","))
+        need(policies == {"before-hook-creation", "hook-succeeded", "hook-failed"}, f"{policies}")
+    # A job that starts no pod is complete at once, also where no image can be fetched.
+    spec = taking["Job", "rel-hookstream-topics"]["spec"]
+    need((spec["completions"], spec["parallelism"]) == (0, 0), f"{spec}")
+    need(not uninstalling(render({"topics.apply.enabled": False, "networkPolicy.enabled": False})), "it takes what is not there")
 
 
 def job_fails_fast() -> None:

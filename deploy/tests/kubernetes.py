@@ -278,12 +278,14 @@ class Trial:
         self.token = uuid.uuid4().hex
         kubectl("create", "secret", "generic", "hookstream-tokens", f"--from-literal=tokens={self.token} *")
         self.failed_install()
+        self.uninstall()
+        self.failed_install()
         self.upgrade()
         said = run(HELM, "test", "hookstream", "--namespace", NAMESPACE, "--timeout", "2m")
         print("helm test:", *(line for line in said.splitlines() if line.startswith("Phase:")), flush=True)
 
     def failed_install(self) -> None:
-        """A mistake in the options fails at once, and the same command with the right value follows it."""
+        """A mistake in the options fails at once, and the same command with the right value may follow it."""
         begun = time.monotonic()
         command = [HELM, "install", "hookstream", str(CHART), "--namespace", NAMESPACE, "--timeout", "5m", *self.values("kafka.properties.no\\.such=1")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
@@ -294,6 +296,16 @@ class Trial:
             self.faults.append(f"a mistake in the options did not fail the installation: {done.stdout}{said}")
         if seconds > 60:
             self.faults.append(f"the failed installation took {seconds:.0f} s to say so")
+
+    def uninstall(self) -> None:
+        """Takes everything, a job that failed with it."""
+        run(HELM, "uninstall", "hookstream", "--namespace", NAMESPACE, "--wait", "--timeout", "3m")
+        # Pods end in their time.
+        kinds = "jobs,deployments,services,networkpolicies,configmaps,secrets,serviceaccounts,poddisruptionbudgets"
+        left = kubectl("get", kinds, "-l", "app.kubernetes.io/instance=hookstream", "-o", "name").strip()
+        print(f"uninstalling leaves {left or 'nothing'}", flush=True)
+        if left:
+            self.faults.append(f"uninstalling leaves {left}")
 
     def register(self) -> None:
         address = kubectl("get", "service", "hookstream-api", "-o", "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}")
@@ -340,7 +352,7 @@ class Trial:
         run(HELM, "rollback", "hookstream", "--namespace", NAMESPACE, "--wait", "--timeout", "5m")
 
     def reinstall(self) -> None:
-        run(HELM, "uninstall", "hookstream", "--namespace", NAMESPACE, "--wait", "--timeout", "3m")
+        self.uninstall()
         self.upgrade()
 
     def freeze_kafka(self) -> None:
