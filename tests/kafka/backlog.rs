@@ -1,4 +1,13 @@
 //! Webhooks that are behind: bursts, receivers that were away, failing neighbours, crashes. No slot is spent, no order lost.
+//!
+//! Some of what is promised takes minutes at its full size. Then a test has a smaller size too, which is the usual one. This asks for the full
+//! size, for which the figures in `benches/README.md` stand:
+//!
+//! ```text
+//! HOOKSTREAM_TEST_FULL=1 cargo test --release --test kafka -- backlog:: --nocapture --test-threads 1
+//! ```
+
+#![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,6 +26,56 @@ use crate::support::wait::wait_until;
 use crate::support::worker::Worker;
 
 const ENTITIES: usize = 50;
+
+/// Requests that a worker makes to a webhook at once, by default.
+const AT_ONCE: u32 = 16;
+
+/// The size of a burst, and what its receiver takes for an answer.
+#[derive(Clone, Copy)]
+struct Burst {
+    events: usize,
+    answer: Duration,
+}
+
+impl Burst {
+    /// The full one goes to a receiver of 64 a second, the other to one of `AT_ONCE` in `answer`.
+    fn of(events: usize, answer: Duration) -> Self {
+        if is_full() { Self { events: 5_000, answer: Duration::from_millis(250) } } else { Self { events, answer } }
+    }
+
+    fn receiver(self) -> Receiver {
+        Receiver::start(move |_| Answer::ok().after(self.answer))
+    }
+
+    /// The time that the receiver itself takes for all of it.
+    fn own_pace(self) -> Duration {
+        own_pace(self.events, self.answer)
+    }
+}
+
+fn is_full() -> bool {
+    std::env::var_os("HOOKSTREAM_TEST_FULL").is_some()
+}
+
+/// The time that a receiver takes for `events` when it has as many as a worker sends at once.
+fn own_pace(events: usize, answer: Duration) -> Duration {
+    answer.mul_f64(events as f64 / f64::from(AT_ONCE))
+}
+
+/// Passes records on at `rate` a second. Blocks its thread meanwhile.
+fn paced(rate: f64, records: impl IntoIterator<Item = Record>) -> impl Iterator<Item = Record> {
+    let began = Instant::now();
+    records.into_iter().enumerate().map(move |(number, record)| {
+        let due = Duration::from_secs_f64(number as f64 / rate);
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        record
+    })
+}
+
+fn p99(mut latencies: Vec<Duration>) -> Duration {
+    latencies.sort();
+    latencies[latencies.len() * 99 / 100]
+}
 
 /// Events about a few entities that all come again and again.
 fn of_few_entities(prefix: &str, count: usize) -> Vec<Record> {
@@ -65,77 +124,85 @@ async fn level(stage: &Stage, worker: &Worker) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_is_requested_in_order_at_the_receivers_pace_and_delays_no_other_webhook() {
-    const BURST: usize = 1_500;
+    /// Events a second for the other webhook.
+    const OTHERS: f64 = 25.0;
+    let burst = Burst::of(1_500, Duration::from_millis(160));
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "burst-in-order", "3s,3s,3s,3s", 3).await;
-    // 16 at a time and 160 ms each: a hundred a second.
-    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(160)));
+    let receiver = burst.receiver();
     let other = Receiver::start(|_| Answer::ok());
     stage.put([&about("company", "burst", &receiver.url("")), &about("contact", "other", &other.url(""))]);
     let worker = stage.worker(&[]).await;
     let began = Instant::now();
-    stage.send(of_few_entities("e", BURST));
-    let mut latencies = Vec::new();
-    for number in 0..10 {
-        stage.send([contact(number)]);
-        let sent = Instant::now();
-        other.wait_for(number + 1, LONG).await;
-        latencies.push(sent.elapsed());
-    }
-    receiver.wait_for(BURST, LONG).await;
+    stage.send(of_few_entities("e", burst.events));
+    // The other one gets its events for as long as the burst lasts.
+    let mut sent = Vec::new();
+    let count = (0_usize..).take_while(|number| *number as f64 / OTHERS < burst.own_pace().as_secs_f64());
+    let contacts = paced(OTHERS, count.map(contact)).inspect(|_| sent.push(std::time::Instant::now()));
+    tokio::task::block_in_place(|| stage.send(contacts));
+    receiver.wait_for(burst.events, LONG).await;
     let took = began.elapsed();
+    other.wait_for(sent.len(), LONG).await;
     level(&stage, &worker).await;
     stage.settled(LONG).await;
-    latencies.sort();
-    println!("{BURST} events in {took:?}; the other webhook's slowest of 10: {:?}", latencies.last());
+    let latency = |request: &Recorded| request.arrived.saturating_duration_since(sent[event_number(request)]);
+    let latency = p99(other.recorded().iter().map(latency).collect());
+    println!(
+        "{} events in {took:?}, of which {:?} are the receiver's own pace; p99 of {} events for the other webhook: {latency:?}",
+        burst.events,
+        burst.own_pace(),
+        sent.len()
+    );
     assert_in_order(&receiver.recorded());
-    assert_eq!(receiver.count(), BURST, "each once");
+    assert_eq!(receiver.count(), burst.events, "each once");
     assert!(receiver.recorded().iter().all(|request| request.attempt() == 1));
     assert_eq!((stage.tier("3s").len(), stage.dead().len()), (0, 0));
-    assert!(took < Duration::from_secs(15).mul_f64(1.3), "{took:?}");
-    assert!(latencies[9] < Duration::from_secs(1), "{latencies:?}");
+    assert!(took < burst.own_pace().mul_f64(1.3), "{took:?}");
+    assert!(latency < Duration::from_secs(1), "{latency:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_survives_a_kill_up_to_repeats() {
-    const BURST: usize = 1_000;
+    let burst = Burst::of(1_000, Duration::from_millis(100));
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "burst-killed", "3s", 3).await;
-    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(100)));
+    let receiver = burst.receiver();
     stage.put([&integration("i", &receiver.url(""))]);
     let mut worker = stage.worker(&[]).await;
-    stage.send(of_few_entities("e", BURST));
-    receiver.wait_for(BURST / 3, LONG).await;
+    stage.send(of_few_entities("e", burst.events));
+    receiver.wait_for(burst.events / 3, LONG).await;
     worker.sigkill();
     let worker = stage.worker(&[]).await;
     let all = || receiver.recorded().iter().map(event_number).collect::<BTreeSet<_>>().len();
-    wait_until("every event to be requested", LONG, async || if all() == BURST { Ok(()) } else { Err(all()) }).await;
+    wait_until("every event to be requested", LONG, async || if all() == burst.events { Ok(()) } else { Err(all()) })
+        .await;
     level(&stage, &worker).await;
     stage.settled(LONG).await;
-    println!("{} requests of {BURST} events", receiver.count());
+    println!("{} requests of {} events", receiver.count(), burst.events);
     assert_in_order(&receiver.recorded());
     assert_eq!((stage.tier("3s").len(), stage.dead().len()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_survives_a_worker_that_comes_and_one_that_goes_without_a_repeat() {
-    const BURST: usize = 1_500;
+    let burst = Burst::of(1_500, Duration::from_millis(100));
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "burst-moved", "3s", 4).await;
-    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(100)));
+    let receiver = burst.receiver();
     stage.put([&integration("i", &receiver.url(""))]);
     let mut first = stage.worker(&[]).await;
-    stage.send(of_few_entities("e", BURST));
-    receiver.wait_for(BURST / 5, LONG).await;
+    stage.send(of_few_entities("e", burst.events));
+    receiver.wait_for(burst.events / 5, LONG).await;
     let second = stage.worker(&[]).await;
-    receiver.wait_for(BURST / 2, LONG).await;
+    receiver.wait_for(burst.events / 2, LONG).await;
     first.stop();
     let all = || receiver.recorded().iter().map(event_number).collect::<BTreeSet<_>>().len();
-    wait_until("every event to be requested", LONG, async || if all() == BURST { Ok(()) } else { Err(all()) }).await;
+    wait_until("every event to be requested", LONG, async || if all() == burst.events { Ok(()) } else { Err(all()) })
+        .await;
     level(&stage, &second).await;
     stage.settled(LONG).await;
     assert_in_order(&receiver.recorded());
-    assert_eq!(receiver.count(), BURST, "nothing is repeated");
+    assert_eq!(receiver.count(), burst.events, "nothing is repeated");
     assert_eq!((stage.tier("3s").len(), stage.dead().len()), (0, 0));
 }
 
@@ -159,22 +226,27 @@ async fn a_webhook_does_not_notice_that_three_others_of_its_host_fail_in_three_w
     let integrations = names.map(|name| integration(name, &receiver.url(&format!("/{name}"))));
     stage.put(&integrations);
     let worker = stage.worker(&[]).await;
-    let mut sent = Vec::new();
+    let (mut sent, mut written) = (Vec::new(), Vec::new());
     for group in 0..EVENTS / 50 {
         let numbers = group * 50..(group + 1) * 50;
-        stage.send(numbers.map(|number| event(&format!("e-{number}"), &format!("c-{number}"))));
-        sent.extend([Instant::now(); 50]);
+        let records = numbers.map(|number| event(&format!("e-{number}"), &format!("c-{number}")));
+        stage.send(records.inspect(|_| sent.push(Instant::now())));
+        written.extend([Instant::now(); 50]);
     }
     wait_until("the good one to have all", LONG, async || {
         let count = times.lock().len();
         if count >= EVENTS { Ok(()) } else { Err(count) }
     })
     .await;
-    let mut latencies: Vec<_> =
-        times.lock().iter().map(|(number, at)| at.saturating_duration_since(sent[*number])).collect();
-    latencies.sort();
-    println!("the good one's p99: {:?}", latencies[EVENTS * 99 / 100]);
-    assert!(latencies[EVENTS * 99 / 100] < Duration::from_secs(1));
+    let since = |from: &[Instant]| {
+        p99(times.lock().iter().map(|(number, at)| at.saturating_duration_since(from[*number])).collect())
+    };
+    println!(
+        "the good one's p99: {:?} since it was sent, {:?} since its 50 were written",
+        since(&sent),
+        since(&written)
+    );
+    assert!(since(if is_full() { &sent } else { &written }) < Duration::from_secs(1));
     let good = receiver.recorded().into_iter().filter(|request| request.path == "/good/hook");
     assert!(good.map(|request| request.attempt()).all(|attempt| attempt == 1));
     assert!(stage.tier("1h").iter().all(|retry| retry.header("hookstream-integration-id") != Some("good")));
@@ -185,40 +257,53 @@ async fn a_webhook_does_not_notice_that_three_others_of_its_host_fail_in_three_w
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_comes_back_gets_what_it_missed_in_order_within_seconds() {
-    const MISSED: usize = 2_000;
+    /// Events a second while it is away, at the full size.
+    const RATE: f64 = 200.0;
+    const ANSWER: Duration = Duration::from_millis(20);
+    // Ten minutes of them, or as many as a test has time for, all at once.
+    let missed = if is_full() { 120_000 } else { 2_000 };
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "comes-back", "1h", 3).await;
     let ledger = Ledger::default();
     let receiver = Receiver::start(|_| Answer::status(503));
     stage.put([&integration("i", &receiver.url(""))]);
     let worker = stage.worker(&[]).await;
-    stage.send(of_few_entities("e", MISSED));
+    let events = of_few_entities("e", missed);
+    let away = Instant::now();
+    tokio::task::block_in_place(|| if is_full() { stage.send(paced(RATE, events)) } else { stage.send(events) });
     wait_until("the webhook to be behind", LONG, async || {
         let behind = worker.metric("hookstream_webhooks_behind", &[("reason", "circuit-open")]).await;
         if behind > 0.5 { Ok(()) } else { Err(behind) }
     })
     .await;
     stage.read_through(LONG).await;
-    let failed = receiver.count();
+    let (failed, away) = (receiver.count(), away.elapsed());
     let noted = ledger.clone();
-    receiver.answer_with(move |request| noted.note("w-i", request, Answer::ok()));
+    receiver.answer_with(move |request| noted.note("w-i", request, Answer::ok().after(ANSWER)));
     let back = Instant::now();
-    wait_until("all but what failed to be acknowledged", LONG, async || {
+    let bound = Duration::from_secs(20) + own_pace(missed, ANSWER);
+    wait_until("all but what failed to be acknowledged", bound + LONG, async || {
         let waiting = stage.tier("1h").len();
         let all = ledger.acknowledged() + waiting;
-        if all >= MISSED { Ok(()) } else { Err((ledger.acknowledged(), waiting)) }
+        if all >= missed { Ok(()) } else { Err((ledger.acknowledged(), waiting)) }
     })
     .await;
-    println!("{failed} failed; {} came after {:?}", ledger.acknowledged(), back.elapsed());
-    assert!(back.elapsed() < Duration::from_secs(20), "{:?}", back.elapsed());
+    let took = back.elapsed();
+    println!(
+        "{failed} failed in {away:?}; {} came after {took:?}, of which {:?} are the receiver's own pace",
+        ledger.acknowledged(),
+        own_pace(missed, ANSWER)
+    );
+    assert!(took < bound, "{took:?}");
     level(&stage, &worker).await;
     assert_in_order(&receiver.recorded());
-    assert!(failed < 60, "{failed} requests while it was away");
+    // Those that were under way when its circuit opened, and probes, at most one a second at first and then one in ten.
+    assert!((failed as f64) < 60.0 + away.as_secs_f64() / 10.0, "{failed} requests while it was away");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_webhooks_that_are_back_at_once_are_caught_up_in_one_pass_of_each_partition() {
-    const WEBHOOKS: u16 = 500;
+    const WEBHOOKS: u16 = 1_000;
     const EVENTS: u16 = 60;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "one-pass", "1h", 12).await;
@@ -261,7 +346,7 @@ async fn many_webhooks_that_are_back_at_once_are_caught_up_in_one_pass_of_each_p
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_with_very_many_events_does_not_make_ten_others_wait() {
-    const MANY: usize = 8_000;
+    const MANY: usize = 16_000;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "fair", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
@@ -275,9 +360,11 @@ async fn a_webhook_with_very_many_events_does_not_make_ten_others_wait() {
     let worker = stage.worker(&[]).await;
     let began = Instant::now();
     others.wait_for(1_600, LONG).await;
-    println!("the ten others were through after {:?}, the busy one had {}", began.elapsed(), receiver.count());
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert!(receiver.count() < MANY);
+    let (took, of_busy) = (began.elapsed(), receiver.count());
+    println!("the ten others were through after {took:?}, the busy one had {of_busy} of {MANY}");
+    // How fast the main reader is beyond the busy one's events depends on the build, so where the busy one is then says more.
+    assert!(of_busy < MANY / 4, "{of_busy}");
+    assert!(!is_full() || took < Duration::from_secs(2), "{took:?}");
     drop(worker);
 }
 
