@@ -18,6 +18,8 @@ pub(crate) const CONNECTION_BYTES: f64 = 21_800.0;
 pub(crate) const BOOTSTRAP_SECONDS: f64 = 1.25e-6;
 /// Seconds without deliveries after a crash, at most (`docs/operations.md`, "What a crash costs"; measured 6.0).
 pub(crate) const FAILOVER_SECONDS: f64 = 7.0;
+/// Of the requests that a worker may have under way, the share that is for probes alone (`deliver::permits`).
+pub(crate) const PROBES_SHARE: f64 = 0.125;
 /// Seconds of work that a crash repeats besides what was under way: the bound of "Crashes and moves".
 pub(crate) const REPEATED_SECONDS: f64 = 0.2;
 /// Failures in a row that open a circuit, and the seconds between two probes after that (`docs/dead-receivers.md`).

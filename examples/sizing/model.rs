@@ -2,8 +2,8 @@
 
 use super::constants::{
     BOOTSTRAP_SECONDS, CIRCUIT_FAILURES, CONNECTION_BYTES, DELIVERY_SECONDS, DELIVERY_SECONDS_PER_KIB, EVENT_SECONDS,
-    FAILOVER_SECONDS, HEADER_BYTES, PARTITIONS_MIN, PLACE_BYTES, PROBE_SECONDS, REPEATED_SECONDS, SCHEDULE,
-    SUSPEND_SECONDS, TIER_RETENTION_SECONDS, WEBHOOK_BYTES, WORKER_BYTES, WORKERS_MIN,
+    FAILOVER_SECONDS, HEADER_BYTES, PARTITIONS_MIN, PLACE_BYTES, PROBE_SECONDS, PROBES_SHARE, REPEATED_SECONDS,
+    SCHEDULE, SUSPEND_SECONDS, TIER_RETENTION_SECONDS, WEBHOOK_BYTES, WORKER_BYTES, WORKERS_MIN,
 };
 
 /// What is expected. Shares are 0 to 1, times are seconds.
@@ -124,7 +124,7 @@ fn needed(load: &Load, workers: usize) -> Plan {
     let hosts = (load.webhooks / load.webhooks_per_host).min(load.max_in_flight);
     // How many times the load the workers that are left can take.
     let by_cores = count(workers - 1) * load.worker_cores / cores;
-    let by_places = count(workers - 1) * load.max_in_flight / in_flight.max(f64::EPSILON);
+    let by_places = count(workers - 1) * load.max_in_flight * (1.0 - PROBES_SHARE) / in_flight.max(f64::EPSILON);
     let left = load.events_per_second * by_cores.min(by_places);
     let missed = FAILOVER_SECONDS * each(load.events_per_second);
     Plan {

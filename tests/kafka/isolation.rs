@@ -146,7 +146,7 @@ async fn many_webhooks_of_one_host_take_turns_and_none_is_forgotten() {
 }
 
 /// Receivers on all addresses of loopback and one port, which are as many hosts. They echo and keep their connections.
-struct Hosts {
+pub(crate) struct Hosts {
     port: u16,
     open: Arc<AtomicUsize>,
     open_max: Arc<AtomicUsize>,
@@ -154,7 +154,7 @@ struct Hosts {
 }
 
 impl Hosts {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (open, open_max) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -177,7 +177,7 @@ impl Hosts {
         Self { port, open, open_max, _serving: serving }
     }
 
-    fn url(&self, number: usize) -> String {
+    pub(crate) fn url(&self, number: usize) -> String {
         let address = Ipv4Addr::from(0x7f01_0000 + u32::try_from(number).unwrap());
         format!("http://{address}:{}", self.port)
     }

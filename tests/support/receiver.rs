@@ -4,7 +4,7 @@
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -253,6 +253,8 @@ struct Shared {
     open_connections: AtomicUsize,
     under_way: AtomicUsize,
     under_way_max: AtomicUsize,
+    /// Microseconds from requests to their answers, of all together.
+    busy_us: AtomicU64,
 }
 
 /// A running endpoint; dropping it closes its port and all its connections.
@@ -297,6 +299,7 @@ impl Receiver {
             open_connections: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
             under_way_max: AtomicUsize::new(0),
+            busy_us: AtomicU64::new(0),
         });
         let stop = CancellationToken::new();
         let thread = std::thread::spawn({
@@ -338,6 +341,11 @@ impl Receiver {
     /// The most requests that were under way at once.
     pub fn under_way_max(&self) -> usize {
         self.shared.under_way_max.load(Ordering::Relaxed)
+    }
+
+    /// The time from each request that was answered to its answer, of all together: what the receiver itself took.
+    pub fn busy(&self) -> Duration {
+        Duration::from_micros(self.shared.busy_us.load(Ordering::Relaxed))
     }
 
     /// How many connections were ever made.
@@ -402,6 +410,8 @@ async fn serve(mut stream: TcpStream, connection: usize, shared: &Shared) {
         let script = Arc::clone(&shared.script.read());
         let answer = script(&request);
         let goes_on = reply(&mut stream, &request, &answer).await;
+        let busy_us = u64::try_from(request.arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+        shared.busy_us.fetch_add(busy_us, Ordering::Relaxed);
         shared.under_way.fetch_sub(1, Ordering::Relaxed);
         if !goes_on || answer.close {
             return;
