@@ -220,7 +220,7 @@ async fn memory_grows_with_kept_connections_as_the_model_of_sizing_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_and_the_start_grow_with_webhooks_as_the_model_of_sizing_says() {
-    const SIZES: [usize; 2] = [50_000, 200_000];
+    const SIZES: [usize; 2] = [20_000, 80_000];
     let cluster = Cluster::shared().await;
     let (mut said, mut taken, mut start) = ([0.0; 2], [0.0; 2], [(0.0, 0.0); 2]);
     for (place, webhooks) in SIZES.into_iter().enumerate() {
