@@ -1,38 +1,40 @@
 //! Delivers a CRM's change events from Kafka to the integrations that subscribed to them.
 //!
-//! Read the rooms in this order, which is the order below:
+//! The rooms stand from the top down, and so do the files in each `mod.rs`: each uses only what stands after it. In this order:
 //!
-//! - `process` and `run` turn arguments into a command and carry it out. `settings` reads every option. `app` starts and stops what a
-//!   long-running subcommand needs.
-//! - `intake` reads a record and turns it into deliveries. `inflight` holds what is under way, `backlog` the webhooks that are behind.
-//!   `deliver` orders deliveries, makes the requests and publishes what follows a failure.
-//! - `health` suspends integrations that keep failing. `attempt_log` records attempts.
-//! - `registration` is the HTTP API that changes integrations. `console` is the operators' page. `topics` has the names and shapes of
-//!   topics.
-//! - `domain` has the rules that several rooms share.
-//! - `readers` answers what operators ask, `actions` does what they order.
-//! - `kafka`, `net` and `telemetry` are toolboxes. `tools` has one file a subcommand that ends by itself. `clock` is the wall clock.
+//! - `process` and `run` turn arguments into a command and carry it out. `tools` has one file a subcommand that ends by itself. `app`
+//!   starts and stops what a long-running subcommand needs.
+//! - `console` is the operators' page. `registration` is the HTTP API that changes integrations. `actions` does what operators order,
+//!   `readers` answers what they ask.
+//! - `intake` reads a record and turns it into deliveries. `deliver` orders deliveries, makes the requests and publishes what follows a
+//!   failure.
+//! - `attempt_log` records attempts. `health` suspends integrations that keep failing. `backlog` has the webhooks that are behind.
+//!   `inflight` holds what is under way. `topics` has the names and shapes of topics.
+//! - `kafka`, `telemetry` and `net` are toolboxes. `settings` reads every option. `domain` has the rules that several rooms share.
+//!   `clock` is the wall clock.
+//!
+//! An event's way begins in `intake`. ARCHITECTURE.md walks it.
 
 mod process;
 mod run;
-mod settings;
-mod app;
-mod intake;
-mod inflight;
-mod backlog;
-mod deliver;
-mod health;
-mod attempt_log;
-mod registration;
-mod console;
-mod topics;
-mod domain;
-mod readers;
-mod actions;
-mod kafka;
-mod net;
-mod telemetry;
 mod tools;
+mod app;
+mod console;
+mod registration;
+mod actions;
+mod readers;
+mod intake;
+mod deliver;
+mod attempt_log;
+mod health;
+mod backlog;
+mod inflight;
+mod topics;
+mod kafka;
+mod telemetry;
+mod net;
+mod settings;
+mod domain;
 mod clock;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

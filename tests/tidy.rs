@@ -12,6 +12,8 @@
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/order.rs"]
+mod order;
 #[path = "tidy/rooms.rs"]
 mod rooms;
 #[path = "tidy/samples.rs"]
@@ -71,6 +73,17 @@ fn every_room_has_a_layer_and_every_layer_its_rooms() {
     for room in rooms::LAYERS.iter().copied().flatten() {
         assert!(found.iter().any(|found| found == room), "{room} has a layer and no code");
     }
+}
+
+#[test]
+fn a_file_uses_only_files_that_stand_after_it_in_the_list_of_their_folder() {
+    let wrong = order::out_of_order(&sources(), order::CIRCLES);
+    assert!(wrong.is_empty(), "{} files are out of order:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn every_file_stands_in_the_list_of_its_folder() {
+    assert_eq!(order::not_listed(&sources()), [""; 0]);
 }
 
 #[test]
@@ -174,6 +187,14 @@ fn the_table_of_rooms_has_every_room() {
 fn the_table_of_rooms_goes_from_the_top_down() {
     let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
     assert_eq!(documents::rooms_out_of_order(&page, rooms::layer), [""; 0]);
+}
+
+#[test]
+fn the_table_of_rooms_has_the_order_of_the_root() {
+    let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    let root = Source::new("src/lib.rs", &fs::read_to_string("src/lib.rs").unwrap());
+    let listed = order::list(&root);
+    assert_eq!(documents::rooms_of_table(&page).filter(|room| listed.contains(room)).collect::<Vec<_>>(), listed);
 }
 
 #[test]

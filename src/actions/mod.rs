@@ -3,16 +3,16 @@
 //! A library: the command line, the API and the page use it. One [`Selection`] says what is meant; a preview counts it and fixes
 //! it; a run sends exactly that. Each action leaves one record in the audit topic. Nothing here knows HTTP or a terminal.
 
-pub(crate) mod selection;
-pub(crate) mod refusal;
 pub(crate) mod dead_letters;
 mod known;
 pub(crate) mod replay;
 pub(crate) mod lookup;
-pub(crate) mod resend;
-pub(crate) mod requeue;
 pub(crate) mod resume;
+pub(crate) mod resend;
 pub(crate) mod audit;
+pub(crate) mod requeue;
+pub(crate) mod selection;
+pub(crate) mod refusal;
 
 use std::sync::Arc;
 

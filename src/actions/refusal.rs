@@ -2,7 +2,8 @@
 //!
 //! The caller decides what it makes of it: a status, an exit code.
 
-use super::selection::WORD_CHARS_MAX;
+/// The longest id or place, in characters.
+pub(super) const WORD_CHARS_MAX: usize = 1024;
 use crate::domain::word::UnknownWord;
 
 /// A selection from outside that can't be understood.

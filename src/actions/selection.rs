@@ -7,11 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::ActionError;
-use super::refusal::{BadSelection, Refusal};
+use super::refusal::{BadSelection, Refusal, WORD_CHARS_MAX};
 use crate::kafka::topic_range::Range;
 
-/// The longest id or place, in characters.
-pub(super) const WORD_CHARS_MAX: usize = 1024;
 /// Partitions of a topic: far above any cluster's.
 const RANGES_MAX: usize = 10_000;
 

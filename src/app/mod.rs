@@ -2,5 +2,5 @@
 
 pub(crate) mod worker;
 mod threads;
-pub(crate) mod api;
 pub(crate) mod console;
+pub(crate) mod api;

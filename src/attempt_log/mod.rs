@@ -1,5 +1,5 @@
 //! What receivers answered, without secrets and without events. Never delays a delivery.
 
+pub(crate) mod writer;
 pub(crate) mod entry;
 pub(crate) mod redaction;
-pub(crate) mod writer;

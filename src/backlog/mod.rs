@@ -5,16 +5,16 @@
 //! behind. The catch-up reader is in no group: it reads the records after their places a second time, for these webhooks only,
 //! as fast as their lanes take them.
 //!
-//! Read `behind` first, then `partition` and `handover`: they are pure, and `simulator` drives them with a seeded scheduler. `record`
-//! is the format of the backlog topic, `places` writes and reads it, `catch_up` is the catch-up reader. `intake::keeper` calls all of
-//! them. A record is matched by `intake::pipeline`, not here.
+//! `catch_up` is the catch-up reader, `places` writes and reads the backlog topic, `record` is its format. `handover`, `partition` and
+//! `behind` are pure, and `simulator` drives them with a seeded scheduler. `intake::keeper` calls all of them. A record is matched by
+//! `intake::pipeline`, not here.
 
-pub(crate) mod place;
-pub(crate) mod record;
+pub(crate) mod catch_up;
 pub(crate) mod places;
+pub(crate) mod record;
+pub(crate) mod handover;
 pub(crate) mod partition;
 pub(crate) mod behind;
-pub(crate) mod catch_up;
-pub(crate) mod handover;
+pub(crate) mod place;
 #[cfg(test)]
 pub(crate) mod simulator;

@@ -7,16 +7,16 @@ pub(crate) mod shard;
 pub(crate) mod order;
 pub(crate) mod allowance;
 pub(crate) mod circuit;
-pub(crate) mod promptness;
 pub(crate) mod permits;
-pub(crate) mod request;
-pub(crate) mod connection;
-pub(crate) mod kept_pool;
+pub(crate) mod promptness;
+pub(crate) mod http_courier;
 mod head;
 pub(crate) mod courier;
-pub(crate) mod http_courier;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod piped;
+pub(crate) mod request;
+pub(crate) mod kept_pool;
+pub(crate) mod connection;
 pub(crate) mod next_step;
 pub(crate) mod publish;
 pub(crate) mod observers;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod piped;

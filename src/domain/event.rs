@@ -7,20 +7,10 @@ use std::fmt;
 
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::event_scan::scan;
-use super::filter::{ChangeWord, EntityType, EventFacts, EventWord};
-use super::guid::canonical;
-use super::hash::hash_bytes;
+use super::entity::Entity;
+use super::event_scan::{Fields, scan};
+use super::filter::{ChangeWord, EventFacts, EventWord};
 use super::text::{Loose, Text};
-
-/// One entity that an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entity {
-    /// Its type, `company` for the field `companyId`.
-    pub(crate) entity_type: EntityType,
-    /// A hash of its type and id: what first attempts of one webhook are ordered by. Without an id there is no order.
-    pub(crate) order_key: Option<u64>,
-}
 
 /// What the service reads of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,25 +91,6 @@ fn describe(error: &serde_json::Error) -> String {
         serde_json::error::Category::Io => "unreadable",
     };
     format!("{kind} at line {} column {}", error.line(), error.column())
-}
-
-impl Entity {
-    /// Of a member of `entityIds`.
-    pub(super) fn of(key: &str, id: Option<&str>) -> Self {
-        let entity_type = EntityType::of(key.strip_suffix("Id").unwrap_or(key));
-        // Entities of two types may have one id.
-        let order_key = id.map(|id| hash_bytes(canonical(id).as_bytes()) ^ entity_type.hash().rotate_left(32));
-        Self { entity_type, order_key }
-    }
-}
-
-/// The fields of an event that are read, before it is known whether those that it needs are there.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Fields<'a> {
-    pub(super) id: Option<Cow<'a, str>>,
-    pub(super) event: Option<EventWord>,
-    pub(super) change: ChangeWord,
-    pub(super) entities: Vec<Entity>,
 }
 
 impl<'a> Fields<'a> {
@@ -252,6 +223,7 @@ impl<'de> de::Deserialize<'de> for Entities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::entity::EntityType;
 
     fn invalid(value: &[u8]) -> InvalidEvent {
         Envelope::parse(value).unwrap_err()

@@ -5,13 +5,22 @@
 
 use std::borrow::Cow;
 
-use super::event::{Entity, Fields};
+use super::entity::Entity;
 use super::filter::{ChangeWord, EventWord};
 
 /// How deep values may be nested: one bit each.
 const DEPTH_MAX: u32 = u64::BITS;
 /// How many bytes of a string are looked at together: one vector register.
 const CHUNK: usize = 16;
+
+/// The fields of an event that are read, before it is known whether those that it needs are there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Fields<'a> {
+    pub(super) id: Option<Cow<'a, str>>,
+    pub(super) event: Option<EventWord>,
+    pub(super) change: ChangeWord,
+    pub(super) entities: Vec<Entity>,
+}
 
 /// The fields of the event that `text` holds. `None`: it is not spelled plainly, or no event.
 pub(super) fn scan(text: &str) -> Option<Fields<'_>> {

@@ -1,7 +1,6 @@
 //! Filter items: which events a webhook subscribed to, packed so that comparing one costs a few instructions.
 
-use super::event::Entity;
-use super::hash::hash_bytes;
+use super::entity::{ENTITY_MASK, Entity, EntityType};
 
 /// The word in an event's `type`, as one bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,10 +9,6 @@ pub(crate) struct EventWord(u8);
 /// The word in `changeData.type`, as one bit; link and unlink have [`ChangeWord::NONE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChangeWord(u8);
-
-/// An entity type as a hash of its lower-case name. Entity types are an open set, so they are never listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EntityType(u64);
 
 /// Words that a filter item's `eventType` accepts.
 pub(crate) const EVENT_WORDS: [&str; 3] = ["change", "link", "unlink"];
@@ -24,9 +19,6 @@ pub(crate) const CHANGE_WORDS: [&str; 4] = ["create", "patch", "delete", "restor
 const ANY_EVENT: u8 = 0b1111;
 /// All of [`CHANGE_WORDS`], [`ChangeWord::NONE`] and the bit of unknown words.
 const ANY_CHANGE: u8 = 0b11_1111;
-/// Entity hashes keep 50 bits: they fit into a `u64` beside the two masks, and a collision is very unlikely.
-const ENTITY_BITS: u32 = 50;
-const ENTITY_MASK: u64 = (1 << ENTITY_BITS) - 1;
 /// The entity part of an item that takes any entity.
 const ANY_ENTITY: u64 = 0;
 
@@ -64,29 +56,6 @@ impl ChangeWord {
 impl Default for ChangeWord {
     fn default() -> Self {
         Self::NONE
-    }
-}
-
-impl EntityType {
-    /// The entity type of that name, without case.
-    pub(crate) fn of(name: &str) -> Self {
-        let hash = if name.bytes().any(|byte| !byte.is_ascii() || byte.is_ascii_uppercase()) {
-            hash_bytes(name.to_lowercase().as_bytes())
-        } else {
-            hash_bytes(name.as_bytes())
-        };
-        // Never the value that means "any".
-        Self((hash >> (64 - ENTITY_BITS)).max(1))
-    }
-
-    /// A hash of the name.
-    pub(crate) fn hash(self) -> u64 {
-        self.0
-    }
-
-    /// One of 64 bits. A type always has the same bit, and other types may have it too.
-    fn bit(self) -> u64 {
-        1 << (self.0 % 64)
     }
 }
 

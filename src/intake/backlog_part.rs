@@ -7,7 +7,7 @@ use std::time::Duration;
 use rdkafka::Message as _;
 use tokio::time::Instant;
 
-use super::events::record_of;
+use super::handoff::record_of;
 use super::pipeline::Pipeline;
 use crate::backlog::catch_up::{CatchUpReader, Next};
 use crate::backlog::partition::{PartitionBacklog, PlaceWrite, Plan};

@@ -15,7 +15,7 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::due_buffers::{DueBuffers, Waiting};
-use super::events::Handoff;
+use super::handoff::Handoff;
 use super::membership::GroupMember;
 use super::pipeline::DueRetry;
 use super::reader::{PartitionReader, Polled};

@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use tokio::time::Instant;
 
-use super::events::Handoff;
+use super::handoff::Handoff;
 use super::lease::Lease;
 use crate::clock;
 use crate::domain::agenda::{Agenda, Held, Tick, TickDecision, partition_of};

@@ -4,16 +4,16 @@
 //! Nothing here knows HTTP or a terminal, keeps anything between two questions, or writes to Kafka. Every function blocks its
 //! thread for a bounded time.
 
-pub(crate) mod scan;
-pub(crate) mod token;
-mod needle;
-pub(crate) mod attempts;
-pub(crate) mod dead_letters;
+pub(crate) mod gather;
+pub(crate) mod trace;
 pub(crate) mod integrations;
 pub(crate) mod waiting;
 pub(crate) mod find;
-pub(crate) mod gather;
-pub(crate) mod trace;
+pub(crate) mod dead_letters;
+pub(crate) mod attempts;
+mod needle;
+pub(crate) mod scan;
+pub(crate) mod token;
 
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;

@@ -2,22 +2,22 @@
 //!
 //! This is the only reader of the environment. What the rest of the program sees are the typed groups below.
 
-mod command;
-mod subcommand;
-mod options;
-mod scan;
-mod reader;
-mod values;
-mod kafka_property;
-mod log_filter;
-mod contradictions;
-mod mistake;
 mod build;
 mod help;
 mod completions;
+mod man;
+mod options;
+mod scan;
+mod reader;
+mod contradictions;
+mod values;
+mod command;
+mod subcommand;
+mod kafka_property;
+mod log_filter;
+mod mistake;
 #[cfg(test)]
 mod tests;
-mod man;
 
 use std::ffi::OsString;
 use std::fmt;

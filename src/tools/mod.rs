@@ -7,17 +7,17 @@
 pub(crate) mod topics;
 mod moved_keys;
 pub(crate) mod check;
-pub(crate) mod query;
 pub(crate) mod trace;
+pub(crate) mod query;
 pub(crate) mod explain;
 mod windows;
 pub(crate) mod dead_letters;
 pub(crate) mod replay;
-mod send;
 pub(crate) mod resume;
+mod send;
 mod lookup;
-mod render;
 mod table;
+mod render;
 pub(crate) mod receiver;
 pub(crate) mod demo;
 

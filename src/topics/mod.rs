@@ -2,9 +2,9 @@
 //!
 //! No Kafka in the rules: what a cluster has comes in as [`Actual`], findings go out. `cluster` reads and changes clusters.
 
-pub(crate) mod names;
-mod judge;
 pub(crate) mod cluster;
+mod judge;
+pub(crate) mod names;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

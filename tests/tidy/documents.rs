@@ -32,26 +32,32 @@ pub(crate) fn walk(page: &str) -> Vec<Step> {
 /// Where the walk turns: what is settled goes back up from there.
 const WAY_BACK: &str = "The way back";
 
-/// Steps before the way back that begin in a room which stands earlier in `lib.rs` than that of the step before. `root` is the text of
-/// `lib.rs`.
+/// Steps before the way back that begin in a room which stands earlier in `lib.rs` than that of the step before, or that go up to a room
+/// before their own. `root` is the text of `lib.rs`.
 pub(crate) fn steps_back(page: &str, root: &str) -> Vec<String> {
     let place = |room: &str| root.lines().position(|line| line == format!("mod {room};"));
     let section = page.split_once(HEADING).map_or("", |(_, after)| after.split(WAY_BACK).next().unwrap_or_default());
     // A step begins with its number; its first file says where it begins.
-    let (mut rooms, mut begins) = (Vec::new(), false);
+    let mut steps: Vec<Vec<&str>> = Vec::new();
     for line in section.lines() {
-        begins |= line.starts_with(|first: char| first.is_ascii_digit());
-        if let Some((_, path)) = line.split_once("`src/").filter(|_| begins) {
-            rooms.push(path.split('/').next().unwrap_or_default());
-            begins = false;
+        if line.starts_with(|first: char| first.is_ascii_digit()) {
+            steps.push(Vec::new());
+        }
+        let paths = line.split("`src/").skip(1).filter_map(|path| path.split('/').next());
+        if let Some(step) = steps.last_mut() {
+            step.extend(paths);
         }
     }
-    let pairs = rooms.iter().zip(rooms.iter().skip(1));
-    let mut wrong: Vec<_> = pairs
-        .filter(|(before, room)| place(room) < place(before))
-        .map(|(before, room)| format!("a step goes from {before} back to {room}"))
-        .collect();
-    if rooms.len() < 2 {
+    let mut wrong = Vec::new();
+    for step in &steps {
+        let Some(first) = step.first() else { continue };
+        let up = step.iter().filter(|room| place(room) < place(first));
+        wrong.extend(up.map(|room| format!("a step that begins in {first} goes up to {room}")));
+    }
+    let begins: Vec<_> = steps.iter().filter_map(|step| step.first()).collect();
+    let back = begins.windows(2).filter(|two| place(two[1]) < place(two[0]));
+    wrong.extend(back.map(|two| format!("a step goes from {} back to {}", two[0], two[1])));
+    if begins.len() < 2 {
         wrong.push("the walk is not found".to_owned());
     }
     wrong
@@ -68,14 +74,7 @@ pub(crate) fn missing(step: &Step, sources: &[Source]) -> Option<String> {
 
 /// Rooms that stand above one which may import them, in the table whose rows go from the top down. `layer` is a room's, the lowest first.
 pub(crate) fn rooms_out_of_order(page: &str, layer: impl Fn(&str) -> Option<usize>) -> Vec<String> {
-    let section = page.split_once("## Rooms").map_or("", |(_, after)| after.split("\n## ").next().unwrap_or_default());
-    let cells = section.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split(" | ").next());
-    let rows: Vec<Vec<&str>> = cells
-        .map(|cell| {
-            let names = cell.split('`').skip(1).step_by(2);
-            names.map(|name| name.trim_end_matches(".rs").trim_end_matches('/')).collect()
-        })
-        .collect();
+    let rows = rows_of_rooms(page);
     let mut wrong = Vec::new();
     for (above, below) in rows.iter().zip(rows.iter().skip(1)) {
         for (upper, lower) in above.iter().flat_map(|upper| below.iter().map(move |lower| (upper, lower))) {
@@ -88,6 +87,23 @@ pub(crate) fn rooms_out_of_order(page: &str, layer: impl Fn(&str) -> Option<usiz
         wrong.push("the table is not found".to_owned());
     }
     wrong
+}
+
+/// The rooms of the table, row by row.
+fn rows_of_rooms(page: &str) -> Vec<Vec<&str>> {
+    let section = page.split_once("## Rooms").map_or("", |(_, after)| after.split("\n## ").next().unwrap_or_default());
+    let cells = section.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split(" | ").next());
+    cells
+        .map(|cell| {
+            let names = cell.split('`').skip(1).step_by(2);
+            names.map(|name| name.trim_end_matches(".rs").trim_end_matches('/')).collect()
+        })
+        .collect()
+}
+
+/// The rooms of the table from the top down.
+pub(crate) fn rooms_of_table(page: &str) -> impl Iterator<Item = String> {
+    rows_of_rooms(page).into_iter().flatten().map(str::to_owned).collect::<Vec<_>>().into_iter()
 }
 
 /// Threads of the table in `threads`, the text of `app/threads.rs`, that the page's table does not name.

@@ -1,6 +1,7 @@
 //! The rules themselves under test: a small sample breaks each of them, and its good twin breaks none.
 
 use crate::documents::{Step, missing, rooms_out_of_order, steps_back, threads_left_out, walk, wrong_places};
+use crate::order::{self, Circle};
 use crate::source::Source;
 use crate::{rooms, style};
 
@@ -28,6 +29,70 @@ fn an_arrow_up_is_found_in_every_spelling() {
     check(rooms::arrows_up, "src/domain/x/y.rs", "use super::super::kafka::A;", &[]);
     check(rooms::arrows_up, "src/intake/x.rs", "use crate::readers::a;", &["imports readers"]);
     check(rooms::arrows_up, "src/kafka/x.rs", "use crate::{domain::{a, b}, telemetry::{c, d}};", &[]);
+}
+
+#[test]
+fn a_file_that_uses_one_before_it_is_found_in_every_spelling() {
+    let found = |text: &str| {
+        let sources = [
+            Source::new("src/lib.rs", "mod net;\nmod clock;"),
+            Source::new("src/net/mod.rs", "pub(crate) mod a;\nmod b;\n#[cfg(test)]\npub(crate) mod lab;\nmod c;"),
+            Source::new("src/net/b.rs", text),
+            Source::new("src/net/c/d.rs", "fn f() { super::super::c::g() }"),
+            Source::new("src/net/c/mod.rs", "#[cfg(test)]\nmod lab;"),
+            Source::new("src/net/c/lab.rs", "use crate::net::a::A;"),
+        ];
+        order::out_of_order(&sources, &[])
+    };
+    for text in [
+        "use super::a::A;",
+        "use super::{c, a::A};",
+        "use crate::net::{c::{C, D}, a};",
+        "fn f() { crate::net::a::g() }",
+        "pub(crate) use self::super::a::A;",
+        "mod inner { use crate::clock; } use super::a;",
+    ] {
+        assert_eq!(found(text), ["src/net: b uses a, which stands before it"], "{text}");
+    }
+    for text in
+        ["use super::c::C;", "use crate::clock;", "use super::lab;", "mod tests { use crate::net::a::A; }", "use a::A;"]
+    {
+        assert_eq!(found(text), [""; 0], "{text}");
+    }
+    let rooms = [Source::new("src/lib.rs", "mod net;\nmod clock;"), Source::new("src/clock.rs", "use crate::net::A;")];
+    assert_eq!(order::out_of_order(&rooms, &[]), ["src/: clock uses net, which stands before it"]);
+}
+
+#[test]
+fn files_that_use_each_other_stand_side_by_side_as_long_as_they_do() {
+    let found = |list: &str, of_c: &str| {
+        let sources = [
+            Source::new("src/net/mod.rs", list),
+            Source::new("src/net/a.rs", "use super::c;"),
+            Source::new("src/net/c.rs", of_c),
+        ];
+        order::out_of_order(&sources, &[Circle { folder: "src/net", files: &["a", "c"] }])
+    };
+    assert_eq!(found("mod b; mod a; mod c;", "use super::a;"), [""; 0]);
+    assert_eq!(found("mod a; mod b; mod c;", "use super::a;"), ["src/net: [\"a\", \"c\"] do not stand side by side"]);
+    assert_eq!(found("mod a; mod c; mod b;", "use super::b;"), ["src/net: [\"a\", \"c\"] is not a circle any more"]);
+    let gone = [Circle { folder: "src/gone", files: &["a"] }];
+    assert_eq!(order::out_of_order(&[], &gone), ["src/gone is not a folder"]);
+}
+
+#[test]
+fn a_file_that_stands_in_no_list_or_in_two_is_found() {
+    let sources = [
+        Source::new("src/lib.rs", "mod net;\nmod clock;\n#[cfg(test)]\nmod lab;\nmod clock;"),
+        Source::new("src/net/mod.rs", "mod a;"),
+        Source::new("src/net/a.rs", ""),
+        Source::new("src/net/b.rs", ""),
+        Source::new("src/clock.rs", ""),
+        Source::new("src/lab.rs", ""),
+        Source::new("src/lab_tests.rs", ""),
+    ];
+    let wrong = ["src/net/b.rs", "src/clock.rs"].map(|path| format!("{path} does not stand in exactly one list"));
+    assert_eq!(order::not_listed(&sources), wrong);
 }
 
 #[test]
@@ -162,6 +227,8 @@ fn a_step_back_to_an_earlier_room_is_found_up_to_the_way_back() {
     {
         assert_eq!(steps_back(&page(second), root), Vec::from_iter(wrong), "{second}");
     }
+    let inner = page("domain").replace("src/domain/b.rs", "src/intake/b.rs");
+    assert_eq!(steps_back(&inner, root), ["a step that begins in deliver goes up to intake"]);
     assert_eq!(steps_back("# A", root), ["the walk is not found"]);
 }
 

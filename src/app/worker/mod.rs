@@ -25,7 +25,7 @@ use crate::deliver::publish::Sink;
 use crate::domain::table::Table;
 use crate::health::view::HealthView;
 use crate::inflight::pressure::Pressure;
-use crate::intake::events::Handoff;
+use crate::intake::handoff::Handoff;
 use crate::intake::lag::Lag;
 use crate::intake::membership::GroupMember;
 use crate::kafka::table_reader::CompactedError;

@@ -8,9 +8,9 @@
 //! `intake::tier_simulator`: other partitions of another group, which share no state with these.
 
 mod faults;
-mod process;
 mod seeds;
 mod work;
+mod process;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;

@@ -1,11 +1,11 @@
 //! An integration and its webhooks as the worker keeps them: one record of the integrations topic, parsed, checked and
 //! packed (a million webhooks fit in memory).
 
-mod record;
 mod pack;
-mod period;
+mod record;
 mod limits;
 mod unusable;
+mod period;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
+use super::common_schema::{AnyBody, AnyRequest, Conflicting, InWorkspace};
 use super::instances::{Refused, asked};
-use super::openapi::{AnyBody, AnyRequest, Conflicting, InWorkspace};
 use super::{Api, Caller, Names, answers};
 use crate::actions::audit::Audit;
 use crate::actions::resend::{Account, Order, Prepared, Resent, resend};

@@ -16,10 +16,8 @@ use rand::RngCore;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::openapi::{
-    AnyBody, AnyChange, AnyRequest, Conflicting, Deleted, InWorkspace, InstancesPage, IntegrationInstance, OfInstance,
-    PatchBody, Success,
-};
+use super::common_schema::{AnyBody, AnyChange, AnyRequest, Conflicting, InWorkspace, OfInstance};
+use super::instance_schema::{Deleted, InstancesPage, IntegrationInstance, PatchBody, Success};
 use super::precondition::Precondition;
 use super::readers::page_limit;
 use super::warnings::warnings;

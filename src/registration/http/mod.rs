@@ -1,20 +1,22 @@
 //! The registration API over HTTP, by which integrations register, change and inspect their webhooks. `server` accepts
-//! connections, `auth` decides which caller may ask, `instances` reads what a request changes, `answers` writes the answer, and
-//! `openapi` describes all routes.
+//! connections, `openapi` describes all routes, `instances` reads what a request changes, `auth` decides which caller may ask, and
+//! `answers` writes the answer.
 //!
 //! The rules of an instance are in `registration::patch` and the two checks, and the registry stores it.
 
 mod server;
-mod auth;
-mod rights;
-mod instances;
-mod precondition;
+mod openapi;
 mod rotation;
+mod actions;
+mod instances;
+mod instance_schema;
+mod precondition;
 mod warnings;
 pub(crate) mod readers;
-mod actions;
+mod common_schema;
+mod auth;
 pub(crate) mod answers;
-mod openapi;
+mod rights;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -11,8 +11,8 @@ use axum::http::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::common_schema::{AnyBody, AnyChange, AnyRequest, InWorkspace, OfInstance};
 use super::instances::{Refused, asked, other_version, written};
-use super::openapi::{AnyBody, AnyChange, AnyRequest, InWorkspace, OfInstance};
 use super::{Api, Names, answers};
 use crate::clock;
 use crate::domain::retry_schedule::{BadDuration, parse_duration};

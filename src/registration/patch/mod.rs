@@ -1,8 +1,8 @@
 //! Patches of an instance: operations read leniently, applied all or none, and what can't be applied sorted by what is
 //! wrong with it. `registration::http` receives patches and has the result stored.
 
-mod operation;
 mod draft;
+mod operation;
 mod conflict;
 
 use std::fmt;

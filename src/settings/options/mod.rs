@@ -2,9 +2,9 @@
 //!
 //! So an option cannot be listed and never read, or read and never listed. Scan, help, completions and manual are made from the table.
 
-mod row;
-mod shared;
 mod tools;
+mod shared;
+mod row;
 
 use std::sync::LazyLock;
 

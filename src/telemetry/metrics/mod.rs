@@ -3,13 +3,13 @@
 //!
 //! This file has what several rooms count. The rest is in the file of its room.
 
-mod make;
 mod intake;
+mod open_transactions;
 mod table;
 mod deliver;
 mod backlog;
 mod health;
-mod open_transactions;
+mod make;
 
 use std::sync::LazyLock;
 

@@ -4,16 +4,16 @@
 //! in memory: nothing is left behind. [`run`] starts what the worker needs before it starts, `DemoRun::show` starts what runs beside it,
 //! and `Scenario::perform` is the sequence of events.
 
-pub(crate) mod sample;
 pub(crate) mod registration;
 pub(crate) mod receivers;
 pub(crate) mod produce;
 mod embedded;
 pub(crate) mod watch;
 mod observer;
-pub(crate) mod account;
 pub(crate) mod view;
 pub(crate) mod summary;
+pub(crate) mod sample;
+pub(crate) mod account;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};

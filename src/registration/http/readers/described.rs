@@ -13,7 +13,7 @@ use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 use super::query::WORD_CHARS_MAX;
 use crate::domain::outcome::{DeadReason, Reason};
 use crate::registration::http::answers::Problem;
-use crate::registration::http::openapi::{AnyRequest, InWorkspace, OfInstance};
+use crate::registration::http::common_schema::{AnyRequest, InWorkspace, OfInstance};
 
 /// Further answers of the reader routes.
 #[derive(IntoResponses)]
