@@ -188,7 +188,7 @@ pub fn patch(input: &[u8]) {
     }
 }
 
-/// The headers of a record in a retry tier: names and values by turns, each ended by the separator.
+/// The headers of a record in a retry tier: names and values in turn, each ended by the separator.
 ///
 /// # Panics
 /// On a defect.
@@ -285,7 +285,7 @@ pub fn tokens(input: &[u8]) {
     }
 }
 
-/// Keys and values of the backlog topic by turns: a place that was read is written and read again.
+/// Keys and values of the backlog topic in turn: a place that was read is written and read again.
 ///
 /// # Panics
 /// On a defect.

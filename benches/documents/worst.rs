@@ -95,7 +95,7 @@ pub(crate) fn documents() -> Vec<Document> {
         ),
         document("PATCH, 2,000 tests of 60,000 fields", Method::PATCH, tests("/features", "{}"), Some(wide.clone())),
         document(
-            "PATCH, 1,000 changes and 1,000 tests by turns",
+            "PATCH, 1,000 changes and 1,000 tests in turn",
             Method::PATCH,
             patch(&filled(1_000, |number| {
                 let is_off = number % 2 == 0;

@@ -6,7 +6,7 @@
 Writes 101,000 integrations, 1,000 of them in the workspace of two events, and attempts of those 1,000 (none of them of an event):
 gigabytes in all, one event before them and one before the last of them (--since gigabytes). The records are compressed as the
 worker compresses them, and what receivers answer differs from record to record. Then it asks each binary's console in turn: medians, and the process's peak of memory over idle. With the last binary a worker
-delivers the same events by turns with nothing beside it and with four scans under way. Needs what deploy/kafka needs. Everything
+delivers the same events in turn with nothing beside it and with four scans under way. Needs what deploy/kafka needs. Everything
 listens on the loopback address and ends with the script.
 """
 import argparse
@@ -189,7 +189,7 @@ def readers(stage, binary, tokens):
 
 
 def scans(stage, binary, port, rounds):
-    """The worker's processor time per delivery, alone and beside four scans, by turns."""
+    """The worker's processor time per delivery, alone and beside four scans, in turn."""
     stage.start("receiver", binary, "receiver", "--listen", f"127.0.0.1:{stage.receiver}")
     stage.produce("webhooks.integrations", (integration("load", n, stage.receiver, None) for n in range(RECEIVING)))
     worker, admin = stage.serve(binary, "worker", "--allow-private-networks", "127.0.0.0/8")

@@ -7,12 +7,12 @@
 
 pub(crate) mod events;
 pub(crate) mod keeper;
+pub(crate) mod in_memory;
 mod backlog_part;
 pub(crate) mod retries;
 mod due_buffers;
 pub(crate) mod tick_scheduler;
 pub(crate) mod lease;
-pub(crate) mod in_memory;
 pub(crate) mod handoff;
 pub(crate) mod pipeline;
 pub(crate) mod reader;

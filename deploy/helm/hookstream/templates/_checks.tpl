@@ -38,13 +38,13 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- $refused := dict "enable.auto.commit" $offsets "auto.commit.enable" $offsets "enable.auto.offset.store" $offsets "acks" $acks "request.required.acks" $acks -}}
 {{- $_ := set $refused "auto.offset.reset" "a group without offsets begins at the start of the topic, since skipping would lose events" -}}
 {{- $_ := set $refused "enable.idempotence" "it is always on, so that a retry is written once" -}}
-{{- $_ := set $refused "isolation.level" "it is always read_committed, since an aborted record is no event" -}}
+{{- $_ := set $refused "isolation.level" "it is always read_committed, since an aborted record is not an event" -}}
 {{- $_ := set $refused "enable.partition.eof" "the program uses it to see that the integrations are read to their end" -}}
 {{- $_ := set $refused "transactional.id" "it is given where one is needed, from the group's name" -}}
 {{- $_ := set $refused "delivery.report.only.error" "every record written is waited for" -}}
 {{- range $key, $value := merge (dict) $v.kafka.properties $v.kafka.secretProperties $v.console.kafka.properties $v.console.kafka.secretProperties -}}
 {{- if not (regexMatch "^[a-z0-9._]+$" $key) -}}
-{{- $m = append $m (printf "%q is no name of a librdkafka property: such a name has small letters, digits, dots and underscores" $key) -}}
+{{- $m = append $m (printf "%q is not a name of a librdkafka property: such a name has small letters, digits, dots and underscores" $key) -}}
 {{- end -}}
 {{- if has $key (list "bootstrap.servers" "metadata.broker.list" "group.id") -}}
 {{- $m = append $m (printf "the property %s has a value of its own: set kafka.brokers or kafka.group" $key) -}}
@@ -129,7 +129,7 @@ names the value, what it is and what is accepted; all of them are reported at on
 {{- range $role := list "worker" "api" -}}
 {{- $grace := (get $v $role).terminationGracePeriodSeconds | int64 -}}
 {{- if and (or (eq $role "worker") $v.api.enabled) (lt (mul $grace 1000) (add $drain 40000)) -}}
-{{- $m = append $m (printf "%s.terminationGracePeriodSeconds (%d) leaves less than 40 s beyond delivery.drainTimeout (%s): Kubernetes could kill it before it is through" $role $grace $v.delivery.drainTimeout) -}}
+{{- $m = append $m (printf "%s.terminationGracePeriodSeconds (%d) leaves less than 40 s beyond delivery.drainTimeout (%s): Kubernetes could kill it before it has ended" $role $grace $v.delivery.drainTimeout) -}}
 {{- end -}}
 {{- end -}}
 {{- if gt (include "hookstream.millis" $v.monitoring.serviceMonitor.scrapeTimeout | int64) (include "hookstream.millis" $v.monitoring.serviceMonitor.interval | int64) -}}
