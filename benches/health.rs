@@ -106,7 +106,7 @@ fn costs(criterion: &mut Criterion) {
             book.count(0, report.reporter, (key, slots), &RULES, NOW_MS);
         }
     }
-    group.bench_function("1000 integrations written down", |bench| {
+    group.bench_function("1000 integrations persisted", |bench| {
         bench.iter(|| {
             let unwritten = book.unwritten(NOW_MS, 1_000);
             unwritten.iter().map(|(_, known)| counts_record(known)).collect::<Vec<_>>()

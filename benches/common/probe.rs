@@ -1,4 +1,4 @@
-//! A look at a worker process from outside: its metrics, its memory.
+//! Reads the metrics and the memory of a worker process from outside.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -10,7 +10,7 @@
     clippy::cast_precision_loss,
     clippy::disallowed_methods,
     clippy::unchecked_time_subtraction,
-    reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
+    reason = "a benchmark prints, fails by a panic with a clear text, and computes in floats by the wall clock"
 )]
 
 #[expect(dead_code, reason = "each suite uses a part of what they share")]

@@ -180,10 +180,10 @@ struct Sample {
     at: Instant,
 }
 
-/// A look costs the worker a fraction of a millisecond; Prometheus looks every 15 s or so.
+/// Each read of the metrics costs the worker a fraction of a millisecond. Prometheus reads them every 15 s or so.
 const MAINTENANCE_EVERY: Duration = Duration::from_millis(250);
 
-/// Looks now and then until the series has reached `count`.
+/// Reads the series at intervals until it has reached `count`.
 fn wait_for(worker: &mut Process, admin: &str, series: &str, count: f64) -> Sample {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -275,7 +275,7 @@ pub(crate) fn mock_child(arguments: &[String]) -> ExitCode {
     eprintln!("{}", cluster.bootstrap_servers());
     loop {
         std::thread::park();
-        // Woken for no reason: the process is ended from outside.
+        // A thread may wake without a reason. The process is ended from outside.
         let _so_far = own_cpu();
     }
 }

@@ -11,7 +11,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::disallowed_methods,
-    reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
+    reason = "a benchmark prints, fails by a panic with a clear text, and computes in floats by the wall clock"
 )]
 
 #[path = "../common/mod.rs"]
@@ -147,7 +147,7 @@ impl Api {
             began.elapsed()
         };
         let other = async {
-            // Behind it.
+            // Queued behind the document.
             tokio::time::sleep(Duration::from_millis(5)).await;
             let body = format!(r#"{{"baseUrl":"https://other.example/{round}"}}"#);
             let began = Instant::now();

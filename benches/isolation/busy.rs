@@ -16,8 +16,8 @@ const LATENCY: Duration = Duration::from_millis(20);
 /// Nothing falls due while a round lasts.
 const SCHEDULE: &str = "1h";
 
-/// A backlog for one such receiver: what of it is acknowledged at the first attempt, and how much of the receiver's time
-/// is used; by a worker that has to find out, and by one with the number as an option.
+/// A backlog for one such receiver: the share that is acknowledged at the first attempt, and the share of the receiver's time that
+/// is used, by a worker that has to find out the number, and by one that has it as an option.
 pub(crate) async fn measure(brokers: &str, options: &Options) -> Vec<Figure> {
     let name = format!("a receiver that takes {TAKES} at a time");
     let mut found = [
@@ -61,7 +61,7 @@ async fn round(brokers: &str, events: usize, limits: &[&str]) -> (f64, f64) {
     let arguments = [&["--retry-schedule", SCHEDULE, "--attempt-log", "off"], limits].concat();
     let began = Instant::now();
     let worker = Worker::start(brokers, &names, &arguments).await;
-    let acknowledged = wait_until("all events to be through", PATIENCE, async || {
+    let acknowledged = wait_until("all events to be acknowledged or put off", PATIENCE, async || {
         let [acknowledged, retried] = [deliveries(&worker, "acknowledged").await, deliveries(&worker, "retried").await];
         if acknowledged + retried >= events as f64 { Ok(acknowledged) } else { Err((acknowledged, retried)) }
     })

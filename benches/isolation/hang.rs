@@ -17,7 +17,7 @@ const PARTITIONS: u16 = 12;
 const SCHEDULE: &str = "1h";
 /// The length of one latency round: long enough to see a hanging receiver's first time-outs (10 s) and its open circuit.
 const LATENCY_ROUND: Duration = Duration::from_secs(20);
-/// The time that a good receiver takes.
+/// How long a good receiver takes to answer.
 const GOOD_LATENCY: Duration = Duration::from_millis(5);
 
 /// One round: topics, receivers and a worker of its own.
@@ -57,8 +57,8 @@ fn record(number: usize, receiver: usize, value: String) -> Record {
 
 /// A backlog, caught up with: good deliveries a second, and what one costs the worker.
 ///
-/// Receivers take their time to answer, so that places for requests are what is short, and a worker that leaves one idle is seen.
-/// Were they as fast as the machine, the rate would say how busy the machine was: it moved by a fifth from round to round.
+/// Receivers take their time to answer, so that places for requests are scarce, and the rate shows a worker that leaves one idle.
+/// With receivers as fast as the machine the rate shows how busy the machine is: it moved by a fifth from round to round.
 pub(crate) async fn throughput(brokers: &str, options: &Options) -> Vec<Figure> {
     let mut without = Figure::new("99 good receivers, deliveries a second", "/s", "", "");
     let mut with = Figure::new("the same while one hangs", "/s", "", "");

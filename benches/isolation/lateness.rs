@@ -15,10 +15,10 @@ const PARTITIONS: u16 = 12;
 /// The tier's delay.
 const TIER: Duration = Duration::from_secs(10);
 const SCHEDULE: &str = "10s";
-/// So long retries are written, and later fall due.
+/// How long retries are written, and for how long they then fall due.
 const LASTS: Duration = Duration::from_secs(20);
 const RECEIVERS: usize = 100;
-/// Retries written in the first seconds do not count: the producer connects meanwhile and then writes its arrears at once,
+/// Retries written in the first seconds do not count: the producer connects meanwhile and then writes at once what is late,
 /// and the worker has no connection yet.
 const UNCOUNTED: Duration = Duration::from_secs(2);
 

@@ -12,7 +12,7 @@
     clippy::cast_sign_loss,
     clippy::disallowed_methods,
     clippy::unchecked_time_subtraction,
-    reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
+    reason = "a benchmark prints, fails by a panic with a clear text, and computes in floats by the wall clock"
 )]
 
 #[path = "../common/mod.rs"]
@@ -34,23 +34,23 @@ use support::cluster::{Cluster, ClusterOptions};
 
 const OPTIONS: [(&str, usize, &str); 20] = [
     ("rounds", 5, "rounds of each figure with a hanging receiver"),
-    ("throughput", 1, "0: not the throughput with one that hangs"),
-    ("latency", 1, "0: not the latency with one that hangs"),
-    ("busy", 1, "0: not the receiver that takes few at a time"),
-    ("lateness", 1, "0: not how late retries are"),
-    ("idle", 1, "0: not the memory of idle connections"),
-    ("waiting", 1, "0: not the memory with events in the tiers"),
-    ("crowd", 0, "bad receivers beside 100 good ones; 0: not that figure"),
+    ("throughput", 1, "0: leaves out the throughput with one that hangs"),
+    ("latency", 1, "0: leaves out the latency with one that hangs"),
+    ("busy", 1, "0: leaves out the receiver that takes few at a time"),
+    ("lateness", 1, "0: leaves out how late retries are"),
+    ("idle", 1, "0: leaves out the memory of idle connections"),
+    ("waiting", 1, "0: leaves out the memory with events in the tiers"),
+    ("crowd", 0, "bad receivers beside 100 good ones; 0: leaves that figure out"),
     ("crowd-rate", 400, "events a second for the good ones in it"),
     ("names", 0, "1: also names that are dead or silent, where this machine asks the name server 127.0.0.2"),
     ("events", 120_000, "events of a throughput round"),
-    ("answer-ms", 80, "what a good receiver takes to answer in it; 0: whatever the machine can do"),
+    ("answer-ms", 80, "how long a good receiver takes to answer in that round; 0: it answers at once"),
     ("rate", 2_000, "events a second of a latency round"),
     ("busy-events", 4_000, "events for the receiver that takes few at a time"),
     ("connections", 10_000, "idle connections"),
     ("retries", 1_000, "retries a second that fall due"),
-    ("behind", 1_000_000, "events that wait for a slow webhook; 0: not that figure"),
-    ("wide", 5_000, "webhooks that get every event; 0: not that figure"),
+    ("behind", 1_000_000, "events that wait for a slow webhook; 0: leaves that figure out"),
+    ("wide", 5_000, "webhooks that get every event; 0: leaves that figure out"),
     ("wide-events", 20, "events for each of them"),
     ("tier-events", 1_000_000, "events that wait in the tiers"),
 ];
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     };
     let runtime = runtime();
     let figures = runtime.block_on(run(&options));
-    report("isolation", "one worker, defaults but where a figure says otherwise; a real Kafka; 1 KiB events", &figures);
+    report("isolation", "one worker, with defaults unless a figure says otherwise; a real Kafka; 1 KiB events", &figures);
     ExitCode::SUCCESS
 }
 

@@ -75,7 +75,7 @@ pub(crate) async fn idle_connections(brokers: &str, options: &Options) -> Vec<Fi
             if seen >= connections as f64 { Ok(()) } else { Err(seen) }
         })
         .await;
-        // What the burst of events took is given back, and no connection is old enough to be closed.
+        // By then the worker has given back what the burst of events took, and no connection is old enough to be closed.
         tokio::time::sleep(4 * REST).await;
         let sockets = sockets(worker.pid());
         assert!(sockets >= connections, "{sockets} of {connections} connections are still open");

@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 WEBHOOKS, OTHERS = 1_000, 100_000
 EVENTS, RECEIVING = 20_000, 4  # of one round of deliveries, and webhooks that get each
 PATIENCE_S = 240
-# A trace begins so long before its event, because clocks differ: what was written in that time is not since the event.
+# How long before its event a trace begins to read, because clocks differ. What was written in that time was not written since the event.
 CLOCKS_DIFFER_S = 61
 ANSWERS = 4_096  # that differ, far more than a batch holds
 

@@ -12,7 +12,7 @@
     clippy::cast_sign_loss,
     clippy::disallowed_methods,
     clippy::unchecked_time_subtraction,
-    reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
+    reason = "a benchmark prints, fails by a panic with a clear text, and computes in floats by the wall clock"
 )]
 
 #[path = "../common/mod.rs"]

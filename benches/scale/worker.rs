@@ -10,11 +10,11 @@ use super::support::cluster::{Cluster, ClusterOptions};
 use super::support::records::{Record, produce};
 use super::support::worker::{Names, Worker};
 
-/// What any one step may take.
+/// How long one step may take at most.
 const PATIENCE: Duration = Duration::from_mins(3);
 /// As `topics apply` has it.
 const PARTITIONS: u16 = 12;
-/// What a worker rests before its memory is read: buffers of its start are given back by then.
+/// How long a worker rests before its memory is read. By then it has given back the buffers of its start.
 const REST: Duration = Duration::from_secs(3);
 
 pub(crate) async fn measure(population: Population, options: &Options) -> Vec<Figure> {

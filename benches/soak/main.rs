@@ -12,7 +12,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::disallowed_methods,
-    reason = "a benchmark prints, fails by a panic with a clear text, and reckons in floats by the wall clock"
+    reason = "a benchmark prints, fails by a panic with a clear text, and computes in floats by the wall clock"
 )]
 
 #[path = "../common/mod.rs"]
@@ -36,7 +36,7 @@ use support::records::{Record, admin, produce};
 use support::worker::{Names, Worker};
 
 const OPTIONS: [(&str, usize, &str); 3] =
-    [("minutes", 10, "how long"), ("receivers", 100, "receivers, all good but"), ("hanging", 1, "so many that hang")];
+    [("minutes", 10, "how long"), ("receivers", 100, "receivers"), ("hanging", 1, "how many of them hang")];
 const PARTITIONS: u16 = 12;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Memory counts as flat from here on: buffers, lanes and hands are full by then.

@@ -1,12 +1,12 @@
-//! Serves the receiver zoo: receivers that misbehave by name, for any sender of signed webhooks to be tried against.
+//! Serves the receiver zoo: receivers that misbehave by name, to try any sender of signed webhooks with.
 //!
 //! ```text
 //! cargo run --example receiver-zoo                         # a table of names, URLs and what is expected, until ctrl-c
 //! cargo run --example receiver-zoo -- --dns 127.0.0.1:5353 # the names too: a name server for the sender to ask
 //! ```
 //!
-//! What it takes: a header `X-XCOM-Integration-Echo`, which the good ones send back. Nothing that is to be expected is decided here: that
-//! stands with the receivers, in `tests/support/zoo`, which the test suites use as well.
+//! Requests need a header `X-XCOM-Integration-Echo`, which the good receivers send back. What a sender has to do is not decided here: it
+//! stands with the receivers in `tests/support/zoo`, which the test suites use too.
 #![expect(clippy::print_stdout, reason = "a table for people is what this program is for")]
 
 #[expect(dead_code, reason = "the suites use more of it")]
@@ -26,7 +26,7 @@ use support::zoo::{Expected, Zoo};
 
 const USAGE: &str = "usage: receiver-zoo [--dns ADDRESS]";
 
-/// Where the name server is to listen, if there is to be one.
+/// The address of the name server, if the arguments ask for one.
 fn arguments() -> anyhow::Result<Option<SocketAddr>> {
     let mut words = std::env::args().skip(1);
     match (words.next().as_deref(), words.next(), words.next()) {
@@ -74,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
         name_server = Some(server);
     }
     println!("\nThe certificate to trust is {}.", Zoo::trusted(folder.path()).display());
-    println!("Requests to 127.0.0.0/8 have to be allowed. Ctrl-c ends it.");
+    println!("Requests to 127.0.0.0/8 have to be allowed. Ctrl-C ends it.");
     tokio::signal::ctrl_c().await?;
     drop(name_server);
     Ok(())

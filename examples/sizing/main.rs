@@ -4,8 +4,8 @@
 //! cargo run --example sizing -- --events-per-second 1000 --webhooks 20000 --matches-per-event 2
 //! ```
 //!
-//! `constants` has what was measured and where, `model` the arithmetic, `options` the figures of one's own. `docs/sizing.md` says how to
-//! read it and what it was compared with.
+//! `constants` has what was measured and where, `model` the arithmetic, `options` the figures that a user gives. `docs/sizing.md` says how to
+//! read the page and what it was compared with.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a page for people is what this program is for")]
 
 mod constants;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use options::Asked;
 
-/// What programs end with whose options are not valid, as `hookstream` does.
+/// The exit code for options that are not valid. `hookstream` has the same.
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! The arithmetic: from what is expected to what is needed. Pure; every figure that is no argument stands in `constants`.
+//! The arithmetic: from what is expected to what is needed. Pure. Figures that are not arguments stand in `constants`.
 
 use super::constants::{
     BOOTSTRAP_SECONDS, CIRCUIT_FAILURES, CONNECTION_BYTES, DELIVERY_SECONDS, DELIVERY_SECONDS_PER_KIB, EVENT_SECONDS,
@@ -14,11 +14,11 @@ pub(crate) struct Load {
     pub(crate) webhooks: f64,
     pub(crate) webhooks_per_host: f64,
     pub(crate) matches_per_event: f64,
-    /// Of the deliveries: to receivers that take requests and never answer.
+    /// The share of deliveries to receivers that take requests and never answer.
     pub(crate) dead: f64,
-    /// Of the deliveries: to receivers that take `slow_answer`.
+    /// The share of deliveries to receivers that take `slow_answer`.
     pub(crate) slow: f64,
-    /// Of the attempts at the others: those that fail.
+    /// The share of attempts at the other receivers that fail.
     pub(crate) failing: f64,
     pub(crate) answer: f64,
     pub(crate) slow_answer: f64,
@@ -26,17 +26,17 @@ pub(crate) struct Load {
     pub(crate) retention: f64,
     pub(crate) replicas: f64,
     pub(crate) worker_cores: f64,
-    /// Of a worker's processors and places: what is to be used.
+    /// The share of a worker's processors and places that may be used.
     pub(crate) utilisation: f64,
     pub(crate) max_in_flight: f64,
 }
 
-/// Receivers that have just died, all of the dead at once: the most that they cost.
+/// The cost of the dead receivers when all of them have just died: their worst hour.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Dying {
     /// Seconds until the circuit of a webhook is open in each worker, or its integration is suspended.
     pub(crate) opens_after: f64,
-    /// Attempts a second until then, retries with them.
+    /// Attempts a second until then, with retries.
     pub(crate) attempts: f64,
     /// Probes a second from then on, at most, until they are suspended.
     pub(crate) probes: f64,
@@ -62,16 +62,16 @@ pub(crate) struct Plan {
     pub(crate) workers_for_places: usize,
     /// `--max-in-flight` with which places ask for no more workers than cores do.
     pub(crate) max_in_flight_enough: f64,
-    /// With one more, for the loss of one.
+    /// The larger of the two, and one more for the loss of one.
     pub(crate) workers: usize,
     pub(crate) partitions: usize,
-    /// Of one worker.
+    /// Bytes of one worker.
     pub(crate) memory: f64,
     pub(crate) dying: Dying,
     pub(crate) tiers: Vec<Tier>,
     pub(crate) events_bytes: f64,
     pub(crate) backlog_bytes: f64,
-    /// What all brokers together write, copies with it.
+    /// What all brokers together write, with copies.
     pub(crate) written_per_second: f64,
     /// What workers read, at most: once as it comes, and once more for webhooks that are behind.
     pub(crate) read_per_second: f64,
@@ -100,7 +100,7 @@ pub(crate) fn plan(load: &Load) -> Plan {
     needed(load, workers)
 }
 
-/// What is needed where circuits are those of so many workers.
+/// What is needed when this number of workers each has its own circuits.
 fn needed(load: &Load, workers: usize) -> Plan {
     let deliveries = load.events_per_second * load.matches_per_event;
     let dying = dying(load, deliveries, count(workers));
@@ -122,7 +122,7 @@ fn needed(load: &Load, workers: usize) -> Plan {
     let retried: f64 = tiers.iter().map(|tier| tier.records_per_second).sum();
     let each = |total: f64| total / count(workers);
     let hosts = (load.webhooks / load.webhooks_per_host).min(load.max_in_flight);
-    // How many times the load the workers that are left can take.
+    // How many times the load the remaining workers can take.
     let by_cores = count(workers - 1) * load.worker_cores / cores;
     let by_places = count(workers - 1) * load.max_in_flight * (1.0 - PROBES_SHARE) / in_flight.max(f64::EPSILON);
     let left = load.events_per_second * by_cores.min(by_places);
@@ -149,7 +149,7 @@ fn needed(load: &Load, workers: usize) -> Plan {
     }
 }
 
-/// What receivers cost that have just died, all of them at once.
+/// The cost of receivers that have just died, all of them at once.
 fn dying(load: &Load, deliveries: f64, workers: f64) -> Dying {
     let dead = deliveries * load.dead;
     if dead == 0.0 {
@@ -172,7 +172,7 @@ fn dying(load: &Load, deliveries: f64, workers: f64) -> Dying {
 fn tiers(load: &Load, good: f64, dying: &Dying) -> Vec<Tier> {
     let mut tiers: Vec<Tier> = Vec::new();
     for (retry, delay) in SCHEDULE.into_iter().enumerate() {
-        // At most: as if each of the dying's attempts were the first.
+        // An upper bound: each attempt at the dying counts as the first.
         let of_dying = if retry == 0 { dying.attempts.max(dying.probes) } else { 0.0 };
         let records = good * power(load.failing, retry + 1) + of_dying;
         let lasting = records - of_dying + dying.probes * f64::from(u8::from(retry == 0));

@@ -95,14 +95,14 @@ const ROWS: [Row; 16] = [
         name: "answer",
         default: "100ms",
         kind: Kind::Duration,
-        says: "what a receiver takes to answer",
+        says: "how long a receiver takes to answer",
         set: |load, value| load.answer = value,
     },
     Row {
         name: "slow-answer",
         default: "2s",
         kind: Kind::Duration,
-        says: "what a slow one takes",
+        says: "how long a slow one takes",
         set: |load, value| load.slow_answer = value,
     },
     Row {
@@ -137,7 +137,7 @@ const ROWS: [Row; 16] = [
         name: "utilisation-percent",
         default: "60",
         kind: Kind::Percent,
-        says: "how much of a worker's cores and places is to be used",
+        says: "how much of a worker's cores and places may be used",
         set: |load, value| load.utilisation = value,
     },
     Row {
@@ -177,10 +177,10 @@ impl Kind {
     }
 }
 
-/// Larger ones are typing mistakes.
+/// Larger numbers are typing mistakes.
 const NUMBER_MAX: f64 = 1e12;
 
-/// What there is to choose.
+/// The help: each option with its default.
 pub(crate) fn help() -> String {
     let mut text =
         String::from("Says what an installation of this size needs.\n\nusage: sizing [--OPTION VALUE]...\n\n");
