@@ -66,7 +66,11 @@ fn main() -> ExitCode {
     };
     let runtime = runtime();
     let figures = runtime.block_on(run(&options));
-    report("isolation", "one worker, with defaults unless a figure says otherwise; a real Kafka; 1 KiB events", &figures);
+    report(
+        "isolation",
+        "one worker, with defaults unless a figure says otherwise; a real Kafka; 1 KiB events",
+        &figures,
+    );
     ExitCode::SUCCESS
 }
 

@@ -35,7 +35,7 @@ def check(report: Report) -> None:
     report.check("Prometheus finds the services by name", names, services)
     report.check("scripts are sound", scripts)
     report.check("the receivers' secret is the one that is registered", secret, services)
-    report.check("the image is pinned and runs as nobody", dockerfile)
+    report.check("the image is pinned and runs as a user without rights", dockerfile)
     report.check("the image's build gets all of the package", context)
 
 

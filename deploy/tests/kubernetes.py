@@ -20,7 +20,7 @@ STATE = Path(os.environ["STATE"])
 HELM = os.environ["HELM_BIN"]
 NAMESPACE = "crm"
 LISTEN, PORT = "10.99.0.1", 9000
-# How long a row may take to settle when all is sent: a killed worker's partitions move after 7 s, a frozen Kafka's clients come back within some.
+# How long a row may take to settle after its last event: a killed worker's partitions move after 7 s, clients of a frozen Kafka return within seconds.
 SETTLE_SECONDS = 120
 # One event in this number goes to the second receiver too: two a second, which is what it takes with 8 s an answer and 16 at a time.
 SLOW_SHARE = 100
@@ -111,7 +111,7 @@ class Producer:
         self.process = subprocess.Popen(
             ["java", "-Xmx128m", "-cp", f"{jars}/*", "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", f"{LISTEN}:9092",
              "--topic", "crm.object-events", "--timeout", "5", "--reader-property", "parse.headers=true", "--reader-property", "parse.key=true",
-             # By itself it gives a record up after three times 1.5 s.
+             # Its default gives a record up after three times 1.5 s.
              "--reader-property", "key.separator=|", "--message-send-max-retries", "1000000", "--request-timeout-ms", "30000",
              "--command-property", "delivery.timeout.ms=300000"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=open(STATE / "log/producer.log", "w"), text=True,
@@ -298,7 +298,7 @@ class Trial:
             self.faults.append(f"the failed installation took {seconds:.0f} s to say so")
 
     def uninstall(self) -> None:
-        """Takes everything, a job that failed with it."""
+        """Removes everything, also a job that failed."""
         run(HELM, "uninstall", "hookstream", "--namespace", NAMESPACE, "--wait", "--timeout", "3m")
         # Pods end in their time.
         kinds = "jobs,deployments,services,networkpolicies,configmaps,secrets,serviceaccounts,poddisruptionbudgets"
@@ -384,7 +384,7 @@ class Trial:
             raise SystemExit(f"no row {', '.join(unknown)}: {', '.join(rows)} are there")
         Witness(self.account).start()
         self.producer = Producer(self.account)
-        # The first events find nothing warm: they belong to no row.
+        # The first events find no open connection: no row counts them.
         warm = [self.producer.send(str(uuid.uuid4())) for _ in range(100)]
         self.until("the first events come", lambda: not self.account.missing(warm, []))
         self.until("the plain consumer has them", lambda: all(event in self.account.came["witness"] for event in warm))

@@ -147,7 +147,7 @@ def behaves(start) -> None:
             answer = receiver.post(receiver.signed("d-1", body=body), body)
             need(answer.status == 200, f"a signed request was answered with {answer.status}")
             need(answer.headers.get_all("X-XCOM-Integration-Echo") == ["echo-d-1"], f"the echo is {answer.headers.get_all('X-XCOM-Integration-Echo')}")
-            # Again on one kept connection: known, and acknowledged all the same.
+            # Again on one kept connection: known, and still acknowledged.
             connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=10)
             for delivery in ("d-1", "d-2"):
                 answer = receiver.post(receiver.signed(delivery, body=body), body, connection)

@@ -2,7 +2,7 @@
 
 Each container becomes a process with a loopback address of its own. What a container's network, files and image give it is
 put in mechanically: names of services become addresses, the network's range the loopback range, paths of mounts and images
-paths here. Nothing of the file is written down a second time.
+paths here. Nothing of the file is repeated here.
 """
 
 import json

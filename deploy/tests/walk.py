@@ -1,7 +1,7 @@
 """Walks through a page's commands as a reader does, in terminals of its own, and waits for the output that the page shows.
 
 A ```bash block is typed into the reader's terminal, or into the one that its first line names (`# terminal 2`); if a program
-runs there, Ctrl-C ends it first. A ```text block is what then appears, line after line, `…` standing for anything.
+runs there, Ctrl-C ends it first. A ```text block is what then appears, line after line; `…` matches anything.
 """
 
 import fcntl

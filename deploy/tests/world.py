@@ -14,7 +14,7 @@ PORTS = {"kafka": 9092, "controller": 9093, "worker": 9464, "api-admin": 9465, "
 
 
 class World:
-    """The real thing, small: one broker, one worker, retries after a second, everything on loopback."""
+    """A small real system: one broker, one worker, retries after a second, everything on loopback."""
 
     def __init__(self, folder: Path) -> None:
         kafka_jars()

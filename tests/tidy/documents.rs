@@ -164,13 +164,33 @@ pub(crate) fn wrong_places(page: &str) -> Vec<String> {
     wrong
 }
 
-/// The pages that people read.
+/// The folders of pages and scripts that people read, and how the names of these end. An empty ending is a file without one.
+const READ: [(&str, &[&str]); 11] = [
+    (".", &["md", "yml"]),
+    (".ci", &[""]),
+    ("docs", &["md"]),
+    ("deploy", &["md", "", "sh"]),
+    ("deploy/compose", &["sh"]),
+    ("deploy/monitoring", &["yml"]),
+    ("deploy/tests", &["py", "mjs"]),
+    ("deploy/helm/hookstream", &["md", "yaml"]),
+    ("deploy/helm/hookstream/templates", &["yaml", "tpl", "txt"]),
+    ("benches", &["md"]),
+    ("benches/readers", &["py"]),
+];
+
+/// The pages that people read, and the scripts whose comments and messages they read.
 pub(crate) fn pages() -> Vec<String> {
-    let mut pages = vec!["deploy/monitoring/rules.yml".to_owned(), "deploy/helm/hookstream/values.yaml".to_owned()];
-    for folder in [".", "docs", "deploy", "deploy/helm/hookstream", "benches"] {
+    let mut pages = Vec::new();
+    for (folder, endings) in READ {
         let entries = fs::read_dir(Path::new(folder)).unwrap().map(|entry| entry.unwrap().path());
-        let texts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+        let texts = entries.filter(|path| path.is_file()).filter(|path| {
+            let ending = path.extension().map_or("", |extension| extension.to_str().unwrap_or_default());
+            endings.contains(&ending)
+        });
+        let before = pages.len();
         pages.extend(texts.map(|path| path.to_str().unwrap().to_owned()));
+        assert!(pages.len() > before, "{folder} has no page");
     }
     // The contract is taken over word for word.
     pages.retain(|page| page != "docs/contract.md");

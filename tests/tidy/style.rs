@@ -192,7 +192,7 @@ fn error_text(attribute: &syn::Attribute) -> Option<String> {
 }
 
 /// Words that people whose first language is another one stumble over, or that hide the subject.
-const AVOID: [&str; 39] = [
+const AVOID: [&str; 42] = [
     "can not",
     "whoever",
     "whomever",
@@ -232,6 +232,9 @@ const AVOID: [&str; 39] = [
     "all the same",
     "goes by the",
     "go by the",
+    "by turns",
+    "reckon",
+    "reckons",
 ];
 
 pub(crate) fn words_to_avoid(source: &Source) -> Vec<String> {
@@ -261,7 +264,7 @@ pub(crate) fn avoided_in(text: &str) -> impl Iterator<Item = String> {
 fn words_of(text: &str) -> (String, Vec<usize>) {
     let (mut words, mut lines) = (" ".to_owned(), vec![1]);
     for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim_start().trim_start_matches(['/', '!']);
+        let line = line.trim_start().trim_start_matches(['/', '!', '#']);
         let mut rest = line.chars();
         while let Some(char) = rest.next() {
             let quoted = rest.as_str().split_once(char).map_or("", |(quoted, _)| quoted);

@@ -191,7 +191,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* Alive and ready, as the admin port tells. A worker is ready once it has read the integrations topic, however long that takes. */}}
+{{/* Alive and ready, as the admin port reports. A worker is ready once it has read the integrations topic, however long that takes. */}}
 {{- define "hookstream.probes" -}}
 startupProbe:
   httpGet: { path: /livez, port: admin }
@@ -202,7 +202,7 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
-# A rollout goes on at the next look after a worker has its partitions.
+# A rollout goes on at the next probe after a worker has its partitions.
 readinessProbe:
   httpGet: { path: /readyz, port: admin }
   periodSeconds: 2
