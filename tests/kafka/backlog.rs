@@ -155,7 +155,7 @@ async fn a_burst_is_requested_in_order_at_the_receivers_pace_and_delays_no_other
     tokio::task::block_in_place(|| stage.send(contacts));
     receiver.wait_for(burst.events, LONG).await;
     let took = began.elapsed();
-    // As the receiver measured it: on a busy machine it takes longer than its setting says.
+    // As the receiver measured it: on a busy machine an answer takes longer than its script says.
     let own_pace = receiver.busy() / AT_ONCE;
     other.wait_for(sent.len(), LONG).await;
     level(&stage, &worker).await;
