@@ -6,10 +6,12 @@ use hookstream::internals::Health;
 use hookstream::internals::Wire;
 use hookstream::internals::settings::Delivery;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::rig::{Rig, settings, webhook};
+use crate::support::port::Port;
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::wait::{PATIENCE, equal, wait_until};
 
 #[tokio::test]
 async fn a_webhooks_circuit_opens_lets_probes_through_and_closes_when_one_is_acknowledged() {
@@ -35,7 +37,12 @@ async fn a_webhooks_circuit_opens_lets_probes_through_and_closes_when_one_is_ack
     })
     .await;
     assert!(fed.elapsed() >= Duration::from_secs(3), "after one second and two more: {:?}", fed.elapsed());
-    assert_eq!(rig.retries().len(), 22, "a slot is spent only by a request");
+    // A busy machine may make another probe before these lines are reached. Each record follows its request.
+    wait_until("as many retries as requests", PATIENCE, async || {
+        let requests = failing.recorded().iter().filter(|request| request.path == "/failing").count();
+        equal(rig.retries().len(), &requests).map(drop)
+    })
+    .await;
     assert_eq!((open(&rig), rig.count("hookstream_circuits", &[("state", "open")])), (1, 0));
     failing.answer_with(|_| Answer::ok());
     rig.settled().await;
@@ -52,9 +59,9 @@ async fn a_webhooks_circuit_opens_lets_probes_through_and_closes_when_one_is_ack
 
 #[tokio::test]
 async fn a_hosts_circuit_opens_when_it_is_unreachable_and_closes_with_any_answer() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = Port::hold();
     let mut rig = Rig::start(settings());
-    let base = format!("http://127.0.0.1:{port}");
+    let base = format!("http://{}", port.address());
     rig.integrate("one", &base, &[webhook("one")]);
     rig.integrate("other", &base, &[webhook("other")]);
     let open = |rig: &Rig| rig.count("hookstream_circuits", &[("state", "open")]);
@@ -64,7 +71,7 @@ async fn a_hosts_circuit_opens_when_it_is_unreachable_and_closes_with_any_answer
         other => Err(other),
     })
     .await;
-    let back = Receiver::start_on(port, |request| match request.path.as_str() {
+    let back = Receiver::start_on(&port, |request| match request.path.as_str() {
         "/one" => Answer::status(410),
         _ => Answer::ok(),
     });
@@ -86,7 +93,7 @@ async fn a_hosts_circuit_opens_when_it_is_unreachable_and_closes_with_any_answer
 }
 
 #[tokio::test]
-async fn failures_here_and_there_open_no_circuit() {
+async fn failures_between_acknowledgements_open_no_circuit() {
     let receiver = Receiver::start(|request| if request.number % 10 == 0 { Answer::ok() } else { Answer::status(500) });
     let mut rig = Rig::start(settings());
     rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
@@ -102,7 +109,9 @@ async fn failures_here_and_there_open_no_circuit() {
 
 #[tokio::test]
 async fn a_waiting_delivery_is_not_sent_once_its_integration_is_suspended() {
-    let receiver = Receiver::start(|_| Answer::status(500).after(Duration::from_millis(200)));
+    let gate = CancellationToken::new();
+    let held = gate.clone();
+    let receiver = Receiver::start(move |_| Answer::status(500).once(&held));
     let healthy = Receiver::start(|_| Answer::ok());
     let mut rig = Rig::start(Delivery { max_in_flight_per_webhook: 1, ..settings() });
     rig.integrate("w", &receiver.url(""), &[webhook("hook")]);
@@ -118,8 +127,9 @@ async fn a_waiting_delivery_is_not_sent_once_its_integration_is_suspended() {
     rig.feed([("w", "a")]).await;
     receiver.wait_for(1, PATIENCE).await;
     rig.feed((0..10).map(|_| ("w", "a"))).await;
-    rig.retry(b"{}", retry, 1_795_577_640_000).await;
+    rig.retry(b"{}", retry, jiff::Timestamp::now().as_millisecond()).await;
     rig.integration("w").set_health(Health::Failed);
+    gate.cancel();
     rig.feed((0..5).map(|_| ("healthy", "a"))).await;
     rig.settled().await;
     assert_eq!((receiver.count(), healthy.count()), (1, 5));

@@ -1,10 +1,10 @@
-//! One receiver costs the others nothing that they would notice.
+//! One receiver does not delay the others.
 
 use std::time::Duration;
 
 use hookstream::internals::settings::{Delivery, Ordering};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::rig::{Rig, settings, webhook};
 use crate::support::receiver::{Answer, Misbehaviour, Receiver};
@@ -51,18 +51,18 @@ async fn webhooks_whose_ids_were_made_to_collide_get_their_own_events_with_their
 }
 
 #[tokio::test]
-async fn a_fast_receiver_does_not_notice_one_that_hangs() {
+async fn a_receiver_that_hangs_does_not_delay_a_fast_one() {
     let hanging = Receiver::start(|_| Answer::misbehave(Misbehaviour::Hang));
     let fast = Receiver::start(|_| Answer::ok());
-    let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
+    // A request that hangs does so for longer than the test lasts.
+    let request_timeout = Duration::from_mins(10);
+    let mut rig = Rig::start(Delivery { ordering: Ordering::None, request_timeout, ..settings() });
     rig.integrate("hanging", &hanging.url(""), &[webhook("hanging")]);
     rig.integrate("fast", &fast.url(""), &[webhook("fast")]);
-    let fed = Instant::now();
     rig.feed((0..400).map(|n| (["hanging", "fast"][n % 2], "a"))).await;
     fast.wait_for(200, PATIENCE).await;
-    assert!(fed.elapsed() < Duration::from_secs(3), "{:?}", fed.elapsed());
-    // Four until it is known that it is slow, then as many as any webhook.
-    assert!((4..=settings().max_in_flight_per_webhook).contains(&hanging.count()), "{}", hanging.count());
+    hanging.wait_for(settings().max_in_flight_per_webhook, PATIENCE).await;
+    assert_eq!(hanging.count(), settings().max_in_flight_per_webhook, "no more than its share");
     assert_eq!(rig.count("hookstream_retries_total", &[]), 0, "what waits spends no slot");
 }
 
@@ -93,7 +93,7 @@ async fn more_webhooks_than_their_host_takes_at_once_all_come_to_an_end() {
 #[tokio::test]
 async fn a_receiver_that_refuses_more_than_four_at_a_time_soon_gets_no_more() {
     let receiver = Receiver::start(|request| match request.under_way {
-        0..=4 => Answer::ok().after(Duration::from_millis(10)),
+        0..=4 => Answer::ok().after(Duration::from_millis(30)),
         _ => Answer::status(503),
     });
     let mut rig = Rig::start(Delivery { ordering: Ordering::None, ..settings() });
@@ -108,7 +108,9 @@ async fn a_receiver_that_refuses_more_than_four_at_a_time_soon_gets_no_more() {
 
 #[tokio::test]
 async fn a_webhook_that_moves_to_another_host_leaves_its_turn_to_those_that_wait() {
-    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(200)));
+    let gate = CancellationToken::new();
+    let held = gate.clone();
+    let receiver = Receiver::start(move |_| Answer::ok().once(&held));
     let other = Receiver::start(|_| Answer::ok());
     let mut rig = Rig::start(Delivery { max_in_flight_per_webhook: 1, max_in_flight_per_host: 1, ..settings() });
     for id in ["first", "moves", "stays"] {
@@ -120,6 +122,7 @@ async fn a_webhook_that_moves_to_another_host_leaves_its_turn_to_those_that_wait
     // While the first is at work and the others wait.
     rig.integrate("moves", &other.url(""), &[webhook("moves")]);
     rig.feed([("moves", "b")]).await;
+    gate.cancel();
     rig.settled().await;
     assert_eq!((receiver.count(), other.count()), (2, 2));
 }

@@ -7,6 +7,7 @@ use hookstream::internals::Wire;
 use hookstream::internals::settings::{Delivery, Ordering};
 use hookstream::internals::ticks;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::rig::{Rig, settings, webhook};
 use crate::support::receiver::{Answer, Receiver};
@@ -38,7 +39,9 @@ fn wire(id: &str, webhook: &str, at_ms: i64) -> Wire {
 
 #[tokio::test]
 async fn ticks_that_have_not_begun_when_the_worker_stops_are_counted_and_not_sent() {
-    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(400)));
+    let gate = CancellationToken::new();
+    let held = gate.clone();
+    let receiver = Receiver::start(move |_| Answer::ok().once(&held));
     let mut rig = Rig::start(Delivery { ordering: Ordering::Webhook, ..settings() });
     rig.integrate("w", &receiver.url(""), &[scheduled("hook", "00:00:10")]);
     let firing = Assignment::new("integrations".into(), -1);
@@ -47,6 +50,7 @@ async fn ticks_that_have_not_begun_when_the_worker_stops_are_counted_and_not_sen
     }
     receiver.wait_for(1, PATIENCE).await;
     firing.close();
+    gate.cancel();
     assert!(firing.wait_quiet(PATIENCE));
     rig.close();
     assert_eq!(receiver.count(), 1);

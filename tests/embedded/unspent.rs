@@ -1,4 +1,4 @@
-//! A slot of the schedule is spent only by a request: what becomes of what can't be requested now, or not any more.
+//! A slot of the schedule is spent only by a request: what happens to deliveries that can't be requested now, or never again.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// When a retry was first requested that has time left.
+/// A first attempt so late that its retries have time left.
 fn a_minute_ago_ms() -> i64 {
     now_ms() - 60_000
 }
@@ -58,7 +58,7 @@ async fn a_retry_that_meets_an_open_circuit_goes_back_unspent_into_its_tier() {
     let mut rig = Rig::start(settings());
     rig.integrate("w", &failing.url(""), &[webhook("hook")]);
     open_circuit(&mut rig).await;
-    let spent = rig.retries().len();
+    wait_until("the failed ones in their tier", PATIENCE, async || equal(rig.retries().len(), &FAILURES_TO_OPEN)).await;
     let first_attempt_ms = a_minute_ago_ms();
     for number in 0..3 {
         rig.retry(b"{}", retry(number, 5, first_attempt_ms), now_ms()).await;
@@ -68,21 +68,24 @@ async fn a_retry_that_meets_an_open_circuit_goes_back_unspent_into_its_tier() {
     let as_they_were = ["d-1", "d-2"].map(|id| [Some(id), Some("5"), Some(first_attempt.as_str()), Some("connect")]);
     wait_until("two retries in their tier again", PATIENCE, async || {
         let retries = rig.retries();
-        equal(retries.iter().skip(spent).map(retry_headers).collect::<Vec<_>>(), &as_they_were.to_vec())
-            .map(drop)
-            .map_err(|seen| format!("{seen:?}"))
+        // On a busy machine the probe may have failed by now: it is a record more.
+        let back = retries.iter().map(retry_headers).filter(|headers| [Some("d-1"), Some("d-2")].contains(&headers[0]));
+        equal(back.collect::<Vec<_>>(), &as_they_were.to_vec()).map(drop).map_err(|seen| format!("{seen:?}"))
     })
     .await;
     let requested = |id| failing.recorded().iter().any(|request| request.header("webhook-id") == Some(id));
     assert!(!requested("d-1") && !requested("d-2"), "no slot is spent");
-    let due: i64 = rig.retries()[spent].header("hookstream-due-ms").unwrap().parse().unwrap();
+    let back = rig.retries().into_iter().find(|retry| retry.header("hookstream-delivery-id") == Some("d-1")).unwrap();
+    let due: i64 = back.header("hookstream-due-ms").unwrap().parse().unwrap();
     assert!(due > now_ms() + 3_500_000, "one delay of its tier later: {due}");
 }
 
 #[tokio::test]
 async fn a_retry_that_meets_a_full_lane_goes_back_unspent_into_its_tier() {
     let hanging = Receiver::start(|_| Answer::misbehave(Misbehaviour::Hang));
-    let mut rig = Rig::start(Delivery { max_in_flight_per_webhook: 1, ..settings() });
+    // The request that hangs does so for longer than the test lasts.
+    let request_timeout = Duration::from_mins(10);
+    let mut rig = Rig::start(Delivery { max_in_flight_per_webhook: 1, request_timeout, ..settings() });
     rig.integrate("w", &hanging.url(""), &[webhook("hook")]);
     let first_attempt_ms = a_minute_ago_ms();
     rig.retry(b"{}", retry(0, 5, first_attempt_ms), now_ms()).await;
@@ -103,7 +106,7 @@ async fn a_retry_that_meets_a_full_lane_goes_back_unspent_into_its_tier() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_was_requested_long_ago_is_given_up_whatever_is_left_of_its_schedule() {
+async fn a_delivery_that_was_first_requested_long_ago_is_given_up_even_with_attempts_left() {
     let failing = Receiver::start(|_| Answer::status(500));
     let give_up_after = Duration::from_hours(2);
     let mut rig =

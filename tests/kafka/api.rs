@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::support::cluster::Cluster;
+use crate::support::load::Load;
 use crate::support::process::{Process, Signal};
 use crate::support::receiver::{Answer as Reply, Receiver};
 use crate::support::records::{Record, create_topic, produce, read_all, unique};
@@ -264,7 +265,7 @@ async fn a_newer_process_fences_the_older_and_sees_its_changes() {
     assert_eq!(older.put(&path, &json!({"baseUrl": "https://a.example"})).await.status, 200);
     let newer = setting.start("newer", &[]);
     assert_eq!(newer.patch(&path, &add("by-newer")).await.status, 200);
-    // The older reads on, and learns at its next change that it is not the one any more.
+    // The older one reads on, and its next change is refused: the newer one has fenced it.
     let id = json!("by-newer");
     wait_until("the older one to see the newer one's change", PATIENCE, async || {
         let seen = older.get(&path).await.json["webHooks"][0]["id"].clone();
@@ -373,7 +374,7 @@ async fn ten_thousand_instances_are_listed_in_pages() {
     }
     assert_eq!(pages, 15);
     assert_eq!(ids, (0..10_000).map(|number| format!("i{number:05}")).collect::<Vec<_>>());
-    let mut took = Vec::new();
+    let (load, mut took) = (Load::watch(), Vec::new());
     for number in 0..300 {
         let start = Instant::now();
         let status = if number % 2 == 0 { "paused" } else { "active" };
@@ -383,7 +384,7 @@ async fn ten_thousand_instances_are_listed_in_pages() {
     }
     took.sort();
     println!("PATCH one after another: p50 {:?}, p99 {:?}", took[150], took[297]);
-    assert!(took[297] < Duration::from_secs(2), "p99 {:?}", took[297]);
+    load.assert_within("half of the changes", took[150], Duration::from_millis(500));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,7 +407,7 @@ async fn a_record_over_the_topics_limit_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_changes_to_one_version_exactly_one_is_made() {
+async fn only_one_of_twenty_changes_to_the_same_version_is_made() {
     let cluster = Cluster::shared().await;
     let setting = Setting::new(cluster.brokers(), &[]).await;
     let api = setting.start("api", &[]);
@@ -523,7 +524,7 @@ async fn a_broker_that_hangs_in_a_commit_loses_and_doubles_nothing() {
     for id in &acknowledged {
         assert_eq!(hooks.iter().filter(|hook| hook["id"] == **id).count(), 1, "{id}");
     }
-    // Whatever a change that came to nothing has left to settle is settled by itself.
+    // A change that failed leaves nothing that blocks the next one.
     let tries = AtomicUsize::new(0);
     wait_until("a change that is acknowledged", PATIENCE, async || {
         let id = format!("last-{}", tries.fetch_add(1, Ordering::Relaxed));
@@ -544,17 +545,19 @@ async fn a_change_that_kafka_does_not_answer_is_refused_in_seconds_and_the_api_g
     let path = format!("{BASE}/one");
     assert_eq!(api.put(&path, &json!({"baseUrl": "https://a.example"})).await.status, 200);
     cluster.freeze(0);
-    let since = Instant::now();
+    let (load, since) = (Load::watch(), Instant::now());
     let (w1, w2) = (add("w1"), add("w2"));
     let (first, second) = tokio::join!(api.patch(&path, &w1), api.patch(&path, &w2));
-    assert!(since.elapsed() < SECONDS, "{:?}", since.elapsed());
-    let mut messages = [first, second].map(|answer| {
+    load.assert_within("a change without an answer of Kafka is refused", since.elapsed(), SECONDS);
+    let messages = [first, second].map(|answer| {
         assert_eq!(answer.status, 503, "{answer:?}");
         answer.json["message"].as_str().unwrap().to_owned()
     });
-    messages.sort();
-    assert!(messages[0].starts_with("Kafka does not answer in time: it is not known"), "{messages:?}");
-    assert_eq!(messages[1], "not written: Kafka does not answer");
+    // The first is being written; the second waits behind it, or is written with it.
+    let unknown = |message: &str| message.starts_with("Kafka does not answer in time: it is not known");
+    assert!(messages.iter().any(|message| unknown(message)), "{messages:?}");
+    let unwritten = |message: &str| message == "not written: Kafka does not answer";
+    assert!(messages.iter().all(|message| unknown(message) || unwritten(message)), "{messages:?}");
     cluster.thaw(0);
     wait_until("a change that is written", PATIENCE, async || {
         let status = api.patch(&path, &add("w3")).await.status;
@@ -569,12 +572,15 @@ async fn an_api_that_starts_while_kafka_is_frozen_says_so_and_ends_with_an_error
     let mut cluster = Cluster::start(1).await;
     let setting = Setting::new(cluster.brokers(), &[]).await;
     cluster.freeze(0);
+    let began = Instant::now();
     let mut api = setting.start("api", &[]);
-    let code = api.process.wait(2 * PATIENCE);
+    let code = api.process.wait(3 * PATIENCE);
+    let took = usize::try_from(began.elapsed().as_secs()).unwrap();
     cluster.thaw(0);
     let lines = api.process.lines().all();
     let said = lines.iter().filter(|line| line.contains("no broker answers")).count();
-    assert!((1..=12).contains(&said), "once in ten seconds and thread: {lines:#?}");
+    // Two threads ask; each reports it once in ten seconds.
+    assert!((1..=2 * (took / 10 + 2)).contains(&said), "{said} in {took} s: {lines:#?}");
     assert_eq!(code, 1, "{lines:#?}");
     let mut next = setting.start("api", &[]);
     wait_until("an answer", PATIENCE, async || {
@@ -608,7 +614,7 @@ async fn a_missing_topic_ends_the_start_with_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_test_delivery_is_signed_and_answers_what_the_receiver_said() {
+async fn a_test_delivery_is_signed_and_returns_the_receivers_answer() {
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let cluster = Cluster::shared().await;
     let setting = Setting::new(cluster.brokers(), &[]).await;

@@ -196,12 +196,16 @@ async fn on_a_bad_day_alerts_fire_and_the_tools_bring_everything_over() {
     let (begin, mut marks) = (now(), Marks::default());
     let mut load = Load::start(brokers, &names.events());
     load.more(150).await;
-    assert_eq!(monitor.firing().await, Vec::<String>::new(), "while all is well");
+    // Minutes of the rules are seconds here: a slow start may have fired one.
+    wait_until("no alert while all is well", PATIENCE, async || match monitor.firing().await {
+        firing if firing.is_empty() => Ok(()),
+        firing => Err(firing),
+    })
+    .await;
 
     marks.add("receiver dies");
-    let port = down.address().port();
     let mut received = down.recorded();
-    drop(down);
+    let port = down.into_port();
     suspended(brokers, &names).await;
     marks.add("suspended");
     monitor.wait_for("HookstreamIntegrationSuspended", true).await;
@@ -213,7 +217,7 @@ async fn on_a_bad_day_alerts_fire_and_the_tools_bring_everything_over() {
     assert!(put_off.iter().any(is_first), "what failed went to the first tier: {put_off:?}");
 
     marks.add("receiver returns");
-    let down = Receiver::start_on(port, |_| Answer::ok());
+    let down = Receiver::start_on(&port, |_| Answer::ok());
     let resumed = tool(brokers, &names, &["resume"]).await;
     println!("{resumed}");
     load.more(60).await;

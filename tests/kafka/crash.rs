@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::stage::{LONG, Stage, event_number, events, integration, record};
 use crate::support::cluster::Cluster;
+use crate::support::load::Load;
 use crate::support::receiver::{Answer, Receiver, Recorded};
 use crate::support::wait::{PATIENCE, wait_until};
 
@@ -34,7 +35,7 @@ struct Cost {
     idle: Duration,
 }
 
-/// Counts what `receivers` were asked, of a worker that was killed at `killed`.
+/// Counts the requests to `receivers` of a worker that was killed at `killed`.
 fn cost(receivers: &[&Receiver], killed: Instant) -> Cost {
     let recorded: Vec<Recorded> = receivers.iter().flat_map(|receiver| receiver.recorded()).collect();
     let mut requests: HashMap<&str, usize> = HashMap::new();
@@ -58,6 +59,7 @@ async fn killed_and_restarted(claim: &str, options: &[&str], idle_max: Duration)
     let mut first = stage.worker(&options).await;
     stage.send(events("e", EVENTS));
     receiver.wait_for(3_000, PATIENCE).await;
+    let load = Load::watch();
     first.sigkill();
     let killed = Instant::now();
     let at_kill = receiver.count();
@@ -68,12 +70,12 @@ async fn killed_and_restarted(claim: &str, options: &[&str], idle_max: Duration)
     println!("{claim}: killed after {at_kill} of {EVENTS}: {cost:?}");
     assert_eq!(receiver.count(), EVENTS + cost.repeated, "each was delivered");
     assert!(cost.repeated <= IN_FLIGHT + FIFTH_OF_A_SECOND, "{cost:?}");
-    assert!(cost.idle <= idle_max, "{cost:?}");
+    load.assert_within("something is delivered again", cost.idle, idle_max);
     second.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_worker_repeats_what_was_under_way_and_a_fifth_of_a_second() {
+async fn a_killed_worker_repeats_what_was_under_way_and_at_most_a_fifth_of_a_second_of_work() {
     killed_and_restarted("crash", &[], IDLE_MAX).await;
 }
 
@@ -128,8 +130,7 @@ async fn of_two_workers_of_one_name_the_first_ends_and_says_why() {
     let _second = stage.worker(&["--instance-id", "worker-0"]).await;
     let code = first.wait_exit(PATIENCE);
     assert_eq!(code, 1, "{}", first.lines().tail(20));
-    let said = first.lines().all().into_iter().find(|line| line.contains("another process has this instance id"));
-    assert!(said.is_some(), "{}", first.lines().tail(20));
+    first.logged(&["another process has this instance id"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::stage::{Stage, event, event_id, integration, record, webhook};
 use crate::support::cluster::Cluster;
@@ -194,38 +195,44 @@ async fn each_event_reaches_exactly_the_webhooks_whose_filters_match() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_one_entity_arrive_in_order_and_side_by_side_with_others() {
+    const ENTITIES: usize = 4;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "order", "1h", 1).await;
     // Every fifth fails at once: a failure holds nothing back and changes no order.
     let receiver = Receiver::start(|request| {
         let fails = crate::stage::event_number(request).is_multiple_of(5);
+        // The first of each entity take so long that the others begin meanwhile, on a busy machine too.
+        let millis = if request.number < ENTITIES { 2_000 } else { request.number % 7 };
         Answer::status(if fails { 500 } else { 200 })
-            .after(std::time::Duration::from_millis(u64::try_from(request.number % 7).unwrap()))
+            .after(std::time::Duration::from_millis(u64::try_from(millis).unwrap()))
     });
     stage.put([&integration("i", &receiver.url(""))]);
     let _worker = stage.worker(&[]).await;
-    let entities = 4;
-    stage.send((0..200).map(|number| event(&format!("e-{number}"), &format!("c-{}", number % entities))));
+    stage.send((0..200).map(|number| event(&format!("e-{number}"), &format!("c-{}", number % ENTITIES))));
     stage.settled(PATIENCE).await;
     let arrived: Vec<_> = receiver.recorded().iter().map(crate::stage::event_number).collect();
     assert_eq!(arrived.len(), 200);
-    for entity in 0..entities {
-        let of_entity: Vec<_> = arrived.iter().filter(|number| *number % entities == entity).collect();
+    for entity in 0..ENTITIES {
+        let of_entity: Vec<_> = arrived.iter().filter(|number| *number % ENTITIES == entity).collect();
         assert!(of_entity.is_sorted(), "events of entity {entity} arrived in the order {of_entity:?}");
     }
-    assert_eq!(receiver.under_way_max(), entities, "entities go side by side, events of one do not");
+    assert_eq!(receiver.under_way_max(), ENTITIES, "entities go side by side, events of one do not");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_ends_a_worker_in_order() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "hangup", "1h", 1).await;
-    let receiver = Receiver::start(|_| Answer::ok().after(std::time::Duration::from_secs(2)));
+    let gate = CancellationToken::new();
+    let held = gate.clone();
+    let receiver = Receiver::start(move |_| Answer::ok().once(&held));
     stage.put([&integration("i", &receiver.url(""))]);
     let mut worker = stage.worker(&[]).await;
     stage.send([event("e-1", "c-1")]);
     receiver.wait_for(1, PATIENCE).await;
     worker.signal(Signal::Hup);
+    worker.logged(&["stopping"]).await;
+    gate.cancel();
     assert_eq!(worker.wait_exit(PATIENCE), 0, "{}", worker.lines().tail(40));
     // What was under way was finished and committed: the next worker repeats nothing.
     let _next = stage.worker(&[]).await;

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::stage::{Stage, event, integration};
 use crate::support::cluster::Cluster;
+use crate::support::port::Port;
 use crate::support::receiver::{Answer, ECHO, Echo, Misbehaviour, Receiver, Recorded};
 use crate::support::wait::PATIENCE;
 
@@ -64,14 +65,6 @@ impl Cases {
 
 fn token(request: &Recorded) -> String {
     request.header(ECHO).unwrap().to_owned()
-}
-
-/// A port that refuses connections, for as long as the socket lives: bound, and without a listener.
-fn refusing() -> (Socket, SocketAddr) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    (socket, address)
 }
 
 /// A listener whose queue is full: connecting to it hangs.
@@ -190,25 +183,25 @@ fn add_refused(cases: &mut Cases, loopback6: SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_failure_has_its_own_word_and_is_counted_under_it() {
+async fn each_kind_of_failure_has_its_own_reason_and_is_counted_by_it() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "failures", "1h", 1).await;
     let mut tasks = JoinSet::new();
     let trap = Receiver::start(|_| Answer::ok());
     let trap6 = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
     trap6.set_nonblocking(true).unwrap();
-    let (_refusing, refusing) = refusing();
+    let refusing = Port::hold();
     let (_black_hole, black_hole) = black_hole();
     let mut cases = Cases::default();
     add_answers(&mut cases, &trap);
     add_refused(&mut cases, trap6.local_addr().unwrap());
     cases.url("no-name", "http://no-such-host.invalid", "dns");
-    cases.url("nothing-listens", &format!("http://{refusing}"), "connect");
+    cases.url("nothing-listens", &format!("http://{}", refusing.address()), "connect");
     cases.url("connecting-hangs", &format!("http://{black_hole}"), "timeout");
     cases.url("untrusted", &format!("https://{}", untrusted(&mut tasks).await), "tls");
     cases.url("no-tls", &format!("https://{}", plain(&mut tasks).await), "tls");
     stage.put(&cases.integrations);
-    let worker = stage.worker(&["--request-timeout", "6s", "--connect-timeout", "3s"]).await;
+    let worker = stage.worker(&["--request-timeout", "15s", "--connect-timeout", "8s"]).await;
     stage.send([event("e", "c")]);
     stage.settled(PATIENCE).await;
 
@@ -331,8 +324,8 @@ async fn a_stale_connection_is_one_resend_and_no_attempt() {
     assert!(resends >= kept, "{resends}");
 
     let retries = stage.tier("1h");
-    let of_whom: BTreeSet<_> = retries.iter().map(|retry| retry.header("hookstream-integration-id").unwrap()).collect();
-    assert_eq!(of_whom, BTreeSet::from(["dies"]), "only a receiver that fails on a fresh connection too is put off");
+    let failed: BTreeSet<_> = retries.iter().map(|retry| retry.header("hookstream-integration-id").unwrap()).collect();
+    assert_eq!(failed, BTreeSet::from(["dies"]), "only a receiver that fails on a fresh connection too is put off");
     for retry in &retries {
         assert_eq!(retry.header("hookstream-attempt"), Some("1"));
     }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::support::cluster::Cluster;
 use crate::support::process::{Process, Signal};
@@ -43,7 +42,7 @@ async fn nodes_stop_die_and_come_back_with_their_data() {
 
 #[test]
 fn a_process_is_ended_by_its_own_id_and_its_exit_code_is_kept() {
-    let patience = Duration::from_secs(20);
+    let patience = PATIENCE;
     let mut sleeper = Process::start("a sleeper", "sh", &["-c", "echo ready; exec sleep 600"], &[]);
     assert_eq!(sleeper.lines().find(patience, |line| (line == "ready").then_some(())), Some(()));
     let pid = sleeper.pid();

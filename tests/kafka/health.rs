@@ -12,6 +12,8 @@ use hookstream::internals::{Delta, DeltaBatch, parse_counts, partition_of};
 use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;
+use crate::support::load::Load;
+use crate::support::port::Port;
 use crate::support::receiver::{Answer, Echo, Receiver};
 use crate::support::records::{Read, Record, ends, produce, read_all, recreate};
 use crate::support::wait::{PATIENCE, equal, wait_until};
@@ -33,7 +35,7 @@ fn register(brokers: &str, names: &Names, integration: &Value) {
     produce(brokers, &names.integrations(), [Record::new(key, integration.to_string())]);
 }
 
-/// So many more events, that only the integration `id` wants, over all partitions.
+/// Sends `count` more events that only the integration `id` wants, over all partitions.
 fn send(brokers: &str, names: &Names, id: &str, sent: &AtomicUsize, count: usize) {
     let first = sent.fetch_add(count, Ordering::Relaxed);
     let events = (first..first + count).map(|number| {
@@ -45,7 +47,7 @@ fn send(brokers: &str, names: &Names, id: &str, sent: &AtomicUsize, count: usize
     produce(brokers, &names.events(), events);
 }
 
-/// The states that the health topic says of an integration, in order.
+/// The states of an integration in the health topic, in order.
 fn states(brokers: &str, names: &Names, id: &str) -> Vec<Value> {
     let records = read_all(brokers, &names.health());
     records.iter().filter(|record| record.key_text() == format!("w/{id}")).map(Read::json).collect()
@@ -103,7 +105,7 @@ fn with<'a>(options: &[&'a str], protocol: &'a str) -> Vec<&'a str> {
     [options, &["--kafka-property", protocol]].concat()
 }
 
-async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way(protocol: &str) {
+async fn an_integration_that_fails_at_all_workers_is_suspended_once_and_can_be_resumed_in_three_ways(protocol: &str) {
     let options = &with(&FAST, protocol);
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-suspend"));
@@ -150,14 +152,18 @@ async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way(
         }
     })
     .await;
-    // Every worker obeys within five seconds.
-    let obeyed = tokio::time::Instant::now();
-    wait_until("all workers to obey", Duration::from_secs(5), async || {
+    let (load, obeyed) = (Load::watch(), tokio::time::Instant::now());
+    wait_until("all workers to obey", PATIENCE, async || {
         let gauge = total(&workers, "hookstream_integrations", &[("status", "failed")]).await;
         if (gauge - 3.0).abs() < 0.1 { Ok(()) } else { Err(gauge) }
     })
     .await;
-    println!("obeyed after {:?}", obeyed.elapsed());
+    load.assert_within("every worker obeys", obeyed.elapsed(), Duration::from_secs(5));
+    wait_until("requests that were under way to end", PATIENCE, async || {
+        let under_way = total(&workers, "hookstream_in_flight_requests", &[]).await;
+        if under_way.abs() < 0.1 { Ok(()) } else { Err(under_way) }
+    })
+    .await;
     let (dropped, requests) =
         (total(&workers, "hookstream_dropped_total", &[("reason", "suspended")]).await, receiver.count());
     send(brokers, &names, "dead", &sent, 60);
@@ -185,13 +191,14 @@ async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way(
     })
     .await;
     assert!(suspended > 0, "retries were waiting when it was suspended");
-    assert_eq!(receiver.count(), requests, "nothing is sent to who is suspended");
+    assert_eq!(receiver.count(), requests, "nothing is sent to a suspended integration");
     assert_eq!(healthy.count(), fine.load(Ordering::Relaxed), "the other integration has all of its own");
     assert!(states(brokers, &names, "fine").is_empty());
 
     // By hand.
     let until_now = words(&states(brokers, &names, "dead")).join(" ");
-    assert_eq!(until_now, "hasErrors failed");
+    // An owner that a busy machine delays learns of all failures at once.
+    assert!(["hasErrors failed", "failed"].contains(&until_now.as_str()), "{until_now}");
     receiver.answer_with(|_| Answer::ok());
     let text = resume(brokers, &names, "dead", &["--dry-run"]);
     assert!(text.contains("would be set active again"), "{text}");
@@ -250,7 +257,7 @@ async fn who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way(
     assert!(failed[1]["lastAcknowledgedAt"].is_string(), "{}", failed[1]);
 }
 
-async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to(protocol: &str) {
+async fn an_integration_that_acknowledges_a_few_has_errors_and_still_gets_deliveries(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-flaky"));
     names.create(brokers, SCHEDULE, 3).await;
@@ -272,7 +279,9 @@ async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to(prot
     let workers = [Worker::start(brokers, &names, &options).await, Worker::start(brokers, &names, &options).await];
     let began = tokio::time::Instant::now();
     let sent = AtomicUsize::new(0);
-    while began.elapsed() < Duration::from_secs(12) {
+    // Longer than the window of errors, and with enough attempts to open circuits at all workers.
+    while began.elapsed() < Duration::from_secs(12) || served.load(Ordering::Relaxed) <= 100 {
+        assert!(began.elapsed() < 3 * PATIENCE, "{served:?} requests were made");
         send(brokers, &names, "flaky", &sent, 5);
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
@@ -284,13 +293,16 @@ async fn who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to(prot
         if now > before + 10 { Ok(()) } else { Err(now) }
     })
     .await;
-    let states = states(brokers, &names, "flaky");
+    let states = wait_until("a state", PATIENCE, async || match states(brokers, &names, "flaky") {
+        states if states.is_empty() => Err("none"),
+        states => Ok(states),
+    })
+    .await;
     assert_eq!(words(&states).first(), Some(&"hasErrors"), "{states:?}");
     assert!(!words(&states).contains(&"failed"), "{states:?}");
-    assert!(before > 100, "{before} requests were made");
     let gauges =
         total(&workers.iter().collect::<Vec<_>>(), "hookstream_dropped_total", &[("reason", "suspended")]).await;
-    assert!(gauges.abs() < 0.1, "nothing of it was dropped");
+    assert!(gauges.abs() < 0.1, "no event was dropped");
 }
 
 async fn a_network_failure_of_ours_suspends_no_integration(protocol: &str) {
@@ -298,10 +310,10 @@ async fn a_network_failure_of_ours_suspends_no_integration(protocol: &str) {
     let (brokers, names) = (cluster.brokers(), Names::of("health-network"));
     names.create(brokers, SCHEDULE, 3).await;
     let ids: Vec<String> = (0..14).map(|number| format!("i{number}")).collect();
-    // Ports without a listener any more: that is how it looks from here when our network is down.
-    let ports: Vec<u16> = ids.iter().map(|_| Receiver::start(|_| Answer::ok()).address().port()).collect();
+    // Ports without a listener: that is how it looks from here when our network is down.
+    let ports: Vec<Port> = ids.iter().map(|_| Port::hold()).collect();
     for (id, port) in ids.iter().zip(&ports) {
-        let webhook = json!({ "id": format!("{id}-0"), "relativeUrl": format!("http://127.0.0.1:{port}/{id}"),
+        let webhook = json!({ "id": format!("{id}-0"), "relativeUrl": format!("http://{}/{id}", port.address()),
             "triggerType": "entityEvent", "filter": { "items": [{ "entityType": id }] } });
         register(brokers, &names, &json!({ "id": id, "status": "active", "webHooks": [webhook] }));
     }
@@ -319,11 +331,11 @@ async fn a_network_failure_of_ours_suspends_no_integration(protocol: &str) {
         if enough { Ok(()) } else { Err(refused) }
     })
     .await;
-    assert!((worker.metric("hookstream_health_guard_active", &[]).await - 1.0).abs() < 0.1, "the metric says so");
+    worker.metric_is("hookstream_health_guard_active", &[], |active| active > 0.5).await;
     let states: Vec<_> = read_all(brokers, &names.health()).iter().map(Read::json).collect();
     assert!(states.iter().all(|state| state["status"] != "failed"), "{states:?}");
     // The network is back.
-    let receivers: Vec<Receiver> = ports.iter().map(|port| Receiver::start_on(*port, |_| Answer::ok())).collect();
+    let receivers: Vec<Receiver> = ports.iter().map(|port| Receiver::start_on(port, |_| Answer::ok())).collect();
     wait_until("the guard to fall", PATIENCE, async || {
         for id in &ids {
             send(brokers, &names, id, &sent, 1);
@@ -351,7 +363,7 @@ fn reported(brokers: &str, names: &Names, id: &str) -> (u64, u64) {
     })
 }
 
-/// The worker that judges the integrations of a partition, as the log says.
+/// The worker that judges the integrations of a partition, by its log.
 fn owner_of(workers: &[Option<Worker>], partition: i32) -> Option<usize> {
     let owns = |worker: &Worker| {
         let judged = worker.lines().all();
@@ -452,7 +464,9 @@ async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
     }
     // At least: what was under way in a rebalance may be delivered twice.
     let mut quiet = (-1.0, tokio::time::Instant::now());
+    let began = tokio::time::Instant::now();
     while quiet.1.elapsed() < Duration::from_secs(4) {
+        assert!(began.elapsed() < 3 * PATIENCE, "deliveries have not ended: {quiet:?}");
         let refs: Vec<&Worker> = workers.iter().collect();
         let done = total(&refs, "hookstream_deliveries_total", &[]).await;
         let ended = total(&refs, "hookstream_deliveries_total", &[("outcome", "acknowledged")]).await
@@ -592,8 +606,7 @@ async fn states_and_counts_agree_again_when_their_topics_were_recreated_at_diffe
     recreate(brokers, &deltas, 1, &[("message.timestamp.type", "LogAppendTime")]).await;
     let mut worker = Worker::start(brokers, &names, &options).await;
     failed().await;
-    let log = worker.lines().all();
-    assert!(log.iter().any(|line| line.contains("the health topic's state holds")), "{}", worker.lines().tail(20));
+    worker.logged(&["the health topic's state holds"]).await;
     receiver.answer_with(|_| Answer::ok());
     resume(brokers, &names, "dead", &[]);
     wait_until("the resumption", PATIENCE, async || {
@@ -620,8 +633,8 @@ macro_rules! under {
 mod classic {
     under!(
         "classic",
-        who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way,
-        who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to,
+        an_integration_that_fails_at_all_workers_is_suspended_once_and_can_be_resumed_in_three_ways,
+        an_integration_that_acknowledges_a_few_has_errors_and_still_gets_deliveries,
         a_network_failure_of_ours_suspends_no_integration,
         an_owner_that_is_killed_loses_and_doubles_nothing,
         the_state_is_what_the_attempt_log_says,
@@ -632,8 +645,8 @@ mod classic {
 mod consumer {
     under!(
         "consumer",
-        who_fails_at_all_workers_is_suspended_once_and_comes_back_by_every_way,
-        who_acknowledges_now_and_then_has_errors_and_is_still_delivered_to,
+        an_integration_that_fails_at_all_workers_is_suspended_once_and_can_be_resumed_in_three_ways,
+        an_integration_that_acknowledges_a_few_has_errors_and_still_gets_deliveries,
         a_network_failure_of_ours_suspends_no_integration,
         an_owner_that_is_killed_loses_and_doubles_nothing,
         the_state_is_what_the_attempt_log_says,

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use crate::api::{Answer as ApiAnswer, Api, Setting, hook};
 use crate::stage::{Stage, event, integration, key_of};
 use crate::support::cluster::Cluster;
+use crate::support::load::Load;
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::{Record, produce_compressed};
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, wait_until};
 
 /// The hash that the HTTP library's map of headers begins with.
 struct Fnv(u64);
@@ -37,8 +38,8 @@ fn place(name: &str) -> u64 {
     hasher.finish() & 0xffff
 }
 
-/// So many header names of one place. The hash goes on from what it keeps of the letters before: two ways of each of 13 syllables that
-/// keep the same make 2 to the 13 names.
+/// `count` header names with the same hash. The hash depends on the letters so far: two forms of each of 13 syllables that leave the same
+/// hash make 2 to the 13 names.
 fn colliding_names(count: usize) -> Vec<String> {
     let letters = || b'a'..=b'z';
     let mut names = vec![String::from("x-")];
@@ -116,7 +117,7 @@ async fn delivers(stage: &Stage, receiver: &Receiver, id: &str) {
     assert_eq!(paths, ["/allowed/hook", "/chosen/hook", "/good/hook", "/many/hook"]);
 }
 
-/// A document that costs much, and what the API has to say of it.
+/// A document that costs much, and the expected status of the answer.
 struct Document {
     name: &'static str,
     method: Method,
@@ -177,10 +178,12 @@ fn listed(answer: &ApiAnswer) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn documents_that_cost_much_are_refused_and_keep_no_other_workspace_waiting() {
+async fn documents_that_cost_much_are_refused_and_do_not_delay_another_workspace() {
     const MEMORY_MAX: u64 = 64 << 20;
     /// An answer has the operations at fault as they were sent, and says what is wrong with them.
     const WORDS_MAX: usize = 64 << 10;
+    /// The API refuses a change that waits as long. This build is not optimised.
+    const WAIT_MAX: Duration = Duration::from_secs(5);
     let cluster = Cluster::shared().await;
     let setting = Setting::new(cluster.brokers(), &[]).await;
     let api = setting.start("api", &[]);
@@ -188,6 +191,7 @@ async fn documents_that_cost_much_are_refused_and_keep_no_other_workspace_waitin
     let features: serde_json::Map<_, _> = (0..40_000).map(|number| (format!("x{number}"), json!([number]))).collect();
     assert_eq!(api.put(victim, &json!({ "baseUrl": "https://a.example", "features": features })).await.status, 200);
     for Document { name, method, body, status } in documents() {
+        let load = Load::watch();
         let (began, before) = (Instant::now(), api.memory_from_now_on());
         let (refused, waited) = tokio::join!(api.ask(method, victim, &body), changes_meanwhile(&api, other));
         let (took, more) = (began.elapsed(), api.memory_peak().saturating_sub(before));
@@ -201,16 +205,25 @@ async fn documents_that_cost_much_are_refused_and_keep_no_other_workspace_waitin
         let (asked, answered) = (body.len(), refused.json.to_string().len());
         assert!(answered <= asked + WORDS_MAX, "{name}: {answered} bytes answer {asked}");
         assert!(more <= MEMORY_MAX, "{name}: {more} bytes more than before");
+        load.assert_within("a change of another workspace", waited, WAIT_MAX);
     }
 }
 
-/// Makes three changes one after another: the API itself gives one up after 5 s, with a 503. Returns the longest wait for one of them.
+/// Makes three changes one after another. Returns the longest wait for one of them; on a busy machine the API may refuse one after 5 s,
+/// with a 503, and it is made again.
 async fn changes_meanwhile(api: &Api, path: &str) -> Duration {
     let mut longest = Duration::ZERO;
     for number in 0..3 {
         let began = Instant::now();
-        let answer = api.put(path, &json!({ "baseUrl": format!("https://{number}.example") })).await;
-        assert_eq!(answer.status, 200, "{}", answer.json);
+        let change = json!({ "baseUrl": format!("https://{number}.example") });
+        wait_until("a change of another workspace", PATIENCE, async || match api.put(path, &change).await {
+            answer if answer.status == 200 => Ok(()),
+            answer => {
+                assert_eq!(answer.status, 503, "{}", answer.json);
+                Err(answer.status)
+            }
+        })
+        .await;
         longest = longest.max(began.elapsed());
     }
     longest

@@ -4,6 +4,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use crate::support::wait::PATIENCE;
+
 /// Writes one record with one header into a partition that the broker at `broker` leads.
 pub(crate) fn produce_raw(broker: &str, topic: &str, partition: i32, key: &[u8], value: &[u8], header: (&[u8], &[u8])) {
     let [before, after] = record(key, [value, &[]], 0, header);
@@ -67,6 +69,7 @@ fn produce_batch(broker: &str, topic: &str, partition: i32, batch: &[u8]) {
     request.extend(i32::try_from(batch.len()).unwrap().to_be_bytes());
     request.extend(batch);
     let mut stream = TcpStream::connect(broker.split(',').next().unwrap()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(&i32::try_from(request.len()).unwrap().to_be_bytes()).unwrap();
     stream.write_all(&request).unwrap();
     let mut length = [0; 4];

@@ -15,7 +15,7 @@ const SCHEDULE: &str = "100ms";
 /// A secret that receivers are sent and repeat.
 const PLANTED: &str = "planted-t0k3n-of-acme";
 
-/// A tool's end: its code, what it answered and what it logged.
+/// The result of a tool: its exit code, its answer and its log.
 struct Ended {
     code: i32,
     out: String,

@@ -86,7 +86,7 @@ async fn the_whole_chain_ends_as_a_dead_letter_after_exactly_the_scheduled_attem
         assert_eq!(attempts(id), [1, 2, 3, 4], "{id}");
         let first = requests.iter().find(|request| request.delivery_id() == id).unwrap();
         let noted = number(letter, "hookstream-first-attempt-ms");
-        assert!(noted <= first.arrived_ms && first.arrived_ms - noted < 30_000, "{noted} {first:?}");
+        assert!(noted <= first.arrived_ms && first.arrived_ms - noted < 60_000, "{noted} {first:?}");
         let origin = letter.header("hookstream-origin").unwrap().to_owned();
         assert!(origin.starts_with(&format!("{}/", stage.names.events())), "{origin}");
         let of_retries: BTreeSet<_> = retries
@@ -116,7 +116,7 @@ async fn the_whole_chain_ends_as_a_dead_letter_after_exactly_the_scheduled_attem
 async fn the_brokers_clock_decides_when_a_retry_is_due_whatever_the_workers_says() {
     const DELAY_MS: i64 = 3_000;
     let cluster = Cluster::shared().await;
-    for (claim, ahead) in [("clock-ahead", 60), ("clock-behind", -60)] {
+    for (claim, ahead) in [("clock-ahead", 600), ("clock-behind", -600)] {
         let stage = Stage::on(&cluster, claim, "3s", 1).await;
         let receiver = Receiver::start(|request| Answer::status(if request.attempt() == 1 { 500 } else { 200 }));
         stage.put([&integration("i", &receiver.url(""))]);
@@ -136,15 +136,14 @@ async fn the_brokers_clock_decides_when_a_retry_is_due_whatever_the_workers_says
             let second = requests.iter().find(|request| request.delivery_id() == id && request.attempt() == 2).unwrap();
             let after = second.arrived_ms - retry.timestamp.unwrap();
             assert!(after >= DELAY_MS, "{claim}: {id} came {after} ms after it was appended");
-            // The first may have waited for the session of the worker that was killed.
-            assert!(after < DELAY_MS + 30_000, "{claim}: {id} came {after} ms after it was appended");
+            // The first may have waited for the session of the worker that was killed, but none for the clock to be right.
+            assert!(after < 300_000, "{claim}: {id} came {after} ms after it was appended");
         }
-        let differs = worker.metric("hookstream_clock_ahead_seconds", &[]).await;
-        assert!((differs - f64::from(i32::try_from(ahead).unwrap())).abs() < 1.0, "{claim}: {differs}");
-        let said = |line: &String| line.contains("differs from the brokers'");
-        assert!(worker.lines().all().iter().any(said), "{claim}: {}", worker.lines().tail(5));
-        let overdue = worker.metric("hookstream_retry_overdue_seconds", &[]).await;
-        assert!(overdue < 1.0, "{claim}: {overdue}");
+        // As exact as an answer of a broker comes soon.
+        let ahead = f64::from(i32::try_from(ahead).unwrap());
+        worker.metric_is("hookstream_clock_ahead_seconds", &[], |differs| (differs - ahead).abs() < 30.0).await;
+        worker.logged(&["differs from the brokers'"]).await;
+        worker.metric_is("hookstream_retry_overdue_seconds", &[], |overdue| overdue < 1.0).await;
     }
 }
 
@@ -225,7 +224,7 @@ fn changed(id: &str, base: &str, change: impl Fn(&mut Value)) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_sees_the_world_as_it_is_when_it_is_due() {
     let cluster = Cluster::shared().await;
-    let stage = Stage::on(&cluster, "world", "8s", 2).await;
+    let stage = Stage::on(&cluster, "world", "20s", 2).await;
     let before = Receiver::start(|request| Answer::status(if request.attempt() == 1 { 500 } else { 200 }));
     let after = Receiver::start(|_| Answer::ok());
     let ids = ["moved", "secrets", "refiltered", "disabled", "gone", "removed", "paused", "unready", "failed"];
@@ -236,7 +235,7 @@ async fn a_retry_sees_the_world_as_it_is_when_it_is_due() {
     let worker = stage.worker(&[]).await;
     stage.send([event("e", "c")]);
     before.wait_for(ids.len(), PATIENCE).await;
-    stage.wait_for_tier("8s", ids.len()).await;
+    stage.wait_for_tier("20s", ids.len()).await;
     let second = [
         changed("moved", &after.url("/new"), |_| {}),
         changed("secrets", &base("secrets"), |it| it["secrets"] = secret("new")),
@@ -251,7 +250,7 @@ async fn a_retry_sees_the_world_as_it_is_when_it_is_due() {
     stage.put_records([Record::tombstone(key_of(&first[5]))]);
     stage.knows(&worker, "hookstream_integration_records_total", &[("outcome", "used")], 17.0).await;
     stage.knows(&worker, "hookstream_integration_records_total", &[("outcome", "removed")], 1.0).await;
-    stage.tier_settled("8s", PATIENCE).await;
+    stage.tier_settled("20s", PATIENCE).await;
 
     let retried: BTreeMap<_, _> = before
         .recorded()

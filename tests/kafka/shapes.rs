@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::stage::{Stage, WORKSPACE, event, event_id, integration, key_of};
 use crate::support::cluster::Cluster;
+use crate::support::load::Load;
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::{Record, Transaction, add_partitions, commit, recreate};
 use crate::support::wait::{PATIENCE, wait_until};
@@ -41,25 +42,17 @@ async fn a_worker_is_not_ready_before_a_transaction_in_its_table_has_ended() {
     put_in(&stage, 1, &behind);
     stage.send([event("e", "c")]);
     let worker = stage.spawn(&[]).await;
-    wait_until("a line that names what holds it up", PATIENCE, async || {
-        let said = |line: &String| line.contains("an open transaction holds up") && line.contains("\"partition\":1");
-        if worker.lines().all().iter().any(said) { Ok(()) } else { Err(worker.lines().tail(5)) }
-    })
-    .await;
+    worker.logged(&["an open transaction holds up", "\"partition\":1"]).await;
     let topic = stage.names.integrations();
     let held_up = [("topic", topic.as_str()), ("partition", "1")];
-    wait_until("a gauge of it", PATIENCE, async || {
-        let seconds = worker.metric("hookstream_open_transaction_seconds", &held_up).await;
-        if seconds > 1.0 { Ok(()) } else { Err(seconds) }
-    })
-    .await;
+    worker.metric_is("hookstream_open_transaction_seconds", &held_up, |seconds| seconds > 1.0).await;
     assert_ne!(worker.get("/readyz").await.unwrap().0, 200);
     assert_eq!(receiver.count(), 0, "no event is read before the table is");
     transaction.commit();
     worker.ready().await;
     stage.settled(PATIENCE).await;
     assert_eq!(paths(&receiver, "e"), set(["/held/hook", "/behind/hook"]));
-    assert!(worker.metric("hookstream_open_transaction_seconds", &held_up).await.abs() < 1e-9);
+    worker.metric_is("hookstream_open_transaction_seconds", &held_up, |seconds| seconds < 1e-9).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,8 +76,9 @@ async fn partitions_added_to_the_table_are_read_and_the_newer_record_of_a_key_co
     stage.send([event("running", "c")]);
     stage.settled(PATIENCE).await;
     assert_eq!(paths(&receiver, "running"), expected);
-    let said = "partitions were added to a table";
-    assert_eq!(running.lines().all().iter().filter(|line| line.contains(said)).count(), 1, "said once");
+    let added = "partitions were added to a table";
+    running.logged(&[added]).await;
+    assert_eq!(running.lines().all().iter().filter(|line| line.contains(added)).count(), 1, "logged once");
     let plan = crate::topics::run("plan", cluster.brokers(), &stage.names, &["--topic-partitions", "2"]).1;
     let note = "was widened to 6 partitions: 2 of the 4 keys read have records in two partitions";
     assert!(plan.contains(note), "{plan}");
@@ -96,7 +90,7 @@ async fn partitions_added_to_the_table_are_read_and_the_newer_record_of_a_key_co
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_whose_topic_was_recreated_holds_what_the_new_topic_has() {
+async fn a_table_holds_the_records_of_its_recreated_topic() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "table-recreated", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());
@@ -110,11 +104,7 @@ async fn a_table_whose_topic_was_recreated_holds_what_the_new_topic_has() {
     // Longer than the topic before: the client alone goes on behind its first records.
     stage.put([&integration("first", &receiver.url("/first")), &kept, &kept, &kept, &kept]);
     stage.knows(&worker, "hookstream_integrations", &[("status", "active")], 2.0).await;
-    wait_until("the table without what is gone", PATIENCE, async || {
-        let said = worker.lines().all().iter().any(|line| line.contains("the integrations topic is read again"));
-        if said { Ok(()) } else { Err(worker.lines().tail(5)) }
-    })
-    .await;
+    worker.logged(&["the integrations topic is read again"]).await;
     stage.send([event("after", "c")]);
     stage.settled(PATIENCE).await;
     assert_eq!(paths(&receiver, "after"), set(["/kept/hook", "/first/hook"]));
@@ -128,7 +118,7 @@ fn numbered(number: usize) -> Record {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_events_topic_recreated_is_read_from_its_start_whatever_was_committed() {
+async fn a_recreated_events_topic_is_read_from_its_start_despite_old_commits() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "events-recreated", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());
@@ -152,7 +142,7 @@ async fn an_events_topic_recreated_is_read_from_its_start_whatever_was_committed
     })
     .await;
     stage.knows(&worker, "hookstream_logs_changed_total", &[("kind", "anew")], 1.0).await;
-    assert!(worker.lines().all().iter().any(|line| line.contains("is not the one that was read")));
+    worker.logged(&["is not the one that was read"]).await;
     stage.settled(PATIENCE).await;
     worker.sigkill();
     let arrived = receiver.count();
@@ -164,7 +154,7 @@ async fn an_events_topic_recreated_is_read_from_its_start_whatever_was_committed
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_whose_offset_lies_behind_the_logs_end_goes_on_at_the_end_and_sends_nothing_again() {
+async fn a_group_with_an_offset_beyond_the_end_continues_at_the_end_and_repeats_nothing() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "truncated", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());
@@ -172,11 +162,7 @@ async fn a_group_whose_offset_lies_behind_the_logs_end_goes_on_at_the_end_and_se
     stage.send((0..20).map(numbered));
     commit(cluster.brokers(), &stage.names.group(), &stage.names.events(), 0, 1_000);
     let worker = stage.worker(&[]).await;
-    wait_until("a line with both offsets", PATIENCE, async || {
-        let said = |line: &String| line.contains("\"committed\":1000") && line.contains("\"end\":20");
-        if worker.lines().all().iter().any(said) { Ok(()) } else { Err(worker.lines().tail(5)) }
-    })
-    .await;
+    worker.logged(&["\"committed\":1000", "\"end\":20"]).await;
     stage.send([numbered(20)]);
     receiver.wait_for(1, PATIENCE).await;
     stage.settled(PATIENCE).await;
@@ -184,7 +170,7 @@ async fn a_group_whose_offset_lies_behind_the_logs_end_goes_on_at_the_end_and_se
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_lag_counts_what_waits_behind_a_transaction_and_no_marker() {
+async fn the_lag_counts_records_behind_an_open_transaction_and_no_markers() {
     const WAITING: usize = 50;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "lag", "1h", 1).await;
@@ -199,13 +185,8 @@ async fn the_lag_counts_what_waits_behind_a_transaction_and_no_marker() {
     let labels = [("topic", topic.as_str()), ("partition", "0")];
     let waiting = f64::from(u32::try_from(WAITING + 1).unwrap());
     stage.knows(&worker, "hookstream_consumer_lag", &labels, waiting).await;
-    wait_until("a gauge of the open transaction", PATIENCE, async || {
-        let seconds = worker.metric("hookstream_open_transaction_seconds", &labels).await;
-        if seconds > 0.0 { Ok(()) } else { Err(seconds) }
-    })
-    .await;
-    let said = |line: &String| line.contains("an open transaction holds up the reading of events");
-    assert!(worker.lines().all().iter().any(said));
+    worker.metric_is("hookstream_open_transaction_seconds", &labels, |seconds| seconds > 0.0).await;
+    worker.logged(&["an open transaction holds up the reading of events"]).await;
     assert_eq!(receiver.count(), 0);
     transaction.commit();
     receiver.wait_for(WAITING + 1, PATIENCE).await;
@@ -216,7 +197,7 @@ async fn the_lag_counts_what_waits_behind_a_transaction_and_no_marker() {
     receiver.wait_for(WAITING + 2, PATIENCE).await;
     stage.knows(&worker, "hookstream_consumer_lag", &labels, 0.0).await;
     assert!(worker.metrics().await.contains("hookstream_consumer_lag{"), "no lag is not no gauge");
-    assert!(worker.metric("hookstream_open_transaction_seconds", &labels).await.abs() < 1e-9);
+    worker.metric_is("hookstream_open_transaction_seconds", &labels, |seconds| seconds < 1e-9).await;
 }
 
 /// A retry that is due as soon as its tier says, of the webhook of the integration `i`.
@@ -241,7 +222,7 @@ async fn watched(stage: &Stage, cluster: &Cluster, worker: &Worker) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tier_recreated_is_read_from_its_start_whatever_was_committed() {
+async fn a_recreated_tier_is_read_from_its_start_despite_old_commits() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "tier-recreated", "300ms", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());
@@ -273,12 +254,12 @@ async fn partitions_added_to_the_events_topic_are_read_within_half_a_minute() {
     let _workers = [stage.worker(&[]).await, stage.worker(&[]).await];
     stage.send([numbered(0)]);
     receiver.wait_for(1, PATIENCE).await;
-    let added = Instant::now();
+    let (load, added) = (Load::watch(), Instant::now());
     add_partitions(cluster.brokers(), &stage.names.events(), 3).await;
     stage.send((1..3).map(|partition| event(&format!("in-{partition}"), "c").in_partition(partition)));
     receiver.wait_for(3, PATIENCE).await;
     // What the client library leaves itself by default is five minutes.
-    assert!(added.elapsed() < Duration::from_secs(40), "{:?}", added.elapsed());
+    load.assert_within("records of the added partitions", added.elapsed(), Duration::from_secs(40));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +278,7 @@ async fn records_that_no_worker_takes_are_counted_until_one_does() {
     stage.send((0..2).map(|partition| event(&format!("in-{partition}"), "c").in_partition(partition)));
     receiver.wait_for(1, PATIENCE).await;
     stage.knows_in(&worker, ("hookstream_unheld_lag", &[]), 1.0, PATIENCE * 2).await;
-    assert!(worker.lines().all().iter().any(|line| line.contains("no worker takes the records of a partition")));
+    worker.logged(&["no worker takes the records of a partition"]).await;
     drop(idle);
     receiver.wait_for(2, PATIENCE).await;
     stage.knows(&worker, "hookstream_unheld_lag", &[], 0.0).await;

@@ -8,7 +8,7 @@ use crate::stage::{Stage, WORKSPACE, event, event_id, integration, key_of, recor
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::Record;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, equal, wait_until};
 
 fn typed_event(number: usize) -> Record {
     let mut ids = serde_json::Map::new();
@@ -96,15 +96,17 @@ async fn a_bad_record_leaves_the_good_one_before_it_in_force() {
     stage.settled(PATIENCE).await;
     let paths: BTreeSet<_> = receiver.recorded().iter().map(|request| request.path.clone()).collect();
     assert_eq!(paths, ["/i/hook", "/neighbour/hook"].map(str::to_owned).into());
-    let log = worker.lines().all();
-    let rejections: Vec<_> = log.iter().filter(|line| line.contains("integration record rejected")).collect();
-    assert_eq!(rejections.len(), bad.len() + 2, "each is logged once");
+    let rejected = || -> Vec<String> {
+        worker.lines().all().into_iter().filter(|line| line.contains("integration record rejected")).collect()
+    };
+    wait_until("a line for each", PATIENCE, async || equal(rejected().len(), &(bad.len() + 2))).await;
+    let rejections = rejected();
     assert_eq!(
         rejections.iter().filter(|line| line.contains(&key)).count(),
         bad.len(),
         "with its key: {rejections:#?}"
     );
-    assert!(!log.iter().any(|line| line.contains("user:pass")), "and without what may be secret");
+    assert!(!worker.lines().all().iter().any(|line| line.contains("user:pass")), "and without what may be secret");
     // A good record takes over again, a tombstone removes.
     let mut moved = good.clone();
     moved["baseUrl"] = json!(receiver.url("/moved"));
@@ -119,7 +121,7 @@ async fn a_bad_record_leaves_the_good_one_before_it_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_sees_the_integrations_there_are_when_it_matches() {
+async fn an_event_is_matched_with_the_integrations_of_that_moment() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "join", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::rollout::{Load, PARTITIONS, go_on, now_ms};
+use crate::rollout::{Events, PARTITIONS, go_on, now_ms};
 use crate::stage::{LONG, Ledger, Stage, event, event_number, events, integration};
 use crate::support::cluster::Cluster;
 use crate::support::receiver::{Answer, Receiver};
@@ -32,14 +32,14 @@ async fn workers_are_replaced_by_another_release_and_back_under_load_and_nothing
     });
     stage.put([&integration("i", &receiver.url(""))]);
     let mut workers = vec![stage.former_worker(former.as_deref()).await, stage.former_worker(former.as_deref()).await];
-    let load = Load::start(&cluster, &stage, None);
+    let events = Events::start(&cluster, &stage, None);
     go_on(&receiver, 400).await;
     for upgrades in [true, true, false, false] {
         workers.remove(0).stop();
         workers.push(if upgrades { stage.worker(&[]).await } else { stage.former_worker(former.as_deref()).await });
         go_on(&receiver, 400).await;
     }
-    let written = load.finish();
+    let written = events.finish();
     stage.settled(LONG).await;
     stage.tier_settled("2s", LONG).await;
     let balance = ledger.balance((0..written).map(|number| format!("e-{number}")), &["w-i"], &stage.dead());

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::stage::{LONG, Stage, event, record};
 use crate::support::cluster::Cluster;
+use crate::support::load::Load;
 use crate::support::wait::{PATIENCE, wait_until};
 use crate::support::zoo::{Animal, Expected, Zoo};
 
@@ -44,7 +45,7 @@ fn difference(animal: &Animal, attempts: &[&Value]) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_receiver_of_the_zoo_ends_as_expected_and_the_good_one_notices_nothing() {
+async fn every_receiver_of_the_zoo_gets_the_expected_outcome_and_does_not_delay_the_good_one() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "zoo", "1h", 3).await;
     let folder = tempfile::tempdir().unwrap();
@@ -55,10 +56,10 @@ async fn every_receiver_of_the_zoo_ends_as_expected_and_the_good_one_notices_not
     integrations.push(integration("neighbour", &good, "contact"));
     stage.put(&integrations);
     let trusted = Zoo::trusted(folder.path());
-    let options = ["--attempt-log", "all", "--request-timeout", "4s", "--connect-timeout", "1s"];
+    let options = ["--attempt-log", "all", "--request-timeout", "8s", "--connect-timeout", "4s"];
     let mut worker = stage.worker_in(&[("SSL_CERT_FILE", trusted.to_str().unwrap())], &options).await;
     stage.send((0..VISITS).map(|number| event(&format!("visit-{number}"), "one-company")));
-    let mut latencies = Vec::new();
+    let (load, mut latencies) = (Load::watch(), Vec::new());
     for number in 0..MEANWHILE {
         stage.send([contact(number)]);
         let sent = Instant::now();
@@ -96,6 +97,6 @@ async fn every_receiver_of_the_zoo_ends_as_expected_and_the_good_one_notices_not
         latencies[MEANWHILE / 2],
         latencies[MEANWHILE - 1],
     );
-    assert!(latencies[MEANWHILE / 2] < Duration::from_secs(1), "{latencies:?}");
+    load.assert_within("half of the good one's events", latencies[MEANWHILE / 2], Duration::from_secs(1));
     worker.stop();
 }

@@ -16,13 +16,16 @@ use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::kafka_jars;
+use super::port::Port;
 use super::process::{Janitor, Process, Signal};
 
 /// A broker answers in about three seconds; a busy machine may need many times that.
 const START_TIME_MAX: Duration = Duration::from_mins(2);
 /// A stopping broker hands over its partitions and closes its logs.
 const STOP_TIME_MAX: Duration = Duration::from_mins(1);
-/// Another process may take a port between choosing and using it.
+/// Brokers hear of an election within a second; with a replica that lags behind a test waits as long.
+const ELECTION_TIME_MAX: Duration = Duration::from_secs(10);
+/// Brokers that a very busy machine starts may miss each other's first answers.
 const START_ATTEMPTS: usize = 3;
 /// Tests of one suite that use the shared cluster at the same time, regardless of the number of test threads.
 const SHARED_USERS_MAX: usize = 4;
@@ -109,6 +112,8 @@ impl std::ops::DerefMut for OwnCluster {
 struct Node {
     id: usize,
     port: u16,
+    // Held while the node is stopped too: its port is free when it comes back.
+    _ports: [Port; 3],
     folder: PathBuf,
     class_path: String,
     jvm_arguments: Vec<String>,
@@ -204,8 +209,18 @@ impl Cluster {
             // An election fails where one replica is not in sync, and succeeds elsewhere.
             assert!(code == 0 || class == elect[0], "{class} ended with code {code}:\n{}", tool.lines().tail(20));
         }
-        let after = self.leaders();
-        before.iter().filter(|(partition, leader)| after.get(*partition).is_some_and(|other| other != *leader)).count()
+        // A broker may not have heard of the election yet; a replica that lags behind never becomes the leader.
+        let deadline = Instant::now() + ELECTION_TIME_MAX;
+        loop {
+            let after = self.leaders();
+            let has_moved =
+                |(partition, leader): (&(String, i32), &i32)| after.get(partition).is_some_and(|it| it != leader);
+            let moved = before.iter().filter(|of| has_moved(*of)).count();
+            if moved == before.len() || Instant::now() > deadline {
+                return moved;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// The leader of each partition.
@@ -272,7 +287,7 @@ impl Cluster {
         let folder = tempfile::Builder::new().prefix("hookstream-kafka-").tempdir();
         let folder = folder.map_err(|error| format!("create a temporary folder: {error}"))?;
         let janitor = Janitor::of(folder.path());
-        let ports = Ports::choose(options.nodes)?;
+        let ports = Ports::hold(options.nodes);
         let nodes = (0..options.nodes).map(|index| Node::new(index, options, &ports, folder.path(), class_path));
         let mut cluster = Self {
             brokers: addresses(&ports.plain),
@@ -330,29 +345,17 @@ impl Cluster {
     }
 }
 
-/// Loopback ports that nothing listens on, below the range that the kernel gives to outgoing connections: a stopped
-/// node's port must still be free when it comes back.
+/// The ports of a cluster's nodes.
 struct Ports {
-    plain: Vec<u16>,
-    second: Vec<u16>,
-    controller: Vec<u16>,
+    plain: Vec<Port>,
+    second: Vec<Port>,
+    controller: Vec<Port>,
 }
 
 impl Ports {
-    fn choose(nodes: usize) -> Result<Self, String> {
-        let mut free = Vec::new();
-        for _ in 0..10_000 {
-            let port = rand::random_range(15_000..32_000);
-            if !free.contains(&port) && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                free.push(port);
-            }
-            if free.len() == 3 * nodes {
-                let controller = free.split_off(2 * nodes);
-                let second = free.split_off(nodes);
-                return Ok(Self { plain: free, second, controller });
-            }
-        }
-        Err(String::from("no free loopback ports between 15000 and 32000"))
+    fn hold(nodes: usize) -> Self {
+        let held = || (0..nodes).map(|_| Port::hold()).collect();
+        Self { plain: held(), second: held(), controller: held() }
     }
 }
 
@@ -368,7 +371,8 @@ impl Node {
         std::fs::create_dir_all(&folder).map_err(|error| format!("create {}: {error}", folder.display()))?;
         let node = Self {
             id: index + 1,
-            port: ports.plain[index],
+            port: ports.plain[index].number(),
+            _ports: [&ports.plain, &ports.second, &ports.controller].map(|of| of[index].share()),
             folder,
             class_path: class_path.to_owned(),
             jvm_arguments: options.jvm_arguments.clone(),
@@ -440,18 +444,18 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss.SSS} %p %c{1} %m%n
 ";
 
-fn addresses(ports: &[u16]) -> String {
-    ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+fn addresses(ports: &[Port]) -> String {
+    ports.iter().map(|port| port.address().to_string()).collect::<Vec<_>>().join(",")
 }
 
 fn server_properties(index: usize, options: &ClusterOptions, ports: &Ports, folder: &Path) -> String {
     let nodes = options.nodes;
-    let voters: Vec<_> = (0..nodes).map(|node| format!("{}@127.0.0.1:{}", node + 1, ports.controller[node])).collect();
-    let mut listeners = format!("PLAINTEXT://127.0.0.1:{}", ports.plain[index]);
+    let voters: Vec<_> = (0..nodes).map(|node| format!("{}@{}", node + 1, ports.controller[node].address())).collect();
+    let mut listeners = format!("PLAINTEXT://{}", ports.plain[index].address());
     let mut advertised = listeners.clone();
     let mut protocols = String::from("PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT");
     if let Some(protocol) = &options.second_listener {
-        let port = ports.second[index];
+        let port = ports.second[index].number();
         listeners = format!("{listeners},SECOND://127.0.0.1:{port}");
         let port = options.advertised_ports.get(index).unwrap_or(&port);
         advertised = format!("{advertised},SECOND://127.0.0.1:{port}");
@@ -464,7 +468,7 @@ fn server_properties(index: usize, options: &ClusterOptions, ports: &Ports, fold
         ("process.roles", String::from("broker,controller")),
         ("controller.quorum.voters", voters.join(",")),
         ("controller.listener.names", String::from("CONTROLLER")),
-        ("listeners", format!("{listeners},CONTROLLER://127.0.0.1:{}", ports.controller[index])),
+        ("listeners", format!("{listeners},CONTROLLER://{}", ports.controller[index].address())),
         ("advertised.listeners", advertised),
         ("listener.security.protocol.map", protocols),
         ("inter.broker.listener.name", String::from("PLAINTEXT")),

@@ -7,15 +7,19 @@
     unreachable_pub,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::print_stdout,
     clippy::format_collect,
     clippy::disallowed_methods,
-    reason = "test support: a panic with a clear text is how a test fails, its clock is the wall clock, and nothing is hot"
+    reason = "test support: a panic with a clear text is how a test fails, its clock is the wall clock, it prints what it measured, and nothing is hot"
 )]
 
 pub mod cluster;
 pub mod kafka_jars;
 pub mod links;
+pub mod load;
 pub mod monitor;
+pub mod port;
 pub mod process;
 pub mod receiver;
 pub mod records;

@@ -4,12 +4,13 @@
 //! replaced by as many seconds. The rule about the API is left out, as in the chart when there is none; nothing else of it
 //! changes but the name of the events topic.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::port::Port;
 use super::process::Process;
 use super::wait::{PATIENCE, wait_until};
 use super::worker::get;
@@ -18,6 +19,7 @@ use super::worker::get;
 pub struct Monitor {
     process: Process,
     address: SocketAddr,
+    _port: Port,
     _folder: tempfile::TempDir,
 }
 
@@ -47,7 +49,8 @@ impl Monitor {
         };
         write("rules.yml", &rules);
         write("prometheus.yml", &config);
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let port = Port::hold();
+        let address = port.address();
         let arguments = [
             format!("--config.file={}", folder.path().join("prometheus.yml").display()),
             format!("--storage.tsdb.path={}", folder.path().join("data").display()),
@@ -55,7 +58,7 @@ impl Monitor {
             String::from("--log.level=warn"),
         ];
         let process = Process::start("Prometheus", "prometheus", &arguments, &[]);
-        let monitor = Self { process, address, _folder: folder };
+        let monitor = Self { process, address, _port: port, _folder: folder };
         wait_until("Prometheus to answer", PATIENCE, async || match get(monitor.address, "/-/ready").await {
             Ok((200, _)) => Ok(()),
             other => {
@@ -136,13 +139,6 @@ fn minutes_replaced(line: &str) -> String {
     };
     let replaced = characters.iter().enumerate();
     replaced.map(|(at, &character)| if character == 'm' && is_minute(at) { 's' } else { character }).collect()
-}
-
-/// Below the range that the kernel gives to outgoing connections.
-fn free_port() -> u16 {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let ports = std::iter::repeat_with(|| rand::random_range(15_000..32_000)).take(10_000);
-    ports.into_iter().find(free).expect("a free loopback port between 15000 and 32000")
 }
 
 /// Everything but letters and digits as `%XX`.

@@ -86,6 +86,11 @@ impl Lines {
         written.lines.iter().skip(skipped).cloned().collect::<Vec<_>>().join("\n")
     }
 
+    /// The first line so far for which `is_it` holds.
+    pub fn find_now(&self, is_it: impl Fn(&str) -> bool) -> Option<String> {
+        self.lock().lines.iter().find(|line| is_it(line)).cloned()
+    }
+
     /// Waits for the first line that `pick` takes, past ones included; `None` when the process has ended without one or
     /// the time is up.
     pub fn find<T>(&self, timeout: Duration, pick: impl Fn(&str) -> Option<T>) -> Option<T> {

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::port::Port;
 use super::wait::wait_until;
 
 /// The header whose value must come back.
@@ -25,9 +26,9 @@ const AT_ONCE: usize = 1_000;
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// The how-manyth request this is, from 0.
+    /// Its number among all requests, from 0.
     pub number: usize,
-    /// The how-manyth connection it came on, from 0.
+    /// The number of its connection among all connections, from 0.
     pub connection: usize,
     /// How many requests are under way with it, itself among them.
     pub under_way: usize,
@@ -121,6 +122,8 @@ pub struct Answer {
     pub body: Bytes,
     /// How long it takes.
     pub delay: Duration,
+    /// It waits, after the delay, until the test cancels this.
+    pub gate: Option<CancellationToken>,
     /// Its action instead, after the delay.
     pub misbehaviour: Option<Misbehaviour>,
     /// Whether it closes the connection after this answer.
@@ -143,6 +146,7 @@ impl Answer {
             headers: Vec::new(),
             body: Bytes::new(),
             delay: Duration::ZERO,
+            gate: None,
             misbehaviour: None,
             close: false,
             text: None,
@@ -182,6 +186,13 @@ impl Answer {
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    /// The same answer, when the test cancels `gate`: until then the request is under way, however slow the machine is.
+    #[must_use]
+    pub fn once(mut self, gate: &CancellationToken) -> Self {
+        self.gate = Some(gate.clone());
         self
     }
 
@@ -259,7 +270,7 @@ struct Shared {
 
 /// A running endpoint; dropping it closes its port and all its connections.
 pub struct Receiver {
-    address: SocketAddr,
+    port: Port,
     shared: Arc<Shared>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -268,28 +279,22 @@ pub struct Receiver {
 impl Receiver {
     /// Listens on a free port and answers as `script` says.
     pub fn start(script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start_on(0, script)
+        Self::serve(&Port::hold(), true, script)
     }
 
-    /// The same on a port of the test's choice: one that a stopped receiver had.
-    pub fn start_on(port: u16, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
+    /// The same on a port that the test holds, as one that comes back does.
+    pub fn start_on(port: &Port, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
         Self::serve(port, true, script)
     }
 
     /// One that keeps no request, for millions of them: [`Receiver::recorded`] stays empty.
     pub fn forgetful(script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
-        Self::serve(0, false, script)
+        Self::serve(&Port::hold(), false, script)
     }
 
-    fn serve(port: u16, keeps: bool, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        socket.set_reuse_address(true).expect("reuse of an address");
-        let wanted = SocketAddr::from(([127, 0, 0, 1], port));
-        socket.bind(&wanted.into()).unwrap_or_else(|error| panic!("listen on {wanted}: {error}"));
-        socket.listen(1024).unwrap_or_else(|error| panic!("listen on {wanted}: {error}"));
-        let listener = StdListener::from(socket);
+    fn serve(port: &Port, keeps: bool, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
+        let (port, listener) = (port.share(), port.listen());
         listener.set_nonblocking(true).expect("a socket that does not block");
-        let address = listener.local_addr().expect("the listener has an address");
         let shared = Arc::new(Shared {
             script: RwLock::new(Arc::new(script)),
             recorded: Mutex::default(),
@@ -310,17 +315,22 @@ impl Receiver {
                 // Dropping the runtime drops every connection.
             }
         });
-        Self { address, shared, stop, thread: Some(thread) }
+        Self { port, shared, stop, thread: Some(thread) }
     }
 
     /// Its address.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
+    }
+
+    /// Ends it. Its port stays the test's and refuses connections, until another receiver is started on it.
+    pub fn into_port(self) -> Port {
+        self.port.share()
     }
 
     /// The URL of a path on it.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("http://{}{path}", self.address())
     }
 
     /// Answers as another script says from now on.
@@ -360,7 +370,7 @@ impl Receiver {
 
     /// Waits until at least `count` requests have come, and gives them.
     pub async fn wait_for(&self, count: usize, patience: Duration) -> Vec<Recorded> {
-        let what = format!("{count} requests at {}", self.address);
+        let what = format!("{count} requests at {}", self.address());
         wait_until(&what, patience, async || if self.count() >= count { Ok(()) } else { Err(self.count()) }).await;
         self.recorded()
     }
@@ -419,7 +429,7 @@ async fn serve(mut stream: TcpStream, connection: usize, shared: &Shared) {
     }
 }
 
-/// The next request of a connection; none when the peer has closed it.
+/// The next request of a connection; `None` when the peer has closed it.
 async fn read_request(
     stream: &mut TcpStream,
     buffer: &mut BytesMut,
@@ -467,6 +477,9 @@ async fn read_request(
 async fn reply(stream: &mut TcpStream, request: &Recorded, answer: &Answer) -> bool {
     if !answer.delay.is_zero() {
         tokio::time::sleep(answer.delay).await;
+    }
+    if let Some(gate) = &answer.gate {
+        gate.cancelled().await;
     }
     match answer.misbehaviour {
         None => stream.write_all(&answer.bytes(request)).await.is_ok(),

@@ -55,11 +55,31 @@ pub async fn create_replicated_topic(
     .await;
 }
 
+/// Asks again until there is an answer: leaders and coordinators move, and a broker that just started knows little.
+fn asked<T>(what: &str, mut ask: impl FnMut() -> Result<T, KafkaError>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) => assert!(Instant::now() < deadline, "{what}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// How many partitions a topic has. Waits for a topic that the asked broker does not know yet.
+pub fn partitions_of(brokers: &str, topic: &str) -> i32 {
+    asked(&format!("the partitions of {topic}"), || {
+        let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+        partition_count(brokers, topic).ok_or(unknown)
+    })
+}
+
 /// How many partitions a topic has, if it exists.
 pub fn partition_count(brokers: &str, name: &str) -> Option<i32> {
     let client: BaseConsumer = config(brokers).create().expect("the configuration is valid");
     // All topics: asking for one by name may create it on clusters that do so.
-    let metadata = client.fetch_metadata(None, PATIENCE).unwrap_or_else(|error| panic!("fetch metadata: {error}"));
+    let metadata = asked("the topics", || client.fetch_metadata(None, PATIENCE));
     let topic = metadata.topics().iter().find(|topic| topic.name() == name)?;
     i32::try_from(topic.partitions().len()).ok()
 }
@@ -213,7 +233,7 @@ pub fn read_all(brokers: &str, topic: &str) -> Vec<Read> {
         .set("fetch.queue.backoff.ms", "10")
         .create()
         .expect("the configuration is valid");
-    let partitions = partition_count(brokers, topic).unwrap_or_else(|| panic!("topic {topic} does not exist"));
+    let partitions = partitions_of(brokers, topic);
     let mut assignment = TopicPartitionList::new();
     for partition in 0..partitions {
         assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset to begin at");
@@ -265,11 +285,10 @@ fn read(message: &impl Message) -> Read {
 /// The offsets that `group` has committed for `topic`, by partition; partitions without one are left out.
 pub fn committed(brokers: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> {
     let consumer: BaseConsumer = config(brokers).set("group.id", group).create().expect("the configuration is valid");
-    let partitions = partition_count(brokers, topic).unwrap_or_else(|| panic!("topic {topic} does not exist"));
+    let partitions = partitions_of(brokers, topic);
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions - 1);
-    let committed = consumer.committed_offsets(list, PATIENCE);
-    let committed = committed.unwrap_or_else(|error| panic!("offsets of group {group}: {error}"));
+    let committed = asked(&format!("the offsets of {group}"), || consumer.committed_offsets(list.clone(), PATIENCE));
     let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
         Offset::Offset(offset) => Some((element.partition(), offset)),
         _ => None,
@@ -280,8 +299,7 @@ pub fn committed(brokers: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> 
 /// The state of a group as the brokers name it, and how many members it has.
 pub fn group_state(brokers: &str, group: &str) -> (String, usize) {
     let client = admin(brokers);
-    let found = client.inner().fetch_group_list(Some(group), PATIENCE);
-    let found = found.unwrap_or_else(|error| panic!("the state of group {group}: {error}"));
+    let found = asked(&format!("the state of {group}"), || client.inner().fetch_group_list(Some(group), PATIENCE));
     let found = found.groups().iter().find(|found| found.name() == group);
     found.map_or_else(Default::default, |found| (found.state().to_owned(), found.members().len()))
 }
@@ -289,10 +307,10 @@ pub fn group_state(brokers: &str, group: &str) -> (String, usize) {
 /// The first offset after the last record of each partition.
 pub fn ends(brokers: &str, topic: &str) -> BTreeMap<i32, i64> {
     let consumer: BaseConsumer = config(brokers).create().expect("the configuration is valid");
-    let partitions = partition_count(brokers, topic).unwrap_or_else(|| panic!("topic {topic} does not exist"));
+    let partitions = partitions_of(brokers, topic);
     let watermarks = (0..partitions).map(|partition| {
-        let watermarks = consumer.fetch_watermarks(topic, partition, PATIENCE);
-        let (_, high) = watermarks.unwrap_or_else(|error| panic!("end of {topic}/{partition}: {error}"));
+        let what = format!("the end of {topic}/{partition}");
+        let (_, high) = asked(&what, || consumer.fetch_watermarks(topic, partition, PATIENCE));
         (partition, high)
     });
     watermarks.collect()
@@ -376,5 +394,5 @@ pub fn commit(brokers: &str, group: &str, topic: &str, partition: i32, offset: i
     let client: BaseConsumer = config(brokers).set("group.id", group).create().expect("the configuration is valid");
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
-    client.commit(&list, rdkafka::consumer::CommitMode::Sync).unwrap_or_else(|error| panic!("commit {topic}: {error}"));
+    asked(&format!("a commit of {topic}"), || client.commit(&list, rdkafka::consumer::CommitMode::Sync));
 }

@@ -295,6 +295,24 @@ impl Worker {
         self.process.lines()
     }
 
+    /// Waits for a line of its log that has all of `parts`, and gives it. A line may come later than what it is about.
+    pub async fn logged(&self, parts: &[&str]) -> String {
+        wait_until(&format!("a line with {parts:?}"), PATIENCE, async || {
+            let found = self.lines().find_now(|line| parts.iter().all(|part| line.contains(part)));
+            found.ok_or_else(|| self.lines().tail(20))
+        })
+        .await
+    }
+
+    /// Waits until the sum of [`Worker::metric`] is as `is_right` wants it, and gives it.
+    pub async fn metric_is(&self, name: &str, labels: &[(&str, &str)], is_right: impl Fn(f64) -> bool) -> f64 {
+        wait_until(&format!("{name} {labels:?}"), PATIENCE, async || {
+            let value = self.metric(name, labels).await;
+            if is_right(value) { Ok(value) } else { Err(value) }
+        })
+        .await
+    }
+
     /// The address of its `/metrics`.
     pub fn admin(&self) -> SocketAddr {
         self.admin
@@ -369,9 +387,9 @@ impl Worker {
     /// # Errors
     /// When the worker does not answer.
     pub async fn get(&self, path: &str) -> Result<(u16, String), String> {
-        tokio::time::timeout(Duration::from_secs(10), get(self.admin, path))
+        tokio::time::timeout(PATIENCE, get(self.admin, path))
             .await
-            .unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
+            .unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::names::Expected::{self, Acknowledged};
 use super::names::failed;
 use super::{Animal, Housed};
+use crate::support::port::Port;
 
 const LATE: Expected = failed("timeout", "no answer within");
 
@@ -25,7 +26,7 @@ pub(super) fn listen(waiting: i32) -> StdListener {
 /// Starts all of them.
 pub(super) fn start(serving: &mut JoinSet<()>) -> Vec<Animal> {
     vec![
-        not_listening(),
+        not_listening(serving),
         keep(serving, Housed::new("never-accepts", "listens, and takes no connection", LATE, listen(1024)), Vec::new()),
         full_queue(serving),
         every(
@@ -208,8 +209,14 @@ fn full_queue(serving: &mut JoinSet<()>) -> Animal {
     keep(serving, housed, fill)
 }
 
-/// Its port was free a moment ago.
-fn not_listening() -> Animal {
-    let refused = failed("connect", "Connection refused");
-    Housed::new("not-listening", "has nothing on its port", refused, listen(1)).animal()
+/// Its port is held and nothing listens on it.
+fn not_listening(serving: &mut JoinSet<()>) -> Animal {
+    let (name, port) = ("not-listening", Port::hold());
+    let expected = failed("connect", "Connection refused");
+    let url = format!("http://{}/{name}", port.address());
+    serving.spawn(async move {
+        let _held = port;
+        std::future::pending::<()>().await;
+    });
+    Animal { name, does: "has nothing on its port", expected, again: None, url }
 }
