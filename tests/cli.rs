@@ -1,4 +1,4 @@
-//! The built program as a shell sees it: streams and exit codes of the command line. No Kafka is reached by any of it.
+//! The built program as a shell sees it: streams and exit codes of the command line. These tests reach no Kafka.
 
 use std::process::{Command, Output};
 
@@ -202,7 +202,7 @@ fn sample_events(count: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn of_two_sample_events_the_later_has_the_larger_offset() {
+fn the_later_of_two_sample_events_has_the_larger_offset() {
     let events: Vec<_> = ["12", "3"].into_iter().flat_map(sample_events).collect();
     let offsets: Vec<&str> = events.iter().map(|event| event["offset"].as_str().expect("text")).collect();
     assert_eq!(offsets.len(), 15);

@@ -1,5 +1,5 @@
 //! Every package that this program or its tests are built from has a licence that asks for nothing, comes from crates.io,
-//! and is not banned. `deny.toml` says the same to cargo-deny.
+//! and is not banned. `deny.toml` holds the same rules for cargo-deny.
 
 use std::process::Command;
 
@@ -53,7 +53,7 @@ type Words<'a> = std::iter::Peekable<std::vec::IntoIter<&'a str>>;
 fn any_of(words: &mut Words<'_>) -> bool {
     let mut allowed = all_of(words);
     while words.next_if_eq(&"OR").is_some() {
-        // Both sides are read, whatever the first one says.
+        // Both sides are always read.
         allowed |= all_of(words);
     }
     allowed
@@ -81,7 +81,7 @@ fn one(words: &mut Words<'_>) -> bool {
 }
 
 #[test]
-fn every_package_has_a_licence_that_asks_for_nothing() {
+fn every_package_has_an_allowed_licence() {
     let packages = packages();
     let refused: Vec<_> = packages
         .iter()
@@ -92,7 +92,7 @@ fn every_package_has_a_licence_that_asks_for_nothing() {
 }
 
 #[test]
-fn every_package_comes_from_crates_io_and_none_is_banned() {
+fn every_package_comes_from_crates_io_and_is_not_banned() {
     for package in packages() {
         let name = package["name"].as_str().expect("a name");
         let source = package["source"].as_str();

@@ -1,5 +1,5 @@
 //! Holds by machine what ARCHITECTURE.md and CONTRIBUTING.md promise about the source: the arrows between rooms, the names that
-//! only some rooms may use, the form of files, errors and logs, and that the walk of one event names code that exists.
+//! only some rooms may use, the form of files, errors and logs, tests that depend on luck, and that the walk of one event names code that exists.
 //!
 //! Each rule is a function from one file to its violations; `samples` breaks each rule once.
 #![expect(
@@ -12,6 +12,8 @@
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/luck.rs"]
+mod luck;
 #[path = "tidy/order.rs"]
 mod order;
 #[path = "tidy/rooms.rs"]
@@ -135,6 +137,21 @@ fn no_channel_is_unbounded() {
 #[test]
 fn a_lint_is_silenced_only_by_an_expectation_with_a_reason() {
     hold(style::lints_without_reason);
+}
+
+#[test]
+fn no_test_asserts_a_time_without_the_load_of_the_machine() {
+    hold(luck::bounds_without_the_load);
+}
+
+#[test]
+fn no_test_asserts_that_a_log_line_has_come_already() {
+    hold(luck::log_lines_looked_for_once);
+}
+
+#[test]
+fn every_test_holds_the_ports_that_it_chooses() {
+    hold(luck::ports_that_are_not_held);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -12,17 +11,12 @@ from pathlib import Path
 
 import yaml
 
+from processes import HeldPort
 from report import must, need
 
 TOKEN = "of-this-test-alone"
 # Starting takes three seconds on an idle machine.
 START_SECONDS = 120
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class ApiServer:
@@ -31,7 +25,8 @@ class ApiServer:
     def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="hookstream-apiserver-")
         self.processes = []
-        self.port = free_port()
+        self.held = [HeldPort() for _ in range(3)]
+        self.port, self.etcd_port, self.peer_port = (held.number for held in self.held)
         self.plurals = {}
 
     def __enter__(self) -> "ApiServer":
@@ -50,6 +45,8 @@ class ApiServer:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for held in self.held:
+            held.release()
         self.folder.cleanup()
 
     def _run(self, name: str, *command: str) -> None:
@@ -59,7 +56,7 @@ class ApiServer:
 
     def _start(self) -> None:
         home = Path(self.folder.name)
-        etcd, peers = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
+        etcd, peers = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self.peer_port}"
         self._run(
             "etcd", "etcd", "--data-dir", str(home / "etcd"), "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
             "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}",

@@ -45,6 +45,20 @@ def get_json(url: str):
     return json.loads(get(url))
 
 
+class HeldPort:
+    """A port of 127.0.0.1 that nothing else gets while it is held. A server that sets SO_REUSEADDR, as all of them do here, may listen on it."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        # Only now: a socket that is bound with it may get a port that another has.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.number = self.socket.getsockname()[1]
+
+    def release(self) -> None:
+        self.socket.close()
+
+
 class Loopback:
     """A network of 127.0.0.0/8 that no other process uses, and how far ports are moved where something listens everywhere."""
 

@@ -20,7 +20,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from processes import until
+from processes import PATIENCE, HeldPort, until
 from report import ROOT, Report, must, need, run
 from world import World
 
@@ -100,24 +100,23 @@ class Running:
     """A receiver on a port of the loopback address, ended with the block."""
 
     def __init__(self, command: list, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.held = HeldPort()
+        self.port = self.held.number
         self.output = folder / "output"
         with self.output.open("wb") as output:
             environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PORT": str(self.port), "SECRET": SECRET}
             self.process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT, env=environment)
 
     def __enter__(self):
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
             need(self.process.poll() is None, f"it ended: {self.output.read_text()}")
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return self
             time.sleep(0.02)
         self.__exit__()
-        need(False, "it did not listen within 30 s")
+        need(False, f"it did not listen within {PATIENCE} s")
 
     def __exit__(self, *_) -> None:
         self.process.terminate()
@@ -126,6 +125,7 @@ class Running:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.held.release()
 
     def post(self, headers: dict, body: bytes = b'{"id":"e","type":"change"}', connection=None):
         connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -238,7 +238,7 @@ def delivered(world: World, recorder: Recorder, number: int, start) -> None:
             recorded = len(recorder.requests)
             world.events(EVENTS)
             until("all of them to be recorded", lambda: len(recorder.requests) >= recorded + EVENTS)
-            until("all of them to be accepted", lambda: receiver.output.read_text().count("accepted msg_") == EVENTS, 30)
+            until("all of them to be accepted", lambda: receiver.output.read_text().count("accepted msg_") == EVENTS)
             # Those before it have ended and do not fit any more; it and the recorder accept all of theirs.
             until("the worker to count them", lambda: world.metric('hookstream_deliveries_total{outcome="acknowledged"}') == before + 2 * EVENTS, 30)
             for headers, body in recorder.requests[recorded:]:

@@ -92,7 +92,7 @@ def scraped(stack: Stack) -> None:
         need(found == wanted, f"up are {sorted(found)} and not {sorted(wanted)}: {[target['lastError'] for target in targets]}")
         return True
 
-    until("every target to be up", all_up, 30)
+    until("every target to be up", all_up)
 
 
 def evaluated(stack: Stack) -> None:
@@ -107,7 +107,7 @@ def evaluated(stack: Stack) -> None:
         need(not unwell, "\n".join(unwell))
         return True
 
-    until("every rule to be evaluated", healthy, 30)
+    until("every rule to be evaluated", healthy)
 
 
 def registered(stack: Stack) -> None:
@@ -154,7 +154,7 @@ def answered(stack: Stack) -> None:
         ask(expression)
     # The bad day of the real-Kafka suite shows that the other panels have something to show; it runs no API.
     panel = next(expression for name, expression in asked.items() if name.startswith("Requests to the registration API "))
-    until("requests to the API on the dashboard", lambda: ask(panel), 60)
+    until("requests to the API on the dashboard", lambda: ask(panel))
 
 
 def stopped(stack: Stack) -> None:

@@ -78,7 +78,7 @@ async fn a_burst_of_any_size_is_requested_at_the_receivers_pace() {
 }
 
 #[tokio::test]
-async fn more_webhooks_than_their_host_takes_at_once_all_come_to_an_end() {
+async fn more_webhooks_than_their_host_takes_at_once_all_settle() {
     let receiver = Receiver::start(|_| Answer::status(500).after(Duration::from_millis(5)));
     let limits = Delivery { max_in_flight_per_webhook: 2, max_in_flight_per_host: 2, ..settings() };
     let mut rig = Rig::start(limits);

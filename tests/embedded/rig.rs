@@ -201,7 +201,7 @@ impl Rig {
         .await;
     }
 
-    /// Gives webhooks that are behind what they have room for. Returns whether none is.
+    /// Gives each webhook that is behind as many events as its lane has room for. Returns whether all are level.
     pub(crate) async fn turn(&self) -> bool {
         let mut batches = vec![Vec::new()];
         let is_level = {

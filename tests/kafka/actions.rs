@@ -1,5 +1,5 @@
-//! Actions over HTTP, against a real Kafka: what runs is what the preview counted, each leaves its record, another workspace is out
-//! of reach.
+//! Actions over HTTP, against a real Kafka: an action does what its preview counted, leaves an audit record, and reaches no other
+//! workspace.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -150,7 +150,7 @@ async fn a_redrive_sends_what_its_preview_counted_and_leaves_one_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_action_wants_the_right_to_operate_in_that_workspace() {
+async fn an_action_needs_the_right_to_operate_in_its_workspace() {
     let stage = Stage::new("act-rights").await;
     produce(stage.brokers(), &stage.names.dead_letter(), (0..3).map(|id| dead_letter(id, "ws", "exhausted")));
     let fixed = json!({ "ranges": ["0/0/9", "1/0/9", "2/0/9"] });
@@ -165,7 +165,7 @@ async fn an_action_wants_the_right_to_operate_in_that_workspace() {
             assert_eq!(answered, status, "{route} with {token}");
         }
     }
-    // In its own workspace a token finds nothing of another's, whatever ranges it names.
+    // In its own workspace a token finds no record of another workspace, even if it names ranges that hold them.
     let path = "other/actions/redrive/preview";
     let (status, body) = stage.post("foreign-s3cret", path, &json!({ "fixed": fixed })).await;
     let preview: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
@@ -194,7 +194,7 @@ async fn a_run_whose_caller_goes_away_stops_and_its_record_says_how_many_were_se
     let sent = stage.audited()[0].1["counts"]["sent"].as_u64().unwrap();
     assert!(usize::try_from(sent).unwrap() < DEAD, "it went on to its end");
     assert_eq!(stage.sent().len(), usize::try_from(sent).unwrap());
-    // What is left is what the preview fixed without what was dealt with.
+    // The rest is the preview's records without those that were sent.
     let rest = stage.preview("redrive", json!({ "skipSent": true })).await;
     assert_eq!(rest["counts"]["matched"].as_u64().unwrap() + sent, 400, "{rest}");
 }

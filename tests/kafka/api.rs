@@ -481,7 +481,7 @@ async fn a_hangup_reads_the_tokens_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_is_spoken_with_a_certificate() {
+async fn the_api_speaks_tls_with_its_certificate() {
     let cluster = Cluster::shared().await;
     let setting = Setting::new(cluster.brokers(), &[]).await;
     let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
@@ -501,7 +501,7 @@ async fn tls_is_spoken_with_a_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_hangs_in_a_commit_loses_and_doubles_nothing() {
+async fn a_broker_that_hangs_in_a_commit_loses_and_repeats_no_change() {
     let mut cluster = Cluster::start(1).await;
     let setting = Setting::new(cluster.brokers(), &[]).await;
     let api = setting.start("api", &[]);

@@ -9,7 +9,7 @@ use crate::support::cluster::Cluster;
 use crate::support::worker::Names;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answer_is_described_and_none_is_a_server_error() {
+async fn every_answer_is_described_and_is_not_a_server_error() {
     let cluster = Cluster::shared().await;
     // Actions read and write topics, so all of them are there.
     let names = Names::of("schemathesis");

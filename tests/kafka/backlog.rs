@@ -175,7 +175,7 @@ async fn a_burst_is_requested_in_order_at_the_receivers_pace_and_delays_no_other
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_survives_a_kill_up_to_repeats() {
+async fn a_burst_is_delivered_up_to_repeats_after_a_kill() {
     let burst = Burst::of(1_000, Duration::from_millis(100));
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "burst-killed", "3s", 3).await;
@@ -197,7 +197,7 @@ async fn a_burst_survives_a_kill_up_to_repeats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_survives_a_worker_that_comes_and_one_that_goes_without_a_repeat() {
+async fn a_burst_is_delivered_without_a_repeat_while_one_worker_joins_and_another_stops() {
     let burst = Burst::of(1_500, Duration::from_millis(100));
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "burst-moved", "3s", 4).await;
@@ -220,7 +220,7 @@ async fn a_burst_survives_a_worker_that_comes_and_one_that_goes_without_a_repeat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_does_not_notice_that_three_others_of_its_host_fail_in_three_ways() {
+async fn three_failing_webhooks_do_not_delay_another_of_their_host() {
     const EVENTS: usize = 600;
     /// Events a second.
     const RATE: f64 = 100.0;

@@ -181,7 +181,7 @@ async fn dashboard(monitor: &Monitor, begin: i64, marks: &Marks) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_bad_day_alerts_fire_and_the_tools_bring_everything_over() {
+async fn on_a_bad_day_alerts_fire_and_the_tools_deliver_every_event() {
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
     let names = Names::of("bad-day-seen");

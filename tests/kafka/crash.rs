@@ -1,4 +1,4 @@
-//! The cost of a crash: how much is repeated, and how long nothing is delivered.
+//! The cost of a crash: the number of repeats, and the time without a delivery.
 //!
 //! Deliveries are counted by their event at the receivers. A worker is killed as a power cut kills it.
 
@@ -118,7 +118,7 @@ async fn a_restart_under_the_same_name_repeats_nothing_and_moves_no_partition() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_workers_of_one_name_the_first_ends_and_says_why() {
+async fn the_first_of_two_workers_with_one_name_ends_and_logs_the_reason() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "same-name", "1h", 2).await;
     let mut first = stage.worker(&["--instance-id", "worker-0"]).await;

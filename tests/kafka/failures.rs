@@ -1,4 +1,4 @@
-//! Everything that is not an acknowledgement: each failure under its own reason word, in the retry record and in the metrics.
+//! All results that are not an acknowledgement: each failure has its own reason word, in the retry record and in the metrics.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -276,7 +276,7 @@ async fn retry_after_moves_a_delivery_to_the_first_tier_that_is_long_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_connection_is_one_resend_and_no_attempt() {
+async fn a_request_on_a_stale_connection_is_sent_again_without_another_attempt() {
     // One less than what opens a circuit fails.
     const EVENTS: usize = 20;
     let cluster = Cluster::shared().await;

@@ -1,4 +1,4 @@
-//! Workers that stop, die and share, and brokers that go and come back: with an account of every event and webhook.
+//! Workers that stop, are killed and share partitions, and brokers that end and come back: with an account of every event and webhook.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ async fn sigterm_ends_in_time_with_nothing_lost_and_nothing_done_twice() {
     assert_eq!(
         duplicates,
         0,
-        "what was begun ended and was committed; the first worker wrote:\n{}",
+        "deliveries under way ended and were committed; the first worker wrote:\n{}",
         first.lines().tail(40)
     );
     second.stop();
@@ -192,7 +192,7 @@ async fn send_and_move_on(stage: &Stage, pair: &Pair, events: impl Iterator<Item
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn brokers_of_three_go_one_by_one_and_nothing_is_lost() {
+async fn three_brokers_that_fail_one_after_another_lose_nothing() {
     const PART: usize = 800;
     let mut cluster: OwnCluster = Cluster::start(3).await;
     let stage = Stage::replicated(&cluster, "three-brokers", "500ms,1s", 3, 3).await;
@@ -211,7 +211,7 @@ async fn brokers_of_three_go_one_by_one_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leaders_that_move_between_brokers_cost_no_delivery_and_repeat_none() {
+async fn leaders_that_move_between_brokers_lose_and_repeat_nothing() {
     const PART: usize = 1_000;
     let cluster: OwnCluster = Cluster::start(3).await;
     let stage = Stage::replicated(&cluster, "leaders", "500ms,1s", 6, 3).await;
@@ -279,7 +279,7 @@ async fn events_that_were_deleted_before_they_were_read_are_logged() {
     receiver.wait_for(7, PATIENCE).await;
     let said =
         worker.lines().find(PATIENCE, |line| line.contains("records may have been skipped").then(|| line.to_owned()));
-    let said = said.expect("a line about it");
+    let said = said.expect("a warning");
     assert!(said.contains("WARN") && said.contains(&stage.names.events()), "{said}");
 }
 

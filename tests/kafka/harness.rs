@@ -1,4 +1,4 @@
-//! The harness itself: what the other tests of this suite rest on.
+//! The harness itself, which the other tests of this suite need.
 
 use std::path::Path;
 use std::process::Command;
@@ -63,7 +63,7 @@ fn a_dropped_process_is_gone() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
-/// Runs in a process of its own, see below: starts a sleeper under the watchdog, says its id and is then killed.
+/// Runs itself in a second process, which starts a sleeper under the watchdog, prints the sleeper's id and aborts.
 #[tokio::test]
 async fn a_killed_test_process_leaves_no_process_behind() {
     const ROLE: &str = "HOOKSTREAM_TEST_LEAVE_BEHIND";

@@ -131,7 +131,7 @@ async fn an_integration_that_fails_at_all_workers_is_suspended_once_and_can_be_r
         states.iter().find(|state| state["status"] == "failed").cloned().ok_or(states)
     })
     .await;
-    // One record, which says why.
+    // One record, with the reasons.
     assert!(failed["failures"]["status"].as_u64().unwrap() >= 30, "{failed}");
     assert_eq!((&failed["lastStatus"], &failed["lastAcknowledgedAt"]), (&json!(500), &Value::Null), "{failed}");
     let begin = failed["firstDropped"].as_object().unwrap();
@@ -220,7 +220,7 @@ async fn an_integration_that_fails_at_all_workers_is_suspended_once_and_can_be_r
     let states_now = states(brokers, &names, "dead");
     assert_eq!(words(&states_now).join(" "), format!("{until_now} active"));
 
-    // By a status that is brought to active, and by one that the API wrote.
+    // By a record that changes the status to active, and by a status that the API wrote.
     for way in ["record", "api"] {
         closed().await;
         receiver.answer_with(|_| Answer::echo(Echo::Missing));
@@ -381,7 +381,7 @@ fn owner_of(workers: &[Option<Worker>], partition: i32) -> Option<usize> {
     workers.iter().position(|worker| worker.as_ref().is_some_and(owns))
 }
 
-async fn an_owner_that_is_killed_loses_and_doubles_nothing(protocol: &str) {
+async fn a_killed_owner_loses_and_repeats_no_count(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-killed"));
     names.create(brokers, SCHEDULE, 3).await;
@@ -406,7 +406,7 @@ async fn an_owner_that_is_killed_loses_and_doubles_nothing(protocol: &str) {
             workers.push(Some(Worker::start(brokers, &names, &options).await));
         }
     }
-    // All that was reported is counted, once.
+    // Each reported attempt is counted once.
     let counted = wait_until("the counts to be what was reported", PATIENCE, async || {
         let (reported, known) = (reported(brokers, &names, "watched"), known(brokers, &names, "watched"));
         let counted = known.as_ref().map(attempts);
@@ -439,7 +439,7 @@ fn logged(brokers: &str, names: &Names, id: &str) -> Vec<(i64, Result<(), Reason
     attempts
 }
 
-async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
+async fn the_health_state_matches_the_attempt_log(protocol: &str) {
     let cluster = Cluster::shared().await;
     let (brokers, names) = (cluster.brokers(), Names::of("health-log"));
     names.create(brokers, SCHEDULE, 3).await;
@@ -462,7 +462,7 @@ async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
         send(brokers, &names, "logged", &sent, 30);
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    // At least: what was under way in a rebalance may be delivered twice.
+    // Deliveries that were under way in a rebalance may be made twice, so there may be more.
     let mut quiet = (-1.0, tokio::time::Instant::now());
     let began = tokio::time::Instant::now();
     while quiet.1.elapsed() < Duration::from_secs(4) {
@@ -513,7 +513,7 @@ async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
     let window = |counts: &Counts| {
         (counts.acknowledged.clone(), counts.failed.clone(), counts.last_acknowledged_ms, counts.last_answer)
     };
-    // No owner is left to write the last counts: the next worker does.
+    // The owners have stopped before they wrote the last counts. The next worker writes them.
     let mut last = Worker::start(brokers, &names, &options).await;
     let streak = wait_until("the state to be what the log says", PATIENCE, async || {
         let known = known(brokers, &names, "logged").map(|known| known.counts);
@@ -525,7 +525,7 @@ async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
     })
     .await;
     last.stop();
-    // What one worker reported together counts after an acknowledgement at the other when all of it is later.
+    // Failures that one worker reports together count after an acknowledgement at another worker if all of them are later.
     let acknowledged = logged.iter().rposition(|(_, outcome, _)| outcome.is_ok()).unwrap();
     let second = second_of(logged[acknowledged].0);
     let beyond_doubt = logged[acknowledged..].iter().filter(|(at, ..)| second_of(*at) > second).count() as u64;
@@ -534,7 +534,7 @@ async fn the_state_is_what_the_attempt_log_says(protocol: &str) {
     assert_eq!(recomputed.judge(&rules, now), Health::HasErrors);
     assert_eq!(words(&states(brokers, &names, "logged")), ["hasErrors"]);
 
-    // And what it does not say.
+    // The log holds no secret and no part of an event.
     let records = read_all(brokers, &names.attempts());
     for record in &records {
         let text = String::from_utf8(record.value.clone().unwrap()).unwrap();
@@ -636,8 +636,8 @@ mod classic {
         an_integration_that_fails_at_all_workers_is_suspended_once_and_can_be_resumed_in_three_ways,
         an_integration_that_acknowledges_a_few_has_errors_and_still_gets_deliveries,
         a_network_failure_of_ours_suspends_no_integration,
-        an_owner_that_is_killed_loses_and_doubles_nothing,
-        the_state_is_what_the_attempt_log_says,
+        a_killed_owner_loses_and_repeats_no_count,
+        the_health_state_matches_the_attempt_log,
         states_and_counts_agree_again_when_their_topics_were_recreated_at_different_times,
     );
 }
@@ -648,8 +648,8 @@ mod consumer {
         an_integration_that_fails_at_all_workers_is_suspended_once_and_can_be_resumed_in_three_ways,
         an_integration_that_acknowledges_a_few_has_errors_and_still_gets_deliveries,
         a_network_failure_of_ours_suspends_no_integration,
-        an_owner_that_is_killed_loses_and_doubles_nothing,
-        the_state_is_what_the_attempt_log_says,
+        a_killed_owner_loses_and_repeats_no_count,
+        the_health_state_matches_the_attempt_log,
         states_and_counts_agree_again_when_their_topics_were_recreated_at_different_times,
     );
 }

@@ -1,4 +1,4 @@
-//! Records and documents that were made to cost much, against the running program: what is refused changes nothing, and every other workspace
+//! Records and documents that were made to cost much, against the running program: a refused one changes nothing, and every other workspace
 //! goes on. Unit tests beside the code cover each part alone; records that no producer should write are in [`super::poison`].
 
 use std::hash::{Hash as _, Hasher};
@@ -180,7 +180,7 @@ fn listed(answer: &ApiAnswer) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_that_cost_much_are_refused_and_do_not_delay_another_workspace() {
     const MEMORY_MAX: u64 = 64 << 20;
-    /// An answer has the operations at fault as they were sent, and says what is wrong with them.
+    /// An answer repeats the operations at fault, and adds a text about each fault.
     const WORDS_MAX: usize = 64 << 10;
     /// The API refuses a change that waits as long. This build is not optimised.
     const WAIT_MAX: Duration = Duration::from_secs(5);

@@ -75,7 +75,7 @@ async fn receivers_that_hang_refuse_and_drip_do_not_delay_a_good_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn catching_up_puts_nothing_off_for_a_receiver_that_keeps_pace() {
+async fn a_backlog_is_delivered_without_retries_to_a_receiver_that_keeps_pace() {
     const BACKLOG: usize = 20_000;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "backlog", "1h", 6).await;
@@ -90,7 +90,7 @@ async fn catching_up_puts_nothing_off_for_a_receiver_that_keeps_pace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_to_an_idle_receiver_of_ordinary_pace_is_not_put_off() {
+async fn a_burst_to_an_idle_receiver_needs_no_retry() {
     const BURST: usize = 600;
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "burst", "1h", 1).await;

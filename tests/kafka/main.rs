@@ -6,8 +6,8 @@
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     clippy::too_many_lines,
-    reason = "tests fail by panicking, in their helpers too, report what they measured by the wall clock, and tell their \
-              story in one piece"
+    reason = "tests fail by panicking, in their helpers too, print what they measured by the wall clock, and are one \
+              sequence of steps"
 )]
 
 #[expect(dead_code, reason = "each suite uses a part of what they share")]

@@ -133,7 +133,7 @@ async fn workers_that_move_to_a_mirrored_cluster_lose_nothing_and_repeat_under_t
     // A retry that met a full lane is in its tier again, behind the end that was waited for.
     ledger.wait_for(EVENTS, LONG).await;
     let dead = after.dead();
-    // An event has one delivery id on both clusters: the account says otherwise.
+    // An event has one delivery id on both clusters: the account fails if there are two.
     let balance = ledger.balance((0..EVENTS).map(|number| format!("e-{number}")), &["w-i"], &dead);
     println!(
         "moved after {done} of {EVENTS}, {metadata} bytes of metadata, {places} places: {} acknowledged, {} again, {} lost",

@@ -1,4 +1,4 @@
-//! Records that no producer should write: each becomes what the contract says, and the partition moves on.
+//! Records that no producer should write: each is handled as in the contract, and the partition goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -268,7 +268,7 @@ async fn an_event_that_inflates_more_than_the_client_expects_is_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_whose_next_record_cannot_be_read_is_named_and_the_others_go_on() {
+async fn a_partition_with_an_unreadable_record_is_logged_and_the_others_go_on() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "unreadable", "1h", 2).await;
     let receiver = Receiver::start(|_| Answer::ok());

@@ -169,7 +169,7 @@ async fn one_event_is_accounted_for_at_each_webhook_of_its_workspace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_is_traced_by_the_beginning_of_its_id_while_no_other_begins_so() {
+async fn an_event_is_traced_by_the_beginning_of_its_id_if_that_is_unique() {
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
     let stage = Stage::on(&cluster, "trace-prefix", SCHEDULE, 3).await;
@@ -189,7 +189,7 @@ async fn an_event_is_traced_by_the_beginning_of_its_id_while_no_other_begins_so(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_are_listed_newest_first_by_all_that_people_know() {
+async fn attempts_are_listed_newest_first_by_every_filter() {
     let (cluster, stage, [good, bad, _third]) = stage("attempts").await;
     let (brokers, names) = (cluster.brokers(), &stage.names);
     let list = async |more: &[&str]| {
@@ -259,7 +259,7 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     let table = run(brokers, names, &["integrations"]).await.out;
     assert!(table.contains("other/shop") && table.contains("failed"), "{table}");
 
-    // An integration that is not suspended, can't be resumed, or is not there, gets an answer that says so.
+    // The answer names the reason if an integration is not suspended, can't be resumed, or does not exist.
     stage.put(&[secretive("broken", &receiver, "failed", &json!([{}]))]);
     for (id, code, expected) in [
         ("shop", 0, "no change of health is recorded; its own status is paused"),
@@ -293,7 +293,7 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_says_what_keeps_a_worker_from_working_here() {
+async fn check_reports_what_would_keep_a_worker_from_running() {
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
     let missing = run(brokers, &Names::of("unchecked"), &["check"]).await;

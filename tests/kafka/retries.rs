@@ -113,7 +113,7 @@ async fn the_whole_chain_ends_as_a_dead_letter_after_exactly_the_scheduled_attem
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_brokers_clock_decides_when_a_retry_is_due_whatever_the_workers_says() {
+async fn the_brokers_clock_decides_when_a_retry_is_due_even_if_the_workers_clock_is_wrong() {
     const DELAY_MS: i64 = 3_000;
     let cluster = Cluster::shared().await;
     for (claim, ahead) in [("clock-ahead", 600), ("clock-behind", -600)] {
@@ -222,7 +222,7 @@ fn changed(id: &str, base: &str, change: impl Fn(&mut Value)) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_sees_the_world_as_it_is_when_it_is_due() {
+async fn a_retry_uses_the_settings_of_the_moment_when_it_is_due() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "world", "20s", 2).await;
     let before = Receiver::start(|request| Answer::status(if request.attempt() == 1 { 500 } else { 200 }));
@@ -307,7 +307,7 @@ async fn a_retry_that_waits_outlives_its_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retries_in_a_tier_that_the_schedule_has_no_more_still_come() {
+async fn retries_in_a_tier_that_left_the_schedule_are_still_delivered() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "former-tier", "2s", 2).await;
     let receiver = Receiver::start(|_| Answer::status(503));

@@ -91,7 +91,7 @@ fn seen(receiver: &Receiver) -> Seen {
     for request in receiver.recorded() {
         *requests.entry(request.delivery_id().to_owned()).or_default() += 1;
         let event = request.json();
-        // A producer takes half a second to begin, which no worker is to blame for.
+        // The first events wait for the producer, which takes half a second to start: no worker delays them.
         if event["number"].as_u64().unwrap() < u64::from(RATE) {
             continue;
         }
@@ -318,7 +318,7 @@ fn seen_ids(receiver: &Receiver) -> usize {
     receiver.recorded().iter().map(|request| request.delivery_id().to_owned()).collect::<BTreeSet<_>>().len()
 }
 
-/// The log line of a worker that holds partitions of events and of retries.
+/// The metric that counts assignments of partitions.
 const ASSIGNED: (&str, &[(&str, &str)]) = ("hookstream_rebalances_total", &[("kind", "assigned")]);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,7 +83,7 @@ fn now_ms() -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_two_minutes_and_a_killed_worker_no_tick_is_doubled_and_at_most_one_lost() {
+async fn a_killed_worker_loses_at_most_one_tick_of_each_webhook_and_repeats_no_tick() {
     let cluster = Cluster::shared().await;
     let receiver = Receiver::start(|_| Answer::ok());
     let names = dozen(cluster.brokers(), "schedules-kill", &receiver).await;
@@ -112,7 +112,7 @@ async fn over_two_minutes_and_a_killed_worker_no_tick_is_doubled_and_at_most_one
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_wakes_from_a_freeze_doubles_no_tick() {
+async fn a_worker_that_wakes_from_a_freeze_repeats_no_tick() {
     let cluster = Cluster::shared().await;
     let receiver = Receiver::start(|_| Answer::ok());
     let names = dozen(cluster.brokers(), "schedules-freeze", &receiver).await;

@@ -150,7 +150,7 @@ async fn a_recreated_events_topic_is_read_from_its_start_despite_old_commits() {
     stage.send([numbered(300)]);
     receiver.wait_for(arrived + 1, PATIENCE).await;
     stage.settled(PATIENCE).await;
-    assert_eq!(receiver.count(), arrived + 1, "the commits went back with it");
+    assert_eq!(receiver.count(), arrived + 1, "the new topic's events are committed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,11 +196,14 @@ async fn the_lag_counts_records_behind_an_open_transaction_and_no_markers() {
     last.commit();
     receiver.wait_for(WAITING + 2, PATIENCE).await;
     stage.knows(&worker, "hookstream_consumer_lag", &labels, 0.0).await;
-    assert!(worker.metrics().await.contains("hookstream_consumer_lag{"), "no lag is not no gauge");
+    assert!(
+        worker.metrics().await.contains("hookstream_consumer_lag{"),
+        "without a lag the gauge is 0 and not missing"
+    );
     worker.metric_is("hookstream_open_transaction_seconds", &labels, |seconds| seconds < 1e-9).await;
 }
 
-/// A retry that is due as soon as its tier says, of the webhook of the integration `i`.
+/// A retry of the webhook of the integration `i`. It is due one delay of its tier after it is written.
 fn retry(number: usize) -> Record {
     Record::new("w-i", event(&format!("r-{number}"), "c").value.unwrap())
         .header("workspace", WORKSPACE)

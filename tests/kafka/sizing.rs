@@ -153,7 +153,7 @@ async fn measured(cluster: &Cluster, rate: usize) -> Taken {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_takes_what_the_model_of_sizing_says_at_two_sizes() {
+async fn a_worker_uses_what_the_sizing_model_predicts_at_two_rates() {
     let cluster = Cluster::shared().await;
     let mut cores = Vec::new();
     for rate in [50, 200] {

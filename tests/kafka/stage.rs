@@ -100,7 +100,7 @@ impl Stage {
         self.knows_in(worker, (name, labels), value, PATIENCE).await;
     }
 
-    /// The same, for so long.
+    /// The same, with another patience.
     pub(crate) async fn knows_in(
         &self,
         worker: &Worker,
@@ -251,7 +251,7 @@ pub(crate) struct Ledger(Arc<Mutex<HashMap<(String, String), Entry>>>);
 pub(crate) struct Entry {
     /// The delivery ids that requests had.
     pub(crate) delivery_ids: BTreeSet<String>,
-    /// How often it was answered well.
+    /// How often it was acknowledged.
     pub(crate) acknowledged: usize,
     /// Every request's attempt number.
     pub(crate) attempts: Vec<u32>,
@@ -262,7 +262,7 @@ impl Ledger {
         self.0.lock()
     }
 
-    /// Notes a request to `webhook` and what it is answered.
+    /// Notes a request to `webhook` and its answer.
     pub(crate) fn note(&self, webhook: &str, request: &Recorded, answer: Answer) -> Answer {
         let mut entries = self.lock();
         let entry = entries.entry((event_id(request), webhook.to_owned())).or_default();
@@ -272,12 +272,12 @@ impl Ledger {
         answer
     }
 
-    /// How many events and webhooks were acknowledged.
+    /// How many deliveries were acknowledged, each event and webhook once.
     pub(crate) fn acknowledged(&self) -> usize {
         self.lock().values().filter(|entry| entry.acknowledged > 0).count()
     }
 
-    /// Requests that were answered well although an earlier one had been.
+    /// Acknowledgements beyond the first of each event and webhook.
     pub(crate) fn duplicates(&self) -> usize {
         self.lock().values().map(|entry| entry.acknowledged.saturating_sub(1)).sum()
     }

@@ -422,7 +422,7 @@ async fn a_replay_delivers_a_range_again_with_the_ids_it_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_explanation_names_what_decided() {
+async fn explain_names_the_filter_items_that_decided() {
     let cluster = Cluster::shared().await;
     let brokers = cluster.brokers();
     let names = Names::of("explain");

@@ -71,7 +71,7 @@ fn commit(cluster: &Cluster, stage: &Stage, offset: i64, metadata: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commits_without_metadata_or_with_another_tools_are_gone_on_from() {
+async fn a_worker_continues_from_commits_without_metadata_or_with_that_of_another_tool() {
     let cluster = Cluster::shared().await;
     for metadata in ["", "checkpoint", "hs9.00000000.3.r.AQE", "hs1.00000000.3.r.AAI"] {
         let stage = Stage::on(&cluster, "upgrade-commit", "1h", 1).await;
@@ -89,7 +89,7 @@ async fn commits_without_metadata_or_with_another_tools_are_gone_on_from() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_has_to_go_back_goes_back() {
+async fn a_commit_beyond_the_end_of_the_log_is_corrected() {
     let cluster = Cluster::shared().await;
     let stage = Stage::on(&cluster, "commit-back", "1h", 1).await;
     let receiver = Receiver::start(|_| Answer::ok());

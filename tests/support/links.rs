@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// As much is carried at a time: more than a fetch brings.
+/// The most bytes that are carried at a time: more than the answer to a fetch has.
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The network's fault on the affected connections.
@@ -24,7 +24,7 @@ pub enum Trouble {
     Cut,
     /// Carries nothing and ends nothing, as a path that loses every packet.
     Silent,
-    /// Carries everything so much later.
+    /// Delays everything by this time.
     Slow(Duration),
 }
 

@@ -2,7 +2,7 @@
 //! script, and waiting for conditions.
 //!
 //! A suite includes this folder as a module; nothing in here is a test, and nothing here knows the product's insides
-//! but for the topics that `topics apply` creates.
+//! except for the topics that `topics apply` creates.
 #![expect(
     unreachable_pub,
     clippy::panic,

@@ -1,8 +1,8 @@
 //! A real Prometheus of a test's own: it scrapes the test's workers and evaluates the project's own rules.
 //!
 //! The minutes of the rules are seconds here: every `for:` and every window of the rules file has its minutes
-//! replaced by as many seconds. The rule about the API is left out, as in the chart when there is none; nothing else of it
-//! changes but the name of the events topic.
+//! replaced by as many seconds. The rule about the API is left out, as in a chart without an API. The rest stays as it is,
+//! except for the name of the events topic.
 
 use std::net::SocketAddr;
 use std::path::Path;

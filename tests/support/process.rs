@@ -28,7 +28,7 @@ kill "$dog"
 exit "$code"
 "#;
 
-/// Lines kept of what a process wrote; older ones are dropped.
+/// The most lines that are kept of the output of a process; older ones are dropped.
 const LINES_MAX: usize = 200_000;
 
 /// A signal that a test sends.

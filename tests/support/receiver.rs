@@ -103,9 +103,9 @@ pub enum Misbehaviour {
     EndlessBody,
     /// Sends a good head, then none of the body it announced.
     StalledBody,
-    /// Sends what is no HTTP.
+    /// Sends text that is not HTTP.
     Garbage,
-    /// Answers as it should, then closes the connection without having said so.
+    /// Answers as it should, then closes the connection without an announcement.
     CloseAfter,
 }
 
@@ -268,7 +268,7 @@ struct Shared {
     busy_us: AtomicU64,
 }
 
-/// A running endpoint; dropping it closes its port and all its connections.
+/// A running endpoint; dropping it ends its listener and all its connections.
 pub struct Receiver {
     port: Port,
     shared: Arc<Shared>,
@@ -277,7 +277,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Listens on a free port and answers as `script` says.
+    /// Listens on a port of its own and answers with the result of `script`.
     pub fn start(script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
         Self::serve(&Port::hold(), true, script)
     }
@@ -333,7 +333,7 @@ impl Receiver {
         format!("http://{}{path}", self.address())
     }
 
-    /// Answers as another script says from now on.
+    /// Answers with the results of another script from now on.
     pub fn answer_with(&self, script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) {
         *self.shared.script.write() = Arc::new(script);
     }

@@ -1,4 +1,4 @@
-//! Waiting for a condition, with a deadline and a text that says what did not come.
+//! Waiting for a condition, with a deadline and a text that names the condition.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -9,7 +9,7 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks `condition` until it gives `Ok`; fails the test after `patience` with what it gave last.
 ///
-/// `Err` says what there was instead, so that a failed test shows how far it came.
+/// `Err` holds the state so far, so that a failed test shows it.
 #[track_caller]
 pub fn wait_until<T, E, F>(what: &str, patience: Duration, mut condition: impl FnMut() -> F) -> impl Future<Output = T>
 where

@@ -1,4 +1,4 @@
-//! The built program as a worker process, its topics, and what it says on `/metrics` and `/readyz`.
+//! The built program as a worker process, its topics, and its answers on `/metrics` and `/readyz`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -278,7 +278,7 @@ impl Worker {
         arguments
     }
 
-    /// Waits until `/readyz` says 200.
+    /// Waits until `/readyz` answers 200.
     pub async fn ready(&self) {
         wait_until("a ready worker", PATIENCE, async || match self.get("/readyz").await {
             Ok((200, _)) => Ok(()),

@@ -3,7 +3,7 @@
 use crate::documents::{Step, missing, rooms_out_of_order, steps_back, threads_left_out, walk, wrong_places};
 use crate::order::{self, Circle};
 use crate::source::Source;
-use crate::{rooms, style};
+use crate::{luck, rooms, style};
 
 #[track_caller]
 fn check(rule: fn(&Source) -> Vec<String>, path: &str, text: &str, expected: &[&str]) {
@@ -182,6 +182,23 @@ fn a_lint_without_a_reason_is_found() {
     found("#![allow(dead_code, reason = \"r\")]", &["allow"]);
     found("#[expect(dead_code)] fn f() {}", &["without a reason"]);
     found("#[expect(\n  dead_code,\n  reason = \"r\"\n)] fn f() {}", &[]);
+}
+
+#[test]
+fn a_test_that_depends_on_luck_is_found() {
+    let time = |text, expected: &[&str]| check(luck::bounds_without_the_load, "tests/x.rs", text, expected);
+    time("fn f() { assert!(began.elapsed() < Duration::from_secs(3), \"{}\", 1); }", &["by the clock alone"]);
+    time("fn f() { assert!(began.elapsed() <= MAX); }", &["by the clock alone"]);
+    time("fn f() { assert!(began.elapsed() < 3 * PATIENCE); assert!(began.elapsed() >= LEAST); }", &[]);
+    time("fn f() { while began.elapsed() < TIME { g(); } }", &[]);
+    let line = |text, expected: &[&str]| check(luck::log_lines_looked_for_once, "tests/x.rs", text, expected);
+    line("fn f() { assert!(worker.lines().all().iter().any(said), \"{}\", 1); }", &["looks for a log line once"]);
+    line("fn f() { assert!(!worker.lines().all().iter().any(said)); }", &[]);
+    line("fn f() { if worker.lines().all().iter().any(said) { g(); } }", &[]);
+    let port = |text, expected: &[&str]| check(luck::ports_that_are_not_held, "tests/x.rs", text, expected);
+    port("fn f() { let a = std::net::TcpListener::bind(\"127.0.0.1:0\").unwrap().local_addr(); }", &["Port::hold"]);
+    port("fn f() { let a = TcpListener::bind(b).await.unwrap(); let c = a.local_addr(); }", &[]);
+    check(luck::ports_that_are_not_held, "src/x.rs", "fn f() { TcpListener::bind(a).unwrap().local_addr(); }", &[]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl Source {
     }
 }
 
-fn token(word: &str) -> Token {
+pub(crate) fn token(word: &str) -> Token {
     match word.chars().next() {
         Some(first) if !first.is_alphanumeric() && first != '_' => Token::Mark(first),
         _ => Token::Word(word.to_owned()),

@@ -58,7 +58,7 @@ pub(super) enum Fault {
     SilenceWorker,
     /// Connections to a broker are cut, and new ones refused.
     CutBroker,
-    /// Everything between workers and brokers comes late.
+    /// All data between workers and brokers is delayed.
     SlowNetwork,
     /// The clock of a worker jumps, and stays wrong.
     JumpClock,
@@ -105,7 +105,7 @@ impl Fault {
     }
 }
 
-/// A worker, and what of it can be meddled with.
+/// A worker, its name and its clock.
 struct Member {
     worker: Worker,
     /// Its `client.id`.
@@ -119,7 +119,7 @@ pub(super) struct Victims {
     links: Links,
     pub(super) stage: Stage,
     workers: Vec<Member>,
-    /// Ended workers, until they are known to have ended well.
+    /// Workers that were asked to stop, until their exit code was checked.
     stopped: Vec<Member>,
     started: usize,
     /// The ports in receivers' URLs.
@@ -162,7 +162,7 @@ impl Victims {
         self.workers.remove(at)
     }
 
-    /// Does it, and undoes what would go on for ever, but for a clock that is wrong.
+    /// Causes the fault and ends it, except for a clock that is wrong: that stays wrong.
     pub(super) async fn suffer(&mut self, fault: Fault, rng: &mut StdRng) {
         match fault {
             Fault::KillWorker
@@ -259,7 +259,7 @@ impl Victims {
         }
     }
 
-    /// Fails if a worker ended that was not asked to, or one that was asked to did not end well.
+    /// Fails if a worker ended by itself, or if a worker that was asked to stop ended with an error.
     pub(super) fn look_after_workers(&mut self) {
         for Member { worker, name, .. } in &mut self.workers {
             assert!(worker.is_running(), "{name} ended by itself:\n{}", worker.lines().tail(40));
@@ -274,7 +274,7 @@ impl Victims {
         });
     }
 
-    /// How often workers say that they lost partitions before they could hand them over: by a fault, or because the machine is too busy
+    /// How often workers logged that they lost partitions before they could give them up: by a fault, or because the machine is too busy
     /// for a session of three seconds.
     pub(super) fn lost_assignments(&self) -> usize {
         let members = self.workers.iter().chain(&self.stopped);
@@ -283,7 +283,7 @@ impl Victims {
             .sum()
     }
 
-    /// Webhooks that are behind in each worker, as it says itself, and how old the oldest event is that they wait for.
+    /// For each worker, by its own metrics: webhooks that are behind, the age of the oldest event that they wait for, requests under way.
     pub(super) async fn behind(&self) -> Vec<String> {
         let mut said = Vec::new();
         for Member { worker, name, .. } in &self.workers {

@@ -1,6 +1,6 @@
 //! Everything at once, in an order that a seed decides: three brokers that die and freeze, leaders that move, four workers that are killed,
 //! stopped, frozen past their session and scaled, a network between them that is cut, silent and slow, clocks that jump, receivers that come and
-//! go, bursts, integrations that move, are paused, suspended and resumed. An account outside of the workers says what was lost, repeated
+//! go, bursts, integrations that move, are paused, suspended and resumed. An account outside of the workers counts what was lost, repeated
 //! and out of order.
 //!
 //! The suite runs a short form. The long form is the same with figures of one's own; it writes a page and a picture to `target/tmp/torture`:
@@ -143,7 +143,7 @@ async fn set_up(size: &Size, account: &Account) -> (Torture, Receiver) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_happens_to_brokers_workers_and_receivers_nothing_is_lost_and_order_holds_up_to_repeats() {
+async fn faults_of_brokers_workers_and_receivers_lose_nothing_and_keep_order_up_to_repeats() {
     let size = Size::asked_for();
     let account = Account::of(&WEBHOOKS, size.events);
     let (mut torture, _receiver) = set_up(&size, &account).await;

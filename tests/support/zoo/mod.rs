@@ -1,4 +1,4 @@
-//! The receiver zoo: named receivers that misbehave, each with what a sender of this contract is expected to say of it.
+//! The receiver zoo: named receivers that misbehave, each with the outcome that a sender of this contract is expected to report.
 //!
 //! Most of them are paths of one scripted receiver (`http`), some need a port of their own (`ports`), some speak TLS (`tls`), and some
 //! are names that only the zoo's own name server knows (`names`). The example `receiver-zoo` serves all of them to any sender.

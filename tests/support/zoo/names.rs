@@ -1,4 +1,4 @@
-//! The zoo's names: what its name server says to each, and what a sender is expected to make of it. And that name server, which the
+//! The zoo's names: the answer of its name server to each, and the outcome that a sender is expected to report. And that name server, which the
 //! unit tests of name resolution use too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

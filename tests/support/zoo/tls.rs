@@ -61,7 +61,7 @@ pub(super) fn start(serving: &mut JoinSet<()>, trusted: &Path) -> Vec<Animal> {
         ),
         tls(
             "tls-expired",
-            "has a certificate of former times",
+            "has a certificate that has expired",
             refused("it expired at 2001-01-01"),
             &expired,
             &root,
@@ -70,7 +70,7 @@ pub(super) fn start(serving: &mut JoinSet<()>, trusted: &Path) -> Vec<Animal> {
         ),
         tls(
             "tls-early",
-            "has a certificate of times to come",
+            "has a certificate that is not valid yet",
             refused("it is not valid before 2400-01-01"),
             &early,
             &root,
@@ -130,7 +130,7 @@ const fn refused(cause: &'static str) -> Expected {
     failed("tls", cause)
 }
 
-/// Those whose handshake comes to nothing.
+/// Receivers whose handshake fails.
 fn without_a_handshake(serving: &mut JoinSet<()>) -> Vec<Animal> {
     let plain = Shown {
         name: "tls-plain-http",
