@@ -27,18 +27,19 @@ mod style;
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use source::Source;
 
-/// Every Rust file of the repository's own.
-fn sources() -> Vec<Source> {
+/// Every Rust file of the repository's own, read once.
+static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
     let mut sources = Vec::new();
     for folder in ["src", "tests", "benches", "examples"] {
         collect(Path::new(folder), &mut sources);
     }
     assert!(sources.len() > 150, "only {} files: the walk over them is broken", sources.len());
     sources
-}
+});
 
 fn collect(folder: &Path, sources: &mut Vec<Source>) {
     let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -54,7 +55,7 @@ fn collect(folder: &Path, sources: &mut Vec<Source>) {
 
 #[track_caller]
 fn hold(rule: fn(&Source) -> Vec<String>) {
-    let violations: Vec<String> = sources()
+    let violations: Vec<String> = SOURCES
         .iter()
         .flat_map(|source| rule(source).into_iter().map(|what| format!("{}: {what}", source.path)))
         .collect();
@@ -68,7 +69,7 @@ fn no_room_imports_one_that_is_above_it() {
 
 #[test]
 fn every_room_has_a_layer_and_every_layer_its_rooms() {
-    let found: Vec<String> = sources().iter().filter_map(|source| source.room().map(str::to_owned)).collect();
+    let found: Vec<String> = SOURCES.iter().filter_map(|source| source.room().map(str::to_owned)).collect();
     for room in &found {
         assert!(rooms::layer(room).is_some(), "src/{room} has no layer in tests/tidy/rooms.rs");
     }
@@ -92,7 +93,7 @@ fn every_file_stands_in_the_list_of_its_folder() {
 fn the_page_states_the_arrows_and_the_largest_room() {
     let stated =
         rooms::stated_sizes(&fs::read_to_string("ARCHITECTURE.md").unwrap()).expect("the page states the sizes");
-    let found = rooms::sizes(&sources());
+    let found = rooms::sizes(&SOURCES);
     // Rounded numbers: the page changes when they do.
     let is_near = stated.arrows.abs_diff(found.arrows) <= 10 && stated.share.abs_diff(found.share) <= 2;
     let is_same = (stated.rooms, &stated.largest) == (found.rooms, &found.largest);
@@ -181,7 +182,7 @@ fn the_walk_of_one_event_names_files_and_functions_that_exist() {
     let page = fs::read_to_string("ARCHITECTURE.md").unwrap();
     let steps = documents::walk(&page);
     assert!(steps.len() >= 10, "only {} steps: {steps:?}", steps.len());
-    let missing: Vec<_> = steps.iter().filter_map(|step| documents::missing(step, &sources())).collect();
+    let missing: Vec<_> = steps.iter().filter_map(|step| documents::missing(step, &SOURCES)).collect();
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
