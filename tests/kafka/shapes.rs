@@ -126,12 +126,8 @@ async fn a_recreated_events_topic_is_read_from_its_start_despite_old_commits() {
     let mut worker = stage.worker(&[]).await;
     stage.send((0..50).map(numbered));
     stage.settled(PATIENCE).await;
-    // The watch has to have seen the first log.
-    stage.knows(&worker, "hookstream_consumer_lag", &[], 0.0).await;
-    wait_until("a lag", PATIENCE, async || {
-        if worker.metrics().await.contains("hookstream_consumer_lag{") { Ok(()) } else { Err(()) }
-    })
-    .await;
+    // The watch has to have seen the first log with its records.
+    watched(&stage, &cluster, &worker).await;
     recreate(cluster.brokers(), &stage.names.events(), 1, &[]).await;
     // Longer than the log before.
     stage.send((100..300).map(numbered));

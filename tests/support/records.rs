@@ -42,10 +42,14 @@ pub async fn create_replicated_topic(
         topic = topic.set(property, value);
     }
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
-    let created = admin(brokers).create_topics([&topic], &options).await;
-    for result in created.unwrap_or_else(|error| panic!("create {name}: {error}")) {
-        result.unwrap_or_else(|(name, error)| panic!("create {name}: {error}"));
-    }
+    super::wait::wait_until(&format!("topic {name} to be created"), PATIENCE, async || {
+        match admin(brokers).create_topics([&topic], &options).await.map(|mut results| results.pop()) {
+            // An earlier try whose answer was lost.
+            Ok(Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     super::wait::wait_until(&format!("topic {name} in the metadata"), PATIENCE, async || {
         match partition_count(brokers, name) {
             Some(known) if known == partitions => Ok(()),

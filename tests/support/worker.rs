@@ -135,9 +135,14 @@ impl Names {
     async fn create_as(&self, brokers: &str, schedule: &str, topics: &settings::Topics) {
         let kafka = kafka_settings(brokers, &self.group());
         let schedule = RetrySchedule::parse(schedule).expect("a schedule");
-        let applied = hookstream::internals::cluster::apply(&kafka, topics, &schedule).await;
-        let applied = applied.unwrap_or_else(|error| panic!("create the topics of {}: {error}", self.prefix));
-        assert!(applied.failed.is_empty() && applied.left.findings.is_empty(), "{applied:?}");
+        // Again if a broker was not ready: what is there already stays as it is.
+        wait_until(&format!("the topics of {}", self.prefix), PATIENCE, async || {
+            match hookstream::internals::cluster::apply(&kafka, topics, &schedule).await {
+                Ok(applied) if applied.failed.is_empty() && applied.left.findings.is_empty() => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
     }
 }
 
