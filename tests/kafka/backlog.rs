@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::stage::{LONG, Ledger, Stage, event, event_number, events, integration};
 use crate::support::cluster::Cluster;
+use crate::support::load::Load;
 use crate::support::receiver::{Answer, Misbehaviour, Receiver, Recorded};
 use crate::support::records::{Record, admin};
 use crate::support::wait::wait_until;
@@ -146,7 +147,7 @@ async fn a_burst_is_requested_in_order_at_the_receivers_pace_and_delays_no_other
     let other = Receiver::start(|_| Answer::ok());
     stage.put([&about("company", "burst", &receiver.url("")), &about("contact", "other", &other.url(""))]);
     let worker = stage.worker(&[]).await;
-    let began = Instant::now();
+    let (load, began) = (Load::watch(), Instant::now());
     stage.send(of_few_entities("e", burst.events));
     // The other one gets its events for as long as the burst lasts.
     let mut sent = Vec::new();
@@ -170,8 +171,8 @@ async fn a_burst_is_requested_in_order_at_the_receivers_pace_and_delays_no_other
     assert_eq!(receiver.count(), burst.events, "each once");
     assert!(receiver.recorded().iter().all(|request| request.attempt() == 1));
     assert_eq!((stage.tier("3s").len(), stage.dead().len()), (0, 0));
-    assert!(took < own_pace.mul_f64(1.3), "{took:?}, of which {own_pace:?} are the receiver's own pace");
-    assert!(latency < unnoticed(), "{latency:?}");
+    load.assert_within("a burst, by the receiver's own pace", took, own_pace.mul_f64(1.3));
+    load.assert_within("p99 of the other webhook", latency, unnoticed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +237,7 @@ async fn three_failing_webhooks_do_not_delay_another_of_their_host() {
     let integrations = names.map(|name| integration(name, &receiver.url(&format!("/{name}"))));
     stage.put(&integrations);
     let worker = stage.worker(&[]).await;
-    let mut sent = Vec::new();
+    let (load, mut sent) = (Load::watch(), Vec::new());
     let records = paced(RATE, events("e", EVENTS)).inspect(|_| sent.push(std::time::Instant::now()));
     tokio::task::block_in_place(|| stage.send(records));
     let good = || receiver.recorded().into_iter().filter(|request| request.path == "/good/hook");
@@ -247,12 +248,11 @@ async fn three_failing_webhooks_do_not_delay_another_of_their_host() {
     .await;
     let latency = p99_since(&sent, RATE, good());
     println!("p99 of the good one: {latency:?}");
-    assert!(latency < unnoticed(), "{latency:?}");
+    load.assert_within("p99 of the good one", latency, unnoticed());
     assert!(good().all(|request| request.attempt() == 1));
     assert!(stage.tier("1h").iter().all(|retry| retry.header("hookstream-integration-id") != Some("good")));
-    let behind = worker.metric("hookstream_webhooks_behind", &[("reason", "circuit-open")]).await;
-    assert!(behind > 2.5, "the three are behind: {behind}");
-    assert!(worker.metric("hookstream_webhook_circuits_open", &[]).await > 2.5);
+    worker.metric_is("hookstream_webhooks_behind", &[("reason", "circuit-open")], |behind| behind > 2.5).await;
+    worker.metric_is("hookstream_webhook_circuits_open", &[], |open| open > 2.5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -280,7 +280,7 @@ async fn a_receiver_that_comes_back_gets_what_it_missed_in_order_within_seconds(
     let (failed, away) = (receiver.count(), away.elapsed());
     let noted = ledger.clone();
     receiver.answer_with(move |request| noted.note("w-i", request, Answer::ok().after(ANSWER)));
-    let (back, busy) = (Instant::now(), receiver.busy());
+    let (load, back, busy) = (Load::watch(), Instant::now(), receiver.busy());
     wait_until("all but what failed to be acknowledged", LONG + 2 * own_pace(missed, ANSWER), async || {
         let waiting = stage.tier("1h").len();
         let all = ledger.acknowledged() + waiting;
@@ -293,7 +293,7 @@ async fn a_receiver_that_comes_back_gets_what_it_missed_in_order_within_seconds(
         "{failed} failed in {away:?}; {} came after {took:?}, of which {own_pace:?} are the receiver's own pace",
         ledger.acknowledged(),
     );
-    assert!(took < Duration::from_secs(20) + own_pace, "{took:?}");
+    load.assert_within("what the receiver missed", took, Duration::from_secs(20) + own_pace);
     level(&stage, &worker).await;
     assert_in_order(&receiver.recorded());
     // Those that were under way when its circuit opened, and probes, at most one a second at first and then one in ten.
