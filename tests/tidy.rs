@@ -80,13 +80,13 @@ fn every_room_has_a_layer_and_every_layer_its_rooms() {
 
 #[test]
 fn a_file_uses_only_files_that_stand_after_it_in_the_list_of_their_folder() {
-    let wrong = order::out_of_order(&sources(), order::CIRCLES);
+    let wrong = order::out_of_order(&SOURCES, order::CIRCLES);
     assert!(wrong.is_empty(), "{} files are out of order:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
 fn every_file_stands_in_the_list_of_its_folder() {
-    assert_eq!(order::not_listed(&sources()), [""; 0]);
+    assert_eq!(order::not_listed(&SOURCES), [""; 0]);
 }
 
 #[test]
