@@ -131,6 +131,13 @@ fn an_error_has_kinds_and_is_not_a_text() {
 }
 
 #[test]
+fn no_function_takes_a_tuple_beyond_the_files_that_are_listed() {
+    let takes = |source: &Source| !style::tuples_as_parameters(source).is_empty();
+    let found: Vec<_> = sources().into_iter().filter(takes).map(|source| source.path).collect();
+    assert_eq!(found, style::TUPLES_LEFT, "a list that is too long is shortened");
+}
+
+#[test]
 fn no_channel_is_unbounded() {
     hold(style::unbounded_channels);
 }

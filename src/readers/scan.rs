@@ -354,7 +354,7 @@ impl<R> Scan<R> {
             let is_meant = span.from_ms.is_none_or(|from| glance.timestamp_ms >= from)
                 && span.to_ms.is_none_or(|to| glance.timestamp_ms < to);
             if let Some(row) = is_meant.then(|| (question.row)(glance)).flatten() {
-                window.keep((glance.timestamp_ms, glance.offset, row), rows_max);
+                window.keep(glance.timestamp_ms, glance.offset, row, rows_max);
             }
         })?;
         self.read += read;
@@ -421,13 +421,13 @@ impl<R> Default for Window<R> {
 }
 
 impl<R> Window<R> {
-    /// Keeps a row, the newest `rows_max` of them.
-    fn keep(&mut self, row: (i64, i64, R), rows_max: usize) {
+    /// Keeps a row with its time and offset, the newest `rows_max` of them.
+    fn keep(&mut self, at_ms: i64, offset: i64, row: R, rows_max: usize) {
         if self.kept.len() >= rows_max {
             self.kept.pop_front();
             self.is_cut = true;
         }
-        self.kept.push_back(row);
+        self.kept.push_back((at_ms, offset, row));
     }
 
     fn first_offset(&self) -> i64 {

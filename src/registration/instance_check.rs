@@ -59,6 +59,20 @@ pub(crate) enum Place {
     Whole,
 }
 
+impl Place {
+    /// This place with the path that a message names.
+    pub(super) fn at(self, path: &str) -> Spot<'_> {
+        Spot { place: self, path }
+    }
+}
+
+/// A place and its path as messages name it.
+#[derive(Clone, Copy)]
+pub(super) struct Spot<'a> {
+    place: Place,
+    path: &'a str,
+}
+
 /// One fault of an instance.
 pub(crate) struct Fault {
     /// What is wrong.
@@ -106,7 +120,7 @@ pub(crate) fn faults(key: &str, instance: &Instance, counts: &dyn Fn(Place) -> b
     let webhooks = instance.webhooks.len();
     if webhooks > WEBHOOKS_MAX {
         let what = format!("{webhooks} webhooks; expected at most {WEBHOOKS_MAX}");
-        checker.remark(FaultKind::Data, (Place::Webhooks, "/webHooks"), &what);
+        checker.remark(FaultKind::Data, Place::Webhooks.at("/webHooks"), &what);
     }
     for (index, webhook) in instance.webhooks.iter().take(WEBHOOKS_MAX).enumerate() {
         WebhookCheck { checker: &mut checker, index, webhook }.all(&base);
@@ -139,23 +153,23 @@ pub(super) struct Checker<'a> {
 
 impl Checker<'_> {
     /// Takes a fault: its kind, its place and path, the value there or that it is missing, and what is accepted. A secret is not shown.
-    pub(super) fn fault(&mut self, kind: FaultKind, at: (Place, &str), value: Option<&RawValue>, what: &str) {
-        if at.0 == Place::Field("secrets") {
+    pub(super) fn fault(&mut self, kind: FaultKind, at: Spot<'_>, value: Option<&RawValue>, what: &str) {
+        if at.place == Place::Field("secrets") {
             return self.remark(kind, at, what);
         }
         self.add(kind, at, value, || {
             let found = value.map_or_else(|| "missing".to_owned(), shown);
-            format!("{}: {found}: {what}", at.1)
+            format!("{}: {found}: {what}", at.path)
         });
     }
 
     /// Takes a fault that no value shows: too many of something, a name given twice, a secret.
-    pub(super) fn remark(&mut self, kind: FaultKind, at: (Place, &str), what: &str) {
-        self.add(kind, at, None, || format!("{}: {what}", at.1));
+    pub(super) fn remark(&mut self, kind: FaultKind, at: Spot<'_>, what: &str) {
+        self.add(kind, at, None, || format!("{}: {what}", at.path));
     }
 
-    fn add(&mut self, kind: FaultKind, at: (Place, &str), value: Option<&RawValue>, message: impl FnOnce() -> String) {
-        let (place, path) = at;
+    fn add(&mut self, kind: FaultKind, at: Spot<'_>, value: Option<&RawValue>, message: impl FnOnce() -> String) {
+        let Spot { place, path } = at;
         if !(self.counts)(place) {
             return;
         }
@@ -168,18 +182,18 @@ impl Checker<'_> {
     }
 
     /// Adds the faults in the names of an object with these known fields: a name given twice, and a misspelt known one.
-    pub(super) fn names(&mut self, fields: &Fields, known: &[&str], at: (Place, &str)) {
-        let (place, path) = at;
+    pub(super) fn names(&mut self, fields: &Fields, known: &[&str], at: Spot<'_>) {
+        let Spot { place, path } = at;
         if let Some(name) = fields.repeated() {
             let path = format!("{path}/{}", pointer(name));
-            self.remark(FaultKind::Data, (place, &path), "given twice; expected once");
+            self.remark(FaultKind::Data, place.at(&path), "given twice; expected once");
         }
         for (name, value) in fields.iter() {
             if let Some(meant) = meant(name, known) {
                 let path = format!("{path}/{}", pointer(name));
                 self.fault(
                     FaultKind::Data,
-                    (place, &path),
+                    place.at(&path),
                     Some(value),
                     &format!("no such field; did you mean {meant}?"),
                 );
@@ -193,18 +207,18 @@ impl Checker<'_> {
         if let Some(value) = fields.get("id").filter(|_| !fields.text("id").is_some_and(|known| is_it(&known))) {
             self.fault(
                 FaultKind::Data,
-                (Place::Field("id"), "/id"),
+                Place::Field("id").at("/id"),
                 Some(value),
                 &format!("expected {id:?} or nothing"),
             );
         }
-        self.names(fields, &INSTANCE_FIELDS, (Place::Whole, ""));
+        self.names(fields, &INSTANCE_FIELDS, Place::Whole.at(""));
         self.status(fields);
         for (name, path, first, expected) in
             [("features", "/features", '{', "expected an object"), ("settings", "/settings", '[', "expected an array")]
         {
             if let Some(value) = present(fields, name).filter(|value| !value.get().starts_with(first)) {
-                self.fault(FaultKind::ValueType, (Place::Field(name), path), Some(value), expected);
+                self.fault(FaultKind::ValueType, Place::Field(name).at(path), Some(value), expected);
             }
         }
         self.secrets(fields);
@@ -212,7 +226,7 @@ impl Checker<'_> {
 
     fn base_url(&mut self, fields: &Fields) -> Base {
         let Some(value) = present(fields, "baseUrl") else { return Base::Missing };
-        let at = (Place::Field("baseUrl"), "/baseUrl");
+        let at = Place::Field("baseUrl").at("/baseUrl");
         let Some(url) = fields.text("baseUrl") else {
             self.fault(FaultKind::ValueType, at, Some(value), "expected a string, an http or https URL");
             return Base::Bad;
@@ -227,7 +241,7 @@ impl Checker<'_> {
     fn status(&mut self, fields: &Fields) {
         let Some(value) = present(fields, "status") else { return };
         let accepted = format!("expected one of {}", words(&STATUS_WORDS.map(|(word, _)| word)));
-        let at = (Place::Field("status"), "/status");
+        let at = Place::Field("status").at("/status");
         match fields.text("status") {
             None => self.fault(FaultKind::ValueType, at, Some(value), &accepted),
             Some(word) if Status::parse(&word).is_none() => self.fault(FaultKind::Data, at, Some(value), &accepted),
@@ -237,7 +251,7 @@ impl Checker<'_> {
 
     fn secrets(&mut self, fields: &Fields) {
         let Some(value) = present(fields, "secrets") else { return };
-        let at = (Place::Field("secrets"), "/secrets");
+        let at = Place::Field("secrets").at("/secrets");
         let Ok(secrets) = serde_json::from_str::<Vec<Fields>>(value.get()) else {
             let expected = "expected an array of objects, each with the strings id and value";
             self.fault(FaultKind::ValueType, at, Some(value), expected);
@@ -246,11 +260,11 @@ impl Checker<'_> {
         let (mut count, mut headers, mut header_bytes) = (0, 0, 0);
         for (index, secret) in secrets.iter().enumerate() {
             let path = format!("/secrets/{index}");
-            self.names(secret, &SECRET_FIELDS, (at.0, &path));
+            self.names(secret, &SECRET_FIELDS, at.place.at(&path));
             let (Some(id), Some(values)) = (secret.text("id").filter(|id| !id.is_empty()), values(secret)) else {
                 let expected =
                     "expected an object with the strings id (not empty) and value, or a list of strings values";
-                self.fault(FaultKind::ValueType, (at.0, &path), Some(value), expected);
+                self.fault(FaultKind::ValueType, at.place.at(&path), Some(value), expected);
                 continue;
             };
             count += values.len();
@@ -291,7 +305,7 @@ impl Checker<'_> {
             }
             SecretUse::Other => return,
         };
-        self.fault(FaultKind::Data, (Place::Field("secrets"), path), None, &what);
+        self.fault(FaultKind::Data, Place::Field("secrets").at(path), None, &what);
     }
 
     fn expiry(&mut self, path: &str, secret: &Fields) {
@@ -299,7 +313,7 @@ impl Checker<'_> {
         let is_time = secret.text("expiresAt").is_some_and(|text| text.parse::<jiff::Timestamp>().is_ok());
         if !is_time {
             let path = format!("{path}/expiresAt");
-            self.fault(FaultKind::Data, (Place::Field("secrets"), &path), Some(value), "expected a time, RFC 3339");
+            self.fault(FaultKind::Data, Place::Field("secrets").at(&path), Some(value), "expected a time, RFC 3339");
         }
     }
 
@@ -311,7 +325,7 @@ impl Checker<'_> {
             if let Some(first) = seen.get(&id) {
                 let path = format!("/webHooks/{index}/id");
                 let what = format!("webhook {first} has this id already; each needs its own");
-                self.fault(FaultKind::Data, (Place::Ids(*first, index), &path), webhook.get("id"), &what);
+                self.fault(FaultKind::Data, Place::Ids(*first, index).at(&path), webhook.get("id"), &what);
             } else {
                 seen.insert(id, index);
             }
@@ -321,9 +335,9 @@ impl Checker<'_> {
     /// Runs the worker's own parser: the API refuses everything that it refuses.
     fn worker_view(&mut self, key: &str, instance: &Instance) {
         let Err(error) = Integration::parse(key, &instance.to_bytes()) else { return };
-        let (place, path) = match &error {
-            Unusable::Status(_) => (Place::Field("status"), "/status"),
-            Unusable::BaseUrl(_) => (Place::Field("baseUrl"), "/baseUrl"),
+        let at = match &error {
+            Unusable::Status(_) => Place::Field("status").at("/status"),
+            Unusable::BaseUrl(_) => Place::Field("baseUrl").at("/baseUrl"),
             Unusable::Key
             | Unusable::Json(_)
             | Unusable::IdMismatch
@@ -334,9 +348,9 @@ impl Checker<'_> {
             | Unusable::Period { .. }
             | Unusable::FilterField { .. }
             | Unusable::TooMany { .. }
-            | Unusable::TooLarge => (Place::Whole, ""),
+            | Unusable::TooLarge => Place::Whole.at(""),
         };
-        self.remark(FaultKind::Data, (place, path), &error.to_string());
+        self.remark(FaultKind::Data, at, &error.to_string());
     }
 }
 

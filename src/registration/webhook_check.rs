@@ -21,11 +21,21 @@ pub(super) struct WebhookCheck<'a, 'b> {
     pub(super) webhook: &'a Fields,
 }
 
+/// The fields at fault, of which the first gives the path, and the rest of the path below it.
+struct Below<'a> {
+    fields: &'static [&'static str],
+    below: &'a str,
+}
+
+fn part<'a>(fields: &'static [&'static str], below: &'a str) -> Below<'a> {
+    Below { fields, below }
+}
+
 impl WebhookCheck<'_, '_> {
     /// Checks all of it. `base` is the base of a relative URL.
     pub(super) fn all(mut self, base: &Base) {
         let path = format!("/webHooks/{}", self.index);
-        self.checker.names(self.webhook, &WEBHOOK_FIELDS, (Place::Webhook(self.index, &[]), &path));
+        self.checker.names(self.webhook, &WEBHOOK_FIELDS, Place::Webhook(self.index, &[]).at(&path));
         self.id();
         self.url(base);
         let trigger = self.trigger();
@@ -39,21 +49,20 @@ impl WebhookCheck<'_, '_> {
     }
 
     fn fault(&mut self, kind: FaultKind, fields: &'static [&'static str], value: Option<&RawValue>, what: &str) {
-        self.fault_at(kind, (fields, ""), value, what);
+        self.fault_at(kind, part(fields, ""), value, what);
     }
 
-    /// Adds a fault. `at` holds the fields at fault, of which the first gives the path, and the rest of the path below it.
-    fn fault_at(&mut self, kind: FaultKind, at: (&'static [&'static str], &str), value: Option<&RawValue>, what: &str) {
-        let (fields, below) = at;
+    fn fault_at(&mut self, kind: FaultKind, at: Below<'_>, value: Option<&RawValue>, what: &str) {
+        let Below { fields, below } = at;
         let field = fields.first().copied().unwrap_or_default();
         let path = format!("/webHooks/{}/{field}{below}", self.index);
-        self.checker.fault(kind, (Place::Webhook(self.index, fields), &path), value, what);
+        self.checker.fault(kind, Place::Webhook(self.index, fields).at(&path), value, what);
     }
 
     /// Adds a fault of the filter that no single value shows.
     fn remark(&mut self, below: &str, what: &str) {
         let path = format!("/webHooks/{}/filter{below}", self.index);
-        self.checker.remark(FaultKind::Data, (Place::Webhook(self.index, &["filter"]), &path), what);
+        self.checker.remark(FaultKind::Data, Place::Webhook(self.index, &["filter"]).at(&path), what);
     }
 
     fn id(&mut self) {
@@ -117,17 +126,17 @@ impl WebhookCheck<'_, '_> {
             Some(Ok(items)) => items,
             Some(Err(_)) => {
                 let value = filter.get("items");
-                return self.fault_at(FaultKind::ValueType, (&["filter"], "/items"), value, expected);
+                return self.fault_at(FaultKind::ValueType, part(&["filter"], "/items"), value, expected);
             }
             None => Vec::new(),
         };
         if items.is_empty() && on_events {
             let what = "a webhook without filter items would match no event; expected at least one item";
             let fields: &[&str] = &["filter", "triggerType"];
-            self.fault_at(FaultKind::Data, (fields, "/items"), filter.get("items"), what);
+            self.fault_at(FaultKind::Data, part(fields, "/items"), filter.get("items"), what);
         }
         let path = format!("/webHooks/{}/filter", self.index);
-        self.checker.names(&filter, &["items"], (Place::Webhook(self.index, &["filter"]), &path));
+        self.checker.names(&filter, &["items"], Place::Webhook(self.index, &["filter"]).at(&path));
         if items.len() > ITEMS_MAX {
             let what = format!("{} filter items; expected at most {ITEMS_MAX}", items.len());
             self.remark("/items", &what);
@@ -141,7 +150,7 @@ impl WebhookCheck<'_, '_> {
         let below = format!("/items/{place}");
         let Ok(fields) = serde_json::from_str::<Fields>(item.get()) else {
             let what = "expected an object with eventType, entityType, changeType or none of them";
-            return self.fault_at(FaultKind::ValueType, (&["filter"], &below), Some(item), what);
+            return self.fault_at(FaultKind::ValueType, part(&["filter"], &below), Some(item), what);
         };
         let accepted: [(&str, &[&str]); 3] =
             [("eventType", &EVENT_WORDS), ("changeType", &CHANGE_WORDS), ("entityType", &[])];
@@ -153,9 +162,9 @@ impl WebhookCheck<'_, '_> {
                 known => format!("expected one of {}, or nothing for any", words(known)),
             };
             match fields.text(name) {
-                None => self.fault_at(FaultKind::ValueType, (&["filter"], &below), Some(value), &expected),
+                None => self.fault_at(FaultKind::ValueType, part(&["filter"], &below), Some(value), &expected),
                 Some(word) if !is_one_of(&word, known) => {
-                    self.fault_at(FaultKind::Data, (&["filter"], &below), Some(value), &expected);
+                    self.fault_at(FaultKind::Data, part(&["filter"], &below), Some(value), &expected);
                 }
                 Some(_) => {}
             }
@@ -173,7 +182,7 @@ impl WebhookCheck<'_, '_> {
             let meant = meant(name, &ITEM_FIELDS).map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
             let what = format!("a filter item has no such field, expected {}{meant}", words(&ITEM_FIELDS));
             let below = format!("{below}/{}", pointer(name));
-            self.fault_at(FaultKind::Data, (&["filter"], &below), Some(value), &what);
+            self.fault_at(FaultKind::Data, part(&["filter"], &below), Some(value), &what);
         }
         let is_link = fields
             .text("eventType")
@@ -181,7 +190,7 @@ impl WebhookCheck<'_, '_> {
         if let Some(value) = present(fields, "changeType").filter(|_| is_link) {
             let what =
                 "an event of this eventType has no changeType, so the item matches nothing; leave one of them out";
-            self.fault_at(FaultKind::Data, (&["filter"], &format!("{below}/changeType")), Some(value), what);
+            self.fault_at(FaultKind::Data, part(&["filter"], &format!("{below}/changeType")), Some(value), what);
         }
     }
 
@@ -197,17 +206,17 @@ impl WebhookCheck<'_, '_> {
             None => Fields::default(),
         };
         let path = format!("/webHooks/{}/schedule", self.index);
-        self.checker.names(&schedule, &["period"], (Place::Webhook(self.index, fields), &path));
+        self.checker.names(&schedule, &["period"], Place::Webhook(self.index, fields).at(&path));
         let value = present(&schedule, "period");
         match (value, schedule.text("period")) {
-            (Some(_), None) => self.fault_at(FaultKind::ValueType, (fields, "/period"), value, expected),
+            (Some(_), None) => self.fault_at(FaultKind::ValueType, part(fields, "/period"), value, expected),
             (Some(_), Some(period)) => {
                 if let Err(error) = parse_period(&period) {
-                    self.fault_at(FaultKind::Data, (fields, "/period"), value, &error.expected());
+                    self.fault_at(FaultKind::Data, part(fields, "/period"), value, &error.expected());
                 }
             }
             (None, _) if trigger == Some("schedule") => {
-                self.fault_at(FaultKind::Data, (fields, "/period"), None, expected);
+                self.fault_at(FaultKind::Data, part(fields, "/period"), None, expected);
             }
             (None, _) => {}
         }

@@ -168,6 +168,15 @@ fn an_error_that_is_a_text_is_found() {
 }
 
 #[test]
+fn a_parameter_that_is_a_tuple_is_found() {
+    let found = |text, expected: &[&str]| check(style::tuples_as_parameters, "src/x.rs", text, expected);
+    found("fn f(a: u8, (b, c): (u8, u8)) {}", &["f takes a tuple"]);
+    found("impl A { fn f(&self, b: &(u8, u8)) {} } trait T { fn g(a: (u8, u8)); }", &["f takes", "g takes"]);
+    found("fn f(a: (), b: Vec<(u8, u8)>) -> (u8, u8) { let (c, d) = b[0]; |(e, f)| c }", &[]);
+    check(style::tuples_as_parameters, "tests/x.rs", "fn f(a: (u8, u8)) {}", &[]);
+}
+
+#[test]
 fn an_unbounded_channel_is_found() {
     let found = |text, expected: &[&str]| check(style::unbounded_channels, "tests/x.rs", text, expected);
     found("fn f() { mpsc::unbounded_channel() }", &["unbounded_channel"]);
