@@ -111,9 +111,9 @@ impl SignedRequest {
         let mut ends = [text.len(); 5];
         text.push_str(&delivery.id);
         ends[1] = text.len();
-        push_decimal(&mut text, timestamp.unsigned_abs());
+        text.push_str(itoa::Buffer::new().format(timestamp.unsigned_abs()));
         ends[2] = text.len();
-        push_decimal(&mut text, u64::from(delivery.attempt));
+        text.push_str(itoa::Buffer::new().format(delivery.attempt));
         ends[3] = text.len();
         prepared.signer.sign(&delivery.id, timestamp, &delivery.event.payload, &mut text);
         ends[4] = text.len();
@@ -156,18 +156,6 @@ impl SignedRequest {
         }
         *request.headers_mut() = headers;
         request
-    }
-}
-
-fn push_decimal(text: &mut String, mut number: u64) {
-    let start = text.len();
-    loop {
-        // A digit, so it fits.
-        text.insert(start, char::from(b'0' + u8::try_from(number % 10).unwrap_or(0)));
-        number /= 10;
-        if number == 0 {
-            return;
-        }
     }
 }
 

@@ -4,7 +4,6 @@
 //! ever leaves this file: not in an error, not in a debug text.
 
 use std::fmt;
-use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -24,9 +23,6 @@ pub(crate) const KEYS_MAX: usize = 8;
 /// Signatures of one header that [`Signer::verify`] looks at: a sender in rotation has two, no honest one has more than
 /// [`KEYS_MAX`].
 const SIGNATURES_MAX: usize = KEYS_MAX;
-
-/// Bytes of the longest `i64` in decimal.
-const TIMESTAMP_BYTES_MAX: usize = 20;
 
 /// Standard alphabet. Padding may be left out and stray last bits are ignored when reading, as other implementations do;
 /// padding is always written.
@@ -116,8 +112,8 @@ impl Signer {
     /// Appends the value of `webhook-signature` to `out`: `v1,<base64>` for each key that is in force at `timestamp` (seconds since
     /// 1970), separated by a space. Appends nothing without a key.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8], out: &mut String) {
-        let mut digits = [0; TIMESTAMP_BYTES_MAX];
-        let digits = decimal(timestamp, &mut digits);
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(timestamp).as_bytes();
         let in_force = self.keys.iter().filter(|key| key.is_in_force(timestamp));
         for (index, SigningKey { key, .. }) in in_force.enumerate() {
             let mut context = hmac::Context::with_key(key);
@@ -135,21 +131,14 @@ impl Signer {
     /// Whether `signatures`, a `webhook-signature` header, holds one made with one of these keys. Compares in constant
     /// time and looks at no more than the first [`KEYS_MAX`] signatures.
     pub(crate) fn verify(&self, id: &str, timestamp: i64, body: &[u8], signatures: &str) -> bool {
-        let mut digits = [0; TIMESTAMP_BYTES_MAX];
-        let signed = [id.as_bytes(), b".", decimal(timestamp, &mut digits), b".", body].concat();
+        let mut digits = itoa::Buffer::new();
+        let signed = [id.as_bytes(), b".", digits.format(timestamp).as_bytes(), b".", body].concat();
         signatures
             .split_ascii_whitespace()
             .take(SIGNATURES_MAX)
             .filter_map(|signature| BASE64.decode(signature.strip_prefix(VERSION_PREFIX)?).ok())
             .any(|tag| self.keys.iter().any(|key| hmac::verify(&key.key, &signed, &tag).is_ok()))
     }
-}
-
-fn decimal(number: i64, buffer: &mut [u8; TIMESTAMP_BYTES_MAX]) -> &[u8] {
-    let mut rest = buffer.as_mut_slice();
-    write!(rest, "{number}").expect("the buffer takes the longest i64");
-    let left = rest.len();
-    buffer.get(..TIMESTAMP_BYTES_MAX - left).expect("what is left is no more than there was")
 }
 
 #[cfg(test)]
