@@ -18,6 +18,7 @@ use crate::deliver::publish::Outgoing;
 use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
+use crate::domain::topic_names::now_topic;
 use crate::domain::word::one_of;
 use crate::inflight::job::Origin;
 use crate::kafka::record_stream::RecordStream;
@@ -25,7 +26,6 @@ use crate::kafka::topic_range::{Range, SpanRecord, TopicRange};
 use crate::readers::same_id;
 use crate::readers::scan::Bounds;
 use crate::settings::{DeadLetterFilter, Settings};
-use crate::topics::names::now_topic;
 
 impl From<&DeadLetterFilter> for Selection {
     fn from(filter: &DeadLetterFilter) -> Self {

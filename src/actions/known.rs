@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::guid;
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Webhook};
+use crate::domain::topic_names::now_topic;
 use crate::kafka::topic_range::SpanError;
 use crate::kafka::windows::Windows;
 use crate::readers::scan::{Bounds, Watch, walk};
 use crate::readers::{ReadError, read_table};
 use crate::settings::Settings;
-use crate::topics::names::now_topic;
 
 /// Deliveries remembered as sent back: some 100 MB. Further ones are not remembered.
 const SENT_MAX: usize = 1_000_000;

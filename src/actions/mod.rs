@@ -23,13 +23,13 @@ use self::requeue::{RequeueError, TierProducer};
 use self::resend::Prepared;
 use self::selection::Selection;
 use crate::domain::integration::Unusable;
+use crate::domain::topic_names::now_topic;
 use crate::health::resume::ResumeRequestError;
 use crate::kafka::table_reader::CompactedError;
 use crate::kafka::topic_range::SpanError;
 use crate::readers::ReadError;
 use crate::readers::scan::Bounds;
 use crate::settings::Settings;
-use crate::topics::names::now_topic;
 
 /// Why an action failed.
 #[derive(Debug, thiserror::Error)]

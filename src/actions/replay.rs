@@ -23,12 +23,12 @@ use crate::domain::guid;
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::table::Table;
+use crate::domain::topic_names::now_topic;
 use crate::inflight::delivery_id::delivery_id;
 use crate::inflight::job::Origin;
 use crate::kafka::record_stream::RecordStream;
 use crate::kafka::topic_range::{Range, SpanRecord, TopicRange};
 use crate::settings::Settings;
-use crate::topics::names::now_topic;
 
 /// Workers obey a change of state within 5 s; clocks differ a little.
 const OBEYED_AFTER: Duration = Duration::from_secs(6);

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ActionError, blocking};
 use crate::domain::guid;
+use crate::domain::topic_names::deltas_topic;
 use crate::health::records::{ResumeRequest, StateRecord};
 use crate::health::resume;
 use crate::health::rules::Health;
@@ -20,7 +21,6 @@ use crate::kafka::table_reader::Compacted;
 use crate::readers::ReadError;
 use crate::readers::integrations::{IntegrationFilter, integrations};
 use crate::settings::Settings;
-use crate::topics::names::deltas_topic;
 
 /// How long reading the health topic may take.
 const READ_MAX: Duration = Duration::from_mins(1);

@@ -13,10 +13,10 @@ use crate::domain::headers::Wire;
 use crate::domain::integration::Webhook;
 use crate::domain::outcome::{DeadReason, DropReason, Reason, Verdict};
 use crate::domain::retry_schedule::RetrySchedule;
+use crate::domain::topic_names::tier_topic;
 use crate::inflight::job::{DeadLetter, Delivery, Event, Requeue};
 use crate::inflight::lane_gauge::LaneGauge;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
-use crate::topics::names::tier_topic;
 
 /// What becomes of a delivery that was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub(crate) mod health;
 pub(crate) mod target;
 pub(crate) mod headers;
 pub(crate) mod outcome;
+pub(crate) mod topic_names;
 pub(crate) mod retry_schedule;
 pub(crate) mod ticks;
 pub(crate) mod signature;

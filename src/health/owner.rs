@@ -25,6 +25,7 @@ use super::records::{Delta, RecordError};
 use super::restore::load;
 use super::rules::{Change, Health, PartitionHealth, Rules};
 use crate::clock;
+use crate::domain::topic_names::{counts_topic, deltas_topic, health_group};
 use crate::kafka::client::{Logged, health_consumer_config};
 use crate::kafka::groups::leave_empty_handed;
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
@@ -32,7 +33,6 @@ use crate::settings;
 use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::repeats::Repeats;
-use crate::topics::names::{counts_topic, deltas_topic, health_group};
 
 /// How long a poll waits when there is nothing: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);

@@ -11,12 +11,12 @@ use rdkafka::error::KafkaError;
 
 use super::records::{RecordError, StateRecord, parse_counts};
 use super::rules::{Health, IntegrationHealth, PartitionHealth};
+use crate::domain::topic_names::{counts_topic, deltas_topic};
 use crate::kafka::client::{ClientLog, uncommitted_config};
 use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::kafka::topic_watch::ends;
 use crate::settings;
 use crate::telemetry::chain::chain;
-use crate::topics::names::{counts_topic, deltas_topic};
 
 /// The name of the clients in logs.
 const ROLE: &str = "health-load";

@@ -21,6 +21,7 @@ use super::pipeline::DueRetry;
 use super::reader::{PartitionReader, Polled};
 use crate::clock;
 use crate::domain::headers::Wire;
+use crate::domain::topic_names::retry_group;
 use crate::inflight::job::{Due, Job, Origin};
 use crate::inflight::partition::Assignment;
 use crate::inflight::pressure::Reading;
@@ -30,7 +31,6 @@ use crate::kafka::headers::readable_headers;
 use crate::settings;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::PollLoop;
-use crate::topics::names::retry_group;
 
 /// The longest poll: bounds how late a retry, a stop or a resume is seen.
 const POLL_MAX: Duration = Duration::from_millis(50);

@@ -20,6 +20,7 @@ use crate::clock;
 use crate::domain::agenda::{Agenda, Held, Tick, TickDecision, partition_of};
 use crate::domain::outcome::DropReason;
 use crate::domain::table::{Rescheduled, Table};
+use crate::domain::topic_names::schedule_group;
 use crate::inflight::job::Job;
 use crate::inflight::partition::Assignment;
 use crate::kafka::client::{Logged, Own, schedule_consumer_config};
@@ -30,7 +31,6 @@ use crate::settings;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 use crate::telemetry::readiness::PollLoop;
 use crate::telemetry::repeats::Repeats;
-use crate::topics::names::schedule_group;
 
 /// The longest poll: bounds how late a stop, a change of a schedule or a rebalance is seen.
 const POLL_MAX: Duration = Duration::from_millis(100);

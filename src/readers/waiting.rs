@@ -11,12 +11,12 @@ use crate::backlog::record::PlaceRecord;
 use crate::domain::guid::canonical_key;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::Reason;
+use crate::domain::topic_names::{now_topic, retry_group, tier_delay};
 use crate::kafka::groups::committed;
 use crate::kafka::table_reader::CompactedError;
 use crate::kafka::topic_range::{Range, SpanError};
 use crate::kafka::windows::Glance;
 use crate::settings::Settings;
-use crate::topics::names::{now_topic, retry_group, tier_delay};
 
 /// A retry that waits in a tier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

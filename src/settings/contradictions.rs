@@ -6,6 +6,7 @@ use super::mistake::Mistake;
 use super::reader::Reader;
 use super::{Delivery, Settings};
 use crate::domain::retry_schedule::format_duration;
+use crate::domain::topic_names::{counts_topic, deltas_topic, now_topic, tier_topic};
 
 /// What a member needs between two polls besides the drain: it commits, for two seconds at most.
 const POLL_SPARE: Duration = Duration::from_secs(5);
@@ -89,14 +90,14 @@ fn topics(reader: &mut Reader<'_>, settings: &Settings) {
         ("dead-letter-topic", topics.dead_letter.clone()),
         ("attempts-topic", topics.attempts.clone()),
         ("health-topic", topics.health.clone()),
-        ("health-topic", format!("{}.deltas", topics.health)),
-        ("health-topic", format!("{}.counts", topics.health)),
+        ("health-topic", deltas_topic(&topics.health)),
+        ("health-topic", counts_topic(&topics.health)),
         ("backlog-topic", topics.backlog.clone()),
         ("audit-topic", topics.audit.clone()),
-        ("retry-topic-prefix", format!("{}.now", topics.retry_prefix)),
+        ("retry-topic-prefix", now_topic(&topics.retry_prefix)),
     ];
     let tiers = settings.delivery.schedule.tiers().iter();
-    names.extend(tiers.map(|tier| ("retry-topic-prefix", format!("{}.{tier}", topics.retry_prefix))));
+    names.extend(tiers.map(|tier| ("retry-topic-prefix", tier_topic(&topics.retry_prefix, *tier))));
     for (index, (option, name)) in names.iter().enumerate() {
         for (other_option, other) in names.iter().skip(index + 1).filter(|(other, _)| other != option) {
             if other == name {

@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::render::{counted, printable};
 use super::{INTERRUPTED, ToolError, blocking, write_line};
 use crate::clock;
+use crate::domain::topic_names::{now_topic, retry_group, tier_topic};
 use crate::kafka::groups::committed;
 use crate::kafka::topic_range::{Range, SpanError, check_topic};
 use crate::kafka::windows::Windows;
@@ -25,7 +26,6 @@ use crate::settings::{Kafka, Settings};
 use crate::telemetry::chain::chain;
 use crate::topics::Severity;
 use crate::topics::cluster::{self, sentence};
-use crate::topics::names::{now_topic, retry_group, tier_topic};
 
 /// A certificate that ends sooner should be renewed.
 const RENEW_MS: i64 = 14 * 24 * 60 * 60 * 1_000;

@@ -13,9 +13,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 
-use super::names::tier_delay;
 use super::{Actual, ActualTopic, Finding, Fix, NotDescribed, Plan, Severity, TopicSpec};
 use crate::domain::retry_schedule::RetrySchedule;
+use crate::domain::topic_names::tier_delay;
 use crate::kafka::client::{ClientLog, admin_config, table_consumer_config};
 use crate::kafka::topic_range::SAY_AFTER;
 use crate::settings;

@@ -4,13 +4,12 @@
 
 pub(crate) mod cluster;
 mod judge;
-pub(crate) mod names;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use self::names::{counts_topic, deltas_topic, now_topic, tier_topic};
 use crate::domain::retry_schedule::{Delay, RetrySchedule};
+use crate::domain::topic_names::{self, counts_topic, deltas_topic, now_topic, tier_topic};
 use crate::settings;
 
 /// What a topic is for; its rules follow from it.
@@ -305,7 +304,7 @@ pub(crate) fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: 
 
 /// A note if tiers are missing while those of another schedule exist: the workers may have a schedule that was not given here.
 fn other_schedule(topics: &settings::Topics, plan: &Plan, actual: &Actual) -> Option<String> {
-    let is_tier = |name: &str| names::tier_delay(name, &topics.retry_prefix);
+    let is_tier = |name: &str| topic_names::tier_delay(name, &topics.retry_prefix);
     plan.findings.iter().find(|finding| finding.fix == Fix::Create && is_tier(&finding.topic).is_some())?;
     let is_expected = |name: &str| plan.specs.iter().any(|spec| spec.name == name);
     let others = actual.topics.keys().filter(|name| !is_expected(name));

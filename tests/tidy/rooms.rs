@@ -206,6 +206,25 @@ const RESERVED: &[Reserved] = &[
     Reserved { words: &["Zoned", ":", ":", "now"], what: "the wall clock", places: &["src/clock.rs"] },
 ];
 
+/// The endings of topics and groups that derive from an option.
+const DERIVED: [&str; 7] = [".deltas", ".counts", ".now", ".{tier}", "-retry", "-schedule", "-health"];
+
+/// Format strings that make a derived name of a topic or a group outside of the one file for that.
+pub(crate) fn names_of_topics(source: &Source) -> Vec<String> {
+    if !source.path.starts_with("src/") || source.path == "src/domain/topic_names.rs" {
+        return Vec::new();
+    }
+    let derived = |text: &str| {
+        let ending = text.strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(_, ending)| ending);
+        ending.is_some_and(|ending| DERIVED.contains(&ending))
+    };
+    let texts = source.tokens.iter().filter_map(|token| match token {
+        Token::Text(text) if derived(text) => Some(format!("makes a name by {text:?}")),
+        _ => None,
+    });
+    texts.collect()
+}
+
 /// Rooms whose rules take the time as an argument and do no input or output.
 const PURE: [&str; 2] = ["src/domain/", "src/health/rules/"];
 

@@ -126,6 +126,16 @@ fn reserved_names_are_found_outside_of_their_rooms() {
 }
 
 #[test]
+fn a_derived_name_of_a_topic_is_found_outside_of_its_file() {
+    let found = |path, text, expected: &[&str]| check(rooms::names_of_topics, path, text, expected);
+    found("src/app/x.rs", "fn f() { format!(\"{}.deltas\", a) }", &["{}.deltas"]);
+    found("src/app/x.rs", "fn f() { format!(\"{prefix}.{tier}\") }", &["{prefix}.{tier}"]);
+    found("src/app/x.rs", "fn f() { format!(\"{group}-retry\") }", &["{group}-retry"]);
+    found("src/app/x.rs", "fn f() { format!(\"{a}-retry of\"); g(\"-retry\") }", &[]);
+    found("src/domain/topic_names.rs", "fn f() { format!(\"{group}-retry\") }", &[]);
+}
+
+#[test]
 fn a_file_without_docs_or_with_too_many_lines_is_found() {
     check(style::no_module_docs, "src/x.rs", "use a;", &["//!"]);
     check(style::no_module_docs, "src/x.rs", "//! What.\nuse a;", &[]);

@@ -11,6 +11,7 @@ use crate::deliver::observers::Reports;
 use crate::deliver::permits::Permits;
 use crate::deliver::publish::Sink;
 use crate::deliver::shard::Shared;
+use crate::domain::topic_names::{deltas_topic, tier_topic};
 use crate::inflight::pressure::Pressure;
 use crate::intake::pipeline::{Pipeline, PipelineParts};
 use crate::net::address::AddressPolicy;
@@ -18,7 +19,6 @@ use crate::net::connector::Connector;
 use crate::net::descriptors::requests_max;
 use crate::settings::{Delivery, Settings};
 use crate::topics::cluster::{self, CheckError};
-use crate::topics::names::{deltas_topic, tier_topic};
 
 impl Started {
     /// Checks the topics before anything is read from them. Returns the tiers that the schedule no longer has.

@@ -18,6 +18,7 @@ use crate::deliver::observers::{Reports, host_name};
 use crate::deliver::publish::Sink;
 use crate::deliver::shard::{BATCHES_MAX, Shared, run_shard};
 use crate::domain::table::Table;
+use crate::domain::topic_names::{deltas_topic, retry_group};
 use crate::health::feed::HealthFeed;
 use crate::health::owner::HealthOwner;
 use crate::health::publisher::{DeltaParts, DeltaPublisher};
@@ -37,7 +38,6 @@ use crate::kafka::broker_clock::BrokerClock;
 use crate::kafka::client::member_config;
 use crate::settings::Settings;
 use crate::telemetry::chain::chain;
-use crate::topics::names::{deltas_topic, retry_group};
 
 /// The most blocking threads of a shard. Only the hosts file is read on them.
 const BLOCKING_MAX: usize = 32;

@@ -13,8 +13,8 @@ use super::{Ledger, lock};
 use crate::backlog::place::Place;
 use crate::backlog::places;
 use crate::domain::outcome::DeadReason;
+use crate::domain::topic_names::{retry_group, tier_topic};
 use crate::settings::{Kafka, Settings};
-use crate::topics::names::{retry_group, tier_topic};
 
 /// How long a poll waits: bounds how late the end is seen.
 const POLL_WAIT: Duration = Duration::from_millis(50);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::retry_schedule::{Delay, NOW, parse_duration};
+use super::retry_schedule::{Delay, NOW, parse_duration};
 
 /// The topic of the tier with this delay.
 pub(crate) fn tier_topic(retry_prefix: &str, delay: Delay) -> String {
