@@ -22,6 +22,7 @@ pub(super) struct WebhookCheck<'a, 'b> {
 }
 
 /// The fields at fault, of which the first gives the path, and the rest of the path below it.
+#[derive(Clone, Copy)]
 struct Below<'a> {
     fields: &'static [&'static str],
     below: &'a str,

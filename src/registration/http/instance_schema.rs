@@ -1,12 +1,7 @@
 //! How the API describes an instance, its parts, a patch of it, and the answers that hold it.
 //!
 //! The types here only describe. Instances are kept in the bytes in which they came, so that nothing is lost.
-#![expect(
-    dead_code,
-    clippy::large_enum_variant,
-    clippy::struct_field_names,
-    reason = "these types are never made, only described"
-)]
+#![expect(dead_code, clippy::struct_field_names, reason = "these types are never made, only described")]
 
 use utoipa::ToSchema;
 
