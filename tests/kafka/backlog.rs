@@ -288,7 +288,7 @@ async fn a_receiver_that_comes_back_gets_what_it_missed_in_order_within_seconds(
     })
     .await;
     let took = back.elapsed();
-    let own_pace = (receiver.busy() - busy) / AT_ONCE;
+    let own_pace = receiver.busy().saturating_sub(busy) / AT_ONCE;
     println!(
         "{failed} failed in {away:?}; {} came after {took:?}, of which {own_pace:?} are the receiver's own pace",
         ledger.acknowledged(),

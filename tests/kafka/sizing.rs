@@ -112,7 +112,7 @@ async fn measured(cluster: &Cluster, rate: usize) -> Taken {
     // Without a load for as long.
     let cpu = worker.cpu_time();
     tokio::time::sleep(Duration::from_secs(SECONDS as u64)).await;
-    let idle = worker.cpu_time() - cpu;
+    let idle = worker.cpu_time().saturating_sub(cpu);
     let (began, cpu) = (Instant::now(), worker.cpu_time());
     for second in 0..SECONDS {
         let numbers = second * rate..(second + 1) * rate;
@@ -124,7 +124,7 @@ async fn measured(cluster: &Cluster, rate: usize) -> Taken {
     for delay in ["1s", "2s", "4s"] {
         stage.tier_settled(delay, LONG).await;
     }
-    let cpu = worker.cpu_time() - cpu;
+    let cpu = worker.cpu_time().saturating_sub(cpu);
     let cores =
         (cpu.as_secs_f64() - idle.mul_f64(began.elapsed().as_secs_f64() / SECONDS as f64).as_secs_f64()).max(0.0);
     let records = |delay| ends(cluster.brokers(), &stage.names.tier(delay)).values().sum::<i64>() as f64;
@@ -267,7 +267,7 @@ async fn felt(cluster: &Cluster, rate: usize, answer: Duration, max_in_flight: &
     let (mut first, second) = (stage.worker(&options).await, stage.worker(&options).await);
     share(&first, &second).await;
     let (mut sent, mut killed) = (Vec::new(), None);
-    let count = (BEFORE + AFTER).as_secs() as usize * rate;
+    let count = usize::try_from((BEFORE + AFTER).as_secs()).expect("seconds") * rate;
     let began = Instant::now();
     let paced = (0..count).map(|number| {
         std::thread::sleep(Duration::from_secs_f64(number as f64 / rate as f64).saturating_sub(began.elapsed()));
