@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use base64::Engine as _;
 
-use crate::domain::hash::BuildHash64;
+use crate::domain::hash::BuildSeeded64;
 
 /// What replaces a secret.
 const MASK: &str = "***";
@@ -185,7 +185,7 @@ pub(crate) fn query_values(url: &str) -> impl Iterator<Item = &str> {
 /// after undoing the escapes of JSON, URLs and HTML.
 pub(crate) fn repeats(answer: &[u8], event: &[u8]) -> bool {
     let answer = bare(answer, None);
-    let mut places: HashMap<&[u8], Vec<usize>, BuildHash64> = HashMap::default();
+    let mut places: HashMap<&[u8], Vec<usize>, BuildSeeded64> = HashMap::default();
     for (place, window) in answer.windows(WINDOW).enumerate() {
         places.entry(window).or_default().push(place);
     }

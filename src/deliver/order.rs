@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 
 use slab::Slab;
 
-use crate::domain::hash::BuildHash64;
+use crate::domain::hash::BuildSeeded64;
 use crate::telemetry::never::never;
 
 /// The place of a started item, until it is finished.
@@ -56,7 +56,7 @@ pub struct OrderedQueue<T> {
     slots: Slab<Node<T>>,
     /// Items that may start, in the order they became free to.
     ready: VecDeque<Place>,
-    by_key: HashMap<Key, Chain, BuildHash64>,
+    by_key: HashMap<Key, Chain, BuildSeeded64>,
     waiting: usize,
     arrivals: u64,
 }

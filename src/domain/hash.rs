@@ -1,9 +1,9 @@
 //! A hash that is the same in every process and every version: entity types, order keys, phases of schedules, shards. It is frozen;
 //! golden values hold it.
 //!
-//! Not for a map whose keys come from outside, since an attacker can make keys collide: such a map has a seed of its process.
+//! A map whose keys come from outside takes [`BuildSeeded64`]: without a seed an attacker can make keys collide.
 
-use std::hash::Hasher as _;
+use std::hash::{BuildHasher, Hasher as _, RandomState};
 
 /// FxHash-like multiply and rotate over eight bytes at a time, finished with a mixer. Same value in every process.
 pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
@@ -55,12 +55,62 @@ impl std::hash::Hasher for Hash64 {
     }
 }
 
-/// Builds [`Hash64`] for maps whose keys this program makes or reads from its configuration.
+/// Builds [`Hash64`] for maps whose keys this program makes.
 pub(crate) type BuildHash64 = std::hash::BuildHasherDefault<Hash64>;
+
+/// Builds [`Hash64`] with a random seed, for maps whose keys come from outside: who does not know the seed can't choose keys that
+/// collide.
+#[derive(Clone, Copy)]
+pub(crate) struct BuildSeeded64 {
+    seed: u64,
+}
+
+impl Default for BuildSeeded64 {
+    fn default() -> Self {
+        // The standard library's own random keys.
+        Self { seed: RandomState::new().hash_one(0_u8) }
+    }
+}
+
+impl BuildHasher for BuildSeeded64 {
+    type Hasher = Hash64;
+
+    fn build_hasher(&self) -> Hash64 {
+        Hash64(self.seed)
+    }
+}
+
+/// What an attacker could choose, for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Texts that have one hash without a seed: the second eight bytes of each are the state after the first, which makes it 0.
+    pub(crate) fn colliding(prefix: [u8; 3]) -> impl Iterator<Item = String> {
+        (0..100_000_u32).filter_map(move |number| {
+            let begin = [&prefix[..], format!("{number:05}").as_bytes()].concat();
+            let mut state = Hash64::default();
+            begin.as_chunks::<8>().0.iter().for_each(|word| state.add(u64::from_le_bytes(*word)));
+            String::from_utf8([begin, state.0.to_le_bytes().to_vec()].concat())
+                .ok()
+                .filter(|text| text.matches('/').count() <= 1)
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_that_are_chosen_to_collide_collide_only_without_a_seed() {
+        let texts: Vec<String> = testing::colliding(*b"ws/").take(2).collect();
+        assert_ne!(texts[0], texts[1]);
+        assert_eq!(hash_bytes(texts[0].as_bytes()), hash_bytes(texts[1].as_bytes()));
+        let seeded = BuildSeeded64::default();
+        assert_ne!(seeded.hash_one(&texts[0]), seeded.hash_one(&texts[1]));
+        assert_ne!(seeded.hash_one(&texts[0]), BuildSeeded64::default().hash_one(&texts[0]), "each map has its own");
+    }
 
     #[test]
     fn length_and_every_byte_count() {

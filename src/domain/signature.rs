@@ -3,6 +3,7 @@
 //! Keys are prepared once and kept; signing writes into a buffer of the caller's and allocates nothing else. No secret
 //! ever leaves this file: not in an error, not in a debug text.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use base64::Engine as _;
@@ -97,10 +98,14 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// A signer with these keys, in their order; those after the first [`KEYS_MAX`] are left out.
-    pub(crate) fn new(mut keys: Vec<SigningKey>) -> Self {
+    /// A signer with these keys, in their order. Of more than [`KEYS_MAX`] those that sign longest stay, the first of them if they
+    /// sign equally long: so a key that has ended keeps no other out.
+    pub(crate) fn new(keys: Vec<SigningKey>) -> Self {
+        let mut keys: Vec<(usize, SigningKey)> = keys.into_iter().enumerate().collect();
+        keys.sort_by_key(|(_, key)| Reverse(key.until_s.unwrap_or(i64::MAX)));
         keys.truncate(KEYS_MAX);
-        Self { keys: keys.into() }
+        keys.sort_by_key(|(place, _)| *place);
+        Self { keys: keys.into_iter().map(|(_, key)| key).collect() }
     }
 
     /// Whether there is no key: then nothing is signed and no header is sent.
@@ -261,6 +266,16 @@ mod tests {
     fn keys_beyond_the_bound_are_left_out() {
         assert_eq!(signed(&[SECRET; KEYS_MAX + 1]), signed(&[SECRET; KEYS_MAX]));
         assert_ne!(signed(&[SECRET; KEYS_MAX - 1]), signed(&[SECRET; KEYS_MAX]));
+    }
+
+    #[test]
+    fn keys_that_have_ended_keep_no_other_out() {
+        let key = |secret, until_s| SigningKey::parse(secret, until_s).unwrap();
+        let mut keys = vec![key(OTHER, Some(TIMESTAMP)); KEYS_MAX];
+        keys.extend([key(SECRET, Some(TIMESTAMP + 1)), key(OTHER, None)]);
+        let mut out = String::new();
+        Signer::new(keys).sign(ID, TIMESTAMP, BODY, &mut out);
+        assert_eq!(out, format!("{SIGNATURE} {}", signed(&[OTHER])), "in the order of the record");
     }
 
     proptest! {

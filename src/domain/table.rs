@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::filter::{EventFacts, FilterItem};
 use super::guid::canonical_key;
-use super::hash::{BuildHash64, hash_bytes};
+use super::hash::{BuildSeeded64, hash_bytes};
 use super::integration::{Integration, STATUS_WORDS, Status, Trigger, Webhook};
 use crate::domain::health::Health;
 
@@ -198,7 +198,7 @@ impl Rescheduled {
 pub struct Table {
     by_key: HashSet<ByKey>,
     /// By the hash of the name: for an event that no webhook of its workspace wants, no name is compared.
-    workspaces: HashMap<u64, Workspace, BuildHash64>,
+    workspaces: HashMap<u64, Workspace, BuildSeeded64>,
     /// Workspaces whose groups are older than their members.
     stale: BTreeSet<u64>,
     rescheduled: Rescheduled,

@@ -6,10 +6,11 @@
 //! most as many are held back as were already reported: otherwise failures at another worker could look like the majority.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher as _;
 
 use super::rules::{Failures, Guard, Rules, SecondCounts};
 use super::tally::{Counted, Tally};
-use crate::domain::hash::{BuildHash64, hash_bytes};
+use crate::domain::hash::BuildSeeded64;
 
 /// Seconds that are kept separately while Kafka takes no reports. Beyond that number an integration's attempts are added to its last second.
 const SLOTS_MAX: usize = 200_000;
@@ -38,8 +39,10 @@ pub struct Collector {
     few: u64,
     /// How long reported acknowledgements count, ms.
     window_ms: i64,
+    /// Makes the hashes of keys. Workspaces and ids come from outside: without a seed two could be chosen that share what is known of them.
+    hashes: BuildSeeded64,
     /// The acknowledgements reported of an integration, by the hash of its key.
-    reported: HashMap<u64, Acknowledged, BuildHash64>,
+    reported: HashMap<u64, Acknowledged, BuildSeeded64>,
 }
 
 /// The acknowledgements reported of an integration.
@@ -62,6 +65,7 @@ impl Collector {
             slots: 0,
             few: u64::from(rules.errors_min_attempts / 2),
             window_ms: i64::from(rules.errors_window_s) * 1_000,
+            hashes: BuildSeeded64::default(),
             reported: HashMap::default(),
         }
     }
@@ -72,7 +76,7 @@ impl Collector {
         let mut counted = Vec::new();
         tally.drain(|one| counted.push(one));
         for one in &counted {
-            self.guard.attempted(hash_bytes(one.integration.key().as_bytes()), one.last_ms, one.by_network);
+            self.guard.attempted(self.hashes.hash_one(one.integration.key()), one.last_ms, one.by_network);
         }
         let guarded = self.guard.is_active(now_ms);
         for one in counted {
@@ -116,7 +120,7 @@ impl Collector {
     /// Hands over what is reported now, each chunk for one record. With `last` nothing is held back for later. An integration for which
     /// `partition_of` returns `None` is held back.
     pub fn take_chunks(&mut self, now_ms: i64, last: bool, partition_of: impl Fn(&str) -> Option<i32>) -> Vec<Chunk> {
-        let (held_ms, few, window_ms) = (self.held_ms, self.few, self.window_ms);
+        let (held_ms, few, window_ms, hashes) = (self.held_ms, self.few, self.window_ms, self.hashes);
         self.reported.retain(|_, reported| now_ms.saturating_sub(reported.at_ms) < window_ms);
         let reported = &mut self.reported;
         let due = self.pending.extract_if(|key, slots| {
@@ -128,8 +132,7 @@ impl Collector {
             }
             let acknowledged = slots.iter().map(|slot| u64::from(slot.acknowledged)).sum();
             let without_failure = slots.iter().all(|slot| slot.failures.is_empty());
-            let before =
-                reported.entry(hash_bytes(key.as_bytes())).or_insert(Acknowledged { at_ms: i64::MIN, count: 0 });
+            let before = reported.entry(hashes.hash_one(&**key)).or_insert(Acknowledged { at_ms: i64::MIN, count: 0 });
             let is_recent = now_ms.saturating_sub(before.at_ms) < held_ms;
             if !last && without_failure && is_recent && acknowledged <= before.count.max(few) {
                 return false;
@@ -170,6 +173,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::domain::hash::testing::colliding;
     use crate::domain::integration::Integration;
     use crate::domain::outcome::{Outcome, Reason};
     use crate::health::records::DeltaBatch;
@@ -343,6 +347,20 @@ mod tests {
             "a failure takes along what was held back"
         );
         assert_eq!(reported(130, &[(&bad, Outcome::Acknowledged)]), [report("ws/2", 1, 0, 1)]);
+    }
+
+    #[test]
+    fn integrations_whose_keys_are_chosen_to_collide_share_nothing() {
+        let mut keys = colliding(*b"ws/");
+        let [one, other] = [(); 2].map(|()| Arc::new(Integration::parse(&keys.next().unwrap(), b"{}").unwrap()));
+        let tally = Tally::new(1);
+        let mut collector = Collector::new(&RULES);
+        for integration in [one, other] {
+            tally.count(0, &integration, &Outcome::Acknowledged, 100_000);
+            collector.collect(&tally, 100_000);
+            let reported = collector.take_chunks(100_000, false, |_| Some(0));
+            assert_eq!(reported.len(), 1, "the first acknowledgement of each is reported at once");
+        }
     }
 
     #[test]

@@ -14,8 +14,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::domain::integration::{Integration, Unusable};
 use crate::domain::key_homes::KeyHomes;
+use crate::domain::signature::KEYS_MAX;
 use crate::domain::table::Table;
 use crate::health::view::HealthView;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
@@ -202,10 +204,13 @@ enum Change {
     Remove(String),
 }
 
-/// Logs which secrets of a record cannot be used: their owner has no other way to see it.
-fn say_what_is_left_out(key: &str, integration: &Integration) {
+/// Logs which secrets of a record cannot be used at `now_s`, seconds since 1970, and returns whether there are any: their owner has no
+/// other way to see it.
+fn say_what_is_left_out(key: &str, integration: &Integration, now_s: i64) -> bool {
     let short = |name: &str| name.chars().take(64).collect::<String>();
+    let mut left_out = false;
     for header in integration.unsendable_headers() {
+        left_out = true;
         tracing::warn!(
             key,
             header = short(header),
@@ -213,6 +218,7 @@ fn say_what_is_left_out(key: &str, integration: &Integration) {
         );
     }
     for secret in integration.unknown_secrets() {
+        left_out = true;
         tracing::warn!(
             key,
             secret = short(secret),
@@ -227,21 +233,32 @@ fn say_what_is_left_out(key: &str, integration: &Integration) {
             "a signing secret of an integration is not whsec_ and base64 of 24 to 64 bytes: it signs nothing"
         );
     }
+    let surplus = integration.surplus_signing_secrets(now_s);
+    if surplus > 0 {
+        tracing::warn!(
+            key,
+            surplus,
+            most = KEYS_MAX,
+            "an integration has more signing secrets than sign a delivery: the last of them sign nothing"
+        );
+    }
+    left_out || secrets > 0 || surplus > 0
 }
 
 fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
     let parsed = std::str::from_utf8(row.key).map_err(|_invalid| Unusable::Key).and_then(|key| match row.value {
         None => Ok(Change::Remove(key.to_owned())),
         Some(value) => Integration::parse(key, value).map(|integration| {
-            say_what_is_left_out(key, &integration);
+            let left_out = say_what_is_left_out(key, &integration, clock::now_ms() / 1_000);
+            let metrics = &metrics.table;
+            if left_out { &metrics.records_used_in_part } else { &metrics.records_used }.inc();
             Change::Put(Arc::new(integration), row.timestamp_ms)
         }),
     });
     match parsed {
         Ok(change) => {
-            match &change {
-                Change::Put(..) => metrics.table.records_used.inc(),
-                Change::Remove(_) => metrics.table.records_removed.inc(),
+            if let Change::Remove(_) = &change {
+                metrics.table.records_removed.inc();
             }
             Some(change)
         }
@@ -256,6 +273,39 @@ fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
                 "integration record rejected; this worker keeps the previous version, if any"
             );
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::logs::testing::logged;
+
+    #[test]
+    fn what_of_a_record_has_no_effect_is_said_once_and_without_the_secret() {
+        let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let signing = |value: &str| format!(r#"{{"id":"webhook.signingSecret","value":"{value}"}}"#);
+        let header = |name: &str| format!(r#"{{"id":"webhook.header.{name}","value":"hunter22"}}"#);
+        let said = |secrets: &[String]| {
+            let record = format!(r#"{{"secrets":[{}]}}"#, secrets.join(","));
+            let integration = Integration::parse("ws/i", record.as_bytes()).unwrap();
+            let mut left_out = false;
+            let said = logged(|| left_out = say_what_is_left_out("ws/i", &integration, 0));
+            assert_eq!(left_out, !said.is_empty());
+            assert!(!said.contains("whsec_M") && !said.contains("hunter22"), "{said}");
+            said
+        };
+        assert_eq!(said(&[header("X-Key"), signing(key)]), "");
+        for (secrets, part) in [
+            (vec![header("User-Agent")], "header=\"User-Agent\""),
+            (vec![header("Content-Length")], "header=\"Content-Length\""),
+            (vec![signing("hunter22")], "signs nothing"),
+            (vec![signing(key); KEYS_MAX + 1], "surplus=1 most=8"),
+        ] {
+            let said = said(&secrets);
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert!(said.contains(part), "{part} in {said}");
         }
     }
 }

@@ -231,6 +231,43 @@ mod tests {
     }
 
     #[test]
+    fn no_line_has_the_client_librarys_names_of_errors() {
+        use RDKafkaErrorCode as Code;
+        let codes = [
+            Code::BrokerTransportFailure,
+            Code::OperationTimedOut,
+            Code::TopicAuthorizationFailed,
+            Code::NotLeaderForPartition,
+            Code::IllegalGeneration,
+            Code::MessageSizeTooLarge,
+        ];
+        let kinds = [
+            KafkaError::AdminOp,
+            KafkaError::ConsumerCommit,
+            KafkaError::ConsumerQueueClose,
+            KafkaError::Flush,
+            KafkaError::Global,
+            KafkaError::GroupListFetch,
+            KafkaError::MessageConsumption,
+            KafkaError::MessageConsumptionFatal,
+            KafkaError::MessageProduction,
+            KafkaError::MetadataFetch,
+            KafkaError::MockCluster,
+            KafkaError::OffsetFetch,
+            KafkaError::Rebalance,
+            KafkaError::SetPartitionOffset,
+            KafkaError::StoreOffset,
+        ];
+        for error in kinds.iter().flat_map(|kind| codes.map(kind)) {
+            let said = crate::telemetry::logs::testing::logged(|| tracing::info!(%error, "not done"));
+            let (_, words) = said.trim_end().split_once("not done error=").unwrap();
+            assert!(!words.contains(['(', ':']) && !words.contains("error"), "{words}");
+            assert_eq!(words, words.to_lowercase());
+            assert_eq!(crate::telemetry::chain::chain(&error), words);
+        }
+    }
+
+    #[test]
     fn an_outage_is_said_once_for_all_clients() {
         let said = crate::telemetry::logs::testing::logged(|| {
             for role in ["events", "retries", "health"] {

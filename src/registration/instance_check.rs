@@ -9,13 +9,15 @@ use serde_json::value::RawValue;
 
 use super::fields::{Fields, raw};
 use super::instance::Instance;
+use super::secrets::{has_ended, values};
 use super::webhook_check::WebhookCheck;
+use crate::clock;
 use crate::domain::guid::canonical;
 use crate::domain::integration::{
     HEADER_BYTES_MAX, HEADER_SECRETS_MAX, Integration, SECRETS_MAX, STATUS_WORDS, SecretUse, Status, Unusable,
     WEBHOOKS_MAX, check_base_url, check_header,
 };
-use crate::domain::signature::{SigningKey, fresh_secret};
+use crate::domain::signature::{KEYS_MAX, SigningKey, fresh_secret};
 
 /// Ids are names in keys, paths and logs: bounded.
 pub(crate) const ID_CHARS_MAX: usize = 200;
@@ -257,7 +259,8 @@ impl Checker<'_> {
             self.fault(FaultKind::ValueType, at, Some(value), expected);
             return;
         };
-        let (mut count, mut headers, mut header_bytes) = (0, 0, 0);
+        let now_ms = clock::now_ms();
+        let (mut count, mut signing, mut headers, mut header_bytes) = (0, 0, 0, 0);
         for (index, secret) in secrets.iter().enumerate() {
             let path = format!("/secrets/{index}");
             self.names(secret, &SECRET_FIELDS, at.place.at(&path));
@@ -268,14 +271,20 @@ impl Checker<'_> {
                 continue;
             };
             count += values.len();
-            if let (SecretUse::Header(name), Some(first)) = (SecretUse::of(&id), values.first()) {
-                (headers, header_bytes) = (headers + 1, header_bytes + name.len() + first.len());
+            match (SecretUse::of(&id), values.first()) {
+                (SecretUse::Header(name), Some(first)) => {
+                    (headers, header_bytes) = (headers + 1, header_bytes + name.len() + first.len());
+                }
+                // Those that have ended are dropped when the instance is written.
+                (SecretUse::Signing, _) if !has_ended(secret, now_ms) => signing += values.len(),
+                _ => {}
             }
             self.secret(&path, &id, &values);
             self.expiry(&path, secret);
         }
         for (what, found, most) in [
             ("secrets", count, SECRETS_MAX),
+            ("signing secrets", signing, KEYS_MAX),
             ("secrets that are headers", headers, HEADER_SECRETS_MAX),
             ("bytes of secrets that are headers", header_bytes, HEADER_BYTES_MAX),
         ] {
@@ -351,21 +360,6 @@ impl Checker<'_> {
             | Unusable::TooLarge => Place::Whole.at(""),
         };
         self.remark(FaultKind::Data, at, &error.to_string());
-    }
-}
-
-/// The values of a secret: its `value`, or its list of `values`. `None` if it has neither, or one of another type.
-fn values(secret: &Fields) -> Option<Vec<String>> {
-    let one = present(secret, "value").map(|_| secret.text("value"));
-    let list = present(secret, "values").map(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
-    match (one, list) {
-        (Some(one), None) => one.map(|one| vec![one]),
-        (None, Some(list)) => list.filter(|list| !list.is_empty()),
-        (Some(one), Some(list)) => one.zip(list).map(|(one, mut list)| {
-            list.insert(0, one);
-            list
-        }),
-        (None, None) => None,
     }
 }
 

@@ -135,6 +135,24 @@ fn the_bounds_are_reported_and_nothing_beyond_them_is_read() {
 }
 
 #[test]
+fn a_ninth_signing_secret_in_force_is_refused() {
+    let of = |ends: &str| {
+        format!(r#"{{"id":"webhook.signingSecret","value":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"{ends}}}"#)
+    };
+    let secrets = |ends: &str| format!(r#"{{"secrets":[{},{}]}}"#, [&*of(""); KEYS_MAX].join(","), of(ends));
+    refused(&secrets(""), "/secrets", "9 signing secrets; expected at most 8");
+    accepted(&secrets(r#","expiresAt":"2020-01-01T00:00:00Z""#));
+}
+
+#[test]
+fn a_secret_that_replaces_a_header_of_ours_is_refused_like_one_that_breaks_the_request() {
+    for name in ["User-Agent", "accept", "Content-Length", "Connection", "webhook-id", "Webhook-Later"] {
+        let text = format!(r#"{{"secrets":[{{"id":"webhook.header.{name}","value":"x"}}]}}"#);
+        refused(&text, "/secrets/0", &format!("id \"webhook.header.{name}\": every request has this header already"));
+    }
+}
+
+#[test]
 fn a_base_url_that_drops_the_relative_url_is_refused() {
     for base in ["https://a.example/v1#x", "https://a.example/hook?code=abc"] {
         refused(&format!(r#"{{"baseUrl":"{base}"}}"#), "/baseUrl", "no ?");

@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, raw};
+use super::instance_check::present;
 use crate::domain::integration::SIGNING_SECRET;
 use crate::domain::signature::SigningKey;
 
@@ -201,10 +202,31 @@ pub(super) fn rotated(secrets: Option<&RawValue>, fresh: &str, until: &str) -> R
     Ok(raw(&list))
 }
 
-/// The number of signing secrets in a list, ended ones included.
+/// The number of values of signing secrets in a list, ended ones included.
 pub(super) fn signing_secrets(secrets: &RawValue) -> usize {
     let list: Vec<Fields> = serde_json::from_str(secrets.get()).unwrap_or_default();
-    list.iter().filter(|secret| secret.text("id").as_deref() == Some(SIGNING_SECRET)).count()
+    let signing = list.iter().filter(|secret| secret.text("id").as_deref() == Some(SIGNING_SECRET));
+    signing.map(|secret| values(secret).map_or(0, |values| values.len())).sum()
+}
+
+/// The values of a secret: its `value`, or its list of `values`. `None` if it has neither, or one of another type.
+pub(super) fn values(secret: &Fields) -> Option<Vec<String>> {
+    let one = present(secret, "value").map(|_| secret.text("value"));
+    let list = present(secret, "values").map(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
+    match (one, list) {
+        (Some(one), None) => one.map(|one| vec![one]),
+        (None, Some(list)) => list.filter(|list| !list.is_empty()),
+        (Some(one), Some(list)) => one.zip(list).map(|(one, mut list)| {
+            list.insert(0, one);
+            list
+        }),
+        (None, None) => None,
+    }
+}
+
+/// Whether the secret had ended at `at_ms`, ms since 1970.
+pub(super) fn has_ended(secret: &Fields, at_ms: i64) -> bool {
+    expiry_ms(secret).is_some_and(|ends| ends <= at_ms)
 }
 
 /// When a secret ends, RFC 3339.
@@ -214,7 +236,7 @@ const EXPIRY: &str = "expiresAt";
 pub(super) fn without_expired(secrets: &RawValue, now_ms: i64) -> Option<Box<RawValue>> {
     let mut list: Vec<Fields> = serde_json::from_str(secrets.get()).ok()?;
     let before = list.len();
-    list.retain(|secret| expiry_ms(secret).is_none_or(|ends| ends > now_ms));
+    list.retain(|secret| !has_ended(secret, now_ms));
     (list.len() < before).then(|| raw(&list))
 }
 

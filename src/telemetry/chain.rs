@@ -2,11 +2,13 @@
 
 use std::error::Error;
 
+use super::client_words::plain;
+
 /// Causes within a cause. Real chains have three or four.
 const DEPTH_MAX: usize = 8;
 
 /// The texts of an error and of its causes, separated by `: `. Text that was there already is left out, since some libraries
-/// print their cause themselves.
+/// print their cause themselves. Errors of the Kafka client are in plain words.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -19,7 +21,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         }
         next = cause.source();
     }
-    text
+    plain(&text).into_owned()
 }
 
 #[cfg(test)]

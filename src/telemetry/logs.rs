@@ -2,6 +2,7 @@
 //!
 //! Everything that is logged goes through `tracing`. Payloads, secrets and query strings are never put there.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
@@ -11,6 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use super::client_words::plain;
 use super::terminal::LogLines;
 use crate::settings::{BadFilter, LogFormat, Logs};
 
@@ -45,7 +47,7 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    fmt::layer().json().flatten_event(true).with_span_list(false).with_ansi(false).with_writer(writer)
+    fmt::layer().json().flatten_event(true).with_span_list(false).with_ansi(false).with_writer(PlainLines(writer))
 }
 
 /// Short lines; coloured on a terminal, unless `NO_COLOR` is set.
@@ -54,9 +56,36 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let layer = fmt::layer().compact().with_target(false).with_writer(writer);
+    let layer = fmt::layer().compact().with_target(false).with_writer(PlainLines(writer));
     // The layer's own default looks at NO_COLOR, and not at the terminal.
     if io::stderr().is_terminal() { layer } else { layer.with_ansi(false) }
+}
+
+/// Puts the Kafka client's errors in each line into plain words.
+struct PlainLines<W>(W);
+
+impl<'writer, W: MakeWriter<'writer>> MakeWriter<'writer> for PlainLines<W> {
+    type Writer = PlainLine<W::Writer>;
+
+    fn make_writer(&'writer self) -> Self::Writer {
+        PlainLine(self.0.make_writer())
+    }
+}
+
+/// Gets one line, whole.
+struct PlainLine<W>(W);
+
+impl<W: io::Write> io::Write for PlainLine<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(bytes).map(plain) {
+            Ok(Cow::Owned(line)) => self.0.write_all(line.as_bytes()).map(|()| bytes.len()),
+            Ok(Cow::Borrowed(_)) | Err(_) => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// What is logged, for tests.

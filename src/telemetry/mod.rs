@@ -2,6 +2,7 @@
 
 pub(crate) mod logs;
 pub(crate) mod chain;
+mod client_words;
 pub(crate) mod never;
 pub(crate) mod panics;
 pub(crate) mod admin;

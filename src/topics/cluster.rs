@@ -19,6 +19,7 @@ use crate::domain::topic_names::tier_delay;
 use crate::kafka::client::{ClientLog, admin_config, table_consumer_config};
 use crate::kafka::topic_range::SAY_AFTER;
 use crate::settings;
+use crate::telemetry::chain::chain;
 
 /// A cluster that has not answered by then is as good as unreachable.
 const REACH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -275,7 +276,7 @@ fn not_described(error: &KafkaError) -> NotDescribed {
             | RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::AllBrokersDown,
         ) => NotDescribed::Late,
-        Some(_) | None => NotDescribed::Refused { why: error.to_string() },
+        Some(_) | None => NotDescribed::Refused { why: chain(error) },
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) use unusable::Unusable;
 use super::filter::FilterItem;
 use super::guid;
 use super::hash::hash_bytes;
-use super::signature::{Signer, SigningKey};
+use super::signature::{KEYS_MAX, Signer, SigningKey};
 use super::target::{BadUrl, Target};
 use super::text::text;
 use crate::domain::health::Health;
@@ -277,6 +277,15 @@ impl Integration {
     /// How many of its signing secrets can't sign and are left out.
     pub(crate) fn unusable_signing_secrets(&self) -> usize {
         self.signing_secrets().filter(|(value, _)| SigningKey::parse(value, None).is_err()).count()
+    }
+
+    /// How many of its signing secrets could sign at `at_s`, seconds since 1970, and are left out since others sign as many times as is
+    /// allowed.
+    pub(crate) fn surplus_signing_secrets(&self, at_s: i64) -> usize {
+        let in_force = self.signing_secrets().filter(|(value, until_s)| {
+            until_s.is_none_or(|until| at_s < until) && SigningKey::parse(value, None).is_ok()
+        });
+        in_force.count().saturating_sub(KEYS_MAX)
     }
 
     /// The values of the signing secret, each with the second since 1970 at which it ends, if it does.

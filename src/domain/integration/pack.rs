@@ -63,9 +63,11 @@ pub(super) struct PackedSecret {
     pub(super) until_s: Option<i64>,
 }
 
-/// Headers that the service sets itself or that would change how the request is framed.
+/// Headers that the service sets itself, or that change how the request is framed or its body is read.
 const RESERVED_HEADERS: [&str; 16] = [
+    "accept",
     "connection",
+    "content-encoding",
     "content-length",
     "content-type",
     "expect",
@@ -76,12 +78,12 @@ const RESERVED_HEADERS: [&str; 16] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "webhook-id",
-    "webhook-signature",
-    "webhook-timestamp",
+    "user-agent",
     "x-xcom-delivery-attempt",
     "x-xcom-integration-echo",
 ];
+/// How the headers of Standard Webhooks begin, those of this version and of later ones.
+const STANDARD_WEBHOOKS_PREFIX: &str = "webhook-";
 
 /// Why a secret's header can't be sent. The text doesn't repeat the value, which is secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,7 +102,7 @@ pub(crate) enum BadHeader {
 /// [`BadHeader`]: what is wrong with it.
 pub(crate) fn check_header(name: &str, value: &str) -> Result<(), BadHeader> {
     let name = http::HeaderName::from_bytes(name.as_bytes()).map_err(|_not_a_name| BadHeader::Name)?;
-    if RESERVED_HEADERS.contains(&name.as_str()) {
+    if RESERVED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(STANDARD_WEBHOOKS_PREFIX) {
         return Err(BadHeader::Reserved);
     }
     http::HeaderValue::from_str(value).map(|_sendable| ()).map_err(|_not_a_value| BadHeader::Value)

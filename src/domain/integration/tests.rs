@@ -123,6 +123,41 @@ fn headers_that_cannot_be_sent_are_left_out_and_named() {
     assert_eq!(integration.unsendable_headers().collect::<Vec<_>>(), ["Host", "X-Bad", "X Y"]);
 }
 
+#[test]
+fn no_secret_replaces_a_header_of_ours_or_changes_how_the_request_is_read() {
+    for name in [
+        "User-Agent",
+        "ACCEPT",
+        "content-type",
+        "Host",
+        "Content-Length",
+        "Content-Encoding",
+        "Transfer-Encoding",
+        "Connection",
+        "Keep-Alive",
+        "Upgrade",
+        "Expect",
+        "TE",
+        "Trailer",
+        "Proxy-Connection",
+        "X-XCOM-Integration-Echo",
+        "X-Xcom-Delivery-Attempt",
+        "Webhook-Id",
+        "webhook-timestamp",
+        "webhook-signature",
+        "webhook-anything-later",
+    ] {
+        assert_eq!(check_header(name, "x"), Err(pack::BadHeader::Reserved), "{name}");
+        let secrets = format!(r#"[{{"id":"webhook.header.{name}","value":"x"}}]"#);
+        let integration = with_secrets(&secrets).unwrap();
+        assert_eq!(integration.headers().next(), None, "{name}");
+        assert_eq!(integration.unsendable_headers().collect::<Vec<_>>(), [name]);
+    }
+    for name in ["Authorization", "X-Webhook-Key", "X-XCOM-AccessKey", "Cookie", "X-User-Agent"] {
+        assert_eq!(check_header(name, "x"), Ok(()), "{name}");
+    }
+}
+
 fn with_secrets(secrets: &str) -> Result<Integration, Unusable> {
     Integration::parse(KEY, format!(r#"{{"secrets":{secrets}}}"#).as_bytes())
 }
@@ -158,6 +193,18 @@ fn a_secret_that_has_a_time_signs_until_then() {
         r#"[{{"id":"webhook.signingSecret","value":"{one}"}},{{"id":"webhook.signingSecret","value":"{other}","expiresAt":"1970-01-01T00:01:40Z"}}]"#
     );
     assert_eq!([99, 100].map(|timestamp| signatures(&secrets, timestamp)), [2, 1]);
+}
+
+#[test]
+fn signing_secrets_beyond_the_bound_are_counted_and_those_that_have_ended_are_not() {
+    let [one, other] = KEYS;
+    let ended = format!(r#"{{"id":"webhook.signingSecret","value":"{other}","expiresAt":"1970-01-01T00:01:40Z"}}"#);
+    let lasting = format!(r#"{{"id":"webhook.signingSecret","value":"{one}"}}"#);
+    let secrets = format!("[{ended},{}]", [&*lasting; KEYS_MAX].join(","));
+    assert_eq!([99, 100].map(|at_s| with_secrets(&secrets).unwrap().surplus_signing_secrets(at_s)), [1, 0]);
+    assert_eq!(signatures(&secrets, 99), KEYS_MAX);
+    let none = format!(r#"[{{"id":"webhook.signingSecret","value":"none"}},{}]"#, [&*lasting; KEYS_MAX].join(","));
+    assert_eq!(with_secrets(&none).unwrap().surplus_signing_secrets(0), 0, "said for another reason");
 }
 
 #[test]

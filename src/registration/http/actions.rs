@@ -14,7 +14,7 @@ use prometheus::{IntCounter, IntCounterVec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OnceCell, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 
 use super::common_schema::{AnyBody, AnyRequest, Conflicting, InWorkspace};
 use super::instances::{Refused, asked};
+use super::shares::{Share, Shares};
 use super::{Api, Caller, Names, answers};
 use crate::actions::audit::Audit;
 use crate::actions::resend::{Account, Order, Prepared, Resent, resend};
@@ -37,6 +38,8 @@ use crate::telemetry::chain::chain;
 
 /// Previews and runs at once in a process: each has Kafka clients of its own.
 const ACTIONS_MAX: usize = 4;
+/// Those of one workspace: a run may take minutes, and another workspace's resumption does not wait for it.
+const ACTIONS_OF_WORKSPACE_MAX: usize = 2;
 /// How long one preview reads. What it has not come to is not part of what it fixes.
 const PREVIEW_MAX: Duration = Duration::from_secs(10);
 /// How long a preview or a run looks for what was sent back before, and how much of it.
@@ -59,7 +62,7 @@ pub(super) struct Actions {
     settings: Arc<Settings>,
     /// The way into the audit topic, once it is open.
     audit: OnceCell<Arc<Audit>>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Shares>,
     runs: TaskTracker,
     stop: CancellationToken,
     /// Records that the audit topic did not take.
@@ -72,7 +75,7 @@ impl Actions {
         Self {
             settings: Arc::new(settings.clone()),
             audit: OnceCell::new(),
-            turns: Arc::new(Semaphore::new(ACTIONS_MAX)),
+            turns: Shares::new("actions", ACTIONS_MAX, ACTIONS_OF_WORKSPACE_MAX),
             runs: TaskTracker::new(),
             stop: CancellationToken::new(),
             unrecorded: unwritten.with_label_values(&[&settings.topics.audit]),
@@ -84,9 +87,8 @@ impl Actions {
         Ending { runs: self.runs.clone(), stop: self.stop.clone() }
     }
 
-    fn turn(&self) -> Result<OwnedSemaphorePermit, Refused> {
-        let busy = || Box::new(answers::busy(format!("{ACTIONS_MAX} actions are under way")));
-        Arc::clone(&self.turns).try_acquire_owned().map_err(|_none| busy())
+    fn turn(&self, names: &Names) -> Result<Share, Refused> {
+        self.turns.try_take(&names.workspace).map_err(|none| Box::new(answers::busy(none.to_string())))
     }
 
     /// The way into the audit topic. It is opened once for the process: a producer takes about a second until its first record is
@@ -293,7 +295,7 @@ fn either(answered: Result<Response<Body>, Refused>) -> Response<Body> {
 async fn preview(api: &Api, names: &Names, sender: Sender, request: Request) -> Result<Response<Body>, Refused> {
     let given = body(api, request, "a selection, such as {\"integration\":\"…\"}").await?;
     let selection = selection(api, names, sender, given)?;
-    let _turn = api.actions.turn()?;
+    let _turn = api.actions.turn(names)?;
     let settings = &api.actions.settings;
     let stop = api.actions.stop.child_token();
     let _stops_when_dropped = stop.clone().drop_guard();
@@ -319,7 +321,7 @@ async fn run(
     if selection.fixed.is_none() {
         return Err(Box::new(answers::refused("selection.fixed is missing: a run takes what a preview answered")));
     }
-    let turn = api.actions.turn()?;
+    let turn = api.actions.turn(names)?;
     let settings = &api.actions.settings;
     let audit = api.actions.audit().await.map_err(refused)?;
     let stop = api.actions.stop.child_token();
@@ -426,7 +428,7 @@ fn line(progress: &Progress) -> Bytes {
 async fn resumed(api: &Api, names: &Names, caller: Caller, request: Request) -> Result<Response<Body>, Refused> {
     let ResumeBody { integration } = body(api, request, "{\"integration\":\"…\"}").await?;
     let selection = selection(api, names, Sender::Replay, about(names, integration))?;
-    let _turn = api.actions.turn()?;
+    let _turn = api.actions.turn(names)?;
     let settings = &api.actions.settings;
     let audit = api.actions.audit().await.map_err(refused)?;
     let stop = api.actions.stop.child_token();

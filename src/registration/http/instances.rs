@@ -295,7 +295,7 @@ pub(super) async fn delete(
         OfInstance,
         ("webhook" = String, Path, description = "The webhook's id", min_length = 1, max_length = 200, pattern = r"^[^\s/\u0000-\u001f\u007f-\u009f]+$")
     ),
-    responses((status = 200, body = TestAnswer, description = "The receiver's answer"), (status = 409, body = Conflicting, description = "There is no such instance or webhook, or nothing can be sent to it"), AnyRequest)
+    responses((status = 200, body = TestAnswer, description = "The receiver's answer"), (status = 409, body = Conflicting, description = "There is no such instance or webhook, or nothing can be sent to it"), (status = 429, body = answers::Problem, description = "Too many test deliveries are under way"), AnyRequest)
 )]
 pub(super) async fn test(
     State(api): State<Arc<Api>>,
@@ -319,8 +319,9 @@ pub(super) async fn test(
     let (who, rights) = (caller.name, caller.rights.to_string());
     tracing::info!(who, rights, key = names.key(), webhook, "a test delivery was asked for");
     // Each holds a connection to somewhere for as long as it takes.
-    let Ok(_permit) = Arc::clone(&api.tests).try_acquire_owned() else {
-        return answers::unavailable("too many test deliveries are under way");
+    let _place = match api.tests.try_take(&names.workspace) {
+        Ok(place) => place,
+        Err(none) => return answers::busy(none.to_string()),
     };
     let request = TestRequest { key: names.key(), record: stored.bytes.clone(), webhook };
     match (api.test_delivery)(request).await {

@@ -17,6 +17,7 @@ mod common_schema;
 mod auth;
 pub(crate) mod answers;
 mod rights;
+mod shares;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ use self::readers::Readers;
 pub(crate) use self::rights::Right;
 use self::rights::Rights;
 pub(crate) use self::server::{CONNECTIONS_MAX, Listener};
+use self::shares::Shares;
 use super::instance_check::is_name;
 use super::lookup::{Directory, Followers, Lookup};
 use super::registry::{Handle, Registry, RegistryError};
@@ -63,7 +65,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a test delivery may take beyond `--request-timeout`, for the answer's body and its masking.
 const TEST_MARGIN: Duration = Duration::from_secs(5);
 /// Test deliveries under way at once.
-const TESTS_MAX: usize = 16;
+const TESTS_MAX: usize = 64;
+/// Those of one workspace: receivers that hang hold no more than these, for as long as a request may take.
+const TESTS_OF_WORKSPACE_MAX: usize = 4;
 /// Documents that are read, and answers with documents that are written, at once: each may take tens of milliseconds of a processor and
 /// tens of MiB.
 const DOCUMENTS_MAX: usize = 4;
@@ -182,7 +186,7 @@ struct Api {
     /// The addresses that this process may send to. The workers have options of their own, which should be the same.
     addresses: AddressPolicy,
     test_delivery: TestDelivery,
-    tests: Arc<Semaphore>,
+    tests: Arc<Shares>,
     test_timeout: Duration,
     /// Places of documents that are read.
     documents: Arc<Semaphore>,
@@ -265,7 +269,7 @@ impl BoundApi {
         for (method, class) in METHODS.into_iter().flat_map(|method| CLASSES.map(|class| (method, class))) {
             requests.with_label_values(&[method, class]);
         }
-        let tests = Arc::new(Semaphore::new(TESTS_MAX));
+        let tests = Shares::new("test deliveries", TESTS_MAX, TESTS_OF_WORKSPACE_MAX);
         let test_timeout = settings.delivery.request_timeout + TEST_MARGIN;
         let (registry_handle, tokens) = (registry.handle(), Arc::clone(&self.tokens));
         let discarded = TaskTracker::new();

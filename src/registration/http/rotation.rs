@@ -16,7 +16,7 @@ use super::instances::{Refused, asked, other_version, written};
 use super::{Api, Names, answers};
 use crate::clock;
 use crate::domain::retry_schedule::{BadDuration, parse_duration};
-use crate::domain::signature::fresh_secret;
+use crate::domain::signature::{KEYS_MAX, fresh_secret};
 use crate::registration::instance::Instance;
 use crate::registration::instance_check::is_usable;
 use crate::registration::json_words::{self, BadJson};
@@ -118,10 +118,13 @@ pub(super) async fn rotate(
             Ok((instance, _)) if !is_usable(&key, &instance) => {
                 keeping(answers::conflict(&Conflict::of("with one secret more the instance could not be used")))
             }
-            Ok((instance, _)) => {
-                let former_signs = instance.fields.get("secrets").is_some_and(|secrets| signing_secrets(secrets) > 1);
-                (decision, Ok(former_signs.then(|| until.clone())))
-            }
+            Ok((instance, _)) => match instance.fields.get("secrets").map_or(0, signing_secrets) {
+                signing if signing > KEYS_MAX => keeping(answers::conflict(&Conflict::of(format!(
+                    "with the new one {signing} signing secrets would be in force; expected at most {KEYS_MAX}: with keepOldFor 0s the \
+                     former ones end now"
+                )))),
+                signing => (decision, Ok((signing > 1).then(|| until.clone()))),
+            },
             Err(refused) => (Decision::Keep, Err(refused)),
         }
     };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
@@ -73,7 +74,7 @@ fn client_with(test_delivery: TestDelivery) -> Client {
         actions: Actions::new(&Settings::default(), &unwritten),
         addresses: AddressPolicy::default(),
         test_delivery,
-        tests: Arc::new(Semaphore::new(1)),
+        tests: Shares::new("test deliveries", 2, 1),
         documents: Arc::clone(&documents),
         requests: requests.clone(),
         discarded: TaskTracker::new(),
@@ -584,18 +585,45 @@ async fn a_test_delivery_shows_the_receivers_answer_and_why_it_failed() {
 }
 
 #[tokio::test]
-async fn the_number_of_test_deliveries_is_bounded() {
-    let client = client_with(Arc::new(|_| Box::pin(std::future::pending())));
-    client.seed().await;
-    let path = format!("{INSTANCE}/webhooks/w1/test");
-    let first = client.ask("POST", &path, &[], "");
-    let second = client.ask("POST", &path, &[], "");
-    tokio::select! {
-        biased;
-        _ = first => panic!("it never ends"),
-        second = second => assert_eq!(second.status, 503),
+async fn test_deliveries_that_hang_keep_no_other_workspaces_out() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&begun);
+    let client = client_with(Arc::new(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::pending())
+    }));
+    let path = |workspace: &str| format!("/api/v1/{workspace}/integrations/instances/i1/webhooks/w1/test");
+    let all = [("authorization", "Bearer all-token")];
+    let stored = [("authorization", "Bearer all-token"), ("content-type", "application/json")];
+    let paths = ["acme", "initech", "umbrella"].map(path);
+    for workspace in ["acme", "initech", "umbrella"] {
+        let instance = format!("/api/v1/{workspace}/integrations/instances/i1");
+        assert_eq!(client.ask("PUT", &instance, &stored, ONE_WEBHOOK).await.status, 200);
     }
+    let mut hanging = Vec::new();
+    for (number, path) in paths[..2].iter().enumerate() {
+        let mut sent = Box::pin(client.ask("POST", path, &all, ""));
+        tokio::select! {
+            biased;
+            _ = &mut sent => panic!("it never ends"),
+            () = async {
+                while begun.load(Ordering::Relaxed) <= number {
+                    tokio::task::yield_now().await;
+                }
+            } => hanging.push(sent),
+        }
+    }
+    for (path, why) in
+        [(&paths[0], "1 test deliveries of this workspace"), (&paths[2], "2 test deliveries are under way")]
+    {
+        let refused = client.ask("POST", path, &all, "").await;
+        assert_eq!((refused.status.as_u16(), &*refused.headers["retry-after"].to_str().unwrap()), (429, "2"));
+        assert!(refused.text.contains(why), "{}", refused.text);
+    }
+    drop(hanging);
 }
+
+const ONE_WEBHOOK: &str = r#"{"webHooks":[{"id":"w1","relativeUrl":"http://a.example/","triggerType":"entityEvent","filter":{"items":[{}]}}]}"#;
 
 #[tokio::test]
 async fn the_description_and_its_page_need_no_token_and_nothing_from_outside() {

@@ -12,6 +12,7 @@ pub(crate) struct TableMetrics {
     integrations: IntGaugeVec,
     pub(crate) bootstrap_seconds: Gauge,
     pub(crate) records_used: IntCounter,
+    pub(crate) records_used_in_part: IntCounter,
     pub(crate) records_removed: IntCounter,
     pub(crate) records_unusable: IntCounter,
 }
@@ -25,6 +26,7 @@ impl TableMetrics {
             bootstrap_seconds: make
                 .gauge("integrations_bootstrap_seconds", "How long the integrations topic took to read at start"),
             records_used: records.with_label_values(&["used"]),
+            records_used_in_part: records.with_label_values(&["used-in-part"]),
             records_removed: records.with_label_values(&["removed"]),
             records_unusable: records.with_label_values(&["unusable"]),
         };

@@ -22,7 +22,6 @@ use axum::routing;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::errors::{BadQuestion, Missing, SourceError};
@@ -33,6 +32,7 @@ use self::query::{
 };
 use super::auth::Tokens;
 use super::rights::{Right, Rights};
+use super::shares::{Share, Shares};
 use super::{answers, no_method};
 use crate::domain::guid::canonical;
 use crate::registration::instance_check::is_name;
@@ -40,6 +40,8 @@ use crate::telemetry::chain::chain;
 
 /// Scans at once in a process: each has a Kafka client of its own and reads at the speed of the brokers.
 const SCANS_MAX: usize = 4;
+/// Those of one workspace.
+const SCANS_OF_WORKSPACE_MAX: usize = 3;
 /// How long one more waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Fields that hold receivers' answers or the content of events: only for tokens with the right `body`.
@@ -113,12 +115,12 @@ pub(crate) trait Source: Send + Sync + 'static {
 pub(crate) struct Readers {
     tokens: Arc<Tokens>,
     source: Arc<dyn Source>,
-    scans: Arc<Semaphore>,
+    scans: Arc<Shares>,
 }
 
 impl Readers {
     pub(crate) fn new(tokens: Arc<Tokens>, source: Arc<dyn Source>) -> Arc<Self> {
-        Arc::new(Self { tokens, source, scans: Arc::new(Semaphore::new(SCANS_MAX)) })
+        Arc::new(Self { tokens, source, scans: Shares::new("scans", SCANS_MAX, SCANS_OF_WORKSPACE_MAX) })
     }
 
     pub(crate) fn source(&self) -> &dyn Source {
@@ -142,7 +144,7 @@ impl Readers {
 
     /// Asks, in turn with the other scans. A client that goes away stops the scan: its request's future is dropped.
     async fn answer(&self, workspace: String, question: Question, rights: Rights) -> Response<Body> {
-        let turn = match self.turn(&question).await {
+        let turn = match self.turn(&workspace, &question).await {
             Ok(turn) => turn,
             Err(refused) => return *refused,
         };
@@ -167,17 +169,17 @@ impl Readers {
         }
     }
 
-    async fn turn(&self, question: &Question) -> Result<Option<OwnedSemaphorePermit>, Refused> {
+    async fn turn(&self, workspace: &str, question: &Question) -> Result<Option<Share>, Refused> {
         if !question.is_scan() {
             return Ok(None);
         }
-        match tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.scans).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Some(permit)),
-            Ok(Err(_)) | Err(_) => Err(Box::new(answers::busy(format!(
-                "{SCANS_MAX} scans are under way and none ended within {} s",
-                TURN_TIMEOUT.as_secs()
-            )))),
+        if let Ok(share) = tokio::time::timeout(TURN_TIMEOUT, self.scans.take(workspace)).await {
+            return Ok(Some(share));
         }
+        self.scans
+            .try_take(workspace)
+            .map(Some)
+            .map_err(|none| Box::new(answers::busy(format!("{none}; none ended within {} s", TURN_TIMEOUT.as_secs()))))
     }
 
     /// The routes. Each carries its own admission.

@@ -183,22 +183,32 @@ async fn a_parameter_that_a_route_does_not_use_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scans_are_bounded_in_number_and_the_next_is_answered_with_a_time_to_retry() {
+async fn scans_are_bounded_for_each_workspace_and_in_all_and_the_next_is_answered_with_a_time_to_retry() {
     let held = CancellationToken::new();
     let client = Arc::new(client(MemorySource { held: Some(held.clone()), ..MemorySource::default() }));
     let mut scans = tokio::task::JoinSet::new();
-    for _ in 0..SCANS_MAX {
-        let client = Arc::clone(&client);
-        scans.spawn(async move { client.get("/api/v1/acme/attempts", "all").await.0 });
+    let mut begin = |workspace: &'static str, number: usize| {
+        let asking = Arc::clone(&client);
+        scans.spawn(async move { asking.get(&format!("/api/v1/{workspace}/attempts"), "all").await.0 });
+        let begun = Arc::clone(&client);
+        async move {
+            while begun.source.asked.lock().len() < number {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let busy = async |workspace: &str, part: &str| {
+        let (status, headers, answer) = client.get(&format!("/api/v1/{workspace}/attempts"), "all").await;
+        assert_eq!((status.as_u16(), &answer["status"]), (429, &json!("busy")));
+        assert_eq!(headers["retry-after"], "2");
+        assert!(answer["message"].as_str().unwrap().contains(part), "{answer}");
+    };
+    for number in 1..=SCANS_OF_WORKSPACE_MAX {
+        begin("acme", number).await;
     }
-    while client.source.asked.lock().len() < SCANS_MAX {
-        tokio::task::yield_now().await;
-    }
-    let (status, headers, answer) = client.get("/api/v1/acme/attempts", "all").await;
-    assert_eq!(
-        (status.as_u16(), &answer["status"], &headers["retry-after"]),
-        (429, &json!("busy"), &"2".parse().unwrap())
-    );
+    busy("acme", "3 scans of this workspace are under way").await;
+    begin("initech", SCANS_MAX).await;
+    busy("initech", "4 scans are under way").await;
     held.cancel();
     assert!(scans.join_all().await.iter().all(|status| *status == 200));
     assert_eq!(client.get("/api/v1/acme/attempts", "all").await.0, 200);
