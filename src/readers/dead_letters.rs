@@ -30,6 +30,11 @@ pub(crate) struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// Its place: `topic/partition/offset`.
+    pub(crate) fn place(&self) -> String {
+        format!("{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+
     /// Made of a record of `topic` and its headers.
     pub(crate) fn of(topic: &str, glance: &Glance<'_>, wire: Wire) -> Self {
         Self {

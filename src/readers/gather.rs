@@ -25,6 +25,7 @@ use crate::kafka::groups::committed;
 use crate::kafka::topic_range::SpanError;
 use crate::kafka::windows::{Glance, WindowReader, Windows};
 use crate::settings::Settings;
+use crate::topics::names::now_topic;
 
 /// The clocks of the workers that wrote the records differ by at most this, ms.
 const CLOCKS_DIFFER_MAX_MS: i64 = 60_000;
@@ -77,6 +78,8 @@ struct Gathered {
 struct Deliveries {
     retries: ByHook<WaitingRetry>,
     dead_letters: ByHook<(i64, DeadLetter)>,
+    /// When a dead letter was last sent back and read by the workers, ms since 1970.
+    sent_back: BTreeMap<Hook, i64>,
     places: BTreeMap<Hook, Place>,
     is_settled: bool,
     /// By integration id, its states in their order, each with its beginning, ms since 1970.
@@ -289,9 +292,13 @@ impl Search<'_> {
             let health = self.health(&mut reader)?;
             let is_settled = joined(settled)?;
             let places = self.places(&mut reader, at)?;
-            let (retries, left) = self.retries(&mut reader, at, &joined(tiers)?)?;
+            let tiers = joined(tiers)?;
+            let (retries, left) = self.retries(&mut reader, at, &tiers)?;
             let (dead_letters, left_dead) = self.dead_letters(&mut reader, at)?;
-            Ok((Deliveries { retries, dead_letters, places, is_settled, health }, left.and(left_dead)))
+            let oldest_ms = dead_letters.values().flatten().map(|(at_ms, _)| *at_ms).min();
+            let (sent_back, left_sent) = self.sent_back(&mut reader, at, &tiers, oldest_ms)?;
+            let left = left.and(left_dead).and(left_sent);
+            Ok((Deliveries { retries, dead_letters, sent_back, places, is_settled, health }, left))
         })
     }
 
@@ -360,6 +367,38 @@ impl Search<'_> {
         Ok((found, left))
     }
 
+    /// By webhook, when a dead letter of the event was last sent back, as far as the workers have read what was sent. Without dead
+    /// letters, the oldest of which was written at `since_ms`, nothing is read.
+    fn sent_back(
+        &self,
+        reader: &mut WindowReader,
+        at: &Origin,
+        tiers: &[Tier],
+        since_ms: Option<i64>,
+    ) -> Result<(BTreeMap<Hook, i64>, Left), ReadError> {
+        let (mut found, mut left) = (BTreeMap::new(), Left::default());
+        let now = now_topic(&self.settings.topics.retry_prefix);
+        let Some((tier, since_ms)) = tiers.iter().find(|tier| tier.topic() == now).zip(since_ms) else {
+            return Ok((found, left));
+        };
+        let log = reader.open(&now)?;
+        let origin = at.to_string();
+        let row = |glance: &Glance<'_>| {
+            let wire = Wire::read((glance.headers)().into_iter());
+            let is_meant = tier.is_read(glance.partition, glance.offset)
+                && wire.workspace.as_deref() == Some(self.workspace)
+                && wire.origin.as_ref() == Some(&origin);
+            is_meant.then_some((wire.integration_id?, wire.webhook_id?)).map(|hook| (hook, glance.timestamp_ms))
+        };
+        let span = Span { from_ms: Some(since_ms.saturating_sub(CLOCKS_DIFFER_MAX_MS)), ..Span::default() };
+        let page = self.page(&log, vec!["sent back".to_owned(), origin.clone()], span, &row)?;
+        for (hook, at_ms) in left.rows(page) {
+            let newest = found.entry(hook).or_insert(at_ms);
+            *newest = at_ms.max(*newest);
+        }
+        Ok((found, left))
+    }
+
     fn dead_letters(
         &self,
         reader: &mut WindowReader,
@@ -424,6 +463,7 @@ impl Gathered {
             attempts: self.attempts.remove(hook).unwrap_or_default(),
             retries: self.deliveries.retries.remove(hook).unwrap_or_default(),
             dead_letters: self.deliveries.dead_letters.remove(hook).unwrap_or_default(),
+            sent_back_ms: self.deliveries.sent_back.remove(hook),
             place: self.deliveries.places.remove(hook),
             obstacle,
             is_settled: self.deliveries.is_settled,

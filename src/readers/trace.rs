@@ -3,6 +3,7 @@
 //! This file judges what `gather` has found; it reads nothing. The rule behind the account: for every event that was read and every
 //! webhook that it matched there is an acknowledgement, a retry, a place in the backlog, a dead letter, or a counted drop.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::attempts::Attempt;
@@ -11,6 +12,7 @@ use super::find::FoundEvent;
 use super::time;
 use super::waiting::{Place, WaitingRetry};
 use crate::domain::explain::{Ruling, WebhookRuling};
+use crate::domain::outcome::Reason;
 
 /// The event, and each webhook's part in it.
 #[derive(Clone, Debug, Serialize)]
@@ -137,6 +139,8 @@ pub(crate) struct Evidence {
     pub(crate) retries: Vec<WaitingRetry>,
     /// Dead letters of it, newest first, each with the time at which it was written.
     pub(crate) dead_letters: Vec<(i64, DeadLetter)>,
+    /// When a dead letter of it was last sent back and read by the workers, ms since 1970.
+    pub(crate) sent_back_ms: Option<i64>,
     /// The webhook's place, where it is at or before the event.
     pub(crate) place: Option<Place>,
     /// Why nothing goes to the integration, if nothing does or did at the event's time.
@@ -163,11 +167,10 @@ impl Evidence {
     pub(crate) fn finding(self) -> Finding {
         let found =
             |state, because: &str| Finding { state, because: because.to_owned(), waiting: None, dead_letter: None };
-        let acknowledged = self.attempts.iter().any(Attempt::is_acknowledged);
-        if acknowledged {
-            return found(State::Acknowledged, "the attempt log says so");
-        }
         let dead = self.dead_letters.into_iter().max_by_key(|(at_ms, _)| *at_ms);
+        if let Some(acknowledged) = self.attempts.iter().rev().find(|attempt| attempt.is_acknowledged()) {
+            return found(State::Acknowledged, &acknowledged_in_words(acknowledged, dead.as_ref()));
+        }
         let attempted = self.attempts.iter().map(|attempt| attempt.attempt).max().unwrap_or_default();
         let retry = self.retries.into_iter().max_by_key(|retry| retry.since_ms);
         // A dead letter that was sent back begins again.
@@ -175,11 +178,30 @@ impl Evidence {
         // Records are committed a little after they are settled: a later attempt shows that the record is settled.
         let is_used = |retry: &WaitingRetry| dead.is_none() && attempted > retry.attempts;
         if let Some(retry) = retry.filter(|retry| !is_over(retry) && !is_used(retry)) {
+            let behind_circuit = retry.error == Some(Reason::CircuitOpen.word());
+            let because = if behind_circuit {
+                "its retry is in a tier; it waits for a circuit that is open"
+            } else {
+                "its retry is in a tier"
+            };
             let waiting = Some(Waiting::Retry(Box::new(retry)));
-            return Finding { waiting, ..found(State::Waiting, "its retry is in a tier") };
+            return Finding { waiting, ..found(State::Waiting, because) };
         }
-        if let Some((_, dead)) = dead {
-            return Finding { dead_letter: Some(dead), ..found(State::Dead, "it is in the dead-letter topic") };
+        if let Some((at_ms, dead)) = dead {
+            if let Some(sent_ms) = self.sent_back_ms.filter(|sent_ms| *sent_ms >= at_ms) {
+                let (place, sent) = (dead.place(), time(sent_ms).unwrap_or_default());
+                let sent = format!(
+                    "after a redrive: its dead letter {place} was sent back at {sent}, and nothing is left of that"
+                );
+                return match self.obstacle {
+                    Some(obstacle) => found(State::Dropped, &format!("{sent}; {obstacle}")),
+                    None => {
+                        found(State::Acknowledged, &format!("{sent}; the log lists no acknowledgements by default"))
+                    }
+                };
+            }
+            let because = dead_in_words(&dead);
+            return Finding { dead_letter: Some(dead), ..found(State::Dead, because) };
         }
         if let Some(place) = self.place {
             return Finding { waiting: Some(Waiting::Behind(place)), ..found(State::Waiting, "the webhook is behind") };
@@ -198,6 +220,27 @@ impl Evidence {
             State::Acknowledged,
             "its event is settled and nothing else is left of it; the log lists no acknowledgements by default",
         )
+    }
+}
+
+/// How an acknowledged delivery ended, and that it was a dead letter before.
+fn acknowledged_in_words(attempt: &Attempt, dead: Option<&(i64, DeadLetter)>) -> String {
+    let at = &attempt.at;
+    let at_ms = at.parse::<Timestamp>().map(Timestamp::as_millisecond).unwrap_or(i64::MAX);
+    match dead.filter(|(dead_ms, _)| *dead_ms <= at_ms) {
+        Some((_, dead)) => format!("acknowledged at {at}, after a redrive of its dead letter {}", dead.place()),
+        None => format!("acknowledged at {at}: the attempt log says so"),
+    }
+}
+
+/// Why a delivery is dead, where its reason does not say it: behind an open circuit nothing is requested.
+fn dead_in_words(dead: &DeadLetter) -> &'static str {
+    match (dead.error == Some(Reason::CircuitOpen.word()), dead.attempts) {
+        (true, Some(0) | None) => {
+            "it waited behind an open circuit for longer than the whole schedule, without a request; it is in the dead-letter topic"
+        }
+        (true, Some(_)) => "it waited behind an open circuit until it was given up; it is in the dead-letter topic",
+        (false, _) => "it is in the dead-letter topic",
     }
 }
 
@@ -368,6 +411,42 @@ mod tests {
         assert!(check(of(vec![]), State::Dead).dead_letter.is_some());
         check(of(vec![retry(7, 9)]), State::Dead);
         check(of(vec![retry(0, 11)]), State::Waiting);
+    }
+
+    #[test]
+    fn what_happened_last_is_said_after_a_redrive() {
+        let mut logged = attempt(1, "acknowledged");
+        logged.at = "1970-01-01T00:00:01Z".to_owned();
+        let of =
+            |attempts, sent_back_ms| Evidence { attempts, sent_back_ms, dead_letters: vec![(10, dead())], ..settled() };
+        let because = |evidence, state| check(evidence, state).because;
+        let words = because(of(vec![attempt(8, "failed"), logged.clone()], Some(11)), State::Acknowledged);
+        assert_eq!(words, "acknowledged at 1970-01-01T00:00:01Z, after a redrive of its dead letter d/0/0");
+        let words = because(Evidence { attempts: vec![logged], ..settled() }, State::Acknowledged);
+        assert_eq!(words, "acknowledged at 1970-01-01T00:00:01Z: the attempt log says so");
+        // By default the log lists no acknowledgement.
+        let words = because(of(vec![attempt(8, "failed")], Some(11)), State::Acknowledged);
+        assert!(words.starts_with("after a redrive: its dead letter d/0/0 was sent back at 1970-01-01"), "{words}");
+        let paused = Evidence { obstacle: Some("it is paused".to_owned()), ..of(vec![], Some(11)) };
+        assert!(because(paused, State::Dropped).ends_with("nothing is left of that; it is paused"));
+        check(of(vec![attempt(8, "failed")], Some(9)), State::Dead);
+        let waits = Evidence { retries: vec![retry(0, 11)], ..of(vec![], Some(11)) };
+        check(waits, State::Waiting);
+    }
+
+    #[test]
+    fn a_dead_letter_that_waited_behind_a_circuit_says_so() {
+        let of = |attempts| {
+            let dead = DeadLetter { error: Some("circuit-open"), attempts: Some(attempts), ..dead() };
+            check(Evidence { dead_letters: vec![(10, dead)], ..settled() }, State::Dead).because
+        };
+        assert!(
+            of(0).starts_with("it waited behind an open circuit for longer than the whole schedule, without a request")
+        );
+        assert!(of(3).starts_with("it waited behind an open circuit until it was given up"));
+        let waits = WaitingRetry { error: Some("circuit-open"), ..retry(2, 5) };
+        let finding = check(Evidence { retries: vec![waits], ..settled() }, State::Waiting);
+        assert!(finding.because.ends_with("a circuit that is open"), "{}", finding.because);
     }
 
     #[test]

@@ -74,6 +74,11 @@ impl Tier {
         is_waiting.then(|| Span { floors: self.committed.clone(), ..Span::default() })
     }
 
+    /// Whether the workers have read the record at that place.
+    pub(crate) fn is_read(&self, partition: i32, offset: i64) -> bool {
+        self.committed.get(&partition).is_some_and(|committed| offset < *committed)
+    }
+
     /// The retry in a record.
     pub(crate) fn retry(&self, glance: &Glance<'_>, wire: Wire) -> WaitingRetry {
         WaitingRetry::of(&self.topic, self.delay_ms, glance, wire)

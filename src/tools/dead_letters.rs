@@ -161,8 +161,8 @@ pub(crate) async fn list(
         write_line(out, &more)?;
     }
     if matched == 0 {
-        let DeadLetterFilter { workspace, integration, .. } = &options.filter;
-        lookup::say_unregistered(settings, workspace.as_deref(), integration.as_deref(), json, out).await?;
+        let DeadLetterFilter { workspace, integration, webhook, .. } = options.filter.clone();
+        lookup::say_unregistered(settings, &lookup::Names { workspace, integration, webhook }, json, out).await?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,11 @@
 //! Completes the id of an integration if only its beginning was given, and reports a name that is not registered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::render::printable;
 use super::{ToolError, blocking, write_line};
+use crate::domain::integration::Integration;
 use crate::kafka::topic_range::SpanError;
 use crate::readers::{ReadError, may_begin_guid, read_table, same_id};
 use crate::settings::{IntegrationName, Settings};
@@ -54,65 +55,92 @@ pub(super) async fn whole_id(
     Ok(found.into_iter().next())
 }
 
-/// That the name of which nothing was found is not registered at all. `None` when it is, or when it cannot be looked up.
-pub(super) async fn unregistered(
-    settings: &Settings,
-    workspace: Option<&str>,
-    integration: Option<&str>,
-) -> Result<Option<String>, ToolError> {
-    let (kafka, topic) = (settings.kafka.clone(), settings.topics.integrations.clone());
-    let (of, id) = (workspace.map(str::to_owned), integration.map(str::to_owned));
-    let is_registered = blocking("reading the integrations topic", move || {
-        let mut found = BTreeSet::new();
-        let read = read_table(&kafka, &topic, "name-lookup", &|| true, |row| {
-            let Some((workspace, integration)) = std::str::from_utf8(row.key).ok().and_then(|key| key.split_once('/'))
-            else {
-                return;
-            };
-            let is_meant = of.as_deref().is_none_or(|of| of == workspace)
-                && id.as_deref().is_none_or(|id| same_id(id, integration));
-            if is_meant && row.value.is_some() {
-                found.insert(row.key.to_vec());
-            } else if is_meant {
-                found.remove(row.key);
+/// Names of which nothing was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    pub(super) workspace: Option<String>,
+    pub(super) integration: Option<String>,
+    pub(super) webhook: Option<String>,
+}
+
+/// Which of the names is registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Registered {
+    integration: bool,
+    webhook: bool,
+}
+
+impl Names {
+    /// What is wrong with the names. `None` if they are registered, or if they cannot be looked up.
+    fn unregistered(&self, registered: Registered) -> Option<String> {
+        let Self { workspace, integration, webhook } = self;
+        let of = |name: &Option<String>, before: &str| {
+            name.as_ref().map(|name| format!("{before} `{}`", printable(name))).unwrap_or_default()
+        };
+        let in_workspace = of(workspace, " in workspace");
+        let what = match (integration, webhook) {
+            (Some(_), _) if !registered.integration => {
+                format!("No integration{} is registered{in_workspace}", of(integration, ""))
             }
-        });
-        match read {
-            Ok(()) => Ok(!found.is_empty()),
-            Err(ReadError::Topic(SpanError::NoTopic(_))) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    })
-    .await?;
-    Ok(unregistered_in_words(workspace, integration).filter(|_words| !is_registered))
+            (None, _) if workspace.is_some() && !registered.integration => {
+                format!("No integration is registered{in_workspace}")
+            }
+            (_, Some(_)) if !registered.webhook => {
+                let place = of(integration, " of integration");
+                return Some(format!(
+                    "No webhook{}{place} is registered{in_workspace}; `hookstream integrations --json` lists each webhook",
+                    of(webhook, "")
+                ));
+            }
+            _ => return None,
+        };
+        Some(format!("{what}; `hookstream integrations` lists each with its workspace"))
+    }
 }
 
-/// `None` where no name was given.
-fn unregistered_in_words(workspace: Option<&str>, integration: Option<&str>) -> Option<String> {
-    let what = match (workspace, integration) {
-        (Some(workspace), Some(integration)) => {
-            format!("No integration `{}` is registered in workspace `{}`", printable(integration), printable(workspace))
+/// Looks the names up in the integrations topic. Blocks for a bounded time.
+fn look_up(settings: &Settings, names: &Names) -> Result<Registered, ToolError> {
+    // By key, whether the integration has the webhook.
+    let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+    let read = read_table(&settings.kafka, &settings.topics.integrations, "name-lookup", &|| true, |row| {
+        let Ok(key) = std::str::from_utf8(row.key) else { return };
+        let Some((workspace, integration)) = key.split_once('/') else { return };
+        let is_meant = names.workspace.as_deref().is_none_or(|of| of == workspace)
+            && names.integration.as_deref().is_none_or(|id| same_id(id, integration));
+        match row.value.filter(|_| is_meant) {
+            Some(value) => {
+                let has = |id: &String| {
+                    // Of a record that can't be used, the one before it stays in force.
+                    let before = found.get(row.key).copied();
+                    Integration::parse(key, value).map_or(before.unwrap_or(true), |it| it.webhook_by_id(id).is_some())
+                };
+                let has = names.webhook.as_ref().is_none_or(has);
+                found.insert(row.key.to_vec(), has);
+            }
+            None => drop(found.remove(row.key)),
         }
-        (None, Some(integration)) => format!("No integration `{}` is registered", printable(integration)),
-        (Some(workspace), None) => format!("No integration is registered in workspace `{}`", printable(workspace)),
-        (None, None) => return None,
-    };
-    Some(format!("{what}; `hookstream integrations` lists each with its workspace"))
+    });
+    match read {
+        Ok(()) | Err(ReadError::Topic(SpanError::NoTopic(_))) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Registered { integration: !found.is_empty(), webhook: found.values().any(|has| *has) })
 }
 
-/// Says that the name of which nothing was found is not registered: on `out`, or with `json` in the log.
+/// Says that a name of which nothing was found is not registered: on `out`, or with `json` in the log.
 pub(super) async fn say_unregistered(
     settings: &Settings,
-    workspace: Option<&str>,
-    integration: Option<&str>,
+    names: &Names,
     json: bool,
     out: &mut impl io::Write,
 ) -> Result<(), ToolError> {
-    if workspace.or(integration).is_none() {
+    if *names == Names::default() {
         return Ok(());
     }
-    match unregistered(settings, workspace, integration).await? {
-        Some(_) if json => tracing::warn!(workspace, integration, "no such integration is registered"),
+    let (settings, asked) = (settings.clone(), names.clone());
+    let registered = blocking("reading the integrations topic", move || look_up(&settings, &asked)).await?;
+    match names.unregistered(registered) {
+        Some(hint) if json => tracing::warn!(hint, "nothing of that name is registered"),
         Some(words) => {
             write_line(out, &words)?;
         }
@@ -133,4 +161,34 @@ pub(super) async fn whole_name(settings: &Settings, name: &IntegrationName) -> R
     let IntegrationName { workspace, integration } = name;
     let whole = whole_id(settings, Some(workspace), Some(integration)).await?;
     Ok(IntegrationName { workspace: workspace.clone(), integration: whole.unwrap_or_else(|| integration.clone()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_registered_is_named_and_no_other() {
+        let names = |workspace: &str, integration: &str, webhook: &str| {
+            let given = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+            Names { workspace: given(workspace), integration: given(integration), webhook: given(webhook) }
+        };
+        let nothing = Registered::default();
+        let no_webhook = Registered { integration: true, webhook: false };
+        for (names, registered, begin) in [
+            (names("ws", "i", "w"), nothing, "No integration `i` is registered in workspace `ws`;"),
+            (names("ws", "", "w"), nothing, "No integration is registered in workspace `ws`;"),
+            (names("", "", "w"), no_webhook, "No webhook `w` is registered;"),
+            (names("", "", "w"), nothing, "No webhook `w` is registered;"),
+            (names("ws", "", "w"), no_webhook, "No webhook `w` is registered in workspace `ws`;"),
+            (names("ws", "i", "w"), no_webhook, "No webhook `w` of integration `i` is registered in workspace `ws`;"),
+        ] {
+            let words = names.unregistered(registered).unwrap();
+            assert!(words.starts_with(begin), "{words}");
+        }
+        let all = Registered { integration: true, webhook: true };
+        assert_eq!(names("ws", "i", "w").unregistered(all), None);
+        assert_eq!(names("ws", "i", "").unregistered(no_webhook), None);
+        assert_eq!(Names::default().unregistered(nothing), None);
+    }
 }

@@ -125,8 +125,8 @@ async fn ended(
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
     if is_nothing {
-        let Query { workspace, integration, json, .. } = query;
-        lookup::say_unregistered(settings, workspace.as_deref(), integration.as_deref(), *json, out).await?;
+        let Query { workspace, integration, webhook, json, .. } = query.clone();
+        lookup::say_unregistered(settings, &lookup::Names { workspace, integration, webhook }, json, out).await?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -58,8 +58,9 @@ pub(super) async fn send(
     write_line(out, &text)?;
     let found_nothing = sender == Sender::Redrive && account.matched == 0 && account.skipped.is_empty();
     if found_nothing {
-        let Selection { workspace, integration, .. } = &selection;
-        lookup::say_unregistered(settings, workspace.as_deref(), integration.as_deref(), sending.json, out).await?;
+        let Selection { workspace, integration, webhook, .. } = selection;
+        lookup::say_unregistered(settings, &lookup::Names { workspace, integration, webhook }, sending.json, out)
+            .await?;
     }
     if ended? {
         return Ok(ExitCode::from(INTERRUPTED));

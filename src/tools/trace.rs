@@ -85,7 +85,7 @@ pub(crate) async fn run(
     let text = if options.json {
         serde_json::to_string(&trace).map_err(|error| ToolError::Output(error.into()))?
     } else {
-        text_of(&trace)
+        text_of(&trace, options.integration.as_deref(), options.webhook.as_deref())
     };
     write_line(out, &text)?;
     match more(left_out, "attempts") {
@@ -197,16 +197,27 @@ fn shown(mut trace: Trace, options: &Options) -> (Trace, usize) {
     (trace, left_out)
 }
 
-fn text_of(trace: &Trace) -> String {
+/// The selected webhooks by `integration` and `webhook`, if they were named.
+fn text_of(trace: &Trace, integration: Option<&str>, webhook: Option<&str>) -> String {
     let event = &trace.event;
     let origin = event.origin.as_deref().unwrap_or("in no topic");
     let at = event.at.as_ref().map(|at| format!(", written {at}")).unwrap_or_default();
     let mut lines = vec![format!("event {} ({origin}{at}), workspace {}: {}", event.id, event.workspace, event.about)];
-    for webhook in &trace.webhooks {
-        webhook_lines(webhook, &mut lines);
+    for traced in &trace.webhooks {
+        webhook_lines(traced, &mut lines);
     }
     if trace.webhooks.is_empty() {
-        lines.push(format!("workspace {} has no webhooks", event.workspace));
+        lines.push(match (integration, webhook) {
+            (None, None) => format!("workspace {} has no webhooks", event.workspace),
+            (Some(integration), None) => {
+                format!("no webhook of integration {integration} is registered in workspace {}", event.workspace)
+            }
+            (None, Some(webhook)) => format!("no webhook {webhook} is registered in workspace {}", event.workspace),
+            (Some(integration), Some(webhook)) => format!(
+                "no webhook {webhook} of integration {integration} is registered in workspace {}",
+                event.workspace
+            ),
+        });
     }
     let account = &trace.account;
     lines.push(format!(
@@ -214,9 +225,17 @@ fn text_of(trace: &Trace) -> String {
         account.matched, account.acknowledged, account.waiting, account.dead, account.dropped
     ));
     if !trace.complete {
-        lines.push(
-            "not everything could be looked at within the bounds of a scan: there may be more attempts".to_owned(),
-        );
+        let back = trace.searched_back_to.as_ref();
+        lines.push(back.map_or_else(
+            || "not everything could be looked at within the bounds of a scan: there may be more attempts".to_owned(),
+            |back| {
+                format!(
+                    "stopped at {back}, within the bounds of a scan: there may be older attempts; `hookstream attempts --event {} \
+                     --to {back}` goes on",
+                    event.id
+                )
+            },
+        ));
     }
     lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
 }
@@ -252,6 +271,7 @@ fn webhook_lines(webhook: &TracedWebhook, lines: &mut Vec<String>) {
     if let Some(letter) = &webhook.dead_letter {
         let (place, reason) = (format!("{}/{}/{}", letter.topic, letter.partition, letter.offset), letter.reason);
         let at = letter.timestamp.as_deref().unwrap_or("-");
-        lines.push(format!("  dead letter {place} since {at}: {}", reason.unwrap_or("-")));
+        let error = letter.error.map(|error| format!(" ({error})")).unwrap_or_default();
+        lines.push(format!("  dead letter {place} since {at}: {}{error}", reason.unwrap_or("-")));
     }
 }

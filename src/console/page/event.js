@@ -25,7 +25,7 @@ const webhook = (row, context, origin) => {
     h("p", {}, row.because),
     row.state && h("p", {}, h("span", { class: `state ${TONES[row.state] || "dim"}` }, row.state), ` – ${row.stateBecause}`),
     facts([["Delivery id", row.deliveryId && h("code", {}, row.deliveryId)], ["Waiting", waits(row.waiting)],
-      ["Dead letter", dead && `${dead.reason}, ${place(dead)}, ${time(dead.timestamp)}`]]),
+      ["Dead letter", dead && `${dead.reason}${dead.error ? ` (${dead.error})` : ""}, ${place(dead)}, ${time(dead.timestamp)}`]]),
     row.attempts && row.attempts.length > 0 && attemptsTable(`Attempts of ${row.webHookId}`, row.attempts, context, ""),
     mayAct && row.matches && h("div", { class: "row" },
       dead && h("button", { type: "button", "aria-label": `Redrive this dead letter… (${row.webHookId})`, onclick: () => redrive(context, { event: place(dead) }) }, "Redrive this dead letter…"),

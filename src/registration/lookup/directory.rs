@@ -100,7 +100,24 @@ impl Directory {
         self.integrations.workspaces()
     }
 
-    fn has_webhook(&self, workspace: &str, id: &str, webhook: &str) -> bool {
+    /// Whether an integration of the workspace has the webhook.
+    pub(super) fn has_webhook_anywhere(&self, workspace: &str, webhook: &str) -> bool {
+        let mut last_id: Option<String> = None;
+        loop {
+            let batch = self.integrations.page(workspace, last_id.as_deref(), BATCH);
+            last_id = batch.items.last().map(|(id, _)| id.clone());
+            let rows = batch.items.iter().filter_map(|(id, stored)| parsed(workspace, id, stored));
+            if rows.into_iter().any(|row| row.web_hooks.iter().any(|hook| same_id(webhook, &hook.id))) {
+                return true;
+            }
+            if batch.items.is_empty() {
+                return false;
+            }
+        }
+    }
+
+    /// Whether the integration has the webhook.
+    pub(super) fn has_webhook(&self, workspace: &str, id: &str, webhook: &str) -> bool {
         let row = self.integrations.get(workspace, id).and_then(|stored| parsed(workspace, id, &stored));
         row.is_some_and(|row| row.web_hooks.iter().any(|hook| same_id(webhook, &hook.id)))
     }

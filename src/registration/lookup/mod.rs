@@ -78,15 +78,15 @@ fn answer(
         Question::Instance { id } => directory.instance(workspace, &id),
         Question::Health(asked) => {
             let page = directory.health(workspace, &asked)?;
-            Ok(with_hint(page, directory, workspace, asked.integration.as_deref()))
+            Ok(with_hint(page, directory, workspace, asked.integration.as_deref(), asked.webhook.as_deref()))
         }
         Question::Attempts(asked) => {
-            let integration = asked.integration.clone();
+            let (integration, webhook) = (asked.integration.clone(), asked.webhook.clone());
             let page = rows(of_attempts(settings, workspace, asked, &watch)?)?;
-            Ok(with_hint(page, directory, workspace, integration.as_deref()))
+            Ok(with_hint(page, directory, workspace, integration.as_deref(), webhook.as_deref()))
         }
         Question::AttemptsOf { id, asked } => {
-            let is_first = asked.next.is_none();
+            let (is_first, webhook) = (asked.next.is_none(), asked.webhook.clone());
             let asked = Asked { integration: Some(id.clone()), ..asked };
             let page = of_attempts(settings, workspace, asked, &watch)?;
             let is_nothing = is_first && page.complete && page.rows.is_empty();
@@ -94,12 +94,12 @@ fn answer(
             if is_nothing && !directory.knows(workspace, &id) {
                 return Err(Missing::Instance { id }.into());
             }
-            rows(page)
+            Ok(with_hint(rows(page)?, directory, workspace, Some(&id), webhook.as_deref()))
         }
         Question::DeadLetters(asked) => {
-            let integration = asked.integration.clone();
+            let (integration, webhook) = (asked.integration.clone(), asked.webhook.clone());
             let page = of_dead_letters(settings, workspace, asked, &watch)?;
-            Ok(with_hint(page, directory, workspace, integration.as_deref()))
+            Ok(with_hint(page, directory, workspace, integration.as_deref(), webhook.as_deref()))
         }
         Question::Trace { event, next } => {
             let found = found_event(settings, workspace, &event, &watch)?;
@@ -212,14 +212,28 @@ fn rows<R: Serialize>(page: Page<R>) -> Result<Value, SourceError> {
     }))
 }
 
-/// Says of a page without rows that the integration it is about is not registered: a name with a slip finds nothing too.
-fn with_hint(mut page: Value, directory: &Directory, workspace: &str, integration: Option<&str>) -> Value {
-    let Some(id) = integration.filter(|id| !directory.knows(workspace, &canonical(id))) else { return page };
+/// Says of a page without rows that the integration or the webhook it is about is not registered: a name with a slip finds nothing too.
+fn with_hint(
+    mut page: Value,
+    directory: &Directory,
+    workspace: &str,
+    integration: Option<&str>,
+    webhook: Option<&str>,
+) -> Value {
     let is_empty = page.get("rows").and_then(Value::as_array).is_some_and(Vec::is_empty);
-    if let Some(fields) = page.as_object_mut().filter(|_fields| is_empty) {
-        let hint = format!("no integration {id} is registered in workspace {workspace}");
-        fields.insert("hint".to_owned(), hint.into());
-    }
+    let Some(fields) = page.as_object_mut().filter(|_fields| is_empty) else { return page };
+    let unknown = integration.filter(|id| !directory.knows(workspace, &canonical(id)));
+    let hint = match (unknown, integration, webhook) {
+        (Some(id), _, _) => format!("no integration {id} is registered in workspace {workspace}"),
+        (None, Some(id), Some(webhook)) if !directory.has_webhook(workspace, &canonical(id), webhook) => {
+            format!("no webhook {webhook} of integration {id} is registered in workspace {workspace}")
+        }
+        (None, None, Some(webhook)) if !directory.has_webhook_anywhere(workspace, webhook) => {
+            format!("no webhook {webhook} is registered in workspace {workspace}")
+        }
+        _ => return page,
+    };
+    fields.insert("hint".to_owned(), hint.into());
     page
 }
 
