@@ -27,20 +27,33 @@ pub(super) fn judge(spec: &TopicSpec, actual: Option<&ActualTopic>) -> Vec<Findi
     judge.shape(actual);
     match &actual.properties {
         Ok(properties) => judge.properties(properties, actual.replicas),
-        Err(error) => judge.add(
-            "properties",
-            (format!("unknown: {error}"), wanted_of(error).to_owned()),
-            (Severity::Warning, "whether this topic keeps what it is given could not be checked".to_owned()),
-            Fix::ByHand,
-        ),
+        Err(error) => judge.findings.push(unknown(spec.name.clone(), error)),
     }
     judge.findings
+}
+
+/// The subject of what is found about properties that are not known.
+pub(super) const PROPERTIES: &str = "properties";
+
+/// The finding that the properties of a topic are not known.
+pub(super) fn unknown(topic: String, error: &NotDescribed) -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        topic,
+        subject: PROPERTIES,
+        actual: format!("unknown: {error}"),
+        wanted: wanted_of(error).to_owned(),
+        cost: "whether topics keep what they are given could not be checked".to_owned(),
+        fix: Fix::ByHand,
+    }
 }
 
 /// What it takes to know a topic's properties.
 fn wanted_of(error: &NotDescribed) -> &'static str {
     match error {
-        NotDescribed::Late => "an answer: run it again when the brokers answer",
+        NotDescribed::Late => {
+            "an answer: run it again; brokers that do not know the question, such as the demo's, never answer it"
+        }
         NotDescribed::Unanswered | NotDescribed::Refused { .. } => "a user that may describe them",
     }
 }

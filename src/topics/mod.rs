@@ -84,7 +84,7 @@ pub(crate) struct ActualTopic {
 pub(crate) enum NotDescribed {
     #[error("the cluster did not describe them")]
     Unanswered,
-    #[error("the brokers did not answer in time")]
+    #[error("brokers answer, but the question for properties (DescribeConfigs) had no answer in time")]
     Late,
     /// In the client's words.
     #[error("{why}")]
@@ -288,7 +288,12 @@ pub(crate) fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: 
             spec.partitions = health_partitions;
         }
     }
-    let findings = specs.iter().flat_map(|spec| judge::judge(spec, actual.topics.get(&spec.name))).collect();
+    let mut findings: Vec<_> =
+        specs.iter().flat_map(|spec| judge::judge(spec, actual.topics.get(&spec.name))).collect();
+    if let Some(error) = undescribed(actual) {
+        findings.retain(|finding| finding.subject != judge::PROPERTIES);
+        findings.push(judge::unknown("every topic".to_owned(), error));
+    }
     let mut notes = Vec::new();
     if actual.brokers < topics.replication_factor {
         notes.push(format!(
@@ -300,6 +305,13 @@ pub(crate) fn plan(topics: &settings::Topics, schedule: &RetrySchedule, actual: 
         ));
     }
     Plan { specs, findings, notes }
+}
+
+/// Why no topic's properties are known, if it is the same for all of them: then one finding says it.
+fn undescribed(actual: &Actual) -> Option<&NotDescribed> {
+    let mut errors = actual.topics.values().map(|topic| topic.properties.as_ref().err());
+    let first = errors.next().flatten()?;
+    errors.all(|error| error == Some(first)).then_some(first)
 }
 
 /// A note if tiers are missing while those of another schedule exist: the workers may have a schedule that was not given here.
