@@ -4,6 +4,7 @@
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::StatusCode;
+use serde_json::Value;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -97,6 +98,18 @@ pub(super) const TYPES: [(&str, &str); 5] = [
     ),
 ];
 
+/// What GET of an instance adds to the example of one.
+const HEALTH: &str = r#"{"status":"hasErrors","since":"2026-01-31T12:00:00Z","failures":{"timeout":12},"lastStatus":503,
+    "lastAcknowledgedAt":"2026-01-31T11:48:00Z","behindSince":"2026-01-31T11:50:00Z"}"#;
+
+/// The example of the answer of GET of an instance.
+fn with_health() -> Option<Value> {
+    let (_, instance) = TYPES.iter().find(|(name, _)| *name == "IntegrationInstance")?;
+    let mut instance: Value = serde_json::from_str(instance).ok()?;
+    instance.as_object_mut()?.insert("health".to_owned(), serde_json::from_str(HEALTH).ok()?);
+    Some(instance)
+}
+
 struct Examples;
 
 impl Modify for Examples {
@@ -106,6 +119,12 @@ impl Modify for Examples {
             let example = TYPES.iter().find(|(of, _)| of == name).and_then(|(_, text)| serde_json::from_str(text).ok());
             if let (RefOr::T(Schema::Object(object)), Some(example)) = (schema, example) {
                 object.example = Some(example);
+            }
+        }
+        let gets = document.paths.paths.values_mut().filter_map(|path| path.get.as_mut());
+        for get in gets.filter(|get| get.operation_id.as_deref() == Some("getInstance")) {
+            if let Some(RefOr::T(found)) = get.responses.responses.get_mut("200") {
+                found.content.values_mut().for_each(|content| content.example = with_health());
             }
         }
         for path in document.paths.paths.values_mut() {

@@ -617,7 +617,7 @@ async fn test_deliveries_that_hang_keep_no_other_workspaces_out() {
         [(&paths[0], "1 test deliveries of this workspace"), (&paths[2], "2 test deliveries are under way")]
     {
         let refused = client.ask("POST", path, &all, "").await;
-        assert_eq!((refused.status.as_u16(), &*refused.headers["retry-after"].to_str().unwrap()), (429, "2"));
+        assert_eq!((refused.status.as_u16(), refused.headers["retry-after"].to_str().unwrap()), (429, "2"));
         assert!(refused.text.contains(why), "{}", refused.text);
     }
     drop(hanging);
@@ -683,6 +683,28 @@ async fn every_operation_that_takes_a_body_has_an_example_and_those_of_instances
         for field in example.keys() {
             assert!(described["properties"][field].is_object(), "the example of {name} has the unknown field {field}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_example_of_get_has_every_field_that_is_answered() {
+    let client = client();
+    client.seed().await;
+    let description = client.ask("GET", "/api/v1/openapi.json", &[], "").await.json();
+    let get = &description["paths"]["/api/v1/{workspace}/integrations/instances/{id}"]["get"];
+    let example = get["responses"]["200"]["content"]["application/json"]["example"].as_object().unwrap();
+    let answered = client.ask("GET", INSTANCE, &[], "").await.json();
+    for field in answered.as_object().unwrap().keys() {
+        assert!(example.contains_key(field), "{field} is not in the example of GET");
+    }
+    let health = &description["components"]["schemas"]["InstanceHealth"]["properties"];
+    for field in example["health"].as_object().unwrap().keys() {
+        assert!(health[field].is_object(), "{field} is no field of the health");
+    }
+    let page = client.ask("GET", "/api/v1/docs", &[], "").await.text;
+    assert!(page.contains(r#"METHODS = ["get", "put", "patch", "delete", "post"]"#), "the order of the operations");
+    for (_, method, _) in operations(&description) {
+        assert!(page.contains(&format!("{:?}", method.to_lowercase())), "{method} has no place in the order");
     }
 }
 
