@@ -3,7 +3,7 @@
 //!
 //! Messages name path, value and what is accepted; they never hold a secret's value.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::value::RawValue;
 
@@ -261,6 +261,7 @@ impl Checker<'_> {
         };
         let now_ms = clock::now_ms();
         let (mut count, mut signing, mut headers, mut header_bytes) = (0, 0, 0, 0);
+        let mut names = HashSet::new();
         for (index, secret) in secrets.iter().enumerate() {
             let path = format!("/secrets/{index}");
             self.names(secret, &SECRET_FIELDS, at.place.at(&path));
@@ -274,6 +275,10 @@ impl Checker<'_> {
             match (SecretUse::of(&id), values.first()) {
                 (SecretUse::Header(name), Some(first)) => {
                     (headers, header_bytes) = (headers + 1, header_bytes + name.len() + first.len());
+                    if !names.insert(name.to_ascii_lowercase()) {
+                        let what = format!("id {:?}: another secret is this header already", id_shown(&id));
+                        self.remark(FaultKind::Data, (at.0, &path), &what);
+                    }
                 }
                 // Those that have ended are dropped when the instance is written.
                 (SecretUse::Signing, _) if !has_ended(secret, now_ms) => signing += values.len(),

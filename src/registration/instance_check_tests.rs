@@ -135,6 +135,16 @@ fn the_bounds_are_reported_and_nothing_beyond_them_is_read() {
 }
 
 #[test]
+fn two_secrets_of_one_header_are_refused() {
+    let secrets = |other: &str| {
+        let secret = |name: &str| format!(r#"{{"id":"webhook.header.{name}","value":"x"}}"#);
+        format!(r#"{{"secrets":[{},{}]}}"#, secret("X-Key"), secret(other))
+    };
+    refused(&secrets("x-key"), "/secrets/1", "id \"webhook.header.x-key\": another secret is this header already");
+    accepted(&secrets("X-Key-2"));
+}
+
+#[test]
 fn a_ninth_signing_secret_in_force_is_refused() {
     let of = |ends: &str| {
         format!(r#"{{"id":"webhook.signingSecret","value":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"{ends}}}"#)

@@ -298,12 +298,23 @@ impl Integration {
 
     /// Names and values of the headers that are sent with each delivery. Those that can't be sent are left out.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.header_secrets().filter(|(name, value)| is_sendable(name, value))
+        self.sorted_headers().filter_map(|(header, is_sent)| is_sent.then_some(header))
     }
 
-    /// Names of the headers of its secrets that can't be sent: names that the service sends itself, or that are not header names.
+    /// Names of the headers of its secrets that are not sent: names that the service sends itself, that are not header names, or that a
+    /// later secret has too.
     pub(crate) fn unsendable_headers(&self) -> impl Iterator<Item = &str> {
-        self.header_secrets().filter(|(name, value)| !is_sendable(name, value)).map(|(name, _)| name)
+        self.sorted_headers().filter(|(_, is_sent)| !is_sent).map(|((name, _), _)| name)
+    }
+
+    /// The headers of its secrets, each with whether it is sent.
+    fn sorted_headers(&self) -> impl Iterator<Item = ((&str, &str), bool)> {
+        self.header_secrets().enumerate().map(|(place, (name, value))| {
+            let mut later = self.header_secrets().skip(place + 1);
+            let mut is_last =
+                || !later.any(|(other, value)| other.eq_ignore_ascii_case(name) && is_sendable(other, value));
+            ((name, value), is_sendable(name, value) && is_last())
+        })
     }
 
     fn header_secrets(&self) -> impl Iterator<Item = (&str, &str)> {

@@ -158,6 +158,15 @@ fn no_secret_replaces_a_header_of_ours_or_changes_how_the_request_is_read() {
     }
 }
 
+#[test]
+fn a_header_that_two_secrets_have_is_sent_once_and_the_other_is_named() {
+    let secret = |name: &str, value: &str| format!(r#"{{"id":"webhook.header.{name}","value":"{value}"}}"#);
+    let secrets = [secret("X-Key", "1"), secret("x-key", "2"), secret("X-KEY", "a\\u0000"), secret("Y", "3")];
+    let integration = with_secrets(&format!("[{}]", secrets.join(","))).unwrap();
+    assert_eq!(integration.headers().collect::<Vec<_>>(), [("x-key", "2"), ("Y", "3")]);
+    assert_eq!(integration.unsendable_headers().collect::<Vec<_>>(), ["X-Key", "X-KEY"]);
+}
+
 fn with_secrets(secrets: &str) -> Result<Integration, Unusable> {
     Integration::parse(KEY, format!(r#"{{"secrets":{secrets}}}"#).as_bytes())
 }

@@ -94,8 +94,7 @@ impl Actions {
     /// The way into the audit topic. It is opened once for the process: a producer takes about a second until its first record is
     /// acknowledged. If the topic cannot be reached, the next action tries again.
     async fn audit(&self) -> Result<Arc<Audit>, ActionError> {
-        let open = || async { Audit::open(&self.settings).await.map(Arc::new) };
-        self.audit.get_or_try_init(open).await.cloned()
+        self.audit.get_or_try_init(|| async { Audit::open(&self.settings).await.map(Arc::new) }).await.cloned()
     }
 
     /// Writes the audit record of a test delivery. The delivery has happened and changed nothing, so it is answered in any case; a

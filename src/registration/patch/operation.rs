@@ -76,6 +76,9 @@ impl Operation {
             let found = fields.get("path").map_or_else(|| "no path".to_owned(), shown);
             OperationFault { list: List::Paths, message: format!("{found}: {ACCEPTED_PATHS}") }
         })?;
+        if let Some(name) = fields.repeated() {
+            return Err(bad_data(&path, &format!("{} is given twice; expected once", shown(&raw(name)))));
+        }
         let verb = match fields.text("op").map(|op| op.to_ascii_lowercase()).as_deref() {
             Some("add") => Verb::Add,
             Some("replace") => Verb::Replace,

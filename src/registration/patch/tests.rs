@@ -281,6 +281,13 @@ fn values_that_are_not_valid_are_refused() {
     refuses(&[&op("add", "/webHooks/new", &hook("other"))], List::Datas, &["/webHooks/new", "id"]);
     refuses(&[&op("move", "/webHooks", "{}")], List::Datas, &["move", "add, replace, remove or test"]);
     refuses(&[r#"{"path":"/webHooks","value":{}}"#], List::Datas, &["no op"]);
+    for twice in [
+        r#"{"op":"add","op":"remove","path":"/status","value":"active"}"#,
+        r#"{"op":"add","path":"/baseUrl","path":"/status","value":"active"}"#,
+        r#"{"op":"add","path":"/status","value":"active","value":"paused"}"#,
+    ] {
+        refuses(&[twice], List::Datas, &["is given twice"]);
+    }
     refuses(&[r#"{"op":"remove","path":"/baseUrl"}"#], List::Datas, &["/webHooks/0/relativeUrl"]);
 }
 
