@@ -187,9 +187,9 @@ async fn scans_are_bounded_for_each_workspace_and_in_all_and_the_next_is_answere
     let held = CancellationToken::new();
     let client = Arc::new(client(MemorySource { held: Some(held.clone()), ..MemorySource::default() }));
     let mut scans = tokio::task::JoinSet::new();
-    let mut begin = |workspace: &'static str, number: usize| {
+    let mut begin = |workspace: &'static str, token: &'static str, number: usize| {
         let asking = Arc::clone(&client);
-        scans.spawn(async move { asking.get(&format!("/api/v1/{workspace}/attempts"), "all").await.0 });
+        scans.spawn(async move { asking.get(&format!("/api/v1/{workspace}/attempts"), token).await.0 });
         let begun = Arc::clone(&client);
         async move {
             while begun.source.asked.lock().len() < number {
@@ -197,18 +197,18 @@ async fn scans_are_bounded_for_each_workspace_and_in_all_and_the_next_is_answere
             }
         }
     };
-    let busy = async |workspace: &str, part: &str| {
-        let (status, headers, answer) = client.get(&format!("/api/v1/{workspace}/attempts"), "all").await;
+    let busy = async |workspace: &str, token: &str, part: &str| {
+        let (status, headers, answer) = client.get(&format!("/api/v1/{workspace}/attempts"), token).await;
         assert_eq!((status.as_u16(), &answer["status"]), (429, &json!("busy")));
         assert_eq!(headers["retry-after"], "2");
         assert!(answer["message"].as_str().unwrap().contains(part), "{answer}");
     };
     for number in 1..=SCANS_OF_WORKSPACE_MAX {
-        begin("acme", number).await;
+        begin("acme", "all", number).await;
     }
-    busy("acme", "3 scans of this workspace are under way").await;
-    begin("initech", SCANS_MAX).await;
-    busy("initech", "4 scans are under way").await;
+    busy("acme", "all", "3 scans of this workspace are under way").await;
+    begin("acme2", "other", SCANS_MAX).await;
+    busy("acme2", "other", "4 scans are under way").await;
     held.cancel();
     assert!(scans.join_all().await.iter().all(|status| *status == 200));
     assert_eq!(client.get("/api/v1/acme/attempts", "all").await.0, 200);
