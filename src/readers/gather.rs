@@ -19,13 +19,13 @@ use crate::domain::event::Envelope;
 use crate::domain::explain::{EventWords, Explanation, Obstacle, explain, items_of};
 use crate::domain::headers::Wire;
 use crate::domain::integration::Integration;
+use crate::domain::topic_names::now_topic;
 use crate::health::rules::Health;
 use crate::inflight::job::Origin;
 use crate::kafka::groups::committed;
 use crate::kafka::topic_range::SpanError;
 use crate::kafka::windows::{Glance, WindowReader, Windows};
 use crate::settings::Settings;
-use crate::topics::names::now_topic;
 
 /// The clocks of the workers that wrote the records differ by at most this, ms.
 const CLOCKS_DIFFER_MAX_MS: i64 = 60_000;

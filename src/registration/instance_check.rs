@@ -277,7 +277,7 @@ impl Checker<'_> {
                     (headers, header_bytes) = (headers + 1, header_bytes + name.len() + first.len());
                     if !names.insert(name.to_ascii_lowercase()) {
                         let what = format!("id {:?}: another secret is this header already", id_shown(&id));
-                        self.remark(FaultKind::Data, (at.0, &path), &what);
+                        self.remark(FaultKind::Data, at.place.at(&path), &what);
                     }
                 }
                 // Those that have ended are dropped when the instance is written.

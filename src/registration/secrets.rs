@@ -8,7 +8,6 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, raw};
-use super::instance_check::present;
 use crate::domain::integration::SIGNING_SECRET;
 use crate::domain::signature::SigningKey;
 
@@ -211,8 +210,9 @@ pub(super) fn signing_secrets(secrets: &RawValue) -> usize {
 
 /// The values of a secret: its `value`, or its list of `values`. `None` if it has neither, or one of another type.
 pub(super) fn values(secret: &Fields) -> Option<Vec<String>> {
-    let one = present(secret, "value").map(|_| secret.text("value"));
-    let list = present(secret, "values").map(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
+    let present = |name| secret.get(name).filter(|raw| raw.get() != "null");
+    let one = present("value").map(|_| secret.text("value"));
+    let list = present("values").map(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
     match (one, list) {
         (Some(one), None) => one.map(|one| vec![one]),
         (None, Some(list)) => list.filter(|list| !list.is_empty()),
