@@ -364,11 +364,15 @@ impl Behind {
         is_level
     }
 
-    /// The log has nothing below `low` any more.
-    pub(super) fn cut(&mut self, low: i64) {
-        self.todo = self.todo.split_off(&low);
+    /// The log has nothing below `low` any more. Returns how many offsets it still had to get of that.
+    pub(super) fn cut(&mut self, low: i64) -> u64 {
+        let left = self.todo.split_off(&low);
+        let missed_todo = std::mem::replace(&mut self.todo, left).len() as u64;
+        let settled = self.settled_before.as_ref().map_or(0, |before| before.count(self.next..low));
+        let missed_next = low.saturating_sub(self.next).max(0).unsigned_abs().saturating_sub(settled);
         self.next = self.next.max(low);
         self.settle_safe_pins();
+        missed_todo + missed_next
     }
 
     /// Whether its place is removed here when it gets nothing any more. A held place stays until it is released: owners commit what they

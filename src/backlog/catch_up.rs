@@ -2,7 +2,6 @@
 //! group and has one queue for each partition. What it does not poll stays in the client's bounded prefetch. The pipeline matches the
 //! records, not this file.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, OwnedMessage};
 use rdkafka::topic_partition_list::Offset;
+use rdkafka::types::RDKafkaErrorCode;
 
 use crate::kafka::client::{ClientLog, catch_up_reader_config};
 use crate::settings;
@@ -28,8 +28,6 @@ struct Source {
     is_assigned: bool,
     /// The record that no webhook had room for.
     stalled: Option<OwnedMessage>,
-    /// Where the pass began, until its first record came.
-    begun_at: Cell<Option<i64>>,
 }
 
 /// What a poll gives.
@@ -38,6 +36,9 @@ pub(crate) enum Next<'a> {
     Record(BorrowedMessage<'a>),
     /// The end of the partition, for now.
     End,
+    /// The log does not have the offset that comes next: it begins later by now, or it is another log. The partition is not read any
+    /// more until it is begun again.
+    Lost,
     /// Nothing yet.
     Nothing,
 }
@@ -67,12 +68,11 @@ impl CatchUpReader {
         if !self.sources.contains_key(&partition) {
             let queue = self.consumer.split_partition_queue(&self.topic, partition);
             let queue = queue.ok_or_else(|| KafkaError::Subscription(format!("partition {partition}")))?;
-            let source = Source { queue, is_assigned: false, stalled: None, begun_at: Cell::new(None) };
+            let source = Source { queue, is_assigned: false, stalled: None };
             self.sources.insert(partition, source);
         }
         let Some(source) = self.sources.get_mut(&partition) else { return Ok(()) };
         source.stalled = None;
-        source.begun_at.set(Some(offset));
         if source.is_assigned {
             return self.consumer.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT);
         }
@@ -114,13 +114,9 @@ impl CatchUpReader {
             None => Ok(Next::Nothing),
             Some(Ok(message)) => Ok(Next::Record(message)),
             Some(Err(KafkaError::PartitionEOF(_))) => Ok(Next::End),
+            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => Ok(Next::Lost),
             Some(Err(error)) => Err(error),
         }
-    }
-
-    /// Where the pass began: only for the first call after [`CatchUpReader::begin`].
-    pub(crate) fn take_beginning(&self, partition: i32) -> Option<i64> {
-        self.sources.get(&partition)?.begun_at.take()
     }
 
     /// Where the log of a partition begins now. Blocks for a bounded time.

@@ -95,6 +95,17 @@ pub(crate) struct PlaceWrite {
     pub(crate) since_ms: i64,
 }
 
+/// What a webhook that is behind misses because retention deleted it.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    /// The webhook.
+    pub(crate) gauge: Arc<LaneGauge>,
+    /// The first offset that it misses.
+    pub(crate) from: i64,
+    /// How many offsets it misses.
+    pub(crate) missed: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) number: u64,
@@ -392,17 +403,14 @@ impl PartitionBacklog {
         }
     }
 
-    /// The log has nothing below `low` any more. Returns each webhook that misses events because of that, with the range of offsets.
-    pub(crate) fn cut(&mut self, low: i64) -> Vec<(Arc<LaneGauge>, i64, i64)> {
-        let mut cut = Vec::new();
-        for behind in self.behind.values_mut().filter(|behind| behind.is_served) {
-            let need = behind.need();
-            if need < low {
-                behind.cut(low);
-                cut.push((Arc::clone(&behind.gauge), need, low));
-            }
-        }
-        cut
+    /// The log has nothing below `low` any more: the pass ends. Returns what each webhook misses because of that.
+    pub(crate) fn cut(&mut self, low: i64) -> Vec<Cut> {
+        // What the pass has read is not missed, also where it did not match.
+        self.end_pass();
+        let behind = self.behind.values_mut().filter(|behind| behind.is_served && behind.need() < low);
+        behind
+            .map(|behind| Cut { gauge: Arc::clone(&behind.gauge), from: behind.need(), missed: behind.cut(low) })
+            .collect()
     }
 
     /// Looks again at whether webhooks still get anything. Returns those that are gone. A place that is held stays until it is released.
@@ -600,9 +608,42 @@ mod tests {
             backlog.restore(&gauges.of("ws/i", webhook), &Place::from(place), (BehindReason::LaneFull, 0));
         }
         let reported: Vec<_> =
-            backlog.cut(50).iter().map(|(gauge, from, to)| (gauge.webhook().to_owned(), *from, *to)).collect();
-        assert_eq!(reported, [("early".to_owned(), 10, 50)]);
+            backlog.cut(50).iter().map(|cut| (cut.gauge.webhook().to_owned(), cut.from, cut.missed)).collect();
+        assert_eq!(reported, [("early".to_owned(), 10, 40)]);
         assert_eq!(backlog.all().map(|behind| behind.place().first()).collect::<Vec<_>>(), [Some(50), Some(60)]);
         assert!(backlog.cut(50).is_empty(), "it is reported once");
+    }
+
+    #[test]
+    fn what_a_pass_has_read_before_retention_deleted_it_does_not_count_as_missed_where_it_did_not_match() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let mut backlog = PartitionBacklog::new(100, Vec::new());
+        backlog.restore(&gauges.of("ws/i", "w"), &Place::from(10), (BehindReason::LaneFull, 0));
+        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        assert_eq!(backlog.plan(look), Plan::Seek(10));
+        (10..50).for_each(|offset| backlog.catch_up_passed(offset));
+        assert_eq!(backlog.cut(60).iter().map(|cut| (cut.from, cut.missed)).collect::<Vec<_>>(), [(50, 10)]);
+        assert_eq!(backlog.plan(look), Plan::Seek(60));
+    }
+
+    #[test]
+    fn what_a_webhook_was_given_before_retention_deleted_it_does_not_count_as_missed() {
+        let (gauges, settled) = (LaneGauges::default(), vec![22..25, 28..40]);
+        let mut backlog = PartitionBacklog::new(20, settled);
+        backlog.restore(
+            &gauges.of("ws/i", "w"),
+            &Place::new([3, 7].into_iter(), Some(30)),
+            (BehindReason::LaneFull, 0),
+        );
+        backlog.main_passed(49);
+        let missed =
+            |backlog: &mut PartitionBacklog, low| backlog.cut(low).iter().map(|cut| cut.missed).collect::<Vec<_>>();
+        assert_eq!(missed(&mut backlog, 5), [1], "3");
+        assert_eq!(missed(&mut backlog, 26), [1 + 3], "7, 20, 21 and 25");
+        assert_eq!(
+            missed(&mut backlog, 35),
+            [2 + 5],
+            "26, 27 and what comes from 30 on, where the place is known and not the runs"
+        );
     }
 }

@@ -113,6 +113,14 @@ impl SettledBefore {
         offset < self.up_to && self.settled.get(after).is_some_and(|run| run.contains(&offset))
     }
 
+    /// How many of these offsets were settled.
+    pub(super) fn count(&self, offsets: Range<i64>) -> u64 {
+        let end = offsets.end.min(self.up_to);
+        let of_run =
+            |run: &Range<i64>| run.end.min(end).saturating_sub(run.start.max(offsets.start)).max(0).unsigned_abs();
+        self.settled.iter().map(of_run).sum()
+    }
+
     /// Whether there are runs beyond `position` of which they say nothing for the webhook.
     pub(super) fn reaches_beyond(&self, position: i64) -> bool {
         self.settled.last().is_some_and(|run| run.end > position.max(self.up_to))

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::handoff::record_of;
 use super::pipeline::Pipeline;
 use crate::backlog::catch_up::{CatchUpReader, Next};
-use crate::backlog::partition::{PartitionBacklog, PlaceWrite, Plan};
+use crate::backlog::partition::{Cut, PartitionBacklog, PlaceWrite, Plan};
 use crate::backlog::place::Place;
 use crate::backlog::places::Loaded;
 use crate::backlog::record::PlaceTable;
@@ -26,6 +26,8 @@ const CATCH_UP_BATCH: usize = 512;
 pub(super) const REST: Duration = Duration::from_millis(3);
 /// For each webhook that is behind, the rest is longer by this: a look at all of them takes a part of it.
 const REST_EACH: Duration = Duration::from_micros(2);
+/// The rest is longer by this when the log did not have what a pass was to read: the brokers were asked where it begins.
+const REST_AFTER_LOSS: Duration = Duration::from_millis(100);
 /// How long requests under way may take until places are held for them: most receivers answer sooner, and lanes return what
 /// waits within a tenth of a second.
 const GRACE: Duration = Duration::from_millis(250);
@@ -248,8 +250,6 @@ impl Part {
         let (offset, stalled) = match reader.poll(partition) {
             Ok(Next::Nothing) => return false,
             Ok(Next::Record(message)) => {
-                // This comes first, since a webhook that is offered this record passes over everything before it.
-                self.notice_cut(reader, metrics, Some(message.offset()));
                 let mut stalled = None;
                 if self.backlog.is_next(message.offset()) {
                     metrics.backlog.records_read.inc();
@@ -260,9 +260,10 @@ impl Part {
                 }
                 (Some(message.offset()), stalled)
             }
-            Ok(Next::End) => {
-                self.notice_cut(reader, metrics, None);
-                (None, None)
+            Ok(Next::End) => (None, None),
+            Ok(Next::Lost) => {
+                self.begin_after_loss(reader, metrics);
+                return false;
             }
             Err(error) => {
                 tracing::debug!(partition, %error, "a poll for webhooks that are behind failed");
@@ -288,29 +289,33 @@ impl Part {
         true
     }
 
-    /// Looks whether the first record of a pass is where the pass began. If it is not, the log may begin later by now.
-    fn notice_cut(&mut self, reader: &CatchUpReader, metrics: &Metrics, first: Option<i64>) {
+    /// The log does not have what the pass reads next. Counts and says what retention has deleted. The next pass begins with what is left,
+    /// a while later: the main reader has to notice a log that was created again.
+    fn begin_after_loss(&mut self, reader: &mut CatchUpReader, metrics: &Metrics) {
         let partition = self.assignment.partition();
-        let Some(begun_at) = reader.take_beginning(partition).filter(|begun_at| first != Some(*begun_at)) else {
-            return;
-        };
         match reader.log_start(partition) {
             Ok(low) => {
-                for (gauge, from, to) in self.backlog.cut(low) {
+                for Cut { gauge, from, missed } in self.backlog.cut(low) {
                     let (integration, webhook) = (gauge.integration(), gauge.webhook());
-                    metrics.drop_expired(to.saturating_sub(from).unsigned_abs());
+                    metrics.drop_expired(missed);
                     tracing::error!(
                         integration,
                         webhook,
                         partition,
                         from,
-                        to,
+                        to = low,
+                        missed,
                         "retention deleted events before a webhook that is behind was given them"
                     );
                 }
             }
-            Err(error) => tracing::warn!(partition, begun_at, %error, "the start of a log is not known"),
+            Err(error) => tracing::warn!(partition, %error, "the start of a log is not known"),
         }
+        reader.end(partition);
+        self.is_read = false;
+        self.backlog.abandon_pass();
+        self.plan = Plan::Rest;
+        self.planned = Instant::now() + REST_AFTER_LOSS;
     }
 }
 

@@ -153,6 +153,8 @@ pub(crate) fn events_reader_config(kafka: &settings::Kafka) -> ClientConfig {
 pub(crate) fn catch_up_reader_config(kafka: &settings::Kafka) -> ClientConfig {
     let mut config = reader_config(kafka, "catch-up", &kafka.group);
     config
+        // What retention deletes in the middle of a pass must not be passed over in silence.
+        .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
         .set("queued.max.messages.kbytes", "512")
         .set("queued.min.messages", "1000")

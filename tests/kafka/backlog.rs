@@ -368,6 +368,39 @@ async fn a_webhook_with_very_many_events_does_not_make_ten_others_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_that_retention_deletes_in_the_middle_of_a_pass_are_counted_exactly_and_logged() {
+    const EVENTS: usize = 4_000;
+    const KEPT_FROM: i64 = 3_800;
+    let cluster = Cluster::shared().await;
+    let stage = Stage::on(&cluster, "expired-in-a-pass", "1h", 1).await;
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(10)));
+    stage.put([&integration("i", &receiver.url(""))]);
+    let worker = stage.worker(&["--max-in-flight-per-webhook", "4"]).await;
+    // A kibibyte each: what the lane takes and the client fetches in advance ends before the cut.
+    let big = |mut event: Record| {
+        event.value.iter_mut().for_each(|value| value.resize(1024, b' '));
+        event
+    };
+    stage.send(events("e", EVENTS).map(big));
+    stage.read_through(LONG).await;
+    let before = receiver.count();
+    receiver.wait_for(before + 200, LONG).await;
+    let mut kept = TopicPartitionList::new();
+    kept.add_partition_offset(&stage.names.events(), 0, Offset::Offset(KEPT_FROM)).unwrap();
+    admin(cluster.brokers()).delete_records(&kept, &AdminOptions::new()).await.unwrap();
+    level(&stage, &worker).await;
+    stage.settled(LONG).await;
+    let requested: BTreeSet<usize> = receiver.recorded().iter().map(event_number).collect();
+    let expired = worker.metric("hookstream_dropped_total", &[("reason", "expired")]).await;
+    println!("{} of {EVENTS} requested, {expired} expired", requested.len());
+    assert!(requested.len() < EVENTS, "retention was too late");
+    assert_eq!(expired.to_string(), (EVENTS - requested.len()).to_string());
+    let said = worker.lines().find(LONG, |line| line.contains("retention deleted events").then(|| line.to_owned()));
+    let said: Value = serde_json::from_str(&said.expect("a line about it")).unwrap();
+    assert_eq!((&said["webhook"], &said["to"]), (&json!("w-i"), &json!(KEPT_FROM)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_that_retention_deletes_before_a_webhook_got_them_are_counted_and_logged() {
     const EVENTS: usize = 400;
     const KEPT_FROM: i64 = 300;
