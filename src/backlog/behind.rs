@@ -65,9 +65,9 @@ pub(crate) struct Behind {
     /// While it is behind, the main reader gives it what comes before this and skips the rest.
     from: i64,
     /// It still has to get everything from here on.
-    next: i64,
+    pub(super) next: i64,
     /// Below `next`: given once, returned by the lane, to be given again.
-    todo: BTreeSet<i64>,
+    pub(super) todo: BTreeSet<i64>,
     /// Given, not settled, and covered by the place instead of by commits.
     open: BTreeSet<i64>,
     /// The pass that it left, or did not take part in.
@@ -79,7 +79,7 @@ pub(crate) struct Behind {
     uncovered: Option<i64>,
     /// Whether the write under way began before `uncovered` was set.
     is_writing_older: bool,
-    settled_before: Option<SettledBefore>,
+    pub(super) settled_before: Option<SettledBefore>,
     hold: Hold,
     given: u32,
     /// Whether the last look at all webhooks counted it as one with room.
@@ -362,17 +362,6 @@ impl Behind {
             self.is_served = false;
         }
         is_level
-    }
-
-    /// The log has nothing below `low` any more. Returns how many offsets it still had to get of that.
-    pub(super) fn cut(&mut self, low: i64) -> u64 {
-        let left = self.todo.split_off(&low);
-        let missed_todo = std::mem::replace(&mut self.todo, left).len() as u64;
-        let settled = self.settled_before.as_ref().map_or(0, |before| before.count(self.next..low));
-        let missed_next = low.saturating_sub(self.next).max(0).unsigned_abs().saturating_sub(settled);
-        self.next = self.next.max(low);
-        self.settle_safe_pins();
-        missed_todo + missed_next
     }
 
     /// Whether its place is removed here when it gets nothing any more. A held place stays until it is released: owners commit what they

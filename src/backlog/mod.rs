@@ -5,14 +5,15 @@
 //! behind. The catch-up reader is in no group: it reads the records after their places a second time, for these webhooks only,
 //! as fast as their lanes take them.
 //!
-//! `catch_up` is the catch-up reader, `places` writes and reads the backlog topic, `record` is its format. `handover`, `partition` and
-//! `behind` are pure, and `simulator` drives them with a seeded scheduler. `intake::keeper` calls all of them. A record is matched by
+//! `catch_up` is the catch-up reader, `places` writes and reads the backlog topic, `record` is its format. `handover`, `loss`,
+//! `partition` and `behind` are pure, and `simulator` drives them with a seeded scheduler. `intake::keeper` calls all of them. A record is matched by
 //! `intake::pipeline`, not here.
 
 pub(crate) mod catch_up;
 pub(crate) mod places;
 pub(crate) mod record;
 pub(crate) mod handover;
+pub(crate) mod loss;
 pub(crate) mod partition;
 pub(crate) mod behind;
 pub(crate) mod place;

@@ -95,13 +95,15 @@ pub(crate) struct PlaceWrite {
     pub(crate) since_ms: i64,
 }
 
-/// What a webhook that is behind misses because retention deleted it.
+/// What a webhook that is behind misses because its log does not have it any more.
 #[derive(Debug)]
 pub(crate) struct Cut {
     /// The webhook.
     pub(crate) gauge: Arc<LaneGauge>,
     /// The first offset that it misses.
     pub(crate) from: i64,
+    /// The offset after the last that it may miss.
+    pub(crate) to: i64,
     /// How many offsets it misses.
     pub(crate) missed: u64,
 }
@@ -134,6 +136,10 @@ pub struct PartitionBacklog {
     /// Runs of offsets beyond the beginning that the group had settled before.
     pub(super) settled_before: Arc<[Range<i64>]>,
     start: i64,
+    /// What webhooks miss because the log has lost it, until it is counted.
+    pub(super) lost: Vec<Cut>,
+    /// The main reader has noticed that the log was created again.
+    pub(super) is_another_log: bool,
 }
 
 impl PartitionBacklog {
@@ -200,16 +206,24 @@ impl PartitionBacklog {
         }
     }
 
-    /// The main reader has finished a record, or has skipped it.
-    pub(crate) fn main_passed(&mut self, offset: i64) {
+    /// The main reader has come to a record. This comes before any webhook is offered it.
+    pub(crate) fn main_comes_to(&mut self, offset: i64) {
         if offset + 1 < self.position {
             // Another log under the same name: no place is of it.
+            self.lose(0);
+            self.is_another_log = true;
             self.behind.clear();
             self.given.clear();
             self.given_to_many.clear();
             self.pass = None;
             self.settled_before = Arc::default();
+            self.position = offset;
         }
+    }
+
+    /// The main reader has finished a record, or has skipped it.
+    pub(crate) fn main_passed(&mut self, offset: i64) {
+        self.main_comes_to(offset);
         self.position = offset + 1;
     }
 
@@ -273,7 +287,7 @@ impl PartitionBacklog {
         Plan::Seek(start)
     }
 
-    fn end_pass(&mut self) {
+    pub(super) fn end_pass(&mut self) {
         let Some(pass) = self.pass.take() else { return };
         let position = pass.position.min(self.position);
         for behind in self.behind.values_mut() {
@@ -401,16 +415,6 @@ impl PartitionBacklog {
         if pinned {
             behind.pin(Arc::clone(event));
         }
-    }
-
-    /// The log has nothing below `low` any more: the pass ends. Returns what each webhook misses because of that.
-    pub(crate) fn cut(&mut self, low: i64) -> Vec<Cut> {
-        // What the pass has read is not missed, also where it did not match.
-        self.end_pass();
-        let behind = self.behind.values_mut().filter(|behind| behind.is_served && behind.need() < low);
-        behind
-            .map(|behind| Cut { gauge: Arc::clone(&behind.gauge), from: behind.need(), missed: behind.cut(low) })
-            .collect()
     }
 
     /// Looks again at whether webhooks still get anything. Returns those that are gone. A place that is held stays until it is released.
@@ -598,52 +602,5 @@ mod tests {
         (10..17).for_each(|offset| backlog.main_passed(offset));
         gauge.unblock();
         assert_eq!(given(&mut backlog, &gauge, look), [10, 11, 15, 16]);
-    }
-
-    #[test]
-    fn what_retention_deleted_is_reported_for_the_webhooks_that_miss_it_and_for_no_other() {
-        let gauges = LaneGauges::default();
-        let mut backlog = PartitionBacklog::new(100, Vec::new());
-        for (webhook, place) in [("early", 10), ("late", 60)] {
-            backlog.restore(&gauges.of("ws/i", webhook), &Place::from(place), (BehindReason::LaneFull, 0));
-        }
-        let reported: Vec<_> =
-            backlog.cut(50).iter().map(|cut| (cut.gauge.webhook().to_owned(), cut.from, cut.missed)).collect();
-        assert_eq!(reported, [("early".to_owned(), 10, 40)]);
-        assert_eq!(backlog.all().map(|behind| behind.place().first()).collect::<Vec<_>>(), [Some(50), Some(60)]);
-        assert!(backlog.cut(50).is_empty(), "it is reported once");
-    }
-
-    #[test]
-    fn what_a_pass_has_read_before_retention_deleted_it_does_not_count_as_missed_where_it_did_not_match() {
-        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
-        let mut backlog = PartitionBacklog::new(100, Vec::new());
-        backlog.restore(&gauges.of("ws/i", "w"), &Place::from(10), (BehindReason::LaneFull, 0));
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
-        assert_eq!(backlog.plan(look), Plan::Seek(10));
-        (10..50).for_each(|offset| backlog.catch_up_passed(offset));
-        assert_eq!(backlog.cut(60).iter().map(|cut| (cut.from, cut.missed)).collect::<Vec<_>>(), [(50, 10)]);
-        assert_eq!(backlog.plan(look), Plan::Seek(60));
-    }
-
-    #[test]
-    fn what_a_webhook_was_given_before_retention_deleted_it_does_not_count_as_missed() {
-        let (gauges, settled) = (LaneGauges::default(), vec![22..25, 28..40]);
-        let mut backlog = PartitionBacklog::new(20, settled);
-        backlog.restore(
-            &gauges.of("ws/i", "w"),
-            &Place::new([3, 7].into_iter(), Some(30)),
-            (BehindReason::LaneFull, 0),
-        );
-        backlog.main_passed(49);
-        let missed =
-            |backlog: &mut PartitionBacklog, low| backlog.cut(low).iter().map(|cut| cut.missed).collect::<Vec<_>>();
-        assert_eq!(missed(&mut backlog, 5), [1], "3");
-        assert_eq!(missed(&mut backlog, 26), [1 + 3], "7, 20, 21 and 25");
-        assert_eq!(
-            missed(&mut backlog, 35),
-            [2 + 5],
-            "26, 27 and what comes from 30 on, where the place is known and not the runs"
-        );
     }
 }

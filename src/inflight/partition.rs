@@ -357,6 +357,11 @@ impl Assignment {
         self.take_no_more_reports();
     }
 
+    /// The first offset that the log has lost since it was read, if it has lost any.
+    pub(crate) fn lost_from(&self) -> Option<i64> {
+        Some(self.lost_from.load(Ordering::Acquire)).filter(|from| *from != i64::MAX)
+    }
+
     /// Whether the log has lost the record at that offset since it was read.
     pub(super) fn is_lost(&self, offset: i64) -> bool {
         offset >= self.lost_from.load(Ordering::Acquire)

@@ -143,6 +143,14 @@ impl Part {
         }
     }
 
+    /// Counts and says what webhooks were behind with and the log has lost: it was created again, or lost its last records.
+    pub(super) fn report_lost(&mut self, metrics: &Metrics) {
+        if let Some(from) = self.assignment.lost_from() {
+            self.backlog.lose(from);
+        }
+        report(&self.backlog.take_lost(), false, self.partition(), metrics);
+    }
+
     /// Passes each place that is due to `write`, which writes it to the backlog topic. `drain` bounds how long requests under way
     /// hold places when the partition is given up.
     pub(super) fn write_places(&mut self, now_ms: i64, drain: Duration, write: impl FnMut(PlaceWrite)) {
@@ -295,19 +303,8 @@ impl Part {
         let partition = self.assignment.partition();
         match reader.log_start(partition) {
             Ok(low) => {
-                for Cut { gauge, from, missed } in self.backlog.cut(low) {
-                    let (integration, webhook) = (gauge.integration(), gauge.webhook());
-                    metrics.drop_expired(missed);
-                    tracing::error!(
-                        integration,
-                        webhook,
-                        partition,
-                        from,
-                        to = low,
-                        missed,
-                        "retention deleted events before a webhook that is behind was given them"
-                    );
-                }
+                let cut = self.backlog.cut(low);
+                report(&cut, true, partition, metrics);
             }
             Err(error) => tracing::warn!(partition, %error, "the start of a log is not known"),
         }
@@ -316,6 +313,35 @@ impl Part {
         self.backlog.abandon_pass();
         self.plan = Plan::Rest;
         self.planned = Instant::now() + REST_AFTER_LOSS;
+    }
+}
+
+/// Counts and says what webhooks miss of `partition`: because of retention, or because the log was created again or lost its end.
+fn report(missed: &[Cut], is_retention: bool, partition: i32, metrics: &Metrics) {
+    for Cut { gauge, from, to, missed } in missed {
+        let (integration, webhook) = (gauge.integration(), gauge.webhook());
+        metrics.drop_expired(*missed);
+        if is_retention {
+            tracing::error!(
+                integration,
+                webhook,
+                partition,
+                from,
+                to,
+                missed,
+                "retention deleted events before a webhook that is behind was given them"
+            );
+        } else {
+            tracing::error!(
+                integration,
+                webhook,
+                partition,
+                from,
+                to,
+                missed,
+                "a log lost events before a webhook that is behind was given them"
+            );
+        }
     }
 }
 

@@ -266,8 +266,9 @@ impl Keeper {
     }
 
     fn forget(&mut self) {
-        let reader = &mut self.tools.reader;
+        let Tools { reader, metrics, .. } = &mut self.tools;
         self.parts.retain_mut(|part| {
+            part.report_lost(metrics);
             if part.is_read && part.assignment.is_closing() {
                 part.is_read = false;
                 reader.end(part.partition());

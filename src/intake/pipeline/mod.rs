@@ -116,6 +116,7 @@ impl Pipeline {
         backlog: &mut PartitionBacklog,
         batches: &mut [Vec<Job>],
     ) {
+        backlog.main_comes_to(record.offset);
         match parsed(record) {
             Ok((workspace, envelope)) => self.matching(record, (workspace, &envelope), assignment, backlog, batches),
             Err(problem) => self.invalid(record, &problem, assignment, batches),
