@@ -61,6 +61,7 @@ impl HealthFeed {
                     "the health topic cannot be read: suspended integrations are delivered to"
                 );
             }
+            self.follow_readable(&mut ready, stop);
             signal(&mut ready);
             let until = Instant::now() + AGAIN_AFTER;
             while !stop.is_cancelled() && Instant::now() < until {
@@ -71,8 +72,7 @@ impl HealthFeed {
 
     fn follow(&self, ready: &mut Option<oneshot::Sender<()>>, stop: &CancellationToken) -> Result<(), CompactedError> {
         let mut topic = Compacted::open(&self.kafka, &self.topic, "health")?;
-        let mut counted = Instant::now();
-        let mut is_stale = false;
+        let mut census = Census::default();
         let mut last_read = Instant::now();
         // What was known before and is not in the topic any more is forgotten.
         let mut unread: Option<HashSet<Box<str>>> = Some(self.view.keys().into_iter().collect());
@@ -81,7 +81,7 @@ impl HealthFeed {
                 if let (Some(unread), Ok(key)) = (&mut unread, std::str::from_utf8(row.key)) {
                     unread.remove(key);
                 }
-                is_stale |= self.take(&row);
+                census.is_stale |= self.take(&row);
             })?;
             if read > 0 {
                 last_read = Instant::now();
@@ -96,13 +96,36 @@ impl HealthFeed {
                 );
                 signal(ready);
             }
-            if is_stale && counted.elapsed() >= CENSUS_EVERY {
-                let census = self.table.read().census();
-                self.metrics.table.set_census(&census);
-                (counted, is_stale) = (Instant::now(), false);
-            }
+            census.look(self);
         }
         Ok(())
+    }
+
+    /// While some partitions cannot be read, follows the others: their integrations are suspended and resumed. What is known of any
+    /// integration stays known. Returns when all can be read, or nothing can.
+    fn follow_readable(&self, ready: &mut Option<oneshot::Sender<()>>, stop: &CancellationToken) {
+        let Ok((mut topic, others)) = Compacted::open_readable(&self.kafka, &self.topic, "health") else { return };
+        if others.is_empty() {
+            return;
+        }
+        tracing::warn!(topic = self.topic, partitions = ?others, "partitions of the health topic cannot be read at present");
+        let (began, mut asked, mut census) = (Instant::now(), Instant::now(), Census::default());
+        while !stop.is_cancelled() {
+            if let Err(error) = topic.read(POLL_WAIT, |row| census.is_stale |= self.take(&row)) {
+                tracing::debug!(error = chain(&error), "the health topic still cannot be read");
+                return;
+            }
+            if topic.is_caught_up() || began.elapsed() >= SILENCE_MAX {
+                signal(ready);
+            }
+            census.look(self);
+            if asked.elapsed() >= AGAIN_AFTER {
+                if topic.are_readable(&others) {
+                    return;
+                }
+                asked = Instant::now();
+            }
+        }
     }
 
     fn apply_health(&self, key: &str, state: Option<HealthState>) {
@@ -126,6 +149,28 @@ impl HealthFeed {
                 tracing::warn!(partition, offset, error = chain(&error), "a record of the health topic cannot be used");
                 false
             }
+        }
+    }
+}
+
+/// When the integrations were counted by their health, and whether that has changed since.
+struct Census {
+    counted: Instant,
+    is_stale: bool,
+}
+
+impl Default for Census {
+    fn default() -> Self {
+        Self { counted: Instant::now(), is_stale: false }
+    }
+}
+
+impl Census {
+    fn look(&mut self, feed: &HealthFeed) {
+        if self.is_stale && self.counted.elapsed() >= CENSUS_EVERY {
+            let census = feed.table.read().census();
+            feed.metrics.table.set_census(&census);
+            *self = Self::default();
         }
     }
 }

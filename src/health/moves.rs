@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::kafka::client::{Logged, Own};
 use crate::kafka::listing::partitions_of;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Judging, Metrics};
 
 /// How long the brokers may take to answer how many partitions a topic has.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,6 +93,6 @@ impl Unjudged {
     pub(super) fn since(&self, is_unjudged: bool, metrics: &Metrics) {
         let since = is_unjudged.then(|| self.0.get().unwrap_or_else(Instant::now));
         self.0.set(since);
-        metrics.health.unjudged_seconds.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+        metrics.health.set_unjudged(Judging::Owns, since.map_or(Duration::ZERO, |since| since.elapsed()));
     }
 }

@@ -29,7 +29,7 @@ use crate::kafka::listing::partitions_of;
 use crate::kafka::producer::{Publication, Publisher};
 use crate::settings;
 use crate::telemetry::chain::chain;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Judging, Metrics};
 
 /// How often counts are published.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -41,6 +41,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the brokers' time is learned where nothing is published.
 const CLOCK_EVERY: Duration = Duration::from_mins(1);
+/// What Kafka has not taken for so long is unjudged: a partition gets another leader sooner.
+const LATE_AFTER: Duration = Duration::from_secs(10);
 /// How long the last report may take when the process stops.
 const LAST_REPORT_MAX: Duration = Duration::from_secs(5);
 
@@ -50,6 +52,14 @@ struct Outgoing {
     partition: i32,
     key: String,
     value: Arc<[u8]>,
+}
+
+/// The records of a partition that are on their way.
+#[derive(Clone, Copy)]
+struct UnderWay {
+    count: usize,
+    /// Since when there is one.
+    since: Instant,
 }
 
 /// The end of one publication.
@@ -69,7 +79,7 @@ pub(crate) struct DeltaPublisher {
     producer: Arc<Publisher>,
     brokers: Arc<BrokerClock>,
     /// Records under way, by partition.
-    under_way: HashMap<i32, usize>,
+    under_way: HashMap<i32, UnderWay>,
     /// When something was last published.
     reported: Option<Instant>,
     /// The partition that the next empty report goes to. It changes each time, since one that can't be written shows no time.
@@ -146,8 +156,9 @@ impl DeltaPublisher {
                 Some(ended) = under_way.next(), if !under_way.is_empty() => under_way.extend(self.ended(ended)),
                 _ = ticks.tick() => {
                     self.collect();
+                    self.metrics.health.set_unjudged(Judging::Reports, late(self.under_way.values(), Instant::now()));
                     for outgoing in self.report(false) {
-                        under_way.push(self.publish(outgoing, Duration::ZERO));
+                        under_way.push(self.publish(outgoing));
                     }
                 }
             }
@@ -162,7 +173,7 @@ impl DeltaPublisher {
         self.collect();
         self.under_way.clear();
         let last: Vec<_> = self.report(true);
-        let last: FuturesUnordered<_> = last.into_iter().map(|it| self.publish(it, Duration::ZERO)).collect();
+        let last: FuturesUnordered<_> = last.into_iter().map(|it| self.publish(it)).collect();
         let last = tokio::time::timeout_at(deadline, last.collect::<Vec<_>>()).await;
         in_time &= last.is_ok_and(|ended| ended.iter().all(|ended| ended.is_acknowledged));
         if !in_time {
@@ -238,13 +249,13 @@ impl DeltaPublisher {
 
     /// Handles the end of a publication. Returns the next one if the record must be published again.
     fn ended(&mut self, ended: Ended) -> Option<BoxFuture<'static, Ended>> {
-        if let Some(count) = self.under_way.get_mut(&ended.outgoing.partition) {
-            *count -= 1;
-            if *count == 0 {
-                self.under_way.remove(&ended.outgoing.partition);
-            }
-        }
         if ended.is_acknowledged {
+            if let Some(under_way) = self.under_way.get_mut(&ended.outgoing.partition) {
+                under_way.count -= 1;
+                if under_way.count == 0 {
+                    self.under_way.remove(&ended.outgoing.partition);
+                }
+            }
             return None;
         }
         if let Some((code, text)) = self.producer.client().fatal_error() {
@@ -259,12 +270,18 @@ impl DeltaPublisher {
                 Err(error) => tracing::error!(%error, "the producer of health counts cannot be replaced"),
             }
         }
-        Some(self.publish(ended.outgoing, AGAIN_AFTER))
+        Some(self.send(ended.outgoing, AGAIN_AFTER))
     }
 
-    /// Publishes a record after a wait.
-    fn publish(&mut self, outgoing: Outgoing, after: Duration) -> BoxFuture<'static, Ended> {
-        *self.under_way.entry(outgoing.partition).or_default() += 1;
+    /// Publishes a record that was not published before.
+    fn publish(&mut self, outgoing: Outgoing) -> BoxFuture<'static, Ended> {
+        let none = UnderWay { count: 0, since: Instant::now() };
+        self.under_way.entry(outgoing.partition).or_insert(none).count += 1;
+        self.send(outgoing, Duration::ZERO)
+    }
+
+    /// Sends a record after a wait.
+    fn send(&self, outgoing: Outgoing, after: Duration) -> BoxFuture<'static, Ended> {
         let (producer, topic, metrics) = (Arc::clone(&self.producer), self.topic.clone(), Arc::clone(&self.metrics));
         let brokers = Arc::clone(&self.brokers);
         async move {
@@ -294,6 +311,12 @@ impl DeltaPublisher {
         }
         .boxed()
     }
+}
+
+/// For how long the oldest of these records has been on its way; nothing while it is not late.
+fn late<'a>(under_way: impl Iterator<Item = &'a UnderWay>, now: Instant) -> Duration {
+    let oldest = under_way.map(|it| now.saturating_duration_since(it.since)).max().unwrap_or_default();
+    if oldest >= LATE_AFTER { oldest } else { Duration::ZERO }
 }
 
 /// Why it is not known how many partitions a topic has.
@@ -327,6 +350,19 @@ mod tests {
     use crate::domain::retry_schedule::RetrySchedule;
     use crate::kafka::client::table_consumer_config;
     use crate::kafka::test_broker::that_refuses_a_producer;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_partition_does_not_take_is_late_after_a_while_and_what_others_take_is_not() {
+        let began = Instant::now();
+        let at = |since: u64| UnderWay { count: 1, since: began + Duration::from_secs(since) };
+        let late =
+            |since: &[u64]| late(since.iter().map(|since| at(*since)).collect::<Vec<_>>().iter(), began + secs(60));
+        assert_eq!([late(&[]), late(&[51, 60]), late(&[20, 59])], [Duration::ZERO, Duration::ZERO, secs(40)]);
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_producer_that_has_failed_for_good_is_replaced_and_the_counts_are_reported() {

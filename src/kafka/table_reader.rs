@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::client::{ClientLog, table_consumer_config};
 use super::headers::readable_headers;
+use super::listing::partitions_of;
 use super::topic_watch::{LogRange, Look, TopicWatch, ends};
 use crate::clock;
 use crate::settings;
@@ -139,6 +140,32 @@ impl Compacted {
         Self::open_with(kafka, topic, role, Some(partitions))
     }
 
+    /// As [`Compacted::open`], for the partitions that can be read now. Also returns those that cannot.
+    ///
+    /// # Errors
+    /// [`CompactedError`], also if no partition can be read.
+    pub(crate) fn open_readable(
+        kafka: &settings::Kafka,
+        topic: &str,
+        role: &'static str,
+    ) -> Result<(Self, Vec<i32>), CompactedError> {
+        let failed = |source| CompactedError::Kafka { topic: topic.to_owned(), source };
+        let client: BaseConsumer<ClientLog> =
+            table_consumer_config(kafka, role).create_with_context(ClientLog::new(role)).map_err(failed)?;
+        let all = partitions_of(client.client(), topic, OPEN_TIMEOUT).map_err(failed)?;
+        let is_readable = |partition: &i32| ends(&client, topic, &[*partition], LOOK_TIMEOUT).is_ok();
+        let (readable, others): (Vec<i32>, Vec<i32>) = all.into_iter().partition(is_readable);
+        if readable.is_empty() {
+            return Err(CompactedError::NoTopic(topic.to_owned()));
+        }
+        Ok((Self::open_part(kafka, topic, role, &readable)?, others))
+    }
+
+    /// Whether all of these partitions, which it does not read, can be read now. Blocks for a bounded time.
+    pub(crate) fn are_readable(&self, others: &[i32]) -> bool {
+        ends(&self.consumer, &self.topic, others, LOOK_TIMEOUT).is_ok()
+    }
+
     fn open_with(
         kafka: &settings::Kafka,
         topic: &str,
@@ -148,10 +175,10 @@ impl Compacted {
         let failed = |source| CompactedError::Kafka { topic: topic.to_owned(), source };
         let consumer = table_consumer_config(kafka, role).create_with_context(ClientLog::new(role)).map_err(failed)?;
         let mut watch = TopicWatch::new(kafka, topic, role).map_err(failed)?;
-        let mut look = first_look(&mut watch).map_err(failed)?;
         if let Some(part) = part {
-            look.ranges.retain(|partition, _| part.contains(partition));
+            watch.look_only_at(part);
         }
+        let look = first_look(&mut watch).map_err(failed)?;
         let wanted = part.map_or(1, <[i32]>::len);
         if look.ranges.len() < wanted {
             return Err(CompactedError::NoTopic(topic.to_owned()));

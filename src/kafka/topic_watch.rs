@@ -75,6 +75,8 @@ struct Mark {
 pub(crate) struct TopicWatch {
     client: Arc<BaseConsumer<ClientLog>>,
     topic: String,
+    /// The partitions that it looks at. `None`: all.
+    only: Option<Vec<i32>>,
     marks: BTreeMap<i32, Mark>,
 }
 
@@ -85,12 +87,17 @@ impl TopicWatch {
     /// A property that librdkafka refuses.
     pub(crate) fn new(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<Self, KafkaError> {
         let client = Arc::new(uncommitted_config(kafka, role).create_with_context(ClientLog::new(role))?);
-        Ok(Self { client, topic: topic.to_owned(), marks: BTreeMap::new() })
+        Ok(Self { client, topic: topic.to_owned(), only: None, marks: BTreeMap::new() })
+    }
+
+    /// From now on it looks at these partitions, and does not depend on the leaders of others.
+    pub(crate) fn look_only_at(&mut self, partitions: &[i32]) {
+        self.only = Some(partitions.to_vec());
     }
 
     /// A watch on another topic, with the same client.
     pub(crate) fn sharing(&self, topic: &str) -> Self {
-        Self { client: Arc::clone(&self.client), topic: topic.to_owned(), marks: BTreeMap::new() }
+        Self { client: Arc::clone(&self.client), topic: topic.to_owned(), only: None, marks: BTreeMap::new() }
     }
 
     /// The topic.
@@ -103,7 +110,10 @@ impl TopicWatch {
     /// # Errors
     /// A broker does not answer. What is remembered stays.
     pub(crate) fn look(&mut self, now_ms: i64, patience: Duration) -> Result<Look, KafkaError> {
-        let partitions = partitions_of(self.client.client(), &self.topic, patience)?;
+        let mut partitions = partitions_of(self.client.client(), &self.topic, patience)?;
+        if let Some(only) = &self.only {
+            partitions.retain(|partition| only.contains(partition));
+        }
         let all = |time: i64| partitions.iter().map(|partition| (*partition, time)).collect::<Vec<_>>();
         let first_not_older = |asked: &[(i32, i64)]| first_not_older(&self.client, &self.topic, asked, patience);
         let lows = first_not_older(&all(EARLIEST))?;

@@ -15,7 +15,7 @@ use crate::support::cluster::Cluster;
 use crate::support::load::Load;
 use crate::support::port::Port;
 use crate::support::receiver::{Answer, Echo, Receiver};
-use crate::support::records::{Read, Record, ends, produce, read_all, recreate};
+use crate::support::records::{Read, Record, ends, produce, read_all, read_partitions, recreate, recreate_on};
 use crate::support::wait::{PATIENCE, equal, wait_until};
 use crate::support::worker::{Names, Worker};
 
@@ -615,6 +615,87 @@ async fn states_and_counts_agree_again_when_their_topics_were_recreated_at_diffe
     })
     .await;
     assert!(worker.metric("hookstream_health_unjudged_seconds", &[]).await.abs() < 1e-9);
+    worker.stop();
+}
+
+/// The topics of health have one replica a partition here, on the broker of the same number; all other topics have three. While a broker
+/// is away, the integrations of its partition are not judged, and all others are.
+#[tokio::test(flavor = "multi_thread")]
+async fn integrations_are_judged_while_a_partition_of_others_has_no_leader_and_those_when_it_has_one_again() {
+    const AWAY: i32 = 2;
+    let mut cluster = Cluster::start(3).await;
+    let (brokers, names) = (cluster.brokers().to_owned(), Names::of("health-leaderless"));
+    names.create_replicated(&brokers, SCHEDULE, 3, 3).await;
+    let replicas: [&[i32]; 3] = [&[1], &[2], &[3]];
+    let compacted = [("cleanup.policy", "compact"), ("min.insync.replicas", "1")];
+    for (topic, properties) in [
+        (names.health(), compacted),
+        (format!("{}.counts", names.health()), compacted),
+        (
+            format!("{}.deltas", names.health()),
+            [("message.timestamp.type", "LogAppendTime"), ("min.insync.replicas", "1")],
+        ),
+    ] {
+        recreate_on(&brokers, &topic, &replicas, &properties).await;
+    }
+    let receiver = Receiver::start(|_| Answer::status(500));
+    let partition = |id: &str| partition_of(&format!("w/{id}"), 3);
+    let is_away = |id: &String| partition(id) == AWAY;
+    let (unjudged, mut judged): (Vec<String>, Vec<String>) =
+        (0..30).map(|number| format!("i{number}")).partition(is_away);
+    let unjudged = &unjudged[0];
+    judged.truncate(4);
+    for id in judged.iter().chain([unjudged]) {
+        register(&brokers, &names, &integration(id, &[&receiver]));
+    }
+    let sent = AtomicUsize::new(0);
+    let failed = async |what: &str, id: &str| {
+        wait_until(what, PATIENCE * 4, async || {
+            send(&brokers, &names, id, &sent, 20);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let records = read_partitions(&brokers, &names.health(), &[partition(id)]);
+            let states: Vec<_> =
+                records.iter().filter(|it| it.key_text() == format!("w/{id}")).map(Read::json).collect();
+            if words(&states).last() == Some(&"failed") { Ok(()) } else { Err(states) }
+        })
+        .await;
+    };
+    // Fewer than it takes to open a circuit.
+    let options: Vec<&str> = FAST.into_iter().map(|word| if word == "30" { "15" } else { word }).collect();
+    let is_unjudged = async |worker: &Worker| {
+        wait_until("the alert's metric", PATIENCE * 4, async || {
+            send(&brokers, &names, unjudged, &sent, 1);
+            let seconds = worker.metric("hookstream_health_unjudged_seconds", &[]).await;
+            if seconds > 1.0 { Ok(()) } else { Err(seconds) }
+        })
+        .await;
+    };
+
+    let mut worker = Worker::start(&brokers, &names, &options).await;
+    failed("a suspension while all brokers are there", &judged[0]).await;
+    cluster.kill(usize::try_from(AWAY).unwrap());
+    is_unjudged(&worker).await;
+    failed("a suspension by a worker that ran before", &judged[1]).await;
+    worker.stop();
+    // It is ready though it cannot read all of the health topic.
+    let mut worker = Worker::start(&brokers, &names, &options).await;
+    wait_until("it to know who is suspended", PATIENCE * 2, async || {
+        let suspended = worker.metric("hookstream_integrations", &[("status", "failed")]).await;
+        if (suspended - 2.0).abs() < 0.1 { Ok(()) } else { Err(suspended) }
+    })
+    .await;
+    failed("a suspension by a worker that started meanwhile", &judged[2]).await;
+    is_unjudged(&worker).await;
+    let says = |line: &String| line.contains("is not judged at present") && line.contains(r#""partition":2"#);
+    assert!(worker.lines().all().iter().any(says), "{}", worker.lines().tail(30));
+
+    cluster.restart(usize::try_from(AWAY).unwrap());
+    failed("the suspension that was held up", unjudged).await;
+    wait_until("the metric to say that all are judged", PATIENCE * 2, async || {
+        let seconds = worker.metric("hookstream_health_unjudged_seconds", &[]).await;
+        if seconds.abs() < 1e-9 { Ok(()) } else { Err(seconds) }
+    })
+    .await;
     worker.stop();
 }
 

@@ -228,6 +228,12 @@ impl Read {
 ///
 /// It blocks; within a test call it as it is, on a multi-thread runtime.
 pub fn read_all(brokers: &str, topic: &str) -> Vec<Read> {
+    let partitions = partitions_of(brokers, topic);
+    read_partitions(brokers, topic, &(0..partitions).collect::<Vec<_>>())
+}
+
+/// The same of some partitions.
+pub fn read_partitions(brokers: &str, topic: &str, partitions: &[i32]) -> Vec<Read> {
     let consumer: BaseConsumer = config(brokers)
         .set("group.id", "hookstream-test-reader")
         .set("enable.auto.commit", "false")
@@ -237,18 +243,16 @@ pub fn read_all(brokers: &str, topic: &str) -> Vec<Read> {
         .set("fetch.queue.backoff.ms", "10")
         .create()
         .expect("the configuration is valid");
-    let partitions = partitions_of(brokers, topic);
     let mut assignment = TopicPartitionList::new();
-    for partition in 0..partitions {
-        assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset to begin at");
+    for partition in partitions {
+        assignment.add_partition_offset(topic, *partition, Offset::Beginning).expect("an offset to begin at");
     }
     consumer.assign(&assignment).unwrap_or_else(|error| panic!("assign {topic}: {error}"));
     let mut records = Vec::new();
-    let mut ended = 0;
     let mut deadline = Instant::now() + PATIENCE;
     // The client reports a partition's end once it is reached. For a partition that grows meanwhile it reports again, which is not counted.
-    let mut at_end = vec![false; usize::try_from(partitions).expect("a partition count")];
-    while ended < at_end.len() {
+    let mut at_end = std::collections::BTreeSet::new();
+    while at_end.len() < partitions.len() {
         assert!(Instant::now() < deadline, "{topic} is not read to its end: {} records so far", records.len());
         match consumer.poll(Duration::from_millis(100)) {
             None => {}
@@ -257,9 +261,7 @@ pub fn read_all(brokers: &str, topic: &str) -> Vec<Read> {
                 deadline = Instant::now() + PATIENCE;
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                let end = &mut at_end[usize::try_from(partition).expect("a partition")];
-                ended += usize::from(!*end);
-                *end = true;
+                at_end.insert(partition);
             }
             // Transport errors heal; the deadline bounds them.
             Some(Err(error)) => assert!(consumer.client().fatal_error().is_none(), "read {topic}: {error}"),
@@ -345,13 +347,22 @@ pub async fn add_partitions(brokers: &str, name: &str, partitions: i32) {
 
 /// Deletes a topic and creates it again as soon as the cluster takes it, with one replica a partition.
 pub async fn recreate(brokers: &str, name: &str, partitions: i32, properties: &[(&str, &str)]) {
+    recreate_as(brokers, NewTopic::new(name, partitions, TopicReplication::Fixed(1)), properties).await;
+}
+
+/// The same with the replicas of each partition: ids of brokers.
+pub async fn recreate_on(brokers: &str, name: &str, replicas: &[&[i32]], properties: &[(&str, &str)]) {
+    let partitions = i32::try_from(replicas.len()).expect("partitions are counted");
+    recreate_as(brokers, NewTopic::new(name, partitions, TopicReplication::Variable(replicas)), properties).await;
+}
+
+async fn recreate_as<'a>(brokers: &str, topic: NewTopic<'a>, properties: &[(&'a str, &'a str)]) {
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
-    let client = admin(brokers);
+    let (client, name) = (admin(brokers), topic.name);
     for result in client.delete_topics(&[name], &options).await.unwrap_or_else(|error| panic!("delete {name}: {error}"))
     {
         result.unwrap_or_else(|(name, error)| panic!("delete {name}: {error}"));
     }
-    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
     let topic = properties.iter().fold(topic, |topic, (property, value)| topic.set(property, value));
     super::wait::wait_until(&format!("topic {name} again"), PATIENCE, async || {
         match client.create_topics([&topic], &options).await.map(|mut results| results.pop()) {

@@ -19,6 +19,7 @@ use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, Registry, TextEn
 use self::backlog::BacklogMetrics;
 use self::deliver::DeliverMetrics;
 use self::health::HealthMetrics;
+pub(crate) use self::health::Judging;
 use self::intake::IntakeMetrics;
 use self::make::Make;
 use self::table::TableMetrics;
