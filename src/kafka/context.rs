@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -30,6 +31,8 @@ pub(crate) struct ClientLog {
     role: &'static str,
     is_quiet: bool,
     repeats: Repeats,
+    /// Counts what the client reports.
+    errors: IntCounter,
     last_error: Mutex<Option<String>>,
     /// Why the last connection failed.
     last_failure: Mutex<Option<String>>,
@@ -61,6 +64,7 @@ impl ClientLog {
             role,
             is_quiet: false,
             repeats: Repeats::default(),
+            errors: KAFKA_ERRORS.clone(),
             last_error: Mutex::default(),
             last_failure: Mutex::default(),
         }
@@ -127,7 +131,7 @@ impl ClientContext for ClientLog {
         if let KafkaError::Global(RDKafkaErrorCode::PartitionEOF) = error {
             return;
         }
-        KAFKA_ERRORS.inc();
+        self.errors.inc();
         // "All brokers are down" says less than the error of the last one.
         if !matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)) {
             *self.last_error.lock() = Some(reason.to_owned());
@@ -201,6 +205,11 @@ impl<T: Own> ClientContext for Logged<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use tokio::time::Instant;
+
     use super::*;
 
     #[test]
@@ -301,5 +310,52 @@ mod tests {
         ] {
             assert_eq!(plain(said), plainly);
         }
+    }
+
+    fn counting(client: ClientLog) -> (ClientLog, IntCounter) {
+        let errors = IntCounter::new("errors", "Errors").unwrap();
+        (ClientLog { errors: errors.clone(), ..client }, errors)
+    }
+
+    #[test]
+    fn each_kind_of_error_that_a_client_reports_counts_once() {
+        for make in [ClientLog::new, ClientLog::of_tool] {
+            for (code, counts) in [
+                (RDKafkaErrorCode::BrokerTransportFailure, 1),
+                (RDKafkaErrorCode::AllBrokersDown, 1),
+                (RDKafkaErrorCode::Authentication, 1),
+                (RDKafkaErrorCode::Fatal, 1),
+                (RDKafkaErrorCode::PartitionEOF, 0),
+            ] {
+                let (client, errors) = counting(make("test"));
+                client.error(KafkaError::Global(code), "as it is");
+                assert_eq!(errors.get(), counts, "{code:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_counts_once_where_the_client_reports_it_and_a_poll_returns_it() {
+        /// Counts the reports beside the client's own context.
+        struct Reports(ClientLog, AtomicU64);
+        impl ClientContext for Reports {
+            fn error(&self, error: KafkaError, reason: &str) {
+                self.1.fetch_add(1, Ordering::Relaxed);
+                self.0.error(error, reason);
+            }
+        }
+        impl ConsumerContext for Reports {}
+
+        let (client, errors) = counting(ClientLog::new("test"));
+        // No broker listens there.
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1").set("group.id", "g").set("reconnect.backoff.max.ms", "200");
+        let consumer: BaseConsumer<Reports> = config.create_with_context(Reports(client, AtomicU64::new(0))).unwrap();
+        consumer.subscribe(&["events"]).unwrap();
+        let began = Instant::now();
+        while !matches!(consumer.poll(Duration::from_millis(100)), Some(Err(_))) {
+            assert!(began.elapsed() < Duration::from_secs(60), "no poll returns an error");
+        }
+        assert_eq!(errors.get(), consumer.context().1.load(Ordering::Relaxed));
     }
 }
