@@ -14,6 +14,7 @@ use super::delivery_id::DeliveryIds;
 use super::pressure::Pressure;
 use crate::domain::hash::BuildHash64;
 use crate::domain::integration::Integration;
+use crate::settings;
 
 /// First attempts that wait in one lane: what a receiver of 10,000 requests a second gets in a tenth of a second. So a burst that it
 /// takes at once is not read a second time. The process's own bounds hold for all lanes together.
@@ -59,11 +60,11 @@ pub(crate) struct LaneGauge {
     returned: AtomicU64,
     /// How many of these returns the events thread has noted.
     noted: AtomicU64,
-    /// The shard that first attempts go to.
+    /// The shard that deliveries in order go to.
     shard: AtomicUsize,
-    /// First attempts whose request is under way.
+    /// Deliveries in order whose request is under way.
     in_request: AtomicUsize,
-    /// First attempts are to go to another shard, and wait for those before them.
+    /// Deliveries in order are to go to another shard, and wait for those before them.
     is_moving: AtomicBool,
 }
 
@@ -127,7 +128,12 @@ impl LaneGauge {
 
     /// The gauge of a delivery that waits in no lane.
     pub(crate) fn alone(integration: &str) -> Arc<Self> {
-        Self::new(0, integration, "", OfLane { events_max: LANE_EVENTS_MAX, returns: Arc::default() })
+        Self::new(
+            0,
+            integration,
+            "",
+            OfLane { events_max: LANE_EVENTS_MAX, orders_retries: false, returns: Arc::default() },
+        )
     }
 
     /// Names the webhook within this process.
@@ -150,8 +156,9 @@ impl LaneGauge {
         &self.delivery_ids
     }
 
-    /// First attempts go to that shard from now on, since the webhook's host is there. Until the first attempts that wait or are under
-    /// way in another shard have ended, it takes no other, which would overtake them. Only the events thread calls it.
+    /// Deliveries in order go to that shard from now on, since the webhook's host is there. Until those that wait or are under way in
+    /// another shard have ended, it takes no other, which would overtake them. Where retries are in order too, several threads call it:
+    /// each reads `shard` from the table, and admits its delivery before it lets the table go, so all of them name the same shard.
     pub(crate) fn go_to(&self, shard: usize) {
         let is_there = self.shard.load(Ordering::Relaxed) == shard;
         if is_there && !self.is_moving.load(Ordering::Relaxed) {
@@ -164,16 +171,23 @@ impl LaneGauge {
         self.is_moving.store(!may_go, Ordering::Relaxed);
     }
 
-    /// Whether first attempts go to that shard. Until the webhook's host is forgotten there, the shard of its former host has a lane for
+    /// Whether deliveries in order go to that shard. Until the webhook's host is forgotten there, the shard of its former host has a lane for
     /// this gauge too, and is not to set what it says.
     pub(crate) fn is_at(&self, shard: usize) -> bool {
         [shard, usize::MAX].contains(&self.shard.load(Ordering::Relaxed))
     }
 
-    /// Whether no first attempt waits or is under way.
+    /// Whether no delivery in order waits or is under way.
     fn is_empty(&self) -> bool {
         // In this order, since a delivery that begins counts as under way before it stops waiting.
-        self.events.load(Ordering::Acquire) == 0 && self.in_request.load(Ordering::Acquire) == 0
+        let waits = self.events.load(Ordering::Acquire) > 0
+            || self.lane.orders_retries && self.retries.load(Ordering::Acquire) > 0;
+        !waits && self.in_request.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether deliveries of that kind have an order among them.
+    fn is_in_order(&self, kind: Kind) -> bool {
+        matches!(kind, Kind::Event(_)) || self.lane.orders_retries
     }
 
     /// Takes a first attempt of an event of `bytes` bytes, if there is room for it. Only the events thread asks.
@@ -194,8 +208,15 @@ impl LaneGauge {
         Some(Admitted { gauge, kind, generation: noted, _queued: Queued::new(pressure) })
     }
 
-    /// Takes a retry, if there is room for it.
-    pub(crate) fn try_admit_retry(self: &Arc<Self>, pressure: &'static Pressure) -> Option<Admitted> {
+    /// Takes a retry or a tick for `shard`, if there is room for it. Where retries are in order, it waits as first attempts do for what
+    /// is in another shard: see [`LaneGauge::go_to`].
+    pub(crate) fn try_admit_retry(self: &Arc<Self>, shard: usize, pressure: &'static Pressure) -> Option<Admitted> {
+        if self.lane.orders_retries {
+            self.go_to(shard);
+            if self.is_moving.load(Ordering::Relaxed) {
+                return None;
+            }
+        }
         if self.is_blocked() {
             self.take_probe(PROBE_RETRY)?;
         } else if self.retries.load(Ordering::Relaxed) >= LANE_RETRIES_MAX {
@@ -282,14 +303,14 @@ impl LaneGauge {
     }
 }
 
-/// A first attempt whose request is under way, until it is dropped.
+/// A delivery in order whose request is under way, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InRequest(Arc<LaneGauge>);
 
 impl Admitted {
-    /// The delivery stops waiting: its request begins. `None` for a retry, which is in no order.
+    /// The delivery stops waiting: its request begins. `None` where it is in no order.
     pub(crate) fn begin(self) -> Option<InRequest> {
-        matches!(self.kind, Kind::Event(_)).then(|| {
+        self.gauge.is_in_order(self.kind).then(|| {
             self.gauge.in_request.fetch_add(1, Ordering::Release);
             InRequest(Arc::clone(&self.gauge))
         })
@@ -310,7 +331,7 @@ impl Drop for Admitted {
                 self.gauge.bytes.fetch_sub(bytes, Ordering::Relaxed);
             }
             Kind::Retry => {
-                self.gauge.retries.fetch_sub(1, Ordering::Relaxed);
+                self.gauge.retries.fetch_sub(1, Ordering::Release);
             }
         }
     }
@@ -334,6 +355,8 @@ impl Default for LaneGauges {
 struct OfLane {
     /// How many first attempts may wait in one.
     events_max: usize,
+    /// Retries and ticks are in one order with first attempts.
+    orders_retries: bool,
     returns: Arc<Returns>,
 }
 
@@ -365,7 +388,15 @@ const SWEEP_AT_MIN: usize = 1024;
 impl LaneGauges {
     /// The gauges of lanes in which at most `events_max` first attempts wait each.
     pub(crate) fn with_lanes_of(events_max: usize) -> Self {
-        Self { known: Mutex::default(), lane: OfLane { events_max, returns: Arc::default() } }
+        let lane = OfLane { events_max, orders_retries: false, returns: Arc::default() };
+        Self { known: Mutex::default(), lane }
+    }
+
+    /// The gauges of all lanes under that ordering.
+    pub(crate) fn ordered(ordering: settings::Ordering) -> Self {
+        let mut gauges = Self::default();
+        gauges.lane.orders_retries = ordering == settings::Ordering::Webhook;
+        gauges
     }
 
     /// The gauge of a webhook; a new one where it is missing.
@@ -508,21 +539,21 @@ mod tests {
     fn retries_have_room_of_their_own() {
         let (gauge, pressure) = gauge();
         let _events: Vec<_> = (0..LANE_EVENTS_MAX).map(|_| gauge.try_admit_event(1, pressure).unwrap()).collect();
-        let retries: Vec<_> = (0..LANE_RETRIES_MAX).map(|_| gauge.try_admit_retry(pressure).unwrap()).collect();
-        assert!(gauge.try_admit_retry(pressure).is_none());
+        let retries: Vec<_> = (0..LANE_RETRIES_MAX).map(|_| gauge.try_admit_retry(0, pressure).unwrap()).collect();
+        assert!(gauge.try_admit_retry(0, pressure).is_none());
         drop(retries);
-        assert!(gauge.try_admit_retry(pressure).is_some());
+        assert!(gauge.try_admit_retry(0, pressure).is_some());
     }
 
     #[test]
     fn a_blocked_lane_takes_one_delivery_a_probe_and_a_retry_first() {
         let (gauge, pressure) = gauge();
         gauge.block();
-        assert!(gauge.try_admit_event(1, pressure).is_none() && gauge.try_admit_retry(pressure).is_none());
+        assert!(gauge.try_admit_event(1, pressure).is_none() && gauge.try_admit_retry(0, pressure).is_none());
         gauge.want_probe(false);
         assert!(!gauge.has_room(pressure) && gauge.try_admit_event(1, pressure).is_none());
-        assert!(gauge.try_admit_retry(pressure).is_some());
-        assert!(gauge.try_admit_retry(pressure).is_none());
+        assert!(gauge.try_admit_retry(0, pressure).is_some());
+        assert!(gauge.try_admit_retry(0, pressure).is_none());
         gauge.want_probe(true);
         assert!(gauge.has_room(pressure) && gauge.try_admit_event(1, pressure).is_some());
         assert!(gauge.try_admit_event(1, pressure).is_none());
@@ -547,6 +578,32 @@ mod tests {
         assert!(gauge.has_room(pressure), "it is worth while to ask again");
         gauge.go_to(1);
         assert!(gauge.try_admit_event(1, pressure).is_some());
+    }
+
+    #[test]
+    fn retries_wait_for_what_is_in_another_shard_where_they_are_in_order_and_first_attempts_wait_for_them() {
+        let pressure = Pressure::new(64 << 20);
+        let in_order = LaneGauges::ordered(settings::Ordering::Webhook).of("ws/i", "w");
+        in_order.go_to(0);
+        let event = in_order.try_admit_event(1, pressure).unwrap();
+        assert!(in_order.try_admit_retry(1, pressure).is_none(), "an event waits in the other shard");
+        let event = event.begin();
+        assert!(in_order.try_admit_retry(1, pressure).is_none(), "it is under way");
+        drop(event);
+        let retry = in_order.try_admit_retry(1, pressure).unwrap();
+        for place in [None, retry.begin()] {
+            in_order.go_to(0);
+            assert!(in_order.try_admit_event(1, pressure).is_none() && !in_order.has_room(pressure));
+            drop(place);
+        }
+        in_order.go_to(0);
+        assert!(in_order.try_admit_event(1, pressure).is_some());
+        for ordering in [settings::Ordering::Entity, settings::Ordering::None] {
+            let gauge = LaneGauges::ordered(ordering).of("ws/i", "w");
+            gauge.go_to(0);
+            let _event = gauge.try_admit_event(1, pressure).unwrap();
+            assert!(gauge.try_admit_retry(1, pressure).is_some_and(|retry| retry.begin().is_none()));
+        }
     }
 
     #[test]

@@ -363,7 +363,7 @@ impl Assignment {
     }
 
     /// Whether the log has lost the record at that offset since it was read.
-    pub(super) fn is_lost(&self, offset: i64) -> bool {
+    pub(crate) fn is_lost(&self, offset: i64) -> bool {
         offset >= self.lost_from.load(Ordering::Acquire)
     }
 

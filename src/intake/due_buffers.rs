@@ -35,6 +35,13 @@ pub(super) struct Waiting {
     pub(super) sequence: u64,
 }
 
+/// A retry that waited here when its log lost it.
+pub(super) struct Lost {
+    pub(super) tier: usize,
+    pub(super) assignment: Arc<Assignment>,
+    pub(super) waiting: Waiting,
+}
+
 /// Tier and partition.
 type Key = (usize, i32);
 
@@ -51,6 +58,8 @@ struct DueBuffer {
 pub(super) struct DueBuffers {
     buffers: BTreeMap<Key, DueBuffer>,
     bytes: usize,
+    /// What was forgotten and cannot be read again.
+    lost: Vec<Lost>,
 }
 
 /// Partitions to pause and to resume.
@@ -77,7 +86,7 @@ impl DueBuffers {
         buffer.waiting.push_back(waiting);
     }
 
-    /// Forgets what waits of partitions that are not read any more.
+    /// Forgets what waits of partitions that are not read any more. What their logs have lost is there to be taken.
     pub(super) fn retain(&mut self, is_read: impl Fn(&Arc<Assignment>) -> bool) {
         let gone: Vec<Key> =
             self.buffers.iter().filter(|(_, it)| !is_read(&it.assignment)).map(|(key, _)| *key).collect();
@@ -87,9 +96,15 @@ impl DueBuffers {
     }
 
     fn remove(&mut self, key: Key) {
-        if let Some(buffer) = self.buffers.remove(&key) {
-            self.bytes -= buffer.bytes;
-        }
+        let Some(DueBuffer { assignment, waiting, bytes, .. }) = self.buffers.remove(&key) else { return };
+        self.bytes -= bytes;
+        let lost = waiting.into_iter().filter(|waiting| assignment.is_lost(waiting.offset));
+        self.lost.extend(lost.map(|waiting| Lost { tier: key.0, assignment: Arc::clone(&assignment), waiting }));
+    }
+
+    /// Takes what was forgotten though its log has lost it: it cannot be read again.
+    pub(super) fn take_lost(&mut self) -> Vec<Lost> {
+        std::mem::take(&mut self.lost)
     }
 
     /// When the next retry is due.
@@ -253,5 +268,27 @@ mod tests {
         assert_eq!(buffers.bytes, 10);
         buffers.push(0, &Assignment::new("r.1s".into(), 0), waiting(NOW, 3));
         assert_eq!(buffers.bytes, 3, "another assignment of the partition");
+        assert!(buffers.take_lost().is_empty(), "its next owner reads it");
+    }
+
+    #[test]
+    fn what_waits_of_a_log_that_has_lost_it_is_not_forgotten() {
+        for is_read_again in [true, false] {
+            let (mut buffers, before) = (DueBuffers::default(), Assignment::new("r.1s".into(), 0));
+            for offset in 0..5 {
+                buffers.push(2, &before, Waiting { offset, ..waiting(NOW, 10) });
+            }
+            before.end_with_its_log(3);
+            if is_read_again {
+                // Before the reader has noticed.
+                buffers.push(2, &Assignment::new("r.1s".into(), 0), waiting(NOW, 1));
+            } else {
+                buffers.retain(|_| false);
+            }
+            let lost = buffers.take_lost();
+            let lost: Vec<_> = lost.iter().map(|lost| (lost.tier, lost.waiting.offset)).collect();
+            assert_eq!(lost, [(2, 3), (2, 4)], "what comes before is read again");
+            assert_eq!((buffers.bytes, buffers.take_lost().len()), (usize::from(is_read_again), 0));
+        }
     }
 }

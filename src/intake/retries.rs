@@ -14,7 +14,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::due_buffers::{DueBuffers, Waiting};
+use super::due_buffers::{DueBuffers, Lost, Waiting};
 use super::handoff::Handoff;
 use super::membership::GroupMember;
 use super::pipeline::DueRetry;
@@ -106,6 +106,9 @@ impl RetryConsumer {
                 kept_up = Instant::now();
             }
         }
+        self.buffers.retain(|_| false);
+        self.put_back_lost(&mut batches);
+        self.outlet.hand_over(&mut batches);
         self.outlet.condition.ended(PollLoop::Retries);
     }
 
@@ -145,6 +148,7 @@ impl RetryConsumer {
             let reader = &self.reader;
             self.buffers.retain(|assignment| reader.reads(assignment));
         }
+        self.put_back_lost(batches);
         let brokers_ms = self.brokers.now_ms();
         if self.brokers.is_known() || self.began.elapsed() >= CLOCK_WAIT {
             // From here on times are by the worker's own clock, as is everything that is measured of a delivery.
@@ -152,17 +156,31 @@ impl RetryConsumer {
             let (reader, outlet) = (&self.reader, &self.outlet);
             let may_go_on = || may_hand_over(reader, outlet);
             self.buffers.take_due(brokers_ms, may_go_on, |tier, assignment, waiting| {
-                let Waiting { payload, wire, due_ms, offset, sequence } = waiting;
-                let position =
-                    Origin { topic: Arc::clone(assignment.topic()), partition: assignment.partition(), offset };
-                let due = Due { at_ms: due_ms.saturating_add(ahead_ms), tier };
-                let retry = DueRetry { payload, wire, due, position, sequence, now_ms };
+                let mut retry = read_retry(tier, assignment, waiting, now_ms);
+                retry.due.at_ms = retry.due.at_ms.saturating_add(ahead_ms);
                 outlet.pipeline.retry(retry, assignment, batches);
             });
         }
         self.outlet.hand_over(batches);
         let flow = self.buffers.flow(brokers_ms);
         self.reader.pause_and_resume(&listed(&flow.pause), &listed(&flow.resume));
+    }
+
+    /// Puts back into their tiers the retries that waited here when their logs lost them.
+    fn put_back_lost(&mut self, batches: &mut [Vec<Job>]) {
+        let lost = self.buffers.take_lost();
+        if lost.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            retries = lost.len(),
+            "retries that waited here are not in their topics any more and are put back"
+        );
+        let now_ms = clock::now_ms();
+        for Lost { tier, assignment, waiting } in lost {
+            let retry = read_retry(tier, &assignment, waiting, now_ms);
+            self.outlet.pipeline.put_back(retry, &assignment, batches);
+        }
     }
 
     fn export(&mut self) {
@@ -195,6 +213,13 @@ fn listed(assignments: &[Arc<Assignment>]) -> TopicPartitionList {
         list.add_partition(assignment.topic(), assignment.partition());
     }
     list
+}
+
+/// A retry of a tier as the pipeline takes it, due by the brokers' clock.
+fn read_retry(tier: usize, assignment: &Assignment, waiting: Waiting, now_ms: i64) -> DueRetry {
+    let Waiting { payload, wire, due_ms, offset, sequence } = waiting;
+    let position = Origin { topic: Arc::clone(assignment.topic()), partition: assignment.partition(), offset };
+    DueRetry { payload, wire, due: Due { at_ms: due_ms, tier }, position, sequence, now_ms }
 }
 
 /// Takes a record into the buffer of its partition.

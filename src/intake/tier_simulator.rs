@@ -137,7 +137,7 @@ impl Process {
                 let event = Event::new(waiting.payload.unwrap(), origin, now_ms, Some(ticket), held);
                 event.open(1);
                 let retry = Retry { tier, record, event: Arc::new(event) };
-                if let Some(admitted) = gauge.try_admit_retry(pressure) {
+                if let Some(admitted) = gauge.try_admit_retry(0, pressure) {
                     lane.push_back((retry, admitted));
                 } else if let Ok(active) = retry.event.begin() {
                     // Its lane is full: it goes back as it is.

@@ -291,7 +291,7 @@ impl Publish for Arc<Topics> {
     }
 }
 
-/// A shard, and a partition of which it gets events.
+/// The shards, and a partition of which they get events.
 pub(crate) struct Lab {
     pub(crate) receivers: Arc<Receivers>,
     pub(crate) topics: Arc<Topics>,
@@ -301,7 +301,7 @@ pub(crate) struct Lab {
     permits: [isize; 5],
     integration: Arc<Integration>,
     gauges: LaneGauges,
-    jobs: Option<mpsc::Sender<Vec<Job>>>,
+    jobs: Vec<mpsc::Sender<Vec<Job>>>,
     running: JoinSet<()>,
     /// What is logged of attempts.
     logged: std::sync::mpsc::Receiver<Entry>,
@@ -311,7 +311,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Starts a shard for the webhooks at `urls`; a webhook's id is the path of its URL.
+    /// Starts `settings.threads` shards for the webhooks at `urls`; a webhook's id is the path of its URL.
     pub(crate) fn start(
         settings: settings::Delivery,
         urls: &[&str],
@@ -351,9 +351,13 @@ impl Lab {
             shards: settings.threads,
             settings,
         });
-        let (jobs, inbound) = mpsc::channel(BATCHES_MAX);
         let mut running = JoinSet::new();
-        running.spawn(Shard::new(0, Arc::clone(&shared)).run(inbound));
+        let start = |index| {
+            let (jobs, inbound) = mpsc::channel(BATCHES_MAX);
+            running.spawn(Shard::new(index, Arc::clone(&shared)).run(inbound));
+            jobs
+        };
+        let jobs = (0..shared.shards).map(start).collect();
         let assignment = Assignment::new("events".into(), 0);
         assignment.use_places();
         Self {
@@ -365,7 +369,7 @@ impl Lab {
             shared,
             integration,
             gauges: LaneGauges::default(),
-            jobs: Some(jobs),
+            jobs,
             running,
             logged,
             first_attempt_ms: None,
@@ -402,7 +406,7 @@ impl Lab {
         let mut event = self.event(payload);
         event.order_keys = [Some(entity), None];
         let delivery = Delivery { gauge, admitted, ..self.delivery(webhook, event) };
-        self.hand_over(Job::Deliver(delivery)).await;
+        self.hand_over_all(0, vec![Job::Deliver(delivery)]).await;
         true
     }
 
@@ -410,7 +414,7 @@ impl Lab {
     pub(crate) async fn retry(&mut self, webhook: &str, attempts: u32, tier: usize) {
         let gauge = self.gauge(webhook);
         let event = self.event(Bytes::from(self.next_offset.to_string()));
-        let admitted = gauge.try_admit_retry(self.shared.pressure).expect("the lane has room for a retry");
+        let admitted = gauge.try_admit_retry(0, self.shared.pressure).expect("the lane has room for a retry");
         let wire = Wire { attempt: Some(attempts), webhook_id: Some(webhook.to_owned()), ..Wire::default() };
         let delivery = Delivery {
             gauge,
@@ -420,7 +424,7 @@ impl Lab {
             retry: Some(Box::new(Retry { due: Due { at_ms: 0, tier }, wire })),
             ..self.delivery(webhook, event)
         };
-        self.hand_over(Job::Deliver(delivery)).await;
+        self.hand_over_all(0, vec![Job::Deliver(delivery)]).await;
     }
 
     fn event(&mut self, payload: Bytes) -> Event {
@@ -439,12 +443,8 @@ impl Lab {
         Delivery::alone(Arc::new(event), Arc::clone(&self.integration), index, id)
     }
 
-    async fn hand_over(&self, job: Job) {
-        self.hand_over_all(vec![job]).await;
-    }
-
-    pub(crate) async fn hand_over_all(&self, jobs: Vec<Job>) {
-        self.jobs.as_ref().unwrap().send(jobs).await.unwrap();
+    pub(crate) async fn hand_over_all(&self, shard: usize, jobs: Vec<Job>) {
+        self.jobs[shard].send(jobs).await.unwrap();
     }
 
     /// The records of the attempts since the last time.
@@ -484,10 +484,12 @@ impl Lab {
         self.until("all is settled", |lab| lab.assignment.committable() == Some(lab.next_offset)).await;
     }
 
-    /// Drops the consumers' end and waits for the shard's. Nothing is held then.
+    /// Drops the consumers' end and waits for the shards'. Nothing is held then.
     pub(crate) async fn end(&mut self) {
-        self.jobs = None;
-        self.running.join_next().await.unwrap().expect("the shard does not panic");
+        self.jobs.clear();
+        while let Some(ended) = self.running.join_next().await {
+            ended.expect("no shard panics");
+        }
         assert_eq!(self.metrics.deliver.in_flight_requests.get(), 0);
         assert_eq!(self.shared.permits.free(), self.permits, "every permit is back");
         self.returned();

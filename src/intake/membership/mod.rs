@@ -224,6 +224,13 @@ impl MemberState {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Holds a partition that no group gave it.
+    #[cfg(test)]
+    pub(super) fn hold(&self, assignment: Arc<Assignment>) {
+        let key = (Arc::clone(assignment.topic()), assignment.partition());
+        self.held().insert(key, Held { assignment, committed: 0 });
+    }
+
     pub(crate) fn assignments(&self) -> Vec<Arc<Assignment>> {
         self.held().values().map(|held| Arc::clone(&held.assignment)).collect()
     }
@@ -321,9 +328,10 @@ impl MemberState {
                 self.begun_again.lock().push((key, recreated));
                 continue;
             }
-            if let Some(before) = self.held().insert(key, Held { assignment, committed: 0 }) {
-                before.assignment.end_with_its_log(recreated.lost_from);
-            }
+            // First, so that no reader forgets what it holds of the former log before it can see what is lost.
+            let before = self.held().get(&key).map(|before| Arc::clone(&before.assignment));
+            before.iter().for_each(|before| before.end_with_its_log(recreated.lost_from));
+            self.held().insert(key, Held { assignment, committed: 0 });
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
     }

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Pipeline, PipelineParts, Record};
+use bytes::Bytes;
+
+use super::{DueRetry, Pipeline, PipelineParts, Record};
 use crate::backlog::partition::PlaceWrite;
 use crate::backlog::place::Place;
 use crate::clock;
 use crate::deliver::shard::lab::{Answer, Lab, Seen};
-use crate::inflight::job::Job;
-use crate::inflight::partition::Progress;
+use crate::domain::headers::Wire;
+use crate::inflight::job::{Due, Job, Origin};
+use crate::inflight::partition::{Assignment, Progress};
 use crate::intake::backlog_part::{Part, listen};
 use crate::intake::in_memory::{InMemory, catch_up_in_memory};
 use crate::settings;
@@ -27,6 +30,8 @@ pub(super) struct Flow {
     pub(super) lab: Lab,
     pipeline: Pipeline,
     part: Part,
+    /// A partition of the first tier.
+    pub(super) tier: Arc<Assignment>,
     log: Vec<InMemory>,
     batches: Vec<Vec<Job>>,
     /// When the test began, ms since 1970.
@@ -40,7 +45,7 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    /// Starts a shard for the webhooks at `urls`, which all events of [`WORKSPACE`] match; a webhook's id is the path of its URL.
+    /// Starts the shards for the webhooks at `urls`, which all events of [`WORKSPACE`] match; a webhook's id is the path of its URL.
     pub(super) fn start(
         settings: settings::Delivery,
         urls: &[&str],
@@ -52,17 +57,19 @@ impl Flow {
             table: Arc::clone(&lab.shared.table),
             pressure: lab.pressure(),
             metrics: Arc::clone(&lab.metrics),
-            shards: 1,
+            shards: lab.shared.shards,
             delivery: &lab.shared.settings,
             integrations_topic: "integrations",
         });
         let part = Part::new(1, &lab.assignment, 1);
+        let batches = (0..lab.shared.shards).map(|_| Vec::new()).collect();
         Self {
             lab,
             pipeline,
             part,
+            tier: Assignment::new("retry.1s".into(), 0),
             log: Vec::new(),
-            batches: vec![Vec::new()],
+            batches,
             began_ms: clock::now_ms(),
             takes_places: true,
             writing: Vec::new(),
@@ -92,9 +99,44 @@ impl Flow {
         self.hand_over().await;
     }
 
+    /// A retry that is read out of the first tier: of the delivery of the event at `offset` to `webhook`, after one attempt.
+    pub(super) fn retry_of(&self, webhook: &str, offset: i64) -> DueRetry {
+        let now_ms = self.now_ms();
+        let wire = Wire {
+            workspace: Some(WORKSPACE.to_owned()),
+            integration_id: Some("i".to_owned()),
+            webhook_id: Some(webhook.to_owned()),
+            delivery_id: Some(format!("d-{offset}")),
+            attempt: Some(1),
+            ..Wire::default()
+        };
+        DueRetry {
+            payload: Some(Bytes::from(offset.to_string())),
+            wire,
+            due: Due { at_ms: now_ms, tier: 0 },
+            position: Origin { topic: Arc::clone(self.tier.topic()), partition: 0, offset },
+            sequence: self.tier.admit(offset),
+            now_ms,
+        }
+    }
+
+    /// That retry is due.
+    pub(super) async fn retry(&mut self, webhook: &str, offset: i64) {
+        self.pipeline.retry(self.retry_of(webhook, offset), &self.tier, &mut self.batches);
+        self.hand_over().await;
+    }
+
+    /// That retry waits in this process, and its log loses it.
+    pub(super) async fn put_back(&mut self, retry: DueRetry) {
+        self.tier.end_with_its_log(0);
+        self.pipeline.put_back(retry, &self.tier, &mut self.batches);
+        self.hand_over().await;
+    }
+
     async fn hand_over(&mut self) {
-        let jobs = std::mem::take(&mut self.batches[0]);
-        self.lab.hand_over_all(jobs).await;
+        for (shard, jobs) in self.batches.iter_mut().enumerate() {
+            self.lab.hand_over_all(shard, std::mem::take(jobs)).await;
+        }
     }
 
     /// One turn of the events thread, in the order of `Keeper::turn`.

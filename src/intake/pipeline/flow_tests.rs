@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::flow_lab::{DRAIN, Flow, WORKSPACE};
 use crate::deliver::shard::lab::{Answer, Seen, secs, settings, unordered};
+use crate::domain::integration::Integration;
+use crate::domain::outcome::DropReason;
+use crate::settings::{Delivery, Ordering};
 
 const TWO: &[&str] = &["http://one.example/one", "http://two.example/two"];
 
@@ -116,4 +121,66 @@ async fn a_partition_that_is_revoked_while_a_webhook_hangs_is_given_up_at_once_w
         flow.lab.end().await;
         assert_eq!(flow.lab.receivers.count(), 6, "nothing is begun after the revocation");
     }
+}
+
+/// The webhook `hook` at a URL whose host is that shard's, of two; and the record that says so.
+fn hook_of_shard(shard: u32) -> (String, Value) {
+    let records = (0..100).map(|number| {
+        let url = format!("http://r{number}.example/hook");
+        let hook = json!({"id": "hook", "relativeUrl": url, "triggerType": "entityEvent", "filter": {"items": [{}]}});
+        (url, json!({ "webHooks": [hook] }))
+    });
+    let is_its = |record: &Value| {
+        let integration = Integration::parse("ws/i", record.to_string().as_bytes()).unwrap();
+        integration.webhook(0).unwrap().host_hash() % 2 == shard
+    };
+    records.into_iter().find(|(_, record)| is_its(record)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_in_order_never_gets_two_requests_at_a_time_when_its_url_moves_retries_included() {
+    for retry_is_first in [true, false] {
+        let in_order = Delivery { ordering: Ordering::Webhook, threads: 2, ..settings() };
+        let ((here, _), (_, there)) = (hook_of_shard(0), hook_of_shard(1));
+        let mut flow = Flow::start(in_order, &[&here], |_| Answer::acknowledged().after(secs(5)));
+        if retry_is_first {
+            flow.retry("hook", 7).await
+        } else {
+            flow.read(WORKSPACE, 1).await
+        }
+        flow.pass(secs(1)).await;
+        assert_eq!(flow.lab.receivers.count(), 1);
+        flow.lab.change(&there);
+        flow.lab.shared.table.write().settle();
+        if retry_is_first {
+            flow.read(WORKSPACE, 1).await;
+        } else {
+            flow.retry("hook", 7).await;
+            flow.pass(secs(1)).await;
+            assert_eq!(flow.lab.topics.written(), [("retry.1s".to_owned(), "1".to_owned())], "unspent");
+            flow.pass(secs(5)).await;
+            flow.retry("hook", 8).await;
+        }
+        flow.until("both are requested", |flow| flow.lab.receivers.count() == 2).await;
+        let seen = flow.lab.receivers.seen();
+        assert!(seen.iter().all(|seen| seen.under_way == 1), "{seen:?}");
+        assert!(seen[1].at_ms < 7_100, "it waits no longer than for the first one: {seen:?}");
+        flow.lab.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_waits_while_its_tier_is_created_again_goes_back_into_the_tier_unspent() {
+    let mut flow = Flow::start(settings(), TWO, |_| Answer::acknowledged());
+    let retry = flow.retry_of("one", 7);
+    flow.put_back(retry).await;
+    flow.until("Kafka has it", |flow| !flow.lab.topics.written().is_empty()).await;
+    assert_eq!(flow.lab.topics.written(), [("retry.1s".to_owned(), "1".to_owned())]);
+    let mut no_retry = flow.retry_of("one", 8);
+    no_retry.payload = None;
+    flow.put_back(no_retry).await;
+    let dropped: Vec<_> = flow.lab.metrics.dropped().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(dropped, [(DropReason::UnreadableRetry, 1)], "no worker wrote it");
+    assert_eq!(flow.lab.receivers.count(), 0);
+    flow.lab.end().await;
 }

@@ -88,7 +88,7 @@ impl Pipeline {
             table,
             pressure,
             metrics,
-            gauges: Arc::default(),
+            gauges: Arc::new(LaneGauges::ordered(delivery.ordering)),
             shards: shards.max(1),
             wait_max_ms: ms(delivery.schedule.whole()),
             give_up_after_ms: ms(delivery.give_up_after),
