@@ -292,6 +292,18 @@ fn progress_of(assignment: &Assignment, range: LogRange, stable: i64, before: Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::retry_schedule::RetrySchedule;
+    use crate::intake::membership::MemberState;
+    use crate::telemetry::logs::testing::logged;
+
+    /// Of a member that holds nothing. No broker answers.
+    fn lag() -> Lag {
+        let (brokers, group) = ("127.0.0.1:1".to_owned(), "g".to_owned());
+        let kafka = settings::Kafka { brokers, group, instance_id: None, properties: Vec::new() };
+        let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
+        let member = Arc::new(MemberState::member("events", Arc::clone(&metrics), Duration::ZERO));
+        Lag::new(&kafka, "events", Arc::clone(&member), (std::iter::empty(), member), metrics).unwrap()
+    }
 
     fn idle(start: i64) -> Arc<Assignment> {
         Assignment::resumed("events".into(), 0, Some(start), Vec::new())
@@ -327,6 +339,35 @@ mod tests {
         tokio::time::advance(Duration::from_secs(70)).await;
         assert_eq!(seen(&assignment, 15, 15, Some(found)).since.elapsed(), Duration::from_secs(70));
         assert_eq!(seen(&idle(11), 15, 15, Some(found)).since.elapsed(), Duration::ZERO, "it gave something");
+    }
+
+    #[test]
+    fn a_partition_that_gives_nothing_for_a_minute_though_records_wait_is_said_and_counted() {
+        let (mut lag, began) = (lag(), Instant::now());
+        lag.seen.insert(3, Seen { waits: Waits::Records, since: began, ..seen(&idle(10), 12, 12, None) });
+        let is_said = |seconds| logged(|| lag.export(began + Duration::from_secs(seconds))).contains("gives nothing");
+        assert!(!is_said(59));
+        assert_eq!(lag.metrics.intake.still_partitions.get(), 0);
+        let said = logged(|| lag.export(began + STILL_AFTER));
+        assert!(said.contains("gives nothing") && said.contains("partition=3") && said.contains("offset=10"), "{said}");
+        assert_eq!(lag.metrics.intake.still_partitions.get(), 1);
+        lag.metrics.intake.paused_partitions.set(1);
+        lag.export(began + STILL_AFTER);
+        assert_eq!(lag.metrics.intake.still_partitions.get(), 0, "this process reads nothing for the moment");
+    }
+
+    #[test]
+    fn the_lag_stays_as_it_was_while_no_broker_answers_and_goes_with_its_partition() {
+        for (is_held, shown) in [(true, 500), (false, 0)] {
+            let mut lag = lag();
+            if is_held {
+                lag.member.hold(idle(10));
+            }
+            lag.seen.insert(0, seen(&idle(10), 510, 510, None));
+            lag.export(Instant::now());
+            lag.measure();
+            assert_eq!(lag.metrics.intake.consumer_lag.with_label_values(&["events", "0"]).get(), shown);
+        }
     }
 
     #[tokio::test]
