@@ -272,6 +272,33 @@ async fn redriven_records_do_not_wait_behind_retries_and_a_stop_repeats_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_of_thousands_to_one_webhook_goes_about_as_fast_as_it_is_sent() {
+    const REDRIVEN: usize = 3_000;
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let names = Names::of("redrive-large");
+    // If its lane's part of them went through in each of these, it would take two minutes at best.
+    let schedule = ["--retry-schedule", "10s"];
+    names.create(brokers, schedule[1], 3).await;
+    // 16 at a time: 800 a second.
+    let receiver = Receiver::start(|_| Answer::ok().after(Duration::from_millis(20)));
+    produce(brokers, &names.integrations(), [Record::new("ws/i", integration(&receiver, "active").to_string())]);
+    produce(brokers, &names.dead_letter(), (0..REDRIVEN).map(|id| dead_letter(id, "all", "exhausted")));
+    let _worker = Worker::start(brokers, &names, &schedule).await;
+    let began = Instant::now();
+    let redriven = run(brokers, &names, &["dead-letters", "redrive", "--all", "--json"]).await;
+    assert_eq!(redriven.json()["sent"], json!(REDRIVEN), "{}", redriven.log);
+    let sent = began.elapsed();
+    wait_until("every dead letter at the receiver", PATIENCE, async || match ids(&receiver, 0).len() {
+        REDRIVEN => Ok(()),
+        arrived => Err(arrived),
+    })
+    .await;
+    let detours = read_all(brokers, &names.tier("10s")).len();
+    println!("{REDRIVEN} redriven: sent in {sent:?}, all there after {:?}, {detours} through a tier", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_redrive_gives_its_account_and_can_be_run_again() {
     const MANY: usize = 1_500;
     let cluster = Cluster::shared().await;
