@@ -686,8 +686,7 @@ async fn integrations_are_judged_while_a_partition_of_others_has_no_leader_and_t
     .await;
     failed("a suspension by a worker that started meanwhile", &judged[2]).await;
     is_unjudged(&worker).await;
-    let says = |line: &String| line.contains("is not judged at present") && line.contains(r#""partition":2"#);
-    assert!(worker.lines().all().iter().any(says), "{}", worker.lines().tail(30));
+    worker.logged(&["is not judged at present", r#""partition":2"#]).await;
 
     cluster.restart(usize::try_from(AWAY).unwrap());
     failed("the suspension that was held up", unjudged).await;
