@@ -226,7 +226,7 @@ impl Evidence {
 /// How an acknowledged delivery ended, and that it was a dead letter before.
 fn acknowledged_in_words(attempt: &Attempt, dead: Option<&(i64, DeadLetter)>) -> String {
     let at = &attempt.at;
-    let at_ms = at.parse::<Timestamp>().map(Timestamp::as_millisecond).unwrap_or(i64::MAX);
+    let at_ms = at.parse::<Timestamp>().map_or(i64::MAX, Timestamp::as_millisecond);
     match dead.filter(|(dead_ms, _)| *dead_ms <= at_ms) {
         Some((_, dead)) => format!("acknowledged at {at}, after a redrive of its dead letter {}", dead.place()),
         None => format!("acknowledged at {at}: the attempt log says so"),
