@@ -367,7 +367,7 @@ try {
   await sound(page, "resume");
   await page.keyboard.press("Escape");
 
-  // Some events are dropped already; some come yet.
+  // Some events were dropped; more come. At one a second there is time to close the dialog: twenty seconds.
   const replay = async () => {
     await page.getByRole("button", { name: "Replay…" }).click();
     const box = page.getByRole("dialog", { name: "Replay past events" });
@@ -376,7 +376,7 @@ try {
     return counted(box);
   };
   const since = Date.now();
-  await until("events to replay", async () => (await rows("playground", `events?filter=${encodeURIComponent('{"items":[{}]}')}`)).filter((row) => new Date(row.at) > since).length > 30);
+  await until("events to replay", async () => (await rows("playground", `events?filter=${encodeURIComponent('{"items":[{}]}')}`)).filter((row) => new Date(row.at) > since).length > 20, 4 * PATIENCE_MS);
   const first = await replay();
   await sound(page, "preview of a replay");
   await first.box.getByLabel("At most a second").fill("1");
