@@ -283,8 +283,7 @@ async fn a_newer_process_fences_the_older_and_sees_its_changes() {
     assert_eq!(ids, ["by-newer", "again"]);
 }
 
-/// A thousand changes at once, a newer process started in their midst, and that one killed: every change that was
-/// acknowledged is in the topic, and none twice.
+/// A thousand changes at once. Meanwhile a newer process starts and is killed: every change that was acknowledged is in the topic once.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_change_is_lost_to_fencing_or_a_kill() {
     const CHANGES: usize = 1_000;

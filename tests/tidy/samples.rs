@@ -233,6 +233,8 @@ fn a_word_to_avoid_is_found() {
         &["line 2 says \"comes round\"", "line 2 says \"goes by the\""],
     );
     found("// It is written all the same.\n", &["all the same"]);
+    found("// No worker is to blame.\n", &["to blame"]);
+    found("// The handshake comes to\n// nothing.\n", &["comes to nothing"]);
     found("// It cannot. If it can, not even then.\n", &[]);
     found("let kind = \"anew\"; // The label `anew`.\n", &[]);
 }

@@ -192,7 +192,14 @@ fn error_text(attribute: &syn::Attribute) -> Option<String> {
 }
 
 /// Words that people whose first language is another one stumble over, or that hide the subject.
-const AVOID: [&str; 42] = [
+const AVOID: [&str; 49] = [
+    "to blame",
+    "meddle",
+    "meddled",
+    "comes to nothing",
+    "come to nothing",
+    "came to nothing",
+    "in their midst",
     "can not",
     "whoever",
     "whomever",
