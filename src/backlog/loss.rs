@@ -82,7 +82,7 @@ mod tests {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let mut backlog = PartitionBacklog::new(100, Vec::new());
         backlog.restore(&gauges.of("ws/i", "w"), &Place::from(10), (BehindReason::LaneFull, 0));
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         assert_eq!(backlog.plan(look), Plan::Seek(10));
         (10..50).for_each(|offset| backlog.catch_up_passed(offset));
         assert_eq!(backlog.cut(60).iter().map(|cut| (cut.from, cut.missed)).collect::<Vec<_>>(), [(50, 10)]);
@@ -114,7 +114,7 @@ mod tests {
     fn what_webhooks_are_behind_with_is_missed_when_the_log_is_created_again() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let gauge = gauges.of("ws/i", "w");
-        let look = Look { pressure: &pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(100, Vec::new());
         backlog.restore(&gauge, &Place::new([3, 7].into_iter(), Some(60)), (BehindReason::LaneFull, 0));
         backlog.main_comes_to(0);

@@ -330,7 +330,9 @@ impl MemberState {
             }
             // First, so that no reader forgets what it holds of the former log before it can see what is lost.
             let before = self.held().get(&key).map(|before| Arc::clone(&before.assignment));
-            before.iter().for_each(|before| before.end_with_its_log(recreated.lost_from));
+            if let Some(before) = before {
+                before.end_with_its_log(recreated.lost_from);
+            }
             self.held().insert(key, Held { assignment, committed: 0 });
             self.generation.fetch_add(1, Ordering::AcqRel);
         }

@@ -144,9 +144,9 @@ async fn a_webhook_in_order_never_gets_two_requests_at_a_time_when_its_url_moves
         let ((here, _), (_, there)) = (hook_of_shard(0), hook_of_shard(1));
         let mut flow = Flow::start(in_order, &[&here], |_| Answer::acknowledged().after(secs(5)));
         if retry_is_first {
-            flow.retry("hook", 7).await
+            flow.retry("hook", 7).await;
         } else {
-            flow.read(WORKSPACE, 1).await
+            flow.read(WORKSPACE, 1).await;
         }
         flow.pass(secs(1)).await;
         assert_eq!(flow.lab.receivers.count(), 1);

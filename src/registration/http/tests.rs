@@ -585,7 +585,7 @@ async fn a_test_delivery_shows_the_receivers_answer_and_why_it_failed() {
 }
 
 #[tokio::test]
-async fn test_deliveries_that_hang_keep_no_other_workspaces_out() {
+async fn hanging_test_deliveries_keep_no_other_workspaces_out() {
     let begun = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&begun);
     let client = client_with(Arc::new(move |_| {
