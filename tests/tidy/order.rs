@@ -171,10 +171,10 @@ fn folders(sources: &[Source]) -> BTreeMap<Vec<String>, Folder> {
         }
         for there in paths(source, &here) {
             let common = here.iter().zip(&there).take_while(|(here, there)| here == there).count();
-            let (Some(importer), Some(imported)) = (here.get(common), there.get(common)) else { continue };
+            let (Some(importer), Some(target)) = (here.get(common), there.get(common)) else { continue };
             let Some(folder) = folders.get_mut(&here[..common]) else { continue };
             let place = |name| folder.list.iter().position(|listed| listed == name);
-            if let (Some(from), Some(to)) = (place(importer), place(imported)) {
+            if let (Some(from), Some(to)) = (place(importer), place(target)) {
                 folder.uses.insert((from, to));
             }
         }
@@ -190,11 +190,11 @@ pub(crate) fn out_of_order(sources: &[Source], circles: &[Circle]) -> Vec<String
         let name = format!("src/{}", module.join("/"));
         let circles: Vec<_> = circles.iter().filter(|circle| circle.folder == name).collect();
         for (user, used) in &folder.uses {
-            let (importer, imported) = (folder.list[*user].as_str(), folder.list[*used].as_str());
+            let (importer, target) = (folder.list[*user].as_str(), folder.list[*used].as_str());
             let is_circle =
-                circles.iter().any(|circle| [importer, imported].iter().all(|file| circle.files.contains(file)));
+                circles.iter().any(|circle| [importer, target].iter().all(|file| circle.files.contains(file)));
             if used < user && !is_circle {
-                wrong.push(format!("{name}: {importer} uses {imported}, which stands before it"));
+                wrong.push(format!("{name}: {importer} uses {target}, which stands before it"));
             }
         }
         for circle in circles {

@@ -317,9 +317,7 @@ impl MemberState {
         let wanted = std::mem::take(&mut *self.begun_again.lock());
         for (key, recreated) in wanted {
             let start = recreated.start;
-            if !self.held().contains_key(&key) {
-                continue;
-            }
+            let Some(before) = self.held().get(&key).map(|held| Arc::clone(&held.assignment)) else { continue };
             let assignment = Assignment::resumed(Arc::clone(&key.0), key.1, Some(start), Vec::new());
             let mut offsets = TopicPartitionList::new();
             self.list(&mut offsets, &assignment, &Progress { offset: start, beyond: Vec::new(), changes: 0 });
@@ -329,10 +327,7 @@ impl MemberState {
                 continue;
             }
             // First, so that no reader forgets what it holds of the former log before it can see what is lost.
-            let before = self.held().get(&key).map(|before| Arc::clone(&before.assignment));
-            if let Some(before) = before {
-                before.end_with_its_log(recreated.lost_from);
-            }
+            before.end_with_its_log(recreated.lost_from);
             self.held().insert(key, Held { assignment, committed: 0 });
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
