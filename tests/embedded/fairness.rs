@@ -122,6 +122,7 @@ async fn a_webhook_that_moves_to_another_host_leaves_its_turn_to_those_that_wait
     // While the first is at work and the others wait.
     rig.integrate("moves", &other.url(""), &[webhook("moves")]);
     rig.feed([("moves", "b")]).await;
+    other.wait_for(2, PATIENCE).await;
     gate.cancel();
     rig.settled().await;
     assert_eq!((receiver.count(), other.count()), (2, 2));
