@@ -55,15 +55,21 @@ fn a_demo_of_five_seconds_accounts_for_every_event() {
     assert!(number(&demo, "requests") > 312, "the receiver that recovers was asked again");
 }
 
-/// Asks the demo's API, and gives the whole answer.
+/// Asks the demo's API about an integration of its playground, and gives the whole answer.
 fn ask_api(demo: &Process, method: &str, id: &str, body: &str) -> String {
+    ask_about(demo, method, &format!("playground/integrations/instances/{id}"), body)
+}
+
+/// Asks the demo's API about `what`, the path below that of all workspaces.
+fn ask_about(demo: &Process, method: &str, what: &str, body: &str) -> String {
     let printed = |name: &str| demo.lines().find(PATIENCE, |line| line.strip_prefix(name).map(str::to_owned));
     let (api, token) = (printed("api http://").expect("an address"), printed("token ").expect("a token"));
     let (address, path) = api.split_once('/').expect("an address and a path");
+    let (all, _) = path.split_once("playground").expect("a workspace");
     let mut stream = TcpStream::connect(address).expect("the API listens");
     write!(
         stream,
-        "{method} /{path}/{id} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+        "{method} /{all}{what} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -86,6 +92,9 @@ fn changes_over_the_registration_api_keep_the_account_balanced() {
     wait(0);
     assert!(ask_api(&demo, "PUT", "mine", mine).starts_with("HTTP/1.1 200"));
     assert!(ask_api(&demo, "GET", "mine", "").contains("http://127.0.0.1:1"));
+    let webhook = "0a7f3b52-6a0c-4d59-8a55-3f0d3c1b9e01/webhooks/0a7f3b52-6a0c-4d59-8a55-3f0d3c1b9e10";
+    let test = ask_about(&demo, "POST", &format!("demo/integrations/instances/{webhook}/test"), "");
+    assert!(test.contains(r#""status":200"#), "a test delivery is answered and is not in the account: {test}");
     wait(4);
     assert!(ask_api(&demo, "DELETE", "mine", "").starts_with("HTTP/1.1 200"));
     wait(6);

@@ -12,6 +12,9 @@ use super::event_scan::{Fields, scan};
 use super::filter::{ChangeWord, EventFacts, EventWord};
 use super::text::{Loose, Text};
 
+/// How the ids of the events in test deliveries begin.
+pub(crate) const TEST_PREFIX: &str = "test-";
+
 /// What the service reads of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {

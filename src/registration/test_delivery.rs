@@ -12,6 +12,7 @@ use crate::clock;
 use crate::deliver::courier::Courier as _;
 use crate::deliver::http_courier::HttpCourier;
 use crate::deliver::request::{RequestTemplate, SignedRequest};
+use crate::domain::event::TEST_PREFIX;
 use crate::domain::integration::{Integration, Trigger, Webhook};
 use crate::domain::outcome::Outcome;
 use crate::domain::text::push_hex;
@@ -73,7 +74,7 @@ fn body(webhook: &str, trigger: Trigger) -> Bytes {
     let now = jiff::Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default().to_string();
     let body = match trigger {
         Trigger::EntityEvent => serde_json::json!({
-            "id": random("test-"), "type": "change",
+            "id": random(TEST_PREFIX), "type": "change",
             "createInfo": { "createdAt": now, "createdWith": "hookstream-api" },
             "entityIds": { "companyId": "00000000-0000-0000-0000-000000000000" },
             "changeData": { "type": "patch", "old": {}, "new": {} },

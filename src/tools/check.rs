@@ -134,7 +134,7 @@ fn files(settings: &Settings, now_ms: i64) -> Vec<Line> {
     let mut lines: Vec<Line> =
         unusable_files(&settings.api).into_iter().map(|says| Line::new("files", State::Error, says)).collect();
     if lines.is_empty() && (settings.api.tokens_file.is_some() || settings.api.tls.is_some()) {
-        lines.push(Line::new("files", State::Ok, "the API's can be used"));
+        lines.push(Line::new("files", State::Ok, "the files of the API can be used"));
     }
     let of_api = settings.api.tls.iter().map(|(cert, _)| ("--api-tls-cert", cert.clone()));
     for (option, file) in of_api.chain(kafka_files(&settings.kafka)) {

@@ -52,7 +52,7 @@ pub(super) fn unknown(topic: String, error: &NotDescribed) -> Finding {
 fn wanted_of(error: &NotDescribed) -> &'static str {
     match error {
         NotDescribed::Late => {
-            "an answer: run it again; brokers that do not know the question, such as the demo's, never answer it"
+            "an answer; brokers such as the demo's do not know the question and never give one, others may when it is asked again"
         }
         NotDescribed::Unanswered | NotDescribed::Refused { .. } => "a user that may describe them",
     }

@@ -90,7 +90,9 @@ const STANDARD_WEBHOOKS_PREFIX: &str = "webhook-";
 pub(crate) enum BadHeader {
     #[error("expected a header's name, of letters, digits and hyphens")]
     Name,
-    #[error("every request has this header already, or HTTP needs it; expected another name")]
+    #[error(
+        "every request has this header already, HTTP needs it, or it begins with webhook-, which is reserved; expected another name"
+    )]
     Reserved,
     #[error("the value can't be sent in a header; expected printable characters of ASCII, and no line end")]
     Value,

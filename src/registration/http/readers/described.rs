@@ -233,7 +233,7 @@ struct HealthPage {
     complete: bool,
     /// The `next` to give for more.
     next: Option<String>,
-    /// Without rows: that the integration asked for is not registered.
+    /// Without rows: that the integration or the webhook asked for is not registered.
     hint: Option<String>,
 }
 
@@ -317,7 +317,7 @@ struct AttemptsPage {
     complete: bool,
     /// The `next` to give to go on.
     next: Option<String>,
-    /// Without rows: that the integration asked for is not registered.
+    /// Without rows: that the integration or the webhook asked for is not registered.
     hint: Option<String>,
 }
 
@@ -357,7 +357,7 @@ struct DeadLettersPage {
     complete: bool,
     /// The `next` to give to go on.
     next: Option<String>,
-    /// Without rows: that the integration asked for is not registered.
+    /// Without rows: that the integration or the webhook asked for is not registered.
     hint: Option<String>,
 }
 
