@@ -1,4 +1,4 @@
-//! Every package that this program or its tests are built from has a licence that asks for nothing, comes from crates.io,
+//! Every package that this program or its tests are built from has a permissive licence, comes from crates.io,
 //! and is not banned. `deny.toml` holds the same rules for cargo-deny.
 
 use std::process::Command;

@@ -25,7 +25,7 @@ KUBERNETES = ["1.27.0", "1.37.0"]
 BASE = {"kafka": {"brokers": "kafka-0:9092,kafka-1:9092"}, "api": {"tokensSecret": {"name": "tokens"}}}
 
 PEER = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
-# A value for everything that is empty unless set: a switch that has none here is a switch that nothing checks.
+# A value for each option that is empty unless it is set. A switch without one here is not checked.
 SET = {
     "nameOverride": "hooks",
     "fullnameOverride": "crm-hooks",
