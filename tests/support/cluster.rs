@@ -201,13 +201,9 @@ impl Cluster {
         let reassign = ["reassign.ReassignPartitionsCommand", "--execute", "--reassignment-json-file", &file];
         let elect = ["LeaderElectionCommand", "--election-type", "PREFERRED", "--all-topic-partitions"];
         for [class, arguments @ ..] in [reassign, elect] {
-            let mut main = vec![format!("org.apache.kafka.tools.{class}")];
-            main.extend(["--bootstrap-server", &self.brokers].map(str::to_owned));
-            main.extend(arguments.map(str::to_owned));
-            let mut tool = node.java(class, &[String::from("-XX:TieredStopAtLevel=1")], &main);
-            let code = tool.wait(START_TIME_MAX);
+            let (code, last) = self.tool(class, &arguments);
             // An election fails where one replica is not in sync, and succeeds elsewhere.
-            assert!(code == 0 || class == elect[0], "{class} ended with code {code}:\n{}", tool.lines().tail(20));
+            assert!(code == 0 || class == elect[0], "{class} ended with code {code}:\n{last}");
         }
         // A broker may not have heard of the election yet; a replica that lags behind never becomes the leader.
         let deadline = Instant::now() + ELECTION_TIME_MAX;
@@ -221,6 +217,28 @@ impl Cluster {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Lets `user` do everything with a topic but read it.
+    pub fn deny_read(&self, user: &str, topic: &str) {
+        let principal = format!("User:{user}");
+        for [rule, operation] in [["--allow-principal", "All"], ["--deny-principal", "Read"]] {
+            let arguments = ["--add", rule, &principal, "--operation", operation, "--topic", topic, "--force"];
+            let (code, last) = self.tool("AclCommand", &arguments);
+            assert_eq!(code, 0, "{last}");
+        }
+    }
+
+    /// Runs one of Kafka's own tools. Returns its exit code and its last lines.
+    fn tool(&self, class: &str, arguments: &[&str]) -> (i32, String) {
+        let node = self.nodes.first().unwrap_or_else(|| panic!("the cluster is not ours to change"));
+        let main: Vec<String> = [format!("org.apache.kafka.tools.{class}")]
+            .into_iter()
+            .chain(["--bootstrap-server", &self.brokers].map(str::to_owned))
+            .chain(arguments.iter().map(|argument| (*argument).to_owned()))
+            .collect();
+        let mut tool = node.java(class, &[String::from("-XX:TieredStopAtLevel=1")], &main);
+        (tool.wait(START_TIME_MAX), tool.lines().tail(20))
     }
 
     /// The leader of each partition.
