@@ -182,7 +182,7 @@ fn folders(sources: &[Source]) -> BTreeMap<Vec<String>, Folder> {
     folders
 }
 
-/// Files that use one which stands before them, and circles that are not side by side or are none any more.
+/// A file that uses an earlier file of its list is named, and so is a listed circle whose files are apart or form no circle.
 pub(crate) fn out_of_order(sources: &[Source], circles: &[Circle]) -> Vec<String> {
     let mut wrong = Vec::new();
     let folders = folders(sources);
