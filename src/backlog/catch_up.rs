@@ -60,7 +60,8 @@ impl CatchUpReader {
         Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned(), sources: BTreeMap::new() })
     }
 
-    /// Reads a partition on from `offset`.
+    /// Reads a partition on from `offset`. After an error the next call assigns the partition again: the client refuses to seek in a
+    /// partition that it stopped reading, and reports why it stopped only to a poll.
     ///
     /// # Errors
     /// What the client says.
@@ -74,7 +75,11 @@ impl CatchUpReader {
         let Some(source) = self.sources.get_mut(&partition) else { return Ok(()) };
         source.stalled = None;
         if source.is_assigned {
-            return self.consumer.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT);
+            let moved = self.consumer.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT);
+            if moved.is_err() {
+                self.end(partition);
+            }
+            return moved;
         }
         let mut came = TopicPartitionList::new();
         came.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
@@ -132,5 +137,60 @@ impl CatchUpReader {
         if let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
             tracing::debug!(%error, "a poll for webhooks that are behind failed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use rdkafka::Message as _;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::kafka::test_broker;
+
+    /// Calls `attempt` until it returns something.
+    fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+        let since = Instant::now();
+        loop {
+            if let Some(found) = attempt() {
+                return found;
+            }
+            assert!(since.elapsed() < Duration::from_secs(30), "waited for {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Reads on until a record comes. What is lost is begun again at `offset`.
+    fn next_offset(reader: &mut CatchUpReader, offset: i64) -> i64 {
+        wait_for("a record", || match reader.poll(0) {
+            Ok(Next::Record(message)) => Some(message.offset()),
+            Ok(Next::Lost) => {
+                reader.end(0);
+                reader.begin(0, offset).expect("the partition is begun again");
+                None
+            }
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_partition_that_the_client_stopped_reading_can_be_begun_again_before_its_error_was_polled() {
+        let records: Vec<_> = (0..10).map(|_| ("", "{}")).collect();
+        let (cluster, kafka) = test_broker::that_holds("events", &records);
+        let mut reader = CatchUpReader::new(&kafka, "events").expect("a reader");
+        reader.begin(0, 3).expect("the partition is read");
+        assert_eq!(next_offset(&mut reader, 3), 3);
+        // The client stops at the broker's error, and reports it only to a poll. A seek makes it ignore an answer that comes later, so there
+        // are several errors.
+        cluster.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE; 100]);
+        wait_for("a seek that fails", || {
+            std::thread::sleep(Duration::from_millis(200));
+            reader.begin(0, 5).err()
+        });
+        cluster.clear_request_errors(RDKafkaApiKey::Fetch);
+        wait_for("a begin that succeeds", || reader.begin(0, 5).ok());
+        assert_eq!(next_offset(&mut reader, 5), 5);
     }
 }
