@@ -10,7 +10,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedMessage, OwnedMessage};
+use rdkafka::message::{BorrowedMessage, Message as _, OwnedMessage};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -22,10 +22,9 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the brokers may take to say where a log begins.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One partition.
+/// One partition that is read.
 struct Source {
     queue: PartitionQueue<ClientLog>,
-    is_assigned: bool,
     /// The record that no webhook had room for.
     stalled: Option<OwnedMessage>,
 }
@@ -36,8 +35,8 @@ pub(crate) enum Next<'a> {
     Record(BorrowedMessage<'a>),
     /// The end of the partition, for now.
     End,
-    /// The log does not have the offset that comes next: it begins later by now, or it is another log. The partition is not read any
-    /// more until it is begun again.
+    /// The partition is not read until it is begun again. Mostly the log does not have the offset that comes next: it begins later by now,
+    /// or it is another log.
     Lost,
     /// Nothing yet.
     Nothing,
@@ -66,33 +65,29 @@ impl CatchUpReader {
     /// # Errors
     /// What the client says.
     pub(crate) fn begin(&mut self, partition: i32, offset: i64) -> KafkaResult<()> {
-        if !self.sources.contains_key(&partition) {
-            let queue = self.consumer.split_partition_queue(&self.topic, partition);
-            let queue = queue.ok_or_else(|| KafkaError::Subscription(format!("partition {partition}")))?;
-            let source = Source { queue, is_assigned: false, stalled: None };
-            self.sources.insert(partition, source);
-        }
-        let Some(source) = self.sources.get_mut(&partition) else { return Ok(()) };
-        source.stalled = None;
-        if source.is_assigned {
+        if let Some(source) = self.sources.get_mut(&partition) {
+            source.stalled = None;
             let moved = self.consumer.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT);
             if moved.is_err() {
                 self.end(partition);
             }
             return moved;
         }
+        // Each time, since the client forgets a partition that it does not read when the brokers do not name it, and makes another queue.
+        let queue = self.consumer.split_partition_queue(&self.topic, partition);
+        let queue = queue.ok_or_else(|| KafkaError::Subscription(format!("partition {partition}")))?;
         let mut came = TopicPartitionList::new();
         came.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
         self.consumer.incremental_assign(&came)?;
-        source.is_assigned = true;
+        self.sources.insert(partition, Source { queue, stalled: None });
         Ok(())
     }
 
     /// Stops reading a partition.
     pub(crate) fn end(&mut self, partition: i32) {
-        let Some(source) = self.sources.get_mut(&partition).filter(|source| source.is_assigned) else { return };
-        source.is_assigned = false;
-        source.stalled = None;
+        if self.sources.remove(&partition).is_none() {
+            return;
+        }
         let mut gone = TopicPartitionList::new();
         gone.add_partition(&self.topic, partition);
         if let Err(error) = self.consumer.incremental_unassign(&gone) {
@@ -114,7 +109,7 @@ impl CatchUpReader {
 
     /// What comes next in a partition, without waiting.
     pub(crate) fn poll(&self, partition: i32) -> KafkaResult<Next<'_>> {
-        let Some(source) = self.sources.get(&partition) else { return Ok(Next::Nothing) };
+        let Some(source) = self.sources.get(&partition) else { return Ok(Next::Lost) };
         match source.queue.poll(Duration::ZERO) {
             None => Ok(Next::Nothing),
             Some(Ok(message)) => Ok(Next::Record(message)),
@@ -133,9 +128,12 @@ impl CatchUpReader {
     }
 
     /// Serves the client, which reports here the errors that belong to no partition.
-    pub(crate) fn serve(&self) {
-        if let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
-            tracing::debug!(%error, "a poll for webhooks that are behind failed");
+    pub(crate) fn serve(&mut self) {
+        match self.consumer.poll(Duration::ZERO).map(|polled| polled.map(|message| message.partition())) {
+            None => {}
+            Some(Err(error)) => tracing::debug!(%error, "a poll for webhooks that are behind failed"),
+            // The client has made another queue for it.
+            Some(Ok(partition)) => self.end(partition),
         }
     }
 }
@@ -144,7 +142,6 @@ impl CatchUpReader {
 mod tests {
     use std::time::Instant;
 
-    use rdkafka::Message as _;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
@@ -192,5 +189,42 @@ mod tests {
         cluster.clear_request_errors(RDKafkaApiKey::Fetch);
         wait_for("a begin that succeeds", || reader.begin(0, 5).ok());
         assert_eq!(next_offset(&mut reader, 5), 5);
+    }
+
+    #[test]
+    fn a_partition_that_the_brokers_did_not_name_while_it_was_not_read_is_read_again() {
+        let records: Vec<_> = (0..10).map(|_| ("", "{}")).collect();
+        let (cluster, mut kafka) = test_broker::that_holds("events", &records);
+        kafka.properties.push(("topic.metadata.propagation.max.ms".to_owned(), "0".to_owned()));
+        let mut reader = CatchUpReader::new(&kafka, "events").expect("a reader");
+        reader.begin(0, 3).expect("the partition is read");
+        assert_eq!(next_offset(&mut reader, 3), 3);
+        reader.end(0);
+        for error in
+            [RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR]
+        {
+            cluster.topic_error("events", error).expect("the topic is there");
+            reader.consumer.fetch_metadata(Some("events"), ASK_TIMEOUT).expect("the broker answers");
+        }
+        reader.begin(0, 5).expect("the partition is read again");
+        assert_eq!(next_offset(&mut reader, 5), 5);
+    }
+
+    #[test]
+    fn a_partition_that_is_not_read_is_lost_and_so_is_one_whose_records_come_elsewhere() {
+        let (_cluster, kafka) = test_broker::that_holds("events", &[("", "{}")]);
+        let mut reader = CatchUpReader::new(&kafka, "events").expect("a reader");
+        assert!(matches!(reader.poll(0), Ok(Next::Lost)));
+        let mut elsewhere = TopicPartitionList::new();
+        elsewhere.add_partition_offset("events", 0, Offset::Offset(0)).expect("an offset");
+        reader.consumer.incremental_assign(&elsewhere).expect("it is assigned");
+        let source = reader.consumer.split_partition_queue("events", 1).expect("a queue");
+        reader.sources.insert(0, Source { queue: source, stalled: None });
+        wait_for("the partition to be lost", || {
+            reader.serve();
+            matches!(reader.poll(0), Ok(Next::Lost)).then_some(())
+        });
+        reader.begin(0, 0).expect("the partition is read again");
+        assert_eq!(next_offset(&mut reader, 0), 0);
     }
 }

@@ -433,6 +433,10 @@ impl PartitionBacklog {
     /// The records for the backlog topic that are due now. Forgets each webhook that has got everything.
     pub(crate) fn writes_due(&mut self, now_ms: i64) -> Vec<PlaceWrite> {
         self.behind.retain(|_, behind| !behind.is_over());
+        if self.behind.is_empty() {
+            // The catch-up reader stops. The next pass has to begin it again.
+            self.pass = None;
+        }
         // A partition writes no more than a thousand places a second, however many webhooks are behind in it.
         let count = i64::try_from(self.behind.len()).unwrap_or(i64::MAX);
         let write_every_ms = count.max(WRITE_EVERY_MS);
@@ -587,6 +591,28 @@ mod tests {
         backlog.released(&gauge, &Place::from(10));
         assert_eq!(backlog.judge(|_| Standing::Gone).len(), 1);
         assert!(backlog.writes_due(2_000).iter().all(|write| write.place.is_none()), "it is removed now");
+    }
+
+    #[test]
+    fn a_pass_ends_when_the_last_webhook_that_is_behind_is_gone() {
+        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
+        let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
+        let mut backlog = PartitionBacklog::new(20, Vec::new());
+        backlog.restore(&gauges.of("ws/i", "removed"), &Place::from(3), (BehindReason::LaneFull, 0));
+        assert_eq!(backlog.plan(look), Plan::Seek(3));
+        backlog.catch_up_passed(3);
+        assert_eq!(backlog.judge(|_| Standing::Gone).len(), 1);
+        for write in backlog.writes_due(1_000) {
+            backlog.written(write.gauge.id(), true);
+        }
+        assert!(backlog.writes_due(2_000).is_empty() && backlog.is_empty());
+        let another = gauges.of("ws/i", "another");
+        another.block();
+        let record = Offered { offset: 20, timestamp_ms: 0, bytes: 1 };
+        assert!(matches!(backlog.offer_main(&another, record, look), MainOffer::FallsBehind));
+        backlog.main_passed(20);
+        another.unblock();
+        assert_eq!(backlog.plan(look), Plan::Seek(20), "the catch-up reader is begun again");
     }
 
     #[test]
