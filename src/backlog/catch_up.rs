@@ -2,6 +2,7 @@
 //! group and has one queue for each partition. What it does not poll stays in the client's bounded prefetch. The pipeline matches the
 //! records, not this file.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _, OwnedMessage};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaErrorCode;
+use tokio::time::Instant;
 
 use crate::kafka::client::{ClientLog, catch_up_reader_config};
 use crate::settings;
@@ -22,11 +24,35 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the brokers may take to say where a log begins.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a partition that is to be read gives nothing, not even its end, until it is begun again: longer than brokers need for another
+/// leader. There were faults of the client that a new beginning ended.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// One partition that is read.
 struct Source {
     queue: PartitionQueue<ClientLog>,
+    /// Since when polls give nothing.
+    silent: Cell<Option<Instant>>,
     /// The record that no webhook had room for.
     stalled: Option<OwnedMessage>,
+}
+
+impl Source {
+    fn new(queue: PartitionQueue<ClientLog>) -> Self {
+        Self { queue, silent: Cell::new(None), stalled: None }
+    }
+
+    /// A poll gave nothing.
+    fn silence<'a>(&self, partition: i32) -> Next<'a> {
+        let now = Instant::now();
+        let since = self.silent.get().unwrap_or(now);
+        self.silent.set(Some(since));
+        if now.saturating_duration_since(since) < SILENCE_MAX {
+            return Next::Nothing;
+        }
+        tracing::warn!(partition, "no event came for webhooks that are behind; the partition is read again");
+        Next::Lost
+    }
 }
 
 /// What a poll gives.
@@ -67,6 +93,7 @@ impl CatchUpReader {
     pub(crate) fn begin(&mut self, partition: i32, offset: i64) -> KafkaResult<()> {
         if let Some(source) = self.sources.get_mut(&partition) {
             source.stalled = None;
+            source.silent.set(None);
             let moved = self.consumer.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT);
             if moved.is_err() {
                 self.end(partition);
@@ -79,7 +106,7 @@ impl CatchUpReader {
         let mut came = TopicPartitionList::new();
         came.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
         self.consumer.incremental_assign(&came)?;
-        self.sources.insert(partition, Source { queue, stalled: None });
+        self.sources.insert(partition, Source::new(queue));
         Ok(())
     }
 
@@ -110,8 +137,12 @@ impl CatchUpReader {
     /// What comes next in a partition, without waiting.
     pub(crate) fn poll(&self, partition: i32) -> KafkaResult<Next<'_>> {
         let Some(source) = self.sources.get(&partition) else { return Ok(Next::Lost) };
-        match source.queue.poll(Duration::ZERO) {
-            None => Ok(Next::Nothing),
+        let polled = source.queue.poll(Duration::ZERO);
+        if polled.is_some() {
+            source.silent.set(None);
+        }
+        match polled {
+            None => Ok(source.silence(partition)),
             Some(Ok(message)) => Ok(Next::Record(message)),
             Some(Err(KafkaError::PartitionEOF(_))) => Ok(Next::End),
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => Ok(Next::Lost),
@@ -140,8 +171,6 @@ impl CatchUpReader {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
@@ -219,12 +248,26 @@ mod tests {
         elsewhere.add_partition_offset("events", 0, Offset::Offset(0)).expect("an offset");
         reader.consumer.incremental_assign(&elsewhere).expect("it is assigned");
         let source = reader.consumer.split_partition_queue("events", 1).expect("a queue");
-        reader.sources.insert(0, Source { queue: source, stalled: None });
+        reader.sources.insert(0, Source::new(source));
         wait_for("the partition to be lost", || {
             reader.serve();
             matches!(reader.poll(0), Ok(Next::Lost)).then_some(())
         });
         reader.begin(0, 0).expect("the partition is read again");
         assert_eq!(next_offset(&mut reader, 0), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_gives_nothing_for_a_minute_is_lost() {
+        let (_cluster, kafka) = test_broker::that_holds("events", &[]);
+        let mut reader = CatchUpReader::new(&kafka, "events").expect("a reader");
+        let queue = reader.consumer.split_partition_queue("events", 0).expect("a queue");
+        reader.sources.insert(0, Source::new(queue));
+        for (passes, is_lost) in
+            [(Duration::ZERO, false), (SILENCE_MAX - Duration::from_secs(1), false), (Duration::from_secs(1), true)]
+        {
+            tokio::time::advance(passes).await;
+            assert_eq!(matches!(reader.poll(0), Ok(Next::Lost)), is_lost, "after {passes:?} more");
+        }
     }
 }
