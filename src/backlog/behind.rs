@@ -214,17 +214,19 @@ impl Behind {
         self.hold == Hold::Here
     }
 
-    /// The former owner has nothing under way any more, and left that place. The empty one: nothing is left to be given.
-    pub(super) fn released(&mut self, place: &Place) {
+    /// Its place is not held any more, and this is the place now, in a partition of which the group had settled everything below `start`.
+    /// Most often its holder left it. But a hold that was written late may be replaced or removed by an owner between its holder and this
+    /// one. What either place does not have is settled, and a place that does not say what follows leaves that to the group's commits.
+    pub(super) fn released(&mut self, place: &Place, start: i64) {
         if self.hold == Hold::Elsewhere {
             self.hold = Hold::None;
-            self.todo.clone_from(place.todo());
+            let left = self.place().meet(place);
+            self.next = left.next().map_or(start, |next| next.min(start)).max(self.next);
+            self.todo = left.todo().range(..self.next).copied().collect();
             self.stored.acknowledged = place.clone();
             // It is written again by this owner, since a late write of the former one may replace it.
             self.stored.doubtful = Some(place.clone());
-            if !self.stored.covers_what_follows() {
-                self.skipped_from(self.next);
-            }
+            self.skipped_from(start);
         }
     }
 
@@ -528,12 +530,33 @@ mod tests {
             (None, None),
             "it is the former owner's"
         );
-        behind.released(&Place::from(55));
+        behind.released(&Place::from(55), 60);
         assert_eq!(behind.uncovered_from(), None, "the place covers it");
         assert!(behind.write_due(2_000, WRITE_EVERY_MS).is_some());
         let mut behind = restored(&held(50), 60);
-        behind.released(&Place::default());
-        assert_eq!(behind.uncovered_from(), Some(50), "nothing covers it");
+        behind.released(&Place::default(), 60);
+        assert_eq!(
+            behind.uncovered_from(),
+            Some(60),
+            "nothing covers what follows, and what comes before is committed"
+        );
+    }
+
+    #[test]
+    fn what_replaces_a_hold_that_was_written_late_loses_nothing_and_gives_nothing_again() {
+        let after = |place: &Place| {
+            let mut held = Place::new([3, 5, 8].into_iter(), Some(10));
+            held.is_held = true;
+            let mut behind = restored(&held, 20);
+            behind.released(place, 20);
+            (behind.todo.iter().copied().collect::<Vec<_>>(), behind.next)
+        };
+        assert_eq!(after(&Place::new([3, 8].into_iter(), Some(10))), (vec![3, 8], 10), "by its holder");
+        assert_eq!(after(&Place::new([2, 5].into_iter(), Some(7))), (vec![5, 8], 10), "an earlier place");
+        assert_eq!(after(&Place::new([5, 12].into_iter(), Some(15))), (vec![5, 12], 15), "a later place");
+        assert_eq!(after(&Place::new([5, 12, 25].into_iter(), Some(30))), (vec![5, 12], 20), "all from the start on");
+        assert_eq!(after(&Place::new([5, 12, 25].into_iter(), None)), (vec![5, 12], 20), "of a webhook that is level");
+        assert_eq!(after(&Place::default()), (vec![], 20), "it was removed");
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl PartitionBacklog {
                 // This pass offered it nothing.
                 behind.leave(pass.number, pass.start, pass.position);
             }
-            behind.released(place);
+            behind.released(place, self.start);
         }
     }
 }

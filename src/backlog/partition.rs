@@ -135,7 +135,8 @@ pub struct PartitionBacklog {
     pub(super) given_to_many: Vec<(i64, Weak<Event>)>,
     /// Runs of offsets beyond the beginning that the group had settled before.
     pub(super) settled_before: Arc<[Range<i64>]>,
-    start: i64,
+    /// Where the main reader began: the group had settled everything below.
+    pub(super) start: i64,
     /// What webhooks miss because the log has lost it, until it is counted.
     pub(super) lost: Vec<Cut>,
     /// The main reader has noticed that the log was created again.

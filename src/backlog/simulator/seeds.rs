@@ -84,6 +84,14 @@ fn a_place_that_comes_between_its_removal_and_a_handover_is_given_again() {
     [7_964, 18_729, 35_628, 44_176].into_iter().for_each(replay_all);
 }
 
+/// A hold that an owner wrote late, when a later one had removed the place, was taken for that of an owner with requests under way. A late
+/// write of an owner between them replaced or removed it, which was taken for the release: what was settled was given again, the commit
+/// went back, or what only the held place named was lost.
+#[test]
+fn what_replaces_a_hold_that_came_late_loses_nothing_and_gives_nothing_again() {
+    [1_067_130, 1_078_239, 1_098_991, 1_140_116].into_iter().for_each(replay_all);
+}
+
 /// A record stayed unsettled for a webhook that it did not match any more, where no place of it was ever written: commits stopped.
 #[test]
 fn a_record_does_not_wait_for_a_webhook_that_it_does_not_match_any_more() {
