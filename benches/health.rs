@@ -12,7 +12,7 @@ use hookstream::internals::Integration;
 use hookstream::internals::Tally;
 use hookstream::internals::{Delta, DeltaBatch, counts_record, partition_of};
 use hookstream::internals::{Outcome, Reason};
-use hookstream::internals::{PartitionHealth, ReporterPosition, Rules};
+use hookstream::internals::{PartitionHealth, Reported, ReporterPosition, Rules};
 
 /// Integrations that had attempts in a second.
 const INTEGRATIONS: u64 = 1_000;
@@ -92,8 +92,9 @@ fn costs(criterion: &mut Criterion) {
                 sequence += 1;
                 let Ok(Delta::DeltaBatch(report)) = Delta::parse(record) else { continue };
                 for (key, slots) in &report.deltas {
-                    let reported = ReporterPosition { process_id: 7, sequence };
-                    book.count(sequence.cast_signed(), reported, (key, slots), &RULES, NOW_MS);
+                    let reporter = ReporterPosition { process_id: 7, sequence };
+                    let reported = Reported { reporter, key, slots };
+                    book.count(sequence.cast_signed(), &reported, &RULES, NOW_MS);
                 }
                 book.skip(sequence.cast_signed());
             }
@@ -103,7 +104,8 @@ fn costs(criterion: &mut Criterion) {
     let mut book = PartitionHealth::default();
     for report in reports(&integrations) {
         for (key, slots) in &report.deltas {
-            book.count(0, report.reporter, (key, slots), &RULES, NOW_MS);
+            let reported = Reported { reporter: report.reporter, key, slots };
+            book.count(0, &reported, &RULES, NOW_MS);
         }
     }
     group.bench_function("1000 integrations persisted", |bench| {

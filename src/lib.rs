@@ -62,7 +62,7 @@ pub mod internals {
     pub use crate::health::collector::Collector;
     pub use crate::health::records::{Delta, DeltaBatch, RecordError, counts_record, parse_counts, partition_of};
     pub use crate::health::rules::{
-        Counts, Health, IntegrationHealth, PartitionHealth, ReporterPosition, Rules, SecondCounts, second_of,
+        Counts, Health, IntegrationHealth, PartitionHealth, Reported, ReporterPosition, Rules, SecondCounts, second_of,
     };
     pub use crate::health::tally::Tally;
     pub use crate::inflight::job::{Due, Job, Origin};

@@ -299,7 +299,7 @@ impl PlaceWriter {
         let place = PlaceKey { group: &self.group, partition, integration, web_hook };
         let key = place.to_string();
         let value = (!write.place.is_none()).then(|| {
-            let record = PlaceRecord::new(place, &write.place, (write.reason, write.since_ms), epoch);
+            let record = PlaceRecord::new(place, &write.place, write.reason, write.since_ms, epoch);
             match self.cluster {
                 Some(cluster) => record.exactly(&write.place, cluster, self.hold_ms).value(),
                 None => record.value(),

@@ -79,7 +79,7 @@ impl std::fmt::Display for PlaceKey<'_> {
 
 impl PlaceRecord {
     /// A place to write: everything from its first offset on.
-    pub(crate) fn new(key: PlaceKey<'_>, place: &Place, (reason, since_ms): (BehindReason, i64), epoch: i64) -> Self {
+    pub(crate) fn new(key: PlaceKey<'_>, place: &Place, reason: BehindReason, since_ms: i64, epoch: i64) -> Self {
         Self {
             version: VERSION,
             group: key.group.to_owned(),
@@ -207,14 +207,15 @@ mod tests {
 
     const KEY: PlaceKey<'_> = PlaceKey { group: "g", partition: 3, integration: "ws/i", web_hook: "w" };
 
-    const WHY: (BehindReason, i64) = (BehindReason::CircuitOpen, 7);
+    const REASON: BehindReason = BehindReason::CircuitOpen;
+    const SINCE_MS: i64 = 7;
 
     fn record(offset: i64, epoch: i64) -> String {
-        PlaceRecord::new(KEY, &Place::from(offset), WHY, epoch).value()
+        PlaceRecord::new(KEY, &Place::from(offset), REASON, SINCE_MS, epoch).value()
     }
 
     fn exact(place: &Place, cluster: ClusterTag) -> String {
-        PlaceRecord::new(KEY, place, WHY, 1).exactly(place, cluster, 25_000).value()
+        PlaceRecord::new(KEY, place, REASON, SINCE_MS, 1).exactly(place, cluster, 25_000).value()
     }
 
     #[test]

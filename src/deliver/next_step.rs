@@ -111,16 +111,16 @@ impl NextSteps {
         // A dead letter says when its last attempt fell due.
         let due_ms = due_ms.or(delivery.retry.as_ref().map(|retry| retry.due.at_ms));
         let wire = Wire { due_ms, ..wire_of(&delivery, failure, now_ms) };
-        Ok(self.record(step, wire, (delivery.event, Some(delivery.gauge))))
+        Ok(self.record(step, wire, delivery.event, Some(delivery.gauge)))
     }
 
     /// The dead letter of a record that is not delivered.
     pub(crate) fn dead_letter(&self, dead_letter: DeadLetter) -> NextRecord {
-        let of = (dead_letter.event, dead_letter.gauge);
-        let mut record = self.record(NextStep::Dead(dead_letter.reason), dead_letter.wire, of);
-        record.outgoing.payload = dead_letter.value;
-        if dead_letter.key.is_some() {
-            record.outgoing.key = dead_letter.key;
+        let DeadLetter { event, reason, key, value, wire, gauge } = dead_letter;
+        let mut record = self.record(NextStep::Dead(reason), wire, event, gauge);
+        record.outgoing.payload = value;
+        if key.is_some() {
+            record.outgoing.key = key;
         }
         record
     }
@@ -130,7 +130,7 @@ impl NextSteps {
     pub(crate) fn requeue(&self, requeue: Requeue, now_ms: i64) -> NextRecord {
         let tier = if requeue.tier < self.tiers.len() { requeue.tier } else { 0 };
         let due_ms = self.due_ms(tier, now_ms);
-        self.record(NextStep::Requeued(tier), Wire { due_ms, ..requeue.wire }, (requeue.event, None))
+        self.record(NextStep::Requeued(tier), Wire { due_ms, ..requeue.wire }, requeue.event, None)
     }
 
     /// A tick that was fired and can't be requested now: it waits in the first tier, with no attempt made.
@@ -147,15 +147,10 @@ impl NextSteps {
         }
         let failure = Failure { reason: Reason::CircuitOpen, status: None };
         let wire = Wire { due_ms, attempt: Some(0), first_attempt_ms: None, ..wire_of(&delivery, failure, now_ms) };
-        Ok(self.record(NextStep::Requeued(0), wire, (delivery.event, Some(delivery.gauge))))
+        Ok(self.record(NextStep::Requeued(0), wire, delivery.event, Some(delivery.gauge)))
     }
 
-    fn record(
-        &self,
-        step: NextStep,
-        mut wire: Wire,
-        (event, gauge): (Arc<Event>, Option<Arc<LaneGauge>>),
-    ) -> NextRecord {
+    fn record(&self, step: NextStep, mut wire: Wire, event: Arc<Event>, gauge: Option<Arc<LaneGauge>>) -> NextRecord {
         let topic = match step {
             NextStep::Retried(tier) | NextStep::Requeued(tier) => {
                 self.tiers.get(tier).map_or(&self.dead_letter_topic, |(topic, _)| topic)
@@ -184,8 +179,8 @@ impl NextSteps {
     ) -> Result<NextRecord, (Arc<Event>, Option<Arc<LaneGauge>>)> {
         match record.step {
             NextStep::Retried(_) | NextStep::Requeued(_) => {
-                let of = (record.event, record.gauge);
-                Ok(self.record(NextStep::Dead(DeadReason::TooLarge), record.wire, of))
+                let step = NextStep::Dead(DeadReason::TooLarge);
+                Ok(self.record(step, record.wire, record.event, record.gauge))
             }
             NextStep::Dead(_) => Err((record.event, record.gauge)),
         }

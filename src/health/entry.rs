@@ -36,8 +36,8 @@ impl Entry {
         self.changes.is_empty() && self.counted.is_empty() && self.forgotten.is_empty()
     }
 
-    /// The records: changes for the health topic, counts for the other of the two topics.
-    pub(super) fn records(&self, partition: i32, (health_topic, counts_topic): (&str, &str)) -> Vec<Written> {
+    /// The records: changes for the health topic, counts for the topic of counts.
+    pub(super) fn records(&self, partition: i32, health_topic: &str, counts_topic: &str) -> Vec<Written> {
         let written = |topic: &str, key: &str, value: Option<Vec<u8>>| Written {
             topic: topic.to_owned(),
             partition,

@@ -23,7 +23,7 @@ use super::moves::{Move, Moves, TopicsError, Unjudged, check_partitions};
 use super::positions::{Positions, first_dropped};
 use super::records::{Delta, RecordError};
 use super::restore::load;
-use super::rules::{Change, Health, PartitionHealth, Rules};
+use super::rules::{Change, Health, PartitionHealth, Reported, Rules};
 use crate::clock;
 use crate::domain::topic_names::{counts_topic, deltas_topic, health_group};
 use crate::kafka::client::{Logged, health_consumer_config};
@@ -273,9 +273,9 @@ impl<'a> Session<'a> {
         entries: &BTreeMap<i32, Entry>,
         offsets: &BTreeMap<i32, i64>,
     ) -> Result<Option<KafkaError>, SessionError> {
-        let topics = (self.owner.health_topic.as_str(), self.counts_topic.as_str());
+        let (health, counts) = (self.owner.health_topic.as_str(), self.counts_topic.as_str());
         let records: Vec<Written> =
-            entries.iter().flat_map(|(partition, entry)| entry.records(*partition, topics)).collect();
+            entries.iter().flat_map(|(partition, entry)| entry.records(*partition, health, counts)).collect();
         let offsets = with_fence(offsets, entries, &self.committed);
         match self.commit(&records, &offsets) {
             Ok(()) => {
@@ -442,7 +442,8 @@ fn take(book: &mut PartitionHealth, offset: i64, value: Option<&[u8]>, rules: &R
         Ok(Delta::DeltaBatch(report)) => {
             let now_ms = clock::now_ms();
             for (key, slots) in &report.deltas {
-                book.count(offset, report.reporter, (key, slots), rules, now_ms);
+                let reported = Reported { reporter: report.reporter, key, slots };
+                book.count(offset, &reported, rules, now_ms);
             }
         }
         Ok(Delta::ResumeRequest(resume)) => book.request_resume(&resume.key, resume.since_ms),

@@ -24,7 +24,8 @@ pub struct InMemory {
 pub fn turn_in_memory(
     pipeline: &Pipeline,
     log: &[InMemory],
-    (assignment, backlog): (&Arc<Assignment>, &mut PartitionBacklog),
+    assignment: &Arc<Assignment>,
+    backlog: &mut PartitionBacklog,
     batches: &mut [Vec<Job>],
 ) {
     let returns = pipeline.gauges().take_returns();
@@ -34,7 +35,7 @@ pub fn turn_in_memory(
         gauge.note_return(number);
     }
     let now_ms = clock::now_ms();
-    catch_up_in_memory(pipeline, log, (assignment, &mut *backlog), now_ms, batches);
+    catch_up_in_memory(pipeline, log, assignment, backlog, now_ms, batches);
     backlog.write_soon();
     for write in backlog.writes_due(now_ms) {
         backlog.written(write.gauge.id(), true);
@@ -45,7 +46,8 @@ pub fn turn_in_memory(
 pub(super) fn catch_up_in_memory(
     pipeline: &Pipeline,
     log: &[InMemory],
-    (assignment, backlog): (&Arc<Assignment>, &mut PartitionBacklog),
+    assignment: &Arc<Assignment>,
+    backlog: &mut PartitionBacklog,
     now_ms: i64,
     batches: &mut [Vec<Job>],
 ) {

@@ -104,7 +104,8 @@ impl Lag {
         kafka: &settings::Kafka,
         topic: &str,
         member: Arc<GroupMember>,
-        (tiers, retries): (impl IntoIterator<Item = &'a str>, Arc<GroupMember>),
+        tiers: impl IntoIterator<Item = &'a str>,
+        retries: Arc<GroupMember>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let asker = group_asker_config(kafka, "lag", &kafka.group).create_with_context(ClientLog::new("lag"))?;
@@ -302,7 +303,7 @@ mod tests {
         let kafka = settings::Kafka { brokers, group, instance_id: None, properties: Vec::new() };
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
         let member = Arc::new(MemberState::member("events", Arc::clone(&metrics), Duration::ZERO));
-        Lag::new(&kafka, "events", Arc::clone(&member), (std::iter::empty(), member), metrics).unwrap()
+        Lag::new(&kafka, "events", Arc::clone(&member), std::iter::empty(), member, metrics).unwrap()
     }
 
     fn idle(start: i64) -> Arc<Assignment> {

@@ -65,10 +65,18 @@ pub(crate) struct Look {
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     range: LogRange,
-    /// A time, ms since 1970, and the first offset that is not older, or where the log ended when none was.
-    since: (i64, i64),
+    since: Since,
     /// Looks in a row that found it shorter.
     shorter: u32,
+}
+
+/// Which records are not older than a time.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    /// Ms since 1970.
+    time_ms: i64,
+    /// The first of them, or where the log ended when there was none.
+    first: i64,
 }
 
 /// Looks at one topic.
@@ -119,14 +127,15 @@ impl TopicWatch {
         let lows = first_not_older(&all(EARLIEST))?;
         let highs = first_not_older(&all(LATEST))?;
         let asked = self.marks.iter().filter(|(partition, _)| partitions.contains(partition));
-        let asked: Vec<_> = asked.map(|(partition, mark)| (*partition, mark.since.0)).collect();
+        let asked: Vec<_> = asked.map(|(partition, mark)| (*partition, mark.since.time_ms)).collect();
         let again = first_not_older(&asked)?;
         let since = first_not_older(&all(now_ms))?;
         let mut look = Look::default();
         for partition in partitions {
             let (Some(Some(low)), Some(Some(high))) = (lows.get(&partition), highs.get(&partition)) else { continue };
             let range = LogRange { low: *low, high: *high };
-            let since = (now_ms, since.get(&partition).copied().flatten().unwrap_or(*high));
+            let first = since.get(&partition).copied().flatten().unwrap_or(*high);
+            let since = Since { time_ms: now_ms, first };
             look.ranges.insert(partition, range);
             let again = again.get(&partition).copied().flatten();
             let (mark, change) = compare(self.marks.get(&partition), range, since, again);
@@ -202,11 +211,11 @@ fn first_not_older<C: ConsumerContext>(
 
 /// What is remembered of a log from now on, and how it differs from the one before. `again` is the answer to the former mark's question,
 /// asked again.
-fn compare(before: Option<&Mark>, range: LogRange, since: (i64, i64), again: Option<i64>) -> (Mark, Option<LogChange>) {
+fn compare(before: Option<&Mark>, range: LogRange, since: Since, again: Option<i64>) -> (Mark, Option<LogChange>) {
     let mark = Mark { range, since, shorter: 0 };
     let Some(before) = before else { return (mark, None) };
     let (end_before, end) = (before.range.high, range.high);
-    if range.low < before.range.low || again.is_some_and(|first| first < before.since.1) {
+    if range.low < before.range.low || again.is_some_and(|first| first < before.since.first) {
         return (mark, Some(LogChange::Recreated { end_before, end }));
     }
     if end >= end_before {
@@ -227,11 +236,11 @@ mod tests {
     use super::*;
 
     fn mark(low: i64, high: i64, first: i64) -> Mark {
-        Mark { range: LogRange { low, high }, since: (1_000, first), shorter: 0 }
+        Mark { range: LogRange { low, high }, since: Since { time_ms: 1_000, first }, shorter: 0 }
     }
 
     fn change(before: &Mark, low: i64, high: i64, again: Option<i64>) -> Option<LogChange> {
-        compare(Some(before), LogRange { low, high }, (2_000, high), again).1
+        compare(Some(before), LogRange { low, high }, Since { time_ms: 2_000, first: high }, again).1
     }
 
     #[test]
@@ -240,7 +249,11 @@ mod tests {
         assert_eq!(change(&before, 10, 100, None), None);
         assert_eq!(change(&before, 90, 400, Some(100)), None);
         assert_eq!(change(&before, 300, 400, Some(300)), None, "what was first then is deleted");
-        assert_eq!(compare(None, LogRange { low: 0, high: 5 }, (1, 5), None).1, None, "the first look");
+        assert_eq!(
+            compare(None, LogRange { low: 0, high: 5 }, Since { time_ms: 1, first: 5 }, None).1,
+            None,
+            "the first look"
+        );
     }
 
     #[test]
@@ -254,15 +267,16 @@ mod tests {
     fn a_shorter_log_counts_when_it_is_found_twice() {
         let before = mark(5, 100, 100);
         let shorter = LogRange { low: 5, high: 60 };
-        let (once, none) = compare(Some(&before), shorter, (2_000, 60), None);
+        let (once, none) = compare(Some(&before), shorter, Since { time_ms: 2_000, first: 60 }, None);
         assert_eq!(none, None, "a new leader is behind for a moment");
-        let (_, twice) = compare(Some(&once), shorter, (3_000, 60), None);
+        let (_, twice) = compare(Some(&once), shorter, Since { time_ms: 3_000, first: 60 }, None);
         assert_eq!(twice, Some(LogChange::Truncated { end_before: 100, end: 60 }));
-        let (_, back) = compare(Some(&once), LogRange { low: 5, high: 101 }, (3_000, 101), None);
+        let (_, back) =
+            compare(Some(&once), LogRange { low: 5, high: 101 }, Since { time_ms: 3_000, first: 101 }, None);
         assert_eq!(back, None);
         let empty = LogRange { low: 0, high: 0 };
-        let (once, _) = compare(Some(&mark(0, 100, 100)), empty, (2_000, 0), None);
-        let (_, twice) = compare(Some(&once), empty, (3_000, 0), None);
+        let (once, _) = compare(Some(&mark(0, 100, 100)), empty, Since { time_ms: 2_000, first: 0 }, None);
+        let (_, twice) = compare(Some(&once), empty, Since { time_ms: 3_000, first: 0 }, None);
         assert_eq!(twice, Some(LogChange::Recreated { end_before: 100, end: 0 }));
     }
 }

@@ -238,7 +238,7 @@ mod tests {
     fn written(group: &str, since_ms: i64) -> (String, String) {
         let key = PlaceKey { group, partition: 7, integration: "acme/i-1", web_hook: "w-1" };
         let place = Offsets::new(std::iter::empty(), Some(42));
-        let record = PlaceRecord::new(key, &place, (BehindReason::CircuitOpen, since_ms), 3);
+        let record = PlaceRecord::new(key, &place, BehindReason::CircuitOpen, since_ms, 3);
         (key.to_string(), record.value())
     }
 

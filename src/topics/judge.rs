@@ -71,14 +71,27 @@ impl Judge<'_> {
         match self.spec.purpose {
             Purpose::Tier(_) | Purpose::Now | Purpose::DeadLetter | Purpose::Attempts if partitions < wanted => {
                 let cost = format!("at most {} can share the work on this topic", count(partitions, "worker"));
-                let values = (partitions.to_string(), wanted.to_string());
-                self.add("partitions", values, (Severity::Warning, cost), Fix::Partitions(wanted));
+                self.findings.push(Finding {
+                    severity: Severity::Warning,
+                    topic: self.spec.name.clone(),
+                    subject: "partitions",
+                    actual: partitions.to_string(),
+                    wanted: wanted.to_string(),
+                    cost,
+                    fix: Fix::Partitions(wanted),
+                });
             }
             Purpose::HealthDeltas | Purpose::HealthCounts if partitions != wanted => {
                 let cost = "failures of an integration would be counted where its state is not kept".to_owned();
-                let values = (partitions.to_string(), format!("{wanted}, as many as the health topic has"));
-                let fix = if partitions < wanted { Fix::Partitions(wanted) } else { Fix::ByHand };
-                self.add("partitions", values, (Severity::Error, cost), fix);
+                self.findings.push(Finding {
+                    severity: Severity::Error,
+                    topic: self.spec.name.clone(),
+                    subject: "partitions",
+                    actual: partitions.to_string(),
+                    wanted: format!("{wanted}, as many as the health topic has"),
+                    cost,
+                    fix: if partitions < wanted { Fix::Partitions(wanted) } else { Fix::ByHand },
+                });
             }
             // Tables keep the count they were made with: another would move keys away from their records.
             Purpose::Events
@@ -94,15 +107,15 @@ impl Judge<'_> {
             | Purpose::HealthCounts => {}
         }
         if actual.replicas < self.spec.replicas {
-            self.add(
-                "replicas",
-                (actual.replicas.to_string(), self.spec.replicas.to_string()),
-                (
-                    Severity::Warning,
-                    format!("the loss of {} loses this topic or stops it", count(actual.replicas, "broker")),
-                ),
-                Fix::ByHand,
-            );
+            self.findings.push(Finding {
+                severity: Severity::Warning,
+                topic: self.spec.name.clone(),
+                subject: "replicas",
+                actual: actual.replicas.to_string(),
+                wanted: self.spec.replicas.to_string(),
+                cost: format!("the loss of {} loses this topic or stops it", count(actual.replicas, "broker")),
+                fix: Fix::ByHand,
+            });
         }
     }
 
@@ -224,12 +237,15 @@ impl Judge<'_> {
             ),
         };
         if kept < least {
-            self.add(
-                "retention.ms",
-                (format!("{millis} ({text})"), format!("at least {} ({})", least.as_millis(), format_duration(least))),
-                (severity, cost),
-                self.fix("retention.ms"),
-            );
+            self.findings.push(Finding {
+                severity,
+                topic: self.spec.name.clone(),
+                subject: "retention.ms",
+                actual: format!("{millis} ({text})"),
+                wanted: format!("at least {} ({})", least.as_millis(), format_duration(least)),
+                cost,
+                fix: self.fix("retention.ms"),
+            });
         }
     }
 
@@ -281,12 +297,15 @@ impl Judge<'_> {
             Purpose::HealthCounts => (Severity::Error, small_record(), "what was counted could not be kept"),
         };
         if bytes < least {
-            self.add(
-                "max.message.bytes",
-                (bytes.to_string(), format!("at least {least}")),
-                (severity, cost.to_owned()),
-                self.fix("max.message.bytes"),
-            );
+            self.findings.push(Finding {
+                severity,
+                topic: self.spec.name.clone(),
+                subject: "max.message.bytes",
+                actual: bytes.to_string(),
+                wanted: format!("at least {least}"),
+                cost: cost.to_owned(),
+                fix: self.fix("max.message.bytes"),
+            });
         }
     }
 
@@ -320,15 +339,28 @@ impl Judge<'_> {
             return;
         };
         let wanted = min_in_sync(replicas);
-        let fix = if self.spec.purpose.is_ours() { Fix::Set(wanted.to_owned()) } else { Fix::ByHand };
-        self.add("min.insync.replicas", (in_sync.to_string(), wanted.to_owned()), (severity, cost), fix);
+        self.findings.push(Finding {
+            severity,
+            topic: self.spec.name.clone(),
+            subject: "min.insync.replicas",
+            actual: in_sync.to_string(),
+            wanted: wanted.to_owned(),
+            cost,
+            fix: if self.spec.purpose.is_ours() { Fix::Set(wanted.to_owned()) } else { Fix::ByHand },
+        });
     }
 
     /// A property that should have the value it would be created with.
     fn set(&mut self, severity: Severity, property: &'static str, actual: Option<&str>, cost: String) {
-        let wanted = self.wanted(property).unwrap_or_default().to_owned();
-        let fix = self.fix(property);
-        self.add(property, (actual.unwrap_or_default().to_owned(), wanted), (severity, cost), fix);
+        self.findings.push(Finding {
+            severity,
+            topic: self.spec.name.clone(),
+            subject: property,
+            actual: actual.unwrap_or_default().to_owned(),
+            wanted: self.wanted(property).unwrap_or_default().to_owned(),
+            cost,
+            fix: self.fix(property),
+        });
     }
 
     fn wanted(&self, property: &str) -> Option<&str> {
@@ -340,17 +372,6 @@ impl Judge<'_> {
             Some(value) if self.spec.purpose.is_ours() => Fix::Set(value.to_owned()),
             _ => Fix::ByHand,
         }
-    }
-
-    fn add(
-        &mut self,
-        subject: &'static str,
-        (actual, wanted): (String, String),
-        (severity, cost): (Severity, String),
-        fix: Fix,
-    ) {
-        let topic = self.spec.name.clone();
-        self.findings.push(Finding { severity, topic, subject, actual, wanted, cost, fix });
     }
 }
 

@@ -207,7 +207,7 @@ impl Rig {
         let is_level = {
             let mut log = self.log.lock();
             let (records, backlog) = &mut *log;
-            turn_in_memory(&self.pipeline, records, (&self.assignment, backlog), &mut batches);
+            turn_in_memory(&self.pipeline, records, &self.assignment, backlog, &mut batches);
             backlog.is_empty()
         };
         self.hand_over(batches.remove(0)).await;

@@ -297,26 +297,13 @@ fn words_of(text: &str) -> (String, Vec<usize>) {
 }
 
 /// Files whose functions took tuples before the rule was there: pairs that are always known together. No file may join them.
-pub(crate) const TUPLES_LEFT: [&str; 19] = [
-    "src/app/worker/mod.rs",
-    "src/app/worker/parts.rs",
+pub(crate) const TUPLES_LEFT: [&str; 6] = [
     "src/backlog/behind.rs",
     "src/backlog/handover.rs",
     "src/backlog/partition.rs",
-    "src/backlog/record.rs",
     "src/backlog/simulator/process.rs",
-    "src/deliver/next_step.rs",
-    "src/deliver/shard/mod.rs",
-    "src/health/entry.rs",
-    "src/health/rules/partition.rs",
     "src/intake/backlog_part.rs",
-    "src/intake/in_memory.rs",
     "src/intake/keeper.rs",
-    "src/intake/lag.rs",
-    "src/intake/pipeline/mod.rs",
-    "src/kafka/topic_watch.rs",
-    "src/tools/demo/receivers.rs",
-    "src/topics/judge.rs",
 ];
 
 /// Parameters that are tuples: their parts have no names where the function is called.

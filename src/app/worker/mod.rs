@@ -124,7 +124,8 @@ impl Worker {
         let serving = CancellationToken::new();
         let mut admin = JoinSet::new();
         admin.spawn(self.admin.run(Arc::clone(&self.metrics), Arc::clone(&self.condition), serving.clone()));
-        let started = Started { settings: self.settings, metrics: self.metrics, condition: self.condition };
+        let shards = shard_count(&self.settings);
+        let started = Started { settings: self.settings, shards, metrics: self.metrics, condition: self.condition };
         let ended = started.run(self.checks_topics, stop).await;
         serving.cancel();
         while let Some(served) = admin.join_next().await {
@@ -145,6 +146,8 @@ struct Views {
 
 struct Started {
     settings: Settings,
+    /// How many threads deliver.
+    shards: usize,
     metrics: Arc<Metrics>,
     condition: Arc<Readiness>,
 }
@@ -187,14 +190,13 @@ impl Started {
         stop: &CancellationToken,
         fatal: &CancellationToken,
     ) -> Result<(), WorkerError> {
-        let shards = shard_count(&self.settings);
         let pressure = Pressure::new(self.settings.delivery.max_queued_bytes);
         let stops = Stops { consumers: stop.child_token(), ..Stops::default() };
-        let (running, (lag, groups)) = self.start(views, former_tiers, shards, pressure, (stops, fatal))?;
+        let (running, (lag, groups)) = self.start(views, former_tiers, pressure, stops, fatal)?;
         tokio::select! {
             biased;
             () = self.measure(lag, pressure, stop, fatal) => {}
-            never = self.say_ready(&groups, shards) => match never {},
+            never = self.say_ready(&groups) => match never {},
         }
         self.condition.set_ready(false);
         tracing::info!("draining");
@@ -207,22 +209,22 @@ impl Started {
         &self,
         views: &Views,
         former_tiers: &[(Arc<str>, Duration)],
-        shards: usize,
         pressure: &'static Pressure,
-        (stops, fatal): (Stops, &CancellationToken),
+        stops: Stops,
+        fatal: &CancellationToken,
     ) -> Result<(Running, (Lag, Groups)), WorkerError> {
         let in_flight_max = self.settings.delivery.max_in_flight;
-        raise_limit(in_flight_max.saturating_add(shards * kept_max(in_flight_max, shards)));
+        raise_limit(in_flight_max.saturating_add(self.shards * kept_max(in_flight_max, self.shards)));
         let sink = Sink::new(&self.settings.kafka, Arc::clone(&self.metrics), stops.sink.clone(), fatal.clone())?;
         let mut reporters = Threads::new(fatal);
         let brokers = sink.brokers();
-        let reports = self.start_reports(&mut reporters, &views.health, shards, &stops, Arc::clone(&brokers))?;
-        let shared = self.shared(sink.clone(), (views, pressure), reports, shards);
+        let reports = self.start_reports(&mut reporters, &views.health, &stops, Arc::clone(&brokers))?;
+        let shared = self.shared(sink.clone(), views, pressure, reports);
         let mut shard_threads = Threads::new(fatal);
-        let senders = start_shards(&mut shard_threads, shards, &shared)?;
+        let senders = start_shards(&mut shard_threads, self.shards, &shared)?;
         let outlet = Handoff {
             shards: senders,
-            pipeline: Arc::new(self.pipeline(views, pressure, shards)),
+            pipeline: Arc::new(self.pipeline(views, pressure)),
             pressure,
             stop: stops.consumers.clone(),
             fatal: fatal.clone(),
@@ -238,12 +240,12 @@ impl Started {
     }
 
     /// Sets the worker ready once it reads what its groups gave it, and then waits for ever.
-    async fn say_ready(&self, groups: &Groups, shards: usize) -> Infallible {
+    async fn say_ready(&self, groups: &Groups) -> Infallible {
         while !groups.iter().all(|group| group.has_begun()) {
             tokio::time::sleep(BEGUN_EVERY).await;
         }
         self.condition.set_ready(true);
-        tracing::info!(shards, "ready");
+        tracing::info!(shards = self.shards, "ready");
         std::future::pending().await
     }
 

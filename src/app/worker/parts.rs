@@ -42,9 +42,9 @@ impl Started {
     pub(super) fn shared(
         &self,
         sink: Sink,
-        (views, pressure): (&Views, &'static Pressure),
+        views: &Views,
+        pressure: &'static Pressure,
         reports: Reports,
-        shards: usize,
     ) -> Arc<Shared<HttpCourier, Sink>> {
         let delivery = &self.settings.delivery;
         let policy = AddressPolicy::new(delivery.allow_private_networks.clone());
@@ -53,7 +53,7 @@ impl Started {
         let max_in_flight = requests_max(delivery.max_in_flight);
         Arc::new(Shared {
             settings: Delivery { max_in_flight, ..delivery.clone() },
-            shards,
+            shards: self.shards,
             courier: HttpCourier::new(connector, delivery.request_timeout, Arc::clone(&self.metrics)),
             sink,
             metrics: Arc::clone(&self.metrics),
@@ -66,12 +66,12 @@ impl Started {
     }
 
     /// What turns records into deliveries.
-    pub(super) fn pipeline(&self, views: &Views, pressure: &'static Pressure, shards: usize) -> Pipeline {
+    pub(super) fn pipeline(&self, views: &Views, pressure: &'static Pressure) -> Pipeline {
         Pipeline::new(PipelineParts {
             table: Arc::clone(&views.table),
             pressure,
             metrics: Arc::clone(&self.metrics),
-            shards,
+            shards: self.shards,
             delivery: &self.settings.delivery,
             integrations_topic: &self.settings.topics.integrations,
         })

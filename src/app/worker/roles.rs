@@ -89,14 +89,13 @@ impl Started {
         &self,
         threads: &mut Threads,
         health: &Arc<HealthView>,
-        shards: usize,
         stops: &Stops,
         brokers: Arc<BrokerClock>,
     ) -> Result<Reports, WorkerError> {
         let Settings { kafka, topics, suspension, attempt_log, .. } = &self.settings;
         let metrics = || Arc::clone(&self.metrics);
         let worker = host_name();
-        let tally = Arc::new(Tally::new(shards));
+        let tally = Arc::new(Tally::new(self.shards));
         let rules = Rules::new(suspension);
         let deltas = DeltaPublisher::new(DeltaParts {
             kafka,
@@ -158,8 +157,8 @@ impl Started {
         threads.start("places", move || places.run(&stopped))?;
         let tier_topics = tiers.iter().map(|(topic, _)| &**topic);
         let groups = [events_group.member(), retries_group.member()];
-        let watched = (tier_topics, retries_group.member());
-        let lag = Lag::new(kafka, &named.events, events_group.member(), watched, metrics())?;
+        let lag =
+            Lag::new(kafka, &named.events, events_group.member(), tier_topics, retries_group.member(), metrics())?;
         let retries = RetryConsumer::new(kafka, tiers, retries_group.member(), outlet, metrics(), brokers)?;
         threads.start("events-group", move || events_group.run())?;
         threads.start("retries-group", move || retries_group.run())?;

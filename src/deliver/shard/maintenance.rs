@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Lane, Shard, give_up};
+use super::{Lane, Registered, Shard, give_up};
 use crate::deliver::courier::Courier;
 use crate::deliver::permits::Permits;
 use crate::deliver::promptness::Pace;
@@ -94,15 +94,15 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let Some(table) = shared.table.try_read() else { return };
         let is_changed = |known: &Arc<Integration>| table.get(known.key()).is_none_or(|now| !Arc::ptr_eq(known, now));
         let in_use = self.lanes.iter().filter(|(_, lane)| lane.queue.waiting() > 0 || lane.is_blocked);
-        let changed = in_use.filter(|(_, lane)| is_changed(&lane.prepared_from.0));
+        let changed = in_use.filter(|(_, lane)| is_changed(&lane.prepared_from.integration));
         let changed: Vec<_> = changed
-            .map(|(index, lane)| (index, target(&table, lane.prepared_from.0.key(), lane.gauge.webhook())))
+            .map(|(index, lane)| (index, target(&table, lane.prepared_from.integration.key(), lane.gauge.webhook())))
             .collect();
         drop(table);
         for (index, target) in changed {
             match target {
                 Ok((integration, webhook)) if self.has_host_of(&integration, webhook) => {
-                    if !self.prepare_again(index, (integration, webhook), now) {
+                    if !self.prepare_again(index, Registered { integration, webhook }, now) {
                         self.turn_back_waiting(index);
                     }
                 }

@@ -84,7 +84,7 @@ struct Lane {
     host: usize,
     /// The requests of the webhook by the integration's record as it is now.
     prepared: Arc<RequestTemplate>,
-    prepared_from: (Arc<Integration>, usize),
+    prepared_from: Registered,
     queue: OrderedQueue<Delivery>,
     in_flight: usize,
     /// Permits that its requests hold. Probes have their own.
@@ -101,6 +101,12 @@ struct Lane {
     /// Its last request failed: the next one opens a new connection, since a kept one may lead to where the receiver no longer is.
     has_failed: bool,
     fed: Instant,
+}
+
+/// A webhook in an integration's record.
+struct Registered {
+    integration: Arc<Integration>,
+    webhook: usize,
 }
 
 /// Requests to a webhook of which none has ended yet: a few show how soon they end.
@@ -355,15 +361,15 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let known = self.lane_of.get(&key).copied();
         if let Some(index) = known
             && let Some(lane) = self.lanes.get(index)
-            && Arc::ptr_eq(&lane.prepared_from.0, &delivery.integration)
-            && lane.prepared_from.1 == delivery.webhook
+            && Arc::ptr_eq(&lane.prepared_from.integration, &delivery.integration)
+            && lane.prepared_from.webhook == delivery.webhook
         {
             return Some(index);
         }
-        let prepared_from = (Arc::clone(&delivery.integration), delivery.webhook);
+        let prepared_from = Registered { integration: Arc::clone(&delivery.integration), webhook: delivery.webhook };
         if let Some(index) = known {
             // A batch that was matched before the record changed brings the record before.
-            let is_older = self.lanes.get(index).is_some_and(|lane| self.is_current(&lane.prepared_from.0));
+            let is_older = self.lanes.get(index).is_some_and(|lane| self.is_current(&lane.prepared_from.integration));
             return (is_older || self.prepare_again(index, prepared_from, now)).then_some(index);
         }
         let prepared = Arc::new(RequestTemplate::new(&delivery.integration, delivery.webhook).ok()?);
@@ -397,8 +403,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
     }
 
     /// Makes the requests of a lane as another record says. Returns whether requests can be made of it.
-    fn prepare_again(&mut self, index: usize, from: (Arc<Integration>, usize), now: Instant) -> bool {
-        let Ok(prepared) = RequestTemplate::new(&from.0, from.1).map(Arc::new) else { return false };
+    fn prepare_again(&mut self, index: usize, from: Registered, now: Instant) -> bool {
+        let Ok(prepared) = RequestTemplate::new(&from.integration, from.webhook).map(Arc::new) else { return false };
         let host = self.host_for(prepared.authority(), now);
         let Some(lane) = self.lanes.get_mut(index) else {
             never("a lane that is in use is gone");

@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::permit_waits::HeldBack;
-use super::{Shard, UnderWay, Work, give_up, seconds_between};
+use super::{Registered, Shard, UnderWay, Work, give_up, seconds_between};
 use crate::clock;
 use crate::deliver::courier::Courier;
 use crate::deliver::order::Place;
@@ -193,7 +193,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         while let Some(lane) = self.lanes.get_mut(lane_index)
             && let Some((place, delivery)) = lane.queue.pop()
         {
-            if lane.prepared_from.0.is_suspended() {
+            if lane.prepared_from.integration.is_suspended() {
                 lane.queue.finish(place);
                 self.suspended(delivery);
                 continue;
@@ -231,7 +231,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             lateness.observe(seconds_between(due.at_ms, now_ms));
         }
         // The request is by the newest record: reports about it mask that record's secrets and name its URL.
-        let (integration, webhook) = &lane.prepared_from;
+        let Registered { integration, webhook } = &lane.prepared_from;
         (delivery.integration, delivery.webhook) = (Arc::clone(integration), *webhook);
         let request = SignedRequest::new(&lane.prepared, delivery, now_ms / 1000, &mut self.rng);
         self.outbox.push(Work::Attempt { under_way: Box::new(under_way), request, kept });

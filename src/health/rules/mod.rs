@@ -12,7 +12,7 @@ pub use counts::{Counts, Rules, SecondCounts, second_of};
 pub(crate) use counts::{Failing, Failures, Streak};
 pub(crate) use guard::Guard;
 pub(crate) use partition::Change;
-pub use partition::PartitionHealth;
+pub use partition::{PartitionHealth, Reported};
 
 pub use crate::domain::health::Health;
 

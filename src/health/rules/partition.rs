@@ -29,6 +29,17 @@ struct PendingResume {
     since_ms: Option<i64>,
 }
 
+/// What one process reports of one integration.
+#[derive(Clone, Copy, Debug)]
+pub struct Reported<'a> {
+    /// The process and its report.
+    pub reporter: ReporterPosition,
+    /// The integration.
+    pub key: &'a str,
+    /// What it counted.
+    pub slots: &'a [SecondCounts],
+}
+
 /// A change of state to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
@@ -105,20 +116,14 @@ impl PartitionHealth {
         }
     }
 
-    /// Counts what a process reports of an integration in the record at `offset`.
-    pub fn count(
-        &mut self,
-        offset: i64,
-        reported: ReporterPosition,
-        (key, slots): (&str, &[SecondCounts]),
-        rules: &Rules,
-        now_ms: i64,
-    ) {
+    /// Counts what is reported in the record at `offset`.
+    pub fn count(&mut self, offset: i64, reported: &Reported<'_>, rules: &Rules, now_ms: i64) {
+        let Reported { reporter, key, slots } = *reported;
         let entry = match self.entries.get_mut(key) {
             Some(entry) => entry,
             None => self.entries.entry(key.into()).or_default(),
         };
-        if !entry.known.apply(offset, reported, slots, rules, now_ms) {
+        if !entry.known.apply(offset, reporter, slots, rules, now_ms) {
             return;
         }
         if entry.unwritten_from.is_none() {
@@ -234,8 +239,8 @@ mod tests {
         slot
     }
 
-    fn reported(sequence: u64) -> ReporterPosition {
-        ReporterPosition { process_id: 1, sequence }
+    fn reported<'a>(sequence: u64, key: &'a str, slots: &'a [SecondCounts]) -> Reported<'a> {
+        Reported { reporter: ReporterPosition { process_id: 1, sequence }, key, slots }
     }
 
     fn keys(changes: &[Change]) -> Vec<(&str, Health)> {
@@ -250,8 +255,8 @@ mod tests {
     #[test]
     fn a_change_is_returned_until_it_is_written_and_not_again() {
         let mut book = PartitionHealth::default();
-        book.count(0, reported(1), ("ws/a", &[failures(1, 30)]), &RULES, 1_500);
-        book.count(1, reported(2), ("ws/b", &[failures(1, 1)]), &RULES, 1_500);
+        book.count(0, &reported(1, "ws/a", &[failures(1, 30)]), &RULES, 1_500);
+        book.count(1, &reported(2, "ws/b", &[failures(1, 1)]), &RULES, 1_500);
         book.skip(1);
         let changes = book.changes(&RULES, 2_000);
         assert_eq!(keys(&changes), [("ws/a", Health::HasErrors)]);
@@ -298,7 +303,7 @@ mod tests {
     fn counts_are_written_when_they_are_old_enough_and_the_offset_follows() {
         let mut book = PartitionHealth::default();
         for (offset, key, at) in [(0, "ws/a", 1_000), (1, "ws/b", 2_000), (2, "ws/a", 3_000), (3, "ws/c", 4_000)] {
-            book.count(offset, reported(u64::try_from(offset).unwrap() + 1), (key, &[failures(1, 1)]), &RULES, at);
+            book.count(offset, &reported(u64::try_from(offset).unwrap() + 1, key, &[failures(1, 1)]), &RULES, at);
             book.skip(offset);
         }
         let due = |book: &PartitionHealth, before| {
@@ -312,7 +317,7 @@ mod tests {
         assert_eq!(book.next_offset_with(["ws/a", "ws/b", "ws/c"].into_iter()), Some(4));
         book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
         assert_eq!(needed(&book), Some(1));
-        book.count(4, reported(5), ("ws/a", &[failures(2, 1)]), &RULES, 5_000);
+        book.count(4, &reported(5, "ws/a", &[failures(2, 1)]), &RULES, 5_000);
         book.skip(4);
         book.written(vec![], ["ws/b", "ws/c"].into_iter(), std::iter::empty());
         assert_eq!((needed(&book), due(&book, 9_000)), (Some(4), vec!["ws/a".into()]));
@@ -323,12 +328,12 @@ mod tests {
     #[test]
     fn another_log_of_deltas_is_counted_from_its_start_and_nothing_twice() {
         let mut book = PartitionHealth::default();
-        book.count(700, reported(7), ("ws/a", &[failures(1, 3)]), &RULES, 1_000);
+        book.count(700, &reported(7, "ws/a", &[failures(1, 3)]), &RULES, 1_000);
         book.skip(700);
         assert!(book.is_passed(0) && !book.is_passed(701));
         book.begin_again();
-        book.count(0, reported(7), ("ws/a", &[failures(1, 3)]), &RULES, 1_000);
-        book.count(1, reported(8), ("ws/a", &[failures(1, 2)]), &RULES, 1_000);
+        book.count(0, &reported(7, "ws/a", &[failures(1, 3)]), &RULES, 1_000);
+        book.count(1, &reported(8, "ws/a", &[failures(1, 2)]), &RULES, 1_000);
         book.skip(1);
         assert_eq!(book.known("ws/a").unwrap().counts.streak.failures().total(), 5);
         assert_eq!(book.next_offset_with(std::iter::empty()), Some(0), "what is not written is read again");
@@ -342,7 +347,7 @@ mod tests {
         let mut book = PartitionHealth::default();
         let slot =
             SecondCounts { second: 1, acknowledged: 1, last_acknowledged_ms: Some(1_000), ..SecondCounts::default() };
-        book.count(0, reported(1), ("ws/a", &[slot]), &RULES, 1_000);
+        book.count(0, &reported(1, "ws/a", &[slot]), &RULES, 1_000);
         assert!(book.forgettable(900_000, 10).is_empty());
         book.written(vec![], ["ws/a"].into_iter(), std::iter::empty());
         assert_eq!(book.forgettable(900_000, 10), ["ws/a".into()]);
@@ -406,7 +411,7 @@ mod tests {
                         let Some((sequence, key, slot)) = usize::try_from(read).ok().and_then(|at| topics.deltas.get(at))
                         else { break };
                         let now = 1_400 + i64::from(step) * 50;
-                        book.count(read, reported(*sequence), (key, std::slice::from_ref(slot)), &RULES, now);
+                        book.count(read, &reported(*sequence, key, std::slice::from_ref(slot)), &RULES, now);
                         book.skip(read);
                         read += 1;
                     },

@@ -155,8 +155,8 @@ impl Flow {
         }
         let now_ms = self.now_ms();
         if !self.lab.assignment.is_closing() {
-            let read = (&self.lab.assignment, &mut self.part.backlog);
-            catch_up_in_memory(&self.pipeline, &self.log, read, now_ms, &mut self.batches);
+            let (assignment, backlog) = (&self.lab.assignment, &mut self.part.backlog);
+            catch_up_in_memory(&self.pipeline, &self.log, assignment, backlog, now_ms, &mut self.batches);
         }
         self.part.write_places(now_ms, DRAIN, |place| self.writing.push(place));
         self.hand_over().await;

@@ -118,7 +118,7 @@ impl Pipeline {
     ) {
         backlog.main_comes_to(record.offset);
         match parsed(record) {
-            Ok((workspace, envelope)) => self.matching(record, (workspace, &envelope), assignment, backlog, batches),
+            Ok(parsed) => self.matching(record, &parsed, assignment, backlog, batches),
             Err(problem) => self.invalid(record, &problem, assignment, batches),
         }
         backlog.main_passed(record.offset);
@@ -164,7 +164,7 @@ impl Pipeline {
     fn matching(
         &self,
         record: &Record<'_>,
-        (workspace, envelope): (&str, &Envelope<'_>),
+        Parsed { workspace, envelope }: &Parsed<'_>,
         assignment: &Arc<Assignment>,
         backlog: &mut PartitionBacklog,
         batches: &mut [Vec<Job>],
@@ -264,7 +264,7 @@ impl Pipeline {
         batches: &mut [Vec<Job>],
     ) -> bool {
         // The main reader makes a dead letter of a record that is not a valid event.
-        let Ok((workspace, envelope)) = parsed(record) else {
+        let Ok(Parsed { workspace, envelope }) = parsed(record) else {
             backlog.catch_up_passed(record.offset);
             return true;
         };
@@ -331,11 +331,16 @@ enum InvalidRecord {
     Event(#[from] InvalidEvent),
 }
 
-/// The workspace and the event of a record.
-fn parsed<'a>(record: &Record<'a>) -> Result<(&'a str, Envelope<'a>), InvalidRecord> {
+/// What a valid record has.
+struct Parsed<'a> {
+    workspace: &'a str,
+    envelope: Envelope<'a>,
+}
+
+fn parsed<'a>(record: &Record<'a>) -> Result<Parsed<'a>, InvalidRecord> {
     let value = record.value.ok_or(InvalidRecord::NoValue)?;
     let workspace = record.workspace.ok_or(InvalidRecord::NoWorkspace)?;
-    Ok((workspace, Envelope::parse(value)?))
+    Ok(Parsed { workspace, envelope: Envelope::parse(value)? })
 }
 
 fn origin_of(record: &Record<'_>, assignment: &Assignment) -> Origin {

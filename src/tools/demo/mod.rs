@@ -132,8 +132,8 @@ pub(crate) async fn run(settings: Settings, demo: Demo, stops: StopSignals) -> R
     for sample in &SAMPLES {
         let secret = new_secret();
         let signer = Signer::new(SigningKey::parse(&secret, None).into_iter().collect());
-        let around = (&ledger, &began);
-        let served = receivers::serve(sample, signer, around, &mut servers, serving.clone()).await;
+        let (ledger, began) = (Arc::clone(&ledger), Arc::clone(&began));
+        let served = receivers::serve(sample, signer, ledger, began, &mut servers, serving.clone()).await;
         let base_url = format!("http://{}", served.map_err(DemoError::Receiver)?);
         // As in a rotation: the new secret and the old one, which the receiver has forgotten.
         let record = sample.record(&base_url, &[new_secret(), secret]);

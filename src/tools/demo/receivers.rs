@@ -71,13 +71,14 @@ struct Receiver {
 pub(crate) async fn serve(
     sample: &'static Sample,
     signer: Signer,
-    (ledger, began): (&Ledger, &Arc<Began>),
+    ledger: Ledger,
+    began: Arc<Began>,
     tasks: &mut JoinSet<io::Result<()>>,
     stop: CancellationToken,
 ) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let receiver = Receiver { sample, signer, ledger: Arc::clone(ledger), began: Arc::clone(began) };
+    let receiver = Receiver { sample, signer, ledger, began };
     let router =
         Router::new().fallback(post(take)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(Arc::new(receiver));
     tasks.spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await });
