@@ -92,8 +92,8 @@ fn costs(criterion: &mut Criterion) {
                 sequence += 1;
                 let Ok(Delta::DeltaBatch(report)) = Delta::parse(record) else { continue };
                 for (key, slots) in &report.deltas {
-                    let reporter = ReporterPosition { process_id: 7, sequence };
-                    let reported = Reported { reporter, key, slots };
+                    let process = ReporterPosition { process_id: 7, sequence };
+                    let reported = Reported { reporter: process, key, slots };
                     book.count(sequence.cast_signed(), &reported, &RULES, NOW_MS);
                 }
                 book.skip(sequence.cast_signed());

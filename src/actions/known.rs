@@ -9,7 +9,7 @@ use crate::domain::guid;
 use crate::domain::headers::Wire;
 use crate::domain::integration::{Integration, Webhook};
 use crate::domain::topic_names::now_topic;
-use crate::kafka::topic_range::SpanError;
+use crate::kafka::span::SpanError;
 use crate::kafka::windows::Windows;
 use crate::readers::scan::{Bounds, Watch, walk};
 use crate::readers::{ReadError, read_table};

@@ -27,7 +27,8 @@ use crate::domain::topic_names::now_topic;
 use crate::inflight::delivery_id::delivery_id;
 use crate::inflight::job::Origin;
 use crate::kafka::record_stream::RecordStream;
-use crate::kafka::topic_range::{Range, SpanRecord, TopicRange};
+use crate::kafka::span::{Range, SpanRecord};
+use crate::kafka::topic_range::TopicRange;
 use crate::settings::Settings;
 
 /// Workers obey a change of state within 5 s; clocks differ a little.

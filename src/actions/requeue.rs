@@ -9,7 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::deliver::publish::{Outgoing, publish_once};
 use crate::kafka::client::tool_producer_config;
 use crate::kafka::producer::Publisher;
-use crate::kafka::topic_range::{SpanError, check_topic};
+use crate::kafka::span::SpanError;
+use crate::kafka::topic_range::check_topic;
 use crate::settings;
 
 /// Why a record was not put back.

@@ -24,7 +24,7 @@ use super::requeue::{RequeueError, TierProducer};
 use super::selection::{Fixed, Selection};
 use crate::deliver::publish::Outgoing;
 use crate::kafka::record_stream::RecordStream;
-use crate::kafka::topic_range::{Range, SpanRecord};
+use crate::kafka::span::{Range, SpanRecord};
 use crate::readers::time;
 
 /// Publications under way: enough to fill the client's batches.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::ActionError;
 use super::refusal::{BadSelection, Refusal, WORD_CHARS_MAX};
-use crate::kafka::topic_range::Range;
+use crate::kafka::span::Range;
 
 /// Partitions of a topic: far above any cluster's.
 const RANGES_MAX: usize = 10_000;

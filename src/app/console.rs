@@ -84,7 +84,8 @@ pub(crate) async fn serve(
     let directory = Arc::new(Directory::new(Arc::default()));
     let following = CancellationToken::new();
     let _stops_when_dropped = following.clone().drop_guard();
-    let mut followers = Followers::start(&settings, &directory, true, &following);
+    let mut followers = Followers::start(&settings, &directory, &following);
+    followers.follow_integrations(&settings, &directory, &following);
     let lookup = Arc::new(Lookup::new(Arc::clone(&settings), directory));
     tokio::select! {
         biased;

@@ -402,7 +402,8 @@ async fn a_kept_connection_is_used_only_while_its_name_leads_there() {
     use std::collections::HashMap;
     use std::net::IpAddr;
 
-    use crate::net::resolver::{Family, Records, Resolver};
+    use crate::net::lookup::{Family, Records};
+    use crate::net::resolver::Resolver;
     use crate::net::tls::Tls;
 
     let (old, port) = listen().await;

@@ -277,9 +277,14 @@ impl LaneGauge {
         self.probe.store(PROBE_NONE, Ordering::Release);
     }
 
-    /// The shard wants one delivery to probe with: a retry, or `any`.
-    pub(crate) fn want_probe(&self, any: bool) {
-        self.probe.store(if any { PROBE_ANY } else { PROBE_RETRY }, Ordering::Release);
+    /// The shard wants one retry to probe with.
+    pub(crate) fn want_retry_as_probe(&self) {
+        self.probe.store(PROBE_RETRY, Ordering::Release);
+    }
+
+    /// The shard wants one delivery to probe with, a retry or not.
+    pub(crate) fn want_any_as_probe(&self) {
+        self.probe.store(PROBE_ANY, Ordering::Release);
     }
 
     /// Whether a delivery that was admitted with `admitted` comes after some that were returned since.
@@ -550,11 +555,11 @@ mod tests {
         let (gauge, pressure) = gauge();
         gauge.block();
         assert!(gauge.try_admit_event(1, pressure).is_none() && gauge.try_admit_retry(0, pressure).is_none());
-        gauge.want_probe(false);
+        gauge.want_retry_as_probe();
         assert!(!gauge.has_room(pressure) && gauge.try_admit_event(1, pressure).is_none());
         assert!(gauge.try_admit_retry(0, pressure).is_some());
         assert!(gauge.try_admit_retry(0, pressure).is_none());
-        gauge.want_probe(true);
+        gauge.want_any_as_probe();
         assert!(gauge.has_room(pressure) && gauge.try_admit_event(1, pressure).is_some());
         assert!(gauge.try_admit_event(1, pressure).is_none());
         gauge.unblock();

@@ -34,6 +34,14 @@ const GRACE: Duration = Duration::from_millis(250);
 /// A delivery that is open for so long, in ms, gets a place, so that commits go on without it.
 const COVER_AFTER_MS: i64 = 500;
 
+/// One moment by both clocks.
+#[derive(Clone, Copy)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    /// Ms since 1970.
+    pub(super) ms: i64,
+}
+
 /// One partition that is read, or was and is being given up.
 pub(super) struct Part {
     /// Names the part in writes: a partition may come again.
@@ -198,23 +206,22 @@ impl Part {
         }
     }
 
-    /// Reads on for webhooks that are behind, at most one batch. `now` is when the turn began, by both clocks, in ms since 1970 by the
-    /// wall clock. Returns whether more may be read at once.
+    /// Reads on for webhooks that are behind, at most one batch. `now` is when the turn began. Returns whether more may be read at once.
     pub(super) fn catch_up(
         &mut self,
         reader: &mut CatchUpReader,
         metrics: &Metrics,
         pipeline: &Pipeline,
-        (now, now_ms): (Instant, i64),
+        now: Now,
         batches: &mut [Vec<Job>],
     ) -> bool {
         let rest = REST + REST_EACH * u32::try_from(self.backlog.len()).unwrap_or(u32::MAX);
-        if self.plan == Plan::Rest && now.saturating_duration_since(self.planned) < rest {
+        if self.plan == Plan::Rest && now.instant.saturating_duration_since(self.planned) < rest {
             return false;
         }
         let partition = self.assignment.partition();
-        self.plan = self.backlog.plan(pipeline.look(now_ms));
-        self.planned = now;
+        self.plan = self.backlog.plan(pipeline.look(now.ms));
+        self.planned = now.instant;
         match self.plan {
             Plan::Rest => return false,
             Plan::Read => {}
@@ -226,13 +233,13 @@ impl Part {
             }
         }
         if let Some(message) = reader.take_stalled(partition)
-            && !pipeline.catch_up(&record_of(&message, now_ms), &self.assignment, &mut self.backlog, batches)
+            && !pipeline.catch_up(&record_of(&message, now.ms), &self.assignment, &mut self.backlog, batches)
         {
             reader.stall(partition, message);
             return false;
         }
         (0..CATCH_UP_BATCH)
-            .all(|_| self.backlog.is_reading() && self.read_one(reader, metrics, pipeline, (now_ms, batches)))
+            .all(|_| self.backlog.is_reading() && self.read_one(reader, metrics, pipeline, now.ms, batches))
     }
 
     fn begin(&mut self, reader: &mut CatchUpReader, offset: i64) -> bool {
@@ -252,7 +259,8 @@ impl Part {
         reader: &mut CatchUpReader,
         metrics: &Metrics,
         pipeline: &Pipeline,
-        (now_ms, batches): (i64, &mut [Vec<Job>]),
+        now_ms: i64,
+        batches: &mut [Vec<Job>],
     ) -> bool {
         let partition = self.assignment.partition();
         let (offset, stalled) = match reader.poll(partition) {

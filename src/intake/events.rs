@@ -146,7 +146,7 @@ impl EventConsumer {
             // Partitions that came since are paused too.
             if generation != Some(self.reader.generation()) {
                 generation = Some(self.reader.generation());
-                self.reader.pause_all(true);
+                self.reader.pause_all();
             }
             can_go_on = self.poll(Duration::from_millis(20), &mut None, &mut batches).is_some();
             self.keeper.turn(&self.outlet.pipeline, self.reading(), &mut batches);
@@ -155,7 +155,7 @@ impl EventConsumer {
             self.reader.keep_windows(Reading::Wait);
             self.outlet.condition.beat(PollLoop::Events);
         }
-        self.reader.pause_all(false);
+        self.reader.resume_all();
         can_go_on
     }
 

@@ -5,23 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::membership::{GroupConsumer, OFFSETS_TIMEOUT, Partition};
 use crate::kafka::topic_watch::ends;
 use crate::telemetry::panics::caught;
 
+/// How long the coordinator may take to say where a new partition was left off. It is asked again at the next turn.
+pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Together the two seconds that a coordinator may need to hand out an assignment.
 const COMMIT_TRIES: u32 = 20;
 /// Between two tries.
 const COMMIT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// Topic and number.
+pub(super) type Partition = (Arc<str>, i32);
+
 /// Commits and waits for the answer. While the members of a group agree on a new assignment, its coordinator takes no commits. That ends
 /// soon, and without the help of this thread.
-pub(crate) fn commit_now(consumer: &GroupConsumer, offsets: &TopicPartitionList) -> KafkaResult<()> {
+pub(super) fn commit_now<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    offsets: &TopicPartitionList,
+) -> KafkaResult<()> {
     let mut tries = COMMIT_TRIES;
     loop {
         let committed = consumer.commit(offsets, CommitMode::Sync);
@@ -37,7 +44,10 @@ pub(crate) fn commit_now(consumer: &GroupConsumer, offsets: &TopicPartitionList)
 }
 
 /// Where the partitions of `list` end, as far as brokers answer in time.
-pub(crate) fn ends_of(consumer: &GroupConsumer, list: &TopicPartitionList) -> BTreeMap<Partition, i64> {
+pub(super) fn ends_of<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    list: &TopicPartitionList,
+) -> BTreeMap<Partition, i64> {
     let mut by_topic: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
     for element in list.elements() {
         by_topic.entry(element.topic().into()).or_default().push(element.partition());
@@ -54,6 +64,6 @@ pub(crate) fn ends_of(consumer: &GroupConsumer, list: &TopicPartitionList) -> BT
 
 /// The metadata of an offset; empty where it is not UTF-8: the client library panics on it, and what a strange tool has
 /// committed must not end the worker.
-pub(crate) fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
+pub(super) fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
     caught(|| element.metadata().to_owned()).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use rdkafka::error::KafkaError;
 use tokio::time::Instant;
 
-use super::backlog_part::{Part, REST, listen};
+use super::backlog_part::{Now, Part, REST, listen};
 use super::pipeline::Pipeline;
 use crate::backlog::behind::Standing;
 use crate::backlog::catch_up::CatchUpReader;
@@ -66,7 +66,8 @@ impl Tools {
         topics: &settings::Topics,
         table: Arc<RwLock<Table>>,
         brokers: Arc<BrokerClock>,
-        (metrics, drain): (Arc<Metrics>, Duration),
+        metrics: Arc<Metrics>,
+        drain: Duration,
     ) -> Result<(Self, PlaceReader), KafkaError> {
         let (loader, places) = places::loader(kafka, &topics.backlog);
         let writer = PlaceWriter::new(kafka, &topics.backlog, drain)?;
@@ -280,7 +281,7 @@ impl Keeper {
     fn catch_up(&mut self, pipeline: &Pipeline, batches: &mut [Vec<Job>]) {
         self.patience = None;
         // One look at the clock for all partitions, since most turns find only a few with anything to do.
-        let (began, began_ms) = (Instant::now(), clock::now_ms());
+        let now = Now { instant: Instant::now(), ms: clock::now_ms() };
         let mut has_time = true;
         let Tools { reader, metrics, .. } = &mut self.tools;
         reader.serve();
@@ -296,8 +297,8 @@ impl Keeper {
                 reader.end(part.partition());
                 continue;
             }
-            let has_more = has_time && part.catch_up(reader, metrics, pipeline, (began, began_ms), batches);
-            has_time = has_time && (part.plan == Plan::Rest || began.elapsed() < CATCH_UP_MAX);
+            let has_more = has_time && part.catch_up(reader, metrics, pipeline, now, batches);
+            has_time = has_time && (part.plan == Plan::Rest || now.instant.elapsed() < CATCH_UP_MAX);
             let patience = match (has_more, part.plan) {
                 (true, _) => Duration::ZERO,
                 (false, Plan::Rest) => REST,

@@ -1,18 +1,9 @@
 //! What follows when the log of a partition is not the one that was read: it is read from an offset that leaves nothing out.
 
-use super::membership::GroupMember;
+use super::membership::{GroupMember, Recreated};
 use crate::inflight::partition::Assignment;
 use crate::kafka::topic_watch::{LogChange, LogRange, Look};
 use crate::telemetry::metrics::Metrics;
-
-/// Where a partition begins again whose log is not the one that was read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Recreated {
-    /// The offset to read from.
-    pub(super) start: i64,
-    /// The first offset of which the record that was read is lost.
-    pub(super) lost_from: i64,
-}
 
 /// Lets `member` read again those partitions of `topic` whose log changed.
 pub(super) fn follow(topic: &str, look: &Look, member: &GroupMember, metrics: &Metrics) {

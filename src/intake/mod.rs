@@ -21,9 +21,9 @@ pub(crate) mod lag;
 mod unheld;
 mod outside;
 mod tier_watch;
+mod log_changes;
 pub(crate) mod membership;
 mod group_offsets;
-mod log_changes;
 mod begun;
 #[cfg(test)]
 mod tier_simulator;

@@ -228,18 +228,30 @@ impl PartitionReader {
         }
     }
 
-    /// Pauses or resumes all partitions, except those that a full window keeps paused.
-    pub(crate) fn pause_all(&self, paused: bool) {
+    /// Pauses all partitions.
+    pub(crate) fn pause_all(&self) {
+        let list = self.with_room();
+        match self.consumer.pause(&list) {
+            Ok(()) => self.metrics.intake.paused_partitions.set(i64::try_from(list.count()).unwrap_or(i64::MAX)),
+            Err(error) => tracing::warn!(%error, paused = true, "partitions could not be paused or resumed"),
+        }
+    }
+
+    /// Resumes all partitions, except those that a full window keeps paused.
+    pub(crate) fn resume_all(&self) {
+        match self.consumer.resume(&self.with_room()) {
+            Ok(()) => self.metrics.intake.paused_partitions.set(0),
+            Err(error) => tracing::warn!(%error, paused = false, "partitions could not be paused or resumed"),
+        }
+    }
+
+    /// The partitions that no full window keeps paused.
+    fn with_room(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for Source { assignment, .. } in self.sources.values().flatten().filter(|source| !source.paused) {
             list.add_partition(assignment.topic(), assignment.partition());
         }
-        let count = i64::try_from(list.count()).unwrap_or(i64::MAX);
-        let done = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
-        match done {
-            Ok(()) => self.metrics.intake.paused_partitions.set(if paused { count } else { 0 }),
-            Err(error) => tracing::warn!(%error, paused, "partitions could not be paused or resumed"),
-        }
+        list
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::client::ClientLog;
 use super::record_stream::is_transient;
-use super::topic_range::{ANSWER_TIMEOUT, Range};
+use super::span::{ANSWER_TIMEOUT, Range};
 
 /// How long one look at a record may take. A partition that gives nothing for so long has no record there.
 const LOOK_MAX: Duration = Duration::from_secs(2);

@@ -9,7 +9,7 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::time::Instant;
 
 use super::client::{ClientLog, group_asker_config};
-use super::topic_range::SpanError;
+use super::span::SpanError;
 use crate::settings;
 
 /// How long the brokers may take for one answer.

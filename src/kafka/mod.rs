@@ -12,6 +12,7 @@ pub(crate) mod topic_range;
 mod by_time;
 pub(crate) mod record_stream;
 pub(crate) mod topic_watch;
+pub(crate) mod span;
 pub(crate) mod broker_clock;
 pub(crate) mod headers;
 pub(crate) mod listing;

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::client::ClientLog;
-use super::topic_range::{Range, SILENCE_MAX, SpanError, SpanRecord};
+use super::span::{Range, SILENCE_MAX, SpanError, SpanRecord};
 
 /// How long one poll waits: bounds how late the reader sees that the caller wants nothing more.
 const POLL_WAIT: Duration = Duration::from_millis(100);

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::Offset;
 
 use super::client::{ClientLog, uncommitted_config};
 use super::listing::partitions_of;
-use super::topic_range::Range;
+use super::span::Range;
 use crate::settings;
 
 /// How many looks in a row must find a log shorter before it counts: a new leader may be a moment behind the one before.

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::client::{ClientLog, large_window_consumer_config, window_consumer_config};
 use super::record_stream::is_transient;
-use super::topic_range::{Range, SILENCE_MAX, SpanError, TopicRange};
+use super::span::{Range, SILENCE_MAX, SpanError};
+use super::topic_range::TopicRange;
 use crate::kafka::headers::every_header;
 use crate::settings;
 

@@ -15,7 +15,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
 
 use super::hosts::HostsFile;
-use super::resolver::{Family, Lookup, LookupError, Records};
+use super::lookup::{Family, Lookup, LookupError, Records};
 
 /// How long a name server may take before another is asked. It overrides `resolv.conf`, whose usual 5 s are longer than a connection
 /// may take. Lost packets are sent again earlier.

@@ -6,6 +6,7 @@ pub(crate) mod address;
 pub(crate) mod resolver;
 mod dns;
 mod hosts;
+pub(crate) mod lookup;
 pub(crate) mod tls;
 pub(crate) mod stream;
 pub(crate) mod cause;

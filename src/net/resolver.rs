@@ -12,12 +12,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, Either, select};
+use futures_util::future::{Either, select};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::lookup::{Family, Lookup, LookupError, Records};
 
 /// The shortest time that an answer is used, even if its zone says less: so a name is not asked for with every request.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -80,36 +82,6 @@ pub(crate) enum ResolveError {
     #[error("too many names are being looked up")]
     Busy,
 }
-
-/// Which addresses are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Family {
-    /// IPv4: A.
-    V4,
-    /// IPv6: AAAA.
-    V6,
-}
-
-/// The addresses of one family. No address is an answer too.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Records {
-    /// In the order of the answer.
-    pub(crate) addresses: Vec<IpAddr>,
-    /// How long they hold.
-    pub(crate) ttl: Duration,
-}
-
-/// Why a family could not be looked up.
-#[derive(Clone, Debug)]
-pub(crate) enum LookupError {
-    /// The name does not exist.
-    NoSuchName,
-    /// No server answered: why, in words.
-    Unanswered(Arc<str>),
-}
-
-/// Looks up one family of a name. Dropping the future gives it up.
-pub(crate) type Lookup = dyn Fn(Arc<str>, Family) -> BoxFuture<'static, Result<Records, LookupError>> + Send + Sync;
 
 /// Resolves names, and remembers the answers. Cheap to clone: clones share all of it.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use super::{ReadError, is_or_begins, may_begin_guid, same_id};
 use crate::domain::event::Envelope;
 use crate::domain::headers::{Wire, workspace_of};
 use crate::inflight::job::Origin;
-use crate::kafka::topic_range::{Range, SpanError};
+use crate::kafka::span::{Range, SpanError};
 use crate::kafka::windows::{Glance, Windows};
 use crate::settings::Settings;
 

@@ -23,7 +23,7 @@ use crate::domain::topic_names::now_topic;
 use crate::health::rules::Health;
 use crate::inflight::job::Origin;
 use crate::kafka::groups::committed;
-use crate::kafka::topic_range::SpanError;
+use crate::kafka::span::SpanError;
 use crate::kafka::windows::{Glance, WindowReader, Windows};
 use crate::settings::Settings;
 

@@ -13,8 +13,8 @@ use crate::domain::guid::canonical_key;
 use crate::domain::integration::{Integration, Trigger};
 use crate::domain::retry_schedule::format_duration;
 use crate::health::records::StateRecord;
+use crate::kafka::span::SpanError;
 use crate::kafka::table_reader::CompactedError;
-use crate::kafka::topic_range::SpanError;
 use crate::settings::Settings;
 
 /// One integration.

@@ -21,8 +21,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::guid;
+use crate::kafka::span::SpanError;
 use crate::kafka::table_reader::{Compacted, CompactedError, Row};
-use crate::kafka::topic_range::{SpanError, check_topic};
+use crate::kafka::topic_range::check_topic;
 use crate::settings;
 
 /// How long the brokers may give nothing while a compacted topic is read.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::ReadError;
 use super::token::{self, Token};
-use crate::kafka::topic_range::{Range, SpanError};
+use crate::kafka::span::{Range, SpanError};
 use crate::kafka::windows::{Glance, Windows};
 use crate::telemetry::never::never;
 

@@ -13,8 +13,8 @@ use crate::domain::headers::Wire;
 use crate::domain::outcome::Reason;
 use crate::domain::topic_names::{now_topic, retry_group, tier_delay};
 use crate::kafka::groups::committed;
+use crate::kafka::span::{Range, SpanError};
 use crate::kafka::table_reader::CompactedError;
-use crate::kafka::topic_range::{Range, SpanError};
 use crate::kafka::windows::Glance;
 use crate::settings::Settings;
 

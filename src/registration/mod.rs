@@ -4,10 +4,12 @@
 pub(crate) mod test_delivery;
 pub(crate) mod http;
 pub(crate) mod lookup;
+mod question;
 pub(crate) mod registry;
 pub(crate) mod patch;
 pub(crate) mod instance_check;
 mod webhook_check;
+mod faults;
 pub(crate) mod instance;
 mod secrets;
 mod fields;

@@ -3,16 +3,24 @@
 
 use serde_json::value::RawValue;
 
+use super::faults::{Checker, FaultKind, ID_CHARS_MAX, Place, is_name, is_one_of, meant, pointer, present, words};
 use super::fields::Fields;
-use super::instance_check::{
-    Base, Checker, FaultKind, ID_CHARS_MAX, Place, TRIGGER_WORDS, is_name, is_one_of, meant, pointer, present, words,
-};
 use crate::domain::filter::{CHANGE_WORDS, EVENT_WORDS};
 use crate::domain::integration::{ITEM_FIELDS, ITEMS_MAX, join_url, parse_period};
 use crate::domain::target::Target;
 
 /// The fields of a webhook.
 const WEBHOOK_FIELDS: [&str; 6] = ["id", "relativeUrl", "triggerType", "filter", "schedule", "disabled"];
+
+/// The trigger types, as records spell them.
+const TRIGGER_WORDS: [&str; 2] = ["entityEvent", "schedule"];
+
+/// The base of relative URLs.
+pub(super) enum Base {
+    Missing,
+    Bad,
+    Good(String),
+}
 
 /// The checks of one webhook.
 pub(super) struct WebhookCheck<'a, 'b> {

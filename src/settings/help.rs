@@ -3,7 +3,8 @@
 use std::fmt::{self, Write};
 
 use super::command::{HelpTopic, Subcommand};
-use super::options::{self, Row, Shape};
+use super::options;
+use super::row::{self, Row, Shape};
 
 /// Columns of a line.
 const WIDTH: usize = 110;
@@ -33,7 +34,7 @@ fn program() -> String {
          To begin: `hookstream demo` needs nothing else.\n",
         env!("CARGO_PKG_VERSION"),
         subcommands(Subcommand::ALL.into_iter()),
-        options::PREFIX,
+        row::PREFIX,
     )
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::command::Subcommand;
-use super::options::{self, Row, Shape};
+use super::options;
+use super::row::{Row, Shape};
 
 /// The page in the language of `man`, with a line feed at its end.
 pub(crate) fn render() -> String {

@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 
 use super::command::Subcommand;
+use super::given::{Given, GivenOptions};
 use super::mistake::{Mistake, shown};
-use super::options::Row;
-use super::scan::{Given, GivenOptions};
+use super::row::Row;
 use super::values::{self, Read};
 
 /// What is given, what was asked for, and what is wrong.

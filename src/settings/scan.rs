@@ -2,38 +2,13 @@
 //!
 //! Says what is unknown, misplaced, missing or given twice. What a value means is not looked at here.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::command::{HelpTopic, Subcommand};
+use super::given::{Given, GivenOptions, Origin};
 use super::mistake::{Mistake, closest, shown};
-use super::options::{self, PREFIX, Row, Shape};
-
-/// Where a value stood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    Argument,
-    Environment,
-}
-
-/// The texts of one option. Not `Debug`: they may be secrets.
-pub(super) struct Given {
-    pub(super) texts: Vec<String>,
-    pub(super) origin: Origin,
-}
-
-impl Given {
-    /// How a mistake names the option.
-    pub(super) fn subject(&self, row: &Row) -> String {
-        match self.origin {
-            Origin::Argument => row.flag_name(),
-            Origin::Environment => format!("{} ({})", row.variable(), row.flag_name()),
-        }
-    }
-}
-
-/// By the option's name.
-pub(super) type GivenOptions = BTreeMap<&'static str, Given>;
+use super::options;
+use super::row::{PREFIX, Row, Shape};
 
 /// What the words of the command line ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

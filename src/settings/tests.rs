@@ -1,6 +1,7 @@
 //! The command line as a whole: arguments and environment in, command or mistakes out.
 
 use super::command::{HelpTopic, Subcommand, TopicsOutput};
+use super::row::{Row, Shape};
 use super::*;
 use crate::domain::outcome::{DeadReason, Reason};
 use proptest::prelude::*;
@@ -118,7 +119,7 @@ fn required(subcommand: Subcommand, but: &str) -> Vec<String> {
 }
 
 /// A good value of an option.
-fn example(row: &options::Row) -> &'static str {
+fn example(row: &Row) -> &'static str {
     match (row.name, row.default) {
         ("kafka-property", _) => "security.protocol=ssl",
         ("allow-private-networks", _) => "10.0.0.0/8",
@@ -133,7 +134,7 @@ fn example(row: &options::Row) -> &'static str {
         ("reason", _) => "exhausted",
         ("console-api-url", _) => "http://api:8080",
         (_, Some(default)) => default,
-        (_, None) if row.shape == options::Shape::Flag => "true",
+        (_, None) if row.shape == Shape::Flag => "true",
         (_, None) => "some",
     }
 }
@@ -177,8 +178,7 @@ fn every_option_is_accepted_both_ways_and_from_the_environment() {
         };
         let (flag, value) = (row.flag_name(), example(row));
         let joined = given(&[&format!("{flag}={value}")], None);
-        let apart =
-            if row.shape == options::Shape::Flag { given(&[&flag], None) } else { given(&[&flag, value], None) };
+        let apart = if row.shape == Shape::Flag { given(&[&flag], None) } else { given(&[&flag, value], None) };
         assert_eq!(joined, apart, "{flag}");
         assert_eq!(joined, given(&[], Some((row.variable(), value))), "{flag}");
         let bare = parse(rest.iter().map(OsString::from), std::iter::empty());

@@ -20,7 +20,7 @@ use crate::actions::selection::Selection;
 use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
-use crate::kafka::topic_range::SpanRecord;
+use crate::kafka::span::SpanRecord;
 use crate::settings::{DeadLetterFilter, DeadLettersList, DeadLettersShow, NamedEvent, RecordPlace, Redrive, Settings};
 
 /// The filter with the whole id of the integration, if only its beginning was given.

@@ -6,7 +6,7 @@ use std::io;
 use super::render::printable;
 use super::{ToolError, blocking, write_line};
 use crate::domain::integration::Integration;
-use crate::kafka::topic_range::SpanError;
+use crate::kafka::span::SpanError;
 use crate::readers::{ReadError, may_begin_guid, read_table, same_id};
 use crate::settings::{IntegrationName, Settings};
 

@@ -13,7 +13,7 @@ use crate::actions::audit::{Audit, command_line};
 use crate::actions::resend::{Account, Order, Resent, resend};
 use crate::actions::selection::Selection;
 use crate::actions::{ActionError, Sender};
-use crate::kafka::topic_range::Range;
+use crate::kafka::span::Range;
 use crate::readers::scan::Bounds;
 use crate::settings::{Sending, Settings};
 use crate::telemetry::chain::chain;

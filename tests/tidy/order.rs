@@ -14,18 +14,6 @@ pub(crate) struct Circle {
 pub(crate) const CIRCLES: &[Circle] = &[
     // A delivery settles in the account of its partition, which keeps what its lane returned.
     Circle { folder: "src/inflight", files: &["job", "partition", "from_lane"] },
-    // A member gives to the broker what these two find out with the member's own client.
-    Circle { folder: "src/intake", files: &["membership", "group_offsets", "log_changes"] },
-    // A piece of a topic is found by its offsets or its time, and read as a stream of the same records and errors.
-    Circle { folder: "src/kafka", files: &["topic_range", "by_time", "record_stream", "topic_watch"] },
-    // The resolver caches what the DNS client answers, in the terms of the resolver.
-    Circle { folder: "src/net", files: &["resolver", "dns"] },
-    // The routes ask through a trait of their own, which the look-up implements with the routes' questions.
-    Circle { folder: "src/registration", files: &["http", "lookup"] },
-    // Instances and their webhooks are checked in one pass with one list of faults.
-    Circle { folder: "src/registration", files: &["instance_check", "webhook_check"] },
-    // The table of options is made by running the reader, and the reader asks it.
-    Circle { folder: "src/settings", files: &["options", "scan", "reader", "contradictions"] },
 ];
 
 /// A list of a `mod.rs`, or of the root: names in the order in which they stand. Modules that only tests use are left out.

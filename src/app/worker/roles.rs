@@ -149,7 +149,7 @@ impl Started {
         let events_group = join("events", &kafka.group, &[&named.events])?;
         let topics: Vec<&str> = tiers.iter().map(|(topic, _)| &**topic).collect();
         let retries_group = join("retries", &retry_group(&kafka.group), &topics)?;
-        let (tools, places) = Tools::open(kafka, named, Arc::clone(table), Arc::clone(&brokers), (metrics(), drain))?;
+        let (tools, places) = Tools::open(kafka, named, Arc::clone(table), Arc::clone(&brokers), metrics(), drain)?;
         let keeper = Keeper::new(tools);
         let events =
             EventConsumer::new(kafka, &named.events, events_group.member(), outlet.clone(), keeper, metrics())?;

@@ -7,7 +7,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::super::behind::{Behind, Standing};
-use super::process::Process;
+use super::process::{Committed, Process};
 use super::{FORMER_MAX, WEBHOOKS, World};
 
 /// Owners that are frozen at once.
@@ -132,7 +132,8 @@ impl World {
         }
         let assignment = &self.process.assignment;
         let next = assignment.committable().or(assignment.start()).unwrap_or(0);
-        self.committed = (next.min(assignment.commit_bound()).min(end), Vec::new());
+        let offset = next.min(assignment.commit_bound()).min(end);
+        self.committed = Committed { offset, beyond: Vec::new() };
         self.former.clear();
         self.frozen.clear();
         for receiver in &mut self.receivers {

@@ -13,7 +13,6 @@ mod work;
 mod process;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -24,7 +23,7 @@ use super::behind::Standing;
 use super::place::Place;
 
 use faults::Fault;
-use process::{Process, Receiver, store};
+use process::{Committed, Process, Receiver, store};
 
 /// Seeds of one run, where nothing else is asked for: a minute on two cores, without optimisation.
 const SEEDS: u64 = 2_000;
@@ -54,7 +53,7 @@ struct World {
     stored: BTreeMap<usize, (u64, Place)>,
     /// What processes that crashed had on its way there: by epoch, webhook and place.
     late: VecDeque<(u64, usize, Place)>,
-    committed: (i64, Vec<Range<i64>>),
+    committed: Committed,
     process: Process,
     /// Former owners of the partition that have requests under way.
     former: Vec<Process>,
@@ -80,7 +79,7 @@ impl World {
         let share = rng.random_range(0.2..1.0);
         let matches = (0..log_len).map(|_| (0..WEBHOOKS).map(|_| rng.random_bool(share)).collect()).collect();
         let receivers = (0..WEBHOOKS).map(|_| Receiver::default()).collect();
-        let (committed, stored) = ((0, Vec::new()), BTreeMap::new());
+        let (committed, stored) = (Committed::default(), BTreeMap::new());
         let process = Process::start(&committed, &stored, 1);
         let (entities, lane_max) = (rng.random_range(1..6), rng.random_range(1..9));
         Self {
@@ -136,17 +135,17 @@ impl World {
 
     fn commit(&mut self) {
         if let Some(progress) = self.process.assignment.progress(0, 1_000).filter(|_| !self.is_silent) {
-            assert!(progress.offset >= self.committed.0);
-            self.committed = (progress.offset, progress.beyond);
+            assert!(progress.offset >= self.committed.offset);
+            self.committed = Committed { offset: progress.offset, beyond: progress.beyond };
         }
     }
 
     /// What is committed is settled for each webhook, or at or after its place in Kafka; and bounds hold.
     fn check(&self) {
-        let (committed, beyond) = &self.committed;
+        let committed = self.committed.offset;
         for (webhook, receiver) in self.receivers.iter().enumerate() {
             let place = self.stored.get(&webhook).map(|(_, place)| place.clone()).unwrap_or_default();
-            for offset in (0..*committed).chain(beyond.iter().cloned().flatten()) {
+            for offset in self.committed.settled() {
                 let is_matched = self.matches[usize::try_from(offset).unwrap()][webhook];
                 assert!(
                     !is_matched || receiver.has_ended(offset) || place.covers(offset),
@@ -211,7 +210,7 @@ impl World {
 
     fn is_through(&self) -> bool {
         let is_level = self.process.backlog.is_empty() && self.stored.is_empty() && self.former.is_empty();
-        is_level && self.committed.0 == self.log_len
+        is_level && self.committed.offset == self.log_len
     }
 }
 

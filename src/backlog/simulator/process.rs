@@ -13,6 +13,21 @@ use crate::inflight::lane_gauge::{Admitted, LaneGauge, LaneGauges};
 use crate::inflight::partition::{Assignment, FromLane};
 use crate::inflight::pressure::Pressure;
 
+/// What the group has committed.
+#[derive(Debug, Default)]
+pub(super) struct Committed {
+    pub(super) offset: i64,
+    /// Runs of settled offsets beyond it.
+    pub(super) beyond: Vec<Range<i64>>,
+}
+
+impl Committed {
+    /// All offsets that it says to be settled.
+    pub(super) fn settled(&self) -> impl Iterator<Item = i64> {
+        (0..self.offset).chain(self.beyond.iter().cloned().flatten())
+    }
+}
+
 /// What one webhook settled, and what was requested of it since the last crash.
 #[derive(Default)]
 pub(super) struct Receiver {
@@ -32,9 +47,8 @@ impl Receiver {
     }
 
     /// A process begins with this commit and this place of the webhook.
-    pub(super) fn learn(&mut self, (committed, beyond): &(i64, Vec<Range<i64>>), place: Option<&Place>) {
-        let all = (0..*committed).chain(beyond.iter().cloned().flatten());
-        self.known = all.filter(|offset| place.is_none_or(|place| !place.covers(*offset))).collect();
+    pub(super) fn learn(&mut self, committed: &Committed, place: Option<&Place>) {
+        self.known = committed.settled().filter(|offset| place.is_none_or(|place| !place.covers(*offset))).collect();
     }
 }
 
@@ -68,12 +82,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(
-        committed: &(i64, Vec<Range<i64>>),
-        stored: &BTreeMap<usize, (u64, Place)>,
-        epoch: u64,
-    ) -> Self {
-        let (start, settled) = committed;
+    pub(super) fn start(committed: &Committed, stored: &BTreeMap<usize, (u64, Place)>, epoch: u64) -> Self {
+        let Committed { offset: start, beyond: settled } = committed;
         let registry = LaneGauges::with_lanes_of(LANE_EVENTS);
         let gauges: Vec<_> = (0..WEBHOOKS).map(|webhook| registry.of("ws/i", &webhook.to_string())).collect();
         let assignment = Assignment::resumed("events".into(), 0, Some(*start), settled.clone());

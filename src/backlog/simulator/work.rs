@@ -155,7 +155,7 @@ impl World {
                     if self.rng.random_bool(0.5) {
                         gauge.unblock();
                     } else {
-                        gauge.want_probe(true);
+                        gauge.want_any_as_probe();
                     }
                 } else if self.receivers[webhook].is_down || self.rng.random_bool(0.05) {
                     gauge.block();

@@ -119,7 +119,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let waiting = lane.queue.drain_waiting();
         self.turn_back(lane_index, waiting);
         if let Some(lane) = self.lanes.get(lane_index) {
-            lane.gauge.want_probe(false);
+            lane.gauge.want_retry_as_probe();
         }
     }
 
@@ -178,7 +178,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         lane.circuit.begin_probe(now);
         self.hosts.get_mut(lane.host).into_iter().for_each(|host| host.circuit.begin_probe(now));
         // The next probe is a retry, if one falls due until then.
-        lane.gauge.want_probe(false);
+        lane.gauge.want_retry_as_probe();
     }
 
     /// Finds the lanes that may probe: those with a delivery are started, the others are given one.
@@ -202,7 +202,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             if lane.queue.has_ready() {
                 self.probing.push_back(lane_index);
             } else if lane.queue.waiting() == 0 {
-                lane.gauge.want_probe(true);
+                lane.gauge.want_any_as_probe();
             }
         }
     }

@@ -25,8 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::commits::Contact;
 use super::begun::Begun;
-use super::group_offsets::{commit_now, ends_of, metadata_of};
-use super::log_changes::Recreated;
+use super::group_offsets::{OFFSETS_TIMEOUT, Partition, commit_now, ends_of, metadata_of};
 use crate::inflight::partition::{Assignment, Progress};
 use crate::inflight::settled_runs::{self, ClusterTag, RUNS_MAX, TEXT_MAX};
 use crate::kafka::client::{Logged, Own};
@@ -43,15 +42,19 @@ const COMMIT_EVERY: Duration = Duration::from_millis(100);
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How often the client is woken while there is nothing to commit. A commit wakes it too. It sends heartbeats as often.
 const WAKE_EVERY: Duration = Duration::from_millis(500);
-/// How long the coordinator may take to say where a new partition was left off. It is asked again at the next turn.
-pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the coordinator may take to answer a member that was given nothing yet. It is asked again at the next turn.
 const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the brokers may take to name their cluster. It is asked for once. Without an answer commits hold offsets only.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Topic and number.
-pub(super) type Partition = (Arc<str>, i32);
+/// Where a partition begins again whose log is not the one that was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recreated {
+    /// The offset to read from.
+    pub(super) start: i64,
+    /// The first offset of which the record that was read is lost.
+    pub(super) lost_from: i64,
+}
 
 #[derive(Debug)]
 struct Held {

@@ -30,7 +30,7 @@ use crate::actions::resume::{Outcome, Resumed, resume};
 use crate::actions::selection::Selection;
 use crate::actions::{ActionError, Sender};
 use crate::domain::guid;
-use crate::kafka::topic_range::SpanError;
+use crate::kafka::span::SpanError;
 use crate::readers::scan::Bounds;
 use crate::registration::json_words;
 use crate::settings::Settings;

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::rights::{Right, Rights};
 use crate::domain::text::push_hex;
-use crate::registration::instance_check::is_name;
+use crate::registration::faults::is_name;
 
 /// The other header a token may come in.
 pub(crate) const ACCESS_KEY: &str = "x-xcom-accesskey";

@@ -49,7 +49,7 @@ pub(crate) use self::rights::Right;
 use self::rights::Rights;
 pub(crate) use self::server::{CONNECTIONS_MAX, Listener};
 use self::shares::Shares;
-use super::instance_check::is_name;
+use super::faults::is_name;
 use super::lookup::{Directory, Followers, Lookup};
 use super::registry::{Handle, Registry, RegistryError};
 use crate::deliver::request::BadRequest;
@@ -275,7 +275,7 @@ impl BoundApi {
         let discarded = TaskTracker::new();
         let reading = discarded.clone();
         let directory = Arc::new(Directory::new(registry_handle.shared_view()));
-        let mut followers = Followers::start(settings, &directory, false, &stop);
+        let mut followers = Followers::start(settings, &directory, &stop);
         followers.ready().await;
         let readers = Readers::new(Arc::clone(&tokens), Arc::new(Lookup::new(Arc::new(settings.clone()), directory)));
         let actions = Actions::new(settings, &unwritten);

@@ -19,9 +19,8 @@ use crate::readers::gather::Registered;
 use crate::readers::integrations::{HealthRow, IntegrationRow};
 use crate::readers::same_id;
 use crate::readers::waiting::{Place, behind_since};
-use crate::registration::http::readers::{Asked, SourceError};
-use crate::registration::http::readers::{BadQuestion, Missing};
 use crate::registration::instance::Instance;
+use crate::registration::question::{Asked, BadQuestion, Missing, SourceError};
 use crate::registration::registry::{Stored, View};
 
 /// Records looked at between two locks of the view, so that a search holds up no change.

@@ -29,25 +29,28 @@ pub(crate) struct Followers {
 }
 
 impl Followers {
-    /// Follows the health and the backlog topic until `stop`, and the integrations topic with `with_integrations`.
-    pub(crate) fn start(
-        settings: &Settings,
-        directory: &Arc<Directory>,
-        with_integrations: bool,
-        stop: &CancellationToken,
-    ) -> Self {
+    /// Follows the health and the backlog topic until `stop`.
+    pub(crate) fn start(settings: &Settings, directory: &Arc<Directory>, stop: &CancellationToken) -> Self {
         let mut followers = Self { tasks: JoinSet::new(), ready: Vec::new() };
-        let (kafka, topics) = (&settings.kafka, &settings.topics);
+        let Settings { kafka, topics, .. } = settings;
         let of = |topic: &str, role, take: Take| Follower { kafka: kafka.clone(), topic: topic.to_owned(), role, take };
         followers.follow(of(&topics.health, "health-reader", Box::new(take_health)), directory, stop);
         let group = kafka.group.clone();
         let take_place = Box::new(move |directory: &Directory, row: &Row<'_>| take_place(&group, directory, row));
         followers.follow(of(&topics.backlog, "backlog-reader", take_place), directory, stop);
-        if with_integrations {
-            let take = Box::new(take_integration);
-            followers.follow(of(&topics.integrations, "integrations-reader", take), directory, stop);
-        }
         followers
+    }
+
+    /// Follows the integrations topic too, for a process whose registry does not.
+    pub(crate) fn follow_integrations(
+        &mut self,
+        settings: &Settings,
+        directory: &Arc<Directory>,
+        stop: &CancellationToken,
+    ) {
+        let (kafka, topic) = (settings.kafka.clone(), settings.topics.integrations.clone());
+        let take = Box::new(take_integration);
+        self.follow(Follower { kafka, topic, role: "integrations-reader", take }, directory, stop);
     }
 
     fn follow(&mut self, follower: Follower, directory: &Arc<Directory>, stop: &CancellationToken) {

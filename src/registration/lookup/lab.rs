@@ -13,8 +13,8 @@ use crate::domain::integration::Integration;
 use crate::kafka::windows::{Glance, Windows};
 use crate::readers::scan::{Bounds, Question, Span, Watch, scan};
 use crate::readers::{ReadError, time};
-use crate::registration::http::readers::BadQuestion;
 use crate::registration::json_words;
+use crate::registration::question::BadQuestion;
 use crate::settings::Settings;
 
 /// Events that a draft is tried on: enough to see a rare kind, few enough to come at once.

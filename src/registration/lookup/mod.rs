@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::directory::Directory;
 pub(crate) use self::follow::Followers;
-use super::http::readers::{Answering, Asked, BadQuestion, Missing, Question, Source, SourceError};
+use super::question::{Answering, Asked, BadQuestion, Missing, Question, Source, SourceError};
 use crate::domain::guid::canonical;
 use crate::domain::headers::DELIVERY_ID_PREFIX;
 use crate::inflight::job::Origin;

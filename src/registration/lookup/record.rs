@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::{Missing, SourceError};
 use crate::domain::headers::workspace_of;
-use crate::kafka::topic_range::Range;
+use crate::kafka::span::Range;
 use crate::kafka::windows::{Glance, Windows};
 use crate::readers::scan::Watch;
 use crate::readers::{ReadError, time};
-use crate::registration::http::readers::BadQuestion;
+use crate::registration::question::BadQuestion;
 use crate::settings::Settings;
 
 /// How much of a value is shown: a page of text, not a download.

@@ -5,9 +5,9 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::registration::faults::{FAULTS_MAX, FaultKind};
 use crate::registration::fields::{Fields, raw};
 use crate::registration::instance::MASK;
-use crate::registration::instance_check::{FAULTS_MAX, FaultKind};
 use crate::registration::secrets::mask_texts;
 use crate::telemetry::never::never;
 

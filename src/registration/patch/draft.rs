@@ -7,8 +7,8 @@ use super::operation::{ACCEPTED_PATHS, Operation, OperationFault, Target, Verb, 
 use super::operation::{bad_data, bad_path, bad_type, index};
 use crate::domain::guid::canonical;
 use crate::domain::integration::WEBHOOKS_MAX;
+use crate::registration::faults::{Place, is_name};
 use crate::registration::instance::{BadMask, Fields, Instance, settle_id};
-use crate::registration::instance_check::{Place, is_name};
 use crate::registration::json_equality::Digest;
 use crate::registration::secrets::StoredSecrets;
 

@@ -15,8 +15,8 @@ use self::conflict::{Faults, List, in_words};
 use self::draft::Draft;
 use self::operation::Operation;
 use super::instance::{BadInstance, Instance};
-use super::instance_check;
 use super::json_words::{BadJson, words_of};
+use super::{faults, instance_check};
 use crate::domain::integration::WEBHOOKS_MAX;
 
 /// The most operations in one patch: more are a mistake or an attack.
@@ -139,7 +139,7 @@ pub(crate) fn replacement(
     }
     let mut conflict = Conflict::default();
     for fault in &found.listed {
-        List::of(fault.kind).of_conflict(&mut conflict).push(instance_check::as_operation(fault));
+        List::of(fault.kind).of_conflict(&mut conflict).push(faults::as_operation(fault));
     }
     let messages: Vec<&str> = found.listed.iter().map(|fault| &*fault.message).collect();
     conflict.message = in_words(&messages, found.listed.len() + found.more);

@@ -3,8 +3,8 @@
 use serde_json::value::RawValue;
 
 use super::List;
+use crate::registration::faults::shown;
 use crate::registration::fields::{Fields, raw};
-use crate::registration::instance_check::shown;
 use crate::registration::json_equality::{Digest, digest};
 use crate::registration::secrets::equal_with_masks;
 

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::*;
+use crate::registration::faults::FAULTS_MAX;
 use crate::registration::instance::MASK;
-use crate::registration::instance_check::FAULTS_MAX;
 
 const KEY: &str = "ws/e01c765d";
 const FIRST: &str = r#"{"id":"one","relativeUrl":"/a","triggerType":"entityEvent","filter":{"items":[{}]},"schedule":{},"disabled":false,"custom":1.50}"#;

@@ -4,15 +4,14 @@
 
 mod tools;
 mod shared;
-mod row;
 
 use std::sync::LazyLock;
 
 use super::command::{Command, Logs, Subcommand};
+use super::given::GivenOptions;
 use super::reader::Reader;
-use super::scan::GivenOptions;
+use super::row::Row;
 
-pub(super) use row::{PREFIX, Row, Shape};
 pub(super) use shared::{defaults, plain_logs};
 
 /// Returns the command of the reader's subcommand, and how to log. There is no command if a part that it needs has a mistake.
@@ -79,6 +78,7 @@ pub(super) fn distinct() -> Vec<(&'static Row, Vec<Subcommand>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::row::Shape;
 
     #[test]
     fn an_option_has_one_row_a_subcommand_and_one_shape() {

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use super::row::Heading;
 use crate::settings::command::{Logs, Subcommand};
+use crate::settings::given::GivenOptions;
 use crate::settings::reader::Reader;
-use crate::settings::scan::GivenOptions;
+use crate::settings::row::Heading;
 use crate::settings::{Api, Delivery, Kafka, LogFormat, Settings, Suspension, Topics, contradictions, values};
 use Subcommand::{Api as ApiServer, Check, Completions, Console, Demo, Man, TopicsApply, TopicsPlan, Worker};
 

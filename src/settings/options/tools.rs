@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::row::{Heading, Row};
 use super::shared::{RATE_MAX, WEEK, settings};
 use crate::settings::command::{
     AttemptsQuery, Command, DeadLetterFilter, DeadLettersList, DeadLettersShow, Demo, Explain, IntegrationName,
@@ -12,6 +11,7 @@ use crate::settings::command::{
 };
 use crate::settings::mistake::Mistake;
 use crate::settings::reader::Reader;
+use crate::settings::row::{Heading, Row};
 use crate::settings::{LogFormat, values};
 
 /// A longer wait is beyond the deadline of every request.

@@ -1,15 +1,12 @@
 //! The reader routes: the health of integrations, attempts, the trace of an event, dead letters, recent events.
 //!
 //! The API and the console serve them. This room reads the question, checks the caller's rights and bounds the number of
-//! scans at once; the [`Source`] finds the rows. No answer holds a row of another workspace, because a question names
+//! scans at once; a [`Source`] finds the rows. No answer holds a row of another workspace, because a question names
 //! exactly one.
 
 pub(super) mod described;
-mod errors;
 mod query;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,23 +16,22 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use axum::routing;
-use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::errors::{BadQuestion, Missing, SourceError};
 pub(super) use self::query::page_limit;
 use self::query::{
-    ATTEMPTS, ATTEMPTS_OF_ONE, DEAD_LETTERS, Draft, FILTER_BYTES_MAX, Find, GoOn, HEALTH, NEXT_CHARS_MAX, NoParameters,
-    Parameters, WORD_CHARS_MAX, limit, word,
+    ATTEMPTS, ATTEMPTS_OF_ONE, DEAD_LETTERS, Draft, Find, GoOn, HEALTH, NEXT_CHARS_MAX, NoParameters, Parameters,
+    WORD_CHARS_MAX, limit, word,
 };
 use super::auth::Tokens;
 use super::rights::{Right, Rights};
 use super::shares::{Share, Shares};
 use super::{answers, no_method};
 use crate::domain::guid::canonical;
-use crate::registration::instance_check::is_name;
+use crate::registration::faults::is_name;
+use crate::registration::question::{BadQuestion, FILTER_BYTES_MAX, Missing, Question, Source, SourceError};
 use crate::telemetry::chain::chain;
 
 /// Scans at once in a process: each has a Kafka client of its own and reads at the speed of the brokers.
@@ -47,69 +43,8 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Fields that hold receivers' answers or the content of events: only for tokens with the right `body`.
 const BODY_FIELDS: [&str; 3] = ["answer", "body", "value"];
 
-/// The rows asked for: the conditions that every reader knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Asked {
-    pub(crate) integration: Option<String>,
-    pub(crate) webhook: Option<String>,
-    pub(crate) reason: Option<&'static str>,
-    pub(crate) event: Option<String>,
-    pub(crate) delivery: Option<String>,
-    pub(crate) entity: Option<String>,
-    pub(crate) from: Option<Timestamp>,
-    pub(crate) to: Option<Timestamp>,
-    pub(crate) limit: usize,
-    /// Where the answer before ended.
-    pub(crate) next: Option<String>,
-}
-
-/// A question about one workspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Question {
-    /// Integrations with their states, worst first; `find` looks into ids, URLs, states and reasons.
-    Overview { find: Option<String>, limit: usize, next: Option<String> },
-    /// One instance, masked, with its health.
-    Instance { id: String },
-    /// States of integrations.
-    Health(Asked),
-    /// Attempts, newest first.
-    Attempts(Asked),
-    /// Attempts of one integration, newest first. One that is not registered and of which nothing is logged is missing.
-    AttemptsOf { id: String, asked: Asked },
-    /// Dead letters, newest first.
-    DeadLetters(Asked),
-    /// The trace of an event, named by its place or its id.
-    Trace { event: String, next: Option<String> },
-    /// One record of the events or the dead-letter topic, with its value.
-    Record { place: String },
-    /// How a draft filter judges recent events.
-    Lab { filter: String },
-}
-
-impl Question {
-    /// Whether it reads through topics, and so needs a place among the scans.
-    fn is_scan(&self) -> bool {
-        !matches!(self, Self::Overview { .. } | Self::Instance { .. } | Self::Health(_))
-    }
-}
-
 /// An answer that ends a request early. Boxed: it is large and rare.
 type Refused = Box<Response<Body>>;
-
-/// An answer on its way.
-pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Value, SourceError>> + Send>>;
-
-/// Finds the rows of an answer.
-pub(crate) trait Source: Send + Sync + 'static {
-    /// Answers a question about `workspace`; ends early when `stop` is cancelled.
-    fn ask(&self, workspace: String, question: Question, stop: CancellationToken) -> Answering;
-
-    /// The workspaces that have integrations, for tokens that cover all.
-    fn workspaces(&self) -> Vec<String>;
-
-    /// The state of an integration in the health topic.
-    fn health(&self, workspace: &str, id: &str) -> Value;
-}
 
 /// The reader routes and what they need.
 pub(crate) struct Readers {
@@ -404,6 +339,7 @@ pub(crate) mod testing {
     use serde_json::json;
 
     use super::*;
+    use crate::registration::question::Answering;
 
     /// An integration that does not exist.
     pub(crate) const NOWHERE: &str = "nowhere";

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Asked, BadQuestion};
 use crate::domain::outcome::{DeadReason, Reason};
 use crate::domain::word::one_of;
+use crate::registration::question::{Asked, BadQuestion};
 
 /// Rows of an answer unless `limit` says otherwise.
 const ROWS: usize = 50;
@@ -15,8 +15,6 @@ pub(super) const ROWS_MAX: usize = 200;
 pub(super) const NEXT_CHARS_MAX: usize = 64 * 1024;
 /// Ids and search words.
 pub(super) const WORD_CHARS_MAX: usize = 1024;
-/// A draft filter: a thousand items.
-pub(super) const FILTER_BYTES_MAX: usize = 64 * 1024;
 
 /// The parameters of one route besides times and paging.
 pub(super) struct Takes {

@@ -11,6 +11,7 @@ use super::query::ROWS_MAX;
 use super::testing::MemorySource;
 use super::*;
 use crate::domain::outcome::{DeadReason, Reason};
+use crate::registration::question::Asked;
 
 struct Client {
     router: Router,

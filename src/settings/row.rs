@@ -1,10 +1,10 @@
 //! One row of the table of options: what it says, how it is written. The rows themselves stand where their values are read.
 
-use crate::settings::command::Subcommand;
+use super::command::Subcommand;
 
 /// How often an option may be given, and with what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::settings) enum Shape {
+pub(super) enum Shape {
     /// No value; `true` or `false` in the environment.
     Flag,
     /// One value.
@@ -20,7 +20,7 @@ pub(in crate::settings) enum Shape {
 
 /// Options that belong together in help, in the order in which help lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::settings) enum Heading {
+pub(super) enum Heading {
     Selection,
     Shell,
     Demo,
@@ -34,7 +34,7 @@ pub(in crate::settings) enum Heading {
 }
 
 impl Heading {
-    pub(in crate::settings) fn title(self) -> &'static str {
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::Selection => "What to look at",
             Self::Shell => "Shell",
@@ -78,18 +78,18 @@ enum Users {
 
 /// An option as a subcommand takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::settings) struct Row {
-    pub(in crate::settings) heading: Heading,
+pub(super) struct Row {
+    pub(super) heading: Heading,
     /// Without the dashes.
-    pub(in crate::settings) name: &'static str,
+    pub(super) name: &'static str,
     /// The placeholder of the value in help.
-    pub(in crate::settings) placeholder: &'static str,
-    pub(in crate::settings) about: &'static str,
-    pub(in crate::settings) shape: Shape,
-    pub(in crate::settings) default: Option<&'static str>,
-    pub(in crate::settings) required: bool,
+    pub(super) placeholder: &'static str,
+    pub(super) about: &'static str,
+    pub(super) shape: Shape,
+    pub(super) default: Option<&'static str>,
+    pub(super) required: bool,
     /// Its values are never shown.
-    pub(in crate::settings) secret: bool,
+    pub(super) secret: bool,
     users: Users,
 }
 
@@ -120,7 +120,7 @@ impl Row {
         Self { users: Users::Except(others), ..self }
     }
 
-    pub(in crate::settings) fn is_for(&self, subcommand: Subcommand) -> bool {
+    pub(super) fn is_for(&self, subcommand: Subcommand) -> bool {
         match self.users {
             Users::Only(users) => users.contains(&subcommand),
             Users::Except(others) => !others.contains(&subcommand),
@@ -128,15 +128,15 @@ impl Row {
     }
 
     /// The option as it is written.
-    pub(in crate::settings) fn flag_name(&self) -> String {
+    pub(super) fn flag_name(&self) -> String {
         format!("--{}", self.name)
     }
 
     /// The environment variable of the same meaning.
-    pub(in crate::settings) fn variable(&self) -> String {
+    pub(super) fn variable(&self) -> String {
         format!("{PREFIX}{}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
 }
 
 /// The prefix of every environment variable that is an option.
-pub(in crate::settings) const PREFIX: &str = "HOOKSTREAM_";
+pub(super) const PREFIX: &str = "HOOKSTREAM_";

@@ -4,7 +4,7 @@
 
 use serde_json::Error as JsonError;
 
-use super::query::FILTER_BYTES_MAX;
+use super::FILTER_BYTES_MAX;
 use crate::domain::integration::Unusable;
 use crate::domain::word::UnknownWord;
 use crate::readers::ReadError;
