@@ -1,5 +1,6 @@
 //! The dead letters, newest first, by what their headers say. Their values are never looked into.
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::attempts::key_partitions;
@@ -7,10 +8,11 @@ use super::scan::{Bounds, Log, Page, Question, Span, Watch, scan};
 use super::{ReadError, same_id, time};
 use crate::domain::headers::Wire;
 use crate::domain::outcome::{DeadReason, Reason};
+use crate::kafka::span::SpanRecord;
 use crate::kafka::windows::Glance;
 
 /// One dead letter, without its event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DeadLetter {
     pub(crate) topic: String,
@@ -42,6 +44,25 @@ impl DeadLetter {
             partition: glance.partition,
             offset: glance.offset,
             timestamp: time(glance.timestamp_ms),
+            value_bytes: glance.value.map_or(0, <[u8]>::len),
+            ..Self::without_place(wire)
+        }
+    }
+
+    /// Made of a record of `topic` that a tool read, and its headers.
+    pub(crate) fn of_record(topic: &str, record: &SpanRecord, wire: Wire) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: record.timestamp_ms.and_then(time),
+            value_bytes: record.value.as_ref().map_or(0, Bytes::len),
+            ..Self::without_place(wire)
+        }
+    }
+
+    fn without_place(wire: Wire) -> Self {
+        Self {
             reason: wire.reason.map(DeadReason::word),
             error: wire.error.map(Reason::word),
             status: wire.status,
@@ -51,7 +72,7 @@ impl DeadLetter {
             delivery_id: wire.delivery_id,
             attempts: wire.attempt,
             origin: wire.origin,
-            value_bytes: glance.value.map_or(0, <[u8]>::len),
+            ..Self::default()
         }
     }
 }

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::process::ExitCode;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
@@ -18,9 +17,9 @@ use crate::actions::Sender;
 use crate::actions::dead_letters::{Filter, read};
 use crate::actions::selection::Selection;
 use crate::domain::event::Envelope;
-use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
 use crate::kafka::span::SpanRecord;
+use crate::readers::dead_letters::DeadLetter;
 use crate::settings::{DeadLetterFilter, DeadLettersList, DeadLettersShow, NamedEvent, RecordPlace, Redrive, Settings};
 
 /// The filter with the whole id of the integration, if only its beginning was given.
@@ -38,69 +37,28 @@ fn named(event: &NamedEvent) -> Option<String> {
     }
 }
 
-/// One dead letter, as `list --json` writes it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
-    timestamp: Option<String>,
-    reason: Option<&'static str>,
-    error: Option<&'static str>,
-    status: Option<u16>,
-    workspace: Option<String>,
-    integration_id: Option<String>,
-    web_hook_id: Option<String>,
-    delivery_id: Option<String>,
-    attempts: Option<u32>,
-    origin: Option<String>,
-    value_bytes: usize,
-}
-
-impl<'a> Line<'a> {
-    fn of(topic: &'a str, record: &SpanRecord, wire: Wire) -> Self {
-        Self {
-            topic,
-            partition: record.partition,
-            offset: record.offset,
-            timestamp: render::time(record.timestamp_ms),
-            reason: wire.reason.map(DeadReason::word),
-            error: wire.error.map(crate::domain::outcome::Reason::word),
-            status: wire.status,
-            workspace: wire.workspace,
-            integration_id: wire.integration_id,
-            web_hook_id: wire.webhook_id,
-            delivery_id: wire.delivery_id,
-            attempts: wire.attempt,
-            origin: wire.origin,
-            value_bytes: record.value.as_ref().map_or(0, Bytes::len),
-        }
-    }
-
-    /// A row for people. The place comes first: it is what `show` and `redrive` take.
-    fn text(&self, table: &Fixed) -> String {
-        let error = match (self.error, self.status) {
-            (Some(error), Some(status)) => format!("{error} {status}"),
-            (error, _) => error.unwrap_or("-").to_owned(),
-        };
-        let integration = match (&self.workspace, &self.integration_id) {
-            (Some(workspace), Some(integration)) => format!("{workspace}/{integration}"),
-            (Some(workspace), None) => format!("{workspace}/-"),
-            (None, _) => "-".to_owned(),
-        };
-        table.row(&[
-            &format!("{}/{}/{}", self.topic, self.partition, self.offset),
-            self.timestamp.as_deref().unwrap_or("-"),
-            self.reason.unwrap_or("-"),
-            &error,
-            &self.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
-            &integration,
-            &or_dash(self.web_hook_id.as_deref()),
-            &or_dash(self.delivery_id.as_deref()),
-            &self.value_bytes.to_string(),
-        ])
-    }
+/// A row for people. The place comes first: it is what `show` and `redrive` take.
+fn row(letter: &DeadLetter, table: &Fixed) -> String {
+    let error = match (letter.error, letter.status) {
+        (Some(error), Some(status)) => format!("{error} {status}"),
+        (error, _) => error.unwrap_or("-").to_owned(),
+    };
+    let integration = match (&letter.workspace, &letter.integration_id) {
+        (Some(workspace), Some(integration)) => format!("{workspace}/{integration}"),
+        (Some(workspace), None) => format!("{workspace}/-"),
+        (None, _) => "-".to_owned(),
+    };
+    table.row(&[
+        &letter.place(),
+        letter.timestamp.as_deref().unwrap_or("-"),
+        letter.reason.unwrap_or("-"),
+        &error,
+        &letter.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
+        &integration,
+        &or_dash(letter.web_hook_id.as_deref()),
+        &or_dash(letter.delivery_id.as_deref()),
+        &letter.value_bytes.to_string(),
+    ])
 }
 
 /// The columns of `list`. On a terminal the place is never cut.
@@ -142,7 +100,7 @@ pub(crate) async fn list(
         let Some(record) = next? else { break false };
         read += 1;
         let wire = record.wire();
-        if filter.takes(&record, &wire) && !listing.take(&Line::of(&topic, &record, wire))? {
+        if filter.takes(&record, &wire) && !listing.take(&DeadLetter::of_record(&topic, &record, wire))? {
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -184,9 +142,9 @@ impl<'a, W: io::Write> Listing<'a, W> {
         Self { out, json: options.json, table, limit, kept: VecDeque::new(), matched: 0 }
     }
 
-    /// Takes one line. Returns whether the reader of the output is still there.
-    fn take(&mut self, line: &Line<'_>) -> Result<bool, ToolError> {
-        let text = if self.json { json(line)? } else { line.text(&self.table) };
+    /// Takes a dead letter. Returns whether the reader of the output is still there.
+    fn take(&mut self, letter: &DeadLetter) -> Result<bool, ToolError> {
+        let text = if self.json { json(letter)? } else { row(letter, &self.table) };
         let is_first = self.matched == 0;
         self.matched += 1;
         if is_first && !self.json && !write_line(self.out, &self.table.heading())? {
