@@ -76,6 +76,8 @@ pub(super) struct Process {
     pub(super) lanes: Vec<Lane>,
     /// The next offset of the main reader.
     pub(super) main: i64,
+    /// The next offset of the catch-up reader, which reads only while a webhook is behind, and only after it was begun.
+    pub(super) catch_up: Option<i64>,
     pub(super) writes: VecDeque<(usize, u64, Place)>,
     pub(super) epoch: u64,
     pub(super) is_closing: bool,
@@ -94,8 +96,9 @@ impl Process {
         }
         assignment.set_commit_bound(backlog.commit_bound());
         let lanes = (0..WEBHOOKS).map(|_| Lane::default()).collect();
-        let (pressure, main, writes, is_closing) = (Pressure::new(64 << 20), *start, VecDeque::new(), false);
-        Self { gauges, registry, pressure, assignment, backlog, lanes, main, writes, epoch, is_closing }
+        let (pressure, main, writes) = (Pressure::new(64 << 20), *start, VecDeque::new());
+        let (catch_up, is_closing) = (None, false);
+        Self { gauges, registry, pressure, assignment, backlog, lanes, main, catch_up, writes, epoch, is_closing }
     }
 
     pub(super) fn webhook(&self, gauge: &LaneGauge) -> usize {

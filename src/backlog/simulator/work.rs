@@ -92,11 +92,23 @@ impl World {
     pub(super) fn catch_up(&mut self) {
         let pressure = self.process.pressure;
         let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: self.now_ms };
-        if self.process.is_closing || self.is_out_of_touch() || self.process.backlog.plan(look) == Plan::Rest {
+        if self.process.backlog.is_empty() {
+            self.process.catch_up = None;
+        }
+        if self.process.is_closing || self.is_out_of_touch() || self.process.backlog.is_empty() {
             return;
         }
+        match self.process.backlog.plan(look) {
+            Plan::Rest => return,
+            Plan::Seek(offset) => self.process.catch_up = Some(offset),
+            Plan::Read => {}
+        }
         for _ in 0..self.rng.random_range(1..200) {
-            let Some(offset) = self.process.backlog.pass_position() else { return };
+            let Some(offset) = self.process.catch_up else { return };
+            if !self.process.backlog.is_reading() {
+                return;
+            }
+            assert_eq!(self.process.backlog.pass_position(), Some(offset), "a pass and its reader have parted");
             assert!(self.process.backlog.is_next(offset), "a pass is ahead of the main reader");
             let (mut given, mut stalled) = (Vec::new(), false);
             for webhook in self.matched(offset) {
@@ -120,6 +132,7 @@ impl World {
                 return;
             }
             self.process.backlog.catch_up_passed(offset);
+            self.process.catch_up = Some(offset + 1);
             if self.process.backlog.is_level_at(offset + 1) {
                 self.process.backlog.caught_up();
                 return;
