@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::known::Known;
-use super::refusal::Refusal;
+use super::refusal::BadSelection;
 use super::resend::{Judged, Notes, Prepared};
 use super::selection::{Fixed, Selection};
 use super::{ActionError, blocking};
@@ -19,7 +19,6 @@ use crate::domain::event::Envelope;
 use crate::domain::headers::Wire;
 use crate::domain::outcome::DeadReason;
 use crate::domain::topic_names::now_topic;
-use crate::domain::word::one_of;
 use crate::inflight::job::Origin;
 use crate::kafka::record_stream::RecordStream;
 use crate::kafka::span::{Range, SpanRecord};
@@ -95,7 +94,7 @@ pub(crate) async fn read(
     let only = match selection.event.as_deref().and_then(Origin::parse) {
         Some(place) if *place.topic == *topic => Some((place.partition, place.offset)),
         Some(place) if *place.topic != *settings.topics.events => {
-            return Err(Refusal::ForeignTopic { topic: place.topic.to_string(), dead_letters: topic }.into());
+            return Err(BadSelection::ForeignTopic { topic: place.topic.to_string(), dead_letters: topic }.into());
         }
         Some(_) | None => None,
     };
@@ -128,9 +127,6 @@ pub(super) async fn prepare(
     known: Bounds,
     stop: &CancellationToken,
 ) -> Result<Prepared, ActionError> {
-    if let Some(reason) = &selection.reason {
-        one_of(reason, DeadReason::words()).map_err(Refusal::Reason)?;
-    }
     let (reading, ranges) = read(settings, &selection, "redrive").await?;
     let looking = blocking("reading what was sent back before", {
         let (settings, stop) = (settings.clone(), stop.clone());

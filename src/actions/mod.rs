@@ -74,6 +74,19 @@ pub(crate) enum ActionError {
     Ended(#[from] Ended),
 }
 
+impl ActionError {
+    /// What is wrong with what was asked for, with its field in front, written behind `prefix`: nothing in a request, `--` at the
+    /// command line. `None` if something else failed.
+    pub(crate) fn of_question(&self, prefix: &str) -> Option<String> {
+        let (field, text) = match self {
+            Self::Bad(bad) => (Some(bad.field()), bad.to_string()),
+            Self::Refused(why) => (why.field(), why.to_string()),
+            _ => return None,
+        };
+        Some(field.map_or_else(|| text.clone(), |field| format!("{prefix}{field}: {text}")))
+    }
+}
+
 /// The actions that send records back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {

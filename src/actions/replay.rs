@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::{self, Health};
-use super::refusal::Refusal;
+use super::refusal::{BadSelection, Refusal};
 use super::resend::{Judged, Notes, Prepared};
 use super::selection::{Fixed, Selection};
 use super::{ActionError, blocking};
@@ -46,7 +46,7 @@ pub(super) async fn prepare(
     stop: &CancellationToken,
 ) -> Result<Prepared, ActionError> {
     let (Some(workspace), Some(id)) = (&selection.workspace, &selection.integration) else {
-        return Err(Refusal::NoIntegrationNamed.into());
+        return Err(BadSelection::NoIntegrationNamed.into());
     };
     let key = guid::canonical_key(&format!("{workspace}/{id}")).into_owned();
     let found = lookup::integration(settings, &key).await?;
@@ -122,7 +122,7 @@ fn check_not_suspended(key: &str, is_preview: bool, health: Option<&Health>) -> 
 fn event_place(settings: &Settings, event: &str) -> Result<Origin, ActionError> {
     let topic = &settings.topics.events;
     let place = Origin::parse(event).filter(|place| *place.topic == **topic);
-    place.ok_or_else(|| Refusal::NoPlace { events: topic.clone() }.into())
+    place.ok_or_else(|| BadSelection::NoPlace { events: topic.clone() }.into())
 }
 
 /// Where a replay begins.
@@ -396,8 +396,8 @@ mod tests {
     #[test]
     fn without_a_time_and_a_recorded_suspension_there_is_nothing_to_begin_with() {
         let settings = Settings::default();
-        let error = begin(&settings, &everything(), "ws/i", None).err().map(|error| error.to_string());
-        assert!(error.is_some_and(|text| text.contains("`from`") && text.contains("webhooks.health")));
+        let error = begin(&settings, &everything(), "ws/i", None).err().and_then(|error| error.of_question("--"));
+        assert!(error.is_some_and(|text| text.starts_with("--from: is needed") && text.contains("webhooks.health")));
         let from = Selection { from: Some(jiff::Timestamp::UNIX_EPOCH), ..everything() };
         assert!(matches!(begin(&settings, &from, "ws/i", None), Ok(Begin::Time(0))));
     }

@@ -215,16 +215,26 @@ impl Account {
         } else {
             lines.push(format!("{tool}: read {read} {records} of {topic}, matched {matched}, sent {sent}"));
         }
-        if self.sent_before > 0 {
-            lines.push(format!("of these {} were sent back before: --skip-sent leaves them out", self.sent_before));
-        }
-        if self.webhooks_gone > 0 {
-            lines.push(format!("of these {} are for webhooks that are gone: they are dropped", self.webhooks_gone));
-        }
-        if self.integrations_paused > 0 {
-            let count = self.integrations_paused;
-            lines.push(format!("of these {count} are for integrations that are paused: nothing is delivered to them"));
-        }
+        let mut noted = |count: u64, one: &str, several: &str| {
+            if count > 0 {
+                lines.push(format!("{count} of these {}", if count == 1 { one } else { several }));
+            }
+        };
+        noted(
+            self.sent_before,
+            "was sent back before: --skip-sent leaves it out",
+            "were sent back before: --skip-sent leaves them out",
+        );
+        noted(
+            self.webhooks_gone,
+            "is for a webhook that is gone: it is dropped",
+            "are for webhooks that are gone: they are dropped",
+        );
+        noted(
+            self.integrations_paused,
+            "is for an integration that is paused: nothing is delivered to it",
+            "are for integrations that are paused: nothing is delivered to them",
+        );
         if !self.skipped.is_empty() {
             let parts: Vec<_> = self.skipped.iter().map(|(why, count)| format!("{why} {count}")).collect();
             lines.push(format!("skipped {}: {}", self.skipped.values().sum::<u64>(), parts.join(", ")));
@@ -479,9 +489,9 @@ mod tests {
         assert_eq!(
             account.text(),
             "redrive: read 9 records of dead, matched 5, sent 4\n\
-             of these 3 were sent back before: --skip-sent leaves them out\n\
-             of these 2 are for webhooks that are gone: they are dropped\n\
-             of these 1 are for integrations that are paused: nothing is delivered to them\n\
+             3 of these were sent back before: --skip-sent leaves them out\n\
+             2 of these are for webhooks that are gone: they are dropped\n\
+             1 of these is for an integration that is paused: nothing is delivered to it\n\
              skipped 3: headers-missing 1, invalid-event 2\n\
              not acknowledged: 1\nstopped before dead/3/77\nrun it again to send the same records again\n\
              or with --from 1970-01-01T00:00:00.000Z to go on about where it stopped"

@@ -7,7 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::ActionError;
-use super::refusal::{BadSelection, Refusal, WORD_CHARS_MAX};
+use super::refusal::{BadSelection, WORD_CHARS_MAX};
+use crate::domain::outcome::DeadReason;
+use crate::domain::word::one_of;
 use crate::kafka::span::Range;
 
 /// Partitions of a topic: far above any cluster's.
@@ -112,7 +114,7 @@ impl Selection {
     /// Checks what came from outside, and leaves out what is empty.
     ///
     /// # Errors
-    /// [`ActionError::Bad`] and [`ActionError::Refused`]: which field is not valid, and what is expected.
+    /// [`ActionError::Bad`]: which field is not valid, and what is expected.
     pub(crate) fn checked(mut self) -> Result<Self, ActionError> {
         let fields = [
             ("integration", &mut self.integration),
@@ -139,7 +141,10 @@ impl Selection {
             return Err(BadSelection::Fixed.into());
         }
         if self.from.zip(self.to).is_some_and(|(from, to)| from >= to) {
-            return Err(Refusal::Times.into());
+            return Err(BadSelection::Times.into());
+        }
+        if let Some(reason) = &self.reason {
+            one_of(reason, DeadReason::words()).map_err(BadSelection::Reason)?;
         }
         Ok(self)
     }
@@ -196,6 +201,7 @@ mod tests {
             json!({"workspace": "other"}),
             json!({"webhok": "w"}),
             json!({"event": "a\nb"}),
+            json!({"reason": "exausted"}),
             json!({"event": "x".repeat(1025)}),
             json!({"from": "yesterday"}),
             json!({"from": "2026-01-31T12:00:00Z", "to": "2026-01-31T12:00:00Z"}),

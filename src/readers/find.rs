@@ -10,7 +10,7 @@ use super::needle::Needle;
 use super::scan::{Bounds, Log as _, Page, Question, Span, Watch, scan};
 use super::{ReadError, is_or_begins, may_begin_guid, same_id};
 use crate::domain::event::Envelope;
-use crate::domain::headers::{Wire, workspace_of};
+use crate::domain::headers::{Wire, workspace_and_source};
 use crate::inflight::job::Origin;
 use crate::kafka::span::{Range, SpanError};
 use crate::kafka::windows::{Glance, Windows};
@@ -21,7 +21,10 @@ use crate::settings::Settings;
 pub(crate) struct FoundEvent {
     pub(crate) value: Vec<u8>,
     pub(crate) workspace: Option<String>,
-    pub(crate) origin: Option<Origin>,
+    /// Whether the workspace is the key of its record, which has no header of that name.
+    pub(crate) is_workspace_key: bool,
+    /// Where it was written.
+    pub(crate) origin: Origin,
     /// When its record was written, ms since 1970.
     pub(crate) at_ms: Option<i64>,
 }
@@ -50,11 +53,15 @@ fn found_event(place: &Origin, glance: &Glance<'_>) -> Option<FoundEvent> {
     let headers = (glance.headers)();
     let wire = Wire::read(headers.iter().copied());
     let carried = wire.origin.as_deref().and_then(Origin::parse);
+    // Only an event's own key is its workspace: the key of a retry or a dead letter is another.
+    let key = glance.key.filter(|_key| carried.is_none());
+    let workspace = workspace_and_source(headers.into_iter(), key);
     Some(FoundEvent {
         value: glance.value?.to_vec(),
-        workspace: workspace_of(headers.into_iter(), glance.key).map(str::to_owned),
+        workspace: workspace.map(|(name, _is_key)| name.to_owned()),
+        is_workspace_key: workspace.is_some_and(|(_name, is_key)| is_key),
         at_ms: wire.event_ms.or_else(|| carried.is_none().then_some(glance.timestamp_ms)),
-        origin: carried.or_else(|| Some(place.clone())),
+        origin: carried.unwrap_or_else(|| place.clone()),
     })
 }
 
@@ -110,7 +117,7 @@ pub(crate) fn event_named(
     Ok(FoundById::Several(ids))
 }
 
-/// The newest event of exactly that id in the events topic, of `workspace` if one is named.
+/// The newest event of exactly that id in the events topic, of `workspace` if one is named. Never [`FoundById::Several`].
 ///
 /// # Errors
 /// [`ReadError`]
@@ -121,10 +128,39 @@ pub(crate) fn event_of_id(
     span: &Span,
     bounds: Bounds,
     watch: &Watch<'_>,
-) -> Result<Option<FoundEvent>, ReadError> {
+) -> Result<FoundById, ReadError> {
     let named = Named { id, workspace, is_beginning: false, other_than: None };
     let page = named.look(settings, span, Bounds { rows: 1, ..bounds }, watch)?;
-    Ok(page.rows.into_iter().next().map(|(_, event)| event))
+    let nothing = FoundById::Nothing { read: page.read, searched_back_to_ms: page.searched_back_to_ms };
+    Ok(page.rows.into_iter().next().map_or(nothing, |(_, event)| FoundById::Event(Box::new(event))))
+}
+
+/// The event `value`, whose record is gone, at the place that the attempt log has; of `workspace` if one is named. `None` if no
+/// attempt of it is logged.
+///
+/// # Errors
+/// [`ReadError`]
+pub(crate) fn event_of_log(
+    settings: &Settings,
+    value: Vec<u8>,
+    workspace: Option<&str>,
+    span: &Span,
+    bounds: Bounds,
+    watch: &Watch<'_>,
+) -> Result<Option<FoundEvent>, ReadError> {
+    let Ok(id) = Envelope::parse(&value).map(|envelope| envelope.id.into_owned()) else { return Ok(None) };
+    let filter = AttemptFilter { event: Some(id), workspace: workspace.map(str::to_owned), ..AttemptFilter::default() };
+    let Some(log) = opened(settings, &settings.topics.attempts)? else { return Ok(None) };
+    let page = attempts(&log, &filter, span.clone(), None, Bounds { rows: 1, ..bounds }, watch)?;
+    let logged = page.rows.into_iter().next();
+    let found = logged.and_then(|logged| Some((Origin::parse(logged.origin.as_deref()?)?, logged.workspace)));
+    Ok(found.map(|(origin, workspace)| FoundEvent {
+        value,
+        workspace: Some(workspace),
+        is_workspace_key: false,
+        origin,
+        at_ms: None,
+    }))
 }
 
 /// Events by their id.

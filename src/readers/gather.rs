@@ -135,8 +135,8 @@ pub(crate) fn trace(
     let Inquiry { event, workspace, registered, next } = inquiry;
     let Ok(envelope) = Envelope::parse(&event.value) else { return Ok(None) };
     let Ok(words) = EventWords::parse(&event.value, &envelope) else { return Ok(None) };
-    let origin = event.origin.as_ref().map(ToString::to_string);
-    let question = digest(&["trace", workspace, &words.id, origin.as_deref().unwrap_or_default()]);
+    let origin = event.origin.to_string();
+    let question = digest(&["trace", workspace, &words.id, &origin]);
     let bounds = Bounds { rows: ROWS_MAX, ..bounds };
     let tokens = Tokens::parse(next, &question)?;
     let search = Search { settings, event, id: &words.id, workspace, tokens, bounds, watch };
@@ -268,10 +268,8 @@ impl Search<'_> {
         let parts = [filter.parts(), vec![format!("share {share}")]].concat();
         let page = self.page(&log, parts, span, &filter.rows())?;
         // Two events may have one id: the place distinguishes them where the log knows it.
-        let origin = self.event.origin.as_ref().map(ToString::to_string);
-        let is_meant = |attempt: &Attempt| {
-            attempt.origin.as_ref().zip(origin.as_ref()).is_none_or(|(logged, origin)| logged == origin)
-        };
+        let origin = self.event.origin.to_string();
+        let is_meant = |attempt: &Attempt| attempt.origin.as_ref().is_none_or(|logged| *logged == origin);
         for attempt in left.rows(page).into_iter().rev().filter(is_meant) {
             let hook = (attempt.integration_id.clone(), attempt.web_hook_id.clone().unwrap_or_default());
             found.entry(hook).or_default().push(attempt);
@@ -282,7 +280,7 @@ impl Search<'_> {
     /// Where the deliveries are now, and what is left of the integrations' history. A delivery that moves meanwhile is not missed: each
     /// topic is read after the one that a delivery comes from, and a moving delivery is written to its new topic first.
     fn deliveries(&self) -> Result<(Deliveries, Left), ReadError> {
-        let Some(at) = &self.event.origin else { return Ok((Deliveries::default(), Left::default())) };
+        let at = &self.event.origin;
         let kafka = &self.settings.kafka;
         let mut reader = WindowReader::new(kafka, "trace-reader")?;
         scope(|threads| {

@@ -30,7 +30,8 @@ fn a_trace_that_met_a_bound_goes_on_until_every_attempt_was_given_once() {
     let records: Vec<(&str, &str)> = logged.iter().map(|value| ("acme/i-1", value.as_str())).collect();
     let (_cluster, kafka) = test_broker::that_holds(&settings.topics.attempts, &records);
     settings.kafka = kafka;
-    let event = FoundEvent { value: EVENT.into(), workspace: None, origin: None, at_ms: None };
+    let origin = Origin { topic: settings.topics.events.as_str().into(), partition: 0, offset: 0 };
+    let event = FoundEvent { value: EVENT.into(), workspace: None, is_workspace_key: false, origin, at_ms: None };
     let watch = Watch { wanted: &|| true, progress: &|_| {} };
     let part = |workspace, next: Option<&str>, bounds| {
         let inquiry = Inquiry { event: &event, workspace, registered: Some(registered()), next };

@@ -36,8 +36,8 @@ pub(crate) struct Trace {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TracedEvent {
     pub(crate) id: String,
-    /// `topic/partition/offset`. `None` where it is in no topic that was looked at.
-    pub(crate) origin: Option<String>,
+    /// `topic/partition/offset`
+    pub(crate) origin: String,
     /// When its record was written (RFC 3339).
     pub(crate) at: Option<String>,
     pub(crate) workspace: String,

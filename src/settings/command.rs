@@ -310,7 +310,7 @@ pub(crate) enum Shell {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trace {
     pub(crate) event: NamedEvent,
-    /// `--workspace`: where the event's record does not say it; where it does, it must be the same.
+    /// `--workspace`: the workspace that the event must be of.
     pub(crate) workspace: Option<String>,
     /// `--integration`: only its webhooks.
     pub(crate) integration: Option<String>,

@@ -278,12 +278,18 @@ fn the_receiver_misbehaves_as_its_options_say() {
     assert_eq!(receiver.listen.to_string(), "127.0.0.1:9000");
     assert_eq!((receiver.fail_rate, receiver.latency, receiver.status), (0.0, Duration::ZERO, None));
     assert_eq!((receiver.no_echo, receiver.secret), (false, None));
-    let line = "receiver --listen 0.0.0.0:1 --fail-rate 0.25 --latency 20ms --status 503 --no-echo --secret whsec_abc";
-    let Command::Receiver(receiver) = understood(line) else {
+    let secret = format!("whsec_{}", "abcd".repeat(8));
+    let line = "receiver --listen 0.0.0.0:1 --fail-rate 0.25 --latency 20ms --status 503 --no-echo --secret";
+    let Command::Receiver(receiver) = understood(&format!("{line} {secret}")) else {
         panic!("not the receiver");
     };
     assert_eq!((receiver.fail_rate, receiver.latency, receiver.status), (0.25, Duration::from_millis(20), Some(503)));
-    assert_eq!((receiver.no_echo, receiver.secret.as_deref()), (true, Some("whsec_abc")));
+    assert_eq!((receiver.no_echo, receiver.secret.as_deref()), (true, Some(&*secret)));
+    for bad in ["foo", "whsec_", "whsec_?", "whsec_abcd"] {
+        let lines = mistakes(&["receiver", "--secret", bad], &[]);
+        assert!(lines.len() == 1 && lines[0].starts_with("--secret (value not shown): "), "{lines:?}");
+        assert!(lines[0].contains("24 to 64"), "{lines:?}");
+    }
 }
 
 #[test]
@@ -672,7 +678,8 @@ fn secrets_are_never_shown() {
     }
     let long = format!("hunter2{}", "x".repeat(2000));
     assert!(!mistakes(&["receiver", "--secret", &long], &[]).concat().contains("hunter2"));
-    let command = understood("receiver --secret hunter2");
+    let secret = format!("whsec_hunter2{}", "A".repeat(27));
+    let command = understood(&format!("receiver --secret {secret}"));
     assert!(!format!("{command:?}").contains("hunter2"));
     let command = understood("worker --kafka-property sasl.password=hunter2");
     let shown = format!("{command:?}");

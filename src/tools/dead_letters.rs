@@ -20,6 +20,7 @@ use crate::domain::event::Envelope;
 use crate::domain::outcome::DeadReason;
 use crate::kafka::span::SpanRecord;
 use crate::readers::dead_letters::DeadLetter;
+use crate::readers::may_begin_guid;
 use crate::settings::{DeadLetterFilter, DeadLettersList, DeadLettersShow, NamedEvent, RecordPlace, Redrive, Settings};
 
 /// The filter with the whole id of the integration, if only its beginning was given.
@@ -27,6 +28,9 @@ async fn whole(settings: &Settings, filter: &DeadLetterFilter) -> Result<DeadLet
     let whole = lookup::whole_id(settings, filter.workspace.as_deref(), filter.integration.as_deref()).await?;
     Ok(DeadLetterFilter { integration: whole, ..filter.clone() })
 }
+
+/// What is said if no dead letter has an id that may be the beginning of one.
+const WHOLE_EVENT: &str = "(The id of an event is needed whole; lists show it with --wide.)";
 
 /// What names a record in a selection: a place or an id. Never standard input.
 fn named(event: &NamedEvent) -> Option<String> {
@@ -236,14 +240,14 @@ pub(crate) async fn show(
     }
     let record = found.ok_or_else(|| {
         let topic = topic.clone();
-        match &options.event {
-            NamedEvent::Id(id) | NamedEvent::Delivery(id) => ToolError::NoDeadLetter { topic, of: id.clone() },
-            NamedEvent::Place(place) if place.topic != topic => {
-                ToolError::NoDeadLetter { topic, of: format!("the event {place}") }
-            }
-            NamedEvent::Place(place) => ToolError::Gone { record: place.to_string() },
-            NamedEvent::Stdin => ToolError::NoDeadLetter { topic, of: "standard input".to_owned() },
-        }
+        let (of, hint) = match &options.event {
+            NamedEvent::Id(id) if may_begin_guid(id) => (id.clone(), Some(WHOLE_EVENT)),
+            NamedEvent::Id(id) | NamedEvent::Delivery(id) => (id.clone(), lookup::id_hint(Some(&options.event), None)),
+            NamedEvent::Place(place) if place.topic != topic => (format!("the event {place}"), None),
+            NamedEvent::Place(place) => return ToolError::Gone { record: place.to_string() },
+            NamedEvent::Stdin => ("standard input".to_owned(), None),
+        };
+        ToolError::NoDeadLetter { topic, of, hint }
     })?;
     let text = if options.json { shown_as_json(&topic, &record)? } else { shown(&topic, &record) };
     write_line(out, &text)?;

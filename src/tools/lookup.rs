@@ -8,10 +8,12 @@ use super::{ToolError, blocking, write_line};
 use crate::domain::integration::Integration;
 use crate::kafka::span::SpanError;
 use crate::readers::{ReadError, may_begin_guid, read_table, same_id};
-use crate::settings::{IntegrationName, Settings};
+use crate::settings::{IntegrationName, NamedEvent, Settings};
 
 /// Ids that an error names if several begin with the given text.
 const NAMED_MAX: usize = 5;
+/// `msg_` and 32 hexadecimal digits.
+const DELIVERY_ID_CHARS: usize = 36;
 
 /// The whole id of the only integration whose id begins with `given`, if that can be the beginning of a GUID; otherwise `given`. An id
 /// that exists stays as it is.
@@ -134,12 +136,7 @@ pub(super) async fn say_unregistered(
     json: bool,
     out: &mut impl io::Write,
 ) -> Result<(), ToolError> {
-    if *names == Names::default() {
-        return Ok(());
-    }
-    let (settings, asked) = (settings.clone(), names.clone());
-    let registered = blocking("reading the integrations topic", move || look_up(&settings, &asked)).await?;
-    match names.unregistered(registered) {
+    match unregistered(settings, names).await? {
         Some(hint) if json => tracing::warn!(hint, "nothing of that name is registered"),
         Some(words) => {
             write_line(out, &words)?;
@@ -149,11 +146,35 @@ pub(super) async fn say_unregistered(
     Ok(())
 }
 
+/// What is wrong with the names. `None` if each that is given is registered.
+pub(super) async fn unregistered(settings: &Settings, names: &Names) -> Result<Option<String>, ToolError> {
+    if *names == Names::default() {
+        return Ok(None);
+    }
+    let (settings, asked) = (settings.clone(), names.clone());
+    let registered = blocking("reading the integrations topic", move || look_up(&settings, &asked)).await?;
+    Ok(names.unregistered(registered))
+}
+
 /// The first few of `ids`.
 pub(super) fn named(ids: &BTreeSet<String>) -> String {
     let named: Vec<&str> = ids.iter().take(NAMED_MAX).map(String::as_str).collect();
     let more = if ids.len() > NAMED_MAX { ", …" } else { "" };
     format!("{}{more}", named.join(", "))
+}
+
+/// A hint for an id that is too short: the beginning of an event's id is enough, that of a delivery's id or of a place is not.
+pub(super) fn id_hint(event: Option<&NamedEvent>, delivery: Option<&str>) -> Option<&'static str> {
+    let is_cut = |id: &str| id.chars().count() < DELIVERY_ID_CHARS;
+    let whole_id = "(The id of a delivery is needed whole: msg_ and 32 hexadecimal digits; lists show it with --wide.)";
+    match event {
+        _ if delivery.is_some_and(is_cut) => Some(whole_id),
+        Some(NamedEvent::Delivery(id)) if is_cut(id) => Some(whole_id),
+        Some(NamedEvent::Id(id)) if id.contains('/') => {
+            Some("(The place of an event is topic/partition/offset, such as crm.object-events/3/1042.)")
+        }
+        _ => None,
+    }
 }
 
 /// The name with the whole id.
@@ -166,6 +187,17 @@ pub(super) async fn whole_name(settings: &Settings, name: &IntegrationName) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cut_id_gets_a_hint() {
+        let hint = |event| id_hint(Some(&event), None);
+        let id = |text: &str| text.to_owned();
+        assert!(hint(NamedEvent::Delivery(id("msg_65d776ee"))).unwrap().contains("32"));
+        assert_eq!(hint(NamedEvent::Delivery(id("msg_65d776ee344e099142ffee203f4f99d6"))), None);
+        assert!(hint(NamedEvent::Id(id("crm.object-events/3"))).unwrap().contains("topic/partition/offset"));
+        assert_eq!(hint(NamedEvent::Id(id("3c75d291"))), None);
+        assert!(id_hint(None, Some("msg_65")).is_some());
+    }
 
     #[test]
     fn a_name_that_is_not_registered_is_named_and_no_other() {

@@ -33,6 +33,9 @@ pub(crate) enum ToolError {
     /// Errors that tools share with the API: a topic that can't be read, a selection that is refused.
     #[error(transparent)]
     Action(ActionError),
+    /// What was asked for is not valid or refused, with the option that says it.
+    #[error("{0}")]
+    Asked(String),
     /// Records were too large for the tier.
     #[error("{count} records are larger than topic `{topic}` takes; raise its max.message.bytes and run it again")]
     TooLarge { count: u64, topic: String },
@@ -52,16 +55,14 @@ pub(crate) enum ToolError {
     EventTooLarge { from: String },
     #[error("{from} is not an event and becomes a dead letter of reason invalid-event")]
     NoEvent { from: String, source: InvalidEvent },
-    #[error("the event does not say its workspace: --workspace is needed")]
-    NoWorkspace,
     /// The topic does not have the record at this place any more.
     #[error("the record is gone: {record} was compacted away, aborted, or is older than its topic keeps")]
     Gone { record: String },
     #[error("the record {record} has no value: it becomes a dead letter of reason invalid-event")]
     NoValue { record: String },
     /// `of` is the id or the place that was given.
-    #[error("no dead letter of topic `{topic}` is of {of}")]
-    NoDeadLetter { topic: String, of: String },
+    #[error("no dead letter of topic `{topic}` is of {of}{}", .hint.map(|hint| format!(" {hint}")).unwrap_or_default())]
+    NoDeadLetter { topic: String, of: String, hint: Option<&'static str> },
     /// The ids of several integrations begin with the given text.
     #[error("--integration: {count} integrations begin with `{given}`: {named}")]
     Ambiguous { given: String, count: usize, named: String },
@@ -72,7 +73,8 @@ pub(crate) enum ToolError {
 
 impl<E: Into<ActionError>> From<E> for ToolError {
     fn from(error: E) -> Self {
-        Self::Action(error.into())
+        let error = error.into();
+        error.of_question("--").map_or_else(|| Self::Action(error), Self::Asked)
     }
 }
 
@@ -93,5 +95,23 @@ fn write_line(out: &mut impl io::Write, line: &str) -> Result<bool, ToolError> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(ToolError::Output(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actions::refusal::{BadSelection, Refusal};
+
+    #[test]
+    fn what_is_refused_names_the_option() {
+        let (key, health) = ("ws/i".to_owned(), "webhooks.health".to_owned());
+        let of = |error: ActionError| ToolError::from(error).to_string();
+        assert!(of(Refusal::NoSuspension { key: key.clone(), health }.into()).starts_with("--from: is needed: "));
+        let webhook = "w".to_owned();
+        assert_eq!(of(Refusal::NoWebhook { key, webhook }.into()), "--webhook: integration `ws/i` has no webhook `w`");
+        let events = "events".to_owned();
+        assert_eq!(of(BadSelection::NoPlace { events }.into()), "--event: expected its place, such as events/3/1042");
+        assert_eq!(of(Refusal::Changed.into()), Refusal::Changed.to_string());
     }
 }

@@ -26,8 +26,6 @@ use crate::settings::{AttemptsQuery, NamedEvent, Query, Settings};
 const PAGES_AHEAD: usize = 2;
 /// A question that takes less time shows no progress.
 const SILENT: Duration = Duration::from_secs(1);
-/// `msg_` and 32 hexadecimal digits.
-const DELIVERY_ID_CHARS: usize = 36;
 
 impl Query {
     fn filter(&self) -> IntegrationFilter {
@@ -201,8 +199,12 @@ pub(crate) async fn list_attempts(
         let (settings, query, stop) = (settings.clone(), query.clone(), stop.clone());
         move || read_pages(&settings, &query, &filter, &stop, &sender)
     });
-    let mut listing =
-        Listing { query: &query, out, shown: 0, id_hint: id_hint(options.event.as_ref(), options.delivery.as_deref()) };
+    let mut listing = Listing {
+        query: &query,
+        out,
+        shown: 0,
+        id_hint: lookup::id_hint(options.event.as_ref(), options.delivery.as_deref()),
+    };
     while let Some(page) = pages.recv().await {
         if !listing.write(&page)? {
             return Ok(ExitCode::SUCCESS);
@@ -231,20 +233,6 @@ fn attempt_filter(query: &Query, options: &AttemptsQuery) -> AttemptFilter {
         Some(NamedEvent::Id(id)) => AttemptFilter { event: Some(id), ..filter },
         Some(NamedEvent::Delivery(id)) => AttemptFilter { delivery: Some(id), ..filter },
         Some(NamedEvent::Stdin) | None => filter,
-    }
-}
-
-/// A hint for an id that is too short: the beginning of an event's id is enough, that of a delivery's id or of a place is not.
-fn id_hint(event: Option<&NamedEvent>, delivery: Option<&str>) -> Option<&'static str> {
-    let is_cut = |id: &str| id.chars().count() < DELIVERY_ID_CHARS;
-    let whole_id = "(The id of a delivery is needed whole: msg_ and 32 hexadecimal digits.)";
-    match event {
-        _ if delivery.is_some_and(is_cut) => Some(whole_id),
-        Some(NamedEvent::Delivery(id)) if is_cut(id) => Some(whole_id),
-        Some(NamedEvent::Id(id)) if id.contains('/') => {
-            Some("(The place of an event is topic/partition/offset, such as crm.object-events/3/1042.)")
-        }
-        _ => None,
     }
 }
 
@@ -435,17 +423,6 @@ mod tests {
         let row = |id: &&str| Attempt { event_id: Some((*id).to_owned()), ..Attempt::default() };
         let rows = events.iter().map(row).collect();
         Page { rows, searched_back_to_ms: None, complete: true, read: 0, next: None }
-    }
-
-    #[test]
-    fn a_cut_id_gets_a_hint() {
-        let hint = |event| id_hint(Some(&event), None);
-        let id = |text: &str| text.to_owned();
-        assert!(hint(NamedEvent::Delivery(id("msg_65d776ee"))).unwrap().contains("32"));
-        assert_eq!(hint(NamedEvent::Delivery(id("msg_65d776ee344e099142ffee203f4f99d6"))), None);
-        assert!(hint(NamedEvent::Id(id("crm.object-events/3"))).unwrap().contains("topic/partition/offset"));
-        assert_eq!(hint(NamedEvent::Id(id("3c75d291"))), None);
-        assert!(id_hint(None, Some("msg_65")).is_some());
     }
 
     #[test]

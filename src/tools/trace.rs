@@ -13,10 +13,12 @@ use super::render::{more, printable};
 use super::{INTERRUPTED, ToolError, blocking, lookup, write_line};
 use crate::domain::event::{Envelope, InvalidEvent};
 use crate::inflight::job::Origin;
-use crate::readers::find::{FoundById, FoundEvent, event_at, event_named, event_of_id, origin_of_delivery};
+use crate::readers::find::{
+    FoundById, FoundEvent, event_at, event_named, event_of_id, event_of_log, origin_of_delivery,
+};
 use crate::readers::gather::{Inquiry, trace};
 use crate::readers::scan::{Bounds, Span, Watch};
-use crate::readers::trace::{State, Trace, TracedWebhook, Waiting};
+use crate::readers::trace::{Account, State, Trace, TracedWebhook, Waiting};
 use crate::readers::{same_id, time};
 use crate::settings::{NamedEvent, Settings, Trace as Options};
 
@@ -34,8 +36,16 @@ enum Answer {
 /// Why there is nothing to trace.
 #[derive(Debug, thiserror::Error)]
 enum NotFound {
-    #[error("the event is of another workspace than `{wanted}`")]
-    OtherWorkspace { wanted: String },
+    #[error(
+        "the event is of workspace `{actual}`{}, not of `{wanted}`",
+        if *.is_key { ", the key of its record, which has no header `workspace`" } else { "" }
+    )]
+    OtherWorkspace { wanted: String, actual: String, is_key: bool },
+    #[error("its record has neither a header `workspace` nor a key: it becomes a dead letter of reason invalid-event")]
+    NoWorkspace,
+    /// The selection has no webhook.
+    #[error("{0}")]
+    Unregistered(String),
     #[error("it is not an event: it becomes a dead letter of reason invalid-event")]
     NoEvent,
     #[error("standard input holds no event: {0}")]
@@ -47,11 +57,14 @@ enum NotFound {
     #[error("the event of delivery {delivery}, {place}, is gone")]
     EventGone { delivery: String, place: Origin },
     #[error(
-        "No event of topic `{topic}` has id {id}; {read} {} read{}",
+        "No event {}of topic `{topic}` has id {id}; {read} {} read{}",
+        .workspace.as_ref().map(|name| format!("of workspace `{name}` ")).unwrap_or_default(),
         if *.read == 1 { "was" } else { "were" },
         .back_to.as_ref().map(|time| format!(", back to {time}")).unwrap_or_default()
     )]
-    UnknownEvent { topic: String, id: String, read: u64, back_to: Option<String> },
+    UnknownEvent { topic: String, workspace: Option<String>, id: String, read: u64, back_to: Option<String> },
+    #[error("{0}. No attempt of it is logged either")]
+    UnknownAndUnattempted(Box<NotFound>),
 }
 
 /// Traces one event. The exit code is 0 if it was found, and 1 if not.
@@ -64,10 +77,16 @@ pub(crate) async fn run(
     stop: &CancellationToken,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
-    let answer = blocking("tracing the event", {
-        let (settings, options, stop) = (settings.clone(), options.clone(), stop.clone());
-        move || traced(&settings, &options, &stop)
-    });
+    let answer = async {
+        let integration =
+            lookup::whole_id(settings, options.workspace.as_deref(), options.integration.as_deref()).await?;
+        let options = Options { integration, ..options.clone() };
+        let answer = blocking("tracing the event", {
+            let (settings, options, stop) = (settings.clone(), options.clone(), stop.clone());
+            move || traced(&settings, &options, &stop)
+        });
+        registered(settings, &options, answer.await?).await
+    };
     // A thread that waits for standard input is left behind.
     let Some(answer) = stop.run_until_cancelled(answer).await else { return Ok(ExitCode::from(INTERRUPTED)) };
     let (trace, left_out) = match answer? {
@@ -77,6 +96,9 @@ pub(crate) async fn run(
                 tracing::warn!(why = %why, "there is nothing to trace");
             } else {
                 write_line(out, &why.to_string())?;
+                if let Some(hint) = lookup::id_hint(Some(&options.event), None) {
+                    write_line(out, hint)?;
+                }
             }
             return Ok(ExitCode::from(NOT_FOUND));
         }
@@ -85,7 +107,7 @@ pub(crate) async fn run(
     let text = if options.json {
         serde_json::to_string(&trace).map_err(|error| ToolError::Output(error.into()))?
     } else {
-        text_of(&trace, options.integration.as_deref(), options.webhook.as_deref())
+        text_of(&trace)
     };
     write_line(out, &text)?;
     match more(left_out, "attempts") {
@@ -94,6 +116,18 @@ pub(crate) async fn run(
         None => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The answer. A trace of no webhook is none if what was selected is not registered.
+async fn registered(settings: &Settings, options: &Options, answer: Answer) -> Result<Answer, ToolError> {
+    let Answer::Traced(trace, _) = &answer else { return Ok(answer) };
+    let Options { integration, webhook, .. } = options.clone();
+    if !trace.webhooks.is_empty() || (&integration, &webhook) == (&None, &None) {
+        return Ok(answer);
+    }
+    let names = lookup::Names { workspace: Some(trace.event.workspace.clone()), integration, webhook };
+    let why = lookup::unregistered(settings, &names).await?;
+    Ok(why.map_or(answer, |why| Answer::NotFound(NotFound::Unregistered(why))))
 }
 
 /// Blocks.
@@ -107,10 +141,11 @@ fn traced(settings: &Settings, options: &Options, stop: &CancellationToken) -> R
     };
     let workspace = match (&event.workspace, &options.workspace) {
         (Some(actual), Some(wanted)) if actual != wanted => {
-            return Ok(Answer::NotFound(NotFound::OtherWorkspace { wanted: wanted.clone() }));
+            let (wanted, actual, is_key) = (wanted.clone(), actual.clone(), event.is_workspace_key);
+            return Ok(Answer::NotFound(NotFound::OtherWorkspace { wanted, actual, is_key }));
         }
-        (Some(workspace), _) | (None, Some(workspace)) => workspace.clone(),
-        (None, None) => return Err(ToolError::NoWorkspace),
+        (Some(workspace), _) => workspace.clone(),
+        (None, _) => return Ok(Answer::NotFound(NotFound::NoWorkspace)),
     };
     let inquiry = Inquiry { event: &event, workspace: &workspace, registered: None, next: None };
     let traced = trace(settings, inquiry, Bounds::PATIENT_TRACE, &watch)?;
@@ -157,9 +192,7 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
                 Err(ToolError::AmbiguousEvent { given: id.clone(), named })
             }
             FoundById::Nothing { read, searched_back_to_ms } => {
-                let (topic, id) = (settings.topics.events.clone(), id.clone());
-                let back_to = searched_back_to_ms.and_then(time);
-                Ok(Err(NotFound::UnknownEvent { topic, id, read, back_to }))
+                Ok(Err(unknown(settings, options, id, read, searched_back_to_ms)))
             }
         },
         NamedEvent::Stdin => {
@@ -169,20 +202,36 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
                 Err(error) => return Ok(Err(NotFound::NoEventGiven(error))),
             };
             let found = event_of_id(settings, &id, workspace, &span, Bounds::PATIENT, watch)?;
-            // An event that is in no topic is traced by its id alone.
-            let given = FoundEvent { value, workspace: options.workspace.clone(), origin: None, at_ms: None };
-            Ok(Ok(found.unwrap_or(given)))
+            let (read, searched_back_to_ms) = match found {
+                FoundById::Event(event) => return Ok(Ok(*event)),
+                FoundById::Several(ids) => {
+                    let named = lookup::named(&ids.into_iter().collect());
+                    return Err(ToolError::AmbiguousEvent { given: id, named });
+                }
+                FoundById::Nothing { read, searched_back_to_ms } => (read, searched_back_to_ms),
+            };
+            // Retention may have deleted the event after it was delivered.
+            let logged = event_of_log(settings, value, workspace, &span, Bounds::PATIENT, watch)?;
+            let unknown = || unknown(settings, options, &id, read, searched_back_to_ms);
+            Ok(logged.ok_or_else(|| NotFound::UnknownAndUnattempted(Box::new(unknown()))))
         }
     }
 }
 
-/// The trace with only the selected webhooks and attempts, and the number of attempts that the limit leaves out. The account stays
-/// that of the whole event.
+/// No event has that id, as far as the search went.
+fn unknown(settings: &Settings, options: &Options, id: &str, read: u64, back_to_ms: Option<i64>) -> NotFound {
+    let (topic, workspace) = (settings.topics.events.clone(), options.workspace.clone());
+    NotFound::UnknownEvent { topic, workspace, id: id.to_owned(), read, back_to: back_to_ms.and_then(time) }
+}
+
+/// The trace with only the selected webhooks and attempts, and the number of attempts that the limit leaves out. The account is that
+/// of the selected webhooks.
 fn shown(mut trace: Trace, options: &Options) -> (Trace, usize) {
     let is = |wanted: &Option<String>, actual: &str| wanted.as_ref().is_none_or(|wanted| same_id(wanted, actual));
     trace.webhooks.retain(|webhook| {
         is(&options.integration, &webhook.integration_id) && is(&options.webhook, &webhook.web_hook_id)
     });
+    trace.account = Account::of(&trace.webhooks);
     let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
     let mut left_out = 0;
     for webhook in &mut trace.webhooks {
@@ -197,27 +246,16 @@ fn shown(mut trace: Trace, options: &Options) -> (Trace, usize) {
     (trace, left_out)
 }
 
-/// The selected webhooks by `integration` and `webhook`, if they were named.
-fn text_of(trace: &Trace, integration: Option<&str>, webhook: Option<&str>) -> String {
+fn text_of(trace: &Trace) -> String {
     let event = &trace.event;
-    let origin = event.origin.as_deref().unwrap_or("in no topic");
+    let origin = &event.origin;
     let at = event.at.as_ref().map(|at| format!(", written {at}")).unwrap_or_default();
     let mut lines = vec![format!("event {} ({origin}{at}), workspace {}: {}", event.id, event.workspace, event.about)];
     for traced in &trace.webhooks {
         webhook_lines(traced, &mut lines);
     }
     if trace.webhooks.is_empty() {
-        lines.push(match (integration, webhook) {
-            (None, None) => format!("workspace {} has no webhooks", event.workspace),
-            (Some(integration), None) => {
-                format!("no webhook of integration {integration} is registered in workspace {}", event.workspace)
-            }
-            (None, Some(webhook)) => format!("no webhook {webhook} is registered in workspace {}", event.workspace),
-            (Some(integration), Some(webhook)) => format!(
-                "no webhook {webhook} of integration {integration} is registered in workspace {}",
-                event.workspace
-            ),
-        });
+        lines.push(format!("workspace {} has no webhooks, or none of the selected integration", event.workspace));
     }
     let account = &trace.account;
     lines.push(format!(

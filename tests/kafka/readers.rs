@@ -1,5 +1,6 @@
 //! The readers at the command line, as programs against a real Kafka and what a real worker left there.
 
+use std::io::{Seek as _, Write as _};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -34,13 +35,20 @@ impl Ended {
 }
 
 async fn run(brokers: &str, names: &Names, words: &[&str]) -> Ended {
+    run_with(brokers, names, words, &[]).await
+}
+
+/// Runs a tool with `input` on its standard input.
+async fn run_with(brokers: &str, names: &Names, words: &[&str], input: &[u8]) -> Ended {
     let of_name = if words[0] == "dead-letters" { 2 } else { 1 };
     let mut arguments: Vec<String> = words[..of_name].iter().map(|word| (*word).to_owned()).collect();
     arguments.extend(names.arguments(brokers));
     arguments.extend(["--retry-schedule", SCHEDULE, "--log-format", "json"].map(str::to_owned));
     arguments.extend(words[of_name..].iter().map(|word| (*word).to_owned()));
+    let mut stdin = tempfile::tempfile().unwrap();
+    stdin.write_all(input).and_then(|()| stdin.rewind()).unwrap();
     let output = tokio::task::spawn_blocking(move || {
-        Command::new(env!("CARGO_BIN_EXE_hookstream")).args(arguments).output().unwrap()
+        Command::new(env!("CARGO_BIN_EXE_hookstream")).args(arguments).stdin(stdin).output().unwrap()
     });
     let output = output.await.unwrap();
     let ended = Ended {
@@ -160,12 +168,74 @@ async fn one_event_is_accounted_for_at_each_webhook_of_its_workspace() {
 
     let foreign = run(brokers, names, &["trace", place, "--workspace", "other"]).await;
     assert_eq!(foreign.code, 1);
-    assert!(!foreign.out.contains("w-good"), "{}", foreign.out);
+    assert_eq!(foreign.out, format!("the event is of workspace `{WORKSPACE}`, not of `other`\n"));
     let other = run(brokers, names, &["trace", "e-1", "--workspace", "other", "--json"]).await.json();
     assert_eq!(other["webhooks"].as_array().unwrap().len(), 1, "{other}");
     let nothing = run(brokers, names, &["trace", "e-9"]).await;
     assert_eq!(nothing.code, 1);
     assert!(nothing.out.contains("has id e-9; 3 were read"), "{}", nothing.out);
+
+    // A part of the trace has an account of its own, and a name that is not registered has none.
+    let part = run(brokers, names, &["trace", place, "--webhook", "w-dead", "--json"]).await.json();
+    let expected = json!({ "matched": 1, "acknowledged": 0, "waiting": 0, "dead": 1, "dropped": 0 });
+    assert_eq!((&part["account"], part["webhooks"].as_array().unwrap().len()), (&expected, 1));
+    for (option, name, said) in [
+        ("--webhook", "w-9", "No webhook `w-9` is registered in workspace"),
+        ("--integration", "i-9", "No integration `i-9` is registered in workspace"),
+    ] {
+        let unknown = run(brokers, names, &["trace", place, option, name]).await;
+        assert_eq!((unknown.code, unknown.out.starts_with(said)), (1, true), "{}", unknown.out);
+        assert!(!unknown.out.contains("account"), "{}", unknown.out);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_never_written_has_no_trace() {
+    let cluster = Cluster::shared().await;
+    let brokers = cluster.brokers();
+    let stage = Stage::on(&cluster, "trace-nothing", SCHEDULE, 3).await;
+    let (names, events) = (&stage.names, stage.names.events());
+    let good = Receiver::start(|_| Answer::ok());
+    stage.put(&[integration("good", &good.url("/crm"))]);
+    let value = |id: &str| event(id, "c-1").value.unwrap();
+    let keyed = Record::new("c-1", value("e-1")).in_partition(0);
+    produce(brokers, &events, [keyed.clone(), Record { key: None, value: Some(value("e-2")), ..keyed }]);
+
+    let given = async |value: Vec<u8>, more: &[&str]| {
+        let words: Vec<&str> = ["trace", "-"].iter().chain(more).copied().collect();
+        run_with(brokers, names, &words, &value).await
+    };
+    let never = given(value("e-9"), &["--workspace", WORKSPACE]).await;
+    let expected = format!("No event of workspace `{WORKSPACE}` of topic `{events}` has id e-9; 2 were read");
+    assert_eq!((never.code, never.out.starts_with(&expected)), (1, true), "{}{}", never.out, never.log);
+    assert!(never.out.ends_with("No attempt of it is logged either\n"), "{}", never.out);
+    let attempt = json!({ "deliveryId": "msg_1", "webHookId": "w-good", "eventId": "e-9", "attempt": 1, "outcome": "acknowledged",
+        "origin": format!("{events}/2/0"), "at": "2026-01-31T12:00:00Z" });
+    produce(brokers, &names.attempts(), [Record::new(format!("{WORKSPACE}/good"), attempt.to_string())]);
+    let gone = given(value("e-9"), &["--json"]).await.json();
+    assert_eq!(
+        (&gone["event"]["origin"], &gone["account"]["acknowledged"]),
+        (&json!(format!("{events}/2/0")), &json!(1))
+    );
+
+    for place in ["77/0", "0/2", "1/0"] {
+        let place = format!("{events}/{place}");
+        let none = run(brokers, names, &["trace", &place]).await;
+        assert_eq!((none.code, none.out), (1, format!("there is no record {place}: it is gone, or was never there\n")));
+    }
+    // The key of a record without the header is its workspace; without both it is of none.
+    let keyed = run(brokers, names, &["trace", &format!("{events}/0/0"), "--workspace", WORKSPACE]).await;
+    let said = format!(
+        "the event is of workspace `c-1`, the key of its record, which has no header `workspace`, not of `{WORKSPACE}`\n"
+    );
+    assert_eq!((keyed.code, keyed.out), (1, said));
+    let invalid = run(brokers, names, &["trace", &format!("{events}/0/1"), "--workspace", WORKSPACE]).await;
+    assert_eq!(
+        (invalid.code, invalid.out.contains("a dead letter of reason invalid-event")),
+        (1, true),
+        "{}",
+        invalid.out
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

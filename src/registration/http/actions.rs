@@ -25,6 +25,7 @@ use super::instances::{Refused, asked};
 use super::shares::{Share, Shares};
 use super::{Api, Caller, Names, answers};
 use crate::actions::audit::Audit;
+use crate::actions::refusal::BadSelection;
 use crate::actions::resend::{Account, Order, Prepared, Resent, resend};
 use crate::actions::resume::{Outcome, Resumed, resume};
 use crate::actions::selection::Selection;
@@ -149,6 +150,9 @@ pub(super) struct Preview {
     counts: Value,
     /// Whether all selected records are fixed. Otherwise the preview reached its time bound, and the run sends the older part.
     complete: bool,
+    /// If nothing is selected: that the integration or the webhook asked for is not registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
 }
 
 /// What was counted.
@@ -303,7 +307,13 @@ async fn preview(api: &Api, names: &Names, sender: Sender, request: Request) -> 
     let order = Order { name: sender.word(), rate: RATE_MAX, requeue: None, until, stop: &stop };
     let Resent { account, selection, ended } = resend(order, prepared, &mut |_, _| {}).await;
     let complete = !ended.map_err(refused)?;
-    Ok(answers::json(StatusCode::OK, &Preview { selection, counts: account.counts(), complete }))
+    let is_nothing = account.matched == 0 && account.skipped.is_empty();
+    let hint = is_nothing.then(|| {
+        let (integration, webhook) = (selection.integration.as_deref(), selection.webhook.as_deref());
+        api.readers.source().unregistered(&names.workspace, integration, webhook)
+    });
+    let (counts, hint) = (account.counts(), hint.flatten());
+    Ok(answers::json(StatusCode::OK, &Preview { selection, counts, complete, hint }))
 }
 
 async fn run(
@@ -474,7 +484,7 @@ fn selection(api: &Api, names: &Names, sender: Sender, given: Selection) -> Resu
     if sender == Sender::Replay {
         let id = integration.as_deref().unwrap_or_default();
         if id.is_empty() {
-            return Err(Box::new(answers::refused("integration: is missing; a replay is for one integration")));
+            return Err(refused(BadSelection::NoIntegrationNamed.into()));
         }
         if api.registry.view().get(&names.workspace, id).is_none() {
             return Err(Box::new(answers::no_instance(id)));
@@ -485,9 +495,10 @@ fn selection(api: &Api, names: &Names, sender: Sender, given: Selection) -> Resu
 
 #[expect(clippy::unnecessary_box_returns, reason = "the type of every refusal here")]
 fn refused(error: ActionError) -> Refused {
+    let of_question = error.of_question("").unwrap_or_default();
     Box::new(match error {
-        ActionError::Bad(bad) => answers::bad_request(bad.to_string()),
-        ActionError::Refused(why) => answers::refused(why.to_string()),
+        ActionError::Bad(_) => answers::bad_request(of_question),
+        ActionError::Refused(_) => answers::refused(of_question),
         ActionError::Unusable { .. } => answers::refused(chain(&error)),
         ActionError::TopicRange(SpanError::NoRecord { .. }) => answers::refused(error.to_string()),
         ActionError::TopicRange(SpanError::NoTopic(_)) => answers::unavailable(error.to_string()),

@@ -59,6 +59,10 @@ impl Source for Lookup {
     fn health(&self, workspace: &str, id: &str) -> Value {
         self.directory.health_of(workspace, id)
     }
+
+    fn unregistered(&self, workspace: &str, integration: Option<&str>, webhook: Option<&str>) -> Option<String> {
+        unregistered(&self.directory, workspace, integration, webhook)
+    }
 }
 
 /// Blocks for a bounded time.
@@ -221,20 +225,32 @@ fn with_hint(
     webhook: Option<&str>,
 ) -> Value {
     let is_empty = page.get("rows").and_then(Value::as_array).is_some_and(Vec::is_empty);
-    let Some(fields) = page.as_object_mut().filter(|_fields| is_empty) else { return page };
+    if let Some(fields) = page.as_object_mut().filter(|_fields| is_empty)
+        && let Some(hint) = unregistered(directory, workspace, integration, webhook)
+    {
+        fields.insert("hint".to_owned(), hint.into());
+    }
+    page
+}
+
+/// Says that the integration or the webhook is not registered, or the webhook not in that integration.
+fn unregistered(
+    directory: &Directory,
+    workspace: &str,
+    integration: Option<&str>,
+    webhook: Option<&str>,
+) -> Option<String> {
     let unknown = integration.filter(|id| !directory.knows(workspace, &canonical(id)));
-    let hint = match (unknown, integration, webhook) {
-        (Some(id), _, _) => format!("no integration {id} is registered in workspace {workspace}"),
+    match (unknown, integration, webhook) {
+        (Some(id), _, _) => Some(format!("no integration {id} is registered in workspace {workspace}")),
         (None, Some(id), Some(webhook)) if !directory.has_webhook(workspace, &canonical(id), webhook) => {
-            format!("no webhook {webhook} of integration {id} is registered in workspace {workspace}")
+            Some(format!("no webhook {webhook} of integration {id} is registered in workspace {workspace}"))
         }
         (None, None, Some(webhook)) if !directory.has_webhook_anywhere(workspace, webhook) => {
-            format!("no webhook {webhook} is registered in workspace {workspace}")
+            Some(format!("no webhook {webhook} is registered in workspace {workspace}"))
         }
-        _ => return page,
-    };
-    fields.insert("hint".to_owned(), hint.into());
-    page
+        _ => None,
+    }
 }
 
 #[cfg(test)]

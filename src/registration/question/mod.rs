@@ -73,4 +73,8 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// The state of an integration in the health topic.
     fn health(&self, workspace: &str, id: &str) -> Value;
+
+    /// Says that the integration or the webhook is not registered, or the webhook not in that integration. `None` if each that is
+    /// named is registered.
+    fn unregistered(&self, workspace: &str, integration: Option<&str>, webhook: Option<&str>) -> Option<String>;
 }

@@ -272,8 +272,9 @@ fn trace(reader: &mut Reader<'_>) -> Option<Trace> {
     let about = "the event: topic/partition/offset, its id, the id of a delivery, or - for its JSON on stdin; also without \
                  --event";
     let event = reader.optional(event(about).required(), values::named_event);
-    let about = "the event's workspace, where its record does not say it";
-    let (of, named) = (workspace(about), integration("only webhooks of this integration: its id, or workspace/id"));
+    let about = "look for an event of this workspace; of another one the event is refused";
+    let about_integration = "only webhooks of this integration: its id, the beginning of it, or workspace/id";
+    let (of, named) = (workspace(about), integration(about_integration));
     let (workspace, integration) = workspace_and_integration(reader, of, named);
     let webhook = webhook(reader, "only this webhook");
     let reason = failures(reader, "of the attempts only failures of this reason");

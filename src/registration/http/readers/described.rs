@@ -381,7 +381,7 @@ struct EventTrace {
 struct TracedEventRow {
     id: String,
     /// Its place.
-    origin: Option<String>,
+    origin: String,
     at: Option<String>,
     workspace: String,
     /// Type, change and entity types.

@@ -383,6 +383,10 @@ pub(crate) mod testing {
         fn health(&self, _workspace: &str, _id: &str) -> Value {
             json!({"status": "active"})
         }
+
+        fn unregistered(&self, _workspace: &str, _integration: Option<&str>, _webhook: Option<&str>) -> Option<String> {
+            None
+        }
     }
 }
 
