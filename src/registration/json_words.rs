@@ -34,7 +34,11 @@ fn described(path: Option<&str>, error: &serde_json::Error) -> BadJson {
     let said = text.strip_suffix(&place).unwrap_or(&text);
     BadJson(match error.classify() {
         Category::Data => in_words(path, said),
-        Category::Syntax | Category::Eof | Category::Io => {
+        Category::Eof if error.column() == 0 && error.line() <= 1 => "not valid JSON: it is empty".to_owned(),
+        Category::Eof => {
+            format!("not valid JSON: it ends too early, in line {}, column {}", error.line(), error.column())
+        }
+        Category::Syntax | Category::Io => {
             format!("not valid JSON in line {}, column {}: {said}", error.line(), error.column())
         }
     })
@@ -156,7 +160,18 @@ mod tests {
     #[test]
     fn a_body_that_is_not_json_is_refused_with_the_place() {
         check("{\n \"rate\": }", "not valid JSON in line 2, column 10: expected value");
-        check("", "not valid JSON in line 1, column 0: EOF while parsing a value");
+        check("", "not valid JSON: it is empty");
+        for cut in [
+            "{",
+            "{\"",
+            "{\"rate\"",
+            "{\"rate\":",
+            "{\"rate\":1",
+            "{\"selection\":{\"ranges\":[1,",
+            "{\"selection\":{\"webHook\":\"w",
+        ] {
+            check(cut, &format!("not valid JSON: it ends too early, in line 1, column {}", cut.len()));
+        }
         check(r#"{"selection":{"webHook":"w"}} x"#, "not valid JSON in line 1, column 31: trailing characters");
     }
 

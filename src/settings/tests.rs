@@ -128,6 +128,7 @@ fn example(row: &Row) -> &'static str {
         ("to", _) => "2026-01-02T00:00:00Z",
         ("for", _) => "30s",
         ("shell", _) => "zsh",
+        ("secret", _) => "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz",
         ("status", _) => "500",
         ("limit", _) => "7",
         ("reason", _) if row.about.contains("failures") => "timeout",

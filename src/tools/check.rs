@@ -22,7 +22,7 @@ use crate::kafka::span::{Range, SpanError};
 use crate::kafka::topic_range::check_topic;
 use crate::kafka::windows::Windows;
 use crate::readers::time;
-use crate::registration::http::unusable_files;
+use crate::registration::http::{doubts_of_files, unusable_files};
 use crate::settings::{Kafka, Settings};
 use crate::telemetry::chain::chain;
 use crate::topics::Severity;
@@ -134,6 +134,7 @@ async fn lines(settings: &Settings) -> Result<Vec<Line>, ToolError> {
 fn files(settings: &Settings, now_ms: i64) -> Vec<Line> {
     let mut lines: Vec<Line> =
         unusable_files(&settings.api).into_iter().map(|says| Line::new("files", State::Error, says)).collect();
+    lines.extend(doubts_of_files(&settings.api).into_iter().map(|says| Line::new("files", State::Warning, says)));
     if lines.is_empty() && (settings.api.tokens_file.is_some() || settings.api.tls.is_some()) {
         lines.push(Line::new("files", State::Ok, "the files of the API can be used"));
     }

@@ -88,13 +88,13 @@ const STANDARD_WEBHOOKS_PREFIX: &str = "webhook-";
 /// Why a secret's header can't be sent. The text doesn't repeat the value, which is secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadHeader {
-    #[error("expected a header's name, of letters, digits and hyphens")]
+    #[error("expected a header's name, of ASCII letters, digits and these: - _ . ! # $ % & ' * + ^ ` | ~")]
     Name,
     #[error(
         "every request has this header already, HTTP needs it, or it begins with webhook-, which is reserved; expected another name"
     )]
     Reserved,
-    #[error("the value can't be sent in a header; expected printable characters of ASCII, and no line end")]
+    #[error("the value can't be sent in a header; expected no control character, such as a line end, but tabs")]
     Value,
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
-use super::common_schema::{AnyBody, AnyRequest, Conflicting, InWorkspace};
+use super::common_schema::{AnyBody, AnyRequest, Conflicting, Counts, InWorkspace};
 use super::instances::{Refused, asked};
 use super::shares::{Share, Shares};
 use super::{Api, Caller, Names, answers};
@@ -153,28 +153,6 @@ pub(super) struct Preview {
     /// If nothing is selected: that the integration or the webhook asked for is not registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
-}
-
-/// What was counted.
-#[derive(ToSchema)]
-#[schema(rename_all = "camelCase")]
-#[expect(dead_code, reason = "only described")]
-struct Counts {
-    /// Records that are selected and can be sent.
-    matched: u64,
-    /// Records that Kafka's in-sync replicas have.
-    sent: u64,
-    too_large: u64,
-    not_acknowledged: u64,
-    /// Selected records that can't be sent, by reason.
-    #[schema(value_type = Object)]
-    skipped: Value,
-    /// Of those that match, how many were sent back before.
-    sent_before: u64,
-    /// Of those that match, how many are for webhooks that are not registered any more.
-    webhooks_gone: u64,
-    /// Of those that match, how many are for integrations that get nothing by their own status, such as `paused`.
-    integrations_paused: u64,
 }
 
 /// One line of a run's progress, a JSON object each. The last one is `done`, or says the error.
@@ -494,11 +472,11 @@ fn selection(api: &Api, names: &Names, sender: Sender, given: Selection) -> Resu
 }
 
 #[expect(clippy::unnecessary_box_returns, reason = "the type of every refusal here")]
+#[expect(clippy::needless_pass_by_value, reason = "map_err gives it")]
 fn refused(error: ActionError) -> Refused {
     let of_question = error.of_question("").unwrap_or_default();
     Box::new(match error {
-        ActionError::Bad(_) => answers::bad_request(of_question),
-        ActionError::Refused(_) => answers::refused(of_question),
+        ActionError::Bad(_) | ActionError::Refused(_) => answers::refused(of_question),
         ActionError::Unusable { .. } => answers::refused(chain(&error)),
         ActionError::TopicRange(SpanError::NoRecord { .. }) => answers::refused(error.to_string()),
         ActionError::TopicRange(SpanError::NoTopic(_)) => answers::unavailable(error.to_string()),

@@ -98,12 +98,18 @@ impl Grant {
     }
 }
 
+/// Lines with a repeated token that are named.
+const REPEATED_MAX: usize = 10;
 /// Bytes of a digest that name its token.
 const NAME_BYTES: usize = 4;
 
 /// Digests of the tokens, with their grants.
 #[derive(Default)]
-pub(crate) struct Set(Vec<([u8; 32], Arc<Grant>)>);
+pub(crate) struct Set {
+    tokens: Vec<([u8; 32], Arc<Grant>)>,
+    /// The numbers of lines that repeat the token of a line before, each with that line's.
+    repeated: Vec<(usize, usize)>,
+}
 
 /// The tokens in force.
 pub(crate) struct Tokens {
@@ -119,7 +125,8 @@ impl Tokens {
     pub(crate) fn open(file: Option<&Path>) -> Result<Self, BadTokens> {
         let set = if let Some(file) = file {
             let set = read(file)?;
-            tracing::info!(file = %file.display(), tokens = set.0.len(), "tokens read");
+            tracing::info!(file = %file.display(), tokens = set.tokens.len(), "tokens read");
+            set.warn_of_repeated(file);
             set
         } else {
             tracing::warn!("no --api-tokens-file: every request will be answered with 401");
@@ -138,7 +145,8 @@ impl Tokens {
         let Some(file) = &self.file else { return };
         match read(file) {
             Ok(set) => {
-                tracing::info!(file = %file.display(), tokens = set.0.len(), "tokens read again");
+                tracing::info!(file = %file.display(), tokens = set.tokens.len(), "tokens read again");
+                set.warn_of_repeated(file);
                 *self.set.write() = Arc::new(set);
             }
             Err(error) => {
@@ -160,12 +168,26 @@ impl Set {
     fn find(&self, token: &[u8]) -> Option<Arc<Grant>> {
         let asked = hash(token);
         let mut found = None;
-        for (known, grant) in &self.0 {
+        for (known, grant) in &self.tokens {
             if bool::from(known.ct_eq(&asked)) {
                 found = Some(grant);
             }
         }
         found.cloned()
+    }
+
+    /// What may not be meant: a token on several lines has the rights of all, so a line that should narrow them doesn't.
+    pub(super) fn doubts(&self) -> Vec<String> {
+        let words = |(line, first): &(usize, usize)| {
+            format!("line {line} repeats the token of line {first}: it has the rights of both")
+        };
+        self.repeated.iter().map(words).collect()
+    }
+
+    fn warn_of_repeated(&self, file: &Path) {
+        for doubt in self.doubts() {
+            tracing::warn!(file = %file.display(), doubt, "a token is in the file more than once");
+        }
     }
 }
 
@@ -201,14 +223,18 @@ pub(super) fn read(file: &Path) -> Result<Set, BadTokens> {
 
 /// Reads the lines; a token on several has the rights of all. The error is a line's number and what is wrong with it.
 fn parse(text: &str) -> Result<Set, (usize, &'static str)> {
-    let mut grants: BTreeMap<[u8; 32], Grant> = BTreeMap::new();
+    let mut grants: BTreeMap<[u8; 32], (usize, Grant)> = BTreeMap::new();
+    let mut repeated = Vec::new();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (index, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_whitespace();
         let Some(token) = words.next() else { continue };
         let digest = hash(token.as_bytes());
-        let grant = grants.entry(digest).or_insert_with(|| Grant::of(&digest));
+        let (first, grant) = grants.entry(digest).or_insert_with(|| (index + 1, Grant::of(&digest)));
+        if *first <= index && repeated.len() < REPEATED_MAX {
+            repeated.push((index + 1, *first));
+        }
         let mut has_workspace = false;
         for word in words {
             let (workspace, rights) = workspace(word).map_err(|what| (index + 1, what))?;
@@ -219,7 +245,8 @@ fn parse(text: &str) -> Result<Set, (usize, &'static str)> {
             return Err((index + 1, "no workspace"));
         }
     }
-    Ok(Set(grants.into_iter().map(|(digest, grant)| (digest, Arc::new(grant))).collect()))
+    let tokens = grants.into_iter().map(|(digest, (_, grant))| (digest, Arc::new(grant))).collect();
+    Ok(Set { tokens, repeated })
 }
 
 /// Reads `workspace` or `workspace:right,right`.
@@ -263,6 +290,7 @@ mod tests {
         assert_eq!(rights(&set, "one", "acme"), "read");
         assert_eq!(rights(&set, "one", "initech"), ALL);
         assert_eq!(rights(&set, "one", "other"), "read");
+        assert_eq!(set.doubts(), ["line 4 repeats the token of line 1: it has the rights of both"]);
         assert_eq!(rights(&set, "two", "anything"), ALL);
         assert_eq!((rights(&set, "three", "acme").as_str(), rights(&set, "three", "acmes").as_str()), (ALL, ""));
         for unknown in ["", "on", "one ", "onee", "acme", "#"] {

@@ -103,3 +103,24 @@ pub(super) enum AnyBody {
     #[response(status = 415)]
     Unsupported(#[to_schema] Problem),
 }
+
+/// What was counted.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct Counts {
+    /// Records that are selected and can be sent.
+    matched: u64,
+    /// Records that Kafka's in-sync replicas have.
+    sent: u64,
+    too_large: u64,
+    not_acknowledged: u64,
+    /// Selected records that can't be sent, by reason.
+    #[schema(value_type = Object)]
+    skipped: serde_json::Value,
+    /// Of those that match, how many were sent back before.
+    sent_before: u64,
+    /// Of those that match, how many are for webhooks that are not registered any more.
+    webhooks_gone: u64,
+    /// Of those that match, how many are for integrations that get nothing by their own status, such as `paused`.
+    integrations_paused: u64,
+}

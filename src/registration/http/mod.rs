@@ -329,6 +329,14 @@ pub(crate) fn unusable_files(settings: &settings::Api) -> Vec<String> {
     tokens.map(ApiError::from).into_iter().chain(tls).map(|error| chain(&error)).collect()
 }
 
+/// What may not be meant in files that can be used, a line each. Blocks.
+pub(crate) fn doubts_of_files(settings: &settings::Api) -> Vec<String> {
+    let set = settings.tokens_file.as_deref().and_then(|file| Some((file, auth::read(file).ok()?)));
+    let doubts = set.map(|(file, set)| (file, set.doubts()));
+    let lines = doubts.into_iter().flat_map(|(file, doubts)| doubts.into_iter().map(move |doubt| (file, doubt)));
+    lines.map(|(file, doubt)| format!("--api-tokens-file {}: {doubt}", file.display())).collect()
+}
+
 /// Reads the tokens again on each SIGHUP, until `stop`.
 pub(crate) async fn reload_on_hangup(tokens: Arc<Tokens>, stop: CancellationToken) {
     let mut hangup = match signal(SignalKind::hangup()) {

@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::domain::integration::join_url;
+use crate::domain::integration::{SecretUse, join_url};
 use crate::domain::target::Target;
 use crate::net::address::AddressPolicy;
-use crate::registration::instance::Instance;
+use crate::registration::instance::{Fields, Instance};
+use crate::registration::secrets::values;
 
 /// Warnings in one answer: each further one is the same about another host.
 const WARNINGS_MAX: usize = 10;
 
-/// A sentence for each entity type that is written as an id is, and for each host that no request may go to by this policy, with the first place that names it. A name is not looked
-/// up: its addresses may differ where the workers are.
+/// A sentence where there is no webhook, for each header that has values which are not sent, for each entity type that is written as an
+/// id is, and for each host that no request may go to by this policy, with the first place that names it. A name is not looked up: its
+/// addresses may differ where the workers are.
 pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<String> {
     let base = instance.fields.text("baseUrl").unwrap_or_default();
     let webhooks = instance.webhooks.iter().enumerate().filter_map(|(index, webhook)| {
@@ -24,7 +26,10 @@ pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<Strin
         Some((format!("/webHooks/{index}/relativeUrl"), url))
     });
     let mut hosts = BTreeSet::new();
-    let mut warnings = types_that_fit_nothing(instance);
+    let mut warnings = no_webhook(instance);
+    warnings.extend(values_not_sent(instance));
+    warnings.extend(types_that_fit_nothing(instance));
+    warnings.truncate(WARNINGS_MAX);
     for (path, url) in [("/baseUrl".to_owned(), base.clone())].into_iter().chain(webhooks) {
         let Ok(target) = Target::parse(&url) else { continue };
         let authority = target.authority();
@@ -42,6 +47,24 @@ pub(super) fn warnings(instance: &Instance, policy: &AddressPolicy) -> Vec<Strin
         ));
     }
     warnings
+}
+
+fn no_webhook(instance: &Instance) -> Vec<String> {
+    let warning = "/webHooks: the integration has no webhook: nothing is sent to it";
+    if instance.webhooks.is_empty() { vec![warning.to_owned()] } else { Vec::new() }
+}
+
+/// A sentence for each secret that is a header and has several values: only a signing secret uses all of them.
+fn values_not_sent(instance: &Instance) -> Vec<String> {
+    let secrets = instance.fields.get("secrets").and_then(|raw| serde_json::from_str::<Vec<Fields>>(raw.get()).ok());
+    let secrets = secrets.unwrap_or_default().into_iter().enumerate();
+    let warnings = secrets.filter_map(|(index, secret)| {
+        let id = secret.text("id")?;
+        let is_header = matches!(SecretUse::of(&id), SecretUse::Header(_));
+        let count = values(&secret).filter(|values| is_header && values.len() > 1)?.len();
+        Some(format!("/secrets/{index}: of {count} values of a header only the first is sent"))
+    });
+    warnings.take(WARNINGS_MAX).collect()
 }
 
 /// What a filter says of entity types.
@@ -112,6 +135,21 @@ mod tests {
         let said = "/webHooks/1/filter/items/2/entityType: \"companyId\" is the name of an id, and a type is that without Id; \
                     did you mean \"company\"?";
         assert_eq!(of(instance, &[]), [said]);
+    }
+
+    #[test]
+    fn an_integration_without_webhooks_gives_a_warning() {
+        for none in ["{}", r#"{"webHooks":[]}"#] {
+            assert_eq!(of(none, &[]), ["/webHooks: the integration has no webhook: nothing is sent to it"]);
+        }
+    }
+
+    #[test]
+    fn a_header_with_several_values_gives_a_warning_and_a_signing_secret_does_not() {
+        let instance = r#"{"webHooks":[{"id":"a","relativeUrl":"https://a.example/"}],"secrets":[
+            {"id":"webhook.signingSecret","values":["a","b"]},{"id":"webhook.header.X-One","values":["a"]},
+            {"id":"webhook.header.X-Two","value":"hunter","values":["22"]},{"id":"mine","values":["a","b"]}]}"#;
+        assert_eq!(of(instance, &[]), ["/secrets/2: of 2 values of a header only the first is sent"]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) enum BadQuestion {
     UnknownWord { name: &'static str, unknown: UnknownWord },
     /// The route does not use it.
     #[error("{name}: not a parameter of this route, which takes {}, from, to, limit and next", .taken.join(", "))]
-    Field { name: &'static str, taken: &'static [&'static str] },
+    Field { name: String, taken: &'static [&'static str] },
     #[error("{name}: expected a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z")]
     Time { name: &'static str },
     #[error("from: expected a time before `to`")]

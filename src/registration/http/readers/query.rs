@@ -1,5 +1,7 @@
 //! The queries of the reader routes: their parameters, and the question that they mean. Nothing is looked up here.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -40,7 +42,6 @@ fn attempt_reasons() -> Vec<&'static str> {
 
 /// The query of the routes whose rows are searched for.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
     integration: Option<String>,
     webhook: Option<String>,
@@ -52,6 +53,9 @@ pub(super) struct Parameters {
     to: Option<String>,
     limit: Option<String>,
     next: Option<String>,
+    /// What no such route takes.
+    #[serde(flatten)]
+    others: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,7 +134,8 @@ impl Parameters {
             ("entity", &self.entity),
         ];
         let foreign = given.into_iter().find(|(name, value)| value.is_some() && !takes.fields.contains(name));
-        foreign.map_or(Ok(()), |(name, _)| Err(BadQuestion::Field { name, taken: takes.fields }))
+        let foreign = foreign.map(|(name, _)| name).or_else(|| self.others.keys().next().map(String::as_str));
+        foreign.map_or(Ok(()), |name| Err(BadQuestion::Field { name: name.to_owned(), taken: takes.fields }))
     }
 }
 
