@@ -1,6 +1,7 @@
 //! Groups: what a group has committed, asked without being a member, and how a member joins and leaves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
@@ -9,11 +10,9 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::time::Instant;
 
 use super::client::{ClientLog, group_asker_config};
-use super::span::SpanError;
+use super::first_answer::{NoAnswer, first_answer};
+use super::span::{ANSWER_TIMEOUT, SpanError};
 use crate::settings;
-
-/// How long the brokers may take for one answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a member that leaves waits until it has joined: clients join at most once a second, and a rebalance has two rounds.
 const JOIN_MAX: Duration = Duration::from_secs(3);
@@ -33,7 +32,7 @@ pub(crate) type Committed = BTreeMap<String, BTreeMap<i32, i64>>;
 /// is has an entry. Blocks for a bounded time.
 ///
 /// # Errors
-/// [`SpanError::Kafka`]
+/// [`SpanError::NoBroker`], [`SpanError::Kafka`]
 pub(crate) fn committed(
     kafka: &settings::Kafka,
     group: &str,
@@ -41,9 +40,14 @@ pub(crate) fn committed(
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Committed, SpanError> {
     let failed = |source| SpanError::Kafka { topic: format!("of group {group}"), source };
-    let client: BaseConsumer<ClientLog> =
-        group_asker_config(kafka, role, group).create_with_context(ClientLog::of_tool(role)).map_err(failed)?;
-    let metadata = client.fetch_metadata(None, ANSWER_TIMEOUT).map_err(failed)?;
+    let config = group_asker_config(kafka, role, group);
+    let connect = || config.create_with_context(ClientLog::of_tool(role)).map(Arc::new);
+    let listed =
+        first_answer(&kafka.brokers, ANSWER_TIMEOUT, connect, |client, wait| client.fetch_metadata(None, wait));
+    let (client, metadata) = listed.map_err(|error| match error {
+        NoAnswer::Away { cause } => SpanError::NoBroker { brokers: kafka.brokers.clone(), cause },
+        NoAnswer::Configuration(source) | NoAnswer::Refused(source) => failed(source),
+    })?;
     let mut asked = TopicPartitionList::new();
     let mut committed = Committed::new();
     for topic in metadata.topics().iter().filter(|topic| wanted(topic.name())) {

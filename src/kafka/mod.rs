@@ -16,6 +16,7 @@ pub(crate) mod span;
 pub(crate) mod broker_clock;
 pub(crate) mod headers;
 pub(crate) mod listing;
+pub(crate) mod first_answer;
 pub(crate) mod waits;
 pub(crate) mod client;
 mod context;

@@ -5,25 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use tokio::time::Instant;
+use rdkafka::error::KafkaError;
 
 use super::by_time;
 use super::client::{ClientLog, span_consumer_config};
+use super::first_answer::{NoAnswer, first_answer};
 use super::listing::{nearest, partitions_of};
 use super::record_stream::RecordStream;
 use super::span::{ANSWER_TIMEOUT, MissingTopic, Range, SpanError};
 use super::topic_watch;
 use crate::settings;
 
-/// How long to wait for the client's message about a connection.
-const LISTEN: Duration = Duration::from_millis(100);
-/// After this long a message says that the brokers have not answered.
-pub(crate) const SAY_AFTER: Duration = Duration::from_secs(2);
 /// A topic with the bounds it had when it was opened.
 pub(crate) struct TopicRange {
     consumer: Arc<BaseConsumer<ClientLog>>,
@@ -36,59 +31,32 @@ pub(crate) struct TopicRange {
 /// # Errors
 /// [`SpanError`]
 pub(crate) fn check_topic(kafka: &settings::Kafka, topic: &str, role: &'static str) -> Result<(), SpanError> {
-    let consumer = consumer(&span_consumer_config(kafka, role), topic, role)?;
-    partitions(&consumer, kafka, topic).map(|_partitions| ())
+    let config = span_consumer_config(kafka, role);
+    partitions(kafka, topic, || connect(&config, role)).map(|_found| ())
 }
 
-fn consumer(config: &ClientConfig, topic: &str, role: &'static str) -> Result<BaseConsumer<ClientLog>, SpanError> {
-    config
-        .create_with_context(ClientLog::of_tool(role))
-        .map_err(|source| SpanError::Kafka { topic: topic.to_owned(), source })
+fn connect(config: &ClientConfig, role: &'static str) -> Result<Arc<BaseConsumer<ClientLog>>, KafkaError> {
+    config.create_with_context(ClientLog::of_tool(role)).map(Arc::new)
 }
 
-fn partitions(consumer: &BaseConsumer<ClientLog>, kafka: &settings::Kafka, topic: &str) -> Result<Vec<i32>, SpanError> {
-    let asked = partitions_of(consumer.client(), topic, SAY_AFTER).or_else(|error| {
-        if !is_away(&error) {
-            return Err(error);
-        }
-        tracing::warn!(brokers = kafka.brokers, cause = cause(consumer), "no broker answers yet, still trying");
-        partitions_of(consumer.client(), topic, ANSWER_TIMEOUT.saturating_sub(SAY_AFTER))
-    });
-    match asked {
-        Ok(partitions) if partitions.is_empty() => {
-            let near = nearest(consumer.client(), topic, ANSWER_TIMEOUT);
+/// The partitions of `topic`, with the client of `connect` that has learned them.
+fn partitions(
+    kafka: &settings::Kafka,
+    topic: &str,
+    connect: impl Fn() -> Result<Arc<BaseConsumer<ClientLog>>, KafkaError>,
+) -> Result<(Arc<BaseConsumer<ClientLog>>, Vec<i32>), SpanError> {
+    let ask = |client: &BaseConsumer<ClientLog>, wait| partitions_of(client.client(), topic, wait);
+    match first_answer(&kafka.brokers, ANSWER_TIMEOUT, connect, ask) {
+        Ok((client, partitions)) if partitions.is_empty() => {
+            let near = nearest(client.client(), topic, ANSWER_TIMEOUT);
             Err(SpanError::NoTopic(MissingTopic { topic: topic.to_owned(), near }))
         }
-        Ok(partitions) => Ok(partitions),
-        Err(error) if is_away(&error) => {
-            Err(SpanError::NoBroker { brokers: kafka.brokers.clone(), cause: cause(consumer) })
-        }
-        Err(source) => Err(SpanError::Kafka { topic: topic.to_owned(), source }),
-    }
-}
-
-/// The client's last message about its fault, without the names of its threads and states.
-fn cause(consumer: &BaseConsumer<ClientLog>) -> Option<String> {
-    // A poll brings its messages. Nothing is assigned yet, so no record is lost.
-    let until = Instant::now() + LISTEN;
-    while consumer.context().last_error().is_none() && Instant::now() < until {
-        if let Some(Err(error)) = consumer.poll(LISTEN) {
-            tracing::debug!(%error, "a client that is not connected");
+        Ok(found) => Ok(found),
+        Err(NoAnswer::Away { cause }) => Err(SpanError::NoBroker { brokers: kafka.brokers.clone(), cause }),
+        Err(NoAnswer::Configuration(source) | NoAnswer::Refused(source)) => {
+            Err(SpanError::Kafka { topic: topic.to_owned(), source })
         }
     }
-    consumer.context().last_error()
-}
-
-/// Whether no broker has answered.
-pub(crate) fn is_away(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::AllBrokersDown
-        )
-    )
 }
 
 impl TopicRange {
@@ -107,7 +75,7 @@ impl TopicRange {
         topic: &str,
         role: &'static str,
     ) -> Result<Self, SpanError> {
-        Self::open_over(Arc::new(consumer(config, topic, role)?), kafka, topic)
+        Self::open_by(kafka, topic, || connect(config, role))
     }
 
     /// As [`TopicRange::open`], with an existing client.
@@ -116,7 +84,15 @@ impl TopicRange {
         kafka: &settings::Kafka,
         topic: &str,
     ) -> Result<Self, SpanError> {
-        let partitions = partitions(&consumer, kafka, topic)?;
+        Self::open_by(kafka, topic, || Ok(Arc::clone(&consumer)))
+    }
+
+    fn open_by(
+        kafka: &settings::Kafka,
+        topic: &str,
+        connect: impl Fn() -> Result<Arc<BaseConsumer<ClientLog>>, KafkaError>,
+    ) -> Result<Self, SpanError> {
+        let (consumer, partitions) = partitions(kafka, topic, connect)?;
         let bounds = topic_watch::bounds(&consumer, topic, &partitions, ANSWER_TIMEOUT)
             .map_err(|source| SpanError::Kafka { topic: topic.to_owned(), source })?;
         Ok(Self { consumer, topic: topic.to_owned(), bounds })

@@ -8,7 +8,8 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigSource, NewPartitions, NewTopic, OwnedResourceSpecifier,
     ResourceSpecifier, TopicReplication,
 };
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use super::{Actual, ActualTopic, Finding, Fix, NotDescribed, Plan, Severity, Top
 use crate::domain::retry_schedule::RetrySchedule;
 use crate::domain::topic_names::tier_delay;
 use crate::kafka::client::{ClientLog, admin_config, table_consumer_config};
-use crate::kafka::topic_range::SAY_AFTER;
+use crate::kafka::first_answer::{NoAnswer, first_answer};
 use crate::settings;
 use crate::telemetry::chain::chain;
 
@@ -37,6 +38,9 @@ pub enum TopicsError {
     /// A property that the client library refuses.
     #[error("the Kafka client can't be configured so")]
     Configuration(#[source] KafkaError),
+    /// The brokers answer, but not with the topics.
+    #[error("the topics can't be listed")]
+    Refused(#[source] KafkaError),
     /// No broker answered.
     #[error(
         "no broker of {brokers} answered within {}: {reason}",
@@ -195,11 +199,7 @@ async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) ->
     let wanted = move |name: &str| names.contains(name) || is_tier(name);
     let config = table_consumer_config(kafka, "topics");
     let brokers = kafka.brokers.clone();
-    let metadata = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer<ClientLog> =
-            config.create_with_context(ClientLog::of_tool("topics")).map_err(TopicsError::Configuration)?;
-        fetch_shapes(&consumer, &brokers, wanted)
-    });
+    let metadata = tokio::task::spawn_blocking(move || fetch_shapes(&config, &brokers, wanted));
     let mut actual = match metadata.await {
         Ok(actual) => actual?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -208,23 +208,16 @@ async fn read(kafka: &settings::Kafka, names: &[String], tiers: Option<&str>) ->
     Ok(actual)
 }
 
-fn fetch_shapes(
-    consumer: &BaseConsumer<ClientLog>,
-    brokers: &str,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<Actual, TopicsError> {
-    let asked = consumer.fetch_metadata(None, SAY_AFTER).or_else(|_error| {
-        let cause = consumer.context().last_error();
-        tracing::warn!(brokers, cause, "no broker answers yet, still trying");
-        consumer.fetch_metadata(None, REACH_TIMEOUT.saturating_sub(SAY_AFTER))
-    });
-    let metadata = asked.map_err(|error| {
-        tracing::debug!(%error, "no broker answered");
-        // The client reports why it cannot connect only when it is polled.
-        let errors = (0..20).filter_map(|_| consumer.poll(Duration::from_millis(10))).filter_map(Result::err);
-        errors.for_each(|error| tracing::debug!(%error, "the client is not connected"));
-        let reason = consumer.context().last_error().unwrap_or_else(|| "no answer".to_owned());
-        TopicsError::Unreachable { brokers: brokers.to_owned(), reason }
+fn fetch_shapes(config: &ClientConfig, brokers: &str, wanted: impl Fn(&str) -> bool) -> Result<Actual, TopicsError> {
+    let connect = || config.create_with_context(ClientLog::of_tool("topics")).map(Arc::new);
+    let asked = first_answer(brokers, REACH_TIMEOUT, connect, |client, wait| client.fetch_metadata(None, wait));
+    let (_client, metadata) = asked.map_err(|error| match error {
+        NoAnswer::Away { cause } => {
+            let reason = cause.unwrap_or_else(|| "no answer".to_owned());
+            TopicsError::Unreachable { brokers: brokers.to_owned(), reason }
+        }
+        NoAnswer::Configuration(source) => TopicsError::Configuration(source),
+        NoAnswer::Refused(source) => TopicsError::Refused(source),
     })?;
     let size = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
     let known = metadata.topics().iter().filter(|topic| wanted(topic.name()) && !topic.partitions().is_empty());
