@@ -31,9 +31,9 @@ pub(crate) enum NoAnswer {
     Refused(KafkaError),
 }
 
-/// Asks until a broker answers, for `patience` in all. Each try takes the client that `connect` returns, and waits for as long as `ask`
-/// is told: with new clients, each try takes a broker by chance from those that can be reached. Returns the answer with the client that
-/// has it. A first try without an answer is logged. Blocks.
+/// Asks until a broker answers, for `patience` in all. Each try gives `ask` a client of `connect`, and how long to wait. With new clients
+/// each try takes any broker that can be reached. Returns the answer with the client that has it. A first try without an answer is
+/// logged. Blocks.
 ///
 /// # Errors
 /// [`NoAnswer`]
@@ -118,6 +118,7 @@ mod tests {
     /// connection when it has asked for metadata twice: once by itself and once for the caller.
     fn hang_at_the_first_questions(listener: TcpListener, broker: &str) -> TcpStream {
         let (mut client, _) = listener.accept().expect("a client");
+        drop(listener);
         let mut broker = TcpStream::connect(broker).expect("a broker");
         let mut questions = 0;
         while questions < 2 {

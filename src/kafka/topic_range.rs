@@ -80,11 +80,11 @@ impl TopicRange {
 
     /// As [`TopicRange::open`], with an existing client.
     pub(super) fn open_over(
-        consumer: Arc<BaseConsumer<ClientLog>>,
+        consumer: &Arc<BaseConsumer<ClientLog>>,
         kafka: &settings::Kafka,
         topic: &str,
     ) -> Result<Self, SpanError> {
-        Self::open_by(kafka, topic, || Ok(Arc::clone(&consumer)))
+        Self::open_by(kafka, topic, || Ok(Arc::clone(consumer)))
     }
 
     fn open_by(

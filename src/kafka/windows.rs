@@ -69,7 +69,7 @@ impl WindowReader {
     /// # Errors
     /// [`SpanError`]
     pub(crate) fn open(&mut self, topic: &str) -> Result<Windows, SpanError> {
-        Ok(Windows { topic: TopicRange::open_over(Arc::clone(&self.consumer), &self.kafka, topic)? })
+        Ok(Windows { topic: TopicRange::open_over(&self.consumer, &self.kafka, topic)? })
     }
 }
 

@@ -42,6 +42,5 @@ mod rollout;
 mod stage;
 mod table;
 mod topics;
-mod torture;
 mod upgrade;
 mod zoo;

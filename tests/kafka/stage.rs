@@ -75,11 +75,6 @@ impl Stage {
         Worker::spawn(&self.brokers, &self.names, &self.options(extra)).await
     }
 
-    /// The same over other bootstrap servers, with these variables in its environment.
-    pub(crate) async fn spawn_over(&self, brokers: &str, environment: &[(&str, &str)], extra: &[&str]) -> Worker {
-        Worker::spawn_in(environment, brokers, &self.names, &self.options(extra)).await
-    }
-
     fn options<'a>(&'a self, extra: &[&'a str]) -> Vec<&'a str> {
         ["--retry-schedule", &self.schedule].into_iter().chain(extra.iter().copied()).collect()
     }

@@ -6,10 +6,26 @@
 //! The suite runs a short form. The long form is the same with figures of one's own; it writes a page and a picture to `target/tmp/torture`:
 //!
 //! ```text
-//! HOOKSTREAM_TORTURE_EVENTS=200000 HOOKSTREAM_TORTURE_RATE=500 HOOKSTREAM_TORTURE_SEED=7 cargo test --release --test kafka -- torture --nocapture
+//! HOOKSTREAM_TORTURE_EVENTS=200000 HOOKSTREAM_TORTURE_RATE=500 HOOKSTREAM_TORTURE_SEED=7 cargo test --release --test torture -- --nocapture
 //! ```
 
 #![expect(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, in their helpers too, and print what they measured by the wall clock"
+)]
+
+#[expect(dead_code, reason = "each suite uses a part of what they share")]
+#[path = "../support/mod.rs"]
+mod support;
+
+#[expect(dead_code, reason = "each suite uses a part of what they share")]
+#[path = "../kafka/stage.rs"]
+mod stage;
 
 mod account;
 mod faults;

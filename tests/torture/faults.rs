@@ -9,6 +9,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
+use crate::SCHEDULE;
 use crate::stage::{Stage, webhook};
 use crate::support::cluster::OwnCluster;
 use crate::support::links::{Between, Links, Trouble};
@@ -145,8 +146,10 @@ impl Victims {
         self.started += 1;
         let (name, clock) = (format!("worker-{}", self.started), Clock::new());
         let client = format!("client.id={name}");
-        let options: Vec<&str> = OPTIONS.into_iter().chain(["--kafka-property", &client]).collect();
-        let worker = self.stage.spawn_over(&self.links.brokers(), &clock.environment(), &options).await;
+        let options: Vec<&str> =
+            ["--retry-schedule", SCHEDULE].into_iter().chain(OPTIONS).chain(["--kafka-property", &client]).collect();
+        let (brokers, names) = (self.links.brokers(), &self.stage.names);
+        let worker = Worker::spawn_in(&clock.environment(), &brokers, names, &options).await;
         self.workers.push(Member { worker, name, clock });
     }
 
