@@ -18,6 +18,8 @@ pub(crate) enum BadSelection {
     Times,
     #[error("{0}")]
     Reason(UnknownWord),
+    #[error("has no effect on this {action}; accepted: {}", .accepted.join(", "))]
+    NoEffect { field: &'static str, action: &'static str, accepted: &'static [&'static str] },
     #[error("topic `{topic}` is not the dead-letter topic, which is `{dead_letters}`, nor that of the events")]
     ForeignTopic { topic: String, dead_letters: String },
     #[error("expected its place, such as {events}/3/1042")]
@@ -30,7 +32,7 @@ impl BadSelection {
     /// The field of the selection that is wrong.
     pub(super) fn field(&self) -> &'static str {
         match self {
-            Self::Word { field } => field,
+            Self::Word { field } | Self::NoEffect { field, .. } => field,
             Self::Fixed => "fixed",
             Self::Times => "from",
             Self::Reason(_) => "reason",

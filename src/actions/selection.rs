@@ -6,8 +6,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::ActionError;
 use super::refusal::{BadSelection, WORD_CHARS_MAX};
+use super::{ActionError, Sender};
 use crate::domain::outcome::DeadReason;
 use crate::domain::word::one_of;
 use crate::kafka::span::Range;
@@ -30,11 +30,12 @@ pub(crate) struct Selection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     pub(crate) webhook: Option<String>,
-    /// The reason of a dead letter.
+    /// The reason of a dead letter; only of a redrive.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "exhausted")]
     pub(crate) reason: Option<String>,
-    /// A place `topic/partition/offset`; of a dead letter also the id of its event or its delivery.
+    /// A place `topic/partition/offset`; of a dead letter also the id of its event or its delivery. A replay of one event takes no
+    /// times.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     pub(crate) event: Option<String>,
@@ -46,7 +47,7 @@ pub(crate) struct Selection {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "time")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) to: Option<Timestamp>,
-    /// Leaves out dead letters that were sent back after they were written.
+    /// Leaves out dead letters that were sent back after they were written; only of a redrive.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) skip_sent: bool,
     /// What a preview fixed.
@@ -111,11 +112,11 @@ impl Fixed {
 }
 
 impl Selection {
-    /// Checks what came from outside, and leaves out what is empty.
+    /// Checks what came from outside for an action, and leaves out what is empty.
     ///
     /// # Errors
-    /// [`ActionError::Bad`]: which field is not valid, and what is expected.
-    pub(crate) fn checked(mut self) -> Result<Self, ActionError> {
+    /// [`ActionError::Bad`]: which field is not valid or has no effect, and what is expected.
+    pub(crate) fn checked(mut self, sender: Sender) -> Result<Self, ActionError> {
         let fields = [
             ("integration", &mut self.integration),
             ("webhook", &mut self.webhook),
@@ -146,7 +147,44 @@ impl Selection {
         if let Some(reason) = &self.reason {
             one_of(reason, DeadReason::words()).map_err(BadSelection::Reason)?;
         }
+        self.check_effects(sender)?;
         Ok(self)
+    }
+
+    /// A field without an effect is a mistake: something else would be sent than the caller asked for.
+    fn check_effects(&self, sender: Sender) -> Result<(), BadSelection> {
+        let accepted = self.accepted(sender);
+        if let Some(field) = self.given().into_iter().find(|field| !accepted.contains(field)) {
+            return Err(BadSelection::NoEffect { field, action: sender.word(), accepted });
+        }
+        let is_placed = self.fixed.as_ref().is_some_and(|fixed| fixed.record.is_some());
+        if is_placed && sender == Sender::Redrive { Err(BadSelection::Fixed) } else { Ok(()) }
+    }
+
+    /// The fields that narrow an action down, given the others.
+    fn accepted(&self, sender: Sender) -> &'static [&'static str] {
+        match sender {
+            Sender::Redrive => &["integration", "webhook", "reason", "event", "from", "to", "skipSent", "fixed"],
+            Sender::Replay if self.event.is_some() => &["integration", "webhook", "event", "fixed"],
+            Sender::Replay => &["integration", "webhook", "event", "from", "to", "fixed"],
+        }
+    }
+
+    /// The names of the fields that are set.
+    fn given(&self) -> Vec<&'static str> {
+        // No `..`: a new field is decided on here.
+        let Self { workspace: _, integration, webhook, reason, event, from, to, skip_sent, fixed } = self;
+        let fields = [
+            ("integration", integration.is_some()),
+            ("webhook", webhook.is_some()),
+            ("reason", reason.is_some()),
+            ("event", event.is_some()),
+            ("from", from.is_some()),
+            ("to", to.is_some()),
+            ("skipSent", *skip_sent),
+            ("fixed", fixed.is_some()),
+        ];
+        fields.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect()
     }
 
     /// The ranges to read: those that are fixed, as far as the topic still has them, else those that `found` finds.
@@ -171,15 +209,15 @@ mod tests {
 
     use super::*;
 
-    /// `None` where it is refused.
+    /// `None` where a redrive refuses it.
     fn read(value: serde_json::Value) -> Option<Selection> {
-        serde_json::from_value::<Selection>(value).ok()?.checked().ok()
+        serde_json::from_value::<Selection>(value).ok()?.checked(Sender::Redrive).ok()
     }
 
     #[test]
     fn a_selection_is_read_back_as_it_was_written() {
         let written = json!({"integration": "i", "reason": "suspended", "from": "2026-01-31T12:00:00Z", "skipSent": true,
-            "fixed": {"ranges": ["0/3/9", "11/0/0"], "record": "t/1/2"}});
+            "fixed": {"ranges": ["0/3/9", "11/0/0"]}});
         let selection = read(written.clone()).unwrap();
         assert_eq!(selection.fixed.as_ref().unwrap().ranges[0].0, Range { partition: 0, start: 3, end: 9 });
         assert_eq!(serde_json::to_value(&selection).unwrap(), written);
@@ -209,9 +247,36 @@ mod tests {
             json!({"fixed": {"ranges": ["0/3/4/"]}}),
             json!({"fixed": {"ranges": ["-1/0/3"]}}),
             json!({"fixed": {}}),
+            json!({"fixed": {"ranges": [], "record": "t/1/2"}}),
         ] {
             assert_eq!(read(refused.clone()), None, "{refused}");
         }
+    }
+
+    #[test]
+    fn a_field_without_an_effect_on_the_action_is_refused_with_those_that_have_one() {
+        let refusal = |sender: Sender, value: &serde_json::Value| {
+            let selection: Selection = serde_json::from_value(value.clone()).unwrap();
+            selection.checked(sender).err().map(|error| error.of_question("").unwrap())
+        };
+        let every = json!({"integration": "i", "webhook": "w", "reason": "exhausted", "event": "t/1/2",
+            "from": "2026-01-31T12:00:00Z", "to": "2026-02-01T12:00:00Z", "skipSent": true, "fixed": {"ranges": []}});
+        let whole: Selection = serde_json::from_value(every.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&whole).unwrap(), every, "every field is set");
+        let names: Vec<&str> = every.as_object().unwrap().keys().map(String::as_str).collect();
+        let listed = serde_json::to_value(whole.given()).unwrap();
+        assert_eq!(listed.as_array().unwrap().len(), names.len());
+        for (sender, without_effect) in [(Sender::Redrive, &[][..]), (Sender::Replay, &["reason", "skipSent"])] {
+            for &name in &names {
+                let refused = refusal(sender, &json!({ name: every[name] }));
+                assert_eq!(refused.is_some(), without_effect.contains(&name), "{name}: {refused:?}");
+            }
+        }
+        let at_event = refusal(Sender::Replay, &json!({"event": "t/1/2", "from": every["from"]}));
+        let expected = "from: has no effect on this replay; accepted: integration, webhook, event, fixed";
+        assert_eq!(at_event.as_deref(), Some(expected));
+        assert!(refusal(Sender::Replay, &json!({"reason": "", "skipSent": false, "from": null})).is_none());
+        assert!(refusal(Sender::Replay, &json!({"fixed": {"ranges": [], "record": "t/1/2"}})).is_none());
     }
 
     #[test]

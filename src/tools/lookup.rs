@@ -76,28 +76,34 @@ impl Names {
     /// What is wrong with the names. `None` if they are registered, or if they cannot be looked up.
     fn unregistered(&self, registered: Registered) -> Option<String> {
         let Self { workspace, integration, webhook } = self;
-        let of = |name: &Option<String>, before: &str| {
-            name.as_ref().map(|name| format!("{before} `{}`", printable(name))).unwrap_or_default()
-        };
-        let in_workspace = of(workspace, " in workspace");
-        let what = match (integration, webhook) {
-            (Some(_), _) if !registered.integration => {
-                format!("No integration{} is registered{in_workspace}", of(integration, ""))
+        let (workspace, integration) = (workspace.as_deref(), integration.as_deref());
+        match (integration, webhook) {
+            _ if (workspace.is_some() || integration.is_some()) && !registered.integration => {
+                Some(no_integration(workspace, integration))
             }
-            (None, _) if workspace.is_some() && !registered.integration => {
-                format!("No integration is registered{in_workspace}")
-            }
-            (_, Some(_)) if !registered.webhook => {
-                let place = of(integration, " of integration");
-                return Some(format!(
-                    "No webhook{}{place} is registered{in_workspace}; `hookstream integrations --json` lists each webhook",
-                    of(webhook, "")
-                ));
-            }
-            _ => return None,
-        };
-        Some(format!("{what}; `hookstream integrations` lists each with its workspace"))
+            (_, Some(webhook)) if !registered.webhook => Some(format!(
+                "No webhook{}{} is registered{}; `hookstream integrations --json` lists each webhook",
+                quoted("", Some(webhook)),
+                quoted(" of integration", integration),
+                quoted(" in workspace", workspace)
+            )),
+            _ => None,
+        }
     }
+}
+
+/// Says that the integration, or any in the workspace, is not registered.
+pub(super) fn no_integration(workspace: Option<&str>, integration: Option<&str>) -> String {
+    format!(
+        "No integration{} is registered{}; `hookstream integrations` lists each with its workspace",
+        quoted("", integration),
+        quoted(" in workspace", workspace)
+    )
+}
+
+/// The name behind `before`. Nothing without a name.
+fn quoted(before: &str, name: Option<&str>) -> String {
+    name.map(|name| format!("{before} `{}`", printable(name))).unwrap_or_default()
 }
 
 /// Looks the names up in the integrations topic. Blocks for a bounded time.

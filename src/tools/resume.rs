@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::{ToolError, lookup, send};
 use crate::actions::resume::{Outcome, Resumed, resume};
 use crate::actions::selection::Selection;
-use crate::health::records::StateRecord;
 use crate::settings::{Resume, Settings};
 
 /// How long the owner may take: long enough for a failover and its next turn.
@@ -38,8 +37,7 @@ pub(crate) async fn run(
         serde_json::to_writer_pretty(&mut *out, &resumed).map_err(|error| ToolError::Output(error.into()))?;
         writeln!(out).map_err(ToolError::Output)?;
     } else {
-        let Resumed { integration, outcome, status, before, .. } = &resumed;
-        print(out, integration, *status, *outcome, before.as_ref()).map_err(ToolError::Output)?;
+        print(out, &resumed).map_err(ToolError::Output)?;
     }
     Ok(match resumed.outcome {
         Outcome::Resumed | Outcome::WouldResume | Outcome::NotSuspended => ExitCode::SUCCESS,
@@ -47,14 +45,9 @@ pub(crate) async fn run(
     })
 }
 
-fn print(
-    out: &mut impl Write,
-    key: &str,
-    status: Option<&str>,
-    outcome: Outcome,
-    before: Option<&StateRecord>,
-) -> io::Result<()> {
-    let since = before.map(StateRecord::since).map(|since| format!(", failed since {since},")).unwrap_or_default();
+fn print(out: &mut impl Write, resumed: &Resumed) -> io::Result<()> {
+    let Resumed { integration: key, outcome, status, before, now: _ } = resumed;
+    let since = before.as_ref().map(|before| format!(", failed since {},", before.since())).unwrap_or_default();
     match outcome {
         Outcome::Resumed => writeln!(out, "{key}{since} is active again"),
         Outcome::WouldResume => writeln!(out, "{key}{since} would be set active again"),
@@ -64,7 +57,7 @@ fn print(
                 None => "no change of health is recorded".to_owned(),
             };
             let own = match status {
-                Some(status) if status != "active" => format!("; its own status is {status}"),
+                Some(status) if *status != "active" => format!("; its own status is {status}"),
                 _ => String::new(),
             };
             writeln!(out, "{key} is not suspended: {health}{own}")
@@ -79,6 +72,9 @@ fn print(
             "{key} is not resumed: its own status is failed, so nothing is delivered to it, whatever its health; \
              a PATCH of /status to active ends both"
         ),
-        Outcome::Unknown => writeln!(out, "there is no integration {key}: check --workspace and --integration"),
+        Outcome::Unknown => {
+            let name = key.split_once('/');
+            writeln!(out, "{}", lookup::no_integration(name.map(|(workspace, _)| workspace), name.map(|(_, id)| id)))
+        }
     }
 }

@@ -334,7 +334,7 @@ async fn integrations_and_their_health_are_listed_without_secrets() {
     for (id, code, expected) in [
         ("shop", 0, "no change of health is recorded; its own status is paused"),
         ("broken", 1, "its own status is failed"),
-        ("unknown", 1, "there is no integration ws/unknown"),
+        ("unknown", 1, "No integration `unknown` is registered in workspace `ws`"),
     ] {
         let ended = run(brokers, names, &["resume", "--workspace", WORKSPACE, "--integration", id]).await;
         assert_eq!((ended.code, ended.out.contains(expected)), (code, true), "{} {}", ended.out, ended.log);

@@ -457,7 +457,7 @@ async fn body<T: DeserializeOwned>(api: &Api, request: Request, expected: &str) 
 
 /// The selection in the path's workspace. An integration that is not there has nothing to replay.
 fn selection(api: &Api, names: &Names, sender: Sender, given: Selection) -> Result<Selection, Refused> {
-    let given = given.checked().map_err(refused)?;
+    let given = given.checked(sender).map_err(refused)?;
     let integration = given.integration.as_deref().map(|id| guid::canonical(id).into_owned());
     if sender == Sender::Replay {
         let id = integration.as_deref().unwrap_or_default();

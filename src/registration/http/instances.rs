@@ -86,6 +86,7 @@ pub(super) async fn get(
 
 /// `limit` and `after`, as they came.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
     limit: Option<String>,
     after: Option<String>,

@@ -370,19 +370,25 @@ fn router(api: Arc<Api>) -> Router {
     let page = routing::get(instances::list)
         .route_layer(may(Right::Read))
         .fallback(async |method: Method| no_method(&method, "GET, HEAD"));
-    let changes = routing::patch(instances::patch).put(instances::put).delete(instances::delete);
+    let bare = || middleware::from_fn(without_query);
+    let changes = routing::patch(instances::patch).put(instances::put).delete(instances::delete).route_layer(bare());
     let instance = routing::get(instances::get)
+        .route_layer(bare())
         .route_layer(may(Right::Read))
         .merge(changes.route_layer(may(Right::Write)))
         .fallback(async |method: Method| no_method(&method, "GET, HEAD, PATCH, PUT, DELETE"));
     let test = routing::post(instances::test)
+        .route_layer(bare())
         .route_layer(may(Right::Operate))
         .fallback(async |method: Method| no_method(&method, "POST"));
     let rotate = routing::post(rotation::rotate)
+        .route_layer(bare())
         .route_layer(may(Right::Write))
         .fallback(async |method: Method| no_method(&method, "POST"));
     let act = |post: routing::MethodRouter<Arc<Api>>| {
-        post.route_layer(may(Right::Operate)).fallback(async |method: Method| no_method(&method, "POST"))
+        post.route_layer(bare())
+            .route_layer(may(Right::Operate))
+            .fallback(async |method: Method| no_method(&method, "POST"))
     };
     let open =
         |get: routing::MethodRouter<Arc<Api>>| get.fallback(async |method: Method| no_method(&method, "GET, HEAD"));
@@ -449,6 +455,14 @@ async fn admit(
     }
     request.extensions_mut().insert(Caller { name: grant.name().to_owned(), rights });
     request.extensions_mut().insert(names);
+    next.run(request).await
+}
+
+/// Refuses a query where the route takes none: something else would be done than the caller asked for.
+async fn without_query(request: Request, next: Next) -> Response<Body> {
+    if request.uri().query().is_some_and(|query| !query.is_empty()) {
+        return answers::bad_request("the query: expected none; this route takes no parameters");
+    }
     next.run(request).await
 }
 

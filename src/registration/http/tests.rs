@@ -496,8 +496,49 @@ async fn lists_come_in_pages() {
     assert_eq!((page["hasMore"].clone(), page["next"].clone()), (json!(true), json!("i2")));
     let tail = client.ask("GET", &format!("{list}?limit=5000&after=i2"), &[], "").await.json();
     assert_eq!((tail["items"].as_array().unwrap().len(), tail["next"].clone()), (2, Value::Null));
-    for bad in ["limit=0", "limit=-1", "limit=x", "limit=", "limit=%2B5", "limit=1&limit=2"] {
+    for bad in ["limit=0", "limit=-1", "limit=x", "limit=", "limit=%2B5", "limit=1&limit=2", "limt=5"] {
         assert_eq!(client.ask("GET", &format!("{list}?{bad}"), &[], "").await.status, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_that_a_route_does_not_take_is_refused_whatever_the_route() {
+    let client = client();
+    client.seed().await;
+    let description = client.ask("GET", "/api/v1/openapi.json", &[], "").await.json();
+    let operations = operations(&description);
+    for (path, method, what) in &operations {
+        let named = path.replace("{workspace}", "acme").replace("{id}", "i1").replace("{webhook}", "w1");
+        let takes_a_query =
+            what["parameters"].as_array().is_some_and(|all| all.iter().any(|parameter| parameter["in"] == "query"));
+        let kind = if method == "PATCH" { PATCH } else { "application/json" };
+        for (query, is_foreign) in [("rate=5", true), ("", false)] {
+            let headers = [("content-type", kind)];
+            let answer = client.ask(method, &format!("{named}?{query}"), &headers, "{}").await;
+            let message = answer.json()["message"].to_string();
+            let is_refused = message.contains("rate: ") || message.contains("the query: ");
+            assert_eq!(is_refused, is_foreign, "{method} {path}?{query}: {} {message}", answer.status);
+            if is_refused {
+                assert_eq!(answer.status, 400, "{method} {path}?{query}");
+                assert_eq!(message.contains("the query: "), !takes_a_query, "{method} {path}: {message}");
+            }
+        }
+    }
+    assert!(operations.len() > 15, "{}", operations.len());
+}
+
+#[tokio::test]
+async fn a_field_without_an_effect_on_the_action_is_refused_with_those_that_have_one() {
+    let client = client();
+    client.seed().await;
+    let json_body = [("content-type", "application/json")];
+    let message = "reason: has no effect on this replay; accepted: integration, webhook, event, from, to, fixed";
+    let selection = r#"{"integration":"i1","reason":"exhausted"}"#;
+    for (route, body) in
+        [("replay/preview", selection.to_owned()), ("replay", format!(r#"{{"selection":{selection}}}"#))]
+    {
+        let answer = client.ask("POST", &format!("/api/v1/acme/actions/{route}"), &json_body, &body).await;
+        assert!(answer.status == 409 && answer.text.contains(message), "{route}: {}", answer.text);
     }
 }
 
