@@ -43,6 +43,15 @@ async fn addresses(resolver: &Resolver, name: &str) -> Vec<IpAddr> {
     resolver.resolve(name).await.unwrap().addresses.to_vec()
 }
 
+/// The addresses of `name`, which is answered before `silent`, asked for at the same time, is given up.
+async fn addresses_before_silence(resolver: &Resolver, name: &str, silent: &str) -> Vec<IpAddr> {
+    tokio::select! {
+        biased;
+        answered = addresses(resolver, name) => answered,
+        _ = resolver.resolve(silent) => panic!("{name} is answered later than a silent name is given up"),
+    }
+}
+
 /// Moves the clock to that time without waiting for it: sockets keep the real time.
 async fn come_to(until: Instant) {
     tokio::time::pause();
@@ -281,15 +290,13 @@ fn good(name: &str, family: Asked) -> Reply {
 
 #[tokio::test]
 async fn a_name_server_that_never_answers_one_family_costs_a_moment() {
-    let server = NameServer::start(|_, family| match family {
-        Asked::V4 => Reply::Addresses(vec![TWO, ONE], 60),
-        Asked::V6 => Reply::Silence,
+    let server = NameServer::start(|name, family| match family {
+        Asked::V4 if name == "new.test." => Reply::Addresses(vec![TWO, ONE], 60),
+        _ => Reply::Silence,
     })
     .await;
     let resolver = Resolver::with(asking_only(&[server.address]));
-    let start = Instant::now();
-    assert_eq!(addresses(&resolver, "new.test").await, [TWO, ONE]);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(addresses_before_silence(&resolver, "new.test", "silent.test").await, [TWO, ONE]);
 }
 
 #[tokio::test]
@@ -309,11 +316,7 @@ async fn a_thousand_silent_names_delay_neither_a_new_name_nor_a_known_one() {
     assert_eq!(addresses(&resolver, "good-known.test").now_or_never(), Some(vec![ONE]), "it waits for nothing");
     for number in 0..20 {
         let (new, silent) = (format!("good-{number}.test"), format!("silent-{number}.test"));
-        tokio::select! {
-            biased;
-            answered = addresses(&resolver, &new) => assert_eq!(answered, [ONE]),
-            _ = resolver.resolve(&silent) => panic!("{new} is answered later than a silent name is given up"),
-        }
+        assert_eq!(addresses_before_silence(&resolver, &new, &silent).await, [ONE]);
     }
     askers.shutdown().await;
 }
@@ -363,9 +366,7 @@ async fn a_silent_name_server_beside_one_that_answers_costs_nothing() {
     let silent = NameServer::start(|_, _| Reply::Silence).await;
     let answering = NameServer::start(good).await;
     let resolver = Resolver::with(asking_only(&[silent.address, answering.address]));
-    let start = Instant::now();
-    assert_eq!(addresses(&resolver, "good.test").await, [ONE]);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(addresses_before_silence(&resolver, "good.test", "silent.test").await, [ONE]);
 }
 
 #[tokio::test]
@@ -387,7 +388,5 @@ async fn a_name_that_moved_is_followed_when_its_time_is_over_and_known_while_the
     assert_eq!(*second.addresses, [TWO]);
     drop(server);
     come_to(second.until).await;
-    let start = Instant::now();
     assert_eq!(addresses(&resolver, "a.test").await, [TWO]);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
