@@ -115,11 +115,11 @@ impl Lag {
         Ok(Self { asker, watch, topic: topic.to_owned(), member, metrics, seen, unheld, tiers, repeats })
     }
 
-    /// Asks about all partitions and sets the gauges; those of partitions that were given up disappear. Where brokers do not
-    /// answer, gauges stay as they were. Blocks.
+    /// Asks about all partitions and sets the gauges; those of partitions that were given up, or that the topic does not have
+    /// any more, disappear. Where brokers do not answer, gauges stay as they were. Blocks.
     pub(crate) fn measure(&mut self) {
         let assignments: Vec<_> = self.member.assignments();
-        self.forget_others(&assignments);
+        self.keep_only(|partition| assignments.iter().any(|assignment| assignment.partition() == partition));
         let look = self.watch.look(clock::now_ms(), ASK_TIMEOUT);
         let asked = look.and_then(|look| {
             let partitions: Vec<i32> = look.ranges.keys().copied().collect();
@@ -132,6 +132,7 @@ impl Lag {
                 return;
             }
         };
+        self.keep_only(|partition| look.listed.contains(&partition));
         self.seen.retain(|partition, _| !look.changes.contains_key(partition));
         log_changes::follow(&self.topic, &look, &self.member, &self.metrics);
         let now = Instant::now();
@@ -173,17 +174,18 @@ impl Lag {
         self.unheld.follow(&others.collect(), now);
     }
 
-    fn forget_others(&mut self, assignments: &[Arc<Assignment>]) {
+    /// Forgets the other partitions and removes their gauges.
+    fn keep_only(&mut self, is_kept: impl Fn(i32) -> bool) {
         let (topic, metrics) = (&self.topic, &self.metrics);
         self.seen.retain(|partition, _| {
-            let is_held = assignments.iter().any(|assignment| assignment.partition() == *partition);
-            if !is_held {
+            let is_kept = is_kept(*partition);
+            if !is_kept {
                 let labels = [topic.as_str(), &partition.to_string()];
                 if let Err(error) = metrics.intake.consumer_lag.remove_label_values(&labels) {
                     tracing::debug!(%error, "no gauge of a partition that went");
                 }
             }
-            is_held
+            is_kept
         });
     }
 
@@ -295,11 +297,16 @@ mod tests {
     use super::*;
     use crate::domain::retry_schedule::RetrySchedule;
     use crate::intake::membership::MemberState;
+    use crate::kafka::test_broker::with_topic;
     use crate::telemetry::logs::testing::logged;
 
     /// Of a member that holds nothing. No broker answers.
     fn lag() -> Lag {
-        let (brokers, group) = ("127.0.0.1:1".to_owned(), "g".to_owned());
+        lag_at("127.0.0.1:1".to_owned())
+    }
+
+    fn lag_at(brokers: String) -> Lag {
+        let group = "g".to_owned();
         let kafka = settings::Kafka { brokers, group, instance_id: None, properties: Vec::new() };
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
         let member = Arc::new(MemberState::member("events", Arc::clone(&metrics), Duration::ZERO));
@@ -369,6 +376,27 @@ mod tests {
             lag.measure();
             assert_eq!(lag.metrics.intake.consumer_lag.with_label_values(&["events", "0"]).get(), shown);
         }
+    }
+
+    #[test]
+    fn the_lag_of_a_partition_goes_when_the_topic_has_it_no_more_and_not_when_its_broker_is_silent() {
+        let (cluster, kafka) = with_topic("events");
+        let mut lag = lag_at(kafka.brokers);
+        for partition in [0, 1] {
+            lag.member.hold(Assignment::resumed("events".into(), partition, Some(0), Vec::new()));
+            lag.seen.insert(partition, Seen { waits: Waits::Records, ..seen(&idle(10), 510, 510, None) });
+        }
+        lag.export(Instant::now());
+        let shown = |lag: &Lag, partition: &str| {
+            let text = String::from_utf8(lag.metrics.text()).unwrap();
+            text.contains(&format!("hookstream_consumer_lag{{partition=\"{partition}\",topic=\"events\"}}"))
+        };
+        assert!(shown(&lag, "0") && shown(&lag, "1"));
+        lag.measure();
+        assert!(shown(&lag, "0") && !shown(&lag, "1"), "the topic has one partition now");
+        cluster.broker_down(1).expect("the broker ends");
+        lag.measure();
+        assert!(shown(&lag, "0"));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! clients no topic id through the binding, so a log is known by three things that never get smaller while it lives: where it
 //! begins, where it ends, and the first offset that is not older than a given time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(crate) enum LogChange {
 #[derive(Debug, Default)]
 pub(crate) struct Look {
     /// The topic's partitions; empty: the topic does not exist.
+    pub(crate) listed: BTreeSet<i32>,
+    /// Where the log of each begins and ends, as far as brokers said it.
     pub(crate) ranges: BTreeMap<i32, LogRange>,
     /// Partitions whose log is not the one before.
     pub(crate) changes: BTreeMap<i32, LogChange>,
@@ -130,7 +132,7 @@ impl TopicWatch {
         let asked: Vec<_> = asked.map(|(partition, mark)| (*partition, mark.since.time_ms)).collect();
         let again = first_not_older(&asked)?;
         let since = first_not_older(&all(now_ms))?;
-        let mut look = Look::default();
+        let mut look = Look { listed: partitions.iter().copied().collect(), ..Look::default() };
         for partition in partitions {
             let (Some(Some(low)), Some(Some(high))) = (lows.get(&partition), highs.get(&partition)) else { continue };
             let range = LogRange { low: *low, high: *high };
