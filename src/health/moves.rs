@@ -85,14 +85,28 @@ pub(super) fn check_partitions(consumer: &BaseConsumer<Logged<Moves>>, topics: [
     Err(TopicsError::Partitions(counts.join(", ")))
 }
 
-/// Since when this process owns integrations whose health it does not judge.
-#[derive(Default)]
-pub(super) struct Unjudged(Cell<Option<Instant>>);
+/// Whether integrations that this process owns are not judged, and since when.
+pub(super) struct Unjudged<'a> {
+    metrics: &'a Metrics,
+    since: Cell<Option<Instant>>,
+}
 
-impl Unjudged {
-    pub(super) fn since(&self, is_unjudged: bool, metrics: &Metrics) {
-        let since = is_unjudged.then(|| self.0.get().unwrap_or_else(Instant::now));
-        self.0.set(since);
-        metrics.health.set_unjudged(Judging::Owns, since.map_or(Duration::ZERO, |since| since.elapsed()));
+impl<'a> Unjudged<'a> {
+    pub(super) fn of(metrics: &'a Metrics) -> Self {
+        Self { metrics, since: Cell::default() }
+    }
+
+    /// From now on they are not judged, if they were.
+    pub(super) fn begin(&self) {
+        self.set(Some(self.since.get().unwrap_or_else(Instant::now)));
+    }
+
+    pub(super) fn end(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        self.since.set(since);
+        self.metrics.health.set_unjudged(Judging::Owns, since);
     }
 }

@@ -6,7 +6,7 @@
 //! membership only for offsets, so every transaction has some. A partition that cannot be read or written holds up no other.
 //! What fails here is logged and tried again, and no delivery waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use super::restore::load;
 use super::rules::{Change, Health, PartitionHealth, Reported, Rules};
 use crate::clock;
 use crate::domain::topic_names::{counts_topic, deltas_topic, health_group};
-use crate::kafka::client::{Logged, health_consumer_config};
+use crate::kafka::client::{Logged, health_consumer_config, is_denied};
 use crate::kafka::groups::leave_empty_handed;
 use crate::kafka::transactions::{TransactionError, Transactions, Written};
 use crate::settings;
@@ -51,6 +51,10 @@ const FORGET_AFTER_MS: i64 = 7 * 24 * 3_600_000;
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a partition that could not be loaded or written is left alone.
 const APART: Duration = Duration::from_secs(30);
+/// How long a member waits for its partitions at most before it counts as one that owns none.
+const JOIN_MAX: Duration = Duration::from_secs(30);
+/// How often the log says that a partition cannot be loaded.
+const SAY_EVERY: Duration = Duration::from_mins(5);
 /// How long until a session that ended is begun again; it doubles up to the longest.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_mins(1);
@@ -86,12 +90,13 @@ impl HealthOwner {
     /// Works until `stop`. Blocks its thread.
     pub(crate) fn run(self, stop: &CancellationToken) {
         let mut wait = AGAIN_MIN;
-        let unjudged = Unjudged::default();
+        let unjudged = Unjudged::of(&self.metrics);
         while !stop.is_cancelled() {
             let began = Instant::now();
+            unjudged.begin();
             let session = Session::begin(&self, &unjudged);
             let Err(error) = session.and_then(|mut session| session.run(stop)) else { return };
-            unjudged.since(true, &self.metrics);
+            unjudged.begin();
             if began.elapsed() > AGAIN_MAX {
                 wait = AGAIN_MIN;
             }
@@ -100,7 +105,6 @@ impl HealthOwner {
             let until = Instant::now() + wait;
             wait = (wait * 2).min(AGAIN_MAX);
             while !stop.is_cancelled() && Instant::now() < until {
-                unjudged.since(true, &self.metrics);
                 std::thread::park_timeout(POLL_WAIT);
             }
         }
@@ -118,18 +122,22 @@ struct Session<'a> {
     books: BTreeMap<i32, PartitionHealth>,
     /// By partition, the offset that was last committed, or where the assignment began.
     committed: BTreeMap<i32, i64>,
+    /// Partitions that gave neither a record nor their end since they were loaded.
+    unheard: BTreeSet<i32>,
     /// Partitions that could not be loaded, and until when no other try is made.
     unloaded: BTreeMap<i32, Instant>,
     /// Partitions that could not be written, and until when no other try is made.
     unwritten: BTreeMap<i32, Instant>,
-    unjudged: &'a Unjudged,
+    unjudged: &'a Unjudged<'a>,
+    unloadable: Repeats,
     bad: Repeats,
+    began: Instant,
     turned: Instant,
     swept: Instant,
 }
 
 impl<'a> Session<'a> {
-    fn begin(owner: &'a HealthOwner, unjudged: &'a Unjudged) -> Result<Self, SessionError> {
+    fn begin(owner: &'a HealthOwner, unjudged: &'a Unjudged<'a>) -> Result<Self, SessionError> {
         let failed = |what| move |source| SessionError::Kafka { what, source };
         let HealthOwner { kafka, health_topic, events_topic, .. } = owner;
         let (deltas_topic, counts_topic) = (deltas_topic(health_topic), counts_topic(health_topic));
@@ -153,10 +161,13 @@ impl<'a> Session<'a> {
             positions,
             books,
             committed,
+            unheard: BTreeSet::new(),
             unloaded: BTreeMap::new(),
             unwritten: BTreeMap::new(),
             unjudged,
+            unloadable: Repeats::every(SAY_EVERY),
             bad: Repeats::default(),
+            began: now,
             turned: now,
             swept: now,
         })
@@ -168,7 +179,9 @@ impl<'a> Session<'a> {
             if self.turned.elapsed() >= TURN_EVERY {
                 self.load_again()?;
                 self.turn(WRITE_AFTER_MS)?;
-                self.unjudged.since(!self.unloaded.is_empty() || !self.unwritten.is_empty(), &self.owner.metrics);
+                if self.is_judging() {
+                    self.unjudged.end();
+                }
                 self.turned = Instant::now();
             }
         }
@@ -180,6 +193,12 @@ impl<'a> Session<'a> {
             looks.fetch_add(1, Ordering::Relaxed)
         });
         Ok(())
+    }
+
+    /// Whether it can read and write all that it owns. It may own nothing.
+    fn is_judging(&self) -> bool {
+        let has_joined = !self.books.is_empty() || self.began.elapsed() >= JOIN_MAX;
+        has_joined && self.unheard.is_empty() && self.unloaded.is_empty() && self.unwritten.is_empty()
     }
 
     /// Reads up to a batch, waiting only for its first delta.
@@ -197,6 +216,7 @@ impl<'a> Session<'a> {
             match polled {
                 None => return Ok(()),
                 Some(Ok((partition, offset, value))) => {
+                    self.unheard.remove(&partition);
                     // If the partition was revoked meanwhile, its next owner reads the record.
                     if let Some(book) = self.books.get_mut(&partition) {
                         if book.is_passed(offset) {
@@ -213,8 +233,14 @@ impl<'a> Session<'a> {
                         take(book, offset, value.as_deref(), &self.owner.rules, &self.bad);
                     }
                 }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.unheard.remove(&partition);
+                }
                 Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
                     return Err(SessionError::Kafka { what: "the consumer cannot go on", source });
+                }
+                Some(Err(source)) if is_denied(&source) => {
+                    return Err(SessionError::Kafka { what: "the counts of health may not be read", source });
                 }
                 Some(Err(error)) => tracing::debug!(%error, "a poll failed"),
             }
@@ -260,6 +286,7 @@ impl<'a> Session<'a> {
                 None => self.settle(entries),
                 Some(error) => {
                     tracing::warn!(partition, %error, "the health of a partition's integrations cannot be written at present");
+                    self.unjudged.begin();
                     self.unwritten.insert(partition, Instant::now() + APART);
                 }
             }
@@ -294,6 +321,7 @@ impl<'a> Session<'a> {
                 for partition in &partitions {
                     self.books.remove(partition);
                     self.committed.remove(partition);
+                    self.unheard.remove(partition);
                     self.unloaded.remove(partition);
                 }
                 tracing::info!(?partitions, "the health of these partitions' integrations is judged elsewhere");
@@ -322,6 +350,7 @@ impl<'a> Session<'a> {
     fn load(&mut self, partitions: &[i32]) -> Result<(), SessionError> {
         let (kafka, topic) = (&self.owner.kafka, &self.owner.health_topic);
         let mut loaded = BTreeMap::new();
+        self.unjudged.begin();
         match load(kafka, topic, partitions) {
             Ok(books) => loaded = books,
             Err(error) => {
@@ -330,11 +359,14 @@ impl<'a> Session<'a> {
                     match load(kafka, topic, &[*partition]) {
                         Ok(books) => loaded.extend(books),
                         Err(error) => {
-                            tracing::error!(
-                                partition,
-                                error = chain(&error),
-                                "the health of a partition's integrations is not judged at present"
-                            );
+                            if let Some(repeats) = self.unloadable.of(&partition.to_string()) {
+                                tracing::error!(
+                                    partition,
+                                    error = chain(&error),
+                                    repeats,
+                                    "the health of a partition's integrations is not judged at present"
+                                );
+                            }
                             self.unloaded.insert(*partition, Instant::now() + APART);
                         }
                     }
@@ -349,8 +381,11 @@ impl<'a> Session<'a> {
         self.consumer.pause(&paused).map_err(failed)?;
         let integrations: usize = loaded.values().map(PartitionHealth::len).sum();
         let partitions: Vec<i32> = loaded.keys().copied().collect();
+        self.unheard.extend(&partitions);
         self.books.extend(loaded);
-        tracing::info!(?partitions, integrations, "the health of these partitions' integrations is judged here");
+        if !partitions.is_empty() {
+            tracing::info!(?partitions, integrations, "the health of these partitions' integrations is judged here");
+        }
         Ok(())
     }
 

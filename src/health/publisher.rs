@@ -80,6 +80,8 @@ pub(crate) struct DeltaPublisher {
     brokers: Arc<BrokerClock>,
     /// Records under way, by partition.
     under_way: HashMap<i32, UnderWay>,
+    /// Since when it is not known how many partitions the topic has.
+    unknown_since: Option<Instant>,
     /// When something was last published.
     reported: Option<Instant>,
     /// The partition that the next empty report goes to. It changes each time, since one that can't be written shows no time.
@@ -129,6 +131,7 @@ impl DeltaPublisher {
             producer,
             brokers,
             under_way: HashMap::new(),
+            unknown_since: None,
             reported: None,
             clock_turn: 0,
             topic,
@@ -156,7 +159,7 @@ impl DeltaPublisher {
                 Some(ended) = under_way.next(), if !under_way.is_empty() => under_way.extend(self.ended(ended)),
                 _ = ticks.tick() => {
                     self.collect();
-                    self.metrics.health.set_unjudged(Judging::Reports, late(self.under_way.values(), Instant::now()));
+                    self.metrics.health.set_unjudged(Judging::Reports, self.late_since(Instant::now()));
                     for outgoing in self.report(false) {
                         under_way.push(self.publish(outgoing));
                     }
@@ -179,6 +182,11 @@ impl DeltaPublisher {
         if !in_time {
             tracing::warn!("the last attempts of this process could not be reported and do not count for health");
         }
+    }
+
+    /// Since when something could not be reported; `None` while that is not late.
+    fn late_since(&self, now: Instant) -> Option<Instant> {
+        late(self.under_way.values().map(|it| it.since).chain(self.unknown_since), now)
     }
 
     fn collect(&mut self) {
@@ -229,8 +237,9 @@ impl DeltaPublisher {
             return None;
         }
         let first = self.asked.replace(Instant::now()).is_none();
+        self.unknown_since = self.unknown_since.or(self.asked);
         match partition_count(&self.producer, &self.topic) {
-            Ok(partitions) => self.partitions = Some(partitions),
+            Ok(partitions) => (self.partitions, self.unknown_since) = (Some(partitions), None),
             Err(error) if first => {
                 tracing::error!(
                     topic = self.topic,
@@ -313,10 +322,9 @@ impl DeltaPublisher {
     }
 }
 
-/// For how long the oldest of these records has been on its way; nothing while it is not late.
-fn late<'a>(under_way: impl Iterator<Item = &'a UnderWay>, now: Instant) -> Duration {
-    let oldest = under_way.map(|it| now.saturating_duration_since(it.since)).max().unwrap_or_default();
-    if oldest >= LATE_AFTER { oldest } else { Duration::ZERO }
+/// The first of these times, if it is long enough ago for a report to be late.
+fn late(began: impl Iterator<Item = Instant>, now: Instant) -> Option<Instant> {
+    began.min().filter(|since| now.saturating_duration_since(*since) >= LATE_AFTER)
 }
 
 /// Why it is not known how many partitions a topic has.
@@ -354,10 +362,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_partition_does_not_take_is_late_after_a_while_and_what_others_take_is_not() {
         let began = Instant::now();
-        let at = |since: u64| UnderWay { count: 1, since: began + Duration::from_secs(since) };
-        let late =
-            |since: &[u64]| late(since.iter().map(|since| at(*since)).collect::<Vec<_>>().iter(), began + secs(60));
-        assert_eq!([late(&[]), late(&[51, 60]), late(&[20, 59])], [Duration::ZERO, Duration::ZERO, secs(40)]);
+        let late = |since: &[u64]| late(since.iter().map(|since| began + secs(*since)), began + secs(60));
+        assert_eq!([late(&[]), late(&[51, 60]), late(&[20, 59])], [None, None, Some(began + secs(20))]);
     }
 
     fn secs(secs: u64) -> Duration {

@@ -4,6 +4,7 @@
 //! would break delivery are refused with the mistakes of other options.
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub(crate) use super::context::{ClientLog, Logged, Own};
 use crate::settings;
@@ -201,7 +202,10 @@ pub(crate) fn health_consumer_config(kafka: &settings::Kafka, group: &str) -> Cl
         .set("heartbeat.interval.ms", "2000")
         .set("queued.max.messages.kbytes", "4096")
         .set("queued.min.messages", "1000");
-    with_properties(config, kafka)
+    let mut config = with_properties(config, kafka);
+    // Shows that a partition without records can be read.
+    fix(&mut config, "enable.partition.eof", "true");
+    config
 }
 
 /// For the producer that writes states, counts and offsets together. `id` names its transactions.
@@ -229,6 +233,12 @@ pub(crate) fn group_asker_config(kafka: &settings::Kafka, role: &str, group: &st
     let mut config = table_consumer_config(kafka, role);
     fix(&mut config, "group.id", group);
     config
+}
+
+/// Whether Kafka lacks nothing but the right for what was asked: it says so again until the right is granted.
+pub(crate) fn is_denied(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{GroupAuthorizationFailed, TopicAuthorizationFailed};
+    matches!(error.rdkafka_error_code(), Some(TopicAuthorizationFailed | GroupAuthorizationFailed))
 }
 
 /// For a consumer that reads a whole topic as a table.

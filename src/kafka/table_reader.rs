@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::Offset;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::client::{ClientLog, table_consumer_config};
+use super::client::{ClientLog, is_denied, table_consumer_config};
 use super::headers::readable_headers;
 use super::listing::partitions_of;
 use super::topic_watch::{LogRange, Look, TopicWatch, ends};
@@ -24,6 +24,8 @@ use crate::settings;
 
 /// How long the brokers may take at start for one answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for a part of a topic, and how long its partitions may have no leader.
+const PART_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at start while partitions have no leader: a topic just created gets its leaders within a second.
 const LEADER_WAIT: Duration = Duration::from_millis(200);
 /// How long the brokers may take later for one answer: the thread that waits has to see a stop.
@@ -178,7 +180,9 @@ impl Compacted {
         if let Some(part) = part {
             watch.look_only_at(part);
         }
-        let look = first_look(&mut watch).map_err(failed)?;
+        // Who reads a part has others to go on with meanwhile.
+        let patience = if part.is_some() { PART_TIMEOUT } else { OPEN_TIMEOUT };
+        let look = first_look(&mut watch, patience).map_err(failed)?;
         let wanted = part.map_or(1, <[i32]>::len);
         if look.ranges.len() < wanted {
             return Err(CompactedError::NoTopic(topic.to_owned()));
@@ -201,7 +205,7 @@ impl Compacted {
         for (partition, LogRange { high, .. }) in look.ranges {
             opened.held_up.insert(partition, HeldUp { partition, position: 0, end: high });
         }
-        opened.start_closed(OPEN_TIMEOUT)?;
+        opened.start_closed(patience)?;
         Ok(opened)
     }
 
@@ -273,7 +277,7 @@ impl Compacted {
     /// an error of the client is not one, so that brokers that are away count as silent.
     ///
     /// # Errors
-    /// The consumer can't go on, or the topic is another.
+    /// The consumer can't go on, the topic is another, or it was not read to its end yet and may not be read.
     pub(crate) fn read(&mut self, wait: Duration, mut row: impl FnMut(Row<'_>)) -> Result<usize, CompactedError> {
         self.look()?;
         let (mut wait, mut came) = (wait, 0);
@@ -299,6 +303,13 @@ impl Compacted {
                 }
                 Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
                     return Err(CompactedError::Kafka { topic: self.topic.clone(), source });
+                }
+                Some(Err(source)) if is_denied(&source) => {
+                    if !self.is_caught_up() {
+                        return Err(CompactedError::Kafka { topic: self.topic.clone(), source });
+                    }
+                    // The client says it once for each partition.
+                    tracing::error!(topic = self.topic, error = %source, "a topic may not be read any more: changes in it are not seen");
                 }
                 Some(Err(error)) => tracing::debug!(topic = self.topic, %error, "a poll failed"),
             }
@@ -391,11 +402,11 @@ impl Compacted {
     }
 }
 
-/// Looks until every partition has a leader, for [`OPEN_TIMEOUT`] at most. Blocks.
-fn first_look(watch: &mut TopicWatch) -> Result<Look, KafkaError> {
-    let deadline = Instant::now() + OPEN_TIMEOUT;
+/// Looks until every partition has a leader, for `patience` at most. Blocks.
+fn first_look(watch: &mut TopicWatch, patience: Duration) -> Result<Look, KafkaError> {
+    let deadline = Instant::now() + patience;
     loop {
-        match watch.look(clock::now_ms(), OPEN_TIMEOUT) {
+        match watch.look(clock::now_ms(), patience) {
             Err(error) if passes_soon(&error) && Instant::now() < deadline => {
                 tracing::debug!(%error, "the ends of a topic are not known yet");
                 #[expect(clippy::disallowed_methods, reason = "the table's own thread, which waits here anyway")]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::cluster::{Cluster, ClusterOptions};
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::records::{Record, produce};
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, wait_until};
 use crate::support::worker::{Names, Worker};
 
 const PASSWORD: &str = "correct-horse-battery-staple";
@@ -106,18 +106,38 @@ async fn events_are_delivered_from_a_cluster_that_asks_for_tls_and_a_password() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_may_not_read_the_health_topic_is_ready_delivers_and_says_so() {
+async fn a_worker_that_may_not_read_a_topic_of_health_is_ready_delivers_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = secure_cluster(folder.path()).await;
     let names = Names::of("health-denied");
     names.create(cluster.brokers(), "1s", 2).await;
-    cluster.deny_read("hookstream", &names.health());
     let receiver = Receiver::start(|_| Answer::ok());
     produce(cluster.brokers(), &names.integrations(), [Record::new("w/i", integration(&receiver).to_string())]);
     let options = secured(folder.path(), PASSWORD);
+    let topics = [names.health(), format!("{}.counts", names.health()), format!("{}.deltas", names.health())];
+    for (number, topic) in topics.iter().enumerate() {
+        cluster.deny_read("hookstream", topic);
+        let mut worker = Worker::start(cluster.second_brokers(), &names, &words(&options)).await;
+        produce(cluster.brokers(), &names.events(), [event()]);
+        receiver.wait_for(number + 1, PATIENCE).await;
+        // More than one session of the owner lasts until it is refused.
+        wait_until("the alert's metric", PATIENCE, async || {
+            let seconds = worker.metric("hookstream_health_unjudged_seconds", &[]).await;
+            if seconds > 12.0 { Ok(()) } else { Err(seconds) }
+        })
+        .await;
+        worker.logged(&["judged", "topic authorization failed"]).await;
+        if *topic == names.health() {
+            worker.logged(&["the health topic cannot be read"]).await;
+        }
+        worker.stop();
+        cluster.allow_read("hookstream", topic);
+    }
     let mut worker = Worker::start(cluster.second_brokers(), &names, &words(&options)).await;
-    produce(cluster.brokers(), &names.events(), [event()]);
-    receiver.wait_for(1, PATIENCE).await;
-    worker.logged(&["the health topic gives nothing"]).await;
+    wait_until("it to judge", PATIENCE, async || {
+        let seconds = worker.metric("hookstream_health_unjudged_seconds", &[]).await;
+        if seconds.abs() < 1e-9 { Ok(()) } else { Err(seconds) }
+    })
+    .await;
     worker.stop();
 }

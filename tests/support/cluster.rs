@@ -229,6 +229,15 @@ impl Cluster {
         }
     }
 
+    /// Takes back [`Cluster::deny_read`].
+    pub fn allow_read(&self, user: &str, topic: &str) {
+        let principal = format!("User:{user}");
+        let arguments =
+            ["--remove", "--deny-principal", &principal, "--operation", "Read", "--topic", topic, "--force"];
+        let (code, last) = self.tool("AclCommand", &arguments);
+        assert_eq!(code, 0, "{last}");
+    }
+
     /// Runs one of Kafka's own tools. Returns its exit code and its last lines.
     fn tool(&self, class: &str, arguments: &[&str]) -> (i32, String) {
         let node = self.nodes.first().unwrap_or_else(|| panic!("the cluster is not ours to change"));

@@ -1,9 +1,8 @@
 //! Metrics of `health` and of the attempt log.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
+use parking_lot::Mutex;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge};
+use tokio::time::Instant;
 
 use super::make::Make;
 
@@ -23,9 +22,9 @@ pub(crate) enum Judging {
 pub(crate) struct HealthMetrics {
     pub(crate) guard_active: IntGauge,
     pub(crate) transitions: IntCounterVec,
-    pub(crate) unjudged_seconds: Gauge,
-    /// The same in ms, by [`Judging`].
-    unjudged_ms: [AtomicU64; 2],
+    unjudged_seconds: Gauge,
+    /// Since when, by [`Judging`].
+    unjudged: Mutex<[Option<Instant>; 2]>,
     pub(crate) attempt_log_dropped: IntCounter,
 }
 
@@ -38,7 +37,7 @@ impl HealthMetrics {
                 "health_unjudged_seconds",
                 "How long this process has not judged integrations whose health it owns, has owned none because Kafka does not answer, or could not report what it has attempted",
             ),
-            unjudged_ms: [AtomicU64::new(0), AtomicU64::new(0)],
+            unjudged: Mutex::default(),
             attempt_log_dropped: make
                 .counter("attempt_log_dropped_total", "Records of the attempt log that could not be written"),
         };
@@ -48,37 +47,47 @@ impl HealthMetrics {
         metrics
     }
 
-    /// Sets for how long a part of the judging has not been done. The gauge has the longer of the two times.
-    pub(crate) fn set_unjudged(&self, part: Judging, time: Duration) {
-        let [reports, owns] = &self.unjudged_ms;
-        let of_part = match part {
-            Judging::Reports => reports,
-            Judging::Owns => owns,
-        };
-        of_part.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        let longest = reports.load(Ordering::Relaxed).max(owns.load(Ordering::Relaxed));
-        self.unjudged_seconds.set(Duration::from_millis(longest).as_secs_f64());
+    /// Sets since when a part of the judging is not done. `None`: it is done.
+    pub(crate) fn set_unjudged(&self, part: Judging, since: Option<Instant>) {
+        let [reports, owns] = &mut *self.unjudged.lock();
+        match part {
+            Judging::Reports => *reports = since,
+            Judging::Owns => *owns = since,
+        }
+    }
+
+    /// Sets the gauge to the longer of the two times. It is called when the metrics are read: a thread that waits for Kafka cannot do it.
+    pub(super) fn measure(&self) {
+        let since = self.unjudged.lock().into_iter().flatten().min();
+        self.unjudged_seconds.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::domain::retry_schedule::RetrySchedule;
     use crate::telemetry::metrics::Metrics;
 
-    #[test]
-    fn health_is_unjudged_for_as_long_as_either_part_is_not_done() {
+    #[tokio::test(start_paused = true)]
+    async fn health_is_unjudged_since_either_part_is_not_done_also_while_its_thread_is_silent() {
         let metrics = Metrics::new(&RetrySchedule::parse("1s").unwrap());
-        let health = &metrics.health;
-        for (part, secs, shown) in [
-            (Judging::Reports, 20, 20.0),
-            (Judging::Owns, 30, 30.0),
-            (Judging::Owns, 0, 20.0),
-            (Judging::Reports, 0, 0.0),
-        ] {
-            health.set_unjudged(part, Duration::from_secs(secs));
-            assert!((health.unjudged_seconds.get() - shown).abs() < 1e-9, "{part:?}");
-        }
+        let (health, began) = (&metrics.health, Instant::now());
+        let shown = || {
+            metrics.text();
+            health.unjudged_seconds.get()
+        };
+        health.set_unjudged(Judging::Reports, Some(began));
+        tokio::time::advance(Duration::from_secs(20)).await;
+        health.set_unjudged(Judging::Owns, Some(Instant::now()));
+        assert!((shown() - 20.0).abs() < 1e-9);
+        health.set_unjudged(Judging::Reports, None);
+        assert!(shown().abs() < 1e-9);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert!((shown() - 30.0).abs() < 1e-9);
+        health.set_unjudged(Judging::Owns, None);
+        assert!(shown().abs() < 1e-9);
     }
 }

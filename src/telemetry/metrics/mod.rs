@@ -192,6 +192,7 @@ impl Metrics {
 
     /// All metrics in Prometheus' text format.
     pub fn text(&self) -> Vec<u8> {
+        self.health.measure();
         let mut families = self.registry.gather();
         // The process metrics keep their customary names, without the prefix: the library's default registry has them.
         families.extend(prometheus::default_registry().gather());
