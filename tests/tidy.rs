@@ -199,6 +199,14 @@ fn the_walk_of_one_event_names_files_and_functions_that_exist() {
 }
 
 #[test]
+fn the_page_about_reliability_names_tests_that_exist() {
+    let page = fs::read_to_string("docs/reliability.md").unwrap();
+    assert_eq!(documents::missing_tests(&page, &SOURCES), [""; 0]);
+    let untrue = "`--test embedded no_test_has_this_name_at_all`, `hookstream_a_metric_of_five_parts`";
+    assert_eq!(documents::missing_tests(untrue, &SOURCES), ["no_test_has_this_name_at_all"]);
+}
+
+#[test]
 fn the_table_of_places_names_what_exists() {
     let page = fs::read_to_string("CONTRIBUTING.md").unwrap();
     assert_eq!(documents::wrong_places(&page), [""; 0]);

@@ -17,6 +17,7 @@ use crate::inflight::settled_runs::ClusterTag;
 use crate::kafka::client::{Logged, Own, producer_config};
 use crate::kafka::table_reader::{Compacted, CompactedError};
 use crate::settings;
+use crate::telemetry::repeats::Repeats;
 
 /// How long a poll waits for a record: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
@@ -244,6 +245,16 @@ pub(crate) struct Written {
 #[derive(Default)]
 struct Acknowledgements {
     ended: Mutex<Vec<Written>>,
+    repeats: Repeats,
+}
+
+impl Acknowledgements {
+    fn refused(&self, error: &KafkaError) {
+        let error = error.to_string();
+        if let Some(repeats) = self.repeats.of(&error) {
+            tracing::warn!(error, repeats, "a place was not written and is written again");
+        }
+    }
 }
 
 impl Own for Acknowledgements {}
@@ -253,7 +264,7 @@ impl ProducerContext for Logged<Acknowledgements> {
 
     fn delivery(&self, result: &DeliveryResult<'_>, of: Self::DeliveryOpaque) {
         if let Err((error, _)) = result {
-            tracing::warn!(%error, "a place was not written and is written again");
+            self.refused(error);
         }
         let WriteOf { owner, webhook } = *of;
         self.ended.lock().push(Written { owner, webhook, is_acknowledged: result.is_ok() });
@@ -314,7 +325,7 @@ impl PlaceWriter {
                 .headers(OwnedHeaders::new().insert(Header { key: EPOCH_HEADER, value: Some(&epoch.to_string()) })),
         };
         if let Err((error, record)) = self.producer.send(record) {
-            tracing::warn!(%error, "a place was not written and is written again");
+            self.producer.context().refused(&error);
             let WriteOf { owner, webhook } = *record.delivery_opaque;
             self.producer.context().ended.lock().push(Written { owner, webhook, is_acknowledged: false });
         }

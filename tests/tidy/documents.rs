@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::source::Source;
+use crate::source::{Source, Token};
 
 /// A function on the walk of one event.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,4 +195,24 @@ pub(crate) fn pages() -> Vec<String> {
     // The contract is taken over word for word.
     pages.retain(|page| page != "docs/contract.md");
     pages
+}
+
+/// Words of so many parts are names of tests or metrics.
+const PARTS_OF_A_TEST: usize = 5;
+
+/// Tests that the page names and no source has. A page may give the beginning of a name, as `cargo test` takes it.
+pub(crate) fn missing_tests(page: &str, sources: &[Source]) -> Vec<String> {
+    let functions: Vec<&str> = sources
+        .iter()
+        .flat_map(|source| source.tokens.windows(2))
+        .filter_map(|two| match two {
+            [Token::Word(function), Token::Word(name)] if function == "fn" => Some(name.as_str()),
+            _ => None,
+        })
+        .collect();
+    let quoted = page.split('`').skip(1).step_by(2);
+    let words = quoted.flat_map(|quoted| quoted.split(|char: char| !char.is_ascii_alphanumeric() && char != '_'));
+    let named = words
+        .filter(|word| word.split('_').count() >= PARTS_OF_A_TEST && !word.to_lowercase().starts_with("hookstream_"));
+    named.filter(|word| !functions.iter().any(|name| name.starts_with(word))).map(str::to_owned).collect()
 }

@@ -45,11 +45,19 @@ impl<C: Courier, P: Publish> Shard<C, P> {
         let origin = record.event().origin.to_string();
         match self.shared.next_steps.after_too_large(record) {
             Ok(record) => {
-                tracing::warn!(origin, "a retry record is too large for its tier and becomes a dead letter");
+                if let Some(repeats) = self.repeats.of("tier") {
+                    tracing::warn!(
+                        origin,
+                        repeats,
+                        "a retry record is too large for its tier and becomes a dead letter"
+                    );
+                }
                 self.outbox.push(Work::Publish { record: Box::new(record), active, held });
             }
             Err((event, gauge)) => {
-                tracing::error!(origin, "a record is too large for the dead-letter topic and is dropped");
+                if let Some(repeats) = self.repeats.of("dead-letter") {
+                    tracing::error!(origin, repeats, "a record is too large for the dead-letter topic and is dropped");
+                }
                 self.shared.metrics.drop_delivery(DropReason::TooLarge);
                 event.settle(gauge.as_ref());
             }

@@ -299,7 +299,7 @@ pub(crate) struct Lab {
     pub(crate) assignment: Arc<Assignment>,
     pub(crate) shared: Arc<Shared<Arc<Receivers>, Arc<Topics>>>,
     permits: [isize; 5],
-    integration: Arc<Integration>,
+    pub(crate) integration: Arc<Integration>,
     gauges: LaneGauges,
     jobs: Vec<mpsc::Sender<Vec<Job>>>,
     running: JoinSet<()>,

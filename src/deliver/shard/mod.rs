@@ -51,6 +51,7 @@ use crate::inflight::pressure::{HeldPublication, Pressure};
 use crate::settings;
 use crate::telemetry::metrics::{Metrics, TickOutcome};
 use crate::telemetry::never::never;
+use crate::telemetry::repeats::Repeats;
 
 /// Batches that wait for the shard: with 256 jobs each, what a consumer reads in a few ms.
 pub const BATCHES_MAX: usize = 16;
@@ -245,6 +246,7 @@ struct Shard<C: Courier, P> {
     /// Work that is decided and has not begun.
     outbox: Vec<Work<C>>,
     rng: StdRng,
+    repeats: Repeats,
 }
 
 impl<C: Courier, P: Publish> Shard<C, P> {
@@ -266,6 +268,7 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             probing: VecDeque::new(),
             outbox: Vec::new(),
             rng: StdRng::from_os_rng(),
+            repeats: Repeats::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::lab::{Answer, Lab, Seen, secs, settings, unordered};
 use crate::clock::now_ms;
+use crate::domain::health::Health;
 use crate::domain::integration::Integration;
 use crate::domain::outcome::{DropReason, Reason};
 use crate::settings::{Delivery, Ordering};
@@ -533,4 +534,19 @@ async fn what_waits_for_a_webhook_that_is_gone_is_dropped_and_counted() {
         assert_eq!((lab.receivers.count(), dropped), (1, Some(2)), "{record}");
         lab.end().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_while_its_integration_is_suspended_is_dropped_and_a_retry_is_a_dead_letter_with_that_reason() {
+    let limits = Delivery { max_in_flight_per_webhook: 1, ..unordered() };
+    let mut lab = Lab::start(limits, ONE, |_| Answer::acknowledged().after(secs(5)));
+    assert!(lab.feed("hook", 1).await && lab.feed("hook", 2).await);
+    lab.retry("hook", 6, 0).await;
+    lab.at(1_000).await;
+    lab.integration.set_health(Health::Failed);
+    lab.settled().await;
+    let dropped: Vec<_> = lab.metrics.dropped().filter(|(_, count)| *count > 0).collect();
+    assert_eq!((lab.receivers.count(), dropped), (1, vec![(DropReason::Suspended, 1)]));
+    assert_eq!(lab.topics.reasons(), ["suspended"]);
+    lab.end().await;
 }

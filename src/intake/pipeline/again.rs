@@ -32,10 +32,19 @@ pub struct DueRetry {
     pub now_ms: i64,
 }
 
-/// Logs a record without `missing`: no worker wrote it.
-fn unreadable(missing: &'static str) -> DropReason {
-    tracing::warn!(missing, "a record in a retry tier is not a retry and is dropped");
-    DropReason::UnreadableRetry
+/// Why a retry is dropped.
+#[derive(Clone, Copy)]
+enum Dropped {
+    /// By a rule.
+    For(DropReason),
+    /// Its record has no such part: no worker wrote it.
+    Lacks(&'static str),
+}
+
+impl From<DropReason> for Dropped {
+    fn from(reason: DropReason) -> Self {
+        Self::For(reason)
+    }
 }
 
 /// What becomes of a retry when it is due.
@@ -52,7 +61,7 @@ impl Pipeline {
         let over = event.is_tick.then_some((event.timestamp_ms, retry.now_ms));
         // Held until the retry is admitted: see `LaneGauge::go_to`.
         let table = self.table.read();
-        let ready = if has_payload { resolve_target(&table, &retry.wire, over) } else { Err(unreadable("value")) };
+        let ready = if has_payload { resolve_target(&table, &retry.wire, over) } else { Err(Dropped::Lacks("value")) };
         match ready {
             Ok(RetryTarget::Deliver { integration, webhook }) => {
                 if self.is_given_up(&retry.wire, retry.now_ms) {
@@ -93,7 +102,7 @@ impl Pipeline {
             let requeue = Requeue { event, wire: retry.wire, tier: retry.due.tier };
             push(0, Job::Requeue(Box::new(requeue)), batches);
         } else {
-            self.drop_retry(&event, unreadable("value"));
+            self.drop_retry(&event, Dropped::Lacks("value"));
         }
     }
 
@@ -111,7 +120,16 @@ impl Pipeline {
         Arc::new(event)
     }
 
-    fn drop_retry(&self, event: &Event, reason: DropReason) {
+    fn drop_retry(&self, event: &Event, dropped: Dropped) {
+        let reason = match dropped {
+            Dropped::For(reason) => reason,
+            Dropped::Lacks(missing) => {
+                if let Some(repeats) = self.repeats.of(missing) {
+                    tracing::warn!(missing, repeats, "a record in a retry tier is not a retry and is dropped");
+                }
+                DropReason::UnreadableRetry
+            }
+        };
         self.metrics.drop_delivery(reason);
         if event.is_tick {
             self.metrics.tick(TickOutcome::Dropped);
@@ -159,29 +177,29 @@ impl Pipeline {
 }
 
 /// What becomes of a retry by the integrations as they are now. `tick`: of a scheduled tick, when it was scheduled and the time now.
-fn resolve_target(table: &Table, wire: &Wire, tick: Option<(i64, i64)>) -> Result<RetryTarget, DropReason> {
-    let key = wire.integration_key().ok_or_else(|| unreadable("workspace or integration id"))?;
-    let webhook_id = wire.webhook_id.as_deref().ok_or_else(|| unreadable("webhook id"))?;
+fn resolve_target(table: &Table, wire: &Wire, tick: Option<(i64, i64)>) -> Result<RetryTarget, Dropped> {
+    let key = wire.integration_key().ok_or(Dropped::Lacks("workspace or integration id"))?;
+    let webhook_id = wire.webhook_id.as_deref().ok_or(Dropped::Lacks("webhook id"))?;
     if wire.attempt.is_none() {
-        return Err(unreadable("attempt"));
+        return Err(Dropped::Lacks("attempt"));
     }
     // The delivery's id becomes a header of the request.
     let is_id = |id: &String| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic());
     if !wire.delivery_id.as_ref().is_some_and(is_id) {
-        return Err(unreadable("delivery id"));
+        return Err(Dropped::Lacks("delivery id"));
     }
-    let integration = table.get(&key).ok_or(DropReason::IntegrationGone)?;
-    let webhook = integration.webhook_by_id(webhook_id).ok_or(DropReason::WebhookGone)?;
+    let integration = table.get(&key).ok_or(Dropped::For(DropReason::IntegrationGone))?;
+    let webhook = integration.webhook_by_id(webhook_id).ok_or(Dropped::For(DropReason::WebhookGone))?;
     if tick.is_some_and(|(scheduled_ms, now_ms)| agenda::is_too_late(webhook, scheduled_ms, now_ms)) {
-        return Err(DropReason::TickOver);
+        return Err(DropReason::TickOver.into());
     }
     match dropped(integration) {
         Some(DropReason::Suspended) => return Ok(RetryTarget::Suspended),
-        Some(reason) => return Err(reason),
+        Some(reason) => return Err(reason.into()),
         None => {}
     }
     if webhook.is_disabled() {
-        return Err(DropReason::WebhookDisabled);
+        return Err(DropReason::WebhookDisabled.into());
     }
     Ok(RetryTarget::Deliver { integration: Arc::clone(integration), webhook: webhook.index() })
 }

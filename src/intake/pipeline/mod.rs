@@ -397,6 +397,8 @@ mod tests {
     use super::*;
     use crate::domain::retry_schedule::RetrySchedule;
     use crate::health::rules::Health;
+    use crate::inflight::job::Due;
+    use crate::telemetry::logs::testing::logged;
 
     fn pipeline(table: Table) -> (Pipeline, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new(&RetrySchedule::parse("1s").unwrap()));
@@ -467,5 +469,26 @@ mod tests {
         assert_eq!((counts(), dropped("integration-inactive"), dropped("suspended")), ([0, 2], 0, 0));
         assert_eq!(read(2, "ws", "company"), 1);
         assert_eq!((counts(), dropped("integration-inactive"), dropped("suspended")), ([1, 2], 2, 2));
+    }
+
+    #[test]
+    fn a_flood_of_records_that_are_no_retries_is_one_line_and_each_is_counted() {
+        let (pipeline, metrics) = pipeline(Table::default());
+        let assignment = Assignment::new("retry.1s".into(), 0);
+        let said = logged(|| {
+            for offset in 0..100 {
+                let retry = DueRetry {
+                    payload: Some(Bytes::from_static(b"{}")),
+                    wire: Wire::default(),
+                    due: Due { at_ms: 0, tier: 0 },
+                    position: Origin { topic: "retry.1s".into(), partition: 0, offset },
+                    sequence: assignment.admit(offset),
+                    now_ms: 0,
+                };
+                pipeline.retry(retry, &assignment, &mut [Vec::new()]);
+            }
+        });
+        assert_eq!(said.matches("is not a retry").count(), 1, "{said}");
+        assert_eq!(metrics.dropped().find(|(reason, _)| *reason == DropReason::UnreadableRetry).unwrap().1, 100);
     }
 }
