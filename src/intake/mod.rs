@@ -2,8 +2,8 @@
 //!
 //! From the top down: `events` reads events, `keeper` and `backlog_part` read for webhooks that are behind, `retries` hands over retries
 //! that are due, `tick_scheduler` fires schedules. `pipeline` turns a record into deliveries, `reader` reads the partitions,
-//! `table_feed` follows the integrations topic. `membership` holds partitions and commits. The rest measures and watches the logs that are
-//! read.
+//! `table_feed` follows the integrations topic, `table_writer` writes what that says into the table. `membership` holds partitions and
+//! commits. The rest measures and watches the logs that are read.
 
 pub(crate) mod events;
 pub(crate) mod keeper;
@@ -17,6 +17,7 @@ pub(crate) mod handoff;
 pub(crate) mod pipeline;
 pub(crate) mod reader;
 pub(crate) mod table_feed;
+mod table_writer;
 pub(crate) mod lag;
 mod unheld;
 mod outside;

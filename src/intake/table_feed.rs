@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::table_writer::{Change, TableWriter};
 use crate::clock;
+use crate::domain::guid::canonical_key;
 use crate::domain::integration::{Integration, Unusable};
 use crate::domain::key_homes::KeyHomes;
 use crate::domain::signature::KEYS_MAX;
@@ -25,7 +27,7 @@ use crate::settings;
 use crate::telemetry::chain::chain;
 use crate::telemetry::metrics::Metrics;
 
-/// How long a poll waits for a change: bounds how late a stop is seen.
+/// The longest that a poll waits for a change: bounds how late a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// The shortest time between two counts of the whole table.
 const CENSUS_EVERY: Duration = Duration::from_secs(1);
@@ -47,10 +49,12 @@ pub(crate) struct TableFeed {
     kafka: settings::Kafka,
     name: String,
     topic: Compacted,
-    targets: TableTargets,
+    table: Arc<RwLock<Table>>,
+    writer: TableWriter,
+    metrics: Arc<Metrics>,
     homes: KeyHomes,
     /// Keys that were read since the topic was opened again. `None`: it was opened only once.
-    reread: Option<HashSet<String>>,
+    reread: Option<HashSet<Box<str>>>,
 }
 
 impl TableFeed {
@@ -59,11 +63,14 @@ impl TableFeed {
     /// # Errors
     /// [`CompactedError`]
     pub(crate) fn open(kafka: &settings::Kafka, topic: &str, targets: TableTargets) -> Result<Self, CompactedError> {
+        let TableTargets { table, metrics, health } = targets;
         Ok(Self {
             kafka: kafka.clone(),
             name: topic.to_owned(),
             topic: Compacted::open(kafka, topic, ROLE)?,
-            targets,
+            writer: TableWriter::new(Arc::clone(&table), health),
+            table,
+            metrics,
             homes: KeyHomes::default(),
             reread: None,
         })
@@ -78,30 +85,20 @@ impl TableFeed {
         let mut ready = Some(ready);
         let (mut counted, mut uncounted) = (began, false);
         while !stop.is_cancelled() {
-            let mut changes = Vec::new();
-            let Self { topic, targets, homes, .. } = &mut self;
-            let read = topic.read(POLL_WAIT, |row| {
-                if homes.takes(row.key, row.partition, row.timestamp_ms) {
-                    changes.extend(change_of(&row, &targets.metrics));
-                }
-            });
-            let read = match read {
+            match self.read() {
                 Err(CompactedError::Recreated(_)) => {
                     self.reopen(stop);
                     continue;
                 }
                 read => read?,
-            };
-            self.export_held_up();
-            let bootstrapping = ready.is_some();
-            if !changes.is_empty() {
-                self.apply(changes, !bootstrapping);
             }
+            self.export_held_up();
             if self.topic.is_caught_up() {
                 self.forget_unread();
             }
-            if bootstrapping && self.topic.is_caught_up() {
-                self.apply(Vec::new(), true);
+            uncounted |= self.writer.write_due();
+            if ready.is_some() && self.topic.is_caught_up() {
+                self.writer.begin();
                 self.census();
                 self.say_read(began.elapsed());
                 // The receiver is gone when the process is stopping.
@@ -109,7 +106,6 @@ impl TableFeed {
                     return Ok(());
                 }
             }
-            uncounted |= read > 0;
             if uncounted && ready.is_none() && counted.elapsed() >= CENSUS_EVERY {
                 self.census();
                 (counted, uncounted) = (Instant::now(), false);
@@ -118,14 +114,35 @@ impl TableFeed {
         Ok(())
     }
 
+    /// Reads a batch, until the next write is due at the latest.
+    fn read(&mut self) -> Result<(), CompactedError> {
+        let wait = self.writer.due_in(Instant::now()).map_or(POLL_WAIT, |due| due.min(POLL_WAIT));
+        let Self { topic, writer, metrics, homes, reread, .. } = self;
+        topic.read(wait, |row| {
+            if !homes.takes(row.key, row.partition, row.timestamp_ms) {
+                return;
+            }
+            let Some(change) = change_of(&row, metrics) else { return };
+            if let Some(reread) = reread {
+                match &change {
+                    Change::Put { integration, .. } => _ = reread.insert(integration.key().into()),
+                    Change::Remove(key) => _ = reread.remove(key),
+                }
+            }
+            writer.take(change);
+        })?;
+        Ok(())
+    }
+
     fn say_read(&self, took: Duration) {
-        self.targets.metrics.table.bootstrap_seconds.set(took.as_secs_f64());
-        let integrations = self.targets.table.read().len();
+        self.metrics.table.bootstrap_seconds.set(took.as_secs_f64());
+        let integrations = self.table.read().len();
         tracing::info!(integrations, seconds = took.as_secs_f64(), "the integrations topic is read");
     }
 
     /// Reads the topic again from its start. What is known stays in force until that is done.
     fn reopen(&mut self, stop: &CancellationToken) {
+        self.writer.write_all();
         self.homes = KeyHomes::default();
         self.reread = Some(HashSet::new());
         while !stop.is_cancelled() {
@@ -143,66 +160,31 @@ impl TableFeed {
     /// Removes integrations that are not in the topic any more, after it was read again.
     fn forget_unread(&mut self) {
         let Some(read) = self.reread.take() else { return };
-        let table = self.targets.table.read();
-        let gone: Vec<String> = table
-            .iter()
-            .map(|integration| integration.key())
-            .filter(|key| !read.contains(*key))
-            .map(str::to_owned)
-            .collect();
+        let table = self.table.read();
+        let keys = table.iter().map(|integration| integration.key());
+        let gone: Vec<Box<str>> = keys.filter(|key| !read.contains(*key)).map(Into::into).collect();
         drop(table);
         tracing::warn!(read = read.len(), removed = gone.len(), "the integrations topic is read again");
-        self.apply(gone.into_iter().map(Change::Remove).collect(), true);
+        for key in gone {
+            self.writer.take(Change::Remove(key));
+        }
+        self.writer.write_all();
         self.census();
     }
 
-    /// Takes over changes: `live` ones, or those that were in the topic when this process started. The lock is held for the changes of
-    /// one batch.
-    fn apply(&mut self, changes: Vec<Change>, live: bool) {
-        let TableTargets { table, health, .. } = &self.targets;
-        let mut table = table.write();
-        for change in changes {
-            match change {
-                Change::Put(integration, written_ms) => {
-                    if let Some(reread) = &mut self.reread {
-                        reread.insert(integration.key().to_owned());
-                    }
-                    let before = table.get(integration.key());
-                    health.apply_integration(before.map(|before| &**before), &integration, written_ms, live);
-                    table.put(integration);
-                }
-                Change::Remove(key) => {
-                    if let Some(reread) = &mut self.reread {
-                        reread.remove(&key);
-                    }
-                    table.remove(&key);
-                }
-            }
-        }
-        if live {
-            table.settle();
-        }
-    }
-
     fn census(&self) {
-        let census = self.targets.table.read().census();
-        self.targets.metrics.table.set_census(&census);
+        let census = self.table.read().census();
+        self.metrics.table.set_census(&census);
     }
 
     fn export_held_up(&mut self) {
         let held: Vec<i32> = self.topic.held_up().map(|held| held.partition).collect();
-        self.targets.metrics.intake.open_transactions.follow(&self.name, &held);
+        self.metrics.intake.open_transactions.follow(&self.name, &held);
     }
 }
 
 /// What the clients of the feed are called in logs.
 const ROLE: &str = "integrations";
-
-enum Change {
-    /// With the time at which its record was written, ms since 1970.
-    Put(Arc<Integration>, i64),
-    Remove(String),
-}
 
 /// Logs which secrets of a record cannot be used at `now_s`, seconds since 1970, and returns whether there are any: their owner has no
 /// other way to see it.
@@ -247,12 +229,12 @@ fn say_what_is_left_out(key: &str, integration: &Integration, now_s: i64) -> boo
 
 fn change_of(row: &Row<'_>, metrics: &Metrics) -> Option<Change> {
     let parsed = std::str::from_utf8(row.key).map_err(|_invalid| Unusable::Key).and_then(|key| match row.value {
-        None => Ok(Change::Remove(key.to_owned())),
+        None => Ok(Change::Remove(canonical_key(key).into())),
         Some(value) => Integration::parse(key, value).map(|integration| {
             let left_out = say_what_is_left_out(key, &integration, clock::now_ms() / 1_000);
             let metrics = &metrics.table;
             if left_out { &metrics.records_used_in_part } else { &metrics.records_used }.inc();
-            Change::Put(Arc::new(integration), row.timestamp_ms)
+            Change::Put { integration: Arc::new(integration), written_ms: row.timestamp_ms }
         }),
     });
     match parsed {
