@@ -281,6 +281,8 @@ impl<C: Courier, P: Publish> Shard<C, P> {
             let wants_permit = !self.runnable.is_empty();
             tokio::select! {
                 biased;
+                // First: there may be other work in each round.
+                _ = looks.tick() => self.look(),
                 Some(done) = work.next(), if !work.is_empty() => self.finish(done),
                 jobs = inbound.recv(), if open => if let Some(jobs) = jobs {
                     self.accept(jobs);
@@ -289,7 +291,6 @@ impl<C: Courier, P: Publish> Shard<C, P> {
                     self.give_up_lost();
                 },
                 () = poll_fn(|context| self.waits.poll(wants_permit, context)) => {}
-                _ = looks.tick() => self.look(),
             }
             // Other work that has ended by now goes into the same round.
             while let Some(Some(done)) = work.next().now_or_never() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::MAINTENANCE_EVERY;
 use super::lab::{Answer, Lab, Seen, secs, settings, unordered};
 use crate::clock::now_ms;
 use crate::domain::health::Health;
@@ -451,6 +452,50 @@ async fn of_a_partition_that_is_given_up_what_waits_comes_back_and_what_is_under
     assert_eq!((lab.returned(), lab.assignment.committable()), (vec![1, 2, 3], None));
     lab.until("the first is settled", |lab| lab.assignment.committable() == Some(1)).await;
     assert_eq!(lab.receivers.times(), [(0, 0)]);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_partition_that_is_given_up_what_waits_for_its_hosts_places_comes_back() {
+    let urls = ["http://r.example/busy", "http://r.example/quiet"];
+    let limits = Delivery { max_in_flight_per_host: 2, ..unordered() };
+    let mut lab = Lab::start(limits, &urls, |_| Answer::acknowledged().after(secs(8)));
+    for entity in 0..3 {
+        assert!(lab.feed("busy", entity).await);
+    }
+    assert!(lab.feed("quiet", 1).await);
+    lab.until("the host has as many as it may", |lab| lab.receivers.count() == 2).await;
+    lab.assignment.close();
+    lab.at(1_000).await;
+    let mut returned = lab.returned();
+    returned.sort_unstable();
+    assert_eq!(returned, [2, 3], "neither webhook is slow or blocked yet");
+    lab.at(60_000).await;
+    assert_eq!(lab.receivers.count(), 2);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_looks_after_its_lanes_though_requests_end_in_each_round() {
+    const EVENTS: usize = 120;
+    let limits = Delivery { max_in_flight_per_webhook: 1, ..unordered() };
+    let mut lab = Lab::start(limits, ONE, |seen| match seen.at_ms {
+        0 => Answer::acknowledged().after(Duration::from_millis(50)),
+        _ => Answer::acknowledged(),
+    });
+    for entity in 0..EVENTS as u64 {
+        assert!(lab.feed("hook", entity).await);
+    }
+    lab.at(50).await;
+    let mut paused = record_of(ONE[0]);
+    paused["status"] = json!("paused");
+    lab.change(&paused);
+    // From here on a request ends in each round, so the clock goes on only by `advance`.
+    tokio::time::advance(MAINTENANCE_EVERY).await;
+    lab.at(1_000).await;
+    let (requested, returned) = (lab.receivers.count(), lab.returned().len());
+    assert_eq!(requested + returned, EVENTS);
+    assert!(requested < EVENTS / 2, "{requested} were requested after the webhook was paused");
     lab.end().await;
 }
 
