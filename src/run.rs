@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::api::Api;
 use crate::app::console::ConsoleProcess;
 use crate::app::worker::Worker;
+use crate::kafka::usable;
 use crate::registration::http::unusable_files;
 use crate::settings::Command;
 use crate::telemetry::chain::chain;
@@ -34,43 +35,57 @@ pub(crate) struct ToolFailed(String);
 /// # Errors
 /// [`Mistakes`] before anything is done; [`ToolFailed`] of a tool; otherwise what ended the command before its time.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let unusable = unusable(&command);
+    if !unusable.is_empty() {
+        return Err(Mistakes(unusable).into());
+    }
     match command {
         Command::Worker(settings) => until_stopped(|[stop]| async move {
-            Worker::bind(*settings).await?.run(stop).await?;
+            let worker = Worker::bind(*settings).await.map_err(|error| unbound(&[error]))?;
+            worker.run(stop).await?;
             Ok(ExitCode::SUCCESS)
         }),
-        Command::Api(settings) => {
-            let unusable = unusable_files(&settings.api);
-            if !unusable.is_empty() {
-                return Err(Mistakes(unusable).into());
-            }
-            until_terminated(|[stop]| async move {
-                Api::bind(*settings).await?.run(stop).await?;
-                Ok(ExitCode::SUCCESS)
-            })
-        }
-        Command::Console(settings) => {
-            let unusable = unusable_files(&settings.api);
-            if !unusable.is_empty() {
-                return Err(Mistakes(unusable).into());
-            }
-            until_terminated(|[stop]| async move {
-                ConsoleProcess::bind(*settings).await?.run(stop).await?;
-                Ok(ExitCode::SUCCESS)
-            })
-        }
+        Command::Api(settings) => until_terminated(|[stop]| async move {
+            let api = Api::bind(*settings).await.map_err(|errors| unbound(&errors))?;
+            api.run(stop).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Console(settings) => until_terminated(|[stop]| async move {
+            let console = ConsoleProcess::bind(*settings).await.map_err(|errors| unbound(&errors))?;
+            console.run(stop).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
         Command::Demo(settings, demo) => until_stopped(|[finish, hurry]| async move {
             let balances = demo::run(*settings, demo, StopSignals { finish, hurry }).await?;
             Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
         Command::Receiver(options) => until_stopped(|[stop]| async move {
-            let summary = receiver::run(options, stop).await?;
+            let receiver = receiver::bind(options).await.map_err(|error| unbound(&[error]))?;
+            let summary = receiver.run(receiver::Output::Stdout, stop).await;
             let receiver::Summary { received, acknowledged, failed, duplicates, invalid_signatures } = summary;
             tracing::info!(received, acknowledged, failed, duplicates, invalid_signatures, "stopped");
             Ok(ExitCode::SUCCESS)
         }),
         tool => run_tool(tool).map_err(|error| ToolFailed(chain(error.as_ref())).into()),
     }
+}
+
+/// What of the options can't be used, as far as that is known before Kafka or an address is touched. `check` has it in its summary.
+fn unusable(command: &Command) -> Vec<String> {
+    match command.settings() {
+        Some(settings) if !matches!(command, Command::Check(..)) => {
+            let mut lines = usable::unusable(&settings.kafka);
+            lines.extend(unusable_files(&settings.api));
+            lines
+        }
+        Some(_) | None => Vec::new(),
+    }
+}
+
+/// The mistake of each address that can't be listened on.
+fn unbound<E: std::error::Error + 'static>(errors: &[E]) -> Mistakes {
+    let line = |error: &E| format!("{}; expected an address of this machine and a free port", chain(error));
+    Mistakes(errors.iter().map(line).collect())
 }
 
 /// Carries out a tool: it looks at a cluster, answers on standard output and ends by itself.

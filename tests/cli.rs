@@ -105,6 +105,56 @@ fn unusable_files_are_mistakes() {
 }
 
 #[test]
+fn addresses_that_cannot_be_listened_on_are_mistakes() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let also_taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let [taken, other] = [taken.local_addr().unwrap().to_string(), also_taken.local_addr().unwrap().to_string()];
+    let both = [("--api-listen", &taken), ("--console-listen", &taken), ("--admin-listen", &other)];
+    for (subcommand, options) in [
+        ("worker", &both[2..]),
+        ("api", &[both[0], both[2]]),
+        ("console", &both[1..]),
+        ("receiver", &[("--listen", &taken)]),
+    ] {
+        let mut line = vec![subcommand, "--log-level", "error"];
+        line.extend(options.iter().flat_map(|(option, address)| [*option, address.as_str()]));
+        let lines = mistakes(&line, &[]);
+        assert_eq!(lines.len(), options.len(), "{lines:?}");
+        for (line, (option, address)) in lines.iter().zip(options) {
+            assert!(line.contains(option) && line.contains(address.as_str()), "{lines:?}");
+            assert!(line.ends_with("expected an address of this machine and a free port"), "{lines:?}");
+        }
+    }
+}
+
+#[test]
+fn properties_that_no_kafka_client_can_be_made_with_are_mistakes_of_each_subcommand_that_takes_them() {
+    let name = ["--workspace", "w", "--integration", "i"];
+    for (line, more) in [
+        (&["worker"][..], &[][..]),
+        (&["api"], &[]),
+        (&["console"], &[]),
+        (&["topics", "plan"], &[]),
+        (&["topics", "apply"], &[]),
+        (&["dead-letters", "list"], &[]),
+        (&["dead-letters", "show", "x"], &[]),
+        (&["dead-letters", "redrive", "--all"], &[]),
+        (&["replay"], &name),
+        (&["resume"], &name),
+        (&["explain", "-"], &name),
+        (&["integrations"], &[]),
+        (&["health"], &[]),
+        (&["attempts"], &[]),
+        (&["trace", "x"], &[]),
+    ] {
+        let lines = mistakes(&[line, more, &["--kafka-property", "ssl.ca.location=/none"]].concat(), &[]);
+        assert_eq!(lines.len(), 1, "{line:?} {lines:?}");
+        let expected = "--kafka-property ssl.ca.location (value not shown): No such file";
+        assert!(lines[0].starts_with(expected), "{line:?} {lines:?}");
+    }
+}
+
+#[test]
 fn an_unknown_subcommand_is_a_mistake() {
     let lines = mistakes(&["deliver"], &[]);
     assert_eq!(lines.len(), 1);

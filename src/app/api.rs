@@ -45,11 +45,10 @@ impl Api {
     /// Reads tokens and certificates and listens. Kafka is not touched.
     ///
     /// # Errors
-    /// [`ServeError`] names the option at fault.
-    pub(crate) async fn bind(settings: Settings) -> Result<Self, ServeError> {
-        let address = settings.admin_listen;
-        let bound = BoundApi::bind(&settings).await?;
-        let admin = Admin::bind(address).await.map_err(|source| ServeError::Admin { address, source })?;
+    /// A [`ServeError`] for each option at fault.
+    pub(crate) async fn bind(settings: Settings) -> Result<Self, Vec<ServeError>> {
+        let bound = BoundApi::bind(&settings).await.map_err(ServeError::from);
+        let (bound, admin) = both(bound, bind_admin(&settings).await)?;
         let metrics = Arc::new(Metrics::new(&settings.delivery.schedule));
         Ok(Self { settings, admin, bound, metrics, condition: Arc::default() })
     }
@@ -80,6 +79,19 @@ impl Api {
             }
         }
         ended
+    }
+}
+
+pub(super) async fn bind_admin(settings: &Settings) -> Result<Admin, ServeError> {
+    let address = settings.admin_listen;
+    Admin::bind(address).await.map_err(|source| ServeError::Admin { address, source })
+}
+
+/// Both values, or each error.
+pub(super) fn both<A, B, E>(one: Result<A, E>, other: Result<B, E>) -> Result<(A, B), Vec<E>> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (one, other) => Err(one.err().into_iter().chain(other.err()).collect()),
     }
 }
 

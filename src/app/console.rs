@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::api::ServeError;
+use super::api::{ServeError, bind_admin, both};
 use crate::console::{BoundConsole, Console, Forward};
 use crate::net::descriptors::raise_limit;
 use crate::registration::http::readers::Readers;
@@ -29,12 +29,13 @@ impl ConsoleProcess {
     /// Reads tokens and certificates and listens. Kafka is not touched.
     ///
     /// # Errors
-    /// [`ServeError`] names the option at fault.
-    pub(crate) async fn bind(settings: Settings) -> Result<Self, ServeError> {
-        let tokens = Arc::new(Tokens::open(settings.api.tokens_file.as_deref()).map_err(ApiError::from)?);
-        let bound = BoundConsole::bind(&settings).await?;
-        let address = settings.admin_listen;
-        let admin = Admin::bind(address).await.map_err(|source| ServeError::Admin { address, source })?;
+    /// A [`ServeError`] for each option at fault.
+    pub(crate) async fn bind(settings: Settings) -> Result<Self, Vec<ServeError>> {
+        let tokens =
+            Tokens::open(settings.api.tokens_file.as_deref()).map_err(|bad| vec![ApiError::from(bad).into()])?;
+        let tokens = Arc::new(tokens);
+        let bound = BoundConsole::bind(&settings).await.map_err(ServeError::from);
+        let (bound, admin) = both(bound, bind_admin(&settings).await)?;
         Ok(Self { settings: Arc::new(settings), admin, bound, tokens })
     }
 

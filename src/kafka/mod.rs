@@ -18,6 +18,7 @@ pub(crate) mod headers;
 pub(crate) mod listing;
 pub(crate) mod first_answer;
 pub(crate) mod waits;
+pub(crate) mod usable;
 pub(crate) mod client;
 mod context;
 #[cfg(test)]

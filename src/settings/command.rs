@@ -77,6 +77,32 @@ pub(crate) enum Command {
     Version,
 }
 
+impl Command {
+    /// The settings that it has. `None` if it takes none of the options that subcommands share.
+    pub(crate) fn settings(&self) -> Option<&Settings> {
+        match self {
+            Self::Worker(settings)
+            | Self::Api(settings)
+            | Self::Console(settings)
+            | Self::Demo(settings, _)
+            | Self::TopicsPlan(settings, _)
+            | Self::TopicsApply(settings, _)
+            | Self::DeadLettersList(settings, _)
+            | Self::DeadLettersShow(settings, _)
+            | Self::DeadLettersRedrive(settings, _)
+            | Self::Replay(settings, _)
+            | Self::ResumeRequest(settings, _)
+            | Self::Explain(settings, _)
+            | Self::Integrations(settings, _)
+            | Self::Health(settings, _)
+            | Self::Attempts(settings, _)
+            | Self::Trace(settings, _)
+            | Self::Check(settings, _) => Some(settings),
+            Self::Receiver(_) | Self::Completions(_) | Self::Man | Self::Help { .. } | Self::Version => None,
+        }
+    }
+}
+
 /// How the topic tools answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TopicsOutput {

@@ -36,6 +36,17 @@ struct Given {
     written: Option<Written>,
 }
 
+impl Given {
+    /// # Errors
+    /// [`ToolError::NoEvent`]
+    fn parsed(&self) -> Result<(Envelope<'_>, EventWords), ToolError> {
+        let no_event = |source| ToolError::NoEvent { from: self.from.clone(), source };
+        let envelope = Envelope::parse(&self.value).map_err(no_event)?;
+        let words = EventWords::parse(&self.value, &envelope).map_err(no_event)?;
+        Ok((envelope, words))
+    }
+}
+
 /// Explains one event for one integration. The exit code is 0 if the event would be delivered to a webhook, and 1 otherwise.
 ///
 /// # Errors
@@ -47,8 +58,10 @@ pub(crate) async fn run(
     out: &mut impl io::Write,
 ) -> Result<ExitCode, ToolError> {
     let asked = async {
-        let key = guid::canonical_key(&whole_name(settings, &options.integration).await?.key()).into_owned();
+        // First what needs no Kafka: an event in a file.
         let given = given(settings, &options.event).await?;
+        given.parsed()?;
+        let key = guid::canonical_key(&whole_name(settings, &options.integration).await?.key()).into_owned();
         let (found, health) = (lookup::integration(settings, &key).await?, lookup::health(settings, &key).await?);
         let behind = behind(settings, &key).await?;
         Ok::<_, ToolError>((key, given, found, (health, behind)))
@@ -197,9 +210,7 @@ struct AnsweredItem {
 }
 
 fn answer(given: &Given, found: &Found, health: Option<&Health>, webhook: Option<&str>) -> Result<Answer, ToolError> {
-    let no_event = |source| ToolError::NoEvent { from: given.from.clone(), source };
-    let envelope = Envelope::parse(&given.value).map_err(no_event)?;
-    let words = EventWords::parse(&given.value, &envelope).map_err(no_event)?;
+    let (envelope, words) = given.parsed()?;
     let integration = &found.integration;
     if health.is_some_and(Health::is_suspended) {
         integration.set_health(crate::health::rules::Health::Failed);

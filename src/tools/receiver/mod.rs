@@ -24,7 +24,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::ids::Ids;
-use self::log::{Lines, Output};
+use self::log::Lines;
+pub(crate) use self::log::Output;
 use self::signature::{text, verify};
 use crate::domain::signature::{BadSecret, Signer, SigningKey};
 use crate::net::server::{Incoming, Limits, WhenFull, serve};
@@ -123,14 +124,14 @@ enum Verdict {
     BadBody(StatusCode),
 }
 
-/// Listens and serves until `stop`, and prints what it receives.
+/// Listens, for [`Receiver::run`].
 ///
 /// # Errors
 /// [`ReceiverError`] when it can't begin.
-pub(crate) async fn run(options: Options, stop: CancellationToken) -> Result<Summary, ReceiverError> {
+pub(crate) async fn bind(options: Options) -> Result<Receiver, ReceiverError> {
     let receiver = Receiver::bind(options).await?;
     tracing::info!(address = %receiver.address(), verifies = receiver.state.signer.is_some(), "receiver listening");
-    Ok(receiver.run(Output::Stdout, stop).await)
+    Ok(receiver)
 }
 
 impl Receiver {
