@@ -71,7 +71,10 @@ fn answer(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => {
+            print_lines(&[format!("error: standard output can't be written: {error}")]);
+            ExitCode::FAILURE
+        }
     }
 }
 

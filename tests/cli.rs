@@ -29,6 +29,18 @@ fn answer(args: &[&str]) -> String {
 }
 
 #[test]
+fn an_answer_that_can_not_be_written_is_said_on_stderr() {
+    for args in [&["help"][..], &["help", "worker"], &["--version"], &["completions", "bash"], &["man"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a device that takes nothing");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
+        let output = command.args(args).env_clear().stdout(full).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stderr).expect("UTF-8 on stderr");
+        assert!(said.starts_with("error: standard output can't be written: "), "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn help_lists_every_subcommand_on_stdout() {
     let help = answer(&["help"]);
     for words in [

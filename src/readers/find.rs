@@ -78,12 +78,36 @@ pub(crate) enum FoundById {
     /// Several ids begin with what was given.
     Several(Vec<String>),
     /// No event, as far as the search went.
-    Nothing {
-        /// Records read.
-        read: u64,
-        /// The search read everything of this time and later, ms since 1970.
-        searched_back_to_ms: Option<i64>,
-    },
+    Nothing(Searched),
+}
+
+/// How far a search went that found nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Searched {
+    /// Records read.
+    pub(crate) read: u64,
+    /// The search read everything of this time and later, ms since 1970.
+    pub(crate) back_to_ms: Option<i64>,
+    /// Whether it read everything. If not, one of its bounds ended it, and what was looked for may be older.
+    pub(crate) complete: bool,
+}
+
+impl Searched {
+    /// Nothing was there to be read.
+    const NOTHING: Self = Self { read: 0, back_to_ms: None, complete: true };
+
+    fn of<R>(page: &Page<R>) -> Self {
+        Self { read: page.read, back_to_ms: page.searched_back_to_ms, complete: page.complete }
+    }
+
+    /// How far both searches went.
+    fn and(self, other: Self) -> Self {
+        Self {
+            read: self.read + other.read,
+            back_to_ms: self.back_to_ms.max(other.back_to_ms),
+            complete: self.complete && other.complete,
+        }
+    }
 }
 
 /// The newest event in the events topic, of `workspace` if one is named, that has that id, or a GUID that begins so.
@@ -100,9 +124,8 @@ pub(crate) fn event_named(
 ) -> Result<FoundById, ReadError> {
     let named = Named { id, workspace, is_beginning: may_begin_guid(id), other_than: None };
     let page = named.look(settings, span, Bounds { rows: 1, ..bounds }, watch)?;
-    let Some((found_id, event)) = page.rows.into_iter().next() else {
-        return Ok(FoundById::Nothing { read: page.read, searched_back_to_ms: page.searched_back_to_ms });
-    };
+    let searched = Searched::of(&page);
+    let Some((found_id, event)) = page.rows.into_iter().next() else { return Ok(FoundById::Nothing(searched)) };
     if !named.is_beginning || found_id == id {
         return Ok(FoundById::Event(Box::new(event)));
     }
@@ -131,7 +154,7 @@ pub(crate) fn event_of_id(
 ) -> Result<FoundById, ReadError> {
     let named = Named { id, workspace, is_beginning: false, other_than: None };
     let page = named.look(settings, span, Bounds { rows: 1, ..bounds }, watch)?;
-    let nothing = FoundById::Nothing { read: page.read, searched_back_to_ms: page.searched_back_to_ms };
+    let nothing = FoundById::Nothing(Searched::of(&page));
     Ok(page.rows.into_iter().next().map_or(nothing, |(_, event)| FoundById::Event(Box::new(event))))
 }
 
@@ -202,7 +225,7 @@ impl Named<'_> {
     }
 }
 
-/// The place of a delivery's event, by the attempt log and the dead letters.
+/// The place of a delivery's event, by the attempt log and the dead letters, or how far they were searched.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -213,22 +236,25 @@ pub(crate) fn origin_of_delivery(
     span: &Span,
     bounds: Bounds,
     watch: &Watch<'_>,
-) -> Result<Option<Origin>, ReadError> {
+) -> Result<Result<Origin, Searched>, ReadError> {
     let bounds = Bounds { rows: 1, ..bounds };
     let workspace = workspace.map(str::to_owned);
     let filter =
         AttemptFilter { delivery: Some(delivery.to_owned()), workspace: workspace.clone(), ..AttemptFilter::default() };
     let log = opened(settings, &settings.topics.attempts)?;
     let logged = log.map(|log| attempts(&log, &filter, span.clone(), None, bounds, watch)).transpose()?;
+    let searched = logged.as_ref().map_or(Searched::NOTHING, Searched::of);
     let place = logged.and_then(|page| page.rows.into_iter().next()?.origin);
     if let Some(origin) = place.as_deref().and_then(Origin::parse) {
-        return Ok(Some(origin));
+        return Ok(Ok(origin));
     }
     let filter = DeadLetterFilter { delivery: Some(delivery.to_owned()), workspace, ..DeadLetterFilter::default() };
     let log = opened(settings, &settings.topics.dead_letter)?;
     let dead = log.map(|log| dead_letters(&log, &filter, span.clone(), None, bounds, watch));
-    let place = dead.transpose()?.and_then(|page| page.rows.into_iter().next()?.origin);
-    Ok(place.as_deref().and_then(Origin::parse))
+    let dead = dead.transpose()?;
+    let searched = searched.and(dead.as_ref().map_or(Searched::NOTHING, Searched::of));
+    let place = dead.and_then(|page| page.rows.into_iter().next()?.origin);
+    Ok(place.as_deref().and_then(Origin::parse).ok_or(searched))
 }
 
 /// A topic. `None` if it does not exist.

@@ -1,5 +1,6 @@
 //! `trace`: what became of one event at each webhook of its workspace, and whether all is accounted for.
 
+use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ use super::{INTERRUPTED, ToolError, blocking, lookup, write_line};
 use crate::domain::event::{Envelope, InvalidEvent};
 use crate::inflight::job::Origin;
 use crate::readers::find::{
-    FoundById, FoundEvent, event_at, event_named, event_of_id, event_of_log, origin_of_delivery,
+    FoundById, FoundEvent, Searched, event_at, event_named, event_of_id, event_of_log, origin_of_delivery,
 };
 use crate::readers::gather::{Inquiry, trace};
 use crate::readers::scan::{Bounds, Span, Watch};
@@ -52,19 +53,49 @@ enum NotFound {
     NoEventGiven(InvalidEvent),
     #[error("there is no record {place}: it is gone, or was never there")]
     NoRecord { place: Origin },
-    #[error("Nothing is known of delivery {id}: no failed attempt of it is logged, and it is not a dead letter")]
-    UnknownDelivery { id: String },
+    #[error("Nothing is known of delivery {id}: no failed attempt of it is logged, and it is not a dead letter{rest}")]
+    UnknownDelivery { id: String, rest: Rest },
     #[error("the event of delivery {delivery}, {place}, is gone")]
     EventGone { delivery: String, place: Origin },
     #[error(
-        "No event {}of topic `{topic}` has id {id}; {read} {} read{}",
+        "No event {}of topic `{topic}` has id {id}; {read} {} read{}{rest}",
         .workspace.as_ref().map(|name| format!("of workspace `{name}` ")).unwrap_or_default(),
         if *.read == 1 { "was" } else { "were" },
         .back_to.as_ref().map(|time| format!(", back to {time}")).unwrap_or_default()
     )]
-    UnknownEvent { topic: String, workspace: Option<String>, id: String, read: u64, back_to: Option<String> },
+    UnknownEvent {
+        topic: String,
+        workspace: Option<String>,
+        id: String,
+        read: u64,
+        back_to: Option<String>,
+        rest: Rest,
+    },
     #[error("{0}. No attempt of it is logged either")]
     UnknownAndUnattempted(Box<NotFound>),
+}
+
+/// What a search left unread: nothing, or what is older than where a bound ended it.
+#[derive(Clone, Debug)]
+struct Rest {
+    complete: bool,
+    back_to: Option<String>,
+}
+
+impl Rest {
+    fn of(searched: Searched) -> Self {
+        Self { complete: searched.complete, back_to: searched.back_to_ms.and_then(time) }
+    }
+}
+
+impl fmt::Display for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.complete, &self.back_to) {
+            (true, _) => Ok(()),
+            (false, Some(time)) => write!(f, "; not all was searched: --to {time} searches before that"),
+            (false, None) => f.write_str("; not all was searched"),
+        }
+    }
 }
 
 /// Traces one event. The exit code is 0 if it was found, and 1 if not.
@@ -179,8 +210,11 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
         }
         NamedEvent::Delivery(id) => {
             let origin = origin_of_delivery(settings, id, workspace, &span, Bounds::PATIENT, watch)?;
-            let Some(origin) = origin else {
-                return Ok(Err(NotFound::UnknownDelivery { id: id.clone() }));
+            let origin = match origin {
+                Ok(origin) => origin,
+                Err(searched) => {
+                    return Ok(Err(NotFound::UnknownDelivery { id: id.clone(), rest: Rest::of(searched) }));
+                }
             };
             let found = event_at(settings, &origin, watch.wanted)?;
             Ok(found.ok_or_else(|| NotFound::EventGone { delivery: id.clone(), place: origin }))
@@ -191,9 +225,7 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
                 let named = lookup::named(&ids.into_iter().collect());
                 Err(ToolError::AmbiguousEvent { given: id.clone(), named })
             }
-            FoundById::Nothing { read, searched_back_to_ms } => {
-                Ok(Err(unknown(settings, options, id, read, searched_back_to_ms)))
-            }
+            FoundById::Nothing(searched) => Ok(Err(unknown(settings, options, id, searched))),
         },
         NamedEvent::Stdin => {
             let value = bounded(io::stdin().lock(), "standard input")?;
@@ -202,26 +234,27 @@ fn find(settings: &Settings, options: &Options, watch: &Watch<'_>) -> Result<Res
                 Err(error) => return Ok(Err(NotFound::NoEventGiven(error))),
             };
             let found = event_of_id(settings, &id, workspace, &span, Bounds::PATIENT, watch)?;
-            let (read, searched_back_to_ms) = match found {
+            let searched = match found {
                 FoundById::Event(event) => return Ok(Ok(*event)),
                 FoundById::Several(ids) => {
                     let named = lookup::named(&ids.into_iter().collect());
                     return Err(ToolError::AmbiguousEvent { given: id, named });
                 }
-                FoundById::Nothing { read, searched_back_to_ms } => (read, searched_back_to_ms),
+                FoundById::Nothing(searched) => searched,
             };
             // Retention may have deleted the event after it was delivered.
             let logged = event_of_log(settings, value, workspace, &span, Bounds::PATIENT, watch)?;
-            let unknown = || unknown(settings, options, &id, read, searched_back_to_ms);
+            let unknown = || unknown(settings, options, &id, searched);
             Ok(logged.ok_or_else(|| NotFound::UnknownAndUnattempted(Box::new(unknown()))))
         }
     }
 }
 
 /// No event has that id, as far as the search went.
-fn unknown(settings: &Settings, options: &Options, id: &str, read: u64, back_to_ms: Option<i64>) -> NotFound {
+fn unknown(settings: &Settings, options: &Options, id: &str, searched: Searched) -> NotFound {
     let (topic, workspace) = (settings.topics.events.clone(), options.workspace.clone());
-    NotFound::UnknownEvent { topic, workspace, id: id.to_owned(), read, back_to: back_to_ms.and_then(time) }
+    let (read, rest) = (searched.read, Rest::of(searched));
+    NotFound::UnknownEvent { topic, workspace, id: id.to_owned(), read, back_to: rest.back_to.clone(), rest }
 }
 
 /// The trace with only the selected webhooks and attempts, and the number of attempts that the limit leaves out. The account is that

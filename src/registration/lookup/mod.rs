@@ -24,7 +24,7 @@ use crate::inflight::job::Origin;
 use crate::kafka::windows::Windows;
 use crate::readers::attempts::{Attempt, AttemptFilter, attempts};
 use crate::readers::dead_letters::{DeadLetterFilter, dead_letters};
-use crate::readers::find::{FoundById, FoundEvent, event_at, event_named, origin_of_delivery};
+use crate::readers::find::{FoundById, FoundEvent, Searched, event_at, event_named, origin_of_delivery};
 use crate::readers::gather::{Inquiry, trace};
 use crate::readers::scan::{Bounds, Page, Span, Watch};
 use crate::readers::{ReadError, time};
@@ -106,7 +106,7 @@ fn answer(
             Ok(with_hint(page, directory, workspace, integration.as_deref(), webhook.as_deref()))
         }
         Question::Trace { event, next } => {
-            let found = found_event(settings, workspace, &event, &watch)?;
+            let found = found_event(settings, workspace, &event, Bounds::PAGE, &watch)?;
             let registered = directory.registered(workspace);
             let inquiry = Inquiry { event: &found, workspace, registered, next: next.as_deref() };
             let traced = trace(settings, inquiry, Bounds::TRACE, &watch)?;
@@ -163,30 +163,41 @@ fn found_event(
     settings: &Settings,
     workspace: &str,
     event: &str,
+    bounds: Bounds,
     watch: &Watch<'_>,
 ) -> Result<FoundEvent, SourceError> {
     let missing = || Missing::Event { event: event.to_owned(), searched_back_to: None };
-    let (found, searched_back_to_ms) = match Origin::parse(event) {
+    let span = Span::default();
+    let found = match Origin::parse(event) {
         Some(place) => {
             check_holds_events(settings, &place).ok_or_else(missing)?;
-            (event_at(settings, &place, watch.wanted)?, None)
+            event_at(settings, &place, watch.wanted)?
         }
         None if event.starts_with(DELIVERY_ID_PREFIX) => {
-            let span = Span::default();
-            let place = origin_of_delivery(settings, event, Some(workspace), &span, Bounds::PAGE, watch)?;
-            let unknown = || Missing::Delivery { delivery: event.to_owned() };
-            (event_at(settings, &place.ok_or_else(unknown)?, watch.wanted)?, None)
+            let place = origin_of_delivery(settings, event, Some(workspace), &span, bounds, watch)?;
+            let place = place.map_err(|searched| {
+                let delivery = || Missing::Delivery { delivery: event.to_owned() };
+                cut_short(event, searched).unwrap_or_else(delivery)
+            })?;
+            event_at(settings, &place, watch.wanted)?
         }
-        None => match event_named(settings, event, Some(workspace), &Span::default(), Bounds::PAGE, watch)? {
-            FoundById::Event(event) => (Some(*event), None),
+        None => match event_named(settings, event, Some(workspace), &span, bounds, watch)? {
+            FoundById::Event(event) => Some(*event),
             FoundById::Several(ids) => return Err(BadQuestion::SeveralEvents { ids }.into()),
-            FoundById::Nothing { searched_back_to_ms, .. } => (None, searched_back_to_ms),
+            FoundById::Nothing(searched) => {
+                let searched_back_to = searched.back_to_ms.and_then(time);
+                let unknown = Missing::Event { event: event.to_owned(), searched_back_to };
+                return Err(cut_short(event, searched).unwrap_or(unknown).into());
+            }
         },
     };
-    found.filter(|found| found.workspace.as_deref() == Some(workspace)).ok_or_else(|| {
-        let searched_back_to = searched_back_to_ms.and_then(time);
-        Missing::Event { event: event.to_owned(), searched_back_to }.into()
-    })
+    found.filter(|found| found.workspace.as_deref() == Some(workspace)).ok_or_else(|| missing().into())
+}
+
+/// Says of a search that a bound ended that the event may be older. `None` if it looked at everything.
+fn cut_short(event: &str, searched: Searched) -> Option<Missing> {
+    let back_to = searched.back_to_ms.and_then(time);
+    (!searched.complete).then(|| Missing::NotReached { event: event.to_owned(), back_to })
 }
 
 /// Whether a place is in a topic with events of workspaces: no other topic is read for a caller.

@@ -1,5 +1,7 @@
 //! Answers over a mock cluster.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::*;
@@ -50,4 +52,33 @@ fn a_page_without_rows_says_that_the_integration_asked_for_is_not_registered() {
         assert_eq!(hint(question(Asked { limit: 9, ..Asked::default() })), None);
     }
     assert_eq!(hint(Question::Attempts(of("deleted"))), None, "rows are there");
+}
+
+#[test]
+fn a_search_that_a_bound_ended_does_not_say_that_there_is_no_such_event() {
+    let event = json!({ "id": "3c75d291-0000-4000-8000-000000000001", "type": "change", "entityIds": {} }).to_string();
+    let mut settings = Settings::default();
+    // More than the window that is looked at in any case.
+    let records = vec![("acme", event.as_str()); 300];
+    let (cluster, kafka) = test_broker::that_holds(&settings.topics.events, &records);
+    settings.kafka = kafka;
+    let attempt = json!({ "deliveryId": "msg_1", "attempt": 1, "outcome": "failed" }).to_string();
+    cluster.create_topic(&settings.topics.dead_letter, 1, 1).unwrap();
+    let attempts = vec![("acme/i", attempt.as_str()); 300];
+    let (_cluster, attempts_kafka) = test_broker::that_holds(&settings.topics.attempts, &attempts);
+    let text = |settings: &Settings, event: &str, bounds: Bounds| {
+        let watch = Watch { wanted: &|| true, progress: &|_| {} };
+        found_event(settings, "acme", event, bounds, &watch).unwrap_err().to_string()
+    };
+    let hurried = Bounds { time: Duration::ZERO, ..Bounds::PAGE };
+    let id = "3c75d291-0000-4000-8000-000000000002";
+    let bounded = text(&settings, id, hurried);
+    assert!(bounded.starts_with(&format!("{id} was not found back to 2")), "{bounded}");
+    let whole = text(&settings, id, Bounds::PAGE);
+    assert!(whole.starts_with(&format!("there is no event {id} of this workspace; searched back to 2")), "{whole}");
+    settings.kafka = attempts_kafka;
+    let bounded = text(&settings, "msg_2", hurried);
+    assert!(bounded.starts_with("msg_2 was not found back to 2"), "{bounded}");
+    let whole = text(&settings, "msg_2", Bounds::PAGE);
+    assert!(whole.starts_with("no logged attempt and no dead letter"), "{whole}");
 }

@@ -55,6 +55,12 @@ pub(crate) enum Missing {
         .searched_back_to.as_ref().map(|time| format!("; searched back to {time}")).unwrap_or_default()
     )]
     Event { event: String, searched_back_to: Option<String> },
+    /// A bound ended the search, so it may be there.
+    #[error(
+        "{event} was not found{}, as far as one request searches; if it is older, ask with the event's place, topic/partition/offset",
+        .back_to.as_ref().map(|time| format!(" back to {time}")).unwrap_or_default()
+    )]
+    NotReached { event: String, back_to: Option<String> },
     #[error(
         "no logged attempt and no dead letter of this workspace has the delivery id {delivery}; unless all attempts are logged, a \
          delivery that was acknowledged at once has neither: ask with the id of its event"

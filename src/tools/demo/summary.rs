@@ -14,7 +14,11 @@ pub(crate) fn lines(balance: &Balance, tiers: &[String], dead: &[(DeadReason, u6
     let mut lines = vec![
         "what became of everything, from what receivers answered and topics hold:".to_owned(),
         row("events produced", balance.produced, ""),
-        row("  for no webhook", balance.unmatched, ""),
+        row(
+            "  for no webhook",
+            balance.unmatched,
+            "   of workspace playground; what its own webhooks got is not counted here",
+        ),
         row("  not events", invalid, &format!("   dead letters {}", balance.invalid_dead)),
         row("deliveries", balance.matched, "   an event and a webhook that it matches"),
         row("  acknowledged", balance.acknowledged, ""),
@@ -94,7 +98,14 @@ mod tests {
         };
         let tiers = ["1s".to_owned(), "2s".to_owned()];
         let text = lines(&balance, &tiers, &[(DeadReason::Exhausted, 4)]).join("\n");
-        for part in ["2   2s 2", "4   exhausted 4", "dead letters 2", "behind                    3", "came too late"] {
+        for part in [
+            "2   2s 2",
+            "4   exhausted 4",
+            "dead letters 2",
+            "behind                    3",
+            "came too late",
+            "no webhook            1   of workspace playground",
+        ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert_eq!(verdict(&[]), ["the account balances: nothing is missing"]);
