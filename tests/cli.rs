@@ -29,7 +29,7 @@ fn answer(args: &[&str]) -> String {
 }
 
 #[test]
-fn an_answer_that_can_not_be_written_is_said_on_stderr() {
+fn an_answer_that_cannot_be_written_is_reported_on_stderr() {
     for args in [&["help"][..], &["help", "worker"], &["--version"], &["completions", "bash"], &["man"]] {
         let full = std::fs::File::options().write(true).open("/dev/full").expect("a device that takes nothing");
         let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
