@@ -180,7 +180,7 @@ impl Compacted {
         if let Some(part) = part {
             watch.look_only_at(part);
         }
-        // Who reads a part has others to go on with meanwhile.
+        // A reader of a part has others to go on with meanwhile.
         let patience = if part.is_some() { PART_TIMEOUT } else { OPEN_TIMEOUT };
         let look = first_look(&mut watch, patience).map_err(failed)?;
         let wanted = part.map_or(1, <[i32]>::len);
