@@ -86,15 +86,40 @@ pub(crate) struct Behind {
     pub(super) is_counted: bool,
 }
 
+/// When a webhook falls behind, ms since 1970.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    /// When the event was written at which it does.
+    pub(super) event_ms: i64,
+    pub(super) now_ms: i64,
+}
+
+/// Why a webhook is behind, and since when.
+#[derive(Clone, Copy)]
+pub(crate) struct Cause {
+    pub(crate) reason: BehindReason,
+    /// ms since 1970.
+    pub(crate) since_ms: i64,
+}
+
+/// What a group has committed of a partition.
+#[derive(Clone, Copy)]
+pub(super) struct Committed<'a> {
+    /// Everything below is settled.
+    pub(super) start: i64,
+    /// What is settled beyond.
+    pub(super) settled: &'a Arc<[Range<i64>]>,
+}
+
 impl Behind {
     /// A webhook that falls behind at `next`.
-    pub(super) fn new(gauge: &Arc<LaneGauge>, next: i64, (timestamp_ms, now_ms): (i64, i64)) -> Self {
+    pub(super) fn new(gauge: &Arc<LaneGauge>, next: i64, times: Times) -> Self {
         Self {
             gauge: Arc::clone(gauge),
             is_served: true,
             reason: reason_of(gauge),
-            since_ms: now_ms,
-            oldest_ms: timestamp_ms,
+            since_ms: times.now_ms,
+            oldest_ms: times.event_ms,
             standing: Standing::Delivered,
             from: next,
             next,
@@ -112,16 +137,11 @@ impl Behind {
         }
     }
 
-    /// A webhook whose place was found in Kafka, in a partition of which the group had settled everything below `start`, and `settled`.
-    /// It is behind from the start: the catch-up reader gives it what is not settled for it.
-    pub(super) fn restored(
-        gauge: &Arc<LaneGauge>,
-        place: &Place,
-        (start, settled): (i64, &Arc<[Range<i64>]>),
-        (reason, since_ms): (BehindReason, i64),
-    ) -> Self {
+    /// A webhook whose place was found in Kafka. It is behind from the start: the catch-up reader gives it what is not settled for it.
+    pub(super) fn restored(gauge: &Arc<LaneGauge>, place: &Place, committed: Committed<'_>, cause: Cause) -> Self {
+        let (Committed { start, settled }, Cause { reason, since_ms }) = (committed, cause);
         let up_to = place.next().unwrap_or(i64::MAX);
-        let mut restored = Self::new(gauge, start.min(up_to), (since_ms, since_ms));
+        let mut restored = Self::new(gauge, start.min(up_to), Times { event_ms: since_ms, now_ms: since_ms });
         restored.from = start.min(place.first().unwrap_or(start));
         // The webhook gets what lies beyond the start anyway, unless a run says that it was settled.
         let is_named = |offset: &&i64| **offset < start || settled.iter().any(|run| run.contains(*offset));
@@ -150,13 +170,13 @@ impl Behind {
     }
 
     /// A webhook that is not behind, with deliveries that a place has to cover.
-    pub(super) fn level(gauge: &Arc<LaneGauge>, position: i64, times: (i64, i64)) -> Self {
+    pub(super) fn level(gauge: &Arc<LaneGauge>, position: i64, times: Times) -> Self {
         Self { is_served: false, uncovered: None, ..Self::new(gauge, position, times) }
     }
 
     /// A webhook that is not behind and has a place in Kafka that a former owner wrote late. This owner removes it. Everything in it is
     /// settled for the webhook.
-    pub(super) fn removed_late(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: (i64, i64)) -> Self {
+    pub(super) fn removed_late(gauge: &Arc<LaneGauge>, place: &Place, position: i64, times: Times) -> Self {
         let mut removed_late = Self::level(gauge, position, times);
         // Kafka may not have it any more.
         removed_late.stored.doubtful = Some(place.clone());
@@ -179,7 +199,7 @@ impl Behind {
 
     /// Holds the place if deliveries are open when the partition is given up at `position`: the next owner gives it nothing until they
     /// have ended. Also of one that is gone: it may come back before they end.
-    pub(super) fn hold(&mut self, position: i64, times: (i64, i64)) {
+    pub(super) fn hold(&mut self, position: i64, times: Times) {
         // A pass that has not ended may have passed some of them.
         self.settle_safe_pins();
         if self.open.is_empty() || self.hold != Hold::None {
@@ -231,15 +251,15 @@ impl Behind {
     }
 
     /// It falls behind again at `next`.
-    pub(super) fn fall_again(&mut self, next: i64, (timestamp_ms, now_ms): (i64, i64)) {
+    pub(super) fn fall_again(&mut self, next: i64, times: Times) {
         self.forget_what_is_settled();
         self.is_served = true;
         self.standing = Standing::Delivered;
         self.from = next;
         self.next = next;
         self.skipped_from(next);
-        self.since_ms = now_ms;
-        self.oldest_ms = timestamp_ms;
+        self.since_ms = times.now_ms;
+        self.oldest_ms = times.event_ms;
         self.reason = reason_of(&self.gauge);
     }
 
@@ -498,14 +518,19 @@ mod tests {
     use super::*;
     use crate::inflight::lane_gauge::LaneGauges;
 
-    const TIMES: (i64, i64) = (0, 1_000);
+    const TIMES: Times = Times { event_ms: 0, now_ms: 1_000 };
 
     fn gauge() -> Arc<LaneGauge> {
         LaneGauges::default().of("ws/i", "w")
     }
 
     fn restored(place: &Place, start: i64) -> Behind {
-        Behind::restored(&gauge(), place, (start, &Arc::from([])), (BehindReason::LaneFull, 0))
+        Behind::restored(
+            &gauge(),
+            place,
+            Committed { start, settled: &Arc::from([]) },
+            Cause { reason: BehindReason::LaneFull, since_ms: 0 },
+        )
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::behind::Behind;
+use super::behind::{Behind, Times};
 use super::partition::PartitionBacklog;
 use super::place::Place;
 use crate::inflight::job::Event;
@@ -56,7 +56,7 @@ impl PartitionBacklog {
 
     fn cover(&mut self, event: &Arc<Event>, now_ms: i64) {
         for gauge in event.cover_open() {
-            let (position, times) = (self.position, (event.timestamp_ms, now_ms));
+            let (position, times) = (self.position, Times { event_ms: event.timestamp_ms, now_ms });
             let new = || Behind::level(&gauge, position, times).after(&self.settled_before);
             let behind = self.behind.entry(gauge.id()).or_insert_with(|| Box::new(new()));
             behind.cover(Arc::clone(event));
@@ -85,7 +85,7 @@ impl PartitionBacklog {
     pub(crate) fn hold(&mut self, now_ms: i64) {
         self.cover_open(i64::MAX, now_ms);
         let position = self.position;
-        self.behind.values_mut().for_each(|behind| behind.hold(position, (now_ms, now_ms)));
+        self.behind.values_mut().for_each(|behind| behind.hold(position, Times { event_ms: now_ms, now_ms }));
     }
 
     /// Releases the places of webhooks that have no open delivery; of all webhooks if the time `is_over`.
@@ -109,7 +109,7 @@ impl PartitionBacklog {
         if self.behind.contains_key(&gauge.id()) {
             return false;
         }
-        let removed = Behind::removed_late(gauge, place, self.position, (now_ms, now_ms));
+        let removed = Behind::removed_late(gauge, place, self.position, Times { event_ms: now_ms, now_ms });
         self.behind.insert(gauge.id(), Box::new(removed.after(&self.settled_before)));
         true
     }
@@ -137,28 +137,37 @@ mod tests {
     use crate::inflight::lane_gauge::LaneGauges;
     use crate::inflight::pressure::Pressure;
 
-    /// A record at that offset that is given to webhooks of the numbers in `to`.
-    fn given(
-        (gauges, pressure, assignment): (&LaneGauges, &'static Pressure, &Arc<Assignment>),
-        offset: i64,
-        to: Range<i64>,
-    ) -> Arc<Event> {
-        let of: Vec<_> = to.map(|webhook| gauges.of("ws/i", &webhook.to_string())).collect();
-        let origin = Origin { topic: Arc::clone(assignment.topic()), partition: 0, offset };
-        let ticket = Some((assignment, assignment.admit(offset)));
-        let event = Event::new(Bytes::new(), origin, 0, ticket, pressure.hold(0));
-        event.open_for(of.iter(), [].iter());
-        Arc::new(event)
+    /// What records are given with.
+    struct Tools {
+        gauges: LaneGauges,
+        pressure: &'static Pressure,
+        assignment: Arc<Assignment>,
+    }
+
+    impl Tools {
+        fn new() -> Self {
+            let assignment = Assignment::new("events".into(), 0);
+            Self { gauges: LaneGauges::default(), pressure: Pressure::new(1 << 20), assignment }
+        }
+
+        /// A record at that offset that is given to webhooks of the numbers in `to`.
+        fn given(&self, offset: i64, to: Range<i64>) -> Arc<Event> {
+            let of: Vec<_> = to.map(|webhook| self.gauges.of("ws/i", &webhook.to_string())).collect();
+            let origin = Origin { topic: Arc::clone(self.assignment.topic()), partition: 0, offset };
+            let ticket = Some((&self.assignment, self.assignment.admit(offset)));
+            let event = Event::new(Bytes::new(), origin, 0, ticket, self.pressure.hold(0));
+            event.open_for(of.iter(), [].iter());
+            Arc::new(event)
+        }
     }
 
     #[test]
     fn a_record_that_waits_for_many_deliveries_is_covered_later_than_one_that_waits_for_few() {
-        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
-        let assignment = Assignment::new("events".into(), 0);
+        let tools = Tools::new();
         // How many places there are after the record was covered with each bound on the time.
         let covered = |webhooks: i64, bounds: [i64; 2]| {
             let mut backlog = PartitionBacklog::new(0, Vec::new());
-            let event = given((&gauges, pressure, &assignment), 7, 0..webhooks);
+            let event = tools.given(7, 0..webhooks);
             backlog.watch(&event, 1_000);
             bounds.map(|before_ms| {
                 backlog.cover_open(before_ms, 60_000);
@@ -172,16 +181,14 @@ mod tests {
 
     #[test]
     fn a_record_that_waits_for_many_deliveries_delays_no_place_of_later_records_and_keeps_none_in_memory() {
-        let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
-        let assignment = Assignment::new("events".into(), 0);
-        let tools = (&gauges, pressure, &assignment);
+        let tools = Tools::new();
         let mut backlog = PartitionBacklog::new(0, Vec::new());
-        let to_many = given(tools, 0, 0..5_000);
+        let to_many = tools.given(0, 0..5_000);
         backlog.watch(&to_many, 1_000);
         for offset in 1..1_000 {
-            backlog.watch(&given(tools, offset, 0..1), 1_001);
+            backlog.watch(&tools.given(offset, 0..1), 1_001);
         }
-        let to_one = given(tools, 1_000, 7_000..7_001);
+        let to_one = tools.given(1_000, 7_000..7_001);
         backlog.watch(&to_one, 1_001);
         backlog.cover_open(1_002, 60_000);
         backlog.cover_open(1_003, 60_000);

@@ -56,6 +56,7 @@ fn miss_one(behind: &mut Behind, low: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::behind::Cause;
     use super::*;
     use crate::backlog::partition::{Look, MainOffer, Offered, Plan};
     use crate::backlog::place::Place;
@@ -68,7 +69,11 @@ mod tests {
         let gauges = LaneGauges::default();
         let mut backlog = PartitionBacklog::new(100, Vec::new());
         for (webhook, place) in [("early", 10), ("late", 60)] {
-            backlog.restore(&gauges.of("ws/i", webhook), &Place::from(place), (BehindReason::LaneFull, 0));
+            backlog.restore(
+                &gauges.of("ws/i", webhook),
+                &Place::from(place),
+                Cause { reason: BehindReason::LaneFull, since_ms: 0 },
+            );
         }
         let reported: Vec<_> =
             backlog.cut(50).iter().map(|cut| (cut.gauge.webhook().to_owned(), cut.from, cut.missed)).collect();
@@ -81,7 +86,11 @@ mod tests {
     fn what_a_pass_has_read_before_retention_deleted_it_does_not_count_as_missed_where_it_did_not_match() {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let mut backlog = PartitionBacklog::new(100, Vec::new());
-        backlog.restore(&gauges.of("ws/i", "w"), &Place::from(10), (BehindReason::LaneFull, 0));
+        backlog.restore(
+            &gauges.of("ws/i", "w"),
+            &Place::from(10),
+            Cause { reason: BehindReason::LaneFull, since_ms: 0 },
+        );
         let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         assert_eq!(backlog.plan(look), Plan::Seek(10));
         (10..50).for_each(|offset| backlog.catch_up_passed(offset));
@@ -96,7 +105,7 @@ mod tests {
         backlog.restore(
             &gauges.of("ws/i", "w"),
             &Place::new([3, 7].into_iter(), Some(30)),
-            (BehindReason::LaneFull, 0),
+            Cause { reason: BehindReason::LaneFull, since_ms: 0 },
         );
         backlog.main_passed(49);
         let missed =
@@ -116,7 +125,11 @@ mod tests {
         let gauge = gauges.of("ws/i", "w");
         let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(100, Vec::new());
-        backlog.restore(&gauge, &Place::new([3, 7].into_iter(), Some(60)), (BehindReason::LaneFull, 0));
+        backlog.restore(
+            &gauge,
+            &Place::new([3, 7].into_iter(), Some(60)),
+            Cause { reason: BehindReason::LaneFull, since_ms: 0 },
+        );
         backlog.main_comes_to(0);
         let lost: Vec<_> = backlog.take_lost().iter().map(|cut| (cut.from, cut.missed)).collect();
         assert_eq!((lost, backlog.len()), (vec![(3, 2 + 40)], 0));
@@ -136,7 +149,7 @@ mod tests {
         backlog.restore(
             &gauges.of("ws/i", "w"),
             &Place::new([3, 7].into_iter(), Some(60)),
-            (BehindReason::LaneFull, 0),
+            Cause { reason: BehindReason::LaneFull, since_ms: 0 },
         );
         backlog.lose(90);
         assert_eq!(backlog.take_lost().iter().map(|cut| (cut.from, cut.missed)).collect::<Vec<_>>(), [(90, 10)]);

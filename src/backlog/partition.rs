@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
-use super::behind::{Behind, Standing, WRITE_EVERY_MS};
+use super::behind::{Behind, Cause, Committed, Standing, Times, WRITE_EVERY_MS};
 use super::place::Place;
 use crate::domain::outcome::{BehindReason, DropReason};
 use crate::inflight::job::Event;
@@ -150,8 +150,9 @@ impl PartitionBacklog {
     }
 
     /// Takes over a place that was found in Kafka.
-    pub(crate) fn restore(&mut self, gauge: &Arc<LaneGauge>, place: &Place, why: (BehindReason, i64)) {
-        let behind = Behind::restored(gauge, place, (self.start, &self.settled_before), why);
+    pub(crate) fn restore(&mut self, gauge: &Arc<LaneGauge>, place: &Place, cause: Cause) {
+        let behind =
+            Behind::restored(gauge, place, Committed { start: self.start, settled: &self.settled_before }, cause);
         self.behind.insert(gauge.id(), Box::new(behind));
     }
 
@@ -189,7 +190,7 @@ impl PartitionBacklog {
         if let Some(admitted) = gauge.try_admit_event(record.bytes, look.pressure) {
             return MainOffer::Give(admitted);
         }
-        let times = (record.timestamp_ms, look.now_ms);
+        let times = Times { event_ms: record.timestamp_ms, now_ms: look.now_ms };
         if let Some(behind) = behind {
             behind.fall_again(record.offset, times);
         } else {
@@ -395,7 +396,7 @@ impl PartitionBacklog {
 
     /// A lane returned a delivery: `pinned` when the main reader gave it.
     pub(crate) fn returned(&mut self, gauge: &Arc<LaneGauge>, event: &Arc<Event>, pinned: bool, now_ms: i64) {
-        let (offset, times) = (event.origin.offset, (event.timestamp_ms, now_ms));
+        let (offset, times) = (event.origin.offset, Times { event_ms: event.timestamp_ms, now_ms });
         let position = self.position;
         let new = || Behind::new(gauge, position, times).after(&self.settled_before);
         let behind = self.behind.entry(gauge.id()).or_insert_with(|| Box::new(new()));
@@ -492,7 +493,7 @@ mod tests {
         let gauge = gauges.of("ws/i", "w");
         let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(10, std::iter::once(12..20).collect());
-        backlog.restore(&gauge, &Place::from(10), (BehindReason::LaneFull, 0));
+        backlog.restore(&gauge, &Place::from(10), Cause { reason: BehindReason::LaneFull, since_ms: 0 });
         backlog.main_passed(10);
         assert_eq!(backlog.plan(look), Plan::Seek(10));
         backlog.caught_up();
@@ -542,7 +543,11 @@ mod tests {
         let gauge = gauges.of("ws/i", "w");
         let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(20, Vec::new());
-        backlog.restore(&gauge, &Place::new([3, 7, 9].into_iter(), Some(20)), (BehindReason::LaneFull, 0));
+        backlog.restore(
+            &gauge,
+            &Place::new([3, 7, 9].into_iter(), Some(20)),
+            Cause { reason: BehindReason::LaneFull, since_ms: 0 },
+        );
         assert_eq!(backlog.plan(look), Plan::Seek(3));
         // Offset 3 is offered to no webhook: the webhook is disabled just then.
         (3..7).for_each(|offset| backlog.catch_up_passed(offset));
@@ -586,7 +591,7 @@ mod tests {
         let mut backlog = PartitionBacklog::new(20, Vec::new());
         let mut held = Place::new([3].into_iter(), Some(10));
         held.is_held = true;
-        backlog.restore(&gauge, &held, (BehindReason::LaneFull, 0));
+        backlog.restore(&gauge, &held, Cause { reason: BehindReason::LaneFull, since_ms: 0 });
         assert!(backlog.judge(|_| Standing::Gone).is_empty());
         assert_eq!((backlog.writes_due(1_000).len(), backlog.held_elsewhere().count()), (0, 1));
         backlog.released(&gauge, &Place::from(10));
@@ -599,7 +604,11 @@ mod tests {
         let (gauges, pressure) = (LaneGauges::default(), Pressure::new(1 << 20));
         let look = Look { pressure, wait_max_ms: i64::MAX, now_ms: 0 };
         let mut backlog = PartitionBacklog::new(20, Vec::new());
-        backlog.restore(&gauges.of("ws/i", "removed"), &Place::from(3), (BehindReason::LaneFull, 0));
+        backlog.restore(
+            &gauges.of("ws/i", "removed"),
+            &Place::from(3),
+            Cause { reason: BehindReason::LaneFull, since_ms: 0 },
+        );
         assert_eq!(backlog.plan(look), Plan::Seek(3));
         backlog.catch_up_passed(3);
         assert_eq!(backlog.judge(|_| Standing::Gone).len(), 1);

@@ -375,6 +375,7 @@ pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backlog::behind::Cause;
     use crate::domain::outcome::BehindReason;
 
     #[test]
@@ -384,7 +385,7 @@ mod tests {
         let mut part = Part::new(1, &assignment, 2);
         let mut held = Place::new([5, 6, 9].into_iter(), Some(20));
         held.is_held = true;
-        part.backlog.restore(&gauges.of("ws/i", "w"), &held, (BehindReason::LaneFull, 0));
+        part.backlog.restore(&gauges.of("ws/i", "w"), &held, Cause { reason: BehindReason::LaneFull, since_ms: 0 });
         let answer = |of: &[i32]| Loaded { table: PlaceTable::default(), of: of.to_vec(), partitions: 1 };
         part.follow(&answer(&[4]), &gauges);
         assert_eq!(part.backlog.held_elsewhere().count(), 1, "another partition was asked for");

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::backlog_part::{Now, Part, REST, listen};
 use super::pipeline::Pipeline;
-use crate::backlog::behind::Standing;
+use crate::backlog::behind::{Cause, Standing};
 use crate::backlog::catch_up::CatchUpReader;
 use crate::backlog::partition::{PartitionBacklog, Plan};
 use crate::backlog::places::{self, Loaded, PlaceLoader, PlaceReader, PlaceWriter, ReaderGone};
@@ -189,7 +189,8 @@ impl Keeper {
                 places += 1;
                 held += usize::from(place.hold_ms(cluster).is_some());
                 let gauge = gauges.of(&place.integration, &place.web_hook);
-                part.backlog.restore(&gauge, &place.place(cluster), (place.reason(), place.since_ms));
+                let cause = Cause { reason: place.reason(), since_ms: place.since_ms };
+                part.backlog.restore(&gauge, &place.place(cluster), cause);
             }
         }
         for part in &mut self.parts {

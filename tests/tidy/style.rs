@@ -296,10 +296,6 @@ fn words_of(text: &str) -> (String, Vec<usize>) {
     (words, lines)
 }
 
-/// Files whose functions took tuples before the rule was there: pairs that are always known together. No file may join them.
-pub(crate) const TUPLES_LEFT: [&str; 3] =
-    ["src/backlog/behind.rs", "src/backlog/handover.rs", "src/backlog/partition.rs"];
-
 /// Parameters that are tuples: their parts have no names where the function is called.
 pub(crate) fn tuples_as_parameters(source: &Source) -> Vec<String> {
     if !source.path.starts_with("src/") {

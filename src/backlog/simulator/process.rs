@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::super::behind::Cause;
 use super::super::partition::PartitionBacklog;
 use super::super::place::Place;
 use super::{LANE_EVENTS, WEBHOOKS};
@@ -92,7 +93,7 @@ impl Process {
         assignment.use_places();
         let mut backlog = PartitionBacklog::new(*start, settled.clone());
         for (webhook, (_, place)) in stored {
-            backlog.restore(&gauges[*webhook], place, (BehindReason::LaneFull, 0));
+            backlog.restore(&gauges[*webhook], place, Cause { reason: BehindReason::LaneFull, since_ms: 0 });
         }
         assignment.set_commit_bound(backlog.commit_bound());
         let lanes = (0..WEBHOOKS).map(|_| Lane::default()).collect();
