@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::beginning::{Cause, Committed, Times};
 use super::place::{Place, SettledBefore, Stored};
 use crate::domain::outcome::BehindReason;
 use crate::inflight::job::Event;
@@ -84,31 +85,6 @@ pub(crate) struct Behind {
     given: u32,
     /// Whether the last look at all webhooks counted it as one with room.
     pub(super) is_counted: bool,
-}
-
-/// When a webhook falls behind, ms since 1970.
-#[derive(Clone, Copy)]
-pub(super) struct Times {
-    /// When the event was written at which it does.
-    pub(super) event_ms: i64,
-    pub(super) now_ms: i64,
-}
-
-/// Why a webhook is behind, and since when.
-#[derive(Clone, Copy)]
-pub(crate) struct Cause {
-    pub(crate) reason: BehindReason,
-    /// ms since 1970.
-    pub(crate) since_ms: i64,
-}
-
-/// What a group has committed of a partition.
-#[derive(Clone, Copy)]
-pub(super) struct Committed<'a> {
-    /// Everything below is settled.
-    pub(super) start: i64,
-    /// What is settled beyond.
-    pub(super) settled: &'a Arc<[Range<i64>]>,
 }
 
 impl Behind {

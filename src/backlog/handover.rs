@@ -3,7 +3,8 @@
 
 use std::sync::{Arc, Weak};
 
-use super::behind::{Behind, Times};
+use super::beginning::Times;
+use super::behind::Behind;
 use super::partition::PartitionBacklog;
 use super::place::Place;
 use crate::inflight::job::Event;

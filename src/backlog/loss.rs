@@ -56,7 +56,7 @@ fn miss_one(behind: &mut Behind, low: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::behind::Cause;
+    use super::super::beginning::Cause;
     use super::*;
     use crate::backlog::partition::{Look, MainOffer, Offered, Plan};
     use crate::backlog::place::Place;

@@ -16,6 +16,7 @@ pub(crate) mod handover;
 pub(crate) mod loss;
 pub(crate) mod partition;
 pub(crate) mod behind;
+pub(crate) mod beginning;
 pub(crate) mod place;
 #[cfg(test)]
 pub(crate) mod simulator;

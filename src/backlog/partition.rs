@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
-use super::behind::{Behind, Cause, Committed, Standing, Times, WRITE_EVERY_MS};
+use super::beginning::{Cause, Committed, Times};
+use super::behind::{Behind, Standing, WRITE_EVERY_MS};
 use super::place::Place;
 use crate::domain::outcome::{BehindReason, DropReason};
 use crate::inflight::job::Event;

@@ -375,7 +375,7 @@ pub(super) fn listen(assignment: &Assignment, backlog: &mut PartitionBacklog) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backlog::behind::Cause;
+    use crate::backlog::beginning::Cause;
     use crate::domain::outcome::BehindReason;
 
     #[test]

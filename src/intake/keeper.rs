@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::backlog_part::{Now, Part, REST, listen};
 use super::pipeline::Pipeline;
-use crate::backlog::behind::{Cause, Standing};
+use crate::backlog::beginning::Cause;
+use crate::backlog::behind::Standing;
 use crate::backlog::catch_up::CatchUpReader;
 use crate::backlog::partition::{PartitionBacklog, Plan};
 use crate::backlog::places::{self, Loaded, PlaceLoader, PlaceReader, PlaceWriter, ReaderGone};

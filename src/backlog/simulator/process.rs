@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::behind::Cause;
+use super::super::beginning::Cause;
 use super::super::partition::PartitionBacklog;
 use super::super::place::Place;
 use super::{LANE_EVENTS, WEBHOOKS};
