@@ -78,7 +78,7 @@ struct Webhooks {
 }
 
 impl Workspace {
-    /// Builds the index of these integrations. `None` if there are none. `items` is scratch space.
+    /// The index of these integrations; `None` without any. `items` is memory that one index after another uses.
     fn new(integrations: impl Iterator<Item = Arc<Integration>>, items: &mut Vec<(FilterItem, u32)>) -> Option<Self> {
         let mut members: Box<[Member]> = integrations.map(|integration| Member { first: 0, integration }).collect();
         items.clear();
