@@ -14,8 +14,9 @@ use crate::deliver::publish::{Outgoing, Publish as _, PublishError, Sink};
 use crate::domain::headers;
 use crate::settings::Demo;
 
-/// Between two batches: short, so that events come evenly.
-const BATCH_EVERY: Duration = Duration::from_millis(20);
+/// Between two batches: short, so that events come evenly, but not one by one. For each request and partition this broker gives one batch of
+/// those that producers sent, and looks for it from the oldest on, so a search takes longer the more batches there are.
+const BATCH_EVERY: Duration = Duration::from_millis(200);
 /// Events under way to Kafka at once. A rate that would need more is not reached.
 const BATCH_MAX: u64 = 2_000;
 /// Deliveries that may be without an end at once. A tier's partition may hold all of them, and the broker forgets what is
