@@ -270,7 +270,7 @@ impl Cluster {
     }
 
     fn partitions<T>(&self, what: impl Fn(&str, &MetadataPartition) -> T) -> Vec<T> {
-        let metadata = self.client().fetch_metadata(None, START_TIME_MAX);
+        let metadata = client(&self.brokers).fetch_metadata(None, START_TIME_MAX);
         let metadata = metadata.unwrap_or_else(|error| panic!("what the cluster has: {error}"));
         let topics = metadata.topics().iter();
         topics.flat_map(|topic| topic.partitions().iter().map(|partition| what(topic.name(), partition))).collect()
@@ -291,7 +291,7 @@ impl Cluster {
 
     fn given(brokers: String) -> Result<Self, String> {
         let cluster = Self { brokers, second_brokers: None, nodes: Vec::new(), _own: None };
-        let known = cluster.known_brokers(START_TIME_MAX);
+        let known = known_brokers(&cluster.brokers, START_TIME_MAX);
         if known.is_empty() {
             return Err(format!("no broker of HOOKSTREAM_TEST_BROKERS ({}) answers", cluster.brokers));
         }
@@ -330,7 +330,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Until every running node is in the metadata that a client gets.
+    /// Until every running node answers a client, and names all of them.
     fn wait_ready(&mut self) -> Result<(), String> {
         let wanted: BTreeSet<u16> =
             self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.port).collect();
@@ -343,7 +343,9 @@ impl Cluster {
                     return Err(format!("node {} ended with code {code}:\n{}", node.id, process.lines().tail(40)));
                 }
             }
-            if self.known_brokers(Duration::from_millis(500)).is_superset(&wanted) {
+            // Each of them is asked: the others name one that was killed until its session ends, and one that starts is not done then.
+            let mut asked = wanted.iter().map(|port| format!("127.0.0.1:{port}"));
+            if asked.all(|broker| known_brokers(&broker, Duration::from_millis(500)).is_superset(&wanted)) {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -353,22 +355,22 @@ impl Cluster {
             }
         }
     }
+}
 
-    fn client(&self) -> BaseConsumer {
-        ClientConfig::new()
-            .set("bootstrap.servers", &self.brokers)
-            .set("reconnect.backoff.max.ms", "200")
-            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
-            .create()
-            .expect("the configuration is valid")
-    }
+fn client(brokers: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("reconnect.backoff.max.ms", "200")
+        .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
+        .create()
+        .expect("the configuration is valid")
+}
 
-    /// The ports of the brokers that the cluster says it has.
-    fn known_brokers(&self, timeout: Duration) -> BTreeSet<u16> {
-        match self.client().fetch_metadata(None, timeout) {
-            Ok(metadata) => metadata.brokers().iter().filter_map(|broker| u16::try_from(broker.port()).ok()).collect(),
-            Err(_) => BTreeSet::new(),
-        }
+/// The ports of the brokers that are in the metadata of `brokers`.
+fn known_brokers(brokers: &str, timeout: Duration) -> BTreeSet<u16> {
+    match client(brokers).fetch_metadata(None, timeout) {
+        Ok(metadata) => metadata.brokers().iter().filter_map(|broker| u16::try_from(broker.port()).ok()).collect(),
+        Err(_) => BTreeSet::new(),
     }
 }
 
